@@ -1,0 +1,99 @@
+//! The manifest: the root of the index, kept as the payload of tantivy's commit.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::types::Settings;
+
+/// The manifest's format version.
+pub(crate) const VERSION: u32 = 1;
+
+/// One segment file, as the manifest knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SegmentMeta {
+    /// File name in `segments/`.
+    pub(crate) name: String,
+    pub(crate) rows: u32,
+    pub(crate) videos: u32,
+    /// Size of the file.
+    pub(crate) bytes: u64,
+    /// The file's trailing CRC.
+    pub(crate) crc: u32,
+}
+
+/// Everything a commit publishes apart from the text index.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    pub(crate) version: u32,
+    /// Counts commits: equal numbers mean equal manifests.
+    pub(crate) commit: u64,
+    pub(crate) settings: Settings,
+    pub(crate) next_video: u64,
+    pub(crate) next_segment: u64,
+    pub(crate) segments: Vec<SegmentMeta>,
+    /// Numbers of dead videos by segment name, ascending.
+    pub(crate) tombstones: BTreeMap<String, Vec<u64>>,
+    pub(crate) calibration: Option<serde_json::Value>,
+}
+
+impl Manifest {
+    pub(crate) fn new(settings: Settings) -> Manifest {
+        Manifest {
+            version: VERSION,
+            commit: 1,
+            settings,
+            next_video: 1,
+            next_segment: 1,
+            segments: Vec::new(),
+            tombstones: BTreeMap::new(),
+            calibration: None,
+        }
+    }
+
+    /// Reads a payload; `path` is the file it came from, for errors.
+    pub(crate) fn parse(payload: Option<&str>, path: &Path) -> Result<Manifest> {
+        #[derive(Deserialize)]
+        struct Head {
+            version: u32,
+        }
+        let wanted = "a reelseek manifest as the commit's payload";
+        let payload = payload.ok_or_else(|| Error::damaged(path, wanted, "no payload"))?;
+        let head: Head = serde_json::from_str(payload).map_err(|error| Error::damaged(path, wanted, error))?;
+        if head.version != VERSION {
+            return Err(Error::Version { path: path.to_owned(), expected: VERSION, found: head.version });
+        }
+        let manifest: Manifest = serde_json::from_str(payload).map_err(|error| Error::damaged(path, wanted, error))?;
+        check_dim(manifest.settings.dim).map_err(|_| Error::damaged(path, DIMS, manifest.settings.dim))?;
+        if let Some(segment) = manifest.segments.iter().find(|segment| segment_number(&segment.name).is_none()) {
+            return Err(Error::damaged(path, "segment names such as 000001.vec", &segment.name));
+        }
+        Ok(manifest)
+    }
+
+    pub(crate) fn dead(&self, segment: &str) -> &[u64] {
+        self.tombstones.get(segment).map_or(&[], Vec::as_slice)
+    }
+}
+
+const DIMS: &str = "a dimension from 1 to 65536";
+
+pub(crate) fn check_dim(dim: usize) -> Result<()> {
+    if (1..=65_536).contains(&dim) {
+        return Ok(());
+    }
+    Err(Error::Argument { what: "dim", expected: DIMS, found: dim.to_string() })
+}
+
+/// The name of segment file `number`.
+pub(crate) fn segment_name(number: u64) -> String {
+    format!("{number:06}.vec")
+}
+
+/// The number in a segment file's name; `None` for any other name.
+pub(crate) fn segment_number(name: &str) -> Option<u64> {
+    let number = name.strip_suffix(".vec")?.parse().ok()?;
+    (segment_name(number) == name).then_some(number)
+}

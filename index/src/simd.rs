@@ -1,0 +1,268 @@
+//! Dot products with the widest instructions this processor has, chosen once at run time. One of the
+//! two files with `unsafe`.
+//!
+//! Each kernel adds in a fixed order, so a result depends on the processor but never on threads or on
+//! whether [`dot`] or [`gemv`] computed it.
+
+use std::sync::OnceLock;
+
+use rayon::prelude::*;
+
+#[derive(Clone, Copy, Debug)]
+enum Level {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    #[allow(dead_code, reason = "aarch64 always has NEON")]
+    Scalar,
+}
+
+fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(detect)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Level {
+    if is_x86_feature_detected!("avx512f") {
+        Level::Avx512
+    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        Level::Avx2
+    } else {
+        Level::Scalar
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+fn detect() -> Level {
+    Level::Neon
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn detect() -> Level {
+    Level::Scalar
+}
+
+/// Sum of `a[i] * b[i]`, over the shorter of the two.
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    match level() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `detect` saw avx512f on this processor.
+        Level::Avx512 => unsafe { dot_avx512(a, b) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `detect` saw avx2 and fma on this processor.
+        Level::Avx2 => unsafe { dot_avx2(a, b) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: every aarch64 target of Rust's standard library has NEON.
+        Level::Neon => unsafe { dot_neon(a, b) },
+        Level::Scalar => dot_scalar(a, b),
+    }
+}
+
+/// Matrix times vector: `out[i] = matrix[i] · x`, the matrix `rows` by `cols`, row after row.
+///
+/// Large products are shared between rayon's threads.
+///
+/// # Panics
+///
+/// If `matrix`, `x` or `out` has not the length that `rows` and `cols` say.
+pub fn gemv(matrix: &[f32], rows: usize, cols: usize, x: &[f32], out: &mut [f32]) {
+    assert_eq!(Some(matrix.len()), rows.checked_mul(cols), "matrix has rows * cols values");
+    assert_eq!(x.len(), cols, "x has cols values");
+    assert_eq!(out.len(), rows, "out has rows values");
+    if cols == 0 {
+        return out.fill(0.0);
+    }
+    if matrix.len() > 1 << 20 {
+        let block = ((1 << 17) / cols).max(1);
+        let blocks = matrix.par_chunks(block * cols).zip(out.par_chunks_mut(block));
+        blocks.for_each(|(matrix, out)| rows_dot(matrix, x, out));
+    } else {
+        rows_dot(matrix, x, out);
+    }
+}
+
+/// [`gemv`] on this thread; `x` is not empty, and rows beyond the shorter of `matrix` and `out` are left.
+pub(crate) fn rows_dot(matrix: &[f32], x: &[f32], out: &mut [f32]) {
+    match level() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `detect` saw avx512f on this processor.
+        Level::Avx512 => unsafe { rows_avx512(matrix, x, out) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `detect` saw avx2 and fma on this processor.
+        Level::Avx2 => unsafe { rows_avx2(matrix, x, out) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: every aarch64 target of Rust's standard library has NEON.
+        Level::Neon => unsafe { rows_neon(matrix, x, out) },
+        Level::Scalar => rows_scalar(matrix, x, out),
+    }
+}
+
+macro_rules! rows {
+    ($name:ident, $dot:ident $(, $feature:literal)?) => {
+        $(#[target_feature(enable = $feature)])?
+        fn $name(matrix: &[f32], x: &[f32], out: &mut [f32]) {
+            for (row, y) in matrix.chunks_exact(x.len()).zip(out) {
+                *y = $dot(row, x);
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+rows!(rows_avx512, dot_avx512, "avx512f");
+#[cfg(target_arch = "x86_64")]
+rows!(rows_avx2, dot_avx2, "avx2,fma");
+#[cfg(target_arch = "aarch64")]
+rows!(rows_neon, dot_neon, "neon");
+rows!(rows_scalar, dot_scalar);
+
+/// Eight running sums, which the compiler may keep in one register.
+fn dot_scalar(a: &[f32], b: &[f32]) -> f32 {
+    let n = a.len().min(b.len());
+    let (a, b) = (a[..n].chunks_exact(8), b[..n].chunks_exact(8));
+    let tail: f32 = a.remainder().iter().zip(b.remainder()).map(|(x, y)| x * y).sum();
+    let mut sums = [0.0f32; 8];
+    for (a, b) in a.zip(b) {
+        for i in 0..8 {
+            sums[i] += a[i] * b[i];
+        }
+    }
+    sums.iter().sum::<f32>() + tail
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn dot_avx512(a: &[f32], b: &[f32]) -> f32 {
+    use std::arch::x86_64::*;
+    let n = a.len().min(b.len());
+    let (a, b) = (a.as_ptr(), b.as_ptr());
+    let mut sums = [_mm512_setzero_ps(); 4];
+    let mut i = 0;
+    while i + 64 <= n {
+        for (j, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: i + 16 j + 16 <= i + 64 <= n, the length of the shorter slice.
+            let (x, y) = unsafe { (_mm512_loadu_ps(a.add(i + 16 * j)), _mm512_loadu_ps(b.add(i + 16 * j))) };
+            *sum = _mm512_fmadd_ps(x, y, *sum);
+        }
+        i += 64;
+    }
+    while i < n {
+        let left = (n - i).min(16);
+        let mask = (0xffff_u32 >> (16 - left)) as __mmask16;
+        // SAFETY: the mask reads `left` values from i, and i + left <= n.
+        let (x, y) = unsafe { (_mm512_maskz_loadu_ps(mask, a.add(i)), _mm512_maskz_loadu_ps(mask, b.add(i))) };
+        sums[0] = _mm512_fmadd_ps(x, y, sums[0]);
+        i += left;
+    }
+    _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])))
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn dot_avx2(a: &[f32], b: &[f32]) -> f32 {
+    use std::arch::x86_64::*;
+    let n = a.len().min(b.len());
+    let (pa, pb) = (a.as_ptr(), b.as_ptr());
+    let mut sums = [_mm256_setzero_ps(); 4];
+    let mut i = 0;
+    while i + 32 <= n {
+        for (j, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: i + 8 j + 8 <= i + 32 <= n, the length of the shorter slice.
+            let (x, y) = unsafe { (_mm256_loadu_ps(pa.add(i + 8 * j)), _mm256_loadu_ps(pb.add(i + 8 * j))) };
+            *sum = _mm256_fmadd_ps(x, y, *sum);
+        }
+        i += 32;
+    }
+    while i + 8 <= n {
+        // SAFETY: i + 8 <= n.
+        let (x, y) = unsafe { (_mm256_loadu_ps(pa.add(i)), _mm256_loadu_ps(pb.add(i))) };
+        sums[0] = _mm256_fmadd_ps(x, y, sums[0]);
+        i += 8;
+    }
+    let sum = _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]));
+    let mut lanes = [0.0f32; 8];
+    // SAFETY: `lanes` has room for 8 values.
+    unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), sum) };
+    let tail: f32 = a[i..n].iter().zip(&b[i..n]).map(|(x, y)| x * y).sum();
+    lanes.iter().sum::<f32>() + tail
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon")]
+#[inline]
+fn dot_neon(a: &[f32], b: &[f32]) -> f32 {
+    use std::arch::aarch64::*;
+    let n = a.len().min(b.len());
+    let (pa, pb) = (a.as_ptr(), b.as_ptr());
+    let mut sums = [vdupq_n_f32(0.0); 4];
+    let mut i = 0;
+    while i + 16 <= n {
+        for (j, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: i + 4 j + 4 <= i + 16 <= n, the length of the shorter slice.
+            let (x, y) = unsafe { (vld1q_f32(pa.add(i + 4 * j)), vld1q_f32(pb.add(i + 4 * j))) };
+            *sum = vfmaq_f32(*sum, x, y);
+        }
+        i += 16;
+    }
+    let sum = vaddq_f32(vaddq_f32(sums[0], sums[1]), vaddq_f32(sums[2], sums[3]));
+    let tail: f32 = a[i..n].iter().zip(&b[i..n]).map(|(x, y)| x * y).sum();
+    vaddvq_f32(sum) + tail
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vector(n: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+        };
+        let mut v: Vec<f32> = (0..n).map(|_| next()).collect();
+        let norm = v.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-9);
+        v.iter_mut().for_each(|x| *x /= norm);
+        v
+    }
+
+    #[test]
+    fn every_kernel_equals_scalar() {
+        for n in (0..200).chain([255, 256, 257, 1000, 4096, 4099]) {
+            let (a, b) = (vector(n, 1), vector(n, 2));
+            let exact: f64 = a.iter().zip(&b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
+            let near = |found: f32| assert!((f64::from(found) - exact).abs() < 1e-5, "n {n}: {found}, not {exact}");
+            near(dot(&a, &b));
+            near(dot_scalar(&a, &b));
+            #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                // SAFETY: just detected.
+                near(unsafe { dot_avx2(&a, &b) });
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_that_differ_use_the_shorter() {
+        assert_eq!(dot(&[1.0, 2.0], &[3.0]), 3.0);
+        assert_eq!(dot(&[1.0; 70], &[1.0; 20]), 20.0);
+        assert_eq!(dot(&[], &[1.0]), 0.0);
+    }
+
+    #[test]
+    fn gemv_equals_dot_for_one_and_many_threads() {
+        for (rows, cols) in [(0, 3), (3, 0), (7, 13), (1200, 1000)] {
+            let (matrix, x) = (vector(rows * cols, 3), vector(cols, 4));
+            let mut out = vec![9.0; rows];
+            gemv(&matrix, rows, cols, &x, &mut out);
+            for (i, y) in out.iter().enumerate() {
+                assert_eq!(*y, dot(&matrix[i * cols..(i + 1) * cols], &x));
+            }
+        }
+    }
+}

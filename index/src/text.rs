@@ -1,0 +1,265 @@
+//! The text index: one tantivy document a video, which gives filters and metadata.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tantivy::collector::DocSetCollector;
+use tantivy::query::{AllQuery, QueryParser};
+use tantivy::schema::{
+    FAST, Field, INDEXED, IndexRecordOption, JsonObjectOptions, OwnedValue, STORED, STRING, Schema, TextFieldIndexing,
+    TextOptions,
+};
+use tantivy::tokenizer::{LowerCaser, RemoveLongFilter, SimpleTokenizer, TextAnalyzer};
+use tantivy::{DocAddress, DocSet, ReloadPolicy, TERMINATED, TantivyDocument, Term};
+
+use crate::error::{Error, Result};
+use crate::manifest::Manifest;
+use crate::types::{Video, VideoNumber, VideoSet};
+
+/// Folder of the text index.
+pub(crate) const TEXT: &str = "text";
+
+/// What a filter may say; part of the error for one that says something else.
+pub(crate) const FILTER_HELP: &str = "\
+Words are looked for in path, title, label and text (all strings of the metadata); all must match.
+Fields: path:holiday  title:\"first wave\"  label:surfing  label_exact:\"rock climbing\"  id:abc
+        duration:[10 TO 60] (seconds)  duration:>30  size:<1000000 (bytes)  extra.camera:gopro
+Join with AND, OR, NOT (or -word) and parentheses; quote phrases and values with punctuation.";
+
+const MAX_FILTER_BYTES: usize = 8192;
+const MAX_FILTER_DEPTH: usize = 32;
+const WORDS: &str = "words";
+const RAW: &str = "raw";
+
+#[derive(Clone, Copy)]
+struct Fields {
+    id: Field,
+    number: Field,
+    path: Field,
+    title: Field,
+    label: Field,
+    label_exact: Field,
+    duration: Field,
+    size: Field,
+    text: Field,
+    extra: Field,
+    record: Field,
+}
+
+fn schema() -> (Schema, Fields) {
+    let mut schema = Schema::builder();
+    let words =
+        TextFieldIndexing::default().set_tokenizer(WORDS).set_index_option(IndexRecordOption::WithFreqsAndPositions);
+    let text = TextOptions::default().set_indexing_options(words.clone());
+    let fields = Fields {
+        id: schema.add_text_field("id", STRING | STORED),
+        number: schema.add_u64_field("number", FAST | INDEXED),
+        path: schema.add_text_field("path", text.clone()),
+        title: schema.add_text_field("title", text.clone()),
+        label: schema.add_text_field("label", text.clone()),
+        label_exact: schema.add_text_field("label_exact", STRING),
+        duration: schema.add_f64_field("duration", FAST | INDEXED),
+        size: schema.add_u64_field("size", FAST | INDEXED),
+        text: schema.add_text_field("text", text),
+        extra: schema.add_json_field("extra", JsonObjectOptions::default().set_indexing_options(words).set_fast(RAW)),
+        record: schema.add_text_field("record", STORED),
+    };
+    (schema.build(), fields)
+}
+
+/// The text index of one folder.
+#[derive(Clone)]
+pub(crate) struct Text {
+    pub(crate) index: tantivy::Index,
+    fields: Fields,
+    /// Folder of the text index, for errors.
+    pub(crate) path: PathBuf,
+}
+
+impl Text {
+    /// Creates an empty text index in the existing, empty folder `path`.
+    pub(crate) fn create(path: &Path) -> Result<Text> {
+        let index = tantivy::Index::create_in_dir(path, schema().0).map_err(Error::text(path))?;
+        Text::with(index, path)
+    }
+
+    pub(crate) fn open(path: &Path) -> Result<Text> {
+        let index = tantivy::Index::open_in_dir(path).map_err(Error::text(path))?;
+        Text::with(index, path)
+    }
+
+    fn with(index: tantivy::Index, path: &Path) -> Result<Text> {
+        let (wanted, fields) = schema();
+        if index.schema() != wanted {
+            let found = "another schema: written by another version?";
+            return Err(Error::damaged(&path.join("meta.json"), "the fields of this version", found));
+        }
+        let words = TextAnalyzer::builder(SimpleTokenizer::default()).filter(RemoveLongFilter::limit(255));
+        index.tokenizers().register(WORDS, words.filter(LowerCaser).build());
+        Ok(Text { index, fields, path: path.to_owned() })
+    }
+
+    pub(crate) fn manifest(&self) -> Result<Manifest> {
+        let meta = self.index.load_metas().map_err(Error::text(&self.path))?;
+        Manifest::parse(meta.payload.as_deref(), &self.path.join("meta.json"))
+    }
+
+    /// The state of the last commit.
+    pub(crate) fn reader(&self) -> Result<TextReader> {
+        let builder = self.index.reader_builder().reload_policy(ReloadPolicy::Manual);
+        let reader: tantivy::IndexReader = builder.try_into().map_err(Error::text(&self.path))?;
+        Ok(TextReader { text: self.clone(), searcher: reader.searcher() })
+    }
+
+    pub(crate) fn id_term(&self, id: &str) -> Term {
+        Term::from_field_text(self.fields.id, id)
+    }
+
+    pub(crate) fn document(&self, video: &Video, number: VideoNumber) -> Result<TantivyDocument> {
+        let f = &self.fields;
+        let mut doc = TantivyDocument::default();
+        doc.add_text(f.id, &video.id);
+        doc.add_u64(f.number, number.0);
+        doc.add_text(f.path, &video.path);
+        doc.add_text(f.title, &video.title);
+        for label in &video.labels {
+            doc.add_text(f.label, label);
+            doc.add_text(f.label_exact, label);
+        }
+        doc.add_f64(f.duration, video.duration_ms as f64 / 1e3);
+        doc.add_u64(f.size, video.size_bytes);
+        each_string(&video.extra, &mut |text| doc.add_text(f.text, text));
+        if let OwnedValue::Object(fields) = OwnedValue::from(searchable(&video.extra)) {
+            doc.add_object(f.extra, fields.into_iter().collect());
+        }
+        let record = serde_json::to_string(video).map_err(|error| Error::Argument {
+            what: "video",
+            expected: "metadata that JSON can hold",
+            found: error.to_string(),
+        })?;
+        doc.add_text(f.record, record);
+        Ok(doc)
+    }
+}
+
+/// Visits every string in a JSON value.
+fn each_string(value: &Value, visit: &mut impl FnMut(&str)) {
+    match value {
+        Value::String(text) => visit(text),
+        Value::Array(values) => values.iter().for_each(|value| each_string(value, visit)),
+        Value::Object(fields) => fields.values().for_each(|value| each_string(value, visit)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// The value as the field `extra` takes it: long strings are left to the field `text`, since a term of
+/// tantivy has a bounded length.
+fn searchable(value: &Value) -> Value {
+    match value {
+        Value::String(text) if text.len() > 4096 => Value::Null,
+        Value::Array(values) => values.iter().map(searchable).collect(),
+        Value::Object(fields) => {
+            let short = fields.iter().filter(|(name, _)| !name.is_empty() && name.len() <= 255);
+            Value::Object(short.map(|(name, value)| (name.clone(), searchable(value))).collect())
+        }
+        other => other.clone(),
+    }
+}
+
+/// A snapshot of the text index.
+pub(crate) struct TextReader {
+    text: Text,
+    searcher: tantivy::Searcher,
+}
+
+impl TextReader {
+    fn error<E: Into<tantivy::TantivyError>>(&self) -> impl FnOnce(E) -> Error {
+        Error::text(&self.text.path)
+    }
+
+    fn damaged(&self, expected: &str, found: impl ToString) -> Error {
+        Error::damaged(&self.text.path, expected, found)
+    }
+
+    /// The first live document with this term.
+    fn first(&self, term: &Term) -> Result<Option<DocAddress>> {
+        for (ordinal, segment) in self.searcher.segment_readers().iter().enumerate() {
+            let inverted = segment.inverted_index(term.field()).map_err(self.error())?;
+            let postings = inverted.read_postings(term, IndexRecordOption::Basic).map_err(self.error())?;
+            let Some(mut postings) = postings else { continue };
+            let mut doc = postings.doc();
+            while doc != TERMINATED {
+                if segment.alive_bitset().is_none_or(|alive| alive.is_alive(doc)) {
+                    return Ok(Some(DocAddress::new(ordinal as u32, doc)));
+                }
+                doc = postings.advance();
+            }
+        }
+        Ok(None)
+    }
+
+    /// Numbers of documents.
+    fn numbers(&self, docs: impl IntoIterator<Item = DocAddress>) -> Result<Vec<VideoNumber>> {
+        let segments = self.searcher.segment_readers();
+        let columns: tantivy::Result<Vec<_>> = segments.iter().map(|s| s.fast_fields().u64("number")).collect();
+        let columns = columns.map_err(self.error())?;
+        let number = |doc: DocAddress| columns[doc.segment_ord as usize].first(doc.doc_id).map(VideoNumber);
+        let numbers: Option<Vec<_>> = docs.into_iter().map(number).collect();
+        numbers.ok_or_else(|| self.damaged("a number for every video", "none"))
+    }
+
+    /// The number of the live video with this id.
+    pub(crate) fn number_of(&self, id: &str) -> Result<Option<VideoNumber>> {
+        let doc = self.first(&self.text.id_term(id))?;
+        Ok(self.numbers(doc)?.pop())
+    }
+
+    fn record(&self, doc: DocAddress) -> Result<Video> {
+        let document: TantivyDocument = self.searcher.doc(doc).map_err(self.error())?;
+        let record = document.get_first(self.text.fields.record);
+        let record = record.and_then(|value| tantivy::schema::Value::as_str(&value));
+        let record = record.ok_or_else(|| self.damaged("a stored record", "none"))?;
+        serde_json::from_str(record).map_err(|error| self.damaged("a record of a video", error))
+    }
+
+    pub(crate) fn video(&self, number: VideoNumber) -> Result<Video> {
+        let term = Term::from_field_u64(self.text.fields.number, number.0);
+        let doc = self.first(&term)?.ok_or(Error::UnknownVideo { number: number.0 })?;
+        self.record(doc)
+    }
+
+    /// All live videos by ascending number.
+    pub(crate) fn videos(&self) -> Result<Vec<(VideoNumber, Video)>> {
+        let mut docs: Vec<_> =
+            self.searcher.search(&AllQuery, &DocSetCollector).map_err(self.error())?.into_iter().collect();
+        docs.sort_unstable();
+        let numbers = self.numbers(docs.iter().copied())?;
+        let videos = numbers.into_iter().zip(docs).map(|(number, doc)| Ok((number, self.record(doc)?)));
+        let mut videos = videos.collect::<Result<Vec<_>>>()?;
+        videos.sort_unstable_by_key(|(number, _)| *number);
+        Ok(videos)
+    }
+
+    /// The videos that a filter matches; a blank filter matches all.
+    pub(crate) fn filter(&self, query: &str) -> Result<VideoSet> {
+        let refuse = |reason: String| Error::Filter { query: query.chars().take(200).collect(), reason };
+        if query.len() > MAX_FILTER_BYTES {
+            return Err(refuse(format!("expected at most {MAX_FILTER_BYTES} bytes, found {}", query.len())));
+        }
+        // The parser recurses: nesting is bounded here, before it can exhaust the stack.
+        let nesting = query.bytes().filter(|byte| *byte == b'(').count();
+        if nesting > MAX_FILTER_DEPTH {
+            return Err(refuse(format!("expected at most {MAX_FILTER_DEPTH} opening parentheses, found {nesting}")));
+        }
+        let f = &self.text.fields;
+        let mut parser = QueryParser::for_index(&self.text.index, vec![f.path, f.title, f.label, f.text]);
+        parser.set_conjunction_by_default();
+        let parsed = if query.trim().is_empty() {
+            Box::new(AllQuery)
+        } else {
+            parser.parse_query(query).map_err(|error| refuse(error.to_string()))?
+        };
+        let docs = self.searcher.search(&parsed, &DocSetCollector).map_err(|error| refuse(error.to_string()))?;
+        Ok(self.numbers(docs)?.into_iter().collect())
+    }
+}

@@ -1,0 +1,118 @@
+//! The words of the index: settings, videos, spans, hits.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Chosen when an index is created, never changed afterwards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Values in a vector.
+    pub dim: usize,
+    /// Whatever the caller wants to find again on open (encoder, checkpoint hash); opaque here.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// The time span of one row, in milliseconds from the start of its video.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Span {
+    /// First millisecond.
+    pub start_ms: u32,
+    /// First millisecond after the span.
+    pub end_ms: u32,
+    /// The moment that represents the span.
+    pub at_ms: u32,
+}
+
+/// What is known about a video apart from its vectors.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Video {
+    /// The caller's key: at most one live video has it.
+    pub id: String,
+    /// Where the video lies, as text.
+    pub path: String,
+    /// The path's bytes, only when they are not UTF-8.
+    pub path_bytes: Option<Vec<u8>>,
+    /// A title, or nothing.
+    pub title: String,
+    /// Labels, in the caller's order.
+    pub labels: Vec<String>,
+    /// Length in milliseconds.
+    pub duration_ms: u64,
+    /// Size of the file.
+    pub size_bytes: u64,
+    /// Time of last change, in nanoseconds since 1970.
+    pub modified_ns: i64,
+    /// Time of last change of the metadata file beside the video, if there is one.
+    pub sidecar_modified_ns: Option<i64>,
+    /// Rows of this video; [`Writer::put`](crate::Writer::put) sets it.
+    pub rows: u32,
+    /// A warning worth keeping (a damaged tail, say).
+    pub note: Option<String>,
+    /// Any JSON; its strings are searchable, and its fields as `extra.name:value` if it is an object.
+    pub extra: serde_json::Value,
+    /// Numbers that the caller keeps with the video, neither searched nor filtered (embeddings of a frame, say).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probe: Vec<f32>,
+}
+
+/// The index's own number of a video: ever increasing, never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct VideoNumber(pub u64);
+
+/// The place of a row in one snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RowRef {
+    /// Position of the segment in the snapshot.
+    pub segment: u32,
+    /// Row in that segment, dead rows counted.
+    pub row: u32,
+}
+
+/// One answer of a search.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hit {
+    /// Where the row lies.
+    pub row: RowRef,
+    /// The row's video.
+    pub video: VideoNumber,
+    /// The row's time span.
+    pub span: Span,
+    /// Dot product with the query: higher is better.
+    pub score: f32,
+}
+
+/// A set of videos, as a filter gives it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VideoSet(Vec<VideoNumber>);
+
+impl VideoSet {
+    /// Whether the video is in the set.
+    pub fn contains(&self, number: VideoNumber) -> bool {
+        self.0.binary_search(&number).is_ok()
+    }
+
+    /// Videos in the set.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether the set is empty.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The videos, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = VideoNumber> + '_ {
+        self.0.iter().copied()
+    }
+}
+
+impl FromIterator<VideoNumber> for VideoSet {
+    fn from_iter<I: IntoIterator<Item = VideoNumber>>(numbers: I) -> VideoSet {
+        let mut numbers: Vec<_> = numbers.into_iter().collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        VideoSet(numbers)
+    }
+}

@@ -1,0 +1,113 @@
+//! Reads every file of an index and compares checksums.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::Result;
+use crate::index::SEGMENTS;
+use crate::manifest::Manifest;
+use crate::searcher::Searcher;
+use crate::segment::Segment;
+use crate::text::{TEXT, Text};
+
+/// What [`Index::verify`](crate::Index::verify) found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Segment files and text files read.
+    pub files: usize,
+    /// Their size.
+    pub bytes: u64,
+    /// What is wrong; empty for a sound index.
+    pub problems: Vec<Problem>,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What is wrong with it and what to do.
+    pub message: String,
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    pub fn is_sound(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    fn problem(&mut self, path: &Path, message: impl ToString) {
+        self.problems.push(Problem { path: path.to_owned(), message: message.to_string() });
+    }
+}
+
+pub(crate) fn verify(dir: &Path) -> Report {
+    let mut report = Report::default();
+    let root = dir.join(TEXT);
+    let opened = Text::open(&root).and_then(|text| text.manifest().map(|manifest| (text, manifest)));
+    let (text, manifest) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            report.problem(&root, error);
+            return report;
+        }
+    };
+    text_files(&text, &mut report);
+    segment_files(dir, &manifest, &mut report);
+    if report.is_sound()
+        && let Err(error) = agreement(dir, &text, &mut report)
+    {
+        report.problem(dir, error);
+    }
+    report
+}
+
+fn text_files(text: &Text, report: &mut Report) {
+    match text.index.validate_checksum() {
+        Ok(damaged) => {
+            for file in damaged {
+                report.problem(&text.path.join(file), "its checksum does not match: build the index again");
+            }
+        }
+        Err(error) => report.problem(&text.path, error),
+    }
+    for entry in fs::read_dir(&text.path).into_iter().flatten().flatten() {
+        report.files += 1;
+        report.bytes += entry.metadata().map_or(0, |data| data.len());
+    }
+}
+
+fn segment_files(dir: &Path, manifest: &Manifest, report: &mut Report) {
+    for meta in &manifest.segments {
+        let path = dir.join(SEGMENTS).join(&meta.name);
+        report.files += 1;
+        match Segment::open(path.clone(), manifest.settings.dim, meta) {
+            Ok(segment) => {
+                report.bytes += segment.bytes();
+                if let Err(error) = segment.verify() {
+                    report.problem(&path, error);
+                }
+            }
+            Err(error) => report.problem(&path, error),
+        }
+    }
+}
+
+/// Text and segments hold the same live videos with the same numbers of rows.
+fn agreement(dir: &Path, text: &Text, report: &mut Report) -> Result<()> {
+    let searcher = Searcher::open(dir, text)?;
+    let in_segments: BTreeSet<_> = searcher.video_numbers().into_iter().collect();
+    let videos = searcher.numbered_videos()?;
+    let in_text: BTreeSet<_> = videos.iter().map(|(number, _)| *number).collect();
+    for number in in_segments.symmetric_difference(&in_text) {
+        report.problem(dir, format!("video number {} is in the text or in a segment, not in both", number.0));
+    }
+    for (number, video) in videos {
+        let rows = searcher.place(number).map_or(0, |(_, entry)| entry.rows);
+        if rows != video.rows {
+            report.problem(dir, format!("video '{}': expected {} rows, found {rows}", video.id, video.rows));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! Damaged files are errors, never panics, and `verify` finds every one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use reelseek_index::{Error, Index, Settings, Span, Video};
+
+const DIM: usize = 8;
+
+fn build(dir: &Path) -> PathBuf {
+    let index = Index::create(dir, &Settings { dim: DIM, attributes: Default::default() }).unwrap();
+    let mut writer = index.writer().unwrap();
+    for i in 0..5u16 {
+        let video = Video { id: format!("v{i}"), ..Video::default() };
+        let vectors: Vec<f32> = (0..DIM * 11).map(|j| f32::from(i) + j as f32 / 100.0).collect();
+        writer.put(video, &[Span { start_ms: 1, end_ms: 2, at_ms: 1 }; 11], &vectors).unwrap();
+    }
+    writer.commit().unwrap();
+    writer.close().unwrap();
+    dir.join("segments").join("000001.vec")
+}
+
+/// Uses the index in every way; an error is fine, a panic is not.
+fn use_all(dir: &Path) -> Result<(), Error> {
+    let searcher = Index::open(dir)?.searcher()?;
+    searcher.search(&[1.0; DIM], 10, None)?;
+    searcher.scores(&[1.0; DIM], |_, _| ())?;
+    for number in searcher.video_numbers() {
+        searcher.rows_of(number);
+    }
+    Ok(())
+}
+
+#[test]
+fn truncated_segments() {
+    let keep = tempfile::tempdir().unwrap();
+    let dir = keep.path().join("index");
+    let path = build(&dir);
+    let whole = fs::read(&path).unwrap();
+    for length in (0..whole.len()).step_by(97).chain([whole.len() - 1, whole.len() + 1]) {
+        let mut bytes = whole.clone();
+        bytes.resize(length, 0);
+        fs::write(&path, bytes).unwrap();
+        let error = use_all(&dir).unwrap_err();
+        assert!(matches!(&error, Error::Damaged { .. }), "{length}: {error}");
+        assert!(error.to_string().contains("000001.vec"), "{error}");
+        assert!(!Index::verify(&dir).unwrap().is_sound(), "{length}");
+    }
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(use_all(&dir), Err(Error::Io { .. })));
+    assert!(!Index::verify(&dir).unwrap().is_sound());
+    fs::write(&path, whole).unwrap();
+    use_all(&dir).unwrap();
+    assert!(Index::verify(&dir).unwrap().is_sound());
+}
+
+#[test]
+fn flipped_bits_in_segments() {
+    let keep = tempfile::tempdir().unwrap();
+    let dir = keep.path().join("index");
+    let path = build(&dir);
+    let whole = fs::read(&path).unwrap();
+    let table_and_end = whole.len() - 90..whole.len();
+    for at in (0..64).chain((64..whole.len()).step_by(41)).chain(table_and_end) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        fs::write(&path, bytes).unwrap();
+        let used = use_all(&dir);
+        assert!(at >= 64 || used.is_err(), "a flip in the header (byte {at}) is seen on open");
+        assert!(!Index::verify(&dir).unwrap().is_sound(), "{at}");
+    }
+}
+
+#[test]
+fn compact_refuses_to_launder_damage() {
+    let keep = tempfile::tempdir().unwrap();
+    let dir = keep.path().join("index");
+    let path = build(&dir);
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let index = Index::open(&dir).unwrap();
+    let mut writer = index.writer().unwrap();
+    writer.remove("v0").unwrap();
+    assert!(matches!(writer.compact(), Err(Error::Damaged { .. })));
+    assert!(matches!(writer.commit(), Err(Error::WriterFailed { .. })));
+    drop(writer);
+    assert_eq!(index.searcher().unwrap().rows(), 44, "the commit before the merge stands");
+}
+
+#[test]
+fn damaged_text_is_found() {
+    let keep = tempfile::tempdir().unwrap();
+    let dir = keep.path().join("index");
+    build(&dir);
+    let text = dir.join("text");
+    let store = fs::read_dir(&text).unwrap().map(|entry| entry.unwrap().path());
+    let store = store.into_iter().find(|path| path.extension().is_some_and(|name| name == "store")).unwrap();
+    let whole = fs::read(&store).unwrap();
+    let mut bytes = whole.clone();
+    bytes[3] ^= 1;
+    fs::write(&store, bytes).unwrap();
+    assert!(!Index::verify(&dir).unwrap().is_sound());
+    fs::write(&store, whole).unwrap();
+    assert!(Index::verify(&dir).unwrap().is_sound());
+
+    let meta = text.join("meta.json");
+    let whole = fs::read_to_string(&meta).unwrap();
+    for length in (0..whole.len()).step_by(97) {
+        fs::write(&meta, &whole[..length]).unwrap();
+        assert!(use_all(&dir).is_err(), "{length}");
+        assert!(!Index::verify(&dir).unwrap().is_sound(), "{length}");
+    }
+    for newer in [whole.replacen("{\\\"version\\\":1", "{\\\"version\\\":2", 1)] {
+        assert_ne!(newer, whole);
+        fs::write(&meta, newer).unwrap();
+        assert!(matches!(use_all(&dir), Err(Error::Version { expected: 1, found: 2, .. })));
+    }
+}

@@ -1,0 +1,147 @@
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{FAILED, INTERRUPTED, IndexFolder, api, talk};
+use crate::encode::{self, Layout};
+use crate::gmf::Folded;
+use crate::ingest::{self, Outcome, Plan};
+
+/// Failures that the summary lists in full.
+const MAX_LISTED: usize = 50;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Videos, or folders of videos (links are followed; hidden files are left out)
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    folder: IndexFolder,
+    /// Encoder of the features
+    #[arg(long, default_value = "layout")]
+    encoder: String,
+    /// Folded checkpoint to use in place of the embedded one
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Leave out paths or file names like this (may be repeated)
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+    /// Videos decoded at once [default: one for each core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    jobs: Option<u16>,
+    /// Decode keyframes only: several times faster, moments are coarser
+    #[arg(long)]
+    keyframes: bool,
+    /// Remove videos of these folders from the index if their files are gone
+    #[arg(long)]
+    prune: bool,
+    /// Print one JSON object a file, and one with the totals
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    if arguments.encoder != "layout" {
+        return Err(encode::Error::Unknown { name: arguments.encoder.clone() }.into());
+    }
+    let checkpoint = match &arguments.checkpoint {
+        Some(path) => Folded::open(path)?,
+        None => Folded::embedded(),
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let plan = Plan {
+        paths: arguments.paths.clone(),
+        exclude: globs(&arguments.exclude)?,
+        jobs: arguments.jobs.map_or(cores, usize::from),
+        keyframes: arguments.keyframes,
+        prune: arguments.prune,
+    };
+    let cancel = talk::cancel_on_interrupt()?;
+    let bar = bar();
+    let mut failures = Vec::new();
+    let mut broken = None;
+    let folder = &arguments.folder.index;
+    let summary = ingest::run(folder, &plan, &Layout::embedded(), &checkpoint, &cancel, |event| {
+        bar.set_length(event.total_bytes);
+        bar.set_position(event.done_bytes);
+        let name = talk::printable(&event.path.to_string_lossy());
+        match &event.outcome {
+            Outcome::Failed { reason } => failures.push(reason.clone()),
+            Outcome::Indexed { warning: Some(warning), .. } if !arguments.json => {
+                bar.suspend(|| eprintln!("warning: {name}: {}", talk::printable(warning)));
+            }
+            Outcome::Skipped { reason } if !arguments.json => bar.suspend(|| eprintln!("{name}: {reason}")),
+            Outcome::Removed if !arguments.json => bar.suspend(|| eprintln!("removed: {name}")),
+            _ => {}
+        }
+        if arguments.json && broken.is_none() {
+            broken = bar.suspend(|| line(&api::FileEvent::new(event))).err();
+        }
+    })
+    .with_context(|| format!("indexing into {}", folder.display()))?;
+    bar.finish_and_clear();
+    if let Some(error) = broken {
+        return Err(error);
+    }
+    if arguments.json {
+        line(&api::SummaryEvent::new(&summary))?;
+    } else {
+        for reason in failures.iter().take(MAX_LISTED) {
+            eprintln!("failed: {}", talk::printable(reason));
+        }
+        if failures.len() > MAX_LISTED {
+            eprintln!("failed: and {} more (--json lists all)", failures.len() - MAX_LISTED);
+        }
+        println!(
+            "{} indexed, {} unchanged, {} failed, {} skipped, {} removed in {:.1} s; {} videos with {} rows in {}",
+            summary.indexed,
+            summary.unchanged,
+            summary.failed,
+            summary.skipped,
+            summary.removed,
+            summary.took.as_secs_f64(),
+            summary.videos,
+            summary.rows,
+            folder.display()
+        );
+    }
+    if summary.cancelled {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    if summary.videos == 0 {
+        eprintln!("reelseek: no video is searchable: none was found under these paths, or none could be read");
+        return Ok(ExitCode::from(FAILED));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn line(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, value).map_err(std::io::Error::from)?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
+}
+
+fn globs(patterns: &[String]) -> anyhow::Result<GlobSet> {
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        set.add(Glob::new(pattern).with_context(|| format!("--exclude {pattern}"))?);
+    }
+    Ok(set.build()?)
+}
+
+/// A bar over bytes: files differ a thousandfold in size, so that a count of files would promise nonsense.
+fn bar() -> ProgressBar {
+    let target =
+        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(Some(0), target);
+    let style = ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes}, {elapsed} gone, {eta} to go");
+    bar.set_style(style.expect("the template is a constant"));
+    bar.enable_steady_tick(std::time::Duration::from_millis(500));
+    bar
+}

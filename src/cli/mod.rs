@@ -1,0 +1,95 @@
+//! Arguments in, library call, output. Data goes to standard output, talk to standard error.
+
+mod api;
+mod index;
+mod manage;
+mod quality;
+mod search;
+mod talk;
+mod train;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// What the process ends with.
+const FOUND_NOTHING: u8 = 1;
+const FAILED: u8 = 2;
+/// 128 + SIGINT, as shells say it.
+const INTERRUPTED: u8 = 130;
+
+/// Give it a picture; it finds the videos, and the moment in each, that show the same scene.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, after_help = EXIT)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT: &str = "Exit status: 0 done, 1 nothing found (search) or below the asked floor (quality), 2 error, 130 interrupted (what was finished is kept).
+
+Environment: REELSEEK_INDEX folder of the index; REELSEEK_FFMPEG the ffmpeg program.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make videos searchable: files or folders, only what is new or changed
+    Index(index::Arguments),
+    /// Find the videos, and the moment in each, that show what a picture shows
+    Search(search::Arguments),
+    /// Show what an index holds
+    Info(manage::Info),
+    /// Check every file of an index against its checksum
+    Verify(manage::Verify),
+    /// Take videos out of an index (the files themselves are not touched)
+    Remove(manage::Remove),
+    /// Merge the segments of an index and drop what was removed
+    Compact(manage::Compact),
+    /// Measure the answers: distorted frames of the indexed videos as queries
+    Quality(quality::Arguments),
+    /// Fit a checkpoint to videos, without labels
+    Train(train::Arguments),
+}
+
+/// Which index.
+#[derive(Debug, Args)]
+struct IndexFolder {
+    /// Folder of the index
+    #[arg(long, value_name = "DIR", env = "REELSEEK_INDEX", default_value = ".reelseek")]
+    index: PathBuf,
+}
+
+/// Runs the program with the arguments of the process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Index(arguments) => index::run(&arguments),
+        Command::Search(arguments) => search::run(&arguments),
+        Command::Info(arguments) => manage::info(&arguments),
+        Command::Verify(arguments) => manage::verify(&arguments),
+        Command::Remove(arguments) => manage::remove(&arguments),
+        Command::Compact(arguments) => manage::compact(&arguments),
+        Command::Quality(arguments) => quality::run(&arguments),
+        Command::Train(arguments) => train::run(&arguments),
+    };
+    match outcome {
+        Ok(code) => code,
+        // The reader of our output has gone (`| head`): nothing is left to say.
+        Err(error) if talk::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            talk::error(&error);
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,123 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use globset::GlobSet;
+
+use super::{FOUND_NOTHING, talk};
+use crate::encode::Layout;
+use crate::eval::quality::{self, Equivalent, Report, Suite};
+use crate::gmf::Folded;
+use crate::ingest::{self, Plan};
+use crate::search::Engine;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Videos or folders: indexed into a temporary folder, then asked for
+    #[arg(value_name = "PATH", required_unless_present = "index")]
+    paths: Vec<PathBuf>,
+    /// Measure this index as it is, in place of PATH
+    #[arg(long, value_name = "DIR", conflicts_with = "paths")]
+    index: Option<PathBuf>,
+    /// Folded checkpoint to use in place of the embedded one
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Frames of each video
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    frames: usize,
+    /// Decides times and distortions
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Ask only for videos that the checkpoint was not trained on (the others stay in the gallery)
+    #[arg(long)]
+    held_out: bool,
+    /// JSON list of videos that show the same scene: [{"videos": ["a.mp4", "b.mp4"], "reason": "..."}]
+    #[arg(long, value_name = "FILE")]
+    equivalents: Option<PathBuf>,
+    /// End with status 1 if the share of right videos is lower
+    #[arg(long, value_name = "SHARE")]
+    floor: Option<f64>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let checkpoint = match &arguments.checkpoint {
+        Some(path) => Folded::open(path)?,
+        None => Folded::embedded(),
+    };
+    let trained: Vec<String> = match (arguments.held_out, checkpoint.record.training.get("videos")) {
+        (true, Some(videos)) => serde_json::from_value(videos.clone()).context("the checkpoint's list of videos")?,
+        _ => Vec::new(),
+    };
+    let suite = Suite {
+        frames: arguments.frames,
+        seed: arguments.seed,
+        leave_out: trained,
+        equivalents: arguments.equivalents.as_deref().map(Equivalent::read).transpose()?.unwrap_or_default(),
+    };
+    let cancel = talk::cancel_on_interrupt()?;
+    let temporary = tempfile::tempdir()?;
+    let folder = match &arguments.index {
+        Some(folder) => folder.clone(),
+        None => {
+            let folder = temporary.path().join("index");
+            let plan = Plan {
+                paths: arguments.paths.clone(),
+                exclude: GlobSet::empty(),
+                jobs: std::thread::available_parallelism().map_or(1, usize::from),
+                keyframes: false,
+                prune: false,
+            };
+            ingest::run(&folder, &plan, &Layout::embedded(), &checkpoint, &cancel, |_| {})?;
+            folder
+        }
+    };
+    let engine = Engine::open(&folder, arguments.checkpoint.as_deref())?;
+    let report = quality::run(&engine, &suite, &cancel, |path| eprintln!("{}", talk::printable(path)))?;
+    if arguments.json {
+        let rows = report.distortions.iter().map(|(name, row)| json(name, row));
+        let value = serde_json::json!({
+            "gallery": report.gallery, "asked": report.asked, "flat_frames": report.flat_frames,
+            "seed": suite.seed, "median_query_ms": report.median_query_ms,
+            "distortions": rows.collect::<Vec<_>>(), "overall": json("overall", &report.overall),
+        });
+        println!("{value}");
+    } else {
+        print(&report);
+    }
+    let right = report.overall.share(report.overall.right);
+    if arguments.floor.is_some_and(|floor| right < floor) {
+        return Ok(ExitCode::from(FOUND_NOTHING));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn json(name: &str, row: &quality::Row) -> serde_json::Value {
+    serde_json::json!({
+        "distortion": name, "queries": row.queries, "video": row.share(row.right), "moment": row.share(row.moment),
+        "confident": row.share(row.sure), "falsely_confident": row.share(row.falsely_sure),
+    })
+}
+
+fn print(report: &Report) {
+    println!("{:<22} {:>7} {:>7} {:>7} {:>9} {:>9}", "distortion", "queries", "video", "moment", "confident", "falsely");
+    for (name, row) in report.distortions.iter().chain([&("overall", report.overall)]) {
+        println!(
+            "{name:<22} {:>7} {:>7.3} {:>7.3} {:>9.3} {:>9.3}",
+            row.queries,
+            row.share(row.right),
+            row.share(row.moment),
+            row.share(row.sure),
+            row.share(row.falsely_sure)
+        );
+    }
+    println!(
+        "{} videos in the gallery, {} asked for, {} flat frames left out, {:.2} ms a query (median)",
+        report.gallery, report.asked, report.flat_frames, report.median_query_ms
+    );
+    println!("video: the right one first; moment: also `at` within 2 s; confident: right with confidence of 0.95 or more;");
+    println!("falsely: as confident with the right video taken out of the gallery");
+}

@@ -1,0 +1,3 @@
+//! How good are the answers?
+
+pub mod quality;

@@ -1,0 +1,298 @@
+//! The folded checkpoint: file and arithmetic.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::tensors;
+
+/// Version of the file's layout.
+const FORMAT: u32 = 1;
+/// The one metadata key; its value is the [`Record`] as JSON. One key, since the order of several is not kept.
+const KEY: &str = "reelseek";
+/// No map larger than this is read: 65,536 x 65,536 would be a mistake.
+const MAX_LEN: usize = 1 << 16;
+
+/// Why a checkpoint could not be used.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The file could not be read or written.
+    #[error("checkpoint {name}: {source}")]
+    Io {
+        /// Which file.
+        name: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is no folded checkpoint of ours.
+    #[error("checkpoint {name}: {found}; expected a folded GMF checkpoint, as `reelseek train` writes it")]
+    Format {
+        /// Which file.
+        name: String,
+        /// What is wrong with it.
+        found: String,
+    },
+    /// The checkpoint belongs to another encoder.
+    #[error("checkpoint {name} was made for the encoder {found}, but {expected} is in use; name a checkpoint that fits with --checkpoint")]
+    Encoder {
+        /// Which file.
+        name: String,
+        /// The encoder it was made for.
+        found: String,
+        /// The encoder in use.
+        expected: String,
+    },
+    /// Features of the wrong length were given.
+    #[error("{modality} features have {found} numbers, the checkpoint maps {expected}")]
+    Length {
+        /// `image` or `video`.
+        modality: &'static str,
+        /// Length given.
+        found: usize,
+        /// Length expected.
+        expected: usize,
+    },
+}
+
+/// Name and feature length of one modality.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Modality {
+    /// `image` or `video`.
+    pub name: String,
+    /// Length of its features.
+    pub length: usize,
+}
+
+/// What a checkpoint says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Version of the file's layout.
+    pub format: u32,
+    /// Encoder whose features it maps.
+    pub encoder: String,
+    /// Names and lengths of the modalities.
+    pub modalities: Vec<Modality>,
+    /// Length of the shared space, l*.
+    pub invariant: usize,
+    /// Magnification n of the dissociation; 0 when the maps were fitted folded, without the layers.
+    pub multiple: u32,
+    /// Share of the dissociated length that is invariant; 0 likewise.
+    pub boundary: f32,
+    /// How it was made, for people.
+    pub training: serde_json::Value,
+}
+
+/// `y = W x + c`, with `W` of shape (outputs, inputs), row after row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Affine {
+    /// W.
+    pub weight: Vec<f32>,
+    /// c; its length is the number of outputs.
+    pub bias: Vec<f32>,
+}
+
+impl Affine {
+    fn inputs(&self) -> usize {
+        self.weight.len() / self.bias.len().max(1)
+    }
+
+    fn apply(&self, x: &[f32]) -> Vec<f32> {
+        let mut y = vec![0f32; self.bias.len()];
+        reelseek_index::gemv(&self.weight, self.bias.len(), x.len(), x, &mut y);
+        for (y, c) in y.iter_mut().zip(&self.bias) {
+            *y += c;
+        }
+        y
+    }
+}
+
+/// The maps into the invariant space, one for each modality.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Folded {
+    /// `image.inv`: (l*, l_image).
+    pub image: Affine,
+    /// `video.inv`: (l*, l_video).
+    pub video: Affine,
+    /// What the file says of itself.
+    pub record: Record,
+}
+
+impl Folded {
+    /// The checkpoint shipped with the program, for the encoder `layout`.
+    pub fn embedded() -> Folded {
+        let bytes = include_bytes!("../../assets/layout-gmf.safetensors");
+        Folded::parse(bytes, "the embedded checkpoint").expect("checked by a test of this module")
+    }
+
+    /// Opens a checkpoint file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is damaged or something else.
+    pub fn open(path: &Path) -> Result<Folded, Error> {
+        let name = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|source| Error::Io { name: name.clone(), source })?;
+        Folded::parse(&bytes, &name)
+    }
+
+    /// Reads a checkpoint from the bytes of its file.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if it is damaged, of a later version, or has other tensors than a folded checkpoint has.
+    pub fn parse(bytes: &[u8], name: &str) -> Result<Folded, Error> {
+        let wrong = |found: String| Error::Format { name: name.to_owned(), found };
+        let file = tensors::parse(bytes).map_err(|e| wrong(e.to_string()))?;
+        let record = file.metadata.get(KEY).ok_or_else(|| wrong(format!("its metadata has no `{KEY}`")))?;
+        let record: Record =
+            serde_json::from_str(record).map_err(|e| wrong(format!("its metadata `{KEY}` cannot be read ({e})")))?;
+        if record.format != FORMAT {
+            return Err(wrong(format!("format version {} (this program reads {FORMAT})", record.format)));
+        }
+        if file.len() != 4 {
+            return Err(wrong(format!("{} tensors instead of 4", file.len())));
+        }
+        let read = |modality: &str| -> Result<Affine, Error> {
+            let length = record.modalities.iter().find(|m| m.name == modality).map(|m| m.length);
+            let length = length.ok_or_else(|| wrong(format!("no modality `{modality}`")))?;
+            let outputs = record.invariant;
+            if !(1..=MAX_LEN).contains(&length) || !(1..=MAX_LEN).contains(&outputs) {
+                return Err(wrong(format!("impossible lengths {length} and {outputs}")));
+            }
+            let take = |suffix: &str, shape: &[usize]| {
+                file.take(&format!("{modality}.inv.{suffix}"), shape).map_err(|e| wrong(e.to_string()))
+            };
+            Ok(Affine { weight: take("weight", &[outputs, length])?, bias: take("bias", &[outputs])? })
+        };
+        Ok(Folded { image: read("image")?, video: read("video")?, record })
+    }
+
+    /// The bytes of the file; the same checkpoint gives the same bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let record = serde_json::to_string(&self.record).expect("a record is plain data");
+        let outputs = self.record.invariant;
+        tensors::write(
+            &[
+                ("image.inv.bias", &[outputs], &self.image.bias),
+                ("image.inv.weight", &[outputs, self.image.inputs()], &self.image.weight),
+                ("video.inv.bias", &[outputs], &self.video.bias),
+                ("video.inv.weight", &[outputs, self.video.inputs()], &self.video.weight),
+            ],
+            HashMap::from([(KEY.to_owned(), record)]),
+        )
+    }
+
+    /// A short name for exactly these weights, recorded by an index.
+    pub fn fingerprint(&self) -> String {
+        blake3::hash(&self.to_bytes()).to_hex()[..16].to_owned()
+    }
+
+    /// Refuses an encoder that the checkpoint was not made for.
+    ///
+    /// # Errors
+    /// [`Error::Encoder`] names both.
+    pub fn expect_encoder(&self, encoder: &str, name: &str) -> Result<(), Error> {
+        if self.record.encoder == encoder {
+            return Ok(());
+        }
+        Err(Error::Encoder { name: name.to_owned(), found: self.record.encoder.clone(), expected: encoder.to_owned() })
+    }
+
+    /// Embeds image features: `inv(image)`, scaled to length 1.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if the features have another length than the checkpoint's.
+    pub fn embed_image(&self, features: &[f32]) -> Result<Vec<f32>, Error> {
+        embed(&self.image, features, "image")
+    }
+
+    /// Embeds clip features: `inv(video)`, scaled to length 1.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if the features have another length than the checkpoint's.
+    pub fn embed_video(&self, features: &[f32]) -> Result<Vec<f32>, Error> {
+        embed(&self.video, features, "video")
+    }
+}
+
+fn embed(map: &Affine, features: &[f32], modality: &'static str) -> Result<Vec<f32>, Error> {
+    if features.len() != map.inputs() {
+        return Err(Error::Length { modality, found: features.len(), expected: map.inputs() });
+    }
+    let mut y = map.apply(features);
+    let norm = y.iter().map(|v| v * v).sum::<f32>().sqrt();
+    // A zero vector is a legal embedding: it scores 0 against everything.
+    let scale = if norm.is_finite() && norm > 1e-12 { 1.0 / norm } else { 0.0 };
+    for v in &mut y {
+        *v = if scale == 0.0 { 0.0 } else { *v * scale };
+    }
+    Ok(y)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small() -> Folded {
+        let values = |n: usize| (0..n).map(|i| (i % 7) as f32 * 0.25 - 0.5).collect::<Vec<f32>>();
+        Folded {
+            image: Affine { weight: values(12), bias: values(3) },
+            video: Affine { weight: values(30), bias: values(3) },
+            record: Record {
+                format: FORMAT,
+                encoder: "layout/1".into(),
+                modalities: vec![
+                    Modality { name: "image".into(), length: 4 },
+                    Modality { name: "video".into(), length: 10 },
+                ],
+                invariant: 3,
+                multiple: 0,
+                boundary: 0.0,
+                training: serde_json::json!({"how": "made for a test"}),
+            },
+        }
+    }
+
+    #[test]
+    fn bytes_round_trip_and_are_stable() {
+        let checkpoint = small();
+        let bytes = checkpoint.to_bytes();
+        assert_eq!(Folded::parse(&bytes, "x").unwrap(), checkpoint);
+        assert_eq!(bytes, checkpoint.to_bytes());
+    }
+
+    #[test]
+    fn embeddings_have_length_one_and_wrong_lengths_are_refused() {
+        let checkpoint = small();
+        let y = checkpoint.embed_image(&[1.0, 2.0, 3.0, 4.0]).unwrap();
+        assert!((y.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() < 1e-6);
+        let error = checkpoint.embed_video(&[1.0]).unwrap_err().to_string();
+        assert!(error.contains("10") && error.contains('1'), "{error}");
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let bytes = small().to_bytes();
+        for cut in 0..bytes.len() {
+            assert!(Folded::parse(&bytes[..cut], "cut").is_err(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn foreign_and_later_files_are_refused_by_name() {
+        let error = Folded::parse(b"not a checkpoint at all", "a.bin").unwrap_err().to_string();
+        assert!(error.contains("a.bin"), "{error}");
+        let mut later = small();
+        later.record.format = 99;
+        let error = Folded::parse(&later.to_bytes(), "b").unwrap_err().to_string();
+        assert!(error.contains("99"), "{error}");
+    }
+
+    #[test]
+    fn embedded_checkpoint_fits_the_embedded_encoder() {
+        let checkpoint = Folded::embedded();
+        checkpoint.expect_encoder("layout/1", "embedded").unwrap();
+        assert_eq!(checkpoint.image.weight.len(), 128 * 128);
+        assert_eq!(checkpoint.video.weight.len(), 128 * 4096);
+    }
+}

@@ -1,0 +1,176 @@
+//! Frames of one video → rows of the index.
+
+use std::collections::VecDeque;
+
+use reelseek_index::Span;
+
+use crate::encode::{Descriptor, Layout, layout};
+use crate::gmf::{self, Folded};
+
+/// Cosine from which a row counts as equal to the one kept before: a still picture, a slide. Above what a
+/// slowly moving scene reaches within a second, so that moments stay sharp.
+const SAME_ROW: f32 = 0.9985;
+
+/// The rows of one video.
+#[derive(Debug, Default)]
+pub struct Rows {
+    /// Where each row lies in the video.
+    pub spans: Vec<Span>,
+    /// Their embeddings, one after the other.
+    pub vectors: Vec<f32>,
+}
+
+/// Takes frames in order of time and gives rows.
+pub struct ClipBuilder<'a> {
+    encoder: &'a Layout,
+    checkpoint: &'a Folded,
+    /// Frames of the clip being filled, with their times.
+    window: VecDeque<(u32, Descriptor)>,
+    frames_per_clip: usize,
+    stride: usize,
+    /// How long the last frame stands, in milliseconds.
+    frame_ms: u32,
+    /// Frames that no row covers yet.
+    uncovered: usize,
+    rows: Rows,
+}
+
+impl<'a> ClipBuilder<'a> {
+    /// For frames on the encoder's regular grid.
+    pub fn regular(encoder: &'a Layout, checkpoint: &'a Folded) -> ClipBuilder<'a> {
+        let sampling = layout::SAMPLING;
+        ClipBuilder {
+            encoder,
+            checkpoint,
+            window: VecDeque::new(),
+            frames_per_clip: sampling.frames_per_clip,
+            stride: sampling.stride_frames,
+            frame_ms: (1000.0 / sampling.rate_hz) as u32,
+            uncovered: 0,
+            rows: Rows::default(),
+        }
+    }
+
+    /// For keyframes, which come at any distance: each is a clip of its own, lasting until the next.
+    pub fn keyframes(encoder: &'a Layout, checkpoint: &'a Folded) -> ClipBuilder<'a> {
+        ClipBuilder { frames_per_clip: 1, stride: 1, ..ClipBuilder::regular(encoder, checkpoint) }
+    }
+
+    /// Adds the next frame.
+    ///
+    /// # Errors
+    /// [`gmf::Error::Length`] if encoder and checkpoint do not fit together.
+    pub fn push(&mut self, at_ms: u32, frame: Descriptor) -> Result<(), gmf::Error> {
+        if self.frames_per_clip == 1
+            && let Some(last) = self.rows.spans.last_mut()
+        {
+            last.end_ms = last.end_ms.max(at_ms);
+        }
+        self.window.push_back((at_ms, frame));
+        self.uncovered += 1;
+        if self.window.len() == self.frames_per_clip {
+            self.emit()?;
+            self.window.drain(..self.stride);
+        }
+        Ok(())
+    }
+
+    /// Ends the video. The last frames get a row of their own if the rows before hold too few of them.
+    ///
+    /// # Errors
+    /// As [`ClipBuilder::push`].
+    pub fn finish(mut self) -> Result<Rows, gmf::Error> {
+        if self.rows.spans.is_empty() && !self.window.is_empty() || self.uncovered > 0 {
+            self.emit()?;
+        }
+        Ok(self.rows)
+    }
+
+    fn emit(&mut self) -> Result<(), gmf::Error> {
+        let (Some((first, _)), Some((last, _))) = (self.window.front(), self.window.back()) else {
+            return Ok(());
+        };
+        let span = Span { start_ms: *first, end_ms: last.saturating_add(self.frame_ms), at_ms: first.midpoint(*last) };
+        self.uncovered = 0;
+        let frames: Vec<&Descriptor> = self.window.iter().map(|(_, d)| d).collect();
+        let vector = match self.encoder.clip(&frames) {
+            Some(features) => self.checkpoint.embed_video(&features)?,
+            // Flat: a row of zeros keeps the video in the index and matches nothing.
+            None => vec![0.0; self.checkpoint.record.invariant],
+        };
+        let kept = self.rows.vectors.len().checked_sub(vector.len()).map(|from| &self.rows.vectors[from..]);
+        if let (Some(kept), Some(previous)) = (kept, self.rows.spans.last_mut())
+            && (reelseek_index::dot(kept, &vector) >= SAME_ROW || vector == kept)
+        {
+            previous.end_ms = span.end_ms;
+            previous.at_ms = previous.start_ms.midpoint(span.end_ms.saturating_sub(self.frame_ms));
+            return Ok(());
+        }
+        self.rows.spans.push(span);
+        self.rows.vectors.extend_from_slice(&vector);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::Picture;
+
+    fn noise(seed: u32) -> Descriptor {
+        let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+        let rgb = (0..64 * 64 * 3)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 24) as u8
+            })
+            .collect();
+        Descriptor::of(&Picture { width: 64, height: 64, rgb })
+    }
+
+    fn rows(frames: impl Iterator<Item = Descriptor>) -> Rows {
+        let (encoder, checkpoint) = (Layout::embedded(), Folded::embedded());
+        let mut builder = ClipBuilder::regular(&encoder, &checkpoint);
+        for (i, frame) in frames.enumerate() {
+            builder.push(i as u32 * 250, frame).unwrap();
+        }
+        builder.finish().unwrap()
+    }
+
+    #[test]
+    fn a_row_a_second_and_none_lost_at_the_end() {
+        let rows = rows((0..42).map(noise));
+        assert_eq!(rows.spans.len(), 10);
+        assert_eq!(rows.spans[0], Span { start_ms: 0, end_ms: 2000, at_ms: 875 });
+        assert_eq!(rows.spans[1].start_ms, 1000);
+        assert_eq!(rows.spans[9].end_ms, 42 * 250);
+        assert_eq!(rows.vectors.len(), 10 * 128);
+    }
+
+    #[test]
+    fn a_still_hour_is_one_row() {
+        let rows = rows((0..14_400).map(|_| noise(1)));
+        assert_eq!(rows.spans.len(), 1);
+        assert_eq!((rows.spans[0].start_ms, rows.spans[0].end_ms), (0, 3_600_000));
+    }
+
+    #[test]
+    fn one_frame_is_one_row_and_black_rows_are_zero() {
+        assert_eq!(rows(std::iter::once(noise(4))).spans.len(), 1);
+        let black = Descriptor::of(&Picture { width: 4, height: 4, rgb: vec![0; 48] });
+        let rows = rows(std::iter::repeat_n(black, 30));
+        assert_eq!(rows.spans.len(), 1);
+        assert!(rows.vectors.iter().all(|v| *v == 0.0));
+    }
+
+    #[test]
+    fn keyframes_last_until_the_next() {
+        let (encoder, checkpoint) = (Layout::embedded(), Folded::embedded());
+        let mut builder = ClipBuilder::keyframes(&encoder, &checkpoint);
+        for (i, at) in [0, 700, 5000].into_iter().enumerate() {
+            builder.push(at, noise(i as u32)).unwrap();
+        }
+        let spans = builder.finish().unwrap().spans;
+        assert_eq!(spans.iter().map(|s| (s.start_ms, s.end_ms)).collect::<Vec<_>>(), [(0, 700), (700, 5000), (5000, 5250)]);
+    }
+}

@@ -1,0 +1,103 @@
+//! The JSON file beside a video (`clip.mp4.json`): title, labels, anything.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use reelseek_index::Video;
+
+/// A sidecar larger than this is not read: it is not metadata.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// What a sidecar says; the defaults where it says nothing.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Sidecar {
+    pub(super) title: Option<String>,
+    pub(super) labels: Vec<String>,
+    pub(super) extra: serde_json::Value,
+}
+
+/// Where the sidecar of a video would lie.
+pub(super) fn beside(video: &Path) -> PathBuf {
+    let mut name = OsString::from(video);
+    name.push(".json");
+    PathBuf::from(name)
+}
+
+/// Reads the sidecar of a video, if there is one.
+///
+/// # Errors
+/// A sentence for people that names the sidecar and what is wrong with it.
+pub(super) fn read(video: &Path) -> Result<Option<Sidecar>, String> {
+    let path = beside(video);
+    let wrong = |what: String| format!("its sidecar {} is ignored: {what}", path.display());
+    match std::fs::metadata(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(wrong(error.to_string())),
+        Ok(meta) if meta.len() > MAX_BYTES => {
+            return Err(wrong(format!("{} bytes, more than the {MAX_BYTES} that metadata may have", meta.len())));
+        }
+        Ok(_) => {}
+    }
+    let bytes = std::fs::read(&path).map_err(|e| wrong(e.to_string()))?;
+    parse(&bytes).map(Some).map_err(wrong)
+}
+
+fn parse(bytes: &[u8]) -> Result<Sidecar, String> {
+    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| format!("not JSON ({e})"))?;
+    let serde_json::Value::Object(mut fields) = value else {
+        return Err("not a JSON object like {\"title\": \"...\", \"labels\": [\"...\"]}".to_owned());
+    };
+    let title = match fields.remove("title") {
+        None | Some(serde_json::Value::Null) => None,
+        Some(serde_json::Value::String(title)) => Some(title),
+        Some(other) => return Err(format!("`title` is {other}, expected text")),
+    };
+    let mut labels = Vec::new();
+    for key in ["label", "labels"] {
+        match fields.remove(key) {
+            None | Some(serde_json::Value::Null) => {}
+            Some(serde_json::Value::String(label)) => labels.push(label),
+            Some(serde_json::Value::Array(values)) => {
+                for value in values {
+                    match value {
+                        serde_json::Value::String(label) => labels.push(label),
+                        other => return Err(format!("`{key}` holds {other}, expected text")),
+                    }
+                }
+            }
+            Some(other) => return Err(format!("`{key}` is {other}, expected a list of texts")),
+        }
+    }
+    Ok(Sidecar { title, labels, extra: serde_json::Value::Object(fields) })
+}
+
+/// The path of an indexed video, also when its name is not Unicode.
+pub(super) fn path_of(video: &Video) -> PathBuf {
+    #[cfg(unix)]
+    if let Some(bytes) = &video.path_bytes {
+        use std::os::unix::ffi::OsStringExt;
+        return PathBuf::from(OsString::from_vec(bytes.clone()));
+    }
+    PathBuf::from(&video.path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_title_labels_and_the_rest() {
+        let sidecar = parse(br#"{"title":"Sea","label":"surf","labels":["beach"],"camera":"x"}"#).unwrap();
+        assert_eq!(sidecar.title.as_deref(), Some("Sea"));
+        assert_eq!(sidecar.labels, ["surf", "beach"]);
+        assert_eq!(sidecar.extra, serde_json::json!({"camera": "x"}));
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        for (bytes, word) in [(&b"{"[..], "JSON"), (b"[1]", "object"), (b"{\"title\":3}", "title"), (b"{\"labels\":[1]}", "labels")] {
+            let error = parse(bytes).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

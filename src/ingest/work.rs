@@ -1,0 +1,164 @@
+//! One file: what is known of it from outside, and how it becomes rows.
+
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use reelseek_index::Video;
+use thiserror::Error as ThisError;
+
+use super::{ClipBuilder, Rows, sidecar};
+use crate::encode::{Descriptor, Layout, layout};
+use crate::gmf::{self, Folded};
+use crate::media::{self, Cancel, Limits, Tools};
+
+/// Why one file gave no rows.
+#[derive(Debug, ThisError)]
+pub(super) enum Error {
+    #[error(transparent)]
+    Media(#[from] media::Error),
+    #[error(transparent)]
+    Checkpoint(#[from] gmf::Error),
+}
+
+/// A file to be looked at.
+#[derive(Debug)]
+pub(super) struct Task {
+    /// Absolute.
+    pub(super) path: PathBuf,
+    /// Names the video in the index: 16 hex digits of BLAKE3 of the path.
+    pub(super) id: String,
+    pub(super) size_bytes: u64,
+    modified_ns: i64,
+    sidecar_modified_ns: Option<i64>,
+}
+
+impl Task {
+    /// Size and times of a file.
+    pub(super) fn look(path: &Path) -> Result<Task, media::Error> {
+        let stat = |path: &Path| std::fs::metadata(path).map_err(|source| media::Error::io(path, source));
+        let meta = stat(path)?;
+        let path = std::path::absolute(path).map_err(|source| media::Error::io(path, source))?;
+        // The folder is resolved, the name is kept: a linked file is known by its own name.
+        let path = match (path.parent().and_then(|p| p.canonicalize().ok()), path.file_name()) {
+            (Some(folder), Some(name)) => folder.join(name),
+            _ => path,
+        };
+        let id = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex()[..16].to_owned();
+        let sidecar_modified_ns = std::fs::metadata(sidecar::beside(&path)).ok().map(|m| modified_ns(&m));
+        Ok(Task { id, size_bytes: meta.len(), modified_ns: modified_ns(&meta), sidecar_modified_ns, path })
+    }
+
+    pub(super) fn same_media(&self, video: &Video) -> bool {
+        self.size_bytes == video.size_bytes && self.modified_ns == video.modified_ns
+    }
+
+    pub(super) fn same_sidecar(&self, video: &Video) -> bool {
+        self.sidecar_modified_ns == video.sidecar_modified_ns
+    }
+
+    /// The video's entry in the index, without rows and probe, and a warning about its sidecar.
+    pub(super) fn describe(&self, duration_ms: u64, note: Option<String>) -> (Video, Option<String>) {
+        let (sidecar, warning) = match sidecar::read(&self.path) {
+            Ok(sidecar) => (sidecar.unwrap_or_default(), None),
+            Err(warning) => (sidecar::Sidecar::default(), Some(warning)),
+        };
+        let stem = self.path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+        let video = Video {
+            id: self.id.clone(),
+            path: self.path.to_string_lossy().into_owned(),
+            path_bytes: self.path.to_str().is_none().then(|| self.path.as_os_str().as_encoded_bytes().to_vec()),
+            title: sidecar.title.unwrap_or(stem),
+            labels: sidecar.labels,
+            duration_ms,
+            size_bytes: self.size_bytes,
+            modified_ns: self.modified_ns,
+            sidecar_modified_ns: self.sidecar_modified_ns,
+            rows: 0,
+            note: note.clone(),
+            extra: sidecar.extra,
+            probe: Vec::new(),
+        };
+        let warnings: Vec<String> = note.into_iter().chain(warning).collect();
+        (video, (!warnings.is_empty()).then(|| warnings.join("; ")))
+    }
+}
+
+fn modified_ns(meta: &std::fs::Metadata) -> i64 {
+    let since = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+    since.and_then(|d| i64::try_from(d.as_nanos()).ok()).unwrap_or(0)
+}
+
+/// A file that became rows.
+pub(super) struct Done {
+    pub(super) video: Video,
+    pub(super) rows: Rows,
+    pub(super) warning: Option<String>,
+}
+
+/// What every worker needs.
+pub(super) struct Context<'a> {
+    pub(super) tools: &'a Tools,
+    pub(super) encoder: &'a Layout,
+    pub(super) checkpoint: &'a Folded,
+    pub(super) keyframes: bool,
+    pub(super) limits: Limits,
+    pub(super) cancel: &'a Cancel,
+}
+
+impl Context<'_> {
+    /// Decodes and embeds one file.
+    pub(super) fn index(&self, task: &Task) -> Result<Done, Error> {
+        let sampling = layout::SAMPLING;
+        let plan = media::Plan {
+            rate_hz: sampling.rate_hz,
+            width: sampling.width,
+            height: sampling.height,
+            keyframes_only: self.keyframes,
+        };
+        let mut frames = media::frames(self.tools, &task.path, &plan, &self.limits, self.cancel)?;
+        let mut builder = if self.keyframes {
+            ClipBuilder::keyframes(self.encoder, self.checkpoint)
+        } else {
+            ClipBuilder::regular(self.encoder, self.checkpoint)
+        };
+        let mut probe = Probe::default();
+        while let Some(frame) = frames.next()? {
+            let descriptor = Descriptor::of(&frame.picture);
+            probe.offer(&descriptor);
+            builder.push(frame.at_ms, descriptor)?;
+        }
+        let summary = frames.finish()?;
+        let rows = builder.finish()?;
+        let (mut video, warning) = task.describe(summary.duration_ms, summary.warnings);
+        video.rows = rows.spans.len() as u32;
+        video.probe = probe.embed(self.encoder, self.checkpoint)?;
+        Ok(Done { video, rows, warning })
+    }
+}
+
+/// One frame of the video, about the middle of it, kept to calibrate the index: the frame whose number is
+/// the last (1.5^k) not flat.
+#[derive(Default)]
+struct Probe {
+    seen: u32,
+    next: u32,
+    kept: Option<Descriptor>,
+}
+
+impl Probe {
+    fn offer(&mut self, descriptor: &Descriptor) {
+        if self.seen >= self.next && !descriptor.is_flat() {
+            self.kept = Some(descriptor.clone());
+            self.next = self.seen + self.seen / 2 + 1;
+        }
+        self.seen += 1;
+    }
+
+    /// The frame's image embedding, plain and mirrored, one after the other; empty if all frames were flat.
+    fn embed(&self, encoder: &Layout, checkpoint: &Folded) -> Result<Vec<f32>, gmf::Error> {
+        let Some(kept) = &self.kept else { return Ok(Vec::new()) };
+        let mut views = checkpoint.embed_image(&encoder.image(kept))?;
+        views.extend(checkpoint.embed_image(&encoder.image(&kept.mirrored()))?);
+        Ok(views)
+    }
+}

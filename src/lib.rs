@@ -1,0 +1,41 @@
+//! reelseek finds the videos, and the moment in each, that show what a picture shows.
+//!
+//! # The tour
+//!
+//! ```text
+//! video ─ media ─ frames ─ encode ─ clip features (4096) ─┐ gmf  ┌─ embedding (128, unit) ─ index ─┐
+//! image ─ media ─ pixels ─ encode ─ image features (128) ─┘(fold)└─ embedding (128, unit) ─────────┴─ search ─ moments ─ cli
+//! ```
+//!
+//! Each room answers one question and may use only the rooms named (a test holds this table):
+//!
+//! | room | question | uses |
+//! |---|---|---|
+//! | [`media`] | which pictures are in this file, and when? | - |
+//! | [`encode`] | what are the frozen features of this image, of this clip? | media |
+//! | [`gmf`] | how do features of unequal lengths become comparable? | - |
+//! | [`reelseek_index`] | which rows are nearest, among those that pass the filter? | - |
+//! | [`search`] | which videos, and when, show what this picture shows? | media, encode, gmf, index |
+//! | [`ingest`] | the conductor: videos → media → encode → gmf → index, with an outcome for every file | all above |
+//! | [`eval`] | how good are the answers? | all above |
+//! | [`cli`] | arguments in, library call, output | everything |
+//!
+//! A walk through: `cli::index` calls [`ingest::run`], which finds files with [`media::walk`], decodes each with
+//! [`media::frames`], describes each frame with [`encode::Descriptor`], joins 8 of them to a clip in
+//! [`ingest::ClipBuilder`], embeds that with [`gmf::Folded`] and hands it to [`reelseek_index::Writer`]. `cli::search` reads
+//! a picture with [`media::open`] and asks a [`search::Engine`], whose [`search::Calibration`] turns scores into confidence.
+//! [`eval::quality`] measures how often that is right, and [`gmf::fit`] makes the checkpoint that lies in `assets/`.
+//!
+//! Two small helpers belong to no room: `tensors` (safetensors files) and `seeded` (random numbers that never change).
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod encode;
+pub mod eval;
+pub mod gmf;
+pub mod ingest;
+pub mod media;
+pub mod search;
+mod seeded;
+mod tensors;

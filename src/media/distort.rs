@@ -1,0 +1,202 @@
+//! What happens to a frame on its way to somebody's query: eleven ways, seeded.
+//!
+//! Training pairs and the quality command use the same ones.
+
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::{self, FilterType};
+use image::{Rgb, RgbImage};
+
+use super::Picture;
+use crate::seeded::Random;
+
+/// One way to distort a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Distortion {
+    /// Nothing is done.
+    None,
+    /// JPEG at quality 12.
+    Jpeg,
+    /// Shrunk to 96 pixels wide.
+    Small,
+    /// A window of 70 to 90 % of each side, anywhere.
+    Crop,
+    /// Brightness and contrast each changed by a factor in [0.6, 0.8] or [1.2, 1.5].
+    Brightness,
+    /// Black bars above and below, each 10 to 20 % of the height.
+    Letterbox,
+    /// A black bar with white words over the lower fifth.
+    Subtitle,
+    /// Without colour.
+    Grey,
+    /// Gaussian blur, sigma 1 % of the longer side.
+    Blur,
+    /// Left and right exchanged.
+    Mirror,
+    /// Crop, then brightness and contrast, then JPEG at quality 30.
+    Combined,
+}
+
+impl Distortion {
+    /// All of them, in the order of reports.
+    pub const ALL: [Distortion; 11] = [
+        Distortion::None,
+        Distortion::Jpeg,
+        Distortion::Small,
+        Distortion::Crop,
+        Distortion::Brightness,
+        Distortion::Letterbox,
+        Distortion::Subtitle,
+        Distortion::Grey,
+        Distortion::Blur,
+        Distortion::Mirror,
+        Distortion::Combined,
+    ];
+
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Distortion::None => "none",
+            Distortion::Jpeg => "jpeg12",
+            Distortion::Small => "small96",
+            Distortion::Crop => "crop",
+            Distortion::Brightness => "brightness",
+            Distortion::Letterbox => "letterbox",
+            Distortion::Subtitle => "subtitle",
+            Distortion::Grey => "grey",
+            Distortion::Blur => "blur",
+            Distortion::Mirror => "mirror",
+            Distortion::Combined => "crop+brightness+jpeg",
+        }
+    }
+
+    /// A distorted copy; the seed decides where a crop lies and how strong a change is.
+    pub(crate) fn apply(self, picture: &Picture, random: &mut Random) -> Picture {
+        let source = to_image(picture);
+        let (width, height) = source.dimensions();
+        let out = match self {
+            Distortion::None => source,
+            Distortion::Jpeg => jpeg(&source, 12),
+            Distortion::Small => {
+                let rows = (96.0 * height as f32 / width as f32).round().max(1.0) as u32;
+                imageops::resize(&source, 96, rows, FilterType::Triangle)
+            }
+            Distortion::Crop => crop(&source, random),
+            Distortion::Brightness => brightness(source, random),
+            Distortion::Letterbox => {
+                let bar = (height as f32 * random.between(0.1, 0.2)) as u32;
+                let mut out = RgbImage::new(width, height + 2 * bar);
+                imageops::replace(&mut out, &source, 0, i64::from(bar));
+                out
+            }
+            Distortion::Subtitle => subtitle(source, random),
+            Distortion::Grey => {
+                let mut out = source;
+                for Rgb(pixel) in out.pixels_mut() {
+                    let [r, g, b] = pixel.map(f32::from);
+                    *pixel = [(0.299 * r + 0.587 * g + 0.114 * b).round() as u8; 3];
+                }
+                out
+            }
+            Distortion::Blur => imageops::blur(&source, width.max(height) as f32 / 100.0),
+            Distortion::Mirror => imageops::flip_horizontal(&source),
+            Distortion::Combined => jpeg(&brightness(crop(&source, random), random), 30),
+        };
+        Picture { width: out.width(), height: out.height(), rgb: out.into_raw() }
+    }
+}
+
+fn to_image(picture: &Picture) -> RgbImage {
+    RgbImage::from_raw(picture.width, picture.height, picture.rgb.clone()).expect("a picture holds width x height pixels")
+}
+
+fn jpeg(image: &RgbImage, quality: u8) -> RgbImage {
+    let mut bytes = Vec::new();
+    JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(image).expect("memory takes every byte");
+    image::load_from_memory(&bytes).expect("what the encoder wrote can be read").into_rgb8()
+}
+
+fn crop(image: &RgbImage, random: &mut Random) -> RgbImage {
+    let share = random.between(0.7, 0.9);
+    let (width, height) = image.dimensions();
+    let (w, h) = (((width as f32 * share) as u32).max(1), ((height as f32 * share) as u32).max(1));
+    imageops::crop_imm(image, random.up_to(width - w), random.up_to(height - h), w, h).to_image()
+}
+
+fn brightness(mut image: RgbImage, random: &mut Random) -> RgbImage {
+    let mut factor = || {
+        let (low, high) = (random.between(0.6, 0.8), random.between(1.2, 1.5));
+        random.either(low, high)
+    };
+    let (brightness, contrast) = (factor(), factor());
+    let pixels = f64::from(image.width()) * f64::from(image.height());
+    let sum: f64 = image.pixels().map(|Rgb([r, g, b])| 0.299 * f64::from(*r) + 0.587 * f64::from(*g) + 0.114 * f64::from(*b)).sum();
+    let middle = (sum / pixels) as f32 * brightness;
+    for value in image.iter_mut() {
+        let bright = f32::from(*value) * brightness;
+        *value = (middle + (bright - middle) * contrast).round().clamp(0.0, 255.0) as u8;
+    }
+    image
+}
+
+fn subtitle(mut image: RgbImage, random: &mut Random) -> RgbImage {
+    let (width, height) = image.dimensions();
+    let mut fill = |x0: u32, y0: u32, x1: u32, y1: u32, value: u8| {
+        for y in y0..y1.min(height) {
+            for x in x0..x1.min(width) {
+                image.put_pixel(x, y, Rgb([value; 3]));
+            }
+        }
+    };
+    fill(0, height * 4 / 5, width, height, 0);
+    for line in 0..2 {
+        let top = (height as f32 * (0.83 + 0.08 * line as f32)) as u32;
+        let mut x = width / 10;
+        while x < width * 88 / 100 {
+            let word = width / 40 + 1 + random.up_to(width / 24 + 1);
+            fill(x, top, (x + word).min(width * 9 / 10), top + height * 45 / 1000 + 1, 235);
+            x += word + width / 60 + 1;
+        }
+    }
+    image
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ramp() -> Picture {
+        let (width, height) = (160u32, 90u32);
+        let rgb = (0..width * height).flat_map(|i| [(i % width) as u8, (i / width) as u8, 40]).collect();
+        Picture { width, height, rgb }
+    }
+
+    #[test]
+    fn same_seed_same_picture_and_each_way_differs_from_the_original() {
+        for way in Distortion::ALL {
+            let one = way.apply(&ramp(), &mut Random::new(5, "a"));
+            let two = way.apply(&ramp(), &mut Random::new(5, "a"));
+            assert_eq!(one.rgb, two.rgb, "{}", way.name());
+            assert_eq!(one.rgb.len(), (one.width * one.height * 3) as usize);
+            assert_eq!(one.rgb == ramp().rgb, way == Distortion::None, "{}", way.name());
+        }
+    }
+
+    #[test]
+    fn sizes_are_as_described() {
+        let random = || Random::new(1, "b");
+        let small = Distortion::Small.apply(&ramp(), &mut random());
+        assert_eq!((small.width, small.height), (96, 54));
+        let boxed = Distortion::Letterbox.apply(&ramp(), &mut random());
+        assert!(boxed.width == 160 && (108..=126).contains(&boxed.height));
+        let crop = Distortion::Crop.apply(&ramp(), &mut random());
+        assert!((111..=144).contains(&crop.width) && (62..=81).contains(&crop.height));
+    }
+
+    #[test]
+    fn a_picture_of_one_pixel_survives_every_way() {
+        let dot = Picture { width: 1, height: 1, rgb: vec![9, 9, 9] };
+        for way in Distortion::ALL {
+            assert!(way.apply(&dot, &mut Random::new(1, "c")).width > 0);
+        }
+    }
+}

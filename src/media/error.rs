@@ -1,0 +1,81 @@
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// Why a file gave no pictures, or not all; each names the file and what to do.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// ffmpeg cannot be started: nothing can be decoded.
+    #[error("{program} cannot be started ({reason}); install ffmpeg (Debian and Ubuntu: `sudo apt-get install ffmpeg`, macOS: `brew install ffmpeg`) or name it in REELSEEK_FFMPEG")]
+    NoFfmpeg {
+        /// The program that was tried.
+        program: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Not a regular file.
+    #[error("{}: not a file but {found}", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        found: &'static str,
+    },
+    /// No frame could be decoded.
+    #[error("{}: no video could be decoded: {reason}", path.display())]
+    Undecodable {
+        /// The file.
+        path: PathBuf,
+        /// ffmpeg's own reason.
+        reason: String,
+    },
+    /// The file ran into a limit that guards the machine.
+    #[error("{}: decoding was stopped, since it {what}", path.display())]
+    Limit {
+        /// The file.
+        path: PathBuf,
+        /// Which limit.
+        what: String,
+    },
+    /// The run was cancelled while the file was decoded.
+    #[error("{}: cancelled", path.display())]
+    Cancelled {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A picture could not be read.
+    #[error("{name}: not a picture that can be read ({reason}); JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, TGA and QOI are understood")]
+    Picture {
+        /// The file, or what the caller calls it.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A picture has more pixels than are allowed.
+    #[error("{name}: the picture is {width} x {height} pixels, more than the {max_pixels} that are read; shrink it first")]
+    PictureTooLarge {
+        /// The file, or what the caller calls it.
+        name: String,
+        /// Width found.
+        width: u32,
+        /// Height found.
+        height: u32,
+        /// Pixels allowed.
+        max_pixels: u64,
+    },
+}
+
+impl Error {
+    /// An [`Error::Io`] for this path.
+    pub(crate) fn io(path: &Path, source: std::io::Error) -> Error {
+        Error::Io { path: path.to_owned(), source }
+    }
+}

@@ -1,0 +1,301 @@
+//! The child process: pipes, watchdog, end.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::{Cancel, Limits};
+use crate::media::Error;
+
+/// How often the watchdog looks.
+const WATCH_EVERY: Duration = Duration::from_millis(50);
+/// Complaints kept of each file, and bytes of each.
+const MAX_COMPLAINTS: usize = 3;
+const MAX_LINE_BYTES: u64 = 4096;
+
+/// A running ffmpeg. Dropping it kills and reaps the process.
+#[derive(Debug)]
+pub(super) struct Child {
+    path: PathBuf,
+    process: Arc<Mutex<std::process::Child>>,
+    stdout: ChildStdout,
+    talk: Option<JoinHandle<Talk>>,
+    watch: Arc<Watch>,
+    /// Dropping it ends the watchdog at once.
+    _watchdog: mpsc::Sender<()>,
+    cancel: Cancel,
+}
+
+/// What reader and watchdog tell each other.
+#[derive(Debug)]
+struct Watch {
+    started: Instant,
+    /// Milliseconds after `started` at which bytes last came.
+    progress_ms: AtomicU64,
+    /// Why the watchdog ended the child.
+    reason: Mutex<Option<String>>,
+}
+
+/// What ffmpeg wrote on its standard error.
+#[derive(Debug, Default)]
+struct Talk {
+    duration_ms: Option<u64>,
+    complaints: Vec<String>,
+    more: usize,
+}
+
+impl Child {
+    pub(super) fn start(mut command: Command, path: &Path, limits: &Limits, cancel: &Cancel) -> Result<Child, Error> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let mut process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| Error::NoFfmpeg { program, reason: e.to_string() })?;
+        limit_memory(&process, limits.memory_bytes);
+        let stdout = process.stdout.take().expect("standard output is piped");
+        let stderr = process.stderr.take().expect("standard error is piped");
+        let name = path.to_string_lossy().into_owned();
+        let talk = std::thread::spawn(move || listen(stderr, &name));
+        let process = Arc::new(Mutex::new(process));
+        let watch =
+            Arc::new(Watch { started: Instant::now(), progress_ms: AtomicU64::new(0), reason: Mutex::new(None) });
+        let (watchdog, ended) = mpsc::channel();
+        {
+            let (process, watch, limits, cancel) = (process.clone(), watch.clone(), limits.clone(), cancel.clone());
+            std::thread::spawn(move || guard(&process, &watch, &limits, &cancel, &ended));
+        }
+        Ok(Child {
+            path: path.to_owned(),
+            process,
+            stdout,
+            talk: Some(talk),
+            watch,
+            _watchdog: watchdog,
+            cancel: cancel.clone(),
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Ends the child and gives the error that says why.
+    pub(super) fn limit(&mut self, what: String) -> Error {
+        kill(&self.process);
+        Error::Limit { path: self.path.clone(), what }
+    }
+
+    /// Fills the buffer; `false` at the end, also if the last picture is cut off.
+    pub(super) fn read_exact(&mut self, buffer: &mut [u8]) -> Result<bool, Error> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.stdout.read(&mut buffer[filled..]) {
+                Ok(0) => {
+                    self.stopped()?;
+                    return Ok(false);
+                }
+                Ok(n) => {
+                    filled += n;
+                    let now = self.watch.started.elapsed().as_millis() as u64;
+                    self.watch.progress_ms.store(now, Ordering::Relaxed);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(Error::io(&self.path, source)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Everything the child writes, up to a limit.
+    pub(super) fn read_to_end(&mut self, max_bytes: u64) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        let read = self.stdout.by_ref().take(max_bytes + 1).read_to_end(&mut bytes);
+        read.map_err(|source| Error::io(&self.path, source))?;
+        self.stopped()?;
+        if bytes.len() as u64 > max_bytes {
+            return Err(self.limit(format!("gave more than {max_bytes} bytes")));
+        }
+        Ok(bytes)
+    }
+
+    /// An error if the watchdog or the person ended the child.
+    fn stopped(&self) -> Result<(), Error> {
+        if self.cancel.is_set() {
+            return Err(Error::Cancelled { path: self.path.clone() });
+        }
+        match self.watch.reason.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            Some(what) => Err(Error::Limit { path: self.path.clone(), what }),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the child; the container's length in milliseconds, and what ffmpeg complained of.
+    pub(super) fn finish(mut self) -> Result<(Option<u64>, Option<String>), Error> {
+        // ffmpeg has closed its output or is no longer wanted; a healthy one is gone within a moment.
+        let patience = Instant::now() + Duration::from_secs(5);
+        let status = loop {
+            let state = self.process.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
+            match state {
+                Ok(Some(status)) => break Some(status),
+                Ok(None) if Instant::now() < patience => std::thread::sleep(Duration::from_micros(500)),
+                _ => break None,
+            }
+        };
+        kill(&self.process);
+        let talk = self.talk.take().and_then(|t| t.join().ok()).unwrap_or_default();
+        let mut complaints = talk.complaints.join("; ");
+        if talk.more > 0 {
+            complaints.push_str(&format!("; and {} more complaints", talk.more));
+        }
+        if complaints.is_empty() && status.is_some_and(|s| !s.success()) {
+            complaints = format!("ffmpeg ended with {}", status.map(|s| s.to_string()).unwrap_or_default());
+        }
+        Ok((talk.duration_ms, (!complaints.is_empty()).then_some(complaints)))
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        kill(&self.process);
+    }
+}
+
+fn kill(process: &Mutex<std::process::Child>) {
+    let mut process = process.lock().unwrap_or_else(PoisonError::into_inner);
+    // Either call fails only if the process is gone already.
+    let _ = process.kill();
+    let _ = process.wait();
+}
+
+/// Ends a child that stalls, takes too long, or is not wanted any more.
+fn guard(
+    process: &Mutex<std::process::Child>,
+    watch: &Watch,
+    limits: &Limits,
+    cancel: &Cancel,
+    ended: &mpsc::Receiver<()>,
+) {
+    loop {
+        match ended.recv_timeout(WATCH_EVERY) {
+            Err(RecvTimeoutError::Timeout) => {}
+            _ => return,
+        }
+        let elapsed = watch.started.elapsed();
+        let idle = elapsed.saturating_sub(Duration::from_millis(watch.progress_ms.load(Ordering::Relaxed)));
+        let reason = if cancel.is_set() {
+            "was cancelled".to_owned()
+        } else if elapsed > limits.wall {
+            format!("took longer than {} s", limits.wall.as_secs())
+        } else if idle > limits.stall {
+            format!("gave no frame for {} s", limits.stall.as_secs())
+        } else {
+            continue;
+        };
+        *watch.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        kill(process);
+        return;
+    }
+}
+
+/// Bounds the child's address space; where the system has no such call, ffmpeg's own limits remain.
+fn limit_memory(process: &std::process::Child, bytes: u64) {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{Pid, Resource, Rlimit, prlimit};
+        let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+        if let Some(pid) = i32::try_from(process.id()).ok().and_then(Pid::from_raw) {
+            // Refused only for a process that has ended already.
+            let _ = prlimit(Some(pid), Resource::As, limit);
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (process, bytes);
+}
+
+/// Reads all of ffmpeg's talk, keeps the container's length and the first complaints.
+fn listen(stderr: impl Read, path: &str) -> Talk {
+    let mut talk = Talk::default();
+    let mut reader = BufReader::new(stderr);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match reader.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return talk,
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim();
+        if let Some(duration) = text.split_once("Duration: ").and_then(|(_, rest)| clock_ms(rest)) {
+            talk.duration_ms.get_or_insert(duration);
+        }
+        if let Some(complaint) = complaint(text, path) {
+            if talk.complaints.contains(&complaint) {
+                continue;
+            }
+            if talk.complaints.len() < MAX_COMPLAINTS {
+                talk.complaints.push(complaint);
+            } else {
+                talk.more += 1;
+            }
+        }
+    }
+}
+
+/// `00:01:02.34, start: …` in milliseconds.
+fn clock_ms(text: &str) -> Option<u64> {
+    let clock = text.split([',', ' ']).next()?;
+    let mut parts = clock.split(':');
+    let (hours, minutes, seconds) = (parts.next()?, parts.next()?, parts.next()?);
+    let whole = hours.parse::<u64>().ok()?.checked_mul(3600)?.checked_add(minutes.parse::<u64>().ok()?.checked_mul(60)?)?;
+    let seconds: f64 = seconds.parse().ok().filter(|s| (0.0..61.0).contains(s))?;
+    whole.checked_mul(1000)?.checked_add((seconds * 1000.0).round() as u64)
+}
+
+/// The message of a line at level error or worse, without addresses and without the file's own name.
+fn complaint(line: &str, path: &str) -> Option<String> {
+    let at = ["[error] ", "[fatal] ", "[panic] "].iter().filter_map(|level| Some((line.find(level)?, level.len()))).min()?;
+    let message = line[at.0 + at.1..].trim();
+    let message = message.strip_prefix(&format!("file:{path}: ")).unwrap_or(message).trim();
+    if message.is_empty() || message.starts_with("Conversion failed") || message.starts_with("Error while filtering") {
+        return None;
+    }
+    let message = if message.starts_with("Stream map '0:V:0' matches no streams") { "it has no video stream" } else { message };
+    Some(message.trim_end_matches('.').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_length_and_complaints_from_talk() {
+        let talk = listen(
+            &b"[info]   Duration: 00:01:02.34, start: 0.00\n[mov @ 0x55] [error] moov atom not found\n[error] file:/a b.mp4: Invalid data\n[info] fine\n"[..],
+            "/a b.mp4",
+        );
+        assert_eq!(talk.duration_ms, Some(62_340));
+        assert_eq!(talk.complaints, ["moov atom not found", "Invalid data"]);
+    }
+
+    #[test]
+    fn endless_talk_takes_bounded_memory() {
+        let talk = listen(std::io::repeat(b'x').take(1 << 22), "p");
+        assert!(talk.complaints.is_empty());
+        let many: String = (0..5000).map(|i| format!("[error] fault {i}\n")).collect();
+        let talk = listen(many.as_bytes(), "p");
+        assert_eq!((talk.complaints.len(), talk.more), (MAX_COMPLAINTS, 5000 - MAX_COMPLAINTS));
+    }
+
+    #[test]
+    fn no_clock_no_length() {
+        assert_eq!(clock_ms("N/A, start"), None);
+        assert_eq!(clock_ms("99999999999999999999:00:00"), None);
+    }
+}

@@ -1,0 +1,240 @@
+//! ffmpeg as a child process.
+//!
+//! The command is closed by construction: no standard input, the file after `file:` so that no name can be an option or
+//! an address, only local protocols and only the demuxers of [`DEMUXERS`], so that a script that names other files is
+//! refused. A watchdog ends a child that stalls, runs too long or is no longer wanted; dropping [`Frames`] ends it too.
+
+mod child;
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::{Error, Picture};
+use child::Child;
+
+/// Containers that are read: those that hold their own media. No playlists, no scripts, no picture sequences, no devices.
+const DEMUXERS: &str = "3gp,aiff,asf,avi,av1,dirac,dv,flv,gif,h263,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,vc1,webm,wtv,yuv4mpegpipe";
+
+/// The ffmpeg program.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    ffmpeg: OsString,
+}
+
+impl Tools {
+    /// Finds ffmpeg: `REELSEEK_FFMPEG`, else `ffmpeg` on the search path.
+    ///
+    /// # Errors
+    /// [`Error::NoFfmpeg`] if it cannot be started; the message says how to install it.
+    pub fn find() -> Result<Tools, Error> {
+        let ffmpeg = std::env::var_os("REELSEEK_FFMPEG").filter(|v| !v.is_empty()).unwrap_or_else(|| "ffmpeg".into());
+        let missing = |reason: String| Error::NoFfmpeg { program: ffmpeg.to_string_lossy().into_owned(), reason };
+        let status = Command::new(&ffmpeg)
+            .args(["-nostdin", "-version"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .map_err(|e| missing(e.to_string()))?;
+        if !status.success() {
+            return Err(missing(format!("`-version` ended with {status}")));
+        }
+        Ok(Tools { ffmpeg })
+    }
+}
+
+/// A wish to stop, shared between threads.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Asks all who hold a copy to stop.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody asked.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What guards the machine against a hostile or broken file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Pixels of a coded frame.
+    pub max_pixels: u64,
+    /// Frames given out; 1,000,000 are 69 hours at 4 a second.
+    pub max_frames: u64,
+    /// Bytes of pictures given out.
+    pub max_output_bytes: u64,
+    /// Longest wait for the next frame.
+    pub stall: Duration,
+    /// Longest time for the whole file.
+    pub wall: Duration,
+    /// Address space of the child (on Linux).
+    pub memory_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_pixels: 16_384 * 8_704,
+            max_frames: 1_000_000,
+            max_output_bytes: 64 << 30,
+            stall: Duration::from_secs(60),
+            wall: Duration::from_secs(24 * 3600),
+            memory_bytes: 6 << 30,
+        }
+    }
+}
+
+/// Which frames to give, and how large.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Plan {
+    /// Frames a second: frame `n` is the one displayed `n / rate_hz` seconds after the first.
+    pub rate_hz: f64,
+    /// Width of the pictures in pixels; they are stretched to it.
+    pub width: u32,
+    /// Height of the pictures in pixels.
+    pub height: u32,
+    /// Decode keyframes only: each stands until the next, which costs a fraction of the time.
+    pub keyframes_only: bool,
+}
+
+/// A picture and when it is displayed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Milliseconds from the first frame of the video.
+    pub at_ms: u32,
+    /// The picture, upright.
+    pub picture: Picture,
+}
+
+/// What is known of a video once it is decoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Frames given out.
+    pub frames: u64,
+    /// Length in milliseconds: the container's word where the frames bear it out, else what the frames cover.
+    pub duration_ms: u64,
+    /// What ffmpeg complained of, if anything.
+    pub warnings: Option<String>,
+}
+
+/// The frames of one video, in order of time.
+#[derive(Debug)]
+pub struct Frames {
+    child: Child,
+    plan: Plan,
+    limits: Limits,
+    given: u64,
+    ended: bool,
+}
+
+/// Starts to decode the first video stream of a file.
+///
+/// # Errors
+/// [`Error::NoFfmpeg`] if ffmpeg cannot be started.
+pub fn frames(tools: &Tools, path: &Path, plan: &Plan, limits: &Limits, cancel: &Cancel) -> Result<Frames, Error> {
+    // Rounding up puts each frame at the first grid time at which it is already displayed.
+    let filter = format!(
+        "setpts=PTS-STARTPTS,fps=fps={}:round=up,scale={}:{}:flags=area,format=rgb24",
+        plan.rate_hz, plan.width, plan.height
+    );
+    let mut command = input(tools, path, limits, plan.keyframes_only);
+    command.args(["-vf", &filter]).args(["-f", "rawvideo", "pipe:1"]);
+    Ok(Frames {
+        child: Child::start(command, path, limits, cancel)?,
+        plan: *plan,
+        limits: limits.clone(),
+        given: 0,
+        ended: false,
+    })
+}
+
+/// The frame displayed at a time, upright, with square pixels, its longer side at most `max_side` pixels. After the end it is the last one
+/// before that. The file is decoded from its start: exact where seeking is not.
+///
+/// # Errors
+/// [`Error::Undecodable`] if there is no such frame, else as [`frames`].
+pub fn frame_at(tools: &Tools, path: &Path, at_ms: u32, max_side: u32, cancel: &Cancel) -> Result<Picture, Error> {
+    let limits = Limits::default();
+    // Time zero moves to the wanted one; of the frames up to there the last is given.
+    let filter = format!(
+        "setpts=PTS-STARTPTS-{:.4}/TB,fps=fps=1:round=up:start_time=0,scale=w='max(1,round(iw*sar*min(1,{max_side}/max(iw*sar,ih))))':h='max(1,round(ih*min(1,{max_side}/max(iw*sar,ih))))',format=rgb24",
+        f64::from(at_ms) / 1000.0
+    );
+    let mut command = input(tools, path, &limits, false);
+    command.args(["-vf", &filter, "-frames:v", "1"]).args(["-c:v", "ppm", "-f", "image2pipe", "pipe:1"]);
+    let mut child = Child::start(command, path, &limits, cancel)?;
+    let bytes = child.read_to_end(limits.max_output_bytes.min(1 << 30))?;
+    let (_, reason) = child.finish()?;
+    if bytes.is_empty() {
+        let reason = reason.unwrap_or_else(|| format!("no frame at {:.2} s", f64::from(at_ms) / 1000.0));
+        return Err(Error::Undecodable { path: path.to_owned(), reason });
+    }
+    super::read(&bytes, &path.display().to_string())
+}
+
+/// The command up to the choice of the stream.
+fn input(tools: &Tools, path: &Path, limits: &Limits, keyframes_only: bool) -> Command {
+    let mut command = Command::new(&tools.ffmpeg);
+    command.args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info", "-threads", "1"]);
+    command.args(["-protocol_whitelist", "file,pipe", "-format_whitelist", DEMUXERS]);
+    command.arg("-max_pixels").arg(limits.max_pixels.to_string());
+    if keyframes_only {
+        command.args(["-skip_frame", "nokey"]);
+    }
+    let mut file = OsString::from("file:");
+    file.push(path.as_os_str());
+    // One thread for the filters too: a pipeline runs beside others.
+    command.arg("-i").arg::<&OsStr>(&file).args(["-map", "0:V:0", "-an", "-sn", "-dn", "-filter_threads", "1", "-threads", "1"]);
+    command
+}
+
+impl Frames {
+    /// The next frame, or `None` after the last.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if the file ran into a limit, [`Error::Cancelled`]; what was given before stays good.
+    pub fn next(&mut self) -> Result<Option<Frame>, Error> {
+        if self.ended {
+            return Ok(None);
+        }
+        let bytes = self.plan.width as usize * self.plan.height as usize * 3;
+        if self.given >= self.limits.max_frames || (self.given + 1) * bytes as u64 > self.limits.max_output_bytes {
+            return Err(self.child.limit(format!("gave more than {} frames", self.given)));
+        }
+        let mut rgb = vec![0u8; bytes];
+        if !self.child.read_exact(&mut rgb)? {
+            self.ended = true;
+            return Ok(None);
+        }
+        let at_ms = (self.given as f64 * 1000.0 / self.plan.rate_hz).round() as u32;
+        self.given += 1;
+        Ok(Some(Frame { at_ms, picture: Picture { width: self.plan.width, height: self.plan.height, rgb } }))
+    }
+
+    /// Ends the decoding and says how it went.
+    ///
+    /// # Errors
+    /// [`Error::Undecodable`] if not one frame was given.
+    pub fn finish(self) -> Result<Summary, Error> {
+        let path: PathBuf = self.child.path().to_owned();
+        let (container_ms, warnings) = self.child.finish()?;
+        if self.given == 0 {
+            let reason = warnings.unwrap_or_else(|| "it has no video frames".to_owned());
+            return Err(Error::Undecodable { path, reason });
+        }
+        let step_ms = 1000.0 / self.plan.rate_hz;
+        let covered_ms = (self.given as f64 * step_ms).round() as u64;
+        // Frames give the length to one step; the container knows it better, unless it lies.
+        let duration_ms = container_ms.filter(|ms| ms.abs_diff(covered_ms) as f64 <= 1.5 * step_ms).unwrap_or(covered_ms);
+        Ok(Summary { frames: self.given, duration_ms, warnings })
+    }
+}

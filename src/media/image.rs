@@ -1,0 +1,138 @@
+use std::io::Cursor;
+use std::path::Path;
+
+use ::image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+
+use super::{Error, Picture};
+
+/// The largest file that is taken for a picture.
+const MAX_FILE_BYTES: u64 = 512 << 20;
+const MAX_PIXELS: u64 = 200_000_000;
+const MAX_ALLOC_BYTES: u64 = 2 << 30;
+
+/// Reads a picture from a file.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be read, else as [`read`].
+pub fn open(path: &Path) -> Result<Picture, Error> {
+    let meta = std::fs::metadata(path).map_err(|source| Error::io(path, source))?;
+    if meta.is_dir() {
+        return Err(Error::NotAFile { path: path.to_owned(), found: "a folder" });
+    }
+    if meta.len() > MAX_FILE_BYTES {
+        let reason = format!("{} bytes, more than the {MAX_FILE_BYTES} that are read", meta.len());
+        return Err(Error::Picture { name: path.display().to_string(), reason });
+    }
+    let bytes = std::fs::read(path).map_err(|source| Error::io(path, source))?;
+    read(&bytes, &path.display().to_string())
+}
+
+/// Reads a picture from the bytes of its file; the content tells the format, not the name.
+///
+/// The EXIF orientation is applied, transparency is laid on white, grey becomes RGB, 16 bits become 8.
+///
+/// # Errors
+/// [`Error::Picture`] if it is damaged or of an unknown format, [`Error::PictureTooLarge`] over 200 million pixels.
+pub fn read(bytes: &[u8], name: &str) -> Result<Picture, Error> {
+    let wrong = |reason: String| Error::Picture { name: name.to_owned(), reason };
+    if bytes.is_empty() {
+        return Err(wrong("the file is empty".to_owned()));
+    }
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| wrong(e.to_string()))?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_ALLOC_BYTES);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(|e| wrong(e.to_string()))?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(Error::PictureTooLarge { name: name.to_owned(), width, height, max_pixels: MAX_PIXELS });
+    }
+    if width == 0 || height == 0 {
+        return Err(wrong(format!("{width} x {height} pixels")));
+    }
+    let orientation = decoder.orientation().ok();
+    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| wrong(e.to_string()))?;
+    if let Some(orientation) = orientation {
+        image.apply_orientation(orientation);
+    }
+    let (width, height) = (image.width(), image.height());
+    let rgb = if image.color().has_alpha() {
+        let on_white = |value: u8, alpha: u8| {
+            ((u32::from(value) * u32::from(alpha) + 255 * (255 - u32::from(alpha)) + 127) / 255) as u8
+        };
+        image.into_rgba8().pixels().flat_map(|p| [0, 1, 2].map(|c| on_white(p.0[c], p.0[3]))).collect()
+    } else {
+        image.into_rgb8().into_raw()
+    };
+    Ok(Picture { width, height, rgb })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ::image::{ImageBuffer, ImageFormat, Luma, Rgb, Rgba};
+
+    fn png(image: &DynamicImage) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        image.write_to(&mut bytes, ImageFormat::Png).unwrap();
+        bytes.into_inner()
+    }
+
+    #[test]
+    fn transparency_is_laid_on_white() {
+        let mut image = ImageBuffer::from_pixel(2, 1, Rgba([200u8, 0, 0, 0]));
+        image.put_pixel(1, 0, Rgba([200, 0, 0, 255]));
+        let picture = read(&png(&DynamicImage::ImageRgba8(image)), "a").unwrap();
+        assert_eq!(picture.rgb, [255, 255, 255, 200, 0, 0]);
+    }
+
+    #[test]
+    fn sixteen_bit_grey_becomes_eight_bit_rgb() {
+        let image = ImageBuffer::from_pixel(1, 1, Luma([0x8080u16]));
+        assert_eq!(read(&png(&DynamicImage::ImageLuma16(image)), "a").unwrap().rgb, [128, 128, 128]);
+    }
+
+    /// A JPEG of 2x1 blocks, with an EXIF segment that says "turn a quarter clockwise".
+    #[test]
+    fn exif_orientation_is_applied() {
+        let image = ImageBuffer::from_fn(32, 16, |x, _| Rgb([if x < 16 { 250u8 } else { 5 }; 3]));
+        let mut jpeg = Cursor::new(Vec::new());
+        image.write_to(&mut jpeg, ImageFormat::Jpeg).unwrap();
+        let jpeg = jpeg.into_inner();
+        let tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+        let mut bytes = jpeg[..2].to_vec();
+        bytes.extend([0xff, 0xe1]);
+        bytes.extend(((8 + tiff.len()) as u16).to_be_bytes());
+        bytes.extend(b"Exif\0\0");
+        bytes.extend(tiff);
+        bytes.extend(&jpeg[2..]);
+        let picture = read(&bytes, "a").unwrap();
+        assert_eq!((picture.width, picture.height), (16, 32));
+        assert!(picture.rgb[0] > 200 && picture.rgb[picture.rgb.len() - 1] < 50);
+    }
+
+    #[test]
+    fn what_is_no_picture_is_named_in_the_error() {
+        for bytes in [&b""[..], b"hello", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"] {
+            let error = read(bytes, "holiday.jpg").unwrap_err().to_string();
+            assert!(error.starts_with("holiday.jpg: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_refused_before_it_is_unpacked() {
+        // A PNG header that claims 60,000 x 60,000 pixels.
+        let mut bytes = png(&DynamicImage::new_rgb8(1, 1));
+        bytes[16..20].copy_from_slice(&60_000u32.to_be_bytes());
+        bytes[20..24].copy_from_slice(&60_000u32.to_be_bytes());
+        let crc = crc(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&crc.to_be_bytes());
+        assert!(matches!(read(&bytes, "a"), Err(Error::PictureTooLarge { width: 60_000, .. })));
+    }
+
+    fn crc(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0u32, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |c, _| if c & 1 == 1 { (c >> 1) ^ 0xedb8_8320 } else { c >> 1 })
+        })
+    }
+}

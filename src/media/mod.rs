@@ -1,0 +1,23 @@
+//! From files to pixels: which files are videos ([`walk`]), their frames with true times ([`frames`], [`frame_at`]), and
+//! pictures to search with ([`open`]).
+//!
+//! Videos are decoded by the `ffmpeg` program in a child process: a crash, a leak or an endless loop in a decoder costs
+//! one file, and the child can be ended at any time. Every time is in milliseconds and counts from the first frame of the
+//! video, whatever the timestamps in the file start at. Every picture is packed 8-bit RGB, rotation applied.
+//!
+//! Nothing here panics on a file, and what a file can cost is bounded by [`Limits`].
+
+pub mod distort;
+mod error;
+mod ffmpeg;
+/// Pictures to search with, from files or bytes.
+pub mod image;
+pub mod picture;
+mod trim;
+pub mod walk;
+
+pub use error::Error;
+pub use ffmpeg::{Cancel, Frame, Frames, Limits, Plan, Summary, Tools, frame_at, frames};
+pub use image::{open, read};
+pub use picture::Picture;
+pub use trim::trim_borders;

@@ -1,0 +1,70 @@
+use super::Picture;
+
+/// Luma up to which a pixel counts as black: JPEG noise around 16 stays below.
+const BLACK: u32 = 28;
+/// Share of brighter pixels that a border line may have.
+const SPECKS: f32 = 0.02;
+/// What is left must keep this share of each side, else the picture is just dark.
+const LEAST_SIDE: f32 = 0.3;
+
+/// The picture without plain black bars at its sides; `None` if it has none, or if all of it is dark.
+pub fn trim_borders(picture: &Picture) -> Option<Picture> {
+    let (width, height) = (picture.width as usize, picture.height as usize);
+    let mut bright_in_row = vec![0u32; height];
+    let mut bright_in_column = vec![0u32; width];
+    for (y, row) in picture.rgb.chunks_exact((width * 3).max(1)).enumerate() {
+        for (x, pixel) in row.chunks_exact(3).enumerate() {
+            let luma = 299 * u32::from(pixel[0]) + 587 * u32::from(pixel[1]) + 114 * u32::from(pixel[2]);
+            let bright = u32::from(luma > BLACK * 1000);
+            bright_in_row[y] += bright;
+            bright_in_column[x] += bright;
+        }
+    }
+    let (top, bottom) = content(&bright_in_row, width)?;
+    let (left, right) = content(&bright_in_column, bottom - top)?;
+    let (w, h) = (right - left, bottom - top);
+    if (w, h) == (width, height) || (w as f32) < LEAST_SIDE * width as f32 || (h as f32) < LEAST_SIDE * height as f32 {
+        return None;
+    }
+    Some(picture.cropped(left as u32, top as u32, w as u32, h as u32))
+}
+
+/// The first line that is not border, and the one after the last.
+fn content(bright: &[u32], length: usize) -> Option<(usize, usize)> {
+    let counts = |n: &u32| *n as f32 > SPECKS * length as f32;
+    let first = bright.iter().position(counts)?;
+    let last = bright.iter().rposition(counts)?;
+    Some((first, last + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boxed(left: u32, top: u32, width: u32, height: u32, value: u8) -> Picture {
+        let rgb = (0..60 * 100u32)
+            .flat_map(|i| {
+                let (x, y) = (i % 100, i / 100);
+                let inside = (left..left + width).contains(&x) && (top..top + height).contains(&y);
+                [if inside { value } else { 16 }; 3]
+            })
+            .collect();
+        Picture { width: 100, height: 60, rgb }
+    }
+
+    #[test]
+    fn cuts_bars_above_below_and_beside() {
+        for (x, y, w, h) in [(0, 10, 100, 40), (20, 0, 60, 60), (5, 6, 70, 50)] {
+            let trimmed = trim_borders(&boxed(x, y, w, h, 120)).unwrap();
+            assert_eq!((trimmed.width, trimmed.height), (w, h));
+            assert!(trimmed.rgb.iter().all(|v| *v == 120));
+        }
+    }
+
+    #[test]
+    fn leaves_pictures_without_bars_and_dark_ones_alone() {
+        assert!(trim_borders(&boxed(0, 0, 100, 60, 120)).is_none());
+        assert!(trim_borders(&boxed(0, 0, 0, 0, 0)).is_none(), "all black");
+        assert!(trim_borders(&boxed(40, 20, 10, 10, 120)).is_none(), "a lamp in the night");
+    }
+}

@@ -1,0 +1,120 @@
+//! How far a picture that is not in the gallery gets by chance.
+//!
+//! At each commit up to 256 frames of the gallery, each with its own video left out, are searched for. Their best scores are the
+//! null distribution: close to normal over 0.3..0.65 for the embedded checkpoint. Its location is their median; its scale comes from the lower half
+//! alone (`median − 16 % quantile`), since copies of a video elsewhere in the gallery push up only the upper one.
+//! `confidence(s) = Φ((s − location) / scale)`: 0.95 is passed by one foreign picture in 20.
+
+use serde::{Deserialize, Serialize};
+
+/// What the null distribution looks like in a gallery of some ten minutes; counts as [`PRIOR_WEIGHT`] probes, so that a
+/// gallery of one video, which can tell nothing, has an answer. From `reelseek quality` on mixed clips.
+const PRIOR_LOCATION: f64 = 0.45;
+const PRIOR_SCALE: f64 = 0.075;
+const PRIOR_WEIGHT: f64 = 8.0;
+/// Never narrower than this, however alike the probes are.
+const LEAST_SCALE: f64 = 0.02;
+
+/// The null distribution of best scores on one index.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// Median of the best score of a picture that is not in the gallery.
+    pub location: f64,
+    /// Standard deviation of that score.
+    pub scale: f64,
+    /// Probes that were searched for.
+    pub probes: usize,
+}
+
+impl Calibration {
+    /// From the best scores of probes that have no right answer.
+    pub fn fit(mut best: Vec<f32>) -> Calibration {
+        best.retain(|s| s.is_finite());
+        best.sort_by(f32::total_cmp);
+        let n = best.len() as f64;
+        let (location, scale) = match best.len() {
+            0 => (PRIOR_LOCATION, PRIOR_SCALE),
+            _ => (quantile(&best, 0.5), quantile(&best, 0.5) - quantile(&best, 0.16)),
+        };
+        let blend = |own: f64, prior: f64| (own * n + prior * PRIOR_WEIGHT) / (n + PRIOR_WEIGHT);
+        Calibration {
+            location: blend(location, PRIOR_LOCATION),
+            scale: blend(scale, PRIOR_SCALE).max(LEAST_SCALE),
+            probes: best.len(),
+        }
+    }
+
+    /// The chance that a picture which is not in the gallery scores less than `score`, in [0, 1].
+    pub fn confidence(&self, score: f32) -> f32 {
+        normal_cdf((f64::from(score) - self.location) / self.scale) as f32
+    }
+}
+
+impl Default for Calibration {
+    fn default() -> Calibration {
+        Calibration::fit(Vec::new())
+    }
+}
+
+fn quantile(sorted: &[f32], share: f64) -> f64 {
+    let place = share * (sorted.len() - 1) as f64;
+    let below = place.floor() as usize;
+    let above = (below + 1).min(sorted.len() - 1);
+    let part = place - below as f64;
+    f64::from(sorted[below]) * (1.0 - part) + f64::from(sorted[above]) * part
+}
+
+/// Φ(z), by Abramowitz and Stegun 7.1.26: absolute error below 1.5e-7.
+fn normal_cdf(z: f64) -> f64 {
+    let x = z.abs() / std::f64::consts::SQRT_2;
+    let t = 1.0 / (1.0 + 0.327_591_1 * x);
+    let series = t * (0.254_829_592 + t * (-0.284_496_736 + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
+    let erf = 1.0 - series * (-x * x).exp();
+    if z >= 0.0 { 0.5 * (1.0 + erf) } else { 0.5 * (1.0 - erf) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn normal_cdf_matches_known_values() {
+        for (z, p) in [(0.0, 0.5), (1.644_853_6, 0.95), (-1.959_964, 0.025), (2.326_347_9, 0.99), (-8.0, 0.0)] {
+            assert!((normal_cdf(z) - p).abs() < 1e-6, "{z}");
+        }
+    }
+
+    #[test]
+    fn one_foreign_picture_in_twenty_passes_095() {
+        // A normal null of 1,000 probes, by its quantiles.
+        let null: Vec<f32> = (1..1000)
+            .map(|i| {
+                let p = f64::from(i) / 1000.0;
+                let (mut low, mut high) = (-6.0, 6.0);
+                for _ in 0..60 {
+                    let middle = 0.5 * (low + high);
+                    if normal_cdf(middle) < p { low = middle } else { high = middle }
+                }
+                (0.4 + 0.06 * low) as f32
+            })
+            .collect();
+        let calibration = Calibration::fit(null.clone());
+        let passed = null.iter().filter(|s| calibration.confidence(**s) >= 0.95).count();
+        assert!((25..=55).contains(&passed), "{passed} of 999");
+    }
+
+    #[test]
+    fn copies_in_the_gallery_hardly_move_it() {
+        let clean: Vec<f32> = (0..100).map(|i| 0.3 + 0.002 * i as f32).collect();
+        let mut copies = clean.clone();
+        copies.extend([0.99; 12]);
+        let (a, b) = (Calibration::fit(clean), Calibration::fit(copies));
+        assert!((a.location - b.location).abs() < 0.02 && (a.scale - b.scale).abs() < 0.02, "{a:?} {b:?}");
+    }
+
+    #[test]
+    fn no_probes_still_gives_an_answer() {
+        let calibration = Calibration::default();
+        assert!(calibration.confidence(0.2) < 0.01 && calibration.confidence(0.9) > 0.99);
+    }
+}

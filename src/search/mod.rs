@@ -1,0 +1,220 @@
+//! A picture in, moments out: views of the query, over-fetch, group by video, join rows into moments, confidence.
+
+mod calibration;
+mod moment;
+
+use std::path::Path;
+use std::time::Instant;
+
+use reelseek_index::{Hit, Index, Searcher, VideoNumber, VideoSet};
+use thiserror::Error;
+
+pub use calibration::Calibration;
+pub use moment::Moment;
+
+use crate::encode::{self, Descriptor, Layout, layout};
+use crate::gmf::{self, Folded};
+use crate::media::{self, Picture};
+
+/// Names of the index attributes that tie it to an encoder and a checkpoint.
+pub const ENCODER: &str = "encoder";
+/// See [`ENCODER`].
+pub const CHECKPOINT: &str = "checkpoint";
+
+/// Rows fetched for each video wanted: a video answers with several neighbouring rows.
+const OVERFETCH: usize = 16;
+
+/// Why a query could not be answered.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The picture could not be read.
+    #[error(transparent)]
+    Media(#[from] media::Error),
+    /// The index could not be read or the filter is wrong.
+    #[error(transparent)]
+    Index(#[from] reelseek_index::Error),
+    /// Encoder and checkpoint do not fit.
+    #[error(transparent)]
+    Checkpoint(#[from] gmf::Error),
+    /// The encoder is not known.
+    #[error(transparent)]
+    Encoder(#[from] encode::Error),
+    /// The index was made with other weights.
+    #[error("the index was made with {what} {found}, but {given} is in use; search with the one it was made with, or index again into another folder")]
+    Mismatch {
+        /// `encoder` or `checkpoint`.
+        what: &'static str,
+        /// Recorded in the index.
+        found: String,
+        /// In use now.
+        given: String,
+    },
+}
+
+/// What a search shall return.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Videos at most.
+    pub top: usize,
+    /// Only videos that this query of the index's text fields accepts.
+    pub filter: Option<String>,
+    /// Only answers of at least this confidence.
+    pub min_confidence: f32,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { top: 10, filter: None, min_confidence: 0.0 }
+    }
+}
+
+/// One answer: a video and the moment in it.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The video.
+    pub video: reelseek_index::Video,
+    /// Cosine of the query's best view and the moment's best row.
+    pub score: f32,
+    /// See [`Calibration::confidence`].
+    pub confidence: f32,
+    /// The moment, in milliseconds from the first frame.
+    pub moment: Moment,
+}
+
+/// The answers to one query.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Best first.
+    pub found: Vec<Found>,
+    /// Time from picture to answer.
+    pub took: std::time::Duration,
+}
+
+/// Everything a query needs, on one snapshot of an index.
+pub struct Engine {
+    searcher: Searcher,
+    encoder: Layout,
+    checkpoint: Folded,
+    calibration: Calibration,
+}
+
+impl Engine {
+    /// Opens an index with the weights it was made with: the embedded ones, or `checkpoint`.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if there is no sound index; [`Error::Mismatch`] if it was made with other weights.
+    pub fn open(index: &Path, checkpoint: Option<&Path>) -> Result<Engine, Error> {
+        let searcher = Index::open(index)?.searcher()?;
+        let checkpoint = match checkpoint {
+            Some(path) => Folded::open(path)?,
+            None => Folded::embedded(),
+        };
+        checkpoint.expect_encoder(layout::ID, "in use")?;
+        let attributes = &searcher.settings().attributes;
+        let compare = |what: &'static str, given: String| match attributes.get(what) {
+            Some(found) if *found != given => Err(Error::Mismatch { what, found: found.clone(), given }),
+            _ => Ok(()),
+        };
+        compare(ENCODER, layout::ID.to_owned())?;
+        compare(CHECKPOINT, checkpoint.fingerprint())?;
+        Ok(Engine::new(searcher, Layout::embedded(), checkpoint))
+    }
+
+    /// An engine from its parts.
+    pub fn new(searcher: Searcher, encoder: Layout, checkpoint: Folded) -> Engine {
+        let calibration =
+            searcher.calibration().and_then(|json| serde_json::from_value(json.clone()).ok()).unwrap_or_default();
+        Engine { searcher, encoder, checkpoint, calibration }
+    }
+
+    /// The snapshot that is searched.
+    pub fn searcher(&self) -> &Searcher {
+        &self.searcher
+    }
+
+    /// Searches for the videos that show what the picture shows. A flat picture (all black, say) finds nothing.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if the filter cannot be understood or the index is damaged.
+    pub fn search(&self, picture: &Picture, options: &Options) -> Result<Answer, Error> {
+        let filter = options.filter.as_deref().map(|f| self.searcher.filter(f)).transpose()?;
+        self.search_among(picture, options, filter.as_ref())
+    }
+
+    /// As [`Engine::search`], among these videos in place of those that `options.filter` accepts.
+    ///
+    /// # Errors
+    /// As [`Engine::search`].
+    pub fn search_among(&self, picture: &Picture, options: &Options, among: Option<&VideoSet>) -> Result<Answer, Error> {
+        let start = Instant::now();
+        let views = views(picture, &self.encoder, &self.checkpoint)?;
+        let mut found = Vec::new();
+        for best in self.best_rows(&views, options.top, among)? {
+            let confidence = self.calibration.confidence(best.hit.score);
+            if best.hit.score <= 0.0 || confidence < options.min_confidence {
+                continue;
+            }
+            let Some((spans, vectors)) = self.searcher.rows_of(best.hit.video) else { continue };
+            found.push(Found {
+                video: self.searcher.video(best.hit.video)?,
+                score: best.hit.score,
+                confidence,
+                moment: Moment::around(best.hit.span, &spans, vectors, &views[best.view]),
+            });
+        }
+        Ok(Answer { found, took: start.elapsed() })
+    }
+
+    /// The best row of each of the best `top` videos, over all views of the query.
+    fn best_rows(&self, views: &[Vec<f32>], top: usize, filter: Option<&VideoSet>) -> Result<Vec<Best>, Error> {
+        let rows = self.searcher.rows();
+        let mut fetch = top.saturating_mul(OVERFETCH).max(64).min(rows);
+        loop {
+            let mut best: Vec<Best> = Vec::new();
+            let mut seen = std::collections::HashMap::<VideoNumber, usize>::new();
+            let mut exhausted = true;
+            for (view, embedding) in views.iter().enumerate() {
+                let hits = self.searcher.search(embedding, fetch, filter)?;
+                exhausted &= hits.len() < fetch || fetch >= rows;
+                for hit in hits {
+                    match seen.get(&hit.video) {
+                        Some(&at) if best[at].hit.score >= hit.score => {}
+                        Some(&at) => best[at] = Best { hit, view },
+                        None => {
+                            seen.insert(hit.video, best.len());
+                            best.push(Best { hit, view });
+                        }
+                    }
+                }
+            }
+            // Long videos can fill the whole fetch: then more rows are needed to see other videos.
+            if best.len() < top && !exhausted && !views.is_empty() {
+                fetch = fetch.saturating_mul(4).min(rows);
+                continue;
+            }
+            best.sort_by(|a, b| b.hit.score.total_cmp(&a.hit.score).then(a.hit.video.cmp(&b.hit.video)));
+            best.truncate(top);
+            return Ok(best);
+        }
+    }
+}
+
+struct Best {
+    hit: Hit,
+    view: usize,
+}
+
+/// The embeddings under which a picture is searched for: as given and mirrored, and both again without plain
+/// black borders if it has any. None for a flat picture.
+///
+/// # Errors
+/// [`gmf::Error::Length`] if encoder and checkpoint do not fit.
+pub fn views(picture: &Picture, encoder: &Layout, checkpoint: &Folded) -> Result<Vec<Vec<f32>>, gmf::Error> {
+    let mut embeddings = Vec::with_capacity(4);
+    for seen in [Some(Descriptor::of(picture)), media::trim_borders(picture).map(|p| Descriptor::of(&p))] {
+        let Some(descriptor) = seen.filter(|d| !d.is_flat()) else { continue };
+        embeddings.push(checkpoint.embed_image(&encoder.image(&descriptor))?);
+        embeddings.push(checkpoint.embed_image(&encoder.image(&descriptor.mirrored()))?);
+    }
+    Ok(embeddings)
+}
