@@ -7,7 +7,8 @@ pub(crate) struct Random(u64);
 impl Random {
     /// A generator for this seed and this text (a file's name, say), so that the order of files does not matter.
     pub(crate) fn new(seed: u64, text: &str) -> Random {
-        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        let hash =
+            text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         Random(seed ^ hash)
     }
 

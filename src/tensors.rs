@@ -49,12 +49,8 @@ impl File<'_> {
         let view = self.tensors.tensor(name).map_err(|_| Error::Missing(name.to_owned()))?;
         let data = view.data();
         let values: Option<Vec<f32>> = match view.dtype() {
-            Dtype::F16 => Some(
-                data.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-            ),
-            Dtype::F32 => {
-                Some(data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
-            }
+            Dtype::F16 => Some(data.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
+            Dtype::F32 => Some(data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
             _ => None,
         };
         match values {
@@ -80,16 +76,14 @@ impl File<'_> {
 }
 
 /// The bytes of a file with these tensors, as f16, and this metadata. The same input gives the same bytes.
-pub(crate) fn write(
-    tensors: &[(&str, &[usize], &[f32])],
-    metadata: HashMap<String, String>,
-) -> Vec<u8> {
+pub(crate) fn write(tensors: &[(&str, &[usize], &[f32])], metadata: HashMap<String, String>) -> Vec<u8> {
     let halves: Vec<Vec<u8>> = tensors
         .iter()
         .map(|(_, _, values)| values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect())
         .collect();
     let views = tensors.iter().zip(&halves).map(|((name, shape, _), bytes)| {
-        let view = TensorView::new(Dtype::F16, shape.to_vec(), bytes).expect("shape and values agree: callers give both");
+        let view =
+            TensorView::new(Dtype::F16, shape.to_vec(), bytes).expect("shape and values agree: callers give both");
         (*name, view)
     });
     safetensors::serialize(views, Some(metadata)).expect("tensors are whole and named once")

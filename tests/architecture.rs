@@ -65,7 +65,10 @@ fn rooms_use_only_the_rooms_they_may() {
 
 #[test]
 fn the_reader_of_names_sees_what_it_must() {
-    assert_eq!(named("use crate::{media, encode::Layout};\nlet x = crate::gmf::fit;\n// crate::no"), ["media", "encode", "gmf"]);
+    assert_eq!(
+        named("use crate::{media, encode::Layout};\nlet x = crate::gmf::fit;\n// crate::no"),
+        ["media", "encode", "gmf"]
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tantivy::collector::DocSetCollector;
-use tantivy::query::{AllQuery, QueryParser};
+use tantivy::query::{AllQuery, BooleanQuery, Occur, Query, QueryParser, QueryParserError};
 use tantivy::schema::{
     FAST, Field, INDEXED, IndexRecordOption, JsonObjectOptions, OwnedValue, STORED, STRING, Schema, TextFieldIndexing,
     TextOptions,
@@ -142,6 +142,19 @@ impl Text {
     }
 }
 
+/// tantivy parses `a AND NOT b` with a clause of its own for `NOT b`, and a clause that only excludes
+/// matches nothing: let it exclude from all.
+fn exclude_from_all(query: Box<dyn Query>) -> Box<dyn Query> {
+    let Some(boolean) = query.downcast_ref::<BooleanQuery>() else { return query };
+    let clauses = boolean.clauses().iter();
+    let mut clauses: Vec<_> = clauses.map(|(occur, clause)| (*occur, exclude_from_all(clause.box_clone()))).collect();
+    if !clauses.is_empty() && clauses.iter().all(|(occur, _)| *occur == Occur::MustNot) {
+        clauses.push((Occur::Must, Box::new(AllQuery)));
+    }
+    let least = boolean.get_minimum_number_should_match();
+    Box::new(BooleanQuery::with_minimum_required_clauses(clauses, least))
+}
+
 /// Visits every string in a JSON value.
 fn each_string(value: &Value, visit: &mut impl FnMut(&str)) {
     match value {
@@ -257,8 +270,13 @@ impl TextReader {
         let parsed = if query.trim().is_empty() {
             Box::new(AllQuery)
         } else {
-            parser.parse_query(query).map_err(|error| refuse(error.to_string()))?
+            match parser.parse_query(query) {
+                Err(QueryParserError::AllButQueryForbidden) => parser.parse_query(&format!("* AND ({query})")),
+                parsed => parsed,
+            }
+            .map_err(|error| refuse(error.to_string()))?
         };
+        let parsed = exclude_from_all(parsed);
         let docs = self.searcher.search(&parsed, &DocSetCollector).map_err(|error| refuse(error.to_string()))?;
         Ok(self.numbers(docs)?.into_iter().collect())
     }

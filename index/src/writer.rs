@@ -124,6 +124,7 @@ impl Writer {
             });
         }
         check_finite("vectors", vectors)?;
+        check_finite("probe", &video.probe)?; // JSON would hold null, and the record could not be read again
         if let Some(span) = spans.iter().find(|span| span.end_ms < span.start_ms) {
             return argument("span", "an end not before its start", format!("{} to {} ms", span.start_ms, span.end_ms));
         }

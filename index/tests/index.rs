@@ -1,5 +1,7 @@
 //! The index through its public door.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -192,6 +194,8 @@ fn put_refuses_bad_arguments_and_stays_usable() {
         vector[5] = bad;
         assert!(matches!(writer.put(video("a"), &spans(1), &vector), Err(Error::NotFinite { position: 5, .. })));
     }
+    let probe = Video { probe: vec![f32::NAN], ..video("a") };
+    assert!(matches!(writer.put(probe, &spans(1), &good), Err(Error::NotFinite { what: "probe", .. })));
     let backwards = [Span { start_ms: 2, end_ms: 1, at_ms: 1 }];
     assert!(matches!(writer.put(video("a"), &backwards, &good), Err(Error::Argument { what: "span", .. })));
     put(&mut writer, "a", 1, 1);
@@ -261,6 +265,10 @@ fn filters() {
         ("duration:>=30", "bc"),
         ("duration:<15.5", "a"),
         ("size:>=1000 AND NOT size:5000", "a"),
+        ("NOT surfing", "bc"),
+        ("-surfing", "bc"),
+        ("surfing OR NOT films", "a"),
+        ("surfing OR (NOT wall)", "ac"),
         ("extra.camera:gopro", "a"),
         ("extra.place.town:biarritz", "a"),
         ("extra.year:2019", "b"),

@@ -89,7 +89,13 @@ pub(super) fn info(arguments: &Info) -> anyhow::Result<ExitCode> {
     );
     if arguments.videos {
         for video in &videos {
-            println!("{}  {:>8}  {:>6} rows  {}", video.id, talk::clock(video.duration_ms), video.rows, talk::printable(&video.path));
+            println!(
+                "{}  {:>8}  {:>6} rows  {}",
+                video.id,
+                talk::clock(video.duration_ms),
+                video.rows,
+                talk::printable(&video.path)
+            );
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -103,7 +103,10 @@ fn json(name: &str, row: &quality::Row) -> serde_json::Value {
 }
 
 fn print(report: &Report) {
-    println!("{:<22} {:>7} {:>7} {:>7} {:>9} {:>9}", "distortion", "queries", "video", "moment", "confident", "falsely");
+    println!(
+        "{:<22} {:>7} {:>7} {:>7} {:>9} {:>9}",
+        "distortion", "queries", "video", "moment", "confident", "falsely"
+    );
     for (name, row) in report.distortions.iter().chain([&("overall", report.overall)]) {
         println!(
             "{name:<22} {:>7} {:>7.3} {:>7.3} {:>9.3} {:>9.3}",
@@ -118,6 +121,8 @@ fn print(report: &Report) {
         "{} videos in the gallery, {} asked for, {} flat frames left out, {:.2} ms a query (median)",
         report.gallery, report.asked, report.flat_frames, report.median_query_ms
     );
-    println!("video: the right one first; moment: also `at` within 2 s; confident: right with confidence of 0.95 or more;");
+    println!(
+        "video: the right one first; moment: also `at` within 2 s; confident: right with confidence of 0.95 or more;"
+    );
     println!("falsely: as confident with the right video taken out of the gallery");
 }

@@ -131,7 +131,9 @@ fn show(out: &mut impl Write, arguments: &Arguments, name: &str, answer: &Answer
         )?;
     }
     if answer.found.iter().all(|f| f.confidence < 0.95) {
-        eprintln!("none of these is sure: a picture that is not in these videos scores so by chance more often than once in 20");
+        eprintln!(
+            "none of these is sure: a picture that is not in these videos scores so by chance more often than once in 20"
+        );
     }
     Ok(())
 }

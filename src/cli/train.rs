@@ -90,7 +90,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// The folded maps: whitening `A` for an image; for a clip the same after its frames are averaged and projected.
-fn fold(encoder: &Layout, all: &Covariances, moments: &Moments, seed: u64, used: Vec<String>) -> anyhow::Result<Folded> {
+fn fold(
+    encoder: &Layout,
+    all: &Covariances,
+    moments: &Moments,
+    seed: u64,
+    used: Vec<String>,
+) -> anyhow::Result<Folded> {
     let projection = encoder.projection();
     let (n, d) = (layout::IMAGE_LEN, layout::DESCRIPTOR_LEN);
     let image = all.through(&projection.rows).discriminant(n)?;
@@ -110,7 +116,8 @@ fn fold(encoder: &Layout, all: &Covariances, moments: &Moments, seed: u64, used:
             video.extend(row.iter().map(|v| v * share));
         }
     }
-    let bias = frame.chunks_exact(d).map(|row| -row.iter().zip(&projection.mean).map(|(a, m)| a * m).sum::<f32>()).collect();
+    let bias =
+        frame.chunks_exact(d).map(|row| -row.iter().zip(&projection.mean).map(|(a, m)| a * m).sum::<f32>()).collect();
     let (videos, pairs) = moments.counts();
     let checkpoint = Folded {
         image: Affine { weight: image, bias: vec![0.0; n] },

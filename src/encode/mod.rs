@@ -29,7 +29,9 @@ pub struct Sampling {
 #[derive(Debug, Error)]
 pub enum Error {
     /// The projection file is not one of ours.
-    #[error("{name} does not hold a projection of the encoder `layout`: {found}; make it anew with `reelseek train --refit-encoder`")]
+    #[error(
+        "{name} does not hold a projection of the encoder `layout`: {found}; make it anew with `reelseek train --refit-encoder`"
+    )]
     Projection {
         /// Which file.
         name: String,

@@ -134,7 +134,8 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
     for number in searcher.video_numbers() {
         gallery.push((number, searcher.video(number).map_err(search::Error::from)?));
     }
-    let mut distortions: Vec<(&'static str, Row)> = Distortion::ALL.iter().map(|d| (d.name(), Row::default())).collect();
+    let mut distortions: Vec<(&'static str, Row)> =
+        Distortion::ALL.iter().map(|d| (d.name(), Row::default())).collect();
     let (mut asked, mut flat_frames, mut took) = (0, 0, Vec::new());
     let options = Options { top: 1, ..Options::default() };
     for (number, video) in &gallery {
@@ -167,7 +168,8 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
                     queries: 1,
                     right: usize::from(right.is_some()),
                     moment: usize::from(
-                        right.is_some_and(|b| b.video.path != video.path || b.moment.at_ms.abs_diff(at_ms) <= MOMENT_MS),
+                        right
+                            .is_some_and(|b| b.video.path != video.path || b.moment.at_ms.abs_diff(at_ms) <= MOMENT_MS),
                     ),
                     sure: usize::from(right.is_some_and(|b| b.confidence >= SURE)),
                     falsely_sure: usize::from(absent.found.first().is_some_and(|b| b.confidence >= SURE)),

@@ -35,7 +35,9 @@ pub enum Error {
         found: String,
     },
     /// The checkpoint belongs to another encoder.
-    #[error("checkpoint {name} was made for the encoder {found}, but {expected} is in use; name a checkpoint that fits with --checkpoint")]
+    #[error(
+        "checkpoint {name} was made for the encoder {found}, but {expected} is in use; name a checkpoint that fits with --checkpoint"
+    )]
     Encoder {
         /// Which file.
         name: String,

@@ -15,7 +15,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum Error {
     /// Too little data.
-    #[error("{videos} videos with {pairs} pairs are too few to fit a map: at least 2 videos and {needed} pairs are needed; name more videos")]
+    #[error(
+        "{videos} videos with {pairs} pairs are too few to fit a map: at least 2 videos and {needed} pairs are needed; name more videos"
+    )]
     TooFew {
         /// Videos that gave frames.
         videos: usize,

@@ -171,6 +171,9 @@ mod tests {
             builder.push(at, noise(i as u32)).unwrap();
         }
         let spans = builder.finish().unwrap().spans;
-        assert_eq!(spans.iter().map(|s| (s.start_ms, s.end_ms)).collect::<Vec<_>>(), [(0, 700), (700, 5000), (5000, 5250)]);
+        assert_eq!(
+            spans.iter().map(|s| (s.start_ms, s.end_ms)).collect::<Vec<_>>(),
+            [(0, 700), (700, 5000), (5000, 5250)]
+        );
     }
 }

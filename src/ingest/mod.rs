@@ -39,7 +39,9 @@ pub enum Error {
     #[error(transparent)]
     Checkpoint(#[from] gmf::Error),
     /// The index was made with other weights.
-    #[error("the index was made with {what} {found}, but {given} is in use; name the one it was made with, or use another --index folder")]
+    #[error(
+        "the index was made with {what} {found}, but {given} is in use; name the one it was made with, or use another --index folder"
+    )]
     Mismatch {
         /// `encoder` or `checkpoint`.
         what: &'static str,
@@ -161,7 +163,8 @@ pub fn run(
             Outcome::Skipped { .. } => summary.skipped += 1,
             Outcome::Removed => summary.removed += 1,
         }
-        tell(&Event { path: path.to_owned(), outcome, done_bytes, total_bytes });
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        tell(&Event { path, outcome, done_bytes, total_bytes });
     };
 
     let mut todo = Vec::new();
@@ -215,7 +218,14 @@ pub fn run(
     // The longest first, so that no core waits at the end for one that started late.
     todo.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.path.cmp(&b.path)));
     let queue = std::sync::Mutex::new(todo.into_iter());
-    let context = work::Context { tools: &tools, encoder, checkpoint, keyframes: plan.keyframes, limits: Limits::default(), cancel };
+    let context = work::Context {
+        tools: &tools,
+        encoder,
+        checkpoint,
+        keyframes: plan.keyframes,
+        limits: Limits::default(),
+        cancel,
+    };
     let outcome: Result<(), Error> = std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::sync_channel::<(work::Task, Result<work::Done, work::Error>)>(2 * plan.jobs);
         for _ in 0..plan.jobs.max(1) {

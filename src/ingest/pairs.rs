@@ -31,7 +31,8 @@ pub struct Described {
 /// As [`media::frames`].
 pub fn describe(tools: &Tools, path: &Path, cancel: &Cancel) -> Result<Described, media::Error> {
     let sampling = layout::SAMPLING;
-    let plan = Plan { rate_hz: sampling.rate_hz, width: sampling.width, height: sampling.height, keyframes_only: false };
+    let plan =
+        Plan { rate_hz: sampling.rate_hz, width: sampling.width, height: sampling.height, keyframes_only: false };
     let mut stream = media::frames(tools, path, &plan, &Limits::default(), cancel)?;
     let (mut at_ms, mut frames) = (Vec::new(), Vec::new());
     while let Some(Frame { at_ms: at, picture }) = stream.next()? {
@@ -61,7 +62,13 @@ pub fn times(duration_ms: u64, count: usize, seed: u64, name: &str) -> Vec<u32> 
 ///
 /// # Errors
 /// As [`media::frames`]; nothing was added then.
-pub fn add(moments: &mut Moments, tools: &Tools, path: &Path, seed: u64, cancel: &Cancel) -> Result<usize, media::Error> {
+pub fn add(
+    moments: &mut Moments,
+    tools: &Tools,
+    path: &Path,
+    seed: u64,
+    cancel: &Cancel,
+) -> Result<usize, media::Error> {
     let name = name(path);
     let described = describe(tools, path, cancel)?;
     let clean: Vec<&[f32]> = described.frames.iter().filter(|d| !d.is_flat()).map(Descriptor::values).collect();
@@ -109,7 +116,6 @@ pub fn name(path: &Path) -> String {
     let parts: Vec<String> = path.iter().rev().take(2).map(|p| p.to_string_lossy().into_owned()).collect();
     parts.join("/")
 }
-
 
 #[cfg(test)]
 mod tests {

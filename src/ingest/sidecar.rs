@@ -95,7 +95,9 @@ mod tests {
 
     #[test]
     fn says_what_is_wrong() {
-        for (bytes, word) in [(&b"{"[..], "JSON"), (b"[1]", "object"), (b"{\"title\":3}", "title"), (b"{\"labels\":[1]}", "labels")] {
+        for (bytes, word) in
+            [(&b"{"[..], "JSON"), (b"[1]", "object"), (b"{\"title\":3}", "title"), (b"{\"labels\":[1]}", "labels")]
+        {
             let error = parse(bytes).unwrap_err();
             assert!(error.contains(word), "{error}");
         }

@@ -106,7 +106,8 @@ impl Distortion {
 }
 
 fn to_image(picture: &Picture) -> RgbImage {
-    RgbImage::from_raw(picture.width, picture.height, picture.rgb.clone()).expect("a picture holds width x height pixels")
+    RgbImage::from_raw(picture.width, picture.height, picture.rgb.clone())
+        .expect("a picture holds width x height pixels")
 }
 
 fn jpeg(image: &RgbImage, quality: u8) -> RgbImage {
@@ -129,7 +130,10 @@ fn brightness(mut image: RgbImage, random: &mut Random) -> RgbImage {
     };
     let (brightness, contrast) = (factor(), factor());
     let pixels = f64::from(image.width()) * f64::from(image.height());
-    let sum: f64 = image.pixels().map(|Rgb([r, g, b])| 0.299 * f64::from(*r) + 0.587 * f64::from(*g) + 0.114 * f64::from(*b)).sum();
+    let sum: f64 = image
+        .pixels()
+        .map(|Rgb([r, g, b])| 0.299 * f64::from(*r) + 0.587 * f64::from(*g) + 0.114 * f64::from(*b))
+        .sum();
     let middle = (sum / pixels) as f32 * brightness;
     for value in image.iter_mut() {
         let bright = f32::from(*value) * brightness;

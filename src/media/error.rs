@@ -6,7 +6,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum Error {
     /// ffmpeg cannot be started: nothing can be decoded.
-    #[error("{program} cannot be started ({reason}); install ffmpeg (Debian and Ubuntu: `sudo apt-get install ffmpeg`, macOS: `brew install ffmpeg`) or name it in REELSEEK_FFMPEG")]
+    #[error(
+        "{program} cannot be started ({reason}); install ffmpeg (Debian and Ubuntu: `sudo apt-get install ffmpeg`, macOS: `brew install ffmpeg`) or name it in REELSEEK_FFMPEG"
+    )]
     NoFfmpeg {
         /// The program that was tried.
         program: String,
@@ -52,7 +54,9 @@ pub enum Error {
         path: PathBuf,
     },
     /// A picture could not be read.
-    #[error("{name}: not a picture that can be read ({reason}); JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, TGA and QOI are understood")]
+    #[error(
+        "{name}: not a picture that can be read ({reason}); JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, TGA and QOI are understood"
+    )]
     Picture {
         /// The file, or what the caller calls it.
         name: String,
@@ -60,7 +64,9 @@ pub enum Error {
         reason: String,
     },
     /// A picture has more pixels than are allowed.
-    #[error("{name}: the picture is {width} x {height} pixels, more than the {max_pixels} that are read; shrink it first")]
+    #[error(
+        "{name}: the picture is {width} x {height} pixels, more than the {max_pixels} that are read; shrink it first"
+    )]
     PictureTooLarge {
         /// The file, or what the caller calls it.
         name: String,

@@ -69,7 +69,8 @@ impl Picture {
     pub fn resize(&self, width: u32, height: u32) -> Picture {
         let (width, height) = (width.max(1), height.max(1));
         if (width, height) == (self.width, self.height) || self.rgb.is_empty() {
-            let rgb = if self.rgb.is_empty() { vec![0; width as usize * height as usize * 3] } else { self.rgb.clone() };
+            let rgb =
+                if self.rgb.is_empty() { vec![0; width as usize * height as usize * 3] } else { self.rgb.clone() };
             return Picture { width, height, rgb };
         }
         let columns = taps(self.width, width);

@@ -10,8 +10,9 @@ use super::Error;
 
 /// Endings by which a folder walk knows a video; a file named by the person is taken whatever it is called.
 pub const EXTENSIONS: [&str; 34] = [
-    "3g2", "3gp", "asf", "avi", "divx", "dv", "f4v", "flv", "gif", "h264", "hevc", "ivf", "m2t", "m2ts", "m2v", "m4v", "mkv",
-    "mov", "mp4", "mpeg", "mpg", "mpv", "mts", "mxf", "nut", "ogm", "ogv", "rm", "rmvb", "ts", "vob", "webm", "wmv", "y4m",
+    "3g2", "3gp", "asf", "avi", "divx", "dv", "f4v", "flv", "gif", "h264", "hevc", "ivf", "m2t", "m2ts", "m2v", "m4v",
+    "mkv", "mov", "mp4", "mpeg", "mpg", "mpv", "mts", "mxf", "nut", "ogm", "ogv", "rm", "rmvb", "ts", "vob", "webm",
+    "wmv", "y4m",
 ];
 
 /// The videos under these paths, in a fixed order, each real file once; and what could not be read.

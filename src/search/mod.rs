@@ -40,7 +40,9 @@ pub enum Error {
     #[error(transparent)]
     Encoder(#[from] encode::Error),
     /// The index was made with other weights.
-    #[error("the index was made with {what} {found}, but {given} is in use; search with the one it was made with, or index again into another folder")]
+    #[error(
+        "the index was made with {what} {found}, but {given} is in use; search with the one it was made with, or index again into another folder"
+    )]
     Mismatch {
         /// `encoder` or `checkpoint`.
         what: &'static str,
@@ -145,7 +147,12 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::search`].
-    pub fn search_among(&self, picture: &Picture, options: &Options, among: Option<&VideoSet>) -> Result<Answer, Error> {
+    pub fn search_among(
+        &self,
+        picture: &Picture,
+        options: &Options,
+        among: Option<&VideoSet>,
+    ) -> Result<Answer, Error> {
         let start = Instant::now();
         let views = views(picture, &self.encoder, &self.checkpoint)?;
         let mut found = Vec::new();

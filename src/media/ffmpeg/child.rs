@@ -41,6 +41,12 @@ struct Watch {
     reason: Mutex<Option<String>>,
 }
 
+impl Watch {
+    fn note_progress(&self) {
+        self.progress_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+}
+
 /// What ffmpeg wrote on its standard error.
 #[derive(Debug, Default)]
 struct Talk {
@@ -95,6 +101,8 @@ impl Child {
     /// Fills the buffer; `false` at the end, also if the last picture is cut off.
     pub(super) fn read_exact(&mut self, buffer: &mut [u8]) -> Result<bool, Error> {
         let mut filled = 0;
+        // The child is idle only while we wait for it, not while we think.
+        self.watch.note_progress();
         while filled < buffer.len() {
             match self.stdout.read(&mut buffer[filled..]) {
                 Ok(0) => {
@@ -103,8 +111,7 @@ impl Child {
                 }
                 Ok(n) => {
                     filled += n;
-                    let now = self.watch.started.elapsed().as_millis() as u64;
-                    self.watch.progress_ms.store(now, Ordering::Relaxed);
+                    self.watch.note_progress();
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(source) => return Err(Error::io(&self.path, source)),
@@ -253,20 +260,23 @@ fn clock_ms(text: &str) -> Option<u64> {
     let clock = text.split([',', ' ']).next()?;
     let mut parts = clock.split(':');
     let (hours, minutes, seconds) = (parts.next()?, parts.next()?, parts.next()?);
-    let whole = hours.parse::<u64>().ok()?.checked_mul(3600)?.checked_add(minutes.parse::<u64>().ok()?.checked_mul(60)?)?;
+    let whole =
+        hours.parse::<u64>().ok()?.checked_mul(3600)?.checked_add(minutes.parse::<u64>().ok()?.checked_mul(60)?)?;
     let seconds: f64 = seconds.parse().ok().filter(|s| (0.0..61.0).contains(s))?;
     whole.checked_mul(1000)?.checked_add((seconds * 1000.0).round() as u64)
 }
 
 /// The message of a line at level error or worse, without addresses and without the file's own name.
 fn complaint(line: &str, path: &str) -> Option<String> {
-    let at = ["[error] ", "[fatal] ", "[panic] "].iter().filter_map(|level| Some((line.find(level)?, level.len()))).min()?;
+    let at =
+        ["[error] ", "[fatal] ", "[panic] "].iter().filter_map(|level| Some((line.find(level)?, level.len()))).min()?;
     let message = line[at.0 + at.1..].trim();
     let message = message.strip_prefix(&format!("file:{path}: ")).unwrap_or(message).trim();
     if message.is_empty() || message.starts_with("Conversion failed") || message.starts_with("Error while filtering") {
         return None;
     }
-    let message = if message.starts_with("Stream map '0:V:0' matches no streams") { "it has no video stream" } else { message };
+    let message =
+        if message.starts_with("Stream map '0:V:0' matches no streams") { "it has no video stream" } else { message };
     Some(message.trim_end_matches('.').to_owned())
 }
 

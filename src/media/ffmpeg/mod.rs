@@ -193,7 +193,17 @@ fn input(tools: &Tools, path: &Path, limits: &Limits, keyframes_only: bool) -> C
     let mut file = OsString::from("file:");
     file.push(path.as_os_str());
     // One thread for the filters too: a pipeline runs beside others.
-    command.arg("-i").arg::<&OsStr>(&file).args(["-map", "0:V:0", "-an", "-sn", "-dn", "-filter_threads", "1", "-threads", "1"]);
+    command.arg("-i").arg::<&OsStr>(&file).args([
+        "-map",
+        "0:V:0",
+        "-an",
+        "-sn",
+        "-dn",
+        "-filter_threads",
+        "1",
+        "-threads",
+        "1",
+    ]);
     command
 }
 
@@ -234,7 +244,8 @@ impl Frames {
         let step_ms = 1000.0 / self.plan.rate_hz;
         let covered_ms = (self.given as f64 * step_ms).round() as u64;
         // Frames give the length to one step; the container knows it better, unless it lies.
-        let duration_ms = container_ms.filter(|ms| ms.abs_diff(covered_ms) as f64 <= 1.5 * step_ms).unwrap_or(covered_ms);
+        let duration_ms =
+            container_ms.filter(|ms| ms.abs_diff(covered_ms) as f64 <= 1.5 * step_ms).unwrap_or(covered_ms);
         Ok(Summary { frames: self.given, duration_ms, warnings })
     }
 }
