@@ -1,5 +1,7 @@
 //! The real binary on real input: clips that ffmpeg makes, and the test data where it is at hand.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -347,9 +349,8 @@ fn odd_and_broken_media_come_out_as_expected() {
         }
     }
     assert_eq!(event("script.mp4"), Some("failed".into()));
-    let under_loop = found.iter().filter(|e| {
-        e["event"] == "indexed" && e["path"].as_str().is_some_and(|p| p.contains("dir_loop"))
-    });
+    let under_loop =
+        found.iter().filter(|e| e["event"] == "indexed" && e["path"].as_str().is_some_and(|p| p.contains("dir_loop")));
     assert_eq!(under_loop.count(), 1);
     assert!(!root.join("x").exists(), "nothing in a file's name is run");
 

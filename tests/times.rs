@@ -1,6 +1,8 @@
 //! Frames and their times, judged by pictures whose grey level tells the time: each frame of the made clips is one
 //! plain grey of `20 · second + 10`, with a bright left half to tell what is upright.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,7 +19,11 @@ fn make(arguments: &[&str], out: &Path) {
 fn clock(dir: &Path, name: &str, more: &[&str]) -> PathBuf {
     let out = dir.join(name);
     let source = "color=black:size=64x48:rate=20:duration=6,format=gray,geq=lum=20*floor(T)+10";
-    make(&[&["-f", "lavfi", "-i", source, "-c:v", "libx264", "-qp", "0", "-g", "20", "-pix_fmt", "yuv420p"], more].concat(), &out);
+    make(
+        &[&["-f", "lavfi", "-i", source, "-c:v", "libx264", "-qp", "0", "-g", "20", "-pix_fmt", "yuv420p"], more]
+            .concat(),
+        &out,
+    );
     out
 }
 
@@ -26,7 +32,7 @@ fn seen(path: &Path, plan: &Plan) -> Vec<(u32, u32)> {
     let tools = Tools::find().unwrap();
     let mut frames = media::frames(&tools, path, plan, &Limits::default(), &Cancel::default()).unwrap();
     let mut seen = Vec::new();
-    while let Some(frame) = frames.next().unwrap() {
+    while let Some(frame) = frames.next_frame().unwrap() {
         let [grey, ..] = frame.picture.pixel(16, 16);
         seen.push((frame.at_ms, u32::from(grey) / 20));
     }
@@ -55,7 +61,7 @@ fn a_variable_rate_and_a_gap() {
     // 20 a second up to 2 s, then one of 9 frames (2.2 a second), and nothing between 4 s and 5 s.
     let choice = "select='lt(t,2)+not(mod(n,9))*not(between(t,4,4.99))'";
     let path = clock(dir.path(), "a.mkv", &["-vf", choice, "-vsync", "vfr"]);
-    let kept = |n: &u32| *n < 40 || n % 9 == 0 && !(80..=99).contains(n);
+    let kept = |n: &u32| *n < 40 || n.is_multiple_of(9) && !(80..=99).contains(n);
     for (at_ms, second) in seen(&path, &PLAN) {
         let displayed = (0..=at_ms / 50).rev().find(kept).unwrap();
         assert_eq!(second, displayed / 20, "at {at_ms} ms");
@@ -128,15 +134,15 @@ fn limits_and_wishes_to_stop_end_the_decoding() {
     let limits = Limits { max_frames: 3, ..Limits::default() };
     let mut frames = media::frames(&tools, &path, &PLAN, &limits, &Cancel::default()).unwrap();
     for _ in 0..3 {
-        assert!(frames.next().unwrap().is_some());
+        assert!(frames.next_frame().unwrap().is_some());
     }
-    assert!(matches!(frames.next(), Err(Error::Limit { .. })));
+    assert!(matches!(frames.next_frame(), Err(Error::Limit { .. })));
 
     let cancel = Cancel::default();
     cancel.set();
     let mut frames = media::frames(&tools, &path, &PLAN, &Limits::default(), &cancel).unwrap();
     let end = loop {
-        match frames.next() {
+        match frames.next_frame() {
             Ok(Some(_)) => {}
             end => break end,
         }
@@ -145,6 +151,6 @@ fn limits_and_wishes_to_stop_end_the_decoding() {
 
     let tiny = Limits { max_pixels: 1000, ..Limits::default() };
     let mut frames = media::frames(&tools, &path, &PLAN, &tiny, &Cancel::default()).unwrap();
-    assert!(frames.next().unwrap().is_none());
+    assert!(frames.next_frame().unwrap().is_none());
     assert!(matches!(frames.finish(), Err(Error::Undecodable { .. })));
 }

@@ -126,7 +126,7 @@ pub struct Report {
 /// Runs the suite on an index. `tell` is given each video as it is taken up.
 ///
 /// # Errors
-/// [`Error`] if a video cannot be decoded or there is none to ask for.
+/// [`enum@Error`] if a video cannot be decoded or there is none to ask for.
 pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut(&str)) -> Result<Report, Error> {
     let tools = Tools::find()?;
     let searcher = engine.searcher();

@@ -138,7 +138,7 @@ pub struct Summary {
 /// Finished videos are committed every few seconds.
 ///
 /// # Errors
-/// [`Error`] if nothing can be indexed at all; a bad file is told by `tell` and stops nothing.
+/// [`enum@Error`] if nothing can be indexed at all; a bad file is told by `tell` and stops nothing.
 pub fn run(
     folder: &Path,
     plan: &Plan,

@@ -35,7 +35,7 @@ pub fn describe(tools: &Tools, path: &Path, cancel: &Cancel) -> Result<Described
         Plan { rate_hz: sampling.rate_hz, width: sampling.width, height: sampling.height, keyframes_only: false };
     let mut stream = media::frames(tools, path, &plan, &Limits::default(), cancel)?;
     let (mut at_ms, mut frames) = (Vec::new(), Vec::new());
-    while let Some(Frame { at_ms: at, picture }) = stream.next()? {
+    while let Some(Frame { at_ms: at, picture }) = stream.next_frame()? {
         at_ms.push(at);
         frames.push(Descriptor::of(&picture));
     }

@@ -122,7 +122,7 @@ impl Context<'_> {
             ClipBuilder::regular(self.encoder, self.checkpoint)
         };
         let mut probe = Probe::default();
-        while let Some(frame) = frames.next()? {
+        while let Some(frame) = frames.next_frame()? {
             let descriptor = Descriptor::of(&frame.picture);
             probe.offer(&descriptor);
             builder.push(frame.at_ms, descriptor)?;

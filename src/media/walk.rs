@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn what_is_missing_is_an_error_with_its_path() {
         let missing = PathBuf::from("no/such/file.mp4");
-        let found = videos(&[missing.clone()], &GlobSet::empty());
+        let found = videos(std::slice::from_ref(&missing), &GlobSet::empty());
         assert!(matches!(&found[..], [Err((path, _))] if *path == missing));
     }
 }

@@ -212,7 +212,7 @@ impl Frames {
     ///
     /// # Errors
     /// [`Error::Limit`] if the file ran into a limit, [`Error::Cancelled`]; what was given before stays good.
-    pub fn next(&mut self) -> Result<Option<Frame>, Error> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, Error> {
         if self.ended {
             return Ok(None);
         }
