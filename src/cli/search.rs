@@ -2,8 +2,9 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
+use reelseek_index::Index;
 
 use super::{FAILED, FOUND_NOTHING, IndexFolder, api, talk};
 use crate::media::{self, Picture};
@@ -53,7 +54,14 @@ fn share(text: &str) -> Result<f32, String> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let engine = Engine::open(&arguments.folder.index, arguments.checkpoint.as_deref())?;
+    let folder = &arguments.folder.index;
+    if !Index::exists(folder) {
+        bail!(
+            "{} holds no index: make one with `reelseek index FOLDER`, or name another with --index",
+            folder.display()
+        );
+    }
+    let engine = Engine::open(folder, arguments.checkpoint.as_deref())?;
     let options =
         Options { top: arguments.top, filter: arguments.filter.clone(), min_confidence: arguments.min_confidence };
     if let Some(filter) = &options.filter {
