@@ -242,40 +242,41 @@ pub fn run(
             });
         }
         drop(sender);
-        let mut committed = Instant::now();
-        for (task, done) in receiver {
-            if cancel.is_set() {
-                // What is half decoded is not an outcome; a later run takes it up again.
-                continue;
-            }
-            done_bytes += task.size_bytes;
-            let outcome = match done {
-                Ok(done) => {
-                    let rows = done.rows.spans.len() as u32;
-                    writer.put(done.video, &done.rows.spans, &done.rows.vectors)?;
-                    pending = true;
-                    Outcome::Indexed { rows, warning: done.warning }
+        let take_all = || -> Result<(), Error> {
+            let mut committed = Instant::now();
+            for (task, done) in receiver {
+                if cancel.is_set() {
+                    // What is half decoded is not an outcome; a later run takes it up again.
+                    continue;
                 }
-                Err(error) => {
-                    let mut reason = error.to_string();
-                    if known.get(&task.id).is_some() {
-                        reason.push_str("; what the index had of it before is kept");
+                done_bytes += task.size_bytes;
+                let outcome = match done {
+                    Ok(done) => {
+                        let rows = done.rows.spans.len() as u32;
+                        writer.put(done.video, &done.rows.spans, &done.rows.vectors)?;
+                        pending = true;
+                        Outcome::Indexed { rows, warning: done.warning }
                     }
-                    Outcome::Failed { reason }
+                    Err(error) => {
+                        let mut reason = error.to_string();
+                        if known.get(&task.id).is_some() {
+                            reason.push_str("; what the index had of it before is kept");
+                        }
+                        Outcome::Failed { reason }
+                    }
+                };
+                report(outcome, &task.path, done_bytes, total_bytes, &mut summary);
+                if committed.elapsed() >= COMMIT_EVERY && pending {
+                    writer.commit()?;
+                    pending = false;
+                    committed = Instant::now();
                 }
-            };
-            report(outcome, &task.path, done_bytes, total_bytes, &mut summary);
-            if committed.elapsed() >= COMMIT_EVERY && pending {
-                writer.commit()?;
-                pending = false;
-                committed = Instant::now();
             }
-        }
-        Ok(())
+            Ok(())
+        };
+        // Without an index to write to, what is still being decoded is of no use.
+        take_all().inspect_err(|_| cancel.set())
     });
-    if outcome.is_err() {
-        cancel.set();
-    }
     outcome?;
 
     if pending {
