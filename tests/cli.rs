@@ -256,6 +256,161 @@ fn remove_compact_verify_info() {
     assert_eq!(place.run(&["verify"]).status.code(), Some(2));
 }
 
+/// Writes a program that stands in for ffmpeg.
+#[cfg(unix)]
+fn stand_in(place: &Place, script: &str) -> PathBuf {
+    let path = place.path("ffmpeg-stand-in");
+    std::fs::write(&path, format!("#!/bin/sh\n[ \"$2\" = -version ] && exit 0\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    path
+}
+
+#[cfg(unix)]
+#[test]
+fn hostile_sidecars_cost_a_warning_and_nothing_else() {
+    let place = Place::with_clips();
+    let beside = |clip: &str| place.videos().join(format!("{clip}.json"));
+    // Deeper than what can be read back, a pipe that nobody writes to, and a device that never ends.
+    std::fs::write(beside("zoom.mp4"), format!("{{\"a\":{}{}}}", "[".repeat(125), "]".repeat(125))).unwrap();
+    assert!(Command::new("mkfifo").arg(beside("cells.mkv")).status().unwrap().success());
+    std::os::unix::fs::symlink("/dev/zero", beside("bars.avi")).unwrap();
+    let found = place.index(&[]);
+    assert_eq!(events(&found, "indexed").iter().filter(|e| e["warning"].is_string()).count(), 3, "{found:?}");
+    // The index is as good as ever: it is read, written and searched.
+    std::fs::write(beside("zoom.mp4"), "{\"title\":\"fine\"}").unwrap();
+    assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1);
+    assert_eq!(place.run(&["info", "--videos"]).status.code(), Some(0));
+}
+
+#[test]
+fn what_cannot_be_decoded_is_not_tried_again_until_it_changes_or_is_asked_for() {
+    let place = Place::with_clips();
+    std::fs::write(place.videos().join("broken.mp4"), "no video").unwrap();
+    let first = place.index(&[]);
+    let reason = |all: &[Value]| events(all, "failed")[0]["error"].as_str().unwrap().to_owned();
+    assert!(!reason(&first).contains("--retry"));
+    assert!(reason(&place.index(&[])).contains("--retry"), "told again, from memory");
+    assert!(!reason(&place.index(&["--retry"])).contains("--retry"), "decoded again");
+    place.clip(BARS, 3, "broken.mp4");
+    assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1);
+    assert_eq!(place.index(&[]).last().unwrap()["failed"], 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_decoder_killed_from_outside_leaves_no_half_video() {
+    let place = Place::with_clips();
+    place.index(&[]);
+    place.clip(ZOOM, 8, "zoom.mp4");
+    // Some frames, and then what the system does when memory runs out.
+    let killed = stand_in(&place, "head -c 200000 /dev/zero\nkill -9 $$");
+    let run = |ffmpeg: &Path| {
+        let videos = place.videos();
+        let mut command = place.command(&["index", videos.to_str().unwrap(), "--json"]);
+        lines(&command.env("REELSEEK_FFMPEG", ffmpeg).output().unwrap())
+    };
+    for _ in 0..2 {
+        let told = run(&killed);
+        let failed = events(&told, "failed");
+        assert_eq!(failed.len(), 1, "{told:?}");
+        assert!(failed[0]["error"].as_str().unwrap().contains("ended from outside"), "{failed:?}");
+    }
+    assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1, "a healthy ffmpeg takes it up");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_wrapper_script_starts_is_ended_with_it() {
+    let place = Place::with_clips();
+    let pid = place.path("pid");
+    let wrapper = stand_in(&place, &format!("sleep 600 &\necho $! > {}\nwait", pid.display()));
+    let mut child = place
+        .command(&["index", place.videos().to_str().unwrap(), "--jobs", "1"])
+        .env("REELSEEK_FFMPEG", &wrapper)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let grandchild = wait_for_line(&pid);
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    // Its parent is gone, so that the system reaps it, in its own time.
+    let gone = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        let state = std::fs::read_to_string(format!("/proc/{grandchild}/stat")).unwrap_or_default();
+        state.is_empty() || state.contains(") Z ")
+    });
+    assert!(gone, "process {grandchild} lives on");
+}
+
+#[cfg(target_os = "linux")]
+fn wait_for_line(path: &Path) -> String {
+    loop {
+        match std::fs::read_to_string(path) {
+            Ok(text) if text.ends_with('\n') => return text.trim().to_owned(),
+            _ => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+#[test]
+fn pruning_spares_what_could_not_be_looked_at() {
+    let place = Place::with_clips();
+    place.index(&[]);
+    // The folder is away, as an unplugged drive is: that is an error, and no reason to forget its videos.
+    let away = place.path("away");
+    std::fs::rename(place.videos(), &away).unwrap();
+    let videos = place.videos();
+    let output = place.run(&["index", videos.to_str().unwrap(), "--prune", "--json"]);
+    assert_eq!(lines(&output).last().unwrap()["removed"], 0);
+    std::fs::rename(&away, place.videos()).unwrap();
+    assert_eq!(place.index(&["--prune"]).last().unwrap()["unchanged"], 3);
+}
+
+#[test]
+fn keyframes_give_the_true_length_and_are_refined_when_asked() {
+    let place = Place::new();
+    place.clip(ZOOM, 8, "zoom.mp4");
+    place.index(&["--keyframes"]);
+    let length = || {
+        let info: Value = serde_json::from_slice(&place.run(&["info", "--json", "--videos"]).stdout).unwrap();
+        info["list"][0]["duration"].as_f64().unwrap()
+    };
+    assert!((length() - 8.0).abs() < 0.2, "{}", length());
+    assert_eq!(place.index(&["--keyframes"]).last().unwrap()["unchanged"], 1);
+    assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1, "more is asked for now");
+    assert_eq!(place.index(&["--keyframes"]).last().unwrap()["unchanged"], 1, "better than asked for");
+    assert!((length() - 8.0).abs() < 0.2);
+}
+
+#[test]
+fn the_calibration_is_that_of_the_videos_as_they_are() {
+    let place = Place::with_clips();
+    place.index(&[]);
+    let probes = || {
+        let info: Value = serde_json::from_slice(&place.run(&["info", "--json"]).stdout).unwrap();
+        info["calibration"]["probes"].as_u64().unwrap()
+    };
+    assert_eq!(probes(), 3);
+    place.run(&["remove", place.videos().join("bars.avi").to_str().unwrap()]);
+    assert_eq!(probes(), 2);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let place = Place::with_clips();
+    place.index(&[]);
+    for arguments in [&["info", "--videos"][..], &["verify"], &["compact"]] {
+        let mut command = place.command(arguments);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(!text(&output.stderr).contains("panicked"), "{}", text(&output.stderr));
+    }
+}
+
 /// Kills the indexer at many points; what it had committed stays, and the next run ends with each video once.
 #[test]
 fn killed_at_any_point_it_resumes_without_loss_or_doubles() {
@@ -293,12 +448,9 @@ fn killed_at_any_point_it_resumes_without_loss_or_doubles() {
 #[test]
 fn an_interrupt_keeps_what_is_finished_and_leaves_no_child() {
     let place = Place::with_clips();
-    // A stub that decodes forever: it writes nothing and does not end.
-    let stub = place.path("ffmpeg-stub");
+    // It decodes forever: it writes nothing and does not end.
     let pid = place.path("pid");
-    let script = format!("#!/bin/sh\n[ \"$2\" = -version ] && exit 0\necho $$ > {}\nexec sleep 600\n", pid.display());
-    std::fs::write(&stub, script).unwrap();
-    std::fs::set_permissions(&stub, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let stub = stand_in(&place, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
     let mut child = place
         .command(&["index", place.videos().to_str().unwrap(), "--jobs", "1"])
         .env("REELSEEK_FFMPEG", &stub)
@@ -306,12 +458,7 @@ fn an_interrupt_keeps_what_is_finished_and_leaves_no_child() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let decoder = loop {
-        match std::fs::read_to_string(&pid) {
-            Ok(text) if text.ends_with('\n') => break text.trim().to_owned(),
-            _ => std::thread::sleep(Duration::from_millis(10)),
-        }
-    };
+    let decoder = wait_for_line(&pid);
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(!Path::new("/proc").join(&decoder).exists(), "the decoder {decoder} lives on");

@@ -154,3 +154,51 @@ fn limits_and_wishes_to_stop_end_the_decoding() {
     assert!(frames.next_frame().unwrap().is_none());
     assert!(matches!(frames.finish(), Err(Error::Undecodable { .. })));
 }
+
+#[test]
+fn a_size_that_changes_midway_neither_loses_frames_nor_stops_the_clock() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut joined = Vec::new();
+    for (size, format, grey, offset) in [("64x48", "yuv420p", "10", "0"), ("96x96", "yuv444p", "190", "3")] {
+        let part = dir.path().join(format!("{grey}.ts"));
+        let source = format!("color=black:size={size}:rate=20:duration=3,format=gray,geq=lum={grey}");
+        make(
+            &[
+                "-f",
+                "lavfi",
+                "-i",
+                &source,
+                "-c:v",
+                "libx264",
+                "-qp",
+                "0",
+                "-pix_fmt",
+                format,
+                "-output_ts_offset",
+                offset,
+            ],
+            &part,
+        );
+        joined.extend(std::fs::read(part).unwrap());
+    }
+    let path = dir.path().join("joined.ts");
+    std::fs::write(&path, joined).unwrap();
+    let seen = seen(&path, &PLAN);
+    assert_eq!(seen.len(), 24, "{seen:?}");
+    for (at_ms, grey) in seen {
+        assert_eq!(grey > 4, at_ms >= 3000, "at {at_ms} ms");
+    }
+    let picture = media::frame_at(&Tools::find().unwrap(), &path, 4500, 640, &Cancel::default()).unwrap();
+    assert!(picture.pixel(9, 9)[0] > 128);
+}
+
+#[test]
+fn the_last_keyframe_stands_to_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = clock(dir.path(), "a.mp4", &["-g", "1000", "-keyint_min", "1000", "-sc_threshold", "0"]);
+    let tools = Tools::find().unwrap();
+    let plan = Plan { keyframes_only: true, ..PLAN };
+    let mut frames = media::frames(&tools, &path, &plan, &Limits::default(), &Cancel::default()).unwrap();
+    while frames.next_frame().unwrap().is_some() {}
+    assert_eq!(frames.finish().unwrap().duration_ms, 6000);
+}

@@ -36,7 +36,7 @@ pub(crate) struct Manifest {
     pub(crate) segments: Vec<SegmentMeta>,
     /// Numbers of dead videos by segment name, ascending.
     pub(crate) tombstones: BTreeMap<String, Vec<u64>>,
-    pub(crate) calibration: Option<serde_json::Value>,
+    pub(crate) state: Option<serde_json::Value>,
 }
 
 impl Manifest {
@@ -49,7 +49,7 @@ impl Manifest {
             next_segment: 1,
             segments: Vec::new(),
             tombstones: BTreeMap::new(),
-            calibration: None,
+            state: None,
         }
     }
 

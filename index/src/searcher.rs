@@ -89,9 +89,9 @@ impl Searcher {
         &self.manifest.settings
     }
 
-    /// What [`Writer::set_calibration`](crate::Writer::set_calibration) published.
-    pub fn calibration(&self) -> Option<&serde_json::Value> {
-        self.manifest.calibration.as_ref()
+    /// What [`Writer::set_state`](crate::Writer::set_state) published.
+    pub fn state(&self) -> Option<&serde_json::Value> {
+        self.manifest.state.as_ref()
     }
 
     /// All live videos by ascending number.

@@ -137,6 +137,12 @@ impl Text {
             expected: "metadata that JSON can hold",
             found: error.to_string(),
         })?;
+        // What serde_json writes it may refuse to read (nesting): such a record would shut the whole index.
+        serde_json::from_str::<Video>(&record).map_err(|error| Error::Argument {
+            what: "video",
+            expected: "metadata that can be read back from JSON",
+            found: error.to_string(),
+        })?;
         doc.add_text(f.record, record);
         Ok(doc)
     }

@@ -49,6 +49,9 @@ pub struct Video {
     pub rows: u32,
     /// A warning worth keeping (a damaged tail, say).
     pub note: Option<String>,
+    /// How the caller made the rows, in its own words (`keyframes`, say); opaque here.
+    #[serde(default)]
+    pub sampling: String,
     /// Any JSON; its strings are searchable, and its fields as `extra.name:value` if it is an object.
     pub extra: serde_json::Value,
     /// Numbers that the caller keeps with the video, neither searched nor filtered (embeddings of a frame, say).

@@ -33,7 +33,7 @@ pub struct Writer {
     /// Never goes back, so that a name is never used twice by this writer.
     next_video: u64,
     next_segment: u64,
-    calibration: Option<serde_json::Value>,
+    state: Option<serde_json::Value>,
     pending: BTreeMap<u64, Pending>,
     pending_ids: HashMap<String, u64>,
     /// Committed videos that the next commit kills.
@@ -85,7 +85,7 @@ impl Writer {
             inner,
             next_video: manifest.next_video,
             next_segment: manifest.next_segment,
-            calibration: None,
+            state: None,
             pending: BTreeMap::new(),
             pending_ids: HashMap::new(),
             dead: HashSet::new(),
@@ -162,8 +162,8 @@ impl Writer {
     }
 
     /// Sets an opaque JSON value that the next commit publishes.
-    pub fn set_calibration(&mut self, json: serde_json::Value) {
-        self.calibration = Some(json);
+    pub fn set_state(&mut self, json: serde_json::Value) {
+        self.state = Some(json);
     }
 
     /// The committed videos by ascending number.
@@ -215,7 +215,7 @@ impl Writer {
     fn pending_is_empty(&self) -> bool {
         self.pending.is_empty()
             && self.dead.is_empty()
-            && self.calibration.is_none()
+            && self.state.is_none()
             && self.next_video == self.committed.manifest.next_video
     }
 
@@ -233,7 +233,7 @@ impl Writer {
         self.pending.clear();
         self.pending_ids.clear();
         self.dead.clear();
-        self.calibration = None;
+        self.state = None;
         for old in &before.manifest.segments {
             if !manifest.segments.iter().any(|segment| segment.name == old.name) {
                 // Mapped files cannot be removed on some systems: the next writer tries again.
@@ -247,8 +247,8 @@ impl Writer {
     fn next_manifest(&mut self, merge: Vec<String>) -> Result<Manifest> {
         let mut next = self.committed.manifest.clone();
         next.commit += 1;
-        if let Some(calibration) = &self.calibration {
-            next.calibration = Some(calibration.clone());
+        if let Some(state) = &self.state {
+            next.state = Some(state.clone());
         }
         for number in &self.dead {
             if let Some((i, _)) = self.committed.place(VideoNumber(*number)) {

@@ -88,12 +88,13 @@ fn round_trip_keeps_everything() {
         rows: 999,
         note: Some("cut short".into()),
         probe: vec![0.5, -0.25],
+        sampling: "keyframes".into(),
         extra: json!({"camera": "gopro", "n": [1, 2.5, null, true]}),
     };
     let mut writer = index.writer().unwrap();
     writer.put(full.clone(), &spans(3), &vectors(3, 1)).unwrap();
     put(&mut writer, "empty", 0, 0);
-    writer.set_calibration(json!({"a": 0.25}));
+    writer.set_state(json!({"a": 0.25}));
     assert!(writer.videos().unwrap().is_empty());
     writer.commit().unwrap();
     assert_eq!(writer.videos().unwrap().len(), 2);
@@ -106,7 +107,7 @@ fn round_trip_keeps_everything() {
     let searcher = index.searcher().unwrap();
     assert_eq!(searcher.settings(), &settings());
     assert_eq!(searcher.rows(), 3);
-    assert_eq!(searcher.calibration(), Some(&json!({"a": 0.25})));
+    assert_eq!(searcher.state(), Some(&json!({"a": 0.25})));
     assert_eq!(searcher.video_numbers(), [VideoNumber(1), VideoNumber(2)]);
     assert_eq!(searcher.number_of("empty").unwrap(), Some(VideoNumber(2)));
     assert_eq!(searcher.video(VideoNumber(1)).unwrap(), Video { rows: 3, ..full });
@@ -400,7 +401,7 @@ fn a_snapshot_survives_commit_and_compact() {
     let videos = snapshot.videos().unwrap();
     writer.remove("v1").unwrap();
     put(&mut writer, "v2", 1, 50);
-    writer.set_calibration(json!(1));
+    writer.set_state(json!(1));
     writer.commit().unwrap();
     writer.compact().unwrap();
     assert_eq!(segment_files(&place.dir).len(), 1);
@@ -408,10 +409,10 @@ fn a_snapshot_survives_commit_and_compact() {
     assert_eq!(snapshot.search(&query, 100, None).unwrap(), before);
     assert_eq!(snapshot.videos().unwrap(), videos);
     assert_eq!(snapshot.filter("path:v1").unwrap().len(), 1);
-    assert_eq!(snapshot.calibration(), None);
+    assert_eq!(snapshot.state(), None);
 
     let now = index.searcher().unwrap();
-    assert_eq!((now.rows(), now.videos().unwrap().len(), now.calibration()), (11, 3, Some(&json!(1))));
+    assert_eq!((now.rows(), now.videos().unwrap().len(), now.state()), (11, 3, Some(&json!(1))));
     assert_eq!(plain(&now.search(&query, 100, None).unwrap()), naive(&now, &query, 100, None));
     sound(&place.dir);
 }

@@ -37,9 +37,12 @@ pub(super) struct Arguments {
     /// Decode keyframes only: several times faster, moments are coarser
     #[arg(long)]
     keyframes: bool,
-    /// Remove videos of these folders from the index if their files are gone
+    /// Remove videos of these folders from the index if their files are gone (see that drives are mounted)
     #[arg(long)]
     prune: bool,
+    /// Try files again that could not be decoded before, though they have not changed
+    #[arg(long)]
+    retry: bool,
     /// Print one JSON object a file, and one with the totals
     #[arg(long)]
     json: bool,
@@ -60,6 +63,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         jobs: arguments.jobs.map_or(cores, usize::from),
         keyframes: arguments.keyframes,
         prune: arguments.prune,
+        retry: arguments.retry,
     };
     let cancel = talk::cancel_on_interrupt()?;
     let bar = bar();
@@ -97,7 +101,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         if failures.len() > MAX_LISTED {
             eprintln!("failed: and {} more (--json lists all)", failures.len() - MAX_LISTED);
         }
-        println!(
+        writeln!(
+            std::io::stdout(),
             "{} indexed, {} unchanged, {} failed, {} skipped, {} removed in {:.1} s; {} videos with {} rows in {}",
             summary.indexed,
             summary.unchanged,
@@ -108,7 +113,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             summary.videos,
             summary.rows,
             folder.display()
-        );
+        )?;
     }
     if summary.cancelled {
         return Ok(ExitCode::from(INTERRUPTED));

@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -6,7 +7,8 @@ use clap::Args;
 use reelseek_index::Index;
 
 use super::{FAILED, FOUND_NOTHING, IndexFolder, talk};
-use crate::search::Calibration;
+use crate::ingest;
+use crate::search::State;
 
 #[derive(Debug, Args)]
 pub(super) struct Info {
@@ -48,8 +50,8 @@ pub(super) fn info(arguments: &Info) -> anyhow::Result<ExitCode> {
     for number in searcher.video_numbers() {
         videos.push(searcher.video(number)?);
     }
-    let calibration: Calibration =
-        searcher.calibration().and_then(|json| serde_json::from_value(json.clone()).ok()).unwrap_or_default();
+    let state = State::of(&searcher);
+    let calibration = &state.calibration;
     let duration_ms: u64 = videos.iter().map(|v| v.duration_ms).sum();
     let settings = searcher.settings();
     if arguments.json {
@@ -74,28 +76,32 @@ pub(super) fn info(arguments: &Info) -> anyhow::Result<ExitCode> {
                 .collect();
             value["list"] = listed.into();
         }
-        println!("{value}");
+        writeln!(std::io::stdout(), "{value}")?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("index       {}", folder.display());
-    println!("videos      {} ({} long)", videos.len(), talk::clock(duration_ms));
-    println!("rows        {} of {} numbers", searcher.rows(), settings.dim);
+    writeln!(std::io::stdout(), "index       {}", folder.display())?;
+    writeln!(std::io::stdout(), "videos      {} ({} long)", videos.len(), talk::clock(duration_ms))?;
+    writeln!(std::io::stdout(), "rows        {} of {} numbers", searcher.rows(), settings.dim)?;
     for (name, value) in &settings.attributes {
-        println!("{name:<11} {value}");
+        writeln!(std::io::stdout(), "{name:<11} {value}")?;
     }
-    println!(
+    writeln!(
+        std::io::stdout(),
         "confidence  a foreign picture scores {:.2} ± {:.2} here ({} probes)",
-        calibration.location, calibration.scale, calibration.probes
-    );
+        calibration.location,
+        calibration.scale,
+        calibration.probes
+    )?;
     if arguments.videos {
         for video in &videos {
-            println!(
+            writeln!(
+                std::io::stdout(),
                 "{}  {:>8}  {:>6} rows  {}",
                 video.id,
                 talk::clock(video.duration_ms),
                 video.rows,
                 talk::printable(&video.path)
-            );
+            )?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -107,7 +113,7 @@ pub(super) fn verify(arguments: &Verify) -> anyhow::Result<ExitCode> {
         eprintln!("reelseek: {}: {}", problem.path.display(), problem.message);
     }
     if report.problems.is_empty() {
-        println!("{} is sound", arguments.folder.index.display());
+        writeln!(std::io::stdout(), "{} is sound", arguments.folder.index.display())?;
         return Ok(ExitCode::SUCCESS);
     }
     Ok(ExitCode::from(FAILED))
@@ -138,8 +144,10 @@ pub(super) fn remove(arguments: &Remove) -> anyhow::Result<ExitCode> {
         }
     }
     writer.commit()?;
+    // What is foreign to the index has changed with it.
+    ingest::calibrate(&index, &mut writer, State::of(&searcher))?;
     writer.close()?;
-    println!("{removed} removed from the index; no video file was touched");
+    writeln!(std::io::stdout(), "{removed} removed from the index; no video file was touched")?;
     Ok(if removed == 0 { ExitCode::from(FOUND_NOTHING) } else { ExitCode::SUCCESS })
 }
 
@@ -148,6 +156,11 @@ pub(super) fn compact(arguments: &Compact) -> anyhow::Result<ExitCode> {
     let mut writer = index.writer()?;
     writer.compact()?;
     writer.close()?;
-    println!("{}: {} rows in one segment", arguments.folder.index.display(), index.searcher()?.rows());
+    writeln!(
+        std::io::stdout(),
+        "{}: {} rows in one segment",
+        arguments.folder.index.display(),
+        index.searcher()?.rows()
+    )?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -70,6 +71,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 jobs: std::thread::available_parallelism().map_or(1, usize::from),
                 keyframes: false,
                 prune: false,
+                retry: false,
             };
             ingest::run(&folder, &plan, &Layout::embedded(), &checkpoint, &cancel, |_| {})?;
             folder
@@ -80,13 +82,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if arguments.json {
         let rows = report.distortions.iter().map(|(name, row)| json(name, row));
         let value = serde_json::json!({
-            "gallery": report.gallery, "asked": report.asked, "flat_frames": report.flat_frames,
+            "gallery": report.gallery, "asked": report.asked, "flat_frames": report.flat_frames, "undecodable_frames": report.undecodable_frames,
             "seed": suite.seed, "median_query_ms": report.median_query_ms,
             "distortions": rows.collect::<Vec<_>>(), "overall": json("overall", &report.overall),
         });
-        println!("{value}");
+        writeln!(std::io::stdout(), "{value}")?;
     } else {
-        print(&report);
+        print(&report)?;
     }
     let right = report.overall.share(report.overall.right);
     if arguments.floor.is_some_and(|floor| right < floor) {
@@ -102,27 +104,32 @@ fn json(name: &str, row: &quality::Row) -> serde_json::Value {
     })
 }
 
-fn print(report: &Report) {
-    println!(
+fn print(report: &Report) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
         "{:<22} {:>7} {:>7} {:>7} {:>9} {:>9}",
         "distortion", "queries", "video", "moment", "confident", "falsely"
-    );
+    )?;
     for (name, row) in report.distortions.iter().chain([&("overall", report.overall)]) {
-        println!(
+        writeln!(
+            out,
             "{name:<22} {:>7} {:>7.3} {:>7.3} {:>9.3} {:>9.3}",
             row.queries,
             row.share(row.right),
             row.share(row.moment),
             row.share(row.sure),
             row.share(row.falsely_sure)
-        );
+        )?;
     }
-    println!(
+    writeln!(
+        out,
         "{} videos in the gallery, {} asked for, {} flat frames left out, {:.2} ms a query (median)",
         report.gallery, report.asked, report.flat_frames, report.median_query_ms
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "video: the right one first; moment: also `at` within 2 s; confident: right with confidence of 0.95 or more;"
-    );
-    println!("falsely: as confident with the right video taken out of the gallery");
+    )?;
+    writeln!(out, "falsely: as confident with the right video taken out of the gallery")
 }

@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -85,7 +86,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let checkpoint = fold(&encoder, &covariances, &moments, arguments.seed, used)?;
     write(&arguments.out, &checkpoint.to_bytes())?;
     let (videos, pairs) = moments.counts();
-    println!("{}: closed-form fit of {pairs} pairs from {videos} videos", arguments.out.display());
+    writeln!(std::io::stdout(), "{}: closed-form fit of {pairs} pairs from {videos} videos", arguments.out.display())?;
     Ok(ExitCode::SUCCESS)
 }
 

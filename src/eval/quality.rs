@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::ingest::pairs;
+use crate::ingest::{pairs, path_of};
 use crate::media::distort::Distortion;
 use crate::media::{self, Cancel, Tools};
 use crate::search::{self, Engine, Options};
@@ -38,7 +38,7 @@ pub enum Error {
     Nothing(&'static str),
 }
 
-/// Videos that show the same scene: an answer with one is right for another.
+/// Videos that show the same scene: an answer with one is right for another. Its moment is right only at the same time.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Equivalent {
     /// Ends of paths.
@@ -113,6 +113,8 @@ pub struct Report {
     pub gallery: usize,
     /// Videos asked for.
     pub asked: usize,
+    /// Frames left out since their video cannot be decoded there (any more).
+    pub undecodable_frames: usize,
     /// Frames left out since they are flat (black, say).
     pub flat_frames: usize,
     /// Counts for each distortion, by its name.
@@ -136,10 +138,10 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
     }
     let mut distortions: Vec<(&'static str, Row)> =
         Distortion::ALL.iter().map(|d| (d.name(), Row::default())).collect();
-    let (mut asked, mut flat_frames, mut took) = (0, 0, Vec::new());
+    let (mut asked, mut undecodable_frames, mut flat_frames, mut took) = (0, 0, 0, Vec::new());
     let options = Options { top: 1, ..Options::default() };
     for (number, video) in &gallery {
-        let path = Path::new(&video.path);
+        let path = &path_of(video);
         let name = pairs::name(path);
         if suite.leave_out.contains(&name) {
             continue;
@@ -151,7 +153,16 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
         };
         let others = gallery.iter().filter(|(n, v)| n != number && !same(&v.path)).map(|(n, _)| *n).collect();
         for at_ms in pairs::times(video.duration_ms, suite.frames, suite.seed, &name) {
-            let frame = media::frame_at(&tools, path, at_ms, pairs::MAX_SIDE, cancel)?;
+            let frame = match media::frame_at(&tools, path, at_ms, pairs::MAX_SIDE, cancel) {
+                Ok(frame) => frame,
+                Err(error @ (media::Error::Cancelled { .. } | media::Error::NoFfmpeg { .. })) => {
+                    return Err(error.into());
+                }
+                Err(_) => {
+                    undecodable_frames += 1;
+                    continue;
+                }
+            };
             if crate::encode::Descriptor::of(&frame).is_flat() {
                 flat_frames += 1;
                 continue;
@@ -167,10 +178,7 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
                 row.add(Row {
                     queries: 1,
                     right: usize::from(right.is_some()),
-                    moment: usize::from(
-                        right
-                            .is_some_and(|b| b.video.path != video.path || b.moment.at_ms.abs_diff(at_ms) <= MOMENT_MS),
-                    ),
+                    moment: usize::from(right.is_some_and(|b| b.moment.at_ms.abs_diff(at_ms) <= MOMENT_MS)),
                     sure: usize::from(right.is_some_and(|b| b.confidence >= SURE)),
                     falsely_sure: usize::from(absent.found.first().is_some_and(|b| b.confidence >= SURE)),
                 });
@@ -181,7 +189,7 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
         return Err(Error::Nothing(if asked == 0 {
             "every video of the index was used in training; index others, or leave --held-out away"
         } else {
-            "every frame taken is flat"
+            "every frame taken is flat or cannot be decoded any more"
         }));
     }
     took.sort_by(f64::total_cmp);
@@ -192,6 +200,7 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
     Ok(Report {
         gallery: gallery.len(),
         asked,
+        undecodable_frames,
         flat_frames,
         distortions,
         overall,

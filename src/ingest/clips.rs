@@ -75,13 +75,18 @@ impl<'a> ClipBuilder<'a> {
         Ok(())
     }
 
-    /// Ends the video. The last frames get a row of their own if the rows before hold too few of them.
+    /// Ends the video at its length in milliseconds; a last keyframe stands until there. The last frames get a row of their own if the rows before hold too few of them.
     ///
     /// # Errors
     /// As [`ClipBuilder::push`].
-    pub fn finish(mut self) -> Result<Rows, gmf::Error> {
+    pub fn finish(mut self, duration_ms: u64) -> Result<Rows, gmf::Error> {
         if self.rows.spans.is_empty() && !self.window.is_empty() || self.uncovered > 0 {
             self.emit()?;
+        }
+        if self.frames_per_clip == 1
+            && let Some(last) = self.rows.spans.last_mut()
+        {
+            last.end_ms = last.end_ms.max(u32::try_from(duration_ms).unwrap_or(last.end_ms));
         }
         Ok(self.rows)
     }
@@ -134,7 +139,7 @@ mod tests {
         for (i, frame) in frames.enumerate() {
             builder.push(i as u32 * 250, frame).unwrap();
         }
-        builder.finish().unwrap()
+        builder.finish(0).unwrap()
     }
 
     #[test]
@@ -170,10 +175,10 @@ mod tests {
         for (i, at) in [0, 700, 5000].into_iter().enumerate() {
             builder.push(at, noise(i as u32)).unwrap();
         }
-        let spans = builder.finish().unwrap().spans;
+        let spans = builder.finish(9000).unwrap().spans;
         assert_eq!(
             spans.iter().map(|s| (s.start_ms, s.end_ms)).collect::<Vec<_>>(),
-            [(0, 700), (700, 5000), (5000, 5250)]
+            [(0, 700), (700, 5000), (5000, 9000)]
         );
     }
 }

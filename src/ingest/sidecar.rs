@@ -1,6 +1,8 @@
 //! The JSON file beside a video (`clip.mp4.json`): title, labels, anything.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use reelseek_index::Video;
@@ -8,12 +10,24 @@ use reelseek_index::Video;
 /// A sidecar larger than this is not read: it is not metadata.
 const MAX_BYTES: u64 = 1 << 20;
 
+/// Nesting allowed: far below the 128 levels at which JSON is no longer read back.
+const MAX_DEPTH: usize = 32;
+
 /// What a sidecar says; the defaults where it says nothing.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Sidecar {
     pub(super) title: Option<String>,
     pub(super) labels: Vec<String>,
     pub(super) extra: serde_json::Value,
+}
+
+/// Levels of nesting; the parser itself stops at 128.
+fn depth(value: &serde_json::Value) -> usize {
+    match value {
+        serde_json::Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
+        serde_json::Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 /// Where the sidecar of a video would lie.
@@ -33,17 +47,24 @@ pub(super) fn read(video: &Path) -> Result<Option<Sidecar>, String> {
     match std::fs::metadata(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(wrong(error.to_string())),
-        Ok(meta) if meta.len() > MAX_BYTES => {
-            return Err(wrong(format!("{} bytes, more than the {MAX_BYTES} that metadata may have", meta.len())));
-        }
+        // A pipe would block, a device would never end.
+        Ok(meta) if !meta.is_file() => return Err(wrong("not a file".to_owned())),
         Ok(_) => {}
     }
-    let bytes = std::fs::read(&path).map_err(|e| wrong(e.to_string()))?;
+    let mut bytes = Vec::new();
+    let file = File::open(&path).map_err(|e| wrong(e.to_string()))?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| wrong(e.to_string()))?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(wrong(format!("more than the {MAX_BYTES} bytes that metadata may have")));
+    }
     parse(&bytes).map(Some).map_err(wrong)
 }
 
 fn parse(bytes: &[u8]) -> Result<Sidecar, String> {
     let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| format!("not JSON ({e})"))?;
+    if depth(&value) > MAX_DEPTH {
+        return Err(format!("nested deeper than {MAX_DEPTH} levels"));
+    }
     let serde_json::Value::Object(mut fields) = value else {
         return Err("not a JSON object like {\"title\": \"...\", \"labels\": [\"...\"]}".to_owned());
     };
@@ -72,7 +93,7 @@ fn parse(bytes: &[u8]) -> Result<Sidecar, String> {
 }
 
 /// The path of an indexed video, also when its name is not Unicode.
-pub(super) fn path_of(video: &Video) -> PathBuf {
+pub fn path_of(video: &Video) -> PathBuf {
     #[cfg(unix)]
     if let Some(bytes) = &video.path_bytes {
         use std::os::unix::ffi::OsStringExt;

@@ -20,6 +20,28 @@ pub(super) enum Error {
     Checkpoint(#[from] gmf::Error),
 }
 
+impl Error {
+    /// Whether the same file would fail again in the same way.
+    pub(super) fn is_lasting(&self) -> bool {
+        matches!(self, Error::Media(media::Error::Undecodable { .. }))
+    }
+}
+
+/// What `Video::sampling` says of a video that was decoded by its keyframes.
+const KEYFRAMES: &str = "keyframes";
+
+/// An absolute path whose folder is resolved and whose name is kept: a linked file is known by its own name.
+pub(super) fn resolved(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if path.is_dir() {
+        return path.canonicalize().unwrap_or(path);
+    }
+    match (path.parent().and_then(|p| p.canonicalize().ok()), path.file_name()) {
+        (Some(folder), Some(name)) => folder.join(name),
+        _ => path,
+    }
+}
+
 /// A file to be looked at.
 #[derive(Debug)]
 pub(super) struct Task {
@@ -28,7 +50,7 @@ pub(super) struct Task {
     /// Names the video in the index: 16 hex digits of BLAKE3 of the path.
     pub(super) id: String,
     pub(super) size_bytes: u64,
-    modified_ns: i64,
+    pub(super) modified_ns: i64,
     sidecar_modified_ns: Option<i64>,
 }
 
@@ -37,19 +59,16 @@ impl Task {
     pub(super) fn look(path: &Path) -> Result<Task, media::Error> {
         let stat = |path: &Path| std::fs::metadata(path).map_err(|source| media::Error::io(path, source));
         let meta = stat(path)?;
-        let path = std::path::absolute(path).map_err(|source| media::Error::io(path, source))?;
-        // The folder is resolved, the name is kept: a linked file is known by its own name.
-        let path = match (path.parent().and_then(|p| p.canonicalize().ok()), path.file_name()) {
-            (Some(folder), Some(name)) => folder.join(name),
-            _ => path,
-        };
+        let path = resolved(path);
         let id = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex()[..16].to_owned();
         let sidecar_modified_ns = std::fs::metadata(sidecar::beside(&path)).ok().map(|m| modified_ns(&m));
         Ok(Task { id, size_bytes: meta.len(), modified_ns: modified_ns(&meta), sidecar_modified_ns, path })
     }
 
-    pub(super) fn same_media(&self, video: &Video) -> bool {
-        self.size_bytes == video.size_bytes && self.modified_ns == video.modified_ns
+    /// Whether the file is what the index has. Rows from keyframes will do only where no more is asked for.
+    pub(super) fn same_media(&self, video: &Video, keyframes: bool) -> bool {
+        let fine_enough = keyframes || video.sampling != KEYFRAMES;
+        self.size_bytes == video.size_bytes && self.modified_ns == video.modified_ns && fine_enough
     }
 
     pub(super) fn same_sidecar(&self, video: &Video) -> bool {
@@ -76,6 +95,7 @@ impl Task {
             rows: 0,
             note: note.clone(),
             extra: sidecar.extra,
+            sampling: String::new(),
             probe: Vec::new(),
         };
         let warnings: Vec<String> = note.into_iter().chain(warning).collect();
@@ -128,9 +148,10 @@ impl Context<'_> {
             builder.push(frame.at_ms, descriptor)?;
         }
         let summary = frames.finish()?;
-        let rows = builder.finish()?;
+        let rows = builder.finish(summary.duration_ms)?;
         let (mut video, warning) = task.describe(summary.duration_ms, summary.warnings);
         video.rows = rows.spans.len() as u32;
+        video.sampling = if self.keyframes { KEYFRAMES.to_owned() } else { String::new() };
         video.probe = probe.embed(self.encoder, self.checkpoint)?;
         Ok(Done { video, rows, warning })
     }

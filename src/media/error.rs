@@ -47,6 +47,14 @@ pub enum Error {
         /// Which limit.
         what: String,
     },
+    /// ffmpeg was ended by somebody else: what it gave may be half of the video.
+    #[error("{}: ffmpeg was ended from outside ({status}), perhaps for want of memory; run the command again, with fewer --jobs", path.display())]
+    Killed {
+        /// The file.
+        path: PathBuf,
+        /// How it ended.
+        status: String,
+    },
     /// The run was cancelled while the file was decoded.
     #[error("{}: cancelled", path.display())]
     Cancelled {

@@ -2,7 +2,9 @@
 
 mod calibration;
 mod moment;
+mod state;
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Instant;
 
@@ -11,6 +13,7 @@ use thiserror::Error;
 
 pub use calibration::Calibration;
 pub use moment::Moment;
+pub use state::{Failure, Measured, State};
 
 use crate::encode::{self, Descriptor, Layout, layout};
 use crate::gmf::{self, Folded};
@@ -124,8 +127,7 @@ impl Engine {
 
     /// An engine from its parts.
     pub fn new(searcher: Searcher, encoder: Layout, checkpoint: Folded) -> Engine {
-        let calibration =
-            searcher.calibration().and_then(|json| serde_json::from_value(json.clone()).ok()).unwrap_or_default();
+        let calibration = State::of(&searcher).calibration;
         Engine { searcher, encoder, checkpoint, calibration }
     }
 
@@ -178,11 +180,13 @@ impl Engine {
         let mut fetch = top.saturating_mul(OVERFETCH).max(64).min(rows);
         loop {
             let mut best: Vec<Best> = Vec::new();
-            let mut seen = std::collections::HashMap::<VideoNumber, usize>::new();
-            let mut exhausted = true;
+            let mut seen = HashMap::<VideoNumber, usize>::new();
+            let mut enough = true;
             for (view, embedding) in views.iter().enumerate() {
                 let hits = self.searcher.search(embedding, fetch, filter)?;
-                exhausted &= hits.len() < fetch || fetch >= rows;
+                // Each view by itself: one filled by a single long video hides others, however many another view brings.
+                let distinct: HashSet<VideoNumber> = hits.iter().map(|hit| hit.video).collect();
+                enough &= distinct.len() >= top || hits.len() < fetch || fetch >= rows;
                 for hit in hits {
                     match seen.get(&hit.video) {
                         Some(&at) if best[at].hit.score >= hit.score => {}
@@ -194,8 +198,7 @@ impl Engine {
                     }
                 }
             }
-            // Long videos can fill the whole fetch: then more rows are needed to see other videos.
-            if best.len() < top && !exhausted && !views.is_empty() {
+            if !enough {
                 fetch = fetch.saturating_mul(4).min(rows);
                 continue;
             }
@@ -224,4 +227,32 @@ pub fn views(picture: &Picture, encoder: &Layout, checkpoint: &Folded) -> Result
         embeddings.push(checkpoint.embed_image(&encoder.image(&descriptor.mirrored()))?);
     }
     Ok(embeddings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reelseek_index::{Settings, Span, Video};
+
+    #[test]
+    fn a_long_video_does_not_hide_others_behind_what_another_view_brings() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::create(&dir.path().join("index"), &Settings { dim: 3, attributes: [].into() }).unwrap();
+        let mut writer = index.writer().unwrap();
+        let mut put = |id: String, row: [f32; 3], rows: usize| {
+            let spans: Vec<Span> = (0..rows as u32).map(|i| Span { start_ms: i, end_ms: i + 1, at_ms: i }).collect();
+            writer.put(Video { id, ..Video::default() }, &spans, &row.repeat(rows)).unwrap();
+        };
+        put("long".into(), [0.9, 0.0, 0.0], 500);
+        put("right".into(), [0.8, 0.0, 0.0], 1);
+        for i in 0..10 {
+            put(format!("junk{i}"), [0.0, 0.3, 0.0], 1);
+        }
+        writer.commit().unwrap();
+        let engine = Engine::new(index.searcher().unwrap(), Layout::embedded(), Folded::embedded());
+        let views = [vec![1.0, 0.0, 0.0], vec![0.0, 1.0, 0.0]];
+        let best = engine.best_rows(&views, 3, None).unwrap();
+        let named: Vec<_> = best.iter().map(|b| engine.searcher.video(b.hit.video).unwrap().id).collect();
+        assert_eq!(named, ["long", "right", "junk0"]);
+    }
 }

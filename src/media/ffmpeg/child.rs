@@ -2,11 +2,10 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::{Cancel, Limits};
@@ -18,13 +17,16 @@ const WATCH_EVERY: Duration = Duration::from_millis(50);
 const MAX_COMPLAINTS: usize = 3;
 const MAX_LINE_BYTES: u64 = 4096;
 
-/// A running ffmpeg. Dropping it kills and reaps the process.
+/// How long a child that has closed its output may take to end, and its talk to be heard.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A running ffmpeg. Dropping it kills the process with all that it started, and reaps it.
 #[derive(Debug)]
 pub(super) struct Child {
     path: PathBuf,
-    process: Arc<Mutex<std::process::Child>>,
+    process: Arc<Mutex<Process>>,
     stdout: ChildStdout,
-    talk: Option<JoinHandle<Talk>>,
+    talk: mpsc::Receiver<Talk>,
     watch: Arc<Watch>,
     /// Dropping it ends the watchdog at once.
     _watchdog: mpsc::Sender<()>,
@@ -58,6 +60,9 @@ struct Talk {
 impl Child {
     pub(super) fn start(mut command: Command, path: &Path, limits: &Limits, cancel: &Cancel) -> Result<Child, Error> {
         let program = command.get_program().to_string_lossy().into_owned();
+        // A group of its own: a wrapper script is ended together with what it runs, and Ctrl-C reaches us alone.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut process = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -68,8 +73,12 @@ impl Child {
         let stdout = process.stdout.take().expect("standard output is piped");
         let stderr = process.stderr.take().expect("standard error is piped");
         let name = path.to_string_lossy().into_owned();
-        let talk = std::thread::spawn(move || listen(stderr, &name));
-        let process = Arc::new(Mutex::new(process));
+        let (speaker, talk) = mpsc::channel();
+        std::thread::spawn(move || {
+            // Nobody listens any more if the child was dropped.
+            let _ = speaker.send(listen(stderr, &name));
+        });
+        let process = Arc::new(Mutex::new(Process { child: process, reaped: false }));
         let watch =
             Arc::new(Watch { started: Instant::now(), progress_ms: AtomicU64::new(0), reason: Mutex::new(None) });
         let (watchdog, ended) = mpsc::channel();
@@ -77,15 +86,7 @@ impl Child {
             let (process, watch, limits, cancel) = (process.clone(), watch.clone(), limits.clone(), cancel.clone());
             std::thread::spawn(move || guard(&process, &watch, &limits, &cancel, &ended));
         }
-        Ok(Child {
-            path: path.to_owned(),
-            process,
-            stdout,
-            talk: Some(talk),
-            watch,
-            _watchdog: watchdog,
-            cancel: cancel.clone(),
-        })
+        Ok(Child { path: path.to_owned(), process, stdout, talk, watch, _watchdog: watchdog, cancel: cancel.clone() })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -144,19 +145,28 @@ impl Child {
     }
 
     /// Ends the child; the container's length in milliseconds, and what ffmpeg complained of.
-    pub(super) fn finish(mut self) -> Result<(Option<u64>, Option<String>), Error> {
+    ///
+    /// # Errors
+    /// [`Error::Killed`] if somebody else ended it.
+    pub(super) fn finish(self) -> Result<(Option<u64>, Option<String>), Error> {
         // ffmpeg has closed its output or is no longer wanted; a healthy one is gone within a moment.
-        let patience = Instant::now() + Duration::from_secs(5);
+        let patience = Instant::now() + PATIENCE;
         let status = loop {
-            let state = self.process.lock().unwrap_or_else(PoisonError::into_inner).try_wait();
+            let state = self.process.lock().unwrap_or_else(PoisonError::into_inner).ended();
             match state {
                 Ok(Some(status)) => break Some(status),
                 Ok(None) if Instant::now() < patience => std::thread::sleep(Duration::from_micros(500)),
                 _ => break None,
             }
         };
-        kill(&self.process);
-        let talk = self.talk.take().and_then(|t| t.join().ok()).unwrap_or_default();
+        if status.is_none() {
+            kill(&self.process);
+        }
+        self.stopped()?;
+        if let Some(status) = status.filter(ended_from_outside) {
+            return Err(Error::Killed { path: self.path.clone(), status: status.to_string() });
+        }
+        let talk = self.talk.recv_timeout(PATIENCE).unwrap_or_default();
         let mut complaints = talk.complaints.join("; ");
         if talk.more > 0 {
             complaints.push_str(&format!("; and {} more complaints", talk.more));
@@ -174,21 +184,57 @@ impl Drop for Child {
     }
 }
 
-fn kill(process: &Mutex<std::process::Child>) {
-    let mut process = process.lock().unwrap_or_else(PoisonError::into_inner);
-    // Either call fails only if the process is gone already.
-    let _ = process.kill();
-    let _ = process.wait();
+/// Whether a signal that asks for the end stopped it, and not a fault of its own: ffmpeg answers a polite one with 255.
+fn ended_from_outside(status: &ExitStatus) -> bool {
+    #[cfg(unix)]
+    {
+        use rustix::process::Signal;
+        let asked = [Signal::HUP, Signal::INT, Signal::KILL, Signal::TERM].map(Signal::as_raw);
+        let signal = std::os::unix::process::ExitStatusExt::signal(status);
+        signal.is_some_and(|s| asked.contains(&s)) || status.code() == Some(255)
+    }
+    #[cfg(not(unix))]
+    {
+        status.code() == Some(255)
+    }
+}
+
+/// The process, and whether its end was taken note of: from then on its number may be another's.
+#[derive(Debug)]
+struct Process {
+    child: std::process::Child,
+    reaped: bool,
+}
+
+impl Process {
+    fn ended(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        let status = self.child.try_wait()?;
+        self.reaped |= status.is_some();
+        Ok(status)
+    }
+
+    /// Ends the process and all of its group.
+    fn kill(&mut self) {
+        if self.reaped {
+            return;
+        }
+        #[cfg(unix)]
+        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        // These fail only if the process is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.reaped = true;
+    }
+}
+
+fn kill(process: &Mutex<Process>) {
+    process.lock().unwrap_or_else(PoisonError::into_inner).kill();
 }
 
 /// Ends a child that stalls, takes too long, or is not wanted any more.
-fn guard(
-    process: &Mutex<std::process::Child>,
-    watch: &Watch,
-    limits: &Limits,
-    cancel: &Cancel,
-    ended: &mpsc::Receiver<()>,
-) {
+fn guard(process: &Mutex<Process>, watch: &Watch, limits: &Limits, cancel: &Cancel, ended: &mpsc::Receiver<()>) {
     loop {
         match ended.recv_timeout(WATCH_EVERY) {
             Err(RecvTimeoutError::Timeout) => {}
@@ -272,7 +318,12 @@ fn complaint(line: &str, path: &str) -> Option<String> {
         ["[error] ", "[fatal] ", "[panic] "].iter().filter_map(|level| Some((line.find(level)?, level.len()))).min()?;
     let message = line[at.0 + at.1..].trim();
     let message = message.strip_prefix(&format!("file:{path}: ")).unwrap_or(message).trim();
-    if message.is_empty() || message.starts_with("Conversion failed") || message.starts_with("Error while filtering") {
+    // The size may change midway: we asked for it to be followed.
+    if message.is_empty()
+        || message.starts_with("Changing video frame properties on the fly")
+        || message.starts_with("Conversion failed")
+        || message.starts_with("Error while filtering")
+    {
         return None;
     }
     let message =

@@ -19,6 +19,9 @@ use child::Child;
 /// Containers that are read: those that hold their own media. No playlists, no scripts, no picture sequences, no devices.
 const DEMUXERS: &str = "3gp,aiff,asf,avi,av1,dirac,dv,flv,gif,h263,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,vc1,webm,wtv,yuv4mpegpipe";
 
+/// The last keyframe of a video may stand this long. A container that claims more is not believed.
+const MAX_KEYFRAME_DISTANCE_MS: u64 = 120_000;
+
 /// The ffmpeg program.
 #[derive(Debug, Clone)]
 pub struct Tools {
@@ -163,7 +166,8 @@ pub fn frames(tools: &Tools, path: &Path, plan: &Plan, limits: &Limits, cancel: 
 /// # Errors
 /// [`Error::Undecodable`] if there is no such frame, else as [`frames`].
 pub fn frame_at(tools: &Tools, path: &Path, at_ms: u32, max_side: u32, cancel: &Cancel) -> Result<Picture, Error> {
-    let limits = Limits::default();
+    // Nothing is given before the frame is reached, so that only the limit on the whole counts.
+    let limits = Limits { stall: Limits::default().wall, ..Limits::default() };
     // Time zero moves to the wanted one; of the frames up to there the last is given.
     let filter = format!(
         "setpts=PTS-STARTPTS-{:.4}/TB,fps=fps=1:round=up:start_time=0,scale=w='max(1,round(iw*sar*min(1,{max_side}/max(iw*sar,ih))))':h='max(1,round(ih*min(1,{max_side}/max(iw*sar,ih))))',format=rgb24",
@@ -187,6 +191,8 @@ fn input(tools: &Tools, path: &Path, limits: &Limits, keyframes_only: bool) -> C
     command.args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info", "-threads", "1"]);
     command.args(["-protocol_whitelist", "file,pipe", "-format_whitelist", DEMUXERS]);
     command.arg("-max_pixels").arg(limits.max_pixels.to_string());
+    // A size that changes midway must not start the filters, and with them the clock, anew: `scale` follows by itself.
+    command.args(["-reinit_filter", "0"]);
     if keyframes_only {
         command.args(["-skip_frame", "nokey"]);
     }
@@ -243,9 +249,13 @@ impl Frames {
         }
         let step_ms = 1000.0 / self.plan.rate_hz;
         let covered_ms = (self.given as f64 * step_ms).round() as u64;
-        // Frames give the length to one step; the container knows it better, unless it lies.
-        let duration_ms =
-            container_ms.filter(|ms| ms.abs_diff(covered_ms) as f64 <= 1.5 * step_ms).unwrap_or(covered_ms);
+        // Frames give the length to one step, keyframes to the distance of two; the container knows it better, unless it lies.
+        let (less, more) = match self.plan.keyframes_only {
+            false => ((1.5 * step_ms) as u64, (1.5 * step_ms) as u64),
+            true => ((1.5 * step_ms) as u64, MAX_KEYFRAME_DISTANCE_MS),
+        };
+        let honest = covered_ms.saturating_sub(less)..=covered_ms + more;
+        let duration_ms = container_ms.filter(|ms| honest.contains(ms)).unwrap_or(covered_ms);
         Ok(Summary { frames: self.given, duration_ms, warnings })
     }
 }

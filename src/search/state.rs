@@ -1,0 +1,52 @@
+//! What an index remembers besides its videos: opaque JSON to `reelseek_index`, published by its commits.
+
+use std::collections::BTreeMap;
+
+use reelseek_index::Searcher;
+use serde::{Deserialize, Serialize};
+
+use super::Calibration;
+
+/// The state of an index.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct State {
+    /// How well foreign pictures score.
+    pub calibration: Calibration,
+    /// The videos that the calibration was measured on; `None` before the first.
+    pub measured: Option<Measured>,
+    /// Files that could not be decoded, by the id that their video would have.
+    pub failed: BTreeMap<String, Failure>,
+}
+
+/// Names the live videos of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The highest number of a video.
+    pub newest: u64,
+    /// Videos in all.
+    pub videos: usize,
+}
+
+/// A file that could not be decoded, as it was then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Its size.
+    pub size_bytes: u64,
+    /// Time of its last change, in nanoseconds since 1970.
+    pub modified_ns: i64,
+    /// What was wrong with it.
+    pub reason: String,
+}
+
+impl State {
+    /// The state of a snapshot; the default if it has none that can be read.
+    pub fn of(searcher: &Searcher) -> State {
+        searcher.state().and_then(|json| serde_json::from_value(json.clone()).ok()).unwrap_or_default()
+    }
+
+    /// The state as JSON.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("a state is numbers and text, and its keys are text")
+    }
+}
