@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn a_long_video_does_not_hide_others_behind_what_another_view_brings() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::create(&dir.path().join("index"), &Settings { dim: 3, attributes: [].into() }).unwrap();
+        let index = Index::create(dir.path().join("index"), &Settings { dim: 3, attributes: [].into() }).unwrap();
         let mut writer = index.writer().unwrap();
         let mut put = |id: String, row: [f32; 3], rows: usize| {
             let spans: Vec<Span> = (0..rows as u32).map(|i| Span { start_ms: i, end_ms: i + 1, at_ms: i }).collect();
