@@ -384,6 +384,22 @@ fn keyframes_give_the_true_length_and_are_refined_when_asked() {
 }
 
 #[test]
+fn a_video_whose_only_keyframe_is_hidden_is_indexed_all_the_same() {
+    let place = Place::new();
+    let whole = place.path("whole.mp4");
+    let mut command = ffmpeg();
+    command.args(["-f", "lavfi", "-i", "testsrc2=size=160x90:rate=10:duration=6", "-g", "1000", "-pix_fmt", "yuv420p"]);
+    assert!(command.arg(&whole).status().unwrap().success());
+    // A cut without encoding starts at 2 s by an edit list: the keyframe before it is there to decode from, not to be shown.
+    let mut command = ffmpeg();
+    command.args(["-ss", "2", "-i"]).arg(&whole).args(["-c", "copy"]).arg(place.videos().join("cut.mp4"));
+    assert!(command.status().unwrap().success());
+    let found = place.index(&["--keyframes"]);
+    assert_eq!(found.last().unwrap()["indexed"], 1, "{found:?}");
+    assert_eq!(place.index(&[]).last().unwrap()["failed"], 0);
+}
+
+#[test]
 fn the_calibration_is_that_of_the_videos_as_they_are() {
     let place = Place::with_clips();
     place.index(&[]);

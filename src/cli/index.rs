@@ -34,7 +34,7 @@ pub(super) struct Arguments {
     /// Videos decoded at once [default: one for each core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
-    /// Decode keyframes only: several times faster, moments are coarser
+    /// Decode keyframes only: faster, the more so the further apart they are, but moments are coarser
     #[arg(long)]
     keyframes: bool,
     /// Remove videos of these folders from the index if their files are gone (see that drives are mounted)

@@ -128,15 +128,23 @@ pub(super) struct Context<'a> {
 impl Context<'_> {
     /// Decodes and embeds one file.
     pub(super) fn index(&self, task: &Task) -> Result<Done, Error> {
+        match self.decode(task, self.keyframes) {
+            // The only keyframe may be one that an edit list hides, or a damaged one: the other frames can still be good.
+            Err(error) if self.keyframes && error.is_lasting() => self.decode(task, false),
+            done => done,
+        }
+    }
+
+    fn decode(&self, task: &Task, keyframes: bool) -> Result<Done, Error> {
         let sampling = layout::SAMPLING;
         let plan = media::Plan {
             rate_hz: sampling.rate_hz,
             width: sampling.width,
             height: sampling.height,
-            keyframes_only: self.keyframes,
+            keyframes_only: keyframes,
         };
         let mut frames = media::frames(self.tools, &task.path, &plan, &self.limits, self.cancel)?;
-        let mut builder = if self.keyframes {
+        let mut builder = if keyframes {
             ClipBuilder::keyframes(self.encoder, self.checkpoint)
         } else {
             ClipBuilder::regular(self.encoder, self.checkpoint)
@@ -151,7 +159,7 @@ impl Context<'_> {
         let rows = builder.finish(summary.duration_ms)?;
         let (mut video, warning) = task.describe(summary.duration_ms, summary.warnings);
         video.rows = rows.spans.len() as u32;
-        video.sampling = if self.keyframes { KEYFRAMES.to_owned() } else { String::new() };
+        video.sampling = if keyframes { KEYFRAMES.to_owned() } else { String::new() };
         video.probe = probe.embed(self.encoder, self.checkpoint)?;
         Ok(Done { video, rows, warning })
     }
