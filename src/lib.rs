@@ -28,11 +28,12 @@
 //!
 //! Two small helpers belong to no room: `tensors` (safetensors files) and `seeded` (random numbers that never change).
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod cli;
 pub mod encode;
 pub mod eval;
+pub mod features;
 pub mod gmf;
 pub mod ingest;
 pub mod media;

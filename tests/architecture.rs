@@ -5,14 +5,15 @@
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms it may name after `crate::`. `seeded` and `tensors` belong to no room.
-const EDGES: [(&str, &[&str]); 7] = [
+const EDGES: [(&str, &[&str]); 8] = [
     ("media", &[]),
     ("encode", &["media"]),
-    ("gmf", &[]),
+    ("features", &[]),
+    ("gmf", &["features"]),
     ("search", &["media", "encode", "gmf"]),
-    ("ingest", &["media", "encode", "gmf", "search"]),
-    ("eval", &["media", "encode", "gmf", "search", "ingest"]),
-    ("cli", &["media", "encode", "gmf", "search", "ingest", "eval"]),
+    ("ingest", &["media", "encode", "features", "gmf", "search"]),
+    ("eval", &["media", "encode", "features", "gmf", "search", "ingest"]),
+    ("cli", &["media", "encode", "features", "gmf", "search", "ingest", "eval"]),
 ];
 const HELPERS: [&str; 2] = ["seeded", "tensors"];
 

@@ -1,6 +1,7 @@
 //! Arguments in, library call, output. Data goes to standard output, talk to standard error.
 
 mod api;
+mod fold;
 mod index;
 mod manage;
 mod quality;
@@ -47,8 +48,10 @@ enum Command {
     Compact(manage::Compact),
     /// Measure the answers: distorted frames of the indexed videos as queries
     Quality(quality::Arguments),
-    /// Fit a checkpoint to videos, without labels
+    /// Train a model on features, or on your own videos without labels
     Train(train::Arguments),
+    /// Fold a trained model into the small checkpoint that `index` and `search` use
+    Fold(fold::Arguments),
 }
 
 /// Which index.
@@ -71,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Compact(arguments) => manage::compact(&arguments),
         Command::Quality(arguments) => quality::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
+        Command::Fold(arguments) => fold::run(&arguments),
     };
     match outcome {
         Ok(code) => code,

@@ -3,50 +3,297 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use globset::GlobSet;
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{INTERRUPTED, talk};
 use crate::encode::{Layout, Projection, layout};
+use crate::eval::retrieval;
+use crate::features::Set;
 use crate::gmf::fit::{Covariances, Moments};
-use crate::gmf::{Affine, Folded, Modality, Record};
+use crate::gmf::{self, Affine, Config, Data, Folded, Modality, Objective, Options, Outcome, Progress, Task, Weights};
 use crate::ingest::pairs;
-use crate::media::{self, Tools};
+use crate::media::{self, Cancel, Tools};
+
+/// Rank to which validation looks.
+const VALIDATION_RANKS: usize = 10;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
+    /// Folder with images.npy, videos.npy, images.jsonl and videos.jsonl
+    #[arg(long, value_name = "DIR", required_unless_present = "videos")]
+    features: Option<PathBuf>,
     /// Videos or folders to learn from; no labels are needed
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    #[arg(long, num_args = 1.., value_name = "PATH", conflicts_with = "features")]
     videos: Vec<PathBuf>,
-    /// Checkpoint to write
+    /// Checkpoint to write; the learning curve is written beside it as .csv and .svg
     #[arg(long, value_name = "CKPT")]
     out: PathBuf,
-    /// Replace the checkpoint if it exists
+    /// Replace the checkpoint if it exists, and start anew
     #[arg(long)]
     force: bool,
-    /// Decides which frames are taken and how they are distorted
+    /// Go on where a run with the same options was stopped
+    #[arg(long, conflicts_with = "force")]
+    resume: bool,
+    /// Passes over the training images; 0 keeps the closed-form fit of --videos as it is
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    epochs: usize,
+    /// Pairs in a batch
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    batch: usize,
+    /// Learning rate of the stochastic gradient descent
+    #[arg(long, value_name = "RATE", default_value_t = 0.01)]
+    learning_rate: f64,
+    /// Momentum
+    #[arg(long, default_value_t = 0.9)]
+    momentum: f64,
+    /// Weight decay
+    #[arg(long, value_name = "DECAY", default_value_t = 1e-4)]
+    weight_decay: f64,
+    /// Factor of the learning rate when the loss stands still
+    #[arg(long, value_name = "FACTOR", default_value_t = 0.1)]
+    plateau_factor: f64,
+    /// Steps without a lower loss until then
+    #[arg(long, value_name = "STEPS", default_value_t = 1000)]
+    plateau_patience: usize,
+    /// Retrieval loss (the paper does not spell out its own; these are our choice)
+    #[arg(long, value_enum, default_value_t = Loss::Contrastive)]
+    loss: Loss,
+    /// Temperature of the contrastive loss
+    #[arg(long, default_value_t = 0.07)]
+    temperature: f64,
+    /// Margin of the triplet loss, as a cosine
+    #[arg(long, default_value_t = 0.2)]
+    margin: f64,
+    /// Weight of the dissociation loss
+    #[arg(long, value_name = "WEIGHT", default_value_t = 1.0)]
+    lambda_dissociation: f64,
+    /// Weight of the retrieval loss
+    #[arg(long, value_name = "WEIGHT", default_value_t = 1.0)]
+    lambda_task: f64,
+    /// Magnification of the dissociation, a whole number above 2
+    #[arg(long, value_name = "N", default_value_t = Config::MULTIPLE)]
+    multiple: u32,
+    /// Share of the dissociated length that is invariant, between 0 and 1
+    #[arg(long, value_name = "SHARE", default_value_t = Config::BOUNDARY)]
+    boundary: f64,
+    /// Share held out to choose the best epoch by, if the features have no split `val` (all rows of a video together)
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    held_out: f32,
+    /// Decides initial weights, order, pairs, frames and distortions
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Where to compute; cuda and metal need a build with that Cargo feature
+    #[arg(long, value_enum, default_value_t = Device::Cpu)]
+    device: Device,
+    /// Encoder that made the features of --features, for the record
+    #[arg(long, value_name = "NAME", default_value = "unknown")]
+    encoder: String,
     /// Use the videos named in this manifest (one JSON object a line, with `path` below the manifest's folder and
     /// `license_of_repo`) only if their licence is permissive (MIT, BSD, Apache, CC-BY)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "videos")]
     permissive: Option<PathBuf>,
     /// Fit the encoder's projection anew too, and write it here (for maintainers: it changes the encoder)
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "videos")]
     refit_encoder: Option<PathBuf>,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Loss {
+    Contrastive,
+    Triplet,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Device {
+    Cpu,
+    Cuda,
+    Metal,
+}
+
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    for out in [Some(&arguments.out), arguments.refit_encoder.as_ref()].into_iter().flatten() {
-        if out.exists() && !arguments.force {
+    check_outputs(arguments)?;
+    let cancel = talk::cancel_on_interrupt()?;
+    match &arguments.features {
+        Some(folder) => {
+            let set = Set::open(folder)?;
+            if arguments.epochs == 0 {
+                bail!("--epochs 0 leaves nothing to do with --features; give at least 1");
+            }
+            fit(arguments, &set, (None, None), &arguments.encoder, serde_json::json!({}), &cancel)
+        }
+        None => {
+            let Some(examples) = collect(arguments, &cancel)? else { return Ok(ExitCode::from(INTERRUPTED)) };
+            let mut moments = Moments::new(layout::DESCRIPTOR_LEN);
+            examples.iter().for_each(|(_, example)| example.add_to(&mut moments));
+            // A mirror image is as likely as the picture itself.
+            moments.symmetrise(layout::mirror_index);
+            let covariances = moments.covariances()?;
+            let encoder = encoder(arguments, &covariances)?;
+            let set = pairs::set(&examples, &encoder, arguments.held_out, arguments.seed);
+            let names: Vec<&String> = examples.iter().map(|(name, _)| name).collect();
+            let about = serde_json::json!({ "start": "closed-form", "videos": names });
+            let every_clip = (0..set.videos.rows.len() as u32).collect();
+            fit(
+                arguments,
+                &set,
+                (Some(closed_form(&encoder, &covariances)?), Some(every_clip)),
+                layout::ID,
+                about,
+                &cancel,
+            )
+        }
+    }
+}
+
+/// Nothing that exists is overwritten without being asked.
+fn check_outputs(arguments: &Arguments) -> anyhow::Result<()> {
+    let out = &arguments.out;
+    if out.extension().is_some_and(|e| e == "csv" || e == "svg") {
+        bail!("{}: the learning curve takes that name; end the checkpoint's in .safetensors", out.display());
+    }
+    let mut state = out.clone().into_os_string();
+    state.push(".resume");
+    let state = PathBuf::from(state);
+    if arguments.resume {
+        if !state.exists() {
+            bail!("{} does not exist: no run was stopped there; start without --resume", state.display());
+        }
+        return Ok(());
+    }
+    if arguments.force {
+        return Ok(());
+    }
+    if state.exists() {
+        bail!("{} exists: a run was stopped there; --resume goes on with it, --force starts anew", state.display());
+    }
+    let curve = ["csv", "svg"].map(|ending| out.with_extension(ending));
+    for out in curve.iter().chain([out]).chain(&arguments.refit_encoder) {
+        if out.exists() {
             bail!("{} exists; --force replaces it", out.display());
         }
     }
+    Ok(())
+}
+
+fn fit(
+    arguments: &Arguments,
+    set: &Set,
+    (start, gallery): (Option<Folded>, Option<Vec<u32>>),
+    encoder: &str,
+    about: serde_json::Value,
+    cancel: &Cancel,
+) -> anyhow::Result<ExitCode> {
+    let modality = |name: &str, length| Modality { name: name.to_owned(), length };
+    let lengths = vec![modality("image", set.images.matrix.columns()), modality("video", set.videos.matrix.columns())];
+    let config = Config::new(lengths, arguments.multiple, arguments.boundary)?;
+    let options = options(arguments);
+    let mut data = Data::new(set, arguments.held_out, arguments.seed)?;
+    if let Some(gallery) = gallery.filter(|_| !data.queries.is_empty()) {
+        data.gallery = gallery;
+    }
+    let start = match (start, arguments.resume) {
+        (Some(folded), false) => Some(Weights::around(&config, &folded, arguments.seed)?),
+        _ => None,
+    };
+    eprintln!(
+        "{} pairs to learn from, {} images asked for among {} videos to validate; {} parameters, {:.2} GFLOP a pair",
+        data.pairs(),
+        data.queries.len(),
+        data.gallery.len(),
+        config.parameters(),
+        config.flops() as f64 / 1e9
+    );
+    if data.alone > 0 {
+        eprintln!("{} training images belong to no training video and are left out", data.alone);
+    }
+    let bar = ProgressBar::new((options.epochs * data.pairs()) as u64);
+    let style = "{elapsed_precise} [{wide_bar}] {pos}/{len} pairs, {per_sec}, ETA {eta}, {msg}";
+    bar.set_style(ProgressStyle::with_template(style)?.progress_chars("=> "));
+    let mut validate = |maps: &Folded| {
+        let (images, videos) = ((&set.images, data.queries.as_slice()), (&set.videos, data.gallery.as_slice()));
+        retrieval::mean_average_precision(maps, images, videos, |i, v| data.together(i, v), VALIDATION_RANKS)
+            .map_err(|e| e.to_string())
+    };
+    let mut last = (gmf::Losses::default(), 0);
+    let mut tell = |progress: Progress| match progress {
+        Progress::Step { done, of, pairs, losses } => {
+            if last.1 == 0 {
+                // A resumed run begins in the middle; what was done before says nothing of its speed.
+                bar.set_position(((done - 1) * data.pairs() / (of / options.epochs.max(1))) as u64);
+                bar.reset_eta();
+            }
+            last = (losses, done);
+            bar.inc(pairs as u64);
+            bar.set_message(format!("loss {:.4}", losses.total));
+        }
+        Progress::Epoch { epoch, map10, best } => bar.suspend(|| {
+            let map = map10.map_or("no validation".to_owned(), |m| format!("validation mAP@10 {m:.4}"));
+            let best = if best { ", kept" } else { "" };
+            let (losses, _) = last;
+            eprintln!(
+                "epoch {epoch:>3}: loss {:.4} (dissociation {:.4}, task {:.4}), {map}{best}",
+                losses.total, losses.dissociation, losses.task
+            );
+        }),
+    };
+    let run = gmf::Run {
+        data: &data,
+        config: &config,
+        start,
+        options: &options,
+        resume: arguments.resume,
+        encoder,
+        about,
+        out: &arguments.out,
+    };
+    let outcome = gmf::train(run, &mut validate, &|| cancel.is_set(), &mut tell)?;
+    bar.finish_and_clear();
+    match outcome {
+        Outcome::Interrupted => {
+            eprintln!("stopped; the same command with --resume goes on");
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+        Outcome::Finished { epoch, map10 } => {
+            let map = map10.map_or(String::new(), |m| format!(", validation mAP@10 {m:.4}"));
+            writeln!(std::io::stdout(), "{}: epoch {epoch}{map}", arguments.out.display())?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn options(arguments: &Arguments) -> Options {
+    Options {
+        epochs: arguments.epochs,
+        batch: arguments.batch,
+        rate: arguments.learning_rate,
+        momentum: arguments.momentum,
+        decay: arguments.weight_decay,
+        plateau_factor: arguments.plateau_factor,
+        plateau_patience: arguments.plateau_patience,
+        seed: arguments.seed,
+        objective: Objective {
+            lambda_dissociation: arguments.lambda_dissociation,
+            lambda_task: arguments.lambda_task,
+            task: match arguments.loss {
+                Loss::Contrastive => Task::Contrastive { temperature: arguments.temperature },
+                Loss::Triplet => Task::Triplet { margin: arguments.margin },
+            },
+        },
+        device: match arguments.device {
+            Device::Cpu => gmf::Device::Cpu,
+            Device::Cuda => gmf::Device::Cuda,
+            Device::Metal => gmf::Device::Metal,
+        },
+    }
+}
+
+/// Moments of every video that can be decoded; `None` after Ctrl-C.
+fn collect(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Option<Vec<(String, pairs::Example)>>> {
     let tools = Tools::find()?;
-    let cancel = talk::cancel_on_interrupt()?;
     let allowed = arguments.permissive.as_deref().map(permissive).transpose()?;
-    let mut moments = Moments::new(layout::DESCRIPTOR_LEN);
-    let mut used = Vec::new();
+    let mut examples = Vec::new();
     for entry in media::walk::videos(&arguments.videos, &GlobSet::empty()) {
         let path = match entry {
             Ok(path) => path,
@@ -61,43 +308,32 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 continue;
             }
         }
-        match pairs::add(&mut moments, &tools, &path, arguments.seed, &cancel) {
-            Ok(pairs) => {
-                eprintln!("{pairs:>5} pairs  {}", talk::printable(&path.to_string_lossy()));
-                used.push(pairs::name(&path));
+        match pairs::example(&tools, &path, arguments.seed, cancel) {
+            Ok(example) => {
+                let queries: usize = example.moments.iter().map(|m| m.queries.len()).sum();
+                eprintln!("{queries:>5} distorted frames  {}", talk::printable(&path.to_string_lossy()));
+                examples.push((pairs::name(&path), example));
             }
-            Err(media::Error::Cancelled { .. }) => return Ok(ExitCode::from(INTERRUPTED)),
+            Err(media::Error::Cancelled { .. }) => return Ok(None),
             Err(error) => eprintln!("left out: {}", talk::printable(&error.to_string())),
         }
     }
-    // A mirror image is as likely as the picture itself.
-    moments.symmetrise(layout::mirror_index);
-    let covariances = moments.covariances()?;
-    let encoder = match &arguments.refit_encoder {
-        None => Layout::embedded(),
-        Some(out) => {
-            let projection = Projection { mean: covariances.mean(), rows: covariances.basis(layout::IMAGE_LEN)? };
-            let bytes = projection.to_bytes();
-            write(out, &bytes)?;
-            // Go on with the numbers as they are on disk.
-            Layout::with_projection(Projection::parse(&bytes, &out.to_string_lossy())?)
-        }
-    };
-    let checkpoint = fold(&encoder, &covariances, &moments, arguments.seed, used)?;
-    write(&arguments.out, &checkpoint.to_bytes())?;
-    let (videos, pairs) = moments.counts();
-    writeln!(std::io::stdout(), "{}: closed-form fit of {pairs} pairs from {videos} videos", arguments.out.display())?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Some(examples))
 }
 
-/// The folded maps: whitening `A` for an image; for a clip the same after its frames are averaged and projected.
-fn fold(
-    encoder: &Layout,
-    all: &Covariances,
-    moments: &Moments,
-    seed: u64,
-    used: Vec<String>,
-) -> anyhow::Result<Folded> {
+/// The embedded encoder, or one whose projection is fitted anew and written.
+fn encoder(arguments: &Arguments, covariances: &Covariances) -> anyhow::Result<Layout> {
+    let Some(out) = &arguments.refit_encoder else { return Ok(Layout::embedded()) };
+    let projection = Projection { mean: covariances.mean(), rows: covariances.basis(layout::IMAGE_LEN)? };
+    let bytes = projection.to_bytes();
+    crate::tensors::replace(out, |part| std::fs::write(part, &bytes))
+        .with_context(|| format!("writing {}", out.display()))?;
+    // Go on with the numbers as they are on disk.
+    Ok(Layout::with_projection(Projection::parse(&bytes, &out.to_string_lossy())?))
+}
+
+/// The maps that training starts from: whitening `A` for an image; for a clip the same after its frames are averaged and projected.
+fn closed_form(encoder: &Layout, all: &Covariances) -> anyhow::Result<Folded> {
     let projection = encoder.projection();
     let (n, d) = (layout::IMAGE_LEN, layout::DESCRIPTOR_LEN);
     let image = all.through(&projection.rows).discriminant(n)?;
@@ -119,26 +355,10 @@ fn fold(
     }
     let bias =
         frame.chunks_exact(d).map(|row| -row.iter().zip(&projection.mean).map(|(a, m)| a * m).sum::<f32>()).collect();
-    let (videos, pairs) = moments.counts();
-    let checkpoint = Folded {
-        image: Affine { weight: image, bias: vec![0.0; n] },
-        video: Affine { weight: video, bias },
-        record: Record {
-            format: 1,
-            encoder: layout::ID.to_owned(),
-            modalities: vec![
-                Modality { name: "image".to_owned(), length: n },
-                Modality { name: "video".to_owned(), length: layout::CLIP_LEN },
-            ],
-            invariant: n,
-            multiple: 0,
-            boundary: 0.0,
-            training: serde_json::json!({
-                "method": "closed-form", "seed": seed, "pairs": pairs, "count": videos, "videos": used,
-            }),
-        },
-    };
-    Ok(Folded::parse(&checkpoint.to_bytes(), "the new checkpoint")?)
+    let config = Config::image_video(n, layout::CLIP_LEN)?;
+    let record = Weights::record(&config, layout::ID, serde_json::Value::Null);
+    let image = Affine { weight: image, bias: vec![0.0; n] };
+    Ok(Folded::new(image, Affine { weight: video, bias }, record))
 }
 
 /// All videos of a manifest, and those of them whose licence is permissive.
@@ -163,17 +383,4 @@ fn permissive(manifest: &Path) -> anyhow::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
         listed.push(real);
     }
     Ok((listed, good))
-}
-
-/// Writes a file such that it is either the old or the new one, never half of it.
-fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let mut sibling = path.as_os_str().to_owned();
-    sibling.push(".part");
-    let put = || -> std::io::Result<()> {
-        let mut file = std::fs::File::create(&sibling)?;
-        std::io::Write::write_all(&mut file, bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&sibling, path)
-    };
-    put().with_context(|| format!("writing {}", path.display()))
 }

@@ -225,6 +225,7 @@ impl Projection {
     pub fn to_bytes(&self) -> Vec<u8> {
         crate::tensors::write(
             &[("mean", &[DESCRIPTOR_LEN], &self.mean), ("projection", &[IMAGE_LEN, DESCRIPTOR_LEN], &self.rows)],
+            crate::tensors::Precision::F16,
             [("encoder".to_owned(), ID.to_owned())].into(),
         )
     }

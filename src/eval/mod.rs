@@ -1,3 +1,4 @@
 //! How good are the answers?
 
 pub mod quality;
+pub mod retrieval;

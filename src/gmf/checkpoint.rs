@@ -6,12 +6,13 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::tensors;
+use super::config::Modality;
+use crate::tensors::{self, Precision};
 
 /// Version of the file's layout.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 /// The one metadata key; its value is the [`Record`] as JSON. One key, since the order of several is not kept.
-const KEY: &str = "reelseek";
+pub(super) const KEY: &str = "reelseek";
 /// No map larger than this is read: 65,536 x 65,536 would be a mistake.
 const MAX_LEN: usize = 1 << 16;
 
@@ -26,8 +27,8 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The file is no folded checkpoint of ours.
-    #[error("checkpoint {name}: {found}; expected a folded GMF checkpoint, as `reelseek train` writes it")]
+    /// The file is no checkpoint of ours, or not of the kind that is needed.
+    #[error("checkpoint {name}: {found}; expected a GMF checkpoint, as `reelseek train` and `reelseek fold` write it")]
     Format {
         /// Which file.
         name: String,
@@ -46,6 +47,9 @@ pub enum Error {
         /// The encoder in use.
         expected: String,
     },
+    /// The model maps other things than images and videos.
+    #[error("the model maps {0}; folding for search needs exactly `image` and `video`")]
+    Modalities(String),
     /// Features of the wrong length were given.
     #[error("{modality} features have {found} numbers, the checkpoint maps {expected}")]
     Length {
@@ -58,13 +62,15 @@ pub enum Error {
     },
 }
 
-/// Name and feature length of one modality.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Modality {
-    /// `image` or `video`.
-    pub name: String,
-    /// Length of its features.
-    pub length: usize,
+impl Error {
+    /// Puts the file's name to what is wrong with its tensors.
+    pub(super) fn of(path: &Path) -> impl Fn(tensors::Error) -> Error {
+        let name = path.display().to_string();
+        move |error| match error {
+            tensors::Error::Io(source) => Error::Io { name: name.clone(), source },
+            other => Error::Format { name: name.clone(), found: other.to_string() },
+        }
+    }
 }
 
 /// What a checkpoint says of itself.
@@ -81,9 +87,22 @@ pub struct Record {
     /// Magnification n of the dissociation; 0 when the maps were fitted folded, without the layers.
     pub multiple: u32,
     /// Share of the dissociated length that is invariant; 0 likewise.
-    pub boundary: f32,
+    pub boundary: f64,
     /// How it was made, for people.
     pub training: serde_json::Value,
+}
+
+impl Record {
+    /// The record of an opened file, or what is wrong with it.
+    pub(super) fn of(file: &tensors::File<'_>) -> Result<Record, String> {
+        let text = file.metadata.get(KEY).ok_or_else(|| format!("its metadata has no `{KEY}`"))?;
+        let record: Record =
+            serde_json::from_str(text).map_err(|e| format!("its metadata `{KEY}` cannot be read ({e})"))?;
+        if record.format != FORMAT {
+            return Err(format!("format version {} (this program reads {FORMAT})", record.format));
+        }
+        Ok(record)
+    }
 }
 
 /// `y = W x + c`, with `W` of shape (outputs, inputs), row after row.
@@ -96,7 +115,8 @@ pub struct Affine {
 }
 
 impl Affine {
-    fn inputs(&self) -> usize {
+    /// The length of x.
+    pub fn inputs(&self) -> usize {
         self.weight.len() / self.bias.len().max(1)
     }
 
@@ -119,9 +139,27 @@ pub struct Folded {
     pub video: Affine,
     /// What the file says of itself.
     pub record: Record,
+    /// How its file stores the numbers.
+    pub(super) precision: Precision,
 }
 
 impl Folded {
+    /// Two fitted or folded maps, stored as f32.
+    pub fn new(image: Affine, video: Affine, record: Record) -> Folded {
+        Folded { image, video, record, precision: Precision::F32 }
+    }
+
+    /// The same maps, rounded to f16: half the file.
+    #[must_use]
+    pub fn halved(mut self) -> Folded {
+        for map in [&mut self.image, &mut self.video] {
+            for value in map.weight.iter_mut().chain(&mut map.bias) {
+                *value = half::f16::from_f32(*value).to_f32();
+            }
+        }
+        Folded { precision: Precision::F16, ..self }
+    }
+
     /// The checkpoint shipped with the program, for the encoder `layout`.
     pub fn embedded() -> Folded {
         let bytes = include_bytes!("../../assets/layout-gmf.safetensors");
@@ -145,28 +183,33 @@ impl Folded {
     pub fn parse(bytes: &[u8], name: &str) -> Result<Folded, Error> {
         let wrong = |found: String| Error::Format { name: name.to_owned(), found };
         let file = tensors::parse(bytes).map_err(|e| wrong(e.to_string()))?;
-        let record = file.metadata.get(KEY).ok_or_else(|| wrong(format!("its metadata has no `{KEY}`")))?;
-        let record: Record =
-            serde_json::from_str(record).map_err(|e| wrong(format!("its metadata `{KEY}` cannot be read ({e})")))?;
-        if record.format != FORMAT {
-            return Err(wrong(format!("format version {} (this program reads {FORMAT})", record.format)));
+        let record = Record::of(&file).map_err(wrong)?;
+        if file.check("image.dis.bias", &[]).is_err_and(|e| !matches!(e, tensors::Error::Missing(_))) {
+            return Err(wrong("it holds all layers; `reelseek fold` makes the folded one of it".to_owned()));
         }
-        if file.len() != 4 {
-            return Err(wrong(format!("{} tensors instead of 4", file.len())));
+        if file.names().len() != 4 {
+            return Err(wrong(format!("{} tensors instead of 4", file.names().len())));
         }
-        let read = |modality: &str| -> Result<Affine, Error> {
+        let mut precision = Precision::F16;
+        let mut read = |modality: &str| -> Result<Affine, Error> {
             let length = record.modalities.iter().find(|m| m.name == modality).map(|m| m.length);
             let length = length.ok_or_else(|| wrong(format!("no modality `{modality}`")))?;
             let outputs = record.invariant;
             if !(1..=MAX_LEN).contains(&length) || !(1..=MAX_LEN).contains(&outputs) {
                 return Err(wrong(format!("impossible lengths {length} and {outputs}")));
             }
-            let take = |suffix: &str, shape: &[usize]| {
-                file.take(&format!("{modality}.inv.{suffix}"), shape).map_err(|e| wrong(e.to_string()))
+            let mut take = |suffix: &str, shape: &[usize]| {
+                let taken = file.take_as(&format!("{modality}.inv.{suffix}"), shape);
+                let (values, stored) = taken.map_err(|e| wrong(e.to_string()))?;
+                if stored == Precision::F32 {
+                    precision = stored;
+                }
+                Ok(values)
             };
             Ok(Affine { weight: take("weight", &[outputs, length])?, bias: take("bias", &[outputs])? })
         };
-        Ok(Folded { image: read("image")?, video: read("video")?, record })
+        let (image, video) = (read("image")?, read("video")?);
+        Ok(Folded { image, video, record, precision })
     }
 
     /// The bytes of the file; the same checkpoint gives the same bytes.
@@ -180,6 +223,7 @@ impl Folded {
                 ("video.inv.bias", &[outputs], &self.video.bias),
                 ("video.inv.weight", &[outputs, self.video.inputs()], &self.video.weight),
             ],
+            self.precision,
             HashMap::from([(KEY.to_owned(), record)]),
         )
     }
@@ -252,6 +296,7 @@ mod tests {
                 boundary: 0.0,
                 training: serde_json::json!({"how": "made for a test"}),
             },
+            precision: Precision::F16,
         }
     }
 

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use crate::encode::{Descriptor, layout};
+use crate::encode::{Descriptor, Layout, layout};
+use crate::features::{Matrix, Row, Set, Split, Table};
 use crate::gmf::fit::Moments;
 use crate::media::distort::Distortion;
 use crate::media::{self, Cancel, Frame, Limits, Plan, Tools};
@@ -57,58 +58,124 @@ pub fn times(duration_ms: u64, count: usize, seed: u64, name: &str) -> Vec<u32> 
     times
 }
 
-/// Adds the pairs of one video to the sums: each of 8 frames, distorted twice in each of the 11 ways, against the mean frame of
-/// its clip. Plain borders are trimmed and mirror images turned back, as a search does.
+/// A moment of a video, as pictures of it on the web look, and the clips that show it.
+#[derive(Debug)]
+pub struct Moment {
+    /// 8 frames over 2 s each; the first is centred on the moment, the others shifted within it.
+    pub clips: Vec<Vec<Descriptor>>,
+    /// The frame, distorted in each of the 11 ways; plain borders are trimmed, mirror images turned back, as a search does.
+    pub queries: Vec<Descriptor>,
+}
+
+/// What training takes of one video.
+#[derive(Debug)]
+pub struct Example {
+    /// All its frames on the encoder's grid that are not flat.
+    pub frames: Vec<Descriptor>,
+    /// 8 moments.
+    pub moments: Vec<Moment>,
+}
+
+/// Takes 8 moments of one video, and distorts the frame of each twice in each of the 11 ways.
 ///
 /// # Errors
-/// As [`media::frames`]; nothing was added then.
-pub fn add(
-    moments: &mut Moments,
-    tools: &Tools,
-    path: &Path,
-    seed: u64,
-    cancel: &Cancel,
-) -> Result<usize, media::Error> {
+/// As [`media::frames`].
+pub fn example(tools: &Tools, path: &Path, seed: u64, cancel: &Cancel) -> Result<Example, media::Error> {
     let name = name(path);
     let described = describe(tools, path, cancel)?;
-    let clean: Vec<&[f32]> = described.frames.iter().filter(|d| !d.is_flat()).map(Descriptor::values).collect();
-    let mut pairs = Vec::new();
+    let mut moments = Vec::new();
     for at_ms in times(described.duration_ms, FRAMES, seed, &name) {
-        let Some(clip) = mean_clip(&described, at_ms) else { continue };
+        let clips = clips(&described, at_ms);
+        if clips.is_empty() {
+            continue;
+        }
         let picture = media::frame_at(tools, path, at_ms, MAX_SIDE, cancel)?;
         let mut random = Random::new(seed.wrapping_add(u64::from(at_ms)), &name);
+        let mut queries = Vec::new();
         for way in Distortion::ALL.repeat(ROUNDS) {
             let query = way.apply(&picture, &mut random);
             let query = media::trim_borders(&query).unwrap_or(query);
             let descriptor = Descriptor::of(&query);
-            if descriptor.is_flat() {
-                continue;
+            if !descriptor.is_flat() {
+                queries.push(if way == Distortion::Mirror { descriptor.mirrored() } else { descriptor });
             }
-            pairs.push((if way == Distortion::Mirror { descriptor.mirrored() } else { descriptor }, clip.clone()));
         }
+        moments.push(Moment { clips, queries });
     }
-    moments.add_video(clean.into_iter());
-    for (frame, clip) in &pairs {
-        moments.add_pair(frame.values(), clip);
-    }
-    Ok(pairs.len())
+    let frames = described.frames.into_iter().filter(|d| !d.is_flat()).collect();
+    Ok(Example { frames, moments })
 }
 
-/// The mean frame of the 2 s around a time.
-fn mean_clip(described: &Described, at_ms: u32) -> Option<Vec<f32>> {
+impl Example {
+    /// Adds the example to the sums of the closed-form fit: its frames, and each query against the mean frame of its clip.
+    pub fn add_to(&self, moments: &mut Moments) {
+        moments.add_video(self.frames.iter().map(Descriptor::values));
+        for moment in &self.moments {
+            let clip = mean(&moment.clips[0]);
+            for query in &moment.queries {
+                moments.add_pair(query.values(), &clip);
+            }
+        }
+    }
+}
+
+/// The features of examples, each named, as a set without labels: an image belongs to the clips of its moment. Every
+/// moment is there as it is and mirrored. A seeded share of the videos is the validation split.
+pub fn set(examples: &[(String, Example)], encoder: &Layout, held_out: f32, seed: u64) -> Set {
+    let (mut images, mut clips) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+    for (name, example) in examples {
+        let validate = Random::new(seed, &format!("split of {name}")).between(0.0, 1.0) < held_out;
+        let split = if validate { Split::Val } else { Split::Train };
+        for (i, moment) in example.moments.iter().enumerate() {
+            for mirror in [false, true] {
+                let turned = |d: &Descriptor| if mirror { d.mirrored() } else { d.clone() };
+                let of = format!("{name}#{i}{}", if mirror { "m" } else { "" });
+                let row =
+                    |k: usize| Row { id: format!("{of}/{k}"), labels: Vec::new(), split, video: Some(of.clone()) };
+                for (k, query) in moment.queries.iter().enumerate() {
+                    images.0.extend(encoder.image(&turned(query)));
+                    images.1.push(row(k));
+                }
+                for (k, clip) in moment.clips.iter().enumerate() {
+                    let frames: Vec<Descriptor> = clip.iter().map(turned).collect();
+                    if let Some(features) = encoder.clip(&frames.iter().collect::<Vec<_>>()) {
+                        clips.0.extend(features);
+                        clips.1.push(row(k));
+                    }
+                }
+            }
+        }
+    }
+    let table = |(values, rows), columns| Table { matrix: Matrix::new(values, columns), rows };
+    Set { images: table(images, layout::IMAGE_LEN), videos: table(clips, layout::CLIP_LEN), labels: Vec::new() }
+}
+
+/// Clips of 2 s that hold a time: centred on it, then from a second earlier and a second later. None if all frames are flat.
+fn clips(described: &Described, at_ms: u32) -> Vec<Vec<Descriptor>> {
     let centre = described.at_ms.partition_point(|t| *t <= at_ms).saturating_sub(1);
+    let last = described.frames.len().saturating_sub(layout::CLIP_FRAMES);
     let half = layout::CLIP_FRAMES / 2;
-    let from = centre.saturating_sub(half).min(described.frames.len().saturating_sub(layout::CLIP_FRAMES));
-    let frames = &described.frames[from..(from + layout::CLIP_FRAMES).min(described.frames.len())];
+    let mut starts = vec![centre.saturating_sub(half).min(last)];
+    for start in [centre.saturating_sub(layout::CLIP_FRAMES - 1).min(last), centre.min(last)] {
+        if !starts.contains(&start) {
+            starts.push(start);
+        }
+    }
+    let cut = |from: usize| described.frames[from..(from + layout::CLIP_FRAMES).min(described.frames.len())].to_vec();
+    starts.into_iter().map(cut).filter(|clip| clip.iter().any(|d| !d.is_flat())).collect()
+}
+
+/// The mean of the frames that are not flat.
+fn mean(clip: &[Descriptor]) -> Vec<f32> {
     let mut mean = vec![0f32; layout::DESCRIPTOR_LEN];
     let mut n = 0f32;
-    for frame in frames.iter().filter(|f| !f.is_flat()) {
+    for frame in clip.iter().filter(|f| !f.is_flat()) {
         n += 1.0;
         for (sum, value) in mean.iter_mut().zip(frame.values()) {
             *sum += value;
         }
     }
-    (n > 0.0).then(|| mean.into_iter().map(|v| v / n).collect())
+    mean.into_iter().map(|v| v / n.max(1.0)).collect()
 }
 
 /// The name that, with the seed, decides what happens to the frames of a file: its own and its folder's, wherever they lie.

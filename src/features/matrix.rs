@@ -1,0 +1,114 @@
+//! Rows of numbers, in memory or in a `.npy` file.
+
+use std::fs::File;
+use std::io::{BufReader, Seek};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use super::Error;
+
+/// Features of one modality, (rows, columns).
+///
+/// Rows of a file are read by position, not mapped: a file that somebody shortens meanwhile gives an error, not a dead process, and
+/// the page cache serves both ways alike.
+#[derive(Debug)]
+pub struct Matrix {
+    source: Source,
+    rows: usize,
+    columns: usize,
+}
+
+#[derive(Debug)]
+enum Source {
+    Memory(Vec<f32>),
+    Npy { file: File, path: PathBuf, data_start: u64, half: bool },
+}
+
+impl Matrix {
+    /// Rows of `columns` numbers, one after the other.
+    ///
+    /// # Panics
+    /// If the last row is not whole.
+    pub fn new(values: Vec<f32>, columns: usize) -> Matrix {
+        assert!(columns > 0 && values.len().is_multiple_of(columns), "whole rows");
+        Matrix { rows: values.len() / columns, columns, source: Source::Memory(values) }
+    }
+
+    /// Opens a `.npy` file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Npy`] if it is something else than a whole 2-d array of float32 or float16 in C order.
+    pub fn open(path: &Path) -> Result<Matrix, Error> {
+        let io = |source| Error::Io { path: path.to_owned(), source };
+        let wrong = |found: String| Error::Npy { path: path.to_owned(), found };
+        let file = File::open(path).map_err(io)?;
+        let bytes = file.metadata().map_err(io)?.len();
+        let mut reader = BufReader::new(file);
+        let header = npyz::NpyHeader::from_reader(&mut reader).map_err(|e| wrong(e.to_string()))?;
+        let data_start = reader.stream_position().map_err(io)?;
+        let dtype = header.dtype().descr();
+        let half = match dtype.trim_matches('\'') {
+            "<f2" => true,
+            "<f4" => false,
+            other => return Err(wrong(format!("numbers of type {other}"))),
+        };
+        let &[rows, columns] = header.shape() else {
+            return Err(wrong(format!("{} dimensions", header.shape().len())));
+        };
+        if header.order() != npyz::Order::C {
+            return Err(wrong("Fortran order".to_owned()));
+        }
+        let size = if half { 2 } else { 4 };
+        let expected = rows.checked_mul(columns).and_then(|n| n.checked_mul(size)).filter(|_| columns > 0);
+        if expected != Some(bytes - data_start) {
+            return Err(wrong(format!("{} bytes of numbers for a shape of ({rows}, {columns})", bytes - data_start)));
+        }
+        let (rows, columns) = (rows as usize, columns as usize);
+        let source = Source::Npy { file: reader.into_inner(), path: path.to_owned(), data_start, half };
+        Ok(Matrix { source, rows, columns })
+    }
+
+    /// How many rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Numbers in a row.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Reads one row.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::NotFinite`] if it holds NaN or infinity.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` has another length.
+    pub fn read(&self, row: usize, out: &mut [f32]) -> Result<(), Error> {
+        assert!(row < self.rows && out.len() == self.columns, "a row of the matrix");
+        match &self.source {
+            Source::Memory(values) => out.copy_from_slice(&values[row * self.columns..][..self.columns]),
+            Source::Npy { file, path, data_start, half } => {
+                let io = |source| Error::Io { path: path.clone(), source };
+                let size = if *half { 2 } else { 4 };
+                let length = self.columns * size;
+                let mut bytes = vec![0u8; length];
+                file.read_exact_at(&mut bytes, data_start + (row * length) as u64).map_err(io)?;
+                if *half {
+                    for (value, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                        *value = half::f16::from_le_bytes([b[0], b[1]]).to_f32();
+                    }
+                } else {
+                    for (value, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
+                        *value = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                    }
+                }
+                if out.iter().any(|v| !v.is_finite()) {
+                    return Err(Error::NotFinite { path: path.clone(), row });
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,288 @@
+//! Feature sets on disk: what encoders have made of images and clips, with labels and splits.
+//!
+//! A folder holds `images.npy` (n, d_image) and `videos.npy` (m, d_video), float32 or float16 in C order, and `images.jsonl` and
+//! `videos.jsonl` with one object a row: `{"id": "...", "label": "...", "split": "train|val|test"}`; `label` may be a list
+//! or missing, `video` names the source video of an image or a clip where there is one. Rows of numbers are read from the file when they are needed.
+
+mod matrix;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+pub use matrix::Matrix;
+
+/// Why a feature set cannot be used.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A file could not be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A `.npy` file of another form.
+    #[error("{}: {found}; expected a 2-d .npy file of little-endian float32 or float16 in C order", path.display())]
+    Npy {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        found: String,
+    },
+    /// A line of a `.jsonl` file that is no row.
+    #[error("{}, line {line}: {found}; expected {{\"id\": \"...\", \"label\": \"...\", \"split\": \"train|val|test\"}}", path.display())]
+    Row {
+        /// Which file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What is wrong with it.
+        found: String,
+    },
+    /// Numbers and rows do not match.
+    #[error("{}: {rows} rows of numbers, but {lines} lines in the .jsonl beside it", path.display())]
+    Count {
+        /// The `.npy` file.
+        path: PathBuf,
+        /// Rows in it.
+        rows: usize,
+        /// Lines beside it.
+        lines: usize,
+    },
+    /// A feature that is NaN or infinite.
+    #[error("{}: row {row} holds a value that is not finite; extract it anew or leave it out", path.display())]
+    NotFinite {
+        /// Which file.
+        path: PathBuf,
+        /// From 0.
+        row: usize,
+    },
+}
+
+/// What a row is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// To learn from.
+    Train,
+    /// To choose the best epoch by.
+    Val,
+    /// To measure with.
+    Test,
+}
+
+/// What is known of one row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// Its name.
+    pub id: String,
+    /// Labels, as places in [`Set::labels`].
+    pub labels: Vec<u32>,
+    /// What it is for.
+    pub split: Split,
+    /// The video it comes from.
+    pub video: Option<String>,
+}
+
+impl Row {
+    /// What an image and its own clip have in common when there are no labels: the source video if named, else the id.
+    pub fn instance(&self) -> &str {
+        self.video.as_deref().unwrap_or(&self.id)
+    }
+
+    /// Whether two rows share a label.
+    pub fn shares_label(&self, other: &Row) -> bool {
+        self.labels.iter().any(|l| other.labels.contains(l))
+    }
+}
+
+/// Rows of one modality.
+#[derive(Debug)]
+pub struct Table {
+    /// The numbers, (rows, length).
+    pub matrix: Matrix,
+    /// What is known of each row.
+    pub rows: Vec<Row>,
+}
+
+/// Images and videos with their features.
+#[derive(Debug)]
+pub struct Set {
+    /// The images.
+    pub images: Table,
+    /// The videos, or clips of them.
+    pub videos: Table,
+    /// The names of the labels.
+    pub labels: Vec<String>,
+}
+
+impl Set {
+    /// Opens a folder.
+    ///
+    /// # Errors
+    /// An [`enum@Error`] that names the file, and the line where there is one.
+    pub fn open(folder: &Path) -> Result<Set, Error> {
+        let mut names = HashMap::new();
+        let images = table(folder, "images", &mut names)?;
+        let videos = table(folder, "videos", &mut names)?;
+        let mut labels = vec![String::new(); names.len()];
+        for (name, at) in names {
+            labels[at as usize] = name;
+        }
+        Ok(Set { images, videos, labels })
+    }
+
+    /// A short name for exactly these rows and numbers.
+    ///
+    /// # Errors
+    /// If the numbers cannot be read.
+    pub fn fingerprint(&self) -> Result<String, Error> {
+        let mut hash = blake3::Hasher::new();
+        for table in [&self.images, &self.videos] {
+            let mut row = vec![0f32; table.matrix.columns()];
+            for (i, about) in table.rows.iter().enumerate() {
+                table.matrix.read(i, &mut row)?;
+                hash.update(bytemuck::cast_slice(&row));
+                let labels: Vec<&String> = about.labels.iter().map(|l| &self.labels[*l as usize]).collect();
+                hash.update(format!("{:?}", (&about.id, labels, about.split, &about.video)).as_bytes());
+            }
+        }
+        Ok(hash.finalize().to_hex()[..16].to_owned())
+    }
+}
+
+fn table(folder: &Path, name: &str, names: &mut HashMap<String, u32>) -> Result<Table, Error> {
+    let matrix = Matrix::open(&folder.join(format!("{name}.npy")))?;
+    let rows = rows(&folder.join(format!("{name}.jsonl")), names)?;
+    if rows.len() != matrix.rows() {
+        let path = folder.join(format!("{name}.npy"));
+        return Err(Error::Count { path, rows: matrix.rows(), lines: rows.len() });
+    }
+    Ok(Table { matrix, rows })
+}
+
+#[derive(Deserialize)]
+struct Line {
+    id: String,
+    #[serde(default)]
+    label: Option<Labels>,
+    split: Split,
+    #[serde(default)]
+    video: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Labels {
+    One(String),
+    Many(Vec<String>),
+}
+
+fn rows(path: &Path, names: &mut HashMap<String, u32>) -> Result<Vec<Row>, Error> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let mut rows = Vec::new();
+    for (i, line) in BufReader::new(std::fs::File::open(path).map_err(io)?).lines().enumerate() {
+        let line = line.map_err(io)?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let line: Line = serde_json::from_str(&line).map_err(|e| Error::Row {
+            path: path.to_owned(),
+            line: i + 1,
+            found: e.to_string(),
+        })?;
+        let labels = match line.label {
+            None => Vec::new(),
+            Some(Labels::One(label)) => vec![label],
+            Some(Labels::Many(labels)) => labels,
+        };
+        let labels = labels
+            .into_iter()
+            .map(|label| {
+                let next = names.len() as u32;
+                *names.entry(label).or_insert(next)
+            })
+            .collect();
+        rows.push(Row { id: line.id, labels, split: line.split, video: line.video });
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(folder: &Path, name: &str, rows: usize, columns: usize, lines: &str) {
+        let values: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
+        let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+        while (10 + header.len() + 1) % 64 != 0 {
+            header.push(' ');
+        }
+        header.push('\n');
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((header.len() as u16).to_le_bytes());
+        bytes.extend(header.as_bytes());
+        bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        std::fs::write(folder.join(format!("{name}.npy")), bytes).unwrap();
+        std::fs::write(folder.join(format!("{name}.jsonl")), lines).unwrap();
+    }
+
+    const IMAGES: &str = "{\"id\":\"a\",\"label\":\"x\",\"split\":\"train\"}\n{\"id\":\"b\",\"label\":[\"x\",\"y\"],\"split\":\"val\",\"video\":\"v\"}\n";
+    const VIDEOS: &str = "{\"id\":\"v\",\"label\":\"y\",\"split\":\"test\"}\n";
+
+    #[test]
+    fn a_folder_of_the_contract_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "images", 2, 3, IMAGES);
+        write(dir.path(), "videos", 1, 5, VIDEOS);
+        let set = Set::open(dir.path()).unwrap();
+        let mut row = [0f32; 3];
+        set.images.matrix.read(1, &mut row).unwrap();
+        assert_eq!(row, [3.0, 4.0, 5.0]);
+        assert_eq!(set.labels, ["x", "y"]);
+        assert!(set.images.rows[1].shares_label(&set.videos.rows[0]));
+        assert!(!set.images.rows[0].shares_label(&set.videos.rows[0]));
+        assert_eq!(set.images.rows[1].instance(), "v");
+        assert_eq!(set.videos.rows[0].split, Split::Test);
+        let before = set.fingerprint().unwrap();
+        write(dir.path(), "videos", 1, 5, &VIDEOS.replace("\"y\"", "\"z\""));
+        assert_ne!(Set::open(dir.path()).unwrap().fingerprint().unwrap(), before);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_file_and_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = |dir: &Path| Set::open(dir).unwrap_err().to_string();
+        assert!(error(dir.path()).contains("images.npy"));
+        write(dir.path(), "images", 2, 3, IMAGES);
+        write(dir.path(), "videos", 2, 5, VIDEOS);
+        assert!(error(dir.path()).contains("2 rows of numbers, but 1 lines"), "{}", error(dir.path()));
+        write(dir.path(), "videos", 1, 5, "{\"id\":\"v\",\"split\":\"sometimes\"}\n");
+        assert!(error(dir.path()).contains("videos.jsonl, line 1"), "{}", error(dir.path()));
+        write(dir.path(), "videos", 1, 5, VIDEOS);
+        let path = dir.path().join("videos.npy");
+        let bytes = std::fs::read(&path).unwrap();
+        for cut in [0, 5, 20, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..cut]).unwrap();
+            assert!(error(dir.path()).contains("videos.npy"), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_is_named_with_its_row() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "images", 2, 3, IMAGES);
+        let path = dir.path().join("images.npy");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let error = Matrix::open(&path).unwrap().read(1, &mut [0.0; 3]).unwrap_err().to_string();
+        assert!(error.contains("row 1"), "{error}");
+    }
+}

@@ -1,0 +1,125 @@
+//! The learning curve: numbers as CSV, a picture as SVG.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use plotters::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::loss::Losses;
+use crate::tensors;
+
+/// Means over the steps since the point before.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// Steps done in all.
+    pub step: usize,
+    /// Epoch, from 1; 0 is the start.
+    pub epoch: usize,
+    /// Learning rate.
+    pub rate: f64,
+    /// Mean losses; none at the start.
+    pub losses: Option<Losses>,
+    /// mAP@10 on the validation split, at the end of an epoch.
+    pub map10: Option<f64>,
+}
+
+/// All points of a run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Curve {
+    /// In order of steps.
+    pub points: Vec<Point>,
+}
+
+impl Curve {
+    /// `step,epoch,rate,loss,dissociation,task,map10`; what there is none of is empty.
+    pub fn csv(&self) -> String {
+        let mut text = "step,epoch,rate,loss,dissociation,task,map10\n".to_owned();
+        for p in &self.points {
+            let losses = p.losses.map_or(",,".to_owned(), |l| format!("{},{},{}", l.total, l.dissociation, l.task));
+            let map = p.map10.map_or(String::new(), |m| m.to_string());
+            let _ = writeln!(text, "{},{},{},{losses},{map}", p.step, p.epoch, p.rate);
+        }
+        text
+    }
+
+    /// Losses above, mAP@10 below, over steps.
+    pub fn svg(&self) -> String {
+        let mut svg = String::new();
+        // Drawing into a string cannot fail: there is no file and no font behind it.
+        self.draw(&mut svg).expect("drawing into a string");
+        svg
+    }
+
+    fn draw(&self, svg: &mut String) -> Result<(), Box<dyn std::error::Error + '_>> {
+        let last = self.points.last().map_or(1, |p| p.step.max(1)) as f64;
+        let with = |of: fn(&Losses) -> f64| {
+            self.points.iter().filter_map(move |p| p.losses.map(|l| (p.step as f64, of(&l)))).collect::<Vec<_>>()
+        };
+        let losses: [(&str, RGBColor, fn(&Losses) -> f64); 3] =
+            [("loss", BLACK, |l| l.total), ("dissociation", RED, |l| l.dissociation), ("task", BLUE, |l| l.task)];
+        let highest = self.points.iter().filter_map(|p| p.losses).map(|l| l.total).fold(1e-6, f64::max);
+        let root = SVGBackend::with_string(svg, (800, 600)).into_drawing_area();
+        root.fill(&WHITE)?;
+        let (above, below) = root.split_vertically(330);
+        let mut chart = ChartBuilder::on(&above)
+            .margin(12)
+            .caption("Losses (means) and validation mAP@10 over steps", ("sans-serif", 18))
+            .x_label_area_size(24)
+            .y_label_area_size(56)
+            .build_cartesian_2d(0.0..last, 0.0..highest * 1.05)?;
+        chart.configure_mesh().light_line_style(WHITE).draw()?;
+        for (name, colour, of) in losses {
+            chart
+                .draw_series(LineSeries::new(with(of), colour.stroke_width(2)))?
+                .label(name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+        }
+        chart.configure_series_labels().border_style(BLACK).background_style(WHITE).draw()?;
+        let mut chart = ChartBuilder::on(&below)
+            .margin(12)
+            .x_label_area_size(36)
+            .y_label_area_size(56)
+            .build_cartesian_2d(0.0..last, 0.0..1.0)?;
+        chart.configure_mesh().light_line_style(WHITE).x_desc("steps").y_desc("mAP@10").draw()?;
+        let maps: Vec<(f64, f64)> = self.points.iter().filter_map(|p| p.map10.map(|m| (p.step as f64, m))).collect();
+        chart.draw_series(LineSeries::new(maps.iter().copied(), BLUE.stroke_width(2)))?;
+        chart.draw_series(maps.iter().map(|at| Circle::new(*at, 3, BLUE.filled())))?;
+        root.present()?;
+        Ok(())
+    }
+
+    /// Writes `csv` and `svg` beside a checkpoint.
+    pub(super) fn save(&self, checkpoint: &Path) -> std::io::Result<()> {
+        for (ending, text) in [("csv", self.csv()), ("svg", self.svg())] {
+            tensors::replace(&checkpoint.with_extension(ending), |part| std::fs::write(part, &text))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_picture_hold_every_point() {
+        let losses = Losses { total: 3.0, dissociation: 1.0, task: 2.0 };
+        let curve = Curve {
+            points: vec![
+                Point { step: 0, epoch: 0, rate: 0.01, losses: None, map10: Some(0.25) },
+                Point { step: 5, epoch: 1, rate: 0.01, losses: Some(losses), map10: None },
+                Point { step: 10, epoch: 1, rate: 0.001, losses: Some(losses), map10: Some(0.5) },
+            ],
+        };
+        assert_eq!(
+            curve.csv(),
+            "step,epoch,rate,loss,dissociation,task,map10\n0,0,0.01,,,,0.25\n5,1,0.01,3,1,2,\n10,1,0.001,3,1,2,0.5\n"
+        );
+        let svg = curve.svg();
+        assert!(svg.starts_with("<svg") && svg.contains("mAP@10") && svg.contains("dissociation"));
+        assert_eq!(svg.matches("<polyline").count(), svg.matches("polyline").count());
+        assert_eq!(svg.matches("<circle").count(), 2);
+        assert!(Curve::default().svg().contains("</svg>"));
+    }
+}

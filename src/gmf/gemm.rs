@@ -1,0 +1,156 @@
+//! Matrix products over slices: the one file of the engine with `unsafe`, for the call of the `gemm` crate.
+//!
+//! Activations are kept with the batch innermost, (features, batch), and weights as (outputs, inputs): then no product of
+//! a training step has to transpose the weights, which are what is large. Work is split over panels of output rows, each
+//! computed by one thread from start to end, so that results do not depend on the number of threads.
+
+#![allow(unsafe_code, reason = "gemm takes pointers and strides; `multiply` checks them against the slices")]
+
+use rayon::prelude::*;
+
+/// Least multiply-adds for which a second thread pays.
+const PARALLEL: usize = 1 << 18;
+
+/// A matrix seen in a slice: element (r, c) lies at `r · row_stride + c · column_stride`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View<'a> {
+    data: &'a [f32],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a> View<'a> {
+    /// Row after row, each of `columns` numbers.
+    pub(super) fn rows(data: &'a [f32], columns: usize) -> View<'a> {
+        assert_eq!(data.len() % columns, 0, "whole rows");
+        View { data, rows: data.len() / columns, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// The transpose; nothing is moved.
+    pub(super) fn transposed(self) -> View<'a> {
+        View {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    /// One row, of a matrix that lies row after row.
+    pub(super) fn row(self, r: usize) -> &'a [f32] {
+        assert_eq!(self.column_stride, 1, "rows lie together");
+        &self.data[r * self.row_stride..][..self.columns]
+    }
+
+    /// Rows `from..from + count`.
+    pub(super) fn part(self, from: usize, count: usize) -> View<'a> {
+        assert!(from + count <= self.rows, "rows within the matrix");
+        View { data: &self.data[from * self.row_stride..], rows: count, ..self }
+    }
+}
+
+/// `dst = keep · dst + a · b`, with `dst` row after row. `keep` 0 ignores what `dst` held, NaN too.
+pub(super) fn multiply(dst: &mut [f32], keep: f32, a: View<'_>, b: View<'_>) {
+    let columns = b.columns;
+    assert_eq!(dst.len(), a.rows * columns, "dst is (rows of a, columns of b)");
+    let panel = panel_rows(a.rows, a.columns * columns);
+    dst.par_chunks_mut(panel * columns).enumerate().for_each(|(i, dst)| {
+        let rows = dst.len() / columns;
+        multiply_here(dst, keep, a.part(i * panel, rows), b);
+    });
+}
+
+/// Rows of one panel of a product that costs `row_cost` multiply-adds a row: large enough for the kernel, small enough that its
+/// weights stay in the cache and two threads end together.
+pub(super) fn panel_rows(rows: usize, row_cost: usize) -> usize {
+    if rows * row_cost < PARALLEL {
+        return rows.max(1);
+    }
+    rows.div_ceil(16).clamp(16, 128).min(rows)
+}
+
+/// [`multiply`] in the calling thread.
+pub(super) fn multiply_here(dst: &mut [f32], keep: f32, a: View<'_>, b: View<'_>) {
+    let reach = |v: View<'_>| match (v.rows, v.columns) {
+        (0, _) | (_, 0) => 0,
+        (r, c) => (r - 1) * v.row_stride + (c - 1) * v.column_stride + 1,
+    };
+    assert_eq!(a.columns, b.rows, "inner lengths");
+    assert_eq!(dst.len(), a.rows * b.columns, "dst is (rows of a, columns of b)");
+    assert!(reach(a) <= a.data.len() && reach(b) <= b.data.len(), "operands within their slices");
+    // SAFETY: the three assertions above: every (row, column) that the product touches lies inside the slice of its operand,
+    // `dst` is borrowed for writing and so cannot overlap the others, and strides are far below isize::MAX since the
+    // slices exist.
+    unsafe {
+        gemm::gemm(
+            a.rows,
+            b.columns,
+            a.columns,
+            dst.as_mut_ptr(),
+            1,
+            b.columns as isize,
+            keep != 0.0,
+            a.data.as_ptr(),
+            a.column_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.column_stride as isize,
+            b.row_stride as isize,
+            keep,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(n: usize, seed: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 31 + seed * 17) % 23) as f32 * 0.1 - 1.0).collect()
+    }
+
+    #[test]
+    fn products_agree_with_the_definition_for_odd_shapes_and_transposes() {
+        for (m, k, n) in [(1, 1, 1), (3, 5, 7), (64, 33, 17), (300, 130, 65), (17, 1, 2)] {
+            let (a, b) = (values(m * k, 1), values(k * n, 2));
+            let at: Vec<f32> = (0..k * m).map(|i| a[i % m * k + i / m]).collect();
+            let bt: Vec<f32> = (0..n * k).map(|i| b[i % k * n + i / k]).collect();
+            let start = values(m * n, 3);
+            for keep in [0.0, 1.0, 0.9] {
+                for (a_view, b_view) in [
+                    (View::rows(&a, k), View::rows(&b, n)),
+                    (View::rows(&at, m).transposed(), View::rows(&b, n)),
+                    (View::rows(&a, k), View::rows(&bt, k).transposed()),
+                ] {
+                    let mut dst = start.clone();
+                    multiply(&mut dst, keep, a_view, b_view);
+                    for (i, value) in dst.iter().enumerate() {
+                        let sum: f32 = (0..k).map(|x| a[i / n * k + x] * b[x * n + i % n]).sum();
+                        assert!((value - (keep * start[i] + sum)).abs() < 1e-3, "({m},{k},{n}) at {i}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_kept_of_nan_when_nothing_is_to_be_kept() {
+        let mut dst = vec![f32::NAN; 4];
+        multiply(&mut dst, 0.0, View::rows(&[1.0, 2.0], 1), View::rows(&[3.0, 4.0], 2));
+        assert_eq!(dst, [3.0, 4.0, 6.0, 8.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "inner lengths")]
+    fn operands_that_do_not_fit_are_a_programming_error() {
+        multiply(&mut [0.0; 4], 0.0, View::rows(&[1.0; 4], 2), View::rows(&[1.0; 6], 2));
+    }
+}
