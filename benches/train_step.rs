@@ -8,7 +8,9 @@
 
 use std::time::Instant;
 
-use reelseek::gmf::{Autograd, Batch, Config, Cpu, Descent, Objective, Relations, Stepper, Weights, step_flops};
+use reelseek::gmf::{
+    Autograd, Batch, Config, Cpu, Descent, Objective, Relation, Relations, Stepper, Weights, step_flops,
+};
 
 const BATCH: usize = 64;
 const ROUNDS: usize = 15;
@@ -18,7 +20,7 @@ fn main() {
     let config = Config::image_video(128, 4096).expect("the paper's form");
     let features = |l: usize| (0..BATCH * l).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect();
     let batch = Batch { features: vec![features(128), features(4096)] };
-    let relations = Relations::new(BATCH, |a, c| a / 2 == c / 2);
+    let relations = Relations::new(BATCH, |a, c| if a / 2 == c / 2 { Relation::Positive } else { Relation::Negative });
     let objective = Objective::default();
     let descent = Descent { rate: 1e-4, momentum: 0.9, decay: 1e-4, loss_limit: f64::MAX };
     let mut cpu = Cpu::new(Weights::random(&config, 1), None);

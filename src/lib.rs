@@ -5,6 +5,7 @@
 //! ```text
 //! video ─ media ─ frames ─ encode ─ clip features (4096) ─┐ gmf  ┌─ embedding (128, unit) ─ index ─┐
 //! image ─ media ─ pixels ─ encode ─ image features (128) ─┘(fold)└─ embedding (128, unit) ─────────┴─ search ─ moments ─ cli
+//!                           features + labels ─ train ─ checkpoint ─┘
 //! ```
 //!
 //! Each room answers one question and may use only the rooms named (a test holds this table):
@@ -13,10 +14,11 @@
 //! |---|---|---|
 //! | [`media`] | which pictures are in this file, and when? | - |
 //! | [`encode`] | what are the frozen features of this image, of this clip? | media |
-//! | [`gmf`] | how do features of unequal lengths become comparable? | - |
+//! | [`features`] | which feature sets lie on disk, with which labels and splits? | - |
+//! | [`gmf`] | how do features of unequal lengths become comparable? (model, losses, training, checkpoints) | features (training only) |
 //! | [`reelseek_index`] | which rows are nearest, among those that pass the filter? | - |
 //! | [`search`] | which videos, and when, show what this picture shows? | media, encode, gmf, index |
-//! | [`ingest`] | the conductor: videos → media → encode → gmf → index, with an outcome for every file | all above |
+//! | [`ingest`] | the conductor: videos → media → encode → gmf → index, with an outcome for every file; and training examples from videos | all above |
 //! | [`eval`] | how good are the answers? | all above |
 //! | [`cli`] | arguments in, library call, output | everything |
 //!
@@ -24,10 +26,15 @@
 //! [`media::frames`], describes each frame with [`encode::Descriptor`], joins 8 of them to a clip in
 //! [`ingest::ClipBuilder`], embeds that with [`gmf::Folded`] and hands it to [`reelseek_index::Writer`]. `cli::search` reads
 //! a picture with [`media::open`] and asks a [`search::Engine`], whose [`search::Calibration`] turns scores into confidence.
-//! [`eval::quality`] measures how often that is right, and [`gmf::fit`] makes the checkpoint that lies in `assets/`.
+//! [`eval::quality`] measures how often that is right.
+//!
+//! And how a checkpoint comes to be: `cli::train` opens a [`features::Set`], or makes one of videos with [`ingest::pairs`], and hands
+//! it to [`gmf::train()`], which steps a [`gmf::Cpu`] (gradients by hand; [`gmf::Autograd`] is the reference, and the way to a GPU) and keeps
+//! the epoch that [`eval::retrieval`] finds best. [`gmf::Weights::fold`] makes of it the small [`gmf::Folded`] that indexing and searching use.
 //!
 //! Two small helpers belong to no room: `tensors` (safetensors files) and `seeded` (random numbers that never change).
 
+// One file of the engine has `unsafe`: `gmf/gemm.rs`, for the call of a matrix product. A test holds that.
 #![deny(unsafe_code)]
 
 pub mod cli;

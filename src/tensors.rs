@@ -216,10 +216,13 @@ pub(crate) fn save(
         (name.as_str(), view)
     });
     replace(path, |part| {
+        // safetensors makes a file that only its owner may read: give it the rights of any file that one makes here.
+        let usual = std::fs::File::create(part)?.metadata()?.permissions();
         safetensors::serialize_to_file(views, Some(metadata), part).map_err(|e| match e {
             safetensors::SafeTensorError::IoError(error) => error,
             other => std::io::Error::other(other.to_string()),
-        })
+        })?;
+        std::fs::set_permissions(part, usual)
     })?;
     Ok(())
 }

@@ -80,3 +80,11 @@ fn the_index_knows_nothing_of_the_engine() {
         assert!(!std::fs::read_to_string(&file).unwrap().contains("use reelseek::"), "{}", file.display());
     }
 }
+
+#[test]
+fn one_file_of_the_engine_has_unsafe_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let has = |file: &PathBuf| std::fs::read_to_string(file).unwrap().contains("allow(unsafe_code");
+    let files: Vec<PathBuf> = sources(&root).into_iter().filter(has).collect();
+    assert_eq!(files, [root.join("gmf/gemm.rs")]);
+}

@@ -87,12 +87,19 @@ pub struct Row {
     pub split: Split,
     /// The video it comes from.
     pub video: Option<String>,
+    /// The moment of the video that it shows, where that is known; not in files.
+    pub moment: Option<String>,
 }
 
 impl Row {
-    /// What an image and its own clip have in common when there are no labels: the source video if named, else the id.
-    pub fn instance(&self) -> &str {
+    /// The source video if named, else the id.
+    pub fn source(&self) -> &str {
         self.video.as_deref().unwrap_or(&self.id)
+    }
+
+    /// What an image and its own clip have in common when there are no labels: the moment if known, else the source.
+    pub fn instance(&self) -> &str {
+        self.moment.as_deref().unwrap_or_else(|| self.source())
     }
 
     /// Whether two rows share a label.
@@ -208,7 +215,7 @@ fn rows(path: &Path, names: &mut HashMap<String, u32>) -> Result<Vec<Row>, Error
                 *names.entry(label).or_insert(next)
             })
             .collect();
-        rows.push(Row { id: line.id, labels, split: line.split, video: line.video });
+        rows.push(Row { id: line.id, labels, split: line.split, video: line.video, moment: None });
     }
     Ok(rows)
 }

@@ -3,7 +3,8 @@
 //! `L_dis` is the paper's (Eq. 18). The paper does not spell out its retrieval loss; the task losses here are **our choice**:
 //! supervised contrastive (Khosla et al., 2020; with one positive each it is InfoNCE) or a triplet loss with the hardest
 //! negative of the batch (Faghri et al., 2018). Both look at cosines between invariant parts of two modalities and are
-//! averaged over both directions and, for more than two modalities, over all pairs of modalities.
+//! averaged over both directions and, for more than two modalities, over all pairs of modalities. Candidates whose relation is
+//! open are in neither P(i) nor N(i), and in no sum.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,7 @@ pub enum Task {
         /// τ > 0.
         temperature: f64,
     },
-    /// `1/|P(i)| Σ_{p ∈ P(i)} max(0, margin − s_ip + max_{n ∉ P(i)} s_in)`, meaned over anchors `i`.
+    /// `1/|P(i)| Σ_{p ∈ P(i)} max(0, margin − s_ip + max_{n ∈ N(i)} s_in)`, meaned over anchors `i`.
     Triplet {
         /// Cosine by which a positive should lead.
         margin: f64,
@@ -54,18 +55,32 @@ pub struct Losses {
     pub task: f64,
 }
 
-/// Which samples of a batch belong together: `positive[i · size + c]` for anchor `i` and candidate `c` of any two modalities.
+/// What a candidate is to an anchor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// It belongs to it: brought near.
+    Positive,
+    /// It does not: pushed away.
+    Negative,
+    /// It cannot be said, as of two moments of one video that may look alike: left out of the loss.
+    Open,
+}
+
+/// What the samples of a batch are to each other: anchors of one modality, candidates of another.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Relations {
     size: usize,
-    positive: Vec<bool>,
+    all: Vec<Relation>,
 }
 
 impl Relations {
-    /// Samples belong together if `together(anchor, candidate)` says so; a sample always belongs to itself.
-    pub fn new(size: usize, together: impl Fn(usize, usize) -> bool) -> Relations {
-        let positive = (0..size * size).map(|at| at / size == at % size || together(at / size, at % size)).collect();
-        Relations { size, positive }
+    /// As `relation(anchor, candidate)` says; a sample always belongs to itself.
+    pub fn new(size: usize, relation: impl Fn(usize, usize) -> Relation) -> Relations {
+        let of = |at: usize| match (at / size, at % size) {
+            (anchor, candidate) if anchor == candidate => Relation::Positive,
+            (anchor, candidate) => relation(anchor, candidate),
+        };
+        Relations { size, all: (0..size * size).map(of).collect() }
     }
 
     /// Samples in the batch.
@@ -73,9 +88,9 @@ impl Relations {
         self.size
     }
 
-    /// Whether the candidate belongs to the anchor.
-    pub fn positive(&self, anchor: usize, candidate: usize) -> bool {
-        self.positive[anchor * self.size + candidate]
+    /// What the candidate is to the anchor.
+    pub fn of(&self, anchor: usize, candidate: usize) -> Relation {
+        self.all[anchor * self.size + candidate]
     }
 }
 
@@ -92,12 +107,11 @@ pub(super) fn on_cosines(task: Task, s: &[f32], relations: &Relations, ds: &mut 
             for (c, cosine) in line.iter_mut().enumerate() {
                 *cosine = s[at(anchor, c)];
             }
-            let belongs =
-                |c: usize| if columns { relations.positive(c, anchor) } else { relations.positive(anchor, c) };
+            let to = |c: usize| if columns { relations.of(c, anchor) } else { relations.of(anchor, c) };
             gradient.fill(0.0);
             value += match task {
-                Task::Contrastive { temperature } => contrastive(&line, belongs, temperature, &mut gradient),
-                Task::Triplet { margin } => triplet(&line, belongs, margin, &mut gradient),
+                Task::Contrastive { temperature } => contrastive(&line, to, temperature, &mut gradient),
+                Task::Triplet { margin } => triplet(&line, to, margin, &mut gradient),
             };
             for (c, g) in gradient.iter().enumerate() {
                 ds[at(anchor, c)] += g / (2 * n) as f32;
@@ -107,34 +121,36 @@ pub(super) fn on_cosines(task: Task, s: &[f32], relations: &Relations, ds: &mut 
     value / (2 * n) as f64
 }
 
-fn contrastive(line: &[f32], belongs: impl Fn(usize) -> bool, temperature: f64, gradient: &mut [f32]) -> f64 {
-    let highest = line.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let exponent = |s: f32| (f64::from(s - highest) / temperature).exp();
-    let sum: f64 = line.iter().map(|s| exponent(*s)).sum();
-    let positives = (0..line.len()).filter(|c| belongs(*c)).count() as f64;
+fn contrastive(line: &[f32], to: impl Fn(usize) -> Relation, temperature: f64, gradient: &mut [f32]) -> f64 {
+    let counted = || (0..line.len()).filter(|c| to(*c) != Relation::Open);
+    let highest = counted().map(|c| line[c]).fold(f32::NEG_INFINITY, f32::max);
+    let exponent = |c: usize| f64::from(line[c] - highest) / temperature;
+    let sum: f64 = counted().map(|c| exponent(c).exp()).sum();
+    let positives = counted().filter(|c| to(*c) == Relation::Positive).count() as f64;
     let mut value = 0.0;
-    for (c, s) in line.iter().enumerate() {
-        let share = exponent(*s) / sum;
-        let target = if belongs(c) { 1.0 / positives } else { 0.0 };
-        gradient[c] = ((share - target) / temperature) as f32;
-        if belongs(c) {
-            value -= ((f64::from(s - highest) / temperature) - sum.ln()) / positives;
+    for c in counted() {
+        let mut target = 0.0;
+        if to(c) == Relation::Positive {
+            target = 1.0 / positives;
+            value -= target * (exponent(c) - sum.ln());
         }
+        gradient[c] = ((exponent(c).exp() / sum - target) / temperature) as f32;
     }
     value
 }
 
-fn triplet(line: &[f32], belongs: impl Fn(usize) -> bool, margin: f64, gradient: &mut [f32]) -> f64 {
-    let hardest = (0..line.len()).filter(|c| !belongs(*c)).max_by(|a, b| line[*a].total_cmp(&line[*b]));
+fn triplet(line: &[f32], to: impl Fn(usize) -> Relation, margin: f64, gradient: &mut [f32]) -> f64 {
+    let all = |relation| (0..line.len()).filter(|c| to(*c) == relation).collect::<Vec<usize>>();
+    let hardest = all(Relation::Negative).into_iter().max_by(|a, b| line[*a].total_cmp(&line[*b]));
     let Some(hardest) = hardest else { return 0.0 };
-    let positives: Vec<usize> = (0..line.len()).filter(|c| belongs(*c)).collect();
+    let positives = all(Relation::Positive);
     let share = 1.0 / positives.len() as f32;
     let mut value = 0.0;
-    for p in &positives {
-        let violation = margin - f64::from(line[*p]) + f64::from(line[hardest]);
+    for p in positives {
+        let violation = margin - f64::from(line[p]) + f64::from(line[hardest]);
         if violation > 0.0 {
             value += violation * f64::from(share);
-            gradient[*p] -= share;
+            gradient[p] -= share;
             gradient[hardest] += share;
         }
     }
@@ -230,7 +246,7 @@ mod tests {
 
     #[test]
     fn one_pair_alone_costs_nothing() {
-        let relations = Relations::new(1, |_, _| false);
+        let relations = Relations::new(1, |_, _| Relation::Negative);
         for task in TASKS {
             let mut ds = [0.0];
             assert_eq!(on_cosines(task, &[0.3], &relations, &mut ds), 0.0);
@@ -241,16 +257,34 @@ mod tests {
     #[test]
     fn infonce_by_hand() {
         // Rows: s = [1, 0]: −log(e / (e + 1)); the same for each of the four anchors.
-        let relations = Relations::new(2, |_, _| false);
+        let relations = Relations::new(2, |_, _| Relation::Negative);
         let mut ds = [0.0; 4];
         let value = on_cosines(Task::Contrastive { temperature: 1.0 }, &[1.0, 0.0, 0.0, 1.0], &relations, &mut ds);
         assert!((value - (1.0 + (-1f64).exp()).ln()).abs() < 1e-6, "{value}");
     }
 
     #[test]
+    fn candidates_of_open_relation_count_for_nothing() {
+        let relations = Relations::new(3, |a, c| if a + c == 1 { Relation::Negative } else { Relation::Open });
+        let s = [0.5, 0.4, 9.0, 0.3, 0.6, 9.0, 9.0, 9.0, 0.1];
+        let few = Relations::new(2, |_, _| Relation::Negative);
+        for task in TASKS {
+            let (mut ds, mut of_few) = ([0.0; 9], [0.0; 4]);
+            let value = on_cosines(task, &s, &relations, &mut ds);
+            // Six anchors instead of four, of which the two new ones have nothing to be told from.
+            assert!((value * 6.0 - on_cosines(task, &[0.5, 0.4, 0.3, 0.6], &few, &mut of_few) * 4.0).abs() < 1e-6);
+            assert!([2, 5, 6, 7].iter().all(|at| ds[*at] == 0.0), "{ds:?}");
+        }
+    }
+
+    #[test]
     fn gradients_are_the_slopes_of_the_values() {
-        // 4 samples, 2 of which share a label; three modalities of 5 numbers.
-        let relations = Relations::new(4, |a, b| a / 2 == 0 && b / 2 == 0);
+        // 4 samples, 2 of which share a label, and one pair of open relation; three modalities of 5 numbers.
+        let relations = Relations::new(4, |a, b| match (a, b) {
+            (0 | 1, 0 | 1) => Relation::Positive,
+            (1, 3) => Relation::Open,
+            _ => Relation::Negative,
+        });
         for task in TASKS {
             let parts: Vec<Vec<f32>> =
                 (0..3).map(|j| (0..20).map(|i| ((i * 7 + j * 5) % 11) as f32 * 0.2 - 0.9).collect()).collect();

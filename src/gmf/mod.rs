@@ -30,7 +30,7 @@ mod weights;
 pub use checkpoint::{Affine, Error, Folded, Record};
 pub use config::{Config, ConfigError, Map, Modality};
 pub use curve::{Curve, Point};
-pub use loss::{Losses, Objective, Relations, Task};
+pub use loss::{Losses, Objective, Relation, Relations, Task};
 pub use model::{Autograd, Fused, Gmf, Parts, dissociation_loss, task_loss};
 pub use step::{Batch, Cpu, Descent, StepError, Stepper, gradients, losses, step_flops};
 pub use train::{Data, Device, Options, Outcome, Plateau, Progress, Run, TrainError, train};

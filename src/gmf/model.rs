@@ -6,7 +6,7 @@ use candle_core::{D, DType, Device, Result, Tensor, Var};
 use candle_nn::{Linear, Module};
 
 use super::config::{Config, Map};
-use super::loss::{Losses, NORM_FLOOR, Objective, Relations, Task};
+use super::loss::{Losses, NORM_FLOOR, Objective, Relation, Relations, Task};
 use super::step::{Batch, Descent, StepError, Stepper};
 use super::weights::Weights;
 
@@ -142,6 +142,9 @@ pub fn dissociation_loss(features: &[Tensor], fused: &Fused) -> Result<Tensor> {
     Ok(sum)
 }
 
+/// Taken from a cosine, it makes a candidate count for nothing.
+const FAR: f64 = 1e6;
+
 /// The task loss over all pairs of modalities, both directions; see [`Task`].
 ///
 /// # Errors
@@ -149,8 +152,11 @@ pub fn dissociation_loss(features: &[Tensor], fused: &Fused) -> Result<Tensor> {
 pub fn task_loss(parts: &[Parts], relations: &Relations, task: Task) -> Result<Tensor> {
     let n = relations.size();
     let device = parts[0].inv.device();
-    let positive: Vec<f32> = (0..n * n).map(|at| f32::from(u8::from(relations.positive(at / n, at % n)))).collect();
-    let positive = Tensor::from_vec(positive, (n, n), device)?;
+    let mask = |relation: Relation| {
+        let of = |at: usize| f32::from(u8::from(relations.of(at / n, at % n) == relation));
+        Tensor::from_vec((0..n * n).map(of).collect::<Vec<f32>>(), (n, n), device)
+    };
+    let (positive, open) = (mask(Relation::Positive)?, mask(Relation::Open)?);
     let units = parts
         .iter()
         .map(|p| p.inv.broadcast_div(&p.inv.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(f64::from(NORM_FLOOR))?))
@@ -160,15 +166,17 @@ pub fn task_loss(parts: &[Parts], relations: &Relations, task: Task) -> Result<T
     for (p, u) in units.iter().enumerate() {
         for w in &units[p + 1..] {
             let s = u.matmul(&w.t()?)?;
-            for (s, positive) in [(s.clone(), positive.clone()), (s.t()?.contiguous()?, positive.t()?.contiguous()?)] {
+            let turned = |t: &Tensor| t.t()?.contiguous();
+            let transposed = (turned(&s)?, turned(&positive)?, turned(&open)?);
+            for (s, positive, open) in [(s, positive.clone(), open.clone()), transposed] {
                 let targets = positive.broadcast_div(&positive.sum_keepdim(1)?)?;
                 let each = match task {
                     Task::Contrastive { temperature } => {
-                        let log = candle_nn::ops::log_softmax(&(s / temperature)?, 1)?;
+                        let log = candle_nn::ops::log_softmax(&((s / temperature)? - (open * FAR)?)?, 1)?;
                         (log * targets)?.neg()?
                     }
                     Task::Triplet { margin } => {
-                        let negatives = (&s - (&positive * 1e6)?)?;
+                        let negatives = (&s - ((&positive + &open)? * FAR)?)?;
                         let hardest = negatives.max_keepdim(1)?;
                         (s.neg()?.broadcast_add(&hardest)? + margin)?.relu()?.mul(&targets)?
                     }

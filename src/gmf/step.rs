@@ -337,7 +337,7 @@ pub fn step_flops(config: &Config, batch: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::super::config::Modality;
-    use super::super::loss::Task;
+    use super::super::loss::{Relation, Task};
     use super::super::model::Autograd;
     use super::*;
     use crate::seeded::Random;
@@ -352,6 +352,15 @@ mod tests {
         let mut random = Random::new(5, "features");
         let mut features = |l: usize| (0..n * l).map(|_| random.between(-1.0, 1.0)).collect();
         Batch { features: config.modalities().iter().map(|m| features(m.length)).collect() }
+    }
+
+    /// Pairs that share a label, and some whose relation is open.
+    fn related(n: usize) -> Relations {
+        Relations::new(n, |a, c| match (a / 2 == c / 2, (a + c) % 4) {
+            (true, _) => Relation::Positive,
+            (false, 0) => Relation::Open,
+            (false, _) => Relation::Negative,
+        })
     }
 
     fn agree(a: &Weights, b: &Weights, tolerance: f32, what: &str) {
@@ -372,7 +381,7 @@ mod tests {
     fn every_gradient_agrees_with_autograd() {
         for (weights, n) in forms() {
             let batch = batch(weights.config(), n);
-            let relations = Relations::new(n, |a, c| a / 2 == c / 2);
+            let relations = related(n);
             for task in [Task::Contrastive { temperature: 0.2 }, Task::Triplet { margin: 0.3 }] {
                 let objective = Objective { lambda_dissociation: 0.7, lambda_task: 1.3, task };
                 let by_hand = gradients(&weights, &batch, &relations, &objective);
@@ -392,7 +401,7 @@ mod tests {
         let descent = Descent { rate: 0.05, momentum: 0.9, decay: 0.01, loss_limit: f64::MAX };
         for (weights, n) in forms() {
             let batch = batch(weights.config(), n);
-            let relations = Relations::new(n, |_, _| false);
+            let relations = Relations::new(n, |_, _| Relation::Negative);
             let mut cpu = Cpu::new(weights.clone(), None);
             let mut autograd = Autograd::new(&weights, None, &candle_core::Device::Cpu).unwrap();
             for _ in 0..4 {
@@ -408,7 +417,7 @@ mod tests {
         let (weights, n) = (model(&[4, 6], 4, 0.5), 5);
         let mut batch = batch(weights.config(), n);
         batch.features[1][3] = f32::NAN;
-        let relations = Relations::new(n, |_, _| false);
+        let relations = Relations::new(n, |_, _| Relation::Negative);
         let descent = Descent { rate: 0.1, momentum: 0.9, decay: 0.0, loss_limit: f64::MAX };
         let mut cpu = Cpu::new(weights.clone(), None);
         let error = cpu.step(&batch, &relations, &Objective::default(), &descent).unwrap_err().to_string();
@@ -422,7 +431,7 @@ mod tests {
         let weights = model(&[4, 6, 5], 4, 0.5);
         let n = 16;
         let batch = batch(weights.config(), n);
-        let relations = Relations::new(n, |_, _| false);
+        let relations = Relations::new(n, |_, _| Relation::Negative);
         let objective = Objective { lambda_dissociation: 1.0, lambda_task: 0.0, task: Task::Triplet { margin: 0.1 } };
         let descent = Descent { rate: 0.1, momentum: 0.9, decay: 0.0, loss_limit: f64::MAX };
         let mut cpu = Cpu::new(weights, None);

@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::checkpoint::{Error as CheckpointError, Folded};
 use super::config::Config;
 use super::curve::Point;
-use super::loss::{Losses, Objective, Relations};
+use super::loss::{Losses, Objective, Relation, Relations};
 use super::model::Autograd;
 use super::resume::State;
 use super::step::{Batch, Cpu, Descent, StepError, Stepper};
@@ -246,7 +246,7 @@ impl<'a> Data<'a> {
         let (mut images, mut videos) = (of(&set.images.rows, Split::Train), of(&set.videos.rows, Split::Train));
         let (mut queries, mut gallery) = (of(&set.images.rows, Split::Val), of(&set.videos.rows, Split::Val));
         if queries.is_empty() || gallery.is_empty() {
-            let held = |row: &Row| Random::new(seed, row.instance()).between(0.0, 1.0) < held_out;
+            let held = |row: &Row| Random::new(seed, row.source()).between(0.0, 1.0) < held_out;
             (queries, images) = images.into_iter().partition(|i| held(&set.images.rows[*i as usize]));
             (gallery, videos) = videos.into_iter().partition(|i| held(&set.videos.rows[*i as usize]));
         }
@@ -279,8 +279,18 @@ impl<'a> Data<'a> {
 
     /// Whether an image and a video belong together.
     pub fn together(&self, image: u32, video: u32) -> bool {
+        self.relation(image, video) == Relation::Positive
+    }
+
+    /// What a video is to an image. Two moments of one video may look alike or not: that is left open.
+    fn relation(&self, image: u32, video: u32) -> Relation {
         let (image, video) = (&self.set.images.rows[image as usize], &self.set.videos.rows[video as usize]);
-        if self.labelled { image.shares_label(video) } else { image.instance() == video.instance() }
+        match self.labelled {
+            true if image.shares_label(video) => Relation::Positive,
+            false if image.instance() == video.instance() => Relation::Positive,
+            false if image.source() == video.source() => Relation::Open,
+            _ => Relation::Negative,
+        }
     }
 
     /// Every training image once, in seeded order, each with one of its videos.
@@ -310,7 +320,7 @@ impl<'a> Data<'a> {
                 }
             }
         }
-        Ok(Relations::new(pairs.len(), |anchor, candidate| self.together(pairs[anchor].0, pairs[candidate].1)))
+        Ok(Relations::new(pairs.len(), |anchor, candidate| self.relation(pairs[anchor].0, pairs[candidate].1)))
     }
 }
 
@@ -604,7 +614,13 @@ mod tests {
                 let class = i % 6;
                 values.extend(means[class].iter().map(|m| m + random.between(-0.2, 0.2)));
                 let split = if i < 66 { Split::Train } else { Split::Val };
-                rows.push(Row { id: format!("{name}{i}"), labels: vec![class as u32], split, video: None });
+                rows.push(Row {
+                    id: format!("{name}{i}"),
+                    labels: vec![class as u32],
+                    split,
+                    video: None,
+                    moment: None,
+                });
             }
             Table { matrix: Matrix::new(values, length), rows }
         };

@@ -298,7 +298,7 @@ mod tests {
             assert_eq!(a.bias, b.bias);
         }
         let batch = super::super::Batch { features: vec![vec![0.3; 12], vec![-0.7; 30]] };
-        let relations = super::super::Relations::new(2, |_, _| false);
+        let relations = super::super::Relations::new(2, |_, _| super::super::Relation::Negative);
         let losses = super::super::losses(&around, &batch, &relations, &super::super::Objective::default()).unwrap();
         assert!(losses.dissociation < 1e-12, "{losses:?}");
     }

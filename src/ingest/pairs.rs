@@ -130,8 +130,13 @@ pub fn set(examples: &[(String, Example)], encoder: &Layout, held_out: f32, seed
             for mirror in [false, true] {
                 let turned = |d: &Descriptor| if mirror { d.mirrored() } else { d.clone() };
                 let of = format!("{name}#{i}{}", if mirror { "m" } else { "" });
-                let row =
-                    |k: usize| Row { id: format!("{of}/{k}"), labels: Vec::new(), split, video: Some(of.clone()) };
+                let row = |k: usize| Row {
+                    id: format!("{of}/{k}"),
+                    labels: Vec::new(),
+                    split,
+                    video: Some(name.clone()),
+                    moment: Some(of.clone()),
+                };
                 for (k, query) in moment.queries.iter().enumerate() {
                     images.0.extend(encoder.image(&turned(query)));
                     images.1.push(row(k));
