@@ -35,18 +35,18 @@ pub fn mean_average_precision(
     together: impl Fn(u32, u32) -> bool + Sync,
     k: usize,
 ) -> Result<f64, Error> {
-    let embed = |table: &Table, row: u32, of: &dyn Fn(&[f32]) -> Result<Vec<f32>, gmf::Error>| {
+    let row = |table: &Table, row: u32| -> Result<Vec<f32>, Error> {
         let mut features = vec![0f32; table.matrix.columns()];
         table.matrix.read(row as usize, &mut features)?;
-        Ok::<_, Error>(of(&features)?)
+        Ok(features)
     };
     let rows: Vec<Vec<f32>> =
-        gallery.par_iter().map(|v| embed(videos, *v, &|f| maps.embed_video(f))).collect::<Result<_, _>>()?;
+        gallery.par_iter().map(|v| Ok(maps.embed_video(&row(videos, *v)?)?)).collect::<Result<_, Error>>()?;
     let rows = rows.concat();
     let precisions: Vec<Option<f64>> = queries
         .par_iter()
         .map(|image| {
-            let query = embed(images, *image, &|f| maps.embed_image(f))?;
+            let query = maps.embed_image(&row(images, *image)?)?;
             let relevant: Vec<bool> = gallery.iter().map(|v| together(*image, *v)).collect();
             if !relevant.contains(&true) {
                 return Ok(None);

@@ -53,12 +53,9 @@ impl Curve {
 
     fn draw(&self, svg: &mut String) -> Result<(), Box<dyn std::error::Error + '_>> {
         let last = self.points.last().map_or(1, |p| p.step.max(1)) as f64;
-        let with = |of: fn(&Losses) -> f64| {
-            self.points.iter().filter_map(move |p| p.losses.map(|l| (p.step as f64, of(&l)))).collect::<Vec<_>>()
-        };
-        let losses: [(&str, RGBColor, fn(&Losses) -> f64); 3] =
-            [("loss", BLACK, |l| l.total), ("dissociation", RED, |l| l.dissociation), ("task", BLUE, |l| l.task)];
-        let highest = self.points.iter().filter_map(|p| p.losses).map(|l| l.total).fold(1e-6, f64::max);
+        let losses: Vec<(f64, Losses)> =
+            self.points.iter().filter_map(|p| p.losses.map(|l| (p.step as f64, l))).collect();
+        let highest = losses.iter().map(|(_, l)| l.total).fold(1e-6, f64::max);
         let root = SVGBackend::with_string(svg, (800, 600)).into_drawing_area();
         root.fill(&WHITE)?;
         let (above, below) = root.split_vertically(330);
@@ -69,9 +66,15 @@ impl Curve {
             .y_label_area_size(56)
             .build_cartesian_2d(0.0..last, 0.0..highest * 1.05)?;
         chart.configure_mesh().light_line_style(WHITE).draw()?;
-        for (name, colour, of) in losses {
+        for (name, colour) in [("loss", BLACK), ("dissociation", RED), ("task", BLUE)] {
+            let value = |l: &Losses| match name {
+                "loss" => l.total,
+                "dissociation" => l.dissociation,
+                _ => l.task,
+            };
+            let line: Vec<(f64, f64)> = losses.iter().map(|(step, l)| (*step, value(l))).collect();
             chart
-                .draw_series(LineSeries::new(with(of), colour.stroke_width(2)))?
+                .draw_series(LineSeries::new(line, colour.stroke_width(2)))?
                 .label(name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
         }
