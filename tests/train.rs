@@ -160,6 +160,7 @@ fn what_exists_is_not_overwritten_and_wrong_options_are_named() {
     refused("b.safetensors", &["--device", "cuda"], "--features cuda");
     refused("b.safetensors", &["--resume"], "no run was stopped there");
     refused("b.safetensors", &["--learning-rate", "1e9", "--batch", "16"], "diverged");
+    refused("b.safetensors", &["--held-out", "1"], "held-out is 1");
     refused("b.svg", &[], "learning curve");
     assert!(!place.path("b.safetensors").exists());
 }

@@ -147,9 +147,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Nothing that exists is overwritten without being asked.
+/// Refuses what cannot be, before any work is done: nothing that exists is overwritten without being asked.
 fn check_outputs(arguments: &Arguments) -> anyhow::Result<()> {
     let out = &arguments.out;
+    if !(0.0..1.0).contains(&arguments.held_out) {
+        bail!("--held-out is {}; it is a share, at least 0 and below 1", arguments.held_out);
+    }
     if out.extension().is_some_and(|e| e == "csv" || e == "svg") {
         bail!("{}: the learning curve takes that name; end the checkpoint's in .safetensors", out.display());
     }

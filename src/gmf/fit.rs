@@ -1,4 +1,4 @@
-//! A closed-form fit of the folded maps, until they are trained by gradient descent.
+//! A closed-form fit of the folded maps: where training on videos starts ([`Weights::around`](super::Weights::around)).
 //!
 //! The two views of a moment are one frame, distorted as pictures on the web are, and the mean frame of its clip. With `Σₙ` the
 //! covariance of their difference (the noise) and `Σₛ` that of clean frames over all videos (the signal), the rows of the shared map are the
@@ -6,7 +6,7 @@
 //! analysis with within-class whitening, as speaker verification uses it (Hatch et al., 2006). Both covariances are shrunk towards a multiple of
 //! the identity, since few videos stand behind them.
 //!
-//! This is our choice, not the paper's, and records itself as `closed-form` in the checkpoint.
+//! This is our choice, not the paper's; a checkpoint that started here says so in its record (`start`).
 
 use nalgebra::{Cholesky, DMatrix, DVector, SymmetricEigen};
 use thiserror::Error;

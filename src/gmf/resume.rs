@@ -9,7 +9,7 @@ use super::checkpoint::Error;
 use super::config::{Config, Modality};
 use super::curve::Curve;
 use super::loss::Losses;
-use super::train::{Options, Plateau};
+use super::options::{Options, Plateau};
 use super::weights::Weights;
 use crate::tensors;
 

@@ -61,9 +61,9 @@ impl Weights {
         weights
     }
 
-    /// A model whose folded maps are `folded` and that rebuilds each modality exactly, from its specific part alone: where a
-    /// closed-form fit is the start of training. Dissociation holds the feature itself and its mirror of random
-    /// projections on either side of the boundary; the concentrations at first look at the former.
+    /// A model whose folded maps are `folded` and that rebuilds each modality exactly, from its specific part alone: how training
+    /// goes on from a closed-form fit. On either side of the boundary, dissociation begins with the feature itself and goes on with random
+    /// projections; the concentrations look at the former alone, and learn to use the latter.
     ///
     /// # Errors
     /// [`Error::Length`] if lengths differ, or a boundary leaves no room for the feature on one of its sides.

@@ -61,7 +61,7 @@ pub fn times(duration_ms: u64, count: usize, seed: u64, name: &str) -> Vec<u32> 
 /// A moment of a video, as pictures of it on the web look, and the clips that show it.
 #[derive(Debug)]
 pub struct Moment {
-    /// 8 frames over 2 s each; the first is centred on the moment, the others shifted within it.
+    /// 8 frames over 2 s each; the first is centred on the moment, the others half a second earlier and later.
     pub clips: Vec<Vec<Descriptor>>,
     /// The frame, distorted in each of the 11 ways; plain borders are trimmed, mirror images turned back, as a search does.
     pub queries: Vec<Descriptor>,
@@ -155,13 +155,15 @@ pub fn set(examples: &[(String, Example)], encoder: &Layout, held_out: f32, seed
     Set { images: table(images, layout::IMAGE_LEN), videos: table(clips, layout::CLIP_LEN), labels: Vec::new() }
 }
 
-/// Clips of 2 s that hold a time: centred on it, then from a second earlier and a second later. None if all frames are flat.
+/// Clips of 2 s around a time: centred on it, then from half a second earlier and later, as the nearest row of an index may
+/// lie. None if all frames are flat.
 fn clips(described: &Described, at_ms: u32) -> Vec<Vec<Descriptor>> {
     let centre = described.at_ms.partition_point(|t| *t <= at_ms).saturating_sub(1);
     let last = described.frames.len().saturating_sub(layout::CLIP_FRAMES);
-    let half = layout::CLIP_FRAMES / 2;
-    let mut starts = vec![centre.saturating_sub(half).min(last)];
-    for start in [centre.saturating_sub(layout::CLIP_FRAMES - 1).min(last), centre.min(last)] {
+    let shift = layout::SAMPLING.stride_frames / 2;
+    let first = centre.saturating_sub(layout::CLIP_FRAMES / 2).min(last);
+    let mut starts = vec![first];
+    for start in [first.saturating_sub(shift), (first + shift).min(last)] {
         if !starts.contains(&start) {
             starts.push(start);
         }
