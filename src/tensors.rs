@@ -209,6 +209,10 @@ pub(crate) fn save(
     tensors: &[(String, Vec<usize>, &[f32])],
     metadata: HashMap<String, String>,
 ) -> Result<(), Error> {
+    // What could not be read back must not take the place of what can.
+    if let Some((name, _, _)) = tensors.iter().find(|(_, _, values)| values.iter().any(|v| !v.is_finite())) {
+        return Err(Error::NotFinite(name.clone()));
+    }
     let numbers: Vec<Cow<'_, [u8]>> = tensors.iter().map(|(_, _, values)| little_endian(values)).collect();
     let views = tensors.iter().zip(&numbers).map(|((name, shape, _), bytes)| {
         let view =

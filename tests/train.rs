@@ -161,6 +161,13 @@ fn what_exists_is_not_overwritten_and_wrong_options_are_named() {
     refused("b.safetensors", &["--resume"], "no run was stopped there");
     refused("b.safetensors", &["--learning-rate", "1e9", "--batch", "16"], "diverged");
     refused("b.safetensors", &["--held-out", "1"], "held-out is 1");
+    refused("no/such/folder/b.safetensors", &[], "nothing can be written");
+    std::fs::create_dir(place.path("c.safetensors")).unwrap();
+    refused("c.safetensors", &["--force"], "is a folder");
+    let out = place.path("d.safetensors");
+    let output = reelseek(&["train", "--boundary", "0.2", "--videos", "/nothing/here"], &[("--out", &out)]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("start from a fit"), "{}", said(&output));
     refused("b.svg", &[], "learning curve");
     assert!(!place.path("b.safetensors").exists());
 }

@@ -114,16 +114,19 @@ enum Device {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     check_outputs(arguments)?;
+    options(arguments).check()?;
     let cancel = talk::cancel_on_interrupt()?;
     match &arguments.features {
         Some(folder) => {
-            let set = Set::open(folder)?;
             if arguments.epochs == 0 {
                 bail!("--epochs 0 leaves nothing to do with --features; give at least 1");
             }
+            let set = Set::open(folder)?;
             fit(arguments, &set, (None, None), &arguments.encoder, serde_json::json!({}), &cancel)
         }
         None => {
+            // Known before any video is decoded.
+            Weights::room(&config(arguments, layout::IMAGE_LEN, layout::CLIP_LEN)?)?;
             let Some(examples) = collect(arguments, &cancel)? else { return Ok(ExitCode::from(INTERRUPTED)) };
             let mut moments = Moments::new(layout::DESCRIPTOR_LEN);
             examples.iter().for_each(|(_, example)| example.add_to(&mut moments));
@@ -156,6 +159,13 @@ fn check_outputs(arguments: &Arguments) -> anyhow::Result<()> {
     if out.extension().is_some_and(|e| e == "csv" || e == "svg") {
         bail!("{}: the learning curve takes that name; end the checkpoint's in .safetensors", out.display());
     }
+    if out.is_dir() {
+        bail!("{} is a folder; name the checkpoint's file", out.display());
+    }
+    // Where nothing can be written nothing need be computed.
+    let folder = out.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::NamedTempFile::new_in(folder)
+        .with_context(|| format!("nothing can be written to {}", folder.display()))?;
     let mut state = out.clone().into_os_string();
     state.push(".resume");
     let state = PathBuf::from(state);
@@ -188,9 +198,7 @@ fn fit(
     about: serde_json::Value,
     cancel: &Cancel,
 ) -> anyhow::Result<ExitCode> {
-    let modality = |name: &str, length| Modality { name: name.to_owned(), length };
-    let lengths = vec![modality("image", set.images.matrix.columns()), modality("video", set.videos.matrix.columns())];
-    let config = Config::new(lengths, arguments.multiple, arguments.boundary)?;
+    let config = config(arguments, set.images.matrix.columns(), set.videos.matrix.columns())?;
     let options = options(arguments);
     let mut data = Data::new(set, arguments.held_out, arguments.seed)?;
     if let Some(gallery) = gallery.filter(|_| !data.queries.is_empty()) {
@@ -211,13 +219,17 @@ fn fit(
     if data.alone > 0 {
         eprintln!("{} training images belong to no training video and are left out", data.alone);
     }
+    if data.queries.is_empty() {
+        eprintln!("no validation: none of the images held out belongs to a video held out; the last epoch is kept");
+    }
     let bar = ProgressBar::new((options.epochs * data.pairs()) as u64);
     let style = "{elapsed_precise} [{wide_bar}] {pos}/{len} pairs, {per_sec}, ETA {eta}, {msg}";
     bar.set_style(ProgressStyle::with_template(style)?.progress_chars("=> "));
     let mut validate = |maps: &Folded| {
         let (images, videos) = ((&set.images, data.queries.as_slice()), (&set.videos, data.gallery.as_slice()));
         retrieval::mean_average_precision(maps, images, videos, |i, v| data.together(i, v), VALIDATION_RANKS)
-            .map_err(|e| e.to_string())
+            .map_err(|e| e.to_string())?
+            .ok_or_else(|| "no image belongs to a video".to_owned())
     };
     let mut last = (gmf::Losses::default(), 0);
     let mut tell = |progress: Progress| match progress {
@@ -264,6 +276,11 @@ fn fit(
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn config(arguments: &Arguments, image: usize, video: usize) -> Result<Config, gmf::ConfigError> {
+    let modality = |name: &str, length| Modality { name: name.to_owned(), length };
+    Config::new(vec![modality("image", image), modality("video", video)], arguments.multiple, arguments.boundary)
 }
 
 fn options(arguments: &Arguments) -> Options {
@@ -329,6 +346,11 @@ fn encoder(arguments: &Arguments, covariances: &Covariances) -> anyhow::Result<L
     let Some(out) = &arguments.refit_encoder else { return Ok(Layout::embedded()) };
     let projection = Projection { mean: covariances.mean(), rows: covariances.basis(layout::IMAGE_LEN)? };
     let bytes = projection.to_bytes();
+    // A resumed run finds what it wrote itself.
+    let same = std::fs::read(out).is_ok_and(|found| found == bytes);
+    if !same && out.exists() && !arguments.force {
+        bail!("{} exists and holds something else; --force replaces it", out.display());
+    }
     crate::tensors::replace(out, |part| std::fs::write(part, &bytes))
         .with_context(|| format!("writing {}", out.display()))?;
     // Go on with the numbers as they are on disk.

@@ -24,7 +24,7 @@ pub fn average_precision(relevant: &[bool], k: usize) -> f64 {
 }
 
 /// mAP@k of images asked against videos by cosine of their embeddings, exact, ties in order of the gallery. Queries to which no video
-/// belongs are left out; 0 if none is left.
+/// belongs are left out; `None` if none is left.
 ///
 /// # Errors
 /// What is wrong with the features, or their lengths.
@@ -34,7 +34,7 @@ pub fn mean_average_precision(
     (videos, gallery): (&Table, &[u32]),
     together: impl Fn(u32, u32) -> bool + Sync,
     k: usize,
-) -> Result<f64, Error> {
+) -> Result<Option<f64>, Error> {
     let row = |table: &Table, row: u32| -> Result<Vec<f32>, Error> {
         let mut features = vec![0f32; table.matrix.columns()];
         table.matrix.read(row as usize, &mut features)?;
@@ -65,7 +65,7 @@ pub fn mean_average_precision(
         })
         .collect::<Result<_, Error>>()?;
     let asked: Vec<f64> = precisions.into_iter().flatten().collect();
-    Ok(asked.iter().sum::<f64>() / asked.len().max(1) as f64)
+    Ok((!asked.is_empty()).then(|| asked.iter().sum::<f64>() / asked.len() as f64))
 }
 
 /// Why nothing could be measured.

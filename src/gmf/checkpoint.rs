@@ -47,6 +47,28 @@ pub enum Error {
         /// The encoder in use.
         expected: String,
     },
+    /// A number that f16 cannot hold.
+    #[error("a weight of {0} is beyond f16 (65,504); store numbers as f32, without --half")]
+    Half(f32),
+    /// The boundary leaves no room to start from folded maps.
+    #[error(
+        "with multiple {multiple} and boundary {boundary} the dissociated `{modality}` has {invariant} invariant and {specific} specific numbers; to \
+         start from a fit each side must hold at least its {length} features: move the boundary towards 0.5"
+    )]
+    Room {
+        /// Which modality.
+        modality: String,
+        /// The magnification.
+        multiple: u32,
+        /// The boundary.
+        boundary: f64,
+        /// Numbers before it.
+        invariant: usize,
+        /// Numbers after it.
+        specific: usize,
+        /// Length of the features.
+        length: usize,
+    },
     /// The model maps other things than images and videos.
     #[error("the model maps {0}; folding for search needs exactly `image` and `video`")]
     Modalities(String),
@@ -93,15 +115,27 @@ pub struct Record {
 }
 
 impl Record {
+    /// What a checkpoint file says of itself, without reading its numbers.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is damaged or something else.
+    pub fn open(path: &Path) -> Result<Record, Error> {
+        let file = tensors::open(path).map_err(Error::of(path))?;
+        Record::of(&file).map_err(|found| Error::Format { name: path.display().to_string(), found })
+    }
+
     /// The record of an opened file, or what is wrong with it.
     pub(super) fn of(file: &tensors::File<'_>) -> Result<Record, String> {
         let text = file.metadata.get(KEY).ok_or_else(|| format!("its metadata has no `{KEY}`"))?;
-        let record: Record =
-            serde_json::from_str(text).map_err(|e| format!("its metadata `{KEY}` cannot be read ({e})"))?;
-        if record.format != FORMAT {
-            return Err(format!("format version {} (this program reads {FORMAT})", record.format));
+        let unread = |e: serde_json::Error| format!("its metadata `{KEY}` cannot be read ({e})");
+        // The version first: a later one may have other fields.
+        let value: serde_json::Value = serde_json::from_str(text).map_err(unread)?;
+        match value["format"].as_u64() {
+            Some(found) if found != u64::from(FORMAT) => {
+                Err(format!("format version {found} (this program reads {FORMAT})"))
+            }
+            _ => serde_json::from_value(value).map_err(unread),
         }
-        Ok(record)
     }
 }
 
@@ -150,14 +184,20 @@ impl Folded {
     }
 
     /// The same maps, rounded to f16: half the file.
-    #[must_use]
-    pub fn halved(mut self) -> Folded {
+    ///
+    /// # Errors
+    /// [`Error::Half`] if a number is beyond f16.
+    pub fn halved(mut self) -> Result<Folded, Error> {
         for map in [&mut self.image, &mut self.video] {
             for value in map.weight.iter_mut().chain(&mut map.bias) {
-                *value = half::f16::from_f32(*value).to_f32();
+                let rounded = half::f16::from_f32(*value).to_f32();
+                if !rounded.is_finite() {
+                    return Err(Error::Half(*value));
+                }
+                *value = rounded;
             }
         }
-        Folded { precision: Precision::F16, ..self }
+        Ok(Folded { precision: Precision::F16, ..self })
     }
 
     /// The checkpoint shipped with the program, for the encoder `layout`.
@@ -333,6 +373,14 @@ mod tests {
         later.record.format = 99;
         let error = Folded::parse(&later.to_bytes(), "b").unwrap_err().to_string();
         assert!(error.contains("99"), "{error}");
+    }
+
+    #[test]
+    fn what_f16_cannot_hold_is_refused() {
+        let mut large = small();
+        large.video.weight[3] = 1e5;
+        assert!(matches!(large.halved(), Err(Error::Half(v)) if v == 1e5));
+        assert!(small().halved().is_ok());
     }
 
     #[test]

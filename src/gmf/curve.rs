@@ -121,7 +121,19 @@ mod tests {
         );
         let svg = curve.svg();
         assert!(svg.starts_with("<svg") && svg.contains("mAP@10") && svg.contains("dissociation"));
-        assert_eq!(svg.matches("<polyline").count(), svg.matches("polyline").count());
+        // Lines of two points or more: one a series, and one each in the legend, which an empty curve has too.
+        let lines = |svg: &str, colour: &str| {
+            let points = |line: &str| {
+                line.split("points=\"")
+                    .nth(1)
+                    .map_or(0, |p| p.split('"').next().unwrap_or("").split_whitespace().count())
+            };
+            svg.split("<polyline").skip(1).filter(|line| line.contains(colour) && points(line) >= 2).count()
+        };
+        let empty = Curve::default().svg();
+        for (colour, series) in [("#0000FF", 2), ("#FF0000", 1)] {
+            assert_eq!(lines(&svg, colour), lines(&empty, colour) + series, "{svg}");
+        }
         assert_eq!(svg.matches("<circle").count(), 2);
         assert!(Curve::default().svg().contains("</svg>"));
     }

@@ -1,6 +1,6 @@
 //! Which images and videos of a feature set are learned from, paired and held out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::config::Config;
 use super::loss::{Relation, Relations};
@@ -30,14 +30,15 @@ impl<'a> Data<'a> {
     /// share a label; without labels, if they come from the same video (`video`, or else `id`).
     ///
     /// # Errors
-    /// [`TrainError::Data`] if there is nothing to learn from.
+    /// [`TrainError::Data`] if there is nothing to learn from, or a split `val` in which no image belongs to a video.
     pub fn new(set: &'a Set, held_out: f32, seed: u64) -> Result<Data<'a>, TrainError> {
         let of = |rows: &[Row], split: Split| -> Vec<u32> {
             (0u32..).zip(rows).filter(|(_, r)| r.split == split).map(|(i, _)| i).collect()
         };
         let (mut images, mut videos) = (of(&set.images.rows, Split::Train), of(&set.videos.rows, Split::Train));
         let (mut queries, mut gallery) = (of(&set.images.rows, Split::Val), of(&set.videos.rows, Split::Val));
-        if queries.is_empty() || gallery.is_empty() {
+        let given = !queries.is_empty() || !gallery.is_empty();
+        if !given {
             let held = |row: &Row| Random::new(seed, row.source()).between(0.0, 1.0) < held_out;
             (queries, images) = images.into_iter().partition(|i| held(&set.images.rows[*i as usize]));
             (gallery, videos) = videos.into_iter().partition(|i| held(&set.videos.rows[*i as usize]));
@@ -61,12 +62,38 @@ impl<'a> Data<'a> {
                 videos.len()
             )));
         }
-        Ok(Data { set, labelled, alone: all - images.len(), images, partners, queries, gallery })
+        let mut data = Data { set, labelled, alone: all - images.len(), images, partners, queries, gallery };
+        let asked = data.queries.len();
+        // A query to which nothing belongs says nothing.
+        let known: HashSet<String> =
+            data.gallery.iter().flat_map(|v| keys(&set.videos.rows[*v as usize], labelled)).collect();
+        let belongs = |i: &u32| keys(&set.images.rows[*i as usize], labelled).iter().any(|k| known.contains(k));
+        data.queries.retain(belongs);
+        if given && data.queries.is_empty() {
+            return Err(TrainError::Data(format!(
+                "none of {asked} images of the split `val` belongs to one of its {} videos, so that no epoch could be chosen: give it images and \
+                 videos that share labels (or `video`), or leave the split away",
+                data.gallery.len()
+            )));
+        }
+        Ok(data)
     }
 
     /// Pairs in an epoch.
     pub fn pairs(&self) -> usize {
         self.images.len()
+    }
+
+    /// A short name for exactly this choice of rows.
+    pub(super) fn fingerprint(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        for rows in [&self.images, &self.queries, &self.gallery] {
+            hash.update(&(rows.len() as u64).to_le_bytes());
+            rows.iter().for_each(|row| {
+                hash.update(&row.to_le_bytes());
+            });
+        }
+        hash.finalize().to_hex()[..16].to_owned()
     }
 
     /// Whether an image and a video belong together.

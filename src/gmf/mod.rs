@@ -36,6 +36,6 @@ pub use data::Data;
 pub use loss::{Losses, Objective, Relation, Relations, Task};
 pub use model::{Autograd, Fused, Gmf, Parts, dissociation_loss, task_loss};
 pub use options::{Device, Options, Plateau};
-pub use step::{Batch, Cpu, Descent, StepError, Stepper, gradients, losses, step_flops};
+pub use step::{Batch, Cpu, Descent, StepError, Stepper, gradients, step_flops};
 pub use train::{Outcome, Progress, Run, TrainError, train};
 pub use weights::Weights;

@@ -231,14 +231,14 @@ impl Autograd {
     }
 }
 
-impl Stepper for Autograd {
-    fn step(
-        &mut self,
+impl Autograd {
+    /// The losses with the graph behind them: the total, and the numbers.
+    fn pass(
+        &self,
         batch: &Batch,
         relations: &Relations,
         objective: &Objective,
-        descent: &Descent,
-    ) -> std::result::Result<Losses, StepError> {
+    ) -> std::result::Result<(Tensor, Losses), StepError> {
         let features = batch
             .features
             .iter()
@@ -249,8 +249,21 @@ impl Stepper for Autograd {
         let task = task_loss(&fused.parts, relations, objective.task)?;
         let scalar = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
         let losses = Losses::of(scalar(&dissociation)?, scalar(&task)?, objective);
-        descent.check(&losses)?;
         let total = ((dissociation * objective.lambda_dissociation)? + (task * objective.lambda_task)?)?;
+        Ok((total, losses))
+    }
+}
+
+impl Stepper for Autograd {
+    fn step(
+        &mut self,
+        batch: &Batch,
+        relations: &Relations,
+        objective: &Objective,
+        descent: &Descent,
+    ) -> std::result::Result<Losses, StepError> {
+        let (total, losses) = self.pass(batch, relations, objective)?;
+        descent.check(&losses)?;
         let gradients = total.backward()?;
         for (var, velocity) in self.model.vars.iter().zip(&mut self.velocity) {
             let Some(gradient) = gradients.get(var) else { continue };
@@ -260,6 +273,15 @@ impl Stepper for Autograd {
             var.set(&(var.as_tensor() - (&*velocity * f64::from(descent.rate))?)?)?;
         }
         Ok(losses)
+    }
+
+    fn losses(
+        &mut self,
+        batch: &Batch,
+        relations: &Relations,
+        objective: &Objective,
+    ) -> std::result::Result<Losses, StepError> {
+        Ok(self.pass(batch, relations, objective)?.1)
     }
 
     fn state(&self) -> std::result::Result<(Cow<'_, Weights>, Cow<'_, Weights>), StepError> {

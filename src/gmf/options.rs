@@ -60,7 +60,22 @@ impl Default for Options {
 }
 
 impl Options {
-    pub(super) fn check(&self) -> Result<(), TrainError> {
+    /// Whether training with these can begin.
+    ///
+    /// # Errors
+    /// [`TrainError::Option`] for what is out of range, [`TrainError::Device`] for a device that this build does not know.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let known = match self.device {
+            Device::Cpu => true,
+            Device::Cuda => cfg!(feature = "cuda"),
+            Device::Metal => cfg!(feature = "metal"),
+        };
+        if !known {
+            let name = format!("{:?}", self.device).to_lowercase();
+            return Err(TrainError::Device(format!(
+                "this program was built without {name}: build it with `cargo build --release --features {name}`, or use --device cpu"
+            )));
+        }
         let positive = "it must be a finite number above 0";
         let (knob, value) = match self.objective.task {
             Task::Contrastive { temperature } => ("temperature", temperature),

@@ -67,6 +67,12 @@ pub trait Stepper {
         descent: &Descent,
     ) -> Result<Losses, StepError>;
 
+    /// The losses of a batch, with nothing changed.
+    ///
+    /// # Errors
+    /// If a device cannot compute them.
+    fn losses(&mut self, batch: &Batch, relations: &Relations, objective: &Objective) -> Result<Losses, StepError>;
+
     /// The weights, and the momentum buffers in the same form.
     ///
     /// # Errors
@@ -215,14 +221,17 @@ impl Stepper for Cpu {
         objective: &Objective,
         descent: &Descent,
     ) -> Result<Losses, StepError> {
-        let n = relations.size();
-        assert_eq!(batch.features.len(), self.buffers.len(), "features of every modality");
-        let dissociation = self.forward(batch, n);
-        let task = self.task(relations, objective);
-        let losses = Losses::of(dissociation, task, objective);
+        let losses = self.losses(batch, relations, objective)?;
         descent.check(&losses)?;
-        self.backward(n, objective, descent);
+        self.backward(relations.size(), objective, descent);
         Ok(losses)
+    }
+
+    fn losses(&mut self, batch: &Batch, relations: &Relations, objective: &Objective) -> Result<Losses, StepError> {
+        assert_eq!(batch.features.len(), self.buffers.len(), "features of every modality");
+        let dissociation = self.forward(batch, relations.size());
+        let task = self.task(relations, objective);
+        Ok(Losses::of(dissociation, task, objective))
     }
 
     fn state(&self) -> Result<(Cow<'_, Weights>, Cow<'_, Weights>), StepError> {
@@ -301,26 +310,20 @@ fn transpose(rows: &[f32], l: usize, out: &mut [f32]) {
 }
 
 /// The gradient of every parameter for a batch, in the model's form; the weights stay.
-pub fn gradients(weights: &Weights, batch: &Batch, relations: &Relations, objective: &Objective) -> Weights {
-    let mut cpu = Cpu::new(weights.clone(), None);
-    let still = Descent { rate: 0.0, momentum: 0.0, decay: 0.0, loss_limit: f64::INFINITY };
-    // With no momentum and no decay, the momentum buffer is the gradient.
-    cpu.step(batch, relations, objective, &still).ok();
-    cpu.velocity
-}
-
-/// The losses of a batch without a step.
 ///
 /// # Errors
-/// As [`Stepper::step`].
-pub fn losses(
+/// [`StepError::Diverged`] if the loss is not finite.
+pub fn gradients(
     weights: &Weights,
     batch: &Batch,
     relations: &Relations,
     objective: &Objective,
-) -> Result<Losses, StepError> {
-    let still = Descent { rate: 0.0, momentum: 0.0, decay: 0.0, loss_limit: f64::INFINITY };
-    Cpu::new(weights.clone(), None).step(batch, relations, objective, &still)
+) -> Result<Weights, StepError> {
+    let mut cpu = Cpu::new(weights.clone(), None);
+    // With no momentum and no decay, the momentum buffer is the gradient.
+    let still = Descent { rate: 0.0, momentum: 0.0, decay: 0.0, loss_limit: f64::MAX };
+    cpu.step(batch, relations, objective, &still)?;
+    Ok(cpu.velocity)
 }
 
 /// Multiply-adds of one step, as operations: forward, gradients of weights, gradients of inputs of all maps but the first.
@@ -384,11 +387,12 @@ mod tests {
             let relations = related(n);
             for task in [Task::Contrastive { temperature: 0.2 }, Task::Triplet { margin: 0.3 }] {
                 let objective = Objective { lambda_dissociation: 0.7, lambda_task: 1.3, task };
-                let by_hand = gradients(&weights, &batch, &relations, &objective);
+                let by_hand = gradients(&weights, &batch, &relations, &objective).unwrap();
                 let mut autograd = Autograd::new(&weights, None, &candle_core::Device::Cpu).unwrap();
                 let still = Descent { rate: 0.0, momentum: 0.0, decay: 0.0, loss_limit: f64::MAX };
                 let reference = autograd.step(&batch, &relations, &objective, &still).unwrap();
-                let found = losses(&weights, &batch, &relations, &objective).unwrap();
+                let mut cpu = Cpu::new(weights.clone(), None);
+                let found = cpu.losses(&batch, &relations, &objective).unwrap();
                 assert!((found.total - reference.total).abs() < 1e-5 * reference.total, "{found:?} {reference:?}");
                 agree(&by_hand, &autograd.state().unwrap().1, 1e-4, &format!("{task:?}"));
             }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::checkpoint::{Error as CheckpointError, Folded};
+use super::checkpoint::{Error as CheckpointError, Folded, Record};
 use super::config::Config;
 use super::curve::Point;
 use super::data::Data;
@@ -160,19 +160,16 @@ pub fn train(
     options.check()?;
     let fingerprint = data.set.fingerprint()?;
     let path = State::path(out);
-    let mut state = State::start(options, config, fingerprint);
+    let mut state = State::start(options, config, run.encoder, data.fingerprint(), fingerprint);
     let mut stepper = if run.resume {
         let (saved, weights, velocity) = State::open(&path)?;
         state.agrees_with(&saved, &path)?;
-        if let (Some((epoch, _)), false) = (saved.best, out.exists()) {
-            return Err(TrainError::Data(format!(
-                "{} is gone, where this run kept its best epoch, {epoch}; put it back, or start anew",
-                out.display()
-            )));
-        }
+        saved.is_of(out)?;
         state = saved;
         stepper(options.device, weights, Some(velocity))?
     } else {
+        // A state of another run must not be taken for this one's.
+        forget(&path)?;
         let warm = run.start.is_some();
         let stepper =
             stepper(options.device, run.start.unwrap_or_else(|| Weights::random(config, options.seed)), None)?;
@@ -197,24 +194,29 @@ pub fn train(
                 return Ok(Outcome::Interrupted);
             }
             let relations = data.batch(config, pairs, &mut batch)?;
-            let limit = state.first_loss.map_or(f64::MAX, |first| EXPLODED * first.max(1.0));
             let descent = Descent {
                 rate: state.plateau.rate as f32,
                 momentum: options.momentum as f32,
                 decay: options.decay as f32,
-                loss_limit: limit,
+                loss_limit: state.limit(),
             };
-            let losses = stepper.step(&batch, &relations, &options.objective, &descent).map_err(|source| {
-                let kept = match state.best {
-                    Some((epoch, _)) => format!("the checkpoint of epoch {epoch} is kept in {}", out.display()),
-                    None => "no epoch was finished, so no checkpoint is written".to_owned(),
-                };
-                TrainError::Diverged { epoch: state.epoch + 1, step: i + 1, source, kept }
-            })?;
+            let losses = stepper
+                .step(&batch, &relations, &options.objective, &descent)
+                .map_err(|source| state.diverged(source, out))?;
             state.first_loss.get_or_insert(losses.total);
-            state.plateau.step(losses.total, options.plateau_factor, options.plateau_patience);
+            // The loss of a short last batch is lower for its size alone.
+            if pairs.len() == options.batch.min(data.pairs()) {
+                state.plateau.step(losses.total, options.plateau_factor, options.plateau_patience);
+            }
             state.step = i + 1;
             state.note(losses, steps);
+            if state.step == steps {
+                // What the last update made must hold before it takes the place of what was kept.
+                stepper
+                    .losses(&batch, &relations, &options.objective)
+                    .and_then(|losses| Descent { loss_limit: state.limit(), ..descent }.check(&losses))
+                    .map_err(|source| state.diverged(source, out))?;
+            }
             tell(Progress::Step {
                 done: state.epoch * steps + i + 1,
                 of: options.epochs * steps,
@@ -242,27 +244,28 @@ pub fn train(
         }
     }
     save_curve(&state, out)?;
-    if path.exists() {
-        // The run is over: its state is of no more use, and large.
-        std::fs::remove_file(&path)
-            .map_err(|source| CheckpointError::Io { name: path.display().to_string(), source })?;
-    }
+    // The run is over: its state is of no more use, and large.
+    forget(&path)?;
     let (epoch, map10) = state.best.unwrap_or((0, None));
     Ok(Outcome::Finished { epoch, map10 })
+}
+
+/// Removes a state file, if there is one.
+fn forget(path: &Path) -> Result<(), TrainError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(CheckpointError::Io { name: path.display().to_string(), source }.into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn stepper(device: Device, weights: Weights, velocity: Option<Weights>) -> Result<Box<dyn Stepper>, TrainError> {
     let wrong = |e: candle_core::Error| TrainError::Device(e.to_string());
     let device = match device {
         Device::Cpu => return Ok(Box::new(Cpu::new(weights, velocity))),
-        Device::Cuda if cfg!(feature = "cuda") => candle_core::Device::new_cuda(0).map_err(wrong)?,
-        Device::Metal if cfg!(feature = "metal") => candle_core::Device::new_metal(0).map_err(wrong)?,
-        other => {
-            let name = format!("{other:?}").to_lowercase();
-            return Err(TrainError::Device(format!(
-                "this program was built without {name}: build it with `cargo build --release --features {name}`, or use --device cpu"
-            )));
-        }
+        Device::Cuda => candle_core::Device::new_cuda(0).map_err(wrong)?,
+        Device::Metal => candle_core::Device::new_metal(0).map_err(wrong)?,
     };
     Ok(Box::new(Autograd::new(&weights, velocity.as_ref(), &device).map_err(wrong)?))
 }
@@ -272,7 +275,7 @@ fn score(
     data: &Data<'_>,
     validate: &mut dyn FnMut(&Folded) -> Result<f64, String>,
 ) -> Result<Option<f64>, TrainError> {
-    if data.queries.is_empty() || data.gallery.is_empty() {
+    if data.queries.is_empty() {
         return Ok(None);
     }
     let (weights, _) = stepper.state().map_err(|e| TrainError::Device(e.to_string()))?;
@@ -328,11 +331,49 @@ impl State {
         }
     }
 
+    /// The loss from which on training has diverged.
+    fn limit(&self) -> f64 {
+        self.first_loss.map_or(f64::MAX, |first| EXPLODED * first.max(1.0))
+    }
+
+    fn diverged(&self, source: StepError, out: &Path) -> TrainError {
+        let kept = match self.best {
+            Some((epoch, _)) => format!("the checkpoint of epoch {epoch} is kept in {}", out.display()),
+            None => "no epoch was finished, so no checkpoint is written".to_owned(),
+        };
+        TrainError::Diverged { epoch: self.epoch + 1, step: self.step + 1, source, kept }
+    }
+
+    /// Refuses a checkpoint that is not the one that this run kept.
+    fn is_of(&self, out: &Path) -> Result<(), TrainError> {
+        let Some((epoch, _)) = self.best else { return Ok(()) };
+        let gone = |what: &str| {
+            TrainError::Data(format!(
+                "{} {what}, where this run kept its best epoch, {epoch}; put it back, or start anew",
+                out.display()
+            ))
+        };
+        if !out.exists() {
+            return Err(gone("is gone"));
+        }
+        let training = Record::open(out)?.training;
+        let options = serde_json::to_value(&self.options).expect("options are plain data");
+        // A run that was killed after it kept the next epoch, and before it said so, makes that one again.
+        let epochs = [epoch, self.epoch + 1].map(serde_json::Value::from);
+        if !epochs.contains(&training["epoch"])
+            || training["data"] != self.data.as_str()
+            || training["options"] != options
+        {
+            return Err(gone("holds another checkpoint"));
+        }
+        Ok(())
+    }
+
     /// Refuses to go on with other data or options; `self` is how a run would start now.
     fn agrees_with(&self, saved: &State, path: &Path) -> Result<(), TrainError> {
         let flat = |state: &State| match serde_json::to_value(state) {
             Ok(serde_json::Value::Object(mut all)) => {
-                ["epoch", "step", "plateau", "first_loss", "sums", "best", "curve"].iter().for_each(|k| {
+                ["format", "epoch", "step", "plateau", "first_loss", "sums", "best", "curve"].iter().for_each(|k| {
                     all.remove(*k);
                 });
                 if let Some(serde_json::Value::Object(options)) = all.remove("options") {

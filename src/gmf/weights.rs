@@ -66,15 +66,16 @@ impl Weights {
     /// projections; the concentrations look at the former alone, and learn to use the latter.
     ///
     /// # Errors
-    /// [`Error::Length`] if lengths differ, or a boundary leaves no room for the feature on one of its sides.
+    /// [`Error::Length`] if lengths differ, [`Error::Room`] if the boundary leaves no room for the features on one of its sides.
     pub fn around(config: &Config, folded: &Folded, seed: u64) -> Result<Weights, Error> {
+        Weights::room(config)?;
         let mut weights = Weights::random(config, seed);
         for (j, modality) in config.modalities().iter().enumerate() {
             let l = modality.length;
             let (b, all, shared) = (config.boundary_row(j), config.dissociated(j), config.invariant());
             let (name, map) =
                 if modality.name == "image" { ("image", &folded.image) } else { ("video", &folded.video) };
-            if map.inputs() != l || map.bias.len() != shared || b < l || all - b < l {
+            if map.inputs() != l || map.bias.len() != shared {
                 return Err(Error::Length { modality: name, found: map.inputs(), expected: l });
             }
             let dissociate = weights.map_mut(j, Map::Dissociate);
@@ -105,6 +106,23 @@ impl Weights {
         Ok(weights)
     }
 
+    /// Whether a model of this form has room to start from folded maps.
+    ///
+    /// # Errors
+    /// [`Error::Room`] if not.
+    pub fn room(config: &Config) -> Result<(), Error> {
+        for (j, modality) in config.modalities().iter().enumerate() {
+            let (invariant, length) = (config.boundary_row(j), modality.length);
+            let specific = config.dissociated(j) - invariant;
+            if invariant.min(specific) < length {
+                let (multiple, boundary) = (config.multiple(), config.boundary());
+                let modality = modality.name.clone();
+                return Err(Error::Room { modality, multiple, boundary, invariant, specific, length });
+            }
+        }
+        Ok(())
+    }
+
     /// The form of the model.
     pub fn config(&self) -> &Config {
         &self.config
@@ -133,6 +151,24 @@ impl Weights {
             }
         }
         all
+    }
+
+    /// Tensors of a model of this form.
+    pub(super) fn count(config: &Config) -> usize {
+        2 * Map::ALL.len() * config.modalities().len()
+    }
+
+    /// Compares names, with this prefix, and shapes with what a file's header tells.
+    pub(super) fn check(config: &Config, file: &tensors::File<'_>, prefix: &str) -> Result<(), tensors::Error> {
+        for (j, modality) in config.modalities().iter().enumerate() {
+            for map in Map::ALL {
+                let (outputs, inputs) = config.shape(j, map);
+                let name = format!("{prefix}{}.{}", modality.name, map.name());
+                file.check(&format!("{name}.weight"), &[outputs, inputs])?;
+                file.check(&format!("{name}.bias"), &[outputs])?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads every tensor of the model from a file, under names with this prefix.
@@ -177,11 +213,11 @@ impl Weights {
             return Err(wrong(format!("a shared space of {}, not {}", record.invariant, config.invariant())));
         }
         // Compared before room is made for what the record promises.
-        let expected = 8 * config.modalities().len();
+        let expected = Weights::count(&config);
         if file.names().len() != expected {
             return Err(wrong(format!("{} tensors instead of {expected}", file.names().len())));
         }
-        check_all(&config, &file).map_err(Error::of(path))?;
+        Weights::check(&config, &file, "").map_err(Error::of(path))?;
         let mut weights = Weights::zeros(&config);
         weights.fill_from(&file, "").map_err(Error::of(path))?;
         Ok((weights, record))
@@ -238,19 +274,6 @@ impl Weights {
     }
 }
 
-/// Compares names and shapes with what the header tells.
-fn check_all(config: &Config, file: &tensors::File<'_>) -> Result<(), tensors::Error> {
-    for (j, modality) in config.modalities().iter().enumerate() {
-        for map in Map::ALL {
-            let (outputs, inputs) = config.shape(j, map);
-            let name = format!("{}.{}", modality.name, map.name());
-            file.check(&format!("{name}.weight"), &[outputs, inputs])?;
-            file.check(&format!("{name}.bias"), &[outputs])?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::model::Gmf;
@@ -299,7 +322,9 @@ mod tests {
         }
         let batch = super::super::Batch { features: vec![vec![0.3; 12], vec![-0.7; 30]] };
         let relations = super::super::Relations::new(2, |_, _| super::super::Relation::Negative);
-        let losses = super::super::losses(&around, &batch, &relations, &super::super::Objective::default()).unwrap();
+        let mut cpu = super::super::Cpu::new(around, None);
+        let losses =
+            super::super::Stepper::losses(&mut cpu, &batch, &relations, &super::super::Objective::default()).unwrap();
         assert!(losses.dissociation < 1e-12, "{losses:?}");
     }
 

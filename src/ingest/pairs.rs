@@ -123,18 +123,20 @@ impl Example {
 /// moment is there as it is and mirrored. A seeded share of the videos is the validation split.
 pub fn set(examples: &[(String, Example)], encoder: &Layout, held_out: f32, seed: u64) -> Set {
     let (mut images, mut clips) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
-    for (name, example) in examples {
+    for (n, (name, example)) in examples.iter().enumerate() {
+        // Names repeat (cameras number their files alike): the place in the list says which video it is.
+        let video = format!("{n}:{name}");
         let validate = Random::new(seed, &format!("split of {name}")).between(0.0, 1.0) < held_out;
         let split = if validate { Split::Val } else { Split::Train };
         for (i, moment) in example.moments.iter().enumerate() {
             for mirror in [false, true] {
                 let turned = |d: &Descriptor| if mirror { d.mirrored() } else { d.clone() };
-                let of = format!("{name}#{i}{}", if mirror { "m" } else { "" });
+                let of = format!("{video}#{i}{}", if mirror { "m" } else { "" });
                 let row = |k: usize| Row {
                     id: format!("{of}/{k}"),
                     labels: Vec::new(),
                     split,
-                    video: Some(name.clone()),
+                    video: Some(video.clone()),
                     moment: Some(of.clone()),
                 };
                 for (k, query) in moment.queries.iter().enumerate() {
@@ -202,5 +204,22 @@ mod tests {
         assert_ne!(one, times(10_000, 5, 2, "a"));
         assert!(one.is_sorted() && one.iter().all(|t| *t < 10_000));
         assert_eq!(times(1, 5, 1, "a"), [0]);
+    }
+
+    #[test]
+    fn videos_of_the_same_name_are_two_videos() {
+        use crate::media::Picture;
+        let example = |shade: u8| {
+            let rgb = (0..64 * 64 * 3).map(|i| (i as u8).wrapping_mul(shade)).collect();
+            let frame = Descriptor::of(&Picture { width: 64, height: 64, rgb });
+            assert!(!frame.is_flat());
+            let moment = Moment { clips: vec![vec![frame.clone(); 8]], queries: vec![frame.clone()] };
+            ("100CANON/MVI_0001.MP4".to_owned(), Example { frames: vec![frame], moments: vec![moment] })
+        };
+        let set = set(&[example(3), example(7)], &Layout::embedded(), 0.0, 1);
+        let (image, other) = (&set.images.rows[0], &set.videos.rows[2]);
+        assert_eq!(image.instance(), set.videos.rows[0].instance());
+        assert_ne!(image.instance(), other.instance());
+        assert_ne!(image.source(), other.source());
     }
 }

@@ -10,6 +10,10 @@ use crate::seeded::Random;
 
 /// 6 classes of images (5 numbers) and videos (9 numbers) around class means, with splits.
 fn set() -> Set {
+    set_of(5, 9)
+}
+
+fn set_of(image: usize, video: usize) -> Set {
     let mut random = Random::new(4, "set");
     let mut table = |length: usize, name: &str| {
         let means: Vec<Vec<f32>> = (0..6).map(|_| (0..length).map(|_| random.between(-1.0, 1.0)).collect()).collect();
@@ -22,19 +26,31 @@ fn set() -> Set {
         }
         Table { matrix: Matrix::new(values, length), rows }
     };
-    Set { images: table(5, "i"), videos: table(9, "v"), labels: (0..6).map(|i| format!("class {i}")).collect() }
+    Set { images: table(image, "i"), videos: table(video, "v"), labels: (0..6).map(|i| format!("class {i}")).collect() }
 }
 
 struct Place {
     dir: tempfile::TempDir,
     set: Set,
     options: Options,
+    encoder: &'static str,
+    held_out: f32,
 }
 
 impl Place {
     fn new() -> Place {
+        Place::of(5, 9)
+    }
+
+    fn of(image: usize, video: usize) -> Place {
         let options = Options { epochs: 4, batch: 16, rate: 0.01, ..Options::default() };
-        Place { dir: tempfile::tempdir().unwrap(), set: set(), options }
+        Place {
+            dir: tempfile::tempdir().unwrap(),
+            set: set_of(image, video),
+            options,
+            encoder: "test/1",
+            held_out: 0.1,
+        }
     }
 
     fn out(&self, name: &str) -> PathBuf {
@@ -53,9 +69,10 @@ impl Place {
         stop_after: usize,
         start: Option<Weights>,
     ) -> Result<Outcome, TrainError> {
-        let data = Data::new(&self.set, 0.1, 1).unwrap();
+        let data = Data::new(&self.set, self.held_out, 1).unwrap();
         let modality = |name: &str, length| Modality { name: name.to_owned(), length };
-        let config = Config::new(vec![modality("image", 5), modality("video", 9)], 4, 0.5).unwrap();
+        let lengths = (self.set.images.matrix.columns(), self.set.videos.matrix.columns());
+        let config = Config::new(vec![modality("image", lengths.0), modality("video", lengths.1)], 4, 0.5).unwrap();
         let steps = Cell::new(0);
         let run = Run {
             data: &data,
@@ -63,7 +80,7 @@ impl Place {
             start,
             options: &self.options,
             resume,
-            encoder: "test/1",
+            encoder: self.encoder,
             about: serde_json::json!({}),
             out: &self.out(name),
         };
@@ -134,7 +151,10 @@ fn a_resumed_run_ends_bit_equal_wherever_it_was_stopped() {
 
 #[test]
 fn bytes_do_not_depend_on_the_number_of_threads() {
-    let place = Place::new();
+    // Large enough that products are split into panels.
+    let mut place = Place::of(40, 150);
+    place.options.batch = 33;
+    place.options.rate = 0.001;
     for threads in [1, 2, 5] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| place.run(&threads.to_string(), false, usize::MAX)).unwrap();
@@ -238,4 +258,86 @@ fn the_rate_falls_after_patience_and_not_before() {
     plateau.step(0.4, 0.1, 2);
     plateau.step(0.45, 0.1, 2);
     assert!((plateau.rate - 0.1).abs() < 1e-9);
+}
+
+#[test]
+fn an_update_that_explodes_at_the_end_of_an_epoch_is_not_kept() {
+    // One step an epoch: no later batch of the epoch can show what the update did.
+    let mut place = Place::new();
+    place.options.batch = 66;
+    place.options.rate = 1e30;
+    let error = place.run("a", false, usize::MAX).unwrap_err().to_string();
+    assert!(error.contains("diverged") && error.contains("no checkpoint is written"), "{error}");
+    assert!(!place.out("a").exists() && !place.dir.path().join("a.safetensors.resume").exists());
+}
+
+#[test]
+fn a_run_with_other_rows_or_encoder_is_not_resumed() {
+    let mut place = Place::new();
+    for table in [&mut place.set.images, &mut place.set.videos] {
+        table.rows.iter_mut().for_each(|row| row.split = Split::Train);
+    }
+    place.held_out = 0.3;
+    place.run("a", false, 3).unwrap();
+    place.held_out = 0.2;
+    let error = place.run("a", true, usize::MAX).unwrap_err().to_string();
+    assert!(error.contains("started with rows"), "{error}");
+    place.held_out = 0.3;
+    place.encoder = "test/2";
+    let error = place.run("a", true, usize::MAX).unwrap_err().to_string();
+    assert!(error.contains("encoder"), "{error}");
+}
+
+#[test]
+fn a_checkpoint_of_another_run_is_not_resumed_over() {
+    let mut place = Place::new();
+    place.run("a", false, 7).unwrap();
+    place.options.seed = 2;
+    place.run("b", false, usize::MAX).unwrap();
+    std::fs::copy(place.out("b"), place.out("a")).unwrap();
+    place.options.seed = 1;
+    let error = place.run("a", true, usize::MAX).unwrap_err().to_string();
+    assert!(error.contains("holds another checkpoint"), "{error}");
+}
+
+#[test]
+fn a_new_run_forgets_the_state_of_the_one_before() {
+    let place = Place::new();
+    place.run("a", false, 7).unwrap();
+    let state = place.dir.path().join("a.safetensors.resume");
+    assert!(state.exists());
+    // It fails before it has a state of its own.
+    let mut broken = Place::new();
+    broken.dir = place.dir;
+    broken.options.rate = 1e30;
+    broken.options.batch = 66;
+    broken.run("a", false, usize::MAX).unwrap_err();
+    assert!(!state.exists());
+}
+
+#[test]
+fn a_short_last_batch_does_not_set_the_plateau() {
+    // 66 pairs in batches of 13: the last batch is one pair, whose task loss is 0 and could never be bettered.
+    let mut place = Place::new();
+    place.options = Options { batch: 13, epochs: 3, plateau_patience: 5, ..place.options.clone() };
+    place.options.objective.lambda_dissociation = 0.0;
+    place.run("a", false, usize::MAX).unwrap();
+    let csv = String::from_utf8(place.bytes("a")[1].clone()).unwrap();
+    assert!(csv.lines().skip(1).all(|line| line.split(',').nth(2) == Some("0.01")), "{csv}");
+}
+
+#[test]
+fn a_validation_in_which_nothing_belongs_is_none() {
+    let mut unlabelled = set();
+    for row in &mut unlabelled.images.rows {
+        if row.split == Split::Val {
+            row.labels.clear();
+        }
+    }
+    let error = Data::new(&unlabelled, 0.1, 1).unwrap_err().to_string();
+    assert!(error.contains("none of 24 images of the split `val`"), "{error}");
+    // Only half of a split is a mistake too, and not a reason to hold out others.
+    let mut half = set();
+    half.videos.rows.iter_mut().for_each(|row| row.split = Split::Train);
+    assert!(Data::new(&half, 0.1, 1).is_err());
 }
