@@ -303,19 +303,89 @@ fn a_decoder_killed_from_outside_leaves_no_half_video() {
     place.index(&[]);
     place.clip(ZOOM, 8, "zoom.mp4");
     // Some frames, and then what the system does when memory runs out.
-    let killed = stand_in(&place, "head -c 200000 /dev/zero\nkill -9 $$");
-    let run = |ffmpeg: &Path| {
-        let videos = place.videos();
-        let mut command = place.command(&["index", videos.to_str().unwrap(), "--json"]);
-        lines(&command.env("REELSEEK_FFMPEG", ffmpeg).output().unwrap())
-    };
-    for _ in 0..2 {
-        let told = run(&killed);
+    for end in ["kill -9 $$", "kill -9 $$", "sh -c 'kill -9 $$'\nexit $?"] {
+        let killed = stand_in(&place, &format!("head -c 200000 /dev/zero\n{end}"));
+        let told = index_with(&place, &killed);
         let failed = events(&told, "failed");
         assert_eq!(failed.len(), 1, "{told:?}");
         assert!(failed[0]["error"].as_str().unwrap().contains("ended from outside"), "{failed:?}");
     }
     assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1, "a healthy ffmpeg takes it up");
+}
+
+/// Runs `index --json` with another program in place of ffmpeg.
+#[cfg(unix)]
+fn index_with(place: &Place, ffmpeg: &Path) -> Vec<Value> {
+    let videos = place.videos();
+    let mut command = place.command(&["index", videos.to_str().unwrap(), "--json"]);
+    lines(&command.env("REELSEEK_FFMPEG", ffmpeg).output().unwrap())
+}
+
+#[cfg(unix)]
+#[test]
+fn a_failure_that_is_not_the_files_own_is_not_remembered() {
+    let place = Place::new();
+    place.clip(ZOOM, 4, "zoom.mp4");
+    for fault in ["[error] file:x: Input/output error", "[error] Cannot allocate memory", "sh: 1: ffmpeg: not found"] {
+        let code = if fault.starts_with("sh") { 127 } else { 1 };
+        let failing = stand_in(&place, &format!("echo '{fault}' >&2\nexit {code}"));
+        for _ in 0..2 {
+            let told = index_with(&place, &failing);
+            let error = events(&told, "failed")[0]["error"].as_str().unwrap().to_owned();
+            assert!(!error.contains("--retry"), "{error}");
+        }
+    }
+    assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_goes_away_while_it_is_decoded_is_not_taken_as_whole() {
+    let place = Place::new();
+    place.clip(ZOOM, 4, "zoom.mp4");
+    let (path, aside) = (place.videos().join("zoom.mp4"), place.path("aside.mp4"));
+    let unplugged = stand_in(&place, &format!("head -c 200000 /dev/zero\nmv {} {}", path.display(), aside.display()));
+    let told = index_with(&place, &unplugged);
+    assert_eq!(events(&told, "failed").len(), 1, "{told:?}");
+    std::fs::rename(&aside, &path).unwrap();
+    assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_remembered_of_failures_is_short_and_goes_with_the_file() {
+    let place = Place::with_clips();
+    place.index(&[]);
+    let broken = place.videos().join("broken.mp4");
+    std::fs::write(&broken, "no video").unwrap();
+    let long = stand_in(&place, "head -c 4000 /dev/zero | tr '\\0' x | sed 's/^/[error] /' >&2\nexit 1");
+    assert_eq!(events(&index_with(&place, &long), "failed").len(), 1);
+    let failed = || {
+        let index = reelseek_index::Index::open(place.path("index")).unwrap();
+        reelseek::search::State::of(&index.searcher().unwrap()).failed
+    };
+    assert_eq!(failed().len(), 1);
+    assert!(failed().values().all(|f| f.reason.len() <= 256), "{:?}", failed());
+    std::fs::remove_file(&broken).unwrap();
+    place.index(&[]);
+    assert_eq!(failed().len(), 0);
+}
+
+#[test]
+fn quality_tells_of_frames_that_it_lost_and_passes_no_floor_without_them() {
+    let place = Place::with_clips();
+    place.index(&[]);
+    let index = place.path("index");
+    let quality = |more: &[&str]| {
+        let fixed = ["quality", "--index", index.to_str().unwrap(), "--frames", "2", "--floor", "0.01"];
+        place.run(&[&fixed[..], more].concat())
+    };
+    assert_eq!(quality(&[]).status.code(), Some(0));
+    std::fs::remove_file(place.videos().join("zoom.mp4")).unwrap();
+    let output = quality(&["--json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert_eq!((&lines(&output)[0]["asked"], &lines(&output)[0]["undecodable_frames"]), (&2.into(), &2.into()));
+    assert!(text(&quality(&[]).stdout).contains("2 frames could not be decoded"));
 }
 
 #[cfg(target_os = "linux")]

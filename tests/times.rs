@@ -190,6 +190,9 @@ fn a_size_that_changes_midway_neither_loses_frames_nor_stops_the_clock() {
     }
     let picture = media::frame_at(&Tools::find().unwrap(), &path, 4500, 640, &Cancel::default()).unwrap();
     assert!(picture.pixel(9, 9)[0] > 128);
+    // Stretched to the first size, not cut.
+    assert_eq!((picture.width, picture.height), (64, 48));
+    assert!(picture.pixel(60, 45)[0] > 128);
 }
 
 #[test]

@@ -121,12 +121,13 @@ pub(super) fn verify(arguments: &Verify) -> anyhow::Result<ExitCode> {
 
 pub(super) fn remove(arguments: &Remove) -> anyhow::Result<ExitCode> {
     let index = Index::open(&arguments.folder.index)?;
+    // Nobody else may write between what is read here and what is written.
+    let mut writer = index.writer()?;
     let searcher = index.searcher()?;
     let mut known = Vec::new();
     for number in searcher.video_numbers() {
         known.push(searcher.video(number)?);
     }
-    let mut writer = index.writer()?;
     let mut removed = 0;
     for video in &arguments.videos {
         let text = video.to_string_lossy();

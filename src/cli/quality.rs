@@ -36,7 +36,7 @@ pub(super) struct Arguments {
     /// JSON list of videos that show the same scene: [{"videos": ["a.mp4", "b.mp4"], "reason": "..."}]
     #[arg(long, value_name = "FILE")]
     equivalents: Option<PathBuf>,
-    /// End with status 1 if the share of right videos is lower
+    /// End with status 1 if the share of right videos is lower, or frames could not be decoded
     #[arg(long, value_name = "SHARE")]
     floor: Option<f64>,
     /// Print one JSON object
@@ -79,22 +79,30 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let engine = Engine::open(&folder, arguments.checkpoint.as_deref())?;
     let report = quality::run(&engine, &suite, &cancel, |path| eprintln!("{}", talk::printable(path)))?;
-    if arguments.json {
-        let rows = report.distortions.iter().map(|(name, row)| json(name, row));
-        let value = serde_json::json!({
-            "gallery": report.gallery, "asked": report.asked, "flat_frames": report.flat_frames, "undecodable_frames": report.undecodable_frames,
-            "seed": suite.seed, "median_query_ms": report.median_query_ms,
-            "distortions": rows.collect::<Vec<_>>(), "overall": json("overall", &report.overall),
-        });
-        writeln!(std::io::stdout(), "{value}")?;
-    } else {
-        print(&report)?;
+    // Before anything is printed: a reader that goes away does not make a measure pass.
+    let passed = passes(arguments.floor, &report);
+    let printed = if arguments.json { print_json(&report, suite.seed) } else { print(&report) };
+    if passed {
+        printed?;
+        return Ok(ExitCode::SUCCESS);
     }
+    Ok(ExitCode::from(FOUND_NOTHING))
+}
+
+/// Below the floor is a failure; so is a measure that lost frames, since it says nothing of those.
+fn passes(floor: Option<f64>, report: &Report) -> bool {
     let right = report.overall.share(report.overall.right);
-    if arguments.floor.is_some_and(|floor| right < floor) {
-        return Ok(ExitCode::from(FOUND_NOTHING));
-    }
-    Ok(ExitCode::SUCCESS)
+    floor.is_none_or(|floor| right >= floor && report.undecodable_frames == 0)
+}
+
+fn print_json(report: &Report, seed: u64) -> std::io::Result<()> {
+    let rows = report.distortions.iter().map(|(name, row)| json(name, row));
+    let value = serde_json::json!({
+        "gallery": report.gallery, "asked": report.asked, "flat_frames": report.flat_frames, "undecodable_frames": report.undecodable_frames,
+        "seed": seed, "median_query_ms": report.median_query_ms,
+        "distortions": rows.collect::<Vec<_>>(), "overall": json("overall", &report.overall),
+    });
+    writeln!(std::io::stdout(), "{value}")
 }
 
 fn json(name: &str, row: &quality::Row) -> serde_json::Value {
@@ -127,6 +135,13 @@ fn print(report: &Report) -> std::io::Result<()> {
         "{} videos in the gallery, {} asked for, {} flat frames left out, {:.2} ms a query (median)",
         report.gallery, report.asked, report.flat_frames, report.median_query_ms
     )?;
+    if report.undecodable_frames > 0 {
+        writeln!(
+            out,
+            "{} frames could not be decoded and say nothing; no floor is passed without them",
+            report.undecodable_frames
+        )?;
+    }
     writeln!(
         out,
         "video: the right one first; moment: also `at` within 2 s; confident: right with confidence of 0.95 or more;"

@@ -111,7 +111,7 @@ impl Row {
 pub struct Report {
     /// Videos in the gallery.
     pub gallery: usize,
-    /// Videos asked for.
+    /// Videos asked for, with at least one frame.
     pub asked: usize,
     /// Frames left out since their video cannot be decoded there (any more).
     pub undecodable_frames: usize,
@@ -128,7 +128,8 @@ pub struct Report {
 /// Runs the suite on an index. `tell` is given each video as it is taken up.
 ///
 /// # Errors
-/// [`enum@Error`] if a video cannot be decoded or there is none to ask for.
+/// [`enum@Error`] if the index cannot be searched, decoding was stopped (by a limit, or from outside), or there is nothing to ask for. Frames that cannot
+/// be decoded are counted.
 pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut(&str)) -> Result<Report, Error> {
     let tools = Tools::find()?;
     let searcher = engine.searcher();
@@ -147,7 +148,7 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
             continue;
         }
         tell(&video.path);
-        asked += 1;
+        let before = took.len();
         let same = |other: &str| {
             other == video.path || suite.equivalents.iter().any(|group| group.has(&video.path) && group.has(other))
         };
@@ -155,13 +156,12 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
         for at_ms in pairs::times(video.duration_ms, suite.frames, suite.seed, &name) {
             let frame = match media::frame_at(&tools, path, at_ms, pairs::MAX_SIDE, cancel) {
                 Ok(frame) => frame,
-                Err(error @ (media::Error::Cancelled { .. } | media::Error::NoFfmpeg { .. })) => {
-                    return Err(error.into());
-                }
-                Err(_) => {
+                // The file's own fault, or the file is gone; anything else would make the measure one of this machine's day.
+                Err(media::Error::Undecodable { .. } | media::Error::Io { .. } | media::Error::Picture { .. }) => {
                     undecodable_frames += 1;
                     continue;
                 }
+                Err(error) => return Err(error.into()),
             };
             if crate::encode::Descriptor::of(&frame).is_flat() {
                 flat_frames += 1;
@@ -184,9 +184,10 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
                 });
             }
         }
+        asked += usize::from(took.len() > before);
     }
     if took.is_empty() {
-        return Err(Error::Nothing(if asked == 0 {
+        return Err(Error::Nothing(if undecodable_frames + flat_frames == 0 {
             "every video of the index was used in training; index others, or leave --held-out away"
         } else {
             "every frame taken is flat or cannot be decoded any more"

@@ -14,6 +14,11 @@ use crate::search::{Failure, State};
 /// What is done is published this often, so that a kill loses little.
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
 
+/// Failures remembered: each is read again by every search. More are tried again in each run.
+const MAX_FAILURES: usize = 1000;
+/// Bytes kept of what was wrong with a file.
+const MAX_REASON_BYTES: usize = 256;
+
 /// The writer, with all that a run keeps count of.
 pub(super) struct Run<T> {
     writer: Writer,
@@ -162,8 +167,9 @@ impl<T: FnMut(&Event)> Run<T> {
             }
             Err(error) => {
                 let mut reason = error.to_string();
-                if error.is_lasting() {
+                if error.is_lasting() && self.state.failed.len() < MAX_FAILURES {
                     self.state.failed.insert(task.id.clone(), task.failure(&reason));
+                    self.pending = true;
                 }
                 if self.known.contains_key(&task.id) {
                     reason.push_str("; what the index had of it before is kept");
@@ -174,6 +180,8 @@ impl<T: FnMut(&Event)> Run<T> {
         self.pending |= matches!(outcome, Outcome::Indexed { .. });
         self.report(&task.path, outcome);
         if self.pending && self.committed.elapsed() >= COMMIT_EVERY {
+            // The calibration in it stays that of the videos that it names.
+            self.writer.set_state(self.state.to_json());
             self.writer.commit()?;
             self.pending = false;
             self.committed = Instant::now();
@@ -186,6 +194,8 @@ impl<T: FnMut(&Event)> Run<T> {
         if self.pending {
             self.writer.commit()?;
         }
+        // What is gone need not be remembered; what cannot be looked at may come back.
+        self.state.failed.retain(|_, failure| !matches!(failure.path.try_exists(), Ok(false)));
         calibrate(index, &mut self.writer, self.state)?;
         self.writer.close()?;
         let after = index.searcher()?;
@@ -207,6 +217,10 @@ impl Task {
     }
 
     fn failure(&self, reason: &str) -> Failure {
-        Failure { size_bytes: self.size_bytes, modified_ns: self.modified_ns, reason: reason.to_owned() }
+        let mut reason = reason.to_owned();
+        if let Some((end, _)) = reason.char_indices().find(|(at, c)| at + c.len_utf8() > MAX_REASON_BYTES) {
+            reason.truncate(end);
+        }
+        Failure { size_bytes: self.size_bytes, modified_ns: self.modified_ns, reason, path: self.path.clone() }
     }
 }

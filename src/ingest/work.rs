@@ -23,7 +23,7 @@ pub(super) enum Error {
 impl Error {
     /// Whether the same file would fail again in the same way.
     pub(super) fn is_lasting(&self) -> bool {
-        matches!(self, Error::Media(media::Error::Undecodable { .. }))
+        matches!(self, Error::Media(error) if error.is_lasting())
     }
 }
 
@@ -128,11 +128,20 @@ pub(super) struct Context<'a> {
 impl Context<'_> {
     /// Decodes and embeds one file.
     pub(super) fn index(&self, task: &Task) -> Result<Done, Error> {
-        match self.decode(task, self.keyframes) {
+        let done = match self.decode(task, self.keyframes) {
             // The only keyframe may be one that an edit list hides, or a damaged one: the other frames can still be good.
             Err(error) if self.keyframes && error.is_lasting() => self.decode(task, false),
             done => done,
+        };
+        if done.as_ref().err().is_none_or(Error::is_lasting) {
+            // ffmpeg takes a drive that is gone for the end of the file: neither rows nor failure would be the file's own.
+            media::readable(&task.path)?;
+            let now = Task::look(&task.path)?;
+            if (now.size_bytes, now.modified_ns) != (task.size_bytes, task.modified_ns) {
+                return Err(media::Error::Changed { path: task.path.clone() }.into());
+            }
         }
+        done
     }
 
     fn decode(&self, task: &Task, keyframes: bool) -> Result<Done, Error> {

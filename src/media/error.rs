@@ -55,6 +55,12 @@ pub enum Error {
         /// How it ended.
         status: String,
     },
+    /// The file was changed, or went away, while it was decoded.
+    #[error("{}: it was changed while it was decoded; run the command again", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// The run was cancelled while the file was decoded.
     #[error("{}: cancelled", path.display())]
     Cancelled {
@@ -87,7 +93,31 @@ pub enum Error {
     },
 }
 
+/// Words of the system and of shells, from whatever program: what they tell of passes, or lies with the machine.
+const PASSING: [&str; 9] = [
+    "Input/output error",
+    "Cannot allocate memory",
+    "Resource temporarily unavailable",
+    "Permission denied",
+    "No such file",
+    "Too many open files",
+    "Stale file handle",
+    "exit status: 126",
+    "exit status: 127",
+];
+
 impl Error {
+    /// Whether the same file would fail again in the same way: the fault is its own, not the drive's, the memory's or ffmpeg's.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Error::Undecodable { reason, .. } => {
+                // A decoder that this ffmpeg lacks may come with the next.
+                !PASSING.iter().any(|words| reason.contains(words)) && !reason.contains("not found for input stream")
+            }
+            _ => false,
+        }
+    }
+
     /// An [`Error::Io`] for this path.
     pub(crate) fn io(path: &Path, source: std::io::Error) -> Error {
         Error::Io { path: path.to_owned(), source }

@@ -1,6 +1,7 @@
 //! What an index remembers besides its videos: opaque JSON to `reelseek_index`, published by its commits.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use reelseek_index::Searcher;
 use serde::{Deserialize, Serialize};
@@ -35,8 +36,11 @@ pub struct Failure {
     pub size_bytes: u64,
     /// Time of its last change, in nanoseconds since 1970.
     pub modified_ns: i64,
-    /// What was wrong with it.
+    /// What was wrong with it, in at most 256 bytes.
     pub reason: String,
+    /// Where it lies.
+    #[serde(default)]
+    pub path: PathBuf,
 }
 
 impl State {

@@ -55,6 +55,8 @@ struct Talk {
     duration_ms: Option<u64>,
     complaints: Vec<String>,
     more: usize,
+    /// ffmpeg says that it ends because it was asked to.
+    asked_to_end: bool,
 }
 
 impl Child {
@@ -163,16 +165,19 @@ impl Child {
             kill(&self.process);
         }
         self.stopped()?;
-        if let Some(status) = status.filter(ended_from_outside) {
+        let talk = self.talk.recv_timeout(PATIENCE).unwrap_or_default();
+        if let Some(status) = status.filter(|status| ended_from_outside(status, &talk)) {
             return Err(Error::Killed { path: self.path.clone(), status: status.to_string() });
         }
-        let talk = self.talk.recv_timeout(PATIENCE).unwrap_or_default();
         let mut complaints = talk.complaints.join("; ");
         if talk.more > 0 {
             complaints.push_str(&format!("; and {} more complaints", talk.more));
         }
-        if complaints.is_empty() && status.is_some_and(|s| !s.success()) {
-            complaints = format!("ffmpeg ended with {}", status.map(|s| s.to_string()).unwrap_or_default());
+        if let Some(status) = status.filter(|s| !s.success()) {
+            // 126 and 127 are a shell's: what ought to have run did not.
+            if complaints.is_empty() || matches!(status.code(), Some(126 | 127)) {
+                complaints = format!("ffmpeg ended with {status} {complaints}").trim_end().to_owned();
+            }
         }
         Ok((talk.duration_ms, (!complaints.is_empty()).then_some(complaints)))
     }
@@ -184,19 +189,20 @@ impl Drop for Child {
     }
 }
 
-/// Whether a signal that asks for the end stopped it, and not a fault of its own: ffmpeg answers a polite one with 255.
-fn ended_from_outside(status: &ExitStatus) -> bool {
+/// Whether a signal that asks for the end stopped it, and not a fault of its own. A shell around it tells of the signal as 128 and
+/// its number; ffmpeg answers a polite one with words, and 255 (which some versions give for faults too).
+fn ended_from_outside(status: &ExitStatus, talk: &Talk) -> bool {
+    let by_words = talk.asked_to_end && !status.success();
     #[cfg(unix)]
     {
         use rustix::process::Signal;
         let asked = [Signal::HUP, Signal::INT, Signal::KILL, Signal::TERM].map(Signal::as_raw);
         let signal = std::os::unix::process::ExitStatusExt::signal(status);
-        signal.is_some_and(|s| asked.contains(&s)) || status.code() == Some(255)
+        let told = status.code().map(|code| code - 128);
+        by_words || signal.or(told).is_some_and(|s| asked.contains(&s))
     }
     #[cfg(not(unix))]
-    {
-        status.code() == Some(255)
-    }
+    by_words
 }
 
 /// The process, and whether its end was taken note of: from then on its number may be another's.
@@ -288,6 +294,7 @@ fn listen(stderr: impl Read, path: &str) -> Talk {
         if let Some(duration) = text.split_once("Duration: ").and_then(|(_, rest)| clock_ms(rest)) {
             talk.duration_ms.get_or_insert(duration);
         }
+        talk.asked_to_end |= text.contains("received signal");
         if let Some(complaint) = complaint(text, path) {
             if talk.complaints.contains(&complaint) {
                 continue;

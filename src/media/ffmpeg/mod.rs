@@ -149,6 +149,7 @@ pub fn frames(tools: &Tools, path: &Path, plan: &Plan, limits: &Limits, cancel: 
         "setpts=PTS-STARTPTS,fps=fps={}:round=up,scale={}:{}:flags=area,format=rgb24",
         plan.rate_hz, plan.width, plan.height
     );
+    readable(path)?;
     let mut command = input(tools, path, limits, plan.keyframes_only);
     command.args(["-vf", &filter]).args(["-f", "rawvideo", "pipe:1"]);
     Ok(Frames {
@@ -161,7 +162,7 @@ pub fn frames(tools: &Tools, path: &Path, plan: &Plan, limits: &Limits, cancel: 
 }
 
 /// The frame displayed at a time, upright, with square pixels, its longer side at most `max_side` pixels. After the end it is the last one
-/// before that. The file is decoded from its start: exact where seeking is not.
+/// before that. Where the size of a video changes midway, later pictures are stretched to the first one. The file is decoded from its start: exact where seeking is not.
 ///
 /// # Errors
 /// [`Error::Undecodable`] if there is no such frame, else as [`frames`].
@@ -173,6 +174,7 @@ pub fn frame_at(tools: &Tools, path: &Path, at_ms: u32, max_side: u32, cancel: &
         "setpts=PTS-STARTPTS-{:.4}/TB,fps=fps=1:round=up:start_time=0,scale=w='max(1,round(iw*sar*min(1,{max_side}/max(iw*sar,ih))))':h='max(1,round(ih*min(1,{max_side}/max(iw*sar,ih))))',format=rgb24",
         f64::from(at_ms) / 1000.0
     );
+    readable(path)?;
     let mut command = input(tools, path, &limits, false);
     command.args(["-vf", &filter, "-frames:v", "1"]).args(["-c:v", "ppm", "-f", "image2pipe", "pipe:1"]);
     let mut child = Child::start(command, path, &limits, cancel)?;
@@ -183,6 +185,26 @@ pub fn frame_at(tools: &Tools, path: &Path, at_ms: u32, max_side: u32, cancel: &
         return Err(Error::Undecodable { path: path.to_owned(), reason });
     }
     super::read(&bytes, &path.display().to_string())
+}
+
+/// Whether a file can be read from its first byte to its last: what the system says is plainer than what ffmpeg makes of it.
+///
+/// # Errors
+/// [`Error::Io`], or [`Error::NotAFile`] for what could block for ever.
+pub fn readable(path: &Path) -> Result<(), Error> {
+    use std::io::{Read, Seek, SeekFrom};
+    let io = |source| Error::io(path, source);
+    let meta = std::fs::metadata(path).map_err(io)?;
+    if !meta.is_file() {
+        return Err(Error::NotAFile { path: path.to_owned(), found: "a folder, device, pipe or socket" });
+    }
+    let mut file = std::fs::File::open(path).map_err(io)?;
+    let mut byte = [0];
+    for from in [0, meta.len().saturating_sub(1)] {
+        file.seek(SeekFrom::Start(from)).map_err(io)?;
+        file.read(&mut byte).map_err(io)?;
+    }
+    Ok(())
 }
 
 /// The command up to the choice of the stream.
