@@ -157,7 +157,7 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
             let frame = match media::frame_at(&tools, path, at_ms, pairs::MAX_SIDE, cancel) {
                 Ok(frame) => frame,
                 // The file's own fault, or the file is gone; anything else would make the measure one of this machine's day.
-                Err(media::Error::Undecodable { .. } | media::Error::Io { .. } | media::Error::Picture { .. }) => {
+                Err(error) if error.is_lasting() || is_gone(&error) => {
                     undecodable_frames += 1;
                     continue;
                 }
@@ -207,6 +207,15 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
         overall,
         median_query_ms: took[took.len() / 2],
     })
+}
+
+/// Whether the file is not there, or what was read of it is no picture.
+fn is_gone(error: &media::Error) -> bool {
+    match error {
+        media::Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        media::Error::Picture { .. } => true,
+        _ => false,
+    }
 }
 
 #[cfg(test)]

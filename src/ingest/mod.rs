@@ -134,8 +134,8 @@ pub struct Summary {
 
 /// Brings an index up to date with files and folders. Creates it if there is none.
 ///
-/// Unchanged files (same path, size and modification time) are not opened, nor are those that could not be decoded
-/// before; changed ones are replaced. Finished videos are committed every few seconds.
+/// Unchanged files (same path, size and modification time) are not opened, nor are those (up to 1,000) that could not
+/// be decoded before by a fault of their own; changed ones are replaced. Finished videos are committed every few seconds.
 ///
 /// # Errors
 /// [`enum@Error`] if nothing can be indexed at all; a bad file is told by `tell` and stops nothing.

@@ -14,7 +14,7 @@ use crate::search::{Failure, State};
 /// What is done is published this often, so that a kill loses little.
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
 
-/// Failures remembered: each is read again by every search. More are tried again in each run.
+/// Failures remembered: each is read again by every search. More are tried again in each run, as the README says.
 const MAX_FAILURES: usize = 1000;
 /// Bytes kept of what was wrong with a file.
 const MAX_REASON_BYTES: usize = 256;
@@ -99,7 +99,8 @@ impl<T: FnMut(&Event)> Run<T> {
     /// Whether a file needs no decoding; says so then.
     fn settled(&mut self, task: &Task, plan: &Plan) -> Result<bool, Error> {
         if let Some(failure) = self.state.failed.get(&task.id).filter(|f| task.same_failure(f) && !plan.retry) {
-            let reason = format!("{} (unchanged since; --retry decodes it again)", failure.reason);
+            let (path, reason) = (task.path.display(), &failure.reason);
+            let reason = format!("{path}: {reason} (unchanged since; --retry decodes it again)");
             self.report(&task.path, Outcome::Failed { reason });
             return Ok(true);
         }
@@ -130,12 +131,15 @@ impl<T: FnMut(&Event)> Run<T> {
     /// Deals with videos of the index that lie under the paths of the run and are gone. What could not be looked at is not gone.
     fn vanished(&mut self, plan: &Plan, present: &HashSet<String>, unread: &[PathBuf]) -> Result<(), Error> {
         let roots: Vec<PathBuf> = plan.paths.iter().map(|root| work::resolved(root)).collect();
+        let meant = |path: &Path| roots.iter().any(|root| path.starts_with(root));
+        // A failure need not be remembered when its file is gone; what lies elsewhere, on a drive that is away, say, is not looked at.
+        let forgotten = |path: &Path| meant(path) && matches!(path.try_exists(), Ok(false));
+        self.state.failed.retain(|id, failure| present.contains(id) || !forgotten(&failure.path));
         let mut gone: Vec<(PathBuf, String)> = Vec::new();
         for (id, (_, video)) in &self.known {
             let path = sidecar::path_of(video);
             let hidden = unread.iter().any(|u| path.starts_with(u) && path != *u);
-            let meant = roots.iter().any(|root| path.starts_with(root));
-            if meant && !hidden && !present.contains(id) && matches!(path.try_exists(), Ok(false)) {
+            if meant(&path) && !hidden && !present.contains(id) && matches!(path.try_exists(), Ok(false)) {
                 gone.push((path, id.clone()));
             }
         }
@@ -194,8 +198,6 @@ impl<T: FnMut(&Event)> Run<T> {
         if self.pending {
             self.writer.commit()?;
         }
-        // What is gone need not be remembered; what cannot be looked at may come back.
-        self.state.failed.retain(|_, failure| !matches!(failure.path.try_exists(), Ok(false)));
         calibrate(index, &mut self.writer, self.state)?;
         self.writer.close()?;
         let after = index.searcher()?;
@@ -217,7 +219,8 @@ impl Task {
     }
 
     fn failure(&self, reason: &str) -> Failure {
-        let mut reason = reason.to_owned();
+        let path = format!("{}: ", self.path.display());
+        let mut reason = reason.strip_prefix(&path).unwrap_or(reason).to_owned(); // a long path must not crowd it out
         if let Some((end, _)) = reason.char_indices().find(|(at, c)| at + c.len_utf8() > MAX_REASON_BYTES) {
             reason.truncate(end);
         }

@@ -115,6 +115,16 @@ pub(super) struct Done {
     pub(super) warning: Option<String>,
 }
 
+/// Whether ffmpeg spoke of a failed read or of missing memory, be it after some frames.
+fn is_doubtful(done: &Result<Done, Error>) -> bool {
+    let said = match done {
+        Ok(done) => done.video.note.as_deref(),
+        Err(Error::Media(media::Error::Undecodable { reason, .. })) => Some(reason.as_str()),
+        Err(_) => None,
+    };
+    said.is_some_and(|said| ["Input/output error", "Cannot allocate memory"].iter().any(|words| said.contains(words)))
+}
+
 /// What every worker needs.
 pub(super) struct Context<'a> {
     pub(super) tools: &'a Tools,
@@ -128,11 +138,13 @@ pub(super) struct Context<'a> {
 impl Context<'_> {
     /// Decodes and embeds one file.
     pub(super) fn index(&self, task: &Task) -> Result<Done, Error> {
-        let done = match self.decode(task, self.keyframes) {
-            // The only keyframe may be one that an edit list hides, or a damaged one: the other frames can still be good.
-            Err(error) if self.keyframes && error.is_lasting() => self.decode(task, false),
-            done => done,
-        };
+        let mut done = self.decode_as_asked(task);
+        if is_doubtful(&done) {
+            // ffmpeg says this of a drive that fails for a moment, and of some damaged files. The system knows which:
+            // if it can read every byte, what ffmpeg says of them a second time is true of the file.
+            media::read_through(&task.path, self.cancel)?;
+            done = self.decode_as_asked(task);
+        }
         if done.as_ref().err().is_none_or(Error::is_lasting) {
             // ffmpeg takes a drive that is gone for the end of the file: neither rows nor failure would be the file's own.
             media::readable(&task.path)?;
@@ -142,6 +154,14 @@ impl Context<'_> {
             }
         }
         done
+    }
+
+    fn decode_as_asked(&self, task: &Task) -> Result<Done, Error> {
+        match self.decode(task, self.keyframes) {
+            // The only keyframe may be one that an edit list hides, or a damaged one: the other frames can still be good.
+            Err(error) if self.keyframes && error.is_lasting() => self.decode(task, false),
+            done => done,
+        }
     }
 
     fn decode(&self, task: &Task, keyframes: bool) -> Result<Done, Error> {

@@ -94,8 +94,7 @@ pub enum Error {
 }
 
 /// Words of the system and of shells, from whatever program: what they tell of passes, or lies with the machine.
-const PASSING: [&str; 9] = [
-    "Input/output error",
+const PASSING: [&str; 8] = [
     "Cannot allocate memory",
     "Resource temporarily unavailable",
     "Permission denied",

@@ -17,7 +17,7 @@ mod trim;
 pub mod walk;
 
 pub use error::Error;
-pub use ffmpeg::{Cancel, Frame, Frames, Limits, Plan, Summary, Tools, frame_at, frames, readable};
+pub use ffmpeg::{Cancel, Frame, Frames, Limits, Plan, Summary, Tools, frame_at, frames, read_through, readable};
 pub use image::{open, read};
 pub use picture::Picture;
 pub use trim::trim_borders;

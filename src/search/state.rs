@@ -36,11 +36,46 @@ pub struct Failure {
     pub size_bytes: u64,
     /// Time of its last change, in nanoseconds since 1970.
     pub modified_ns: i64,
-    /// What was wrong with it, in at most 256 bytes.
+    /// What was wrong with it, without its path, in at most 256 bytes.
     pub reason: String,
     /// Where it lies.
-    #[serde(default)]
+    #[serde(default, with = "any_path")]
     pub path: PathBuf,
+}
+
+/// A path as text, or as bytes if it is not UTF-8, which JSON could not hold.
+mod any_path {
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        let form = match path.to_str() {
+            Some(text) => Form::Text(text.to_owned()),
+            None => Form::Bytes(path.as_os_str().as_encoded_bytes().to_vec()),
+        };
+        form.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        Ok(match Form::deserialize(from)? {
+            Form::Text(text) => PathBuf::from(text),
+            #[cfg(unix)]
+            Form::Bytes(bytes) => {
+                use std::os::unix::ffi::OsStringExt;
+                PathBuf::from(std::ffi::OsString::from_vec(bytes))
+            }
+            #[cfg(not(unix))]
+            Form::Bytes(bytes) => PathBuf::from(String::from_utf8_lossy(&bytes).into_owned()),
+        })
+    }
 }
 
 impl State {
@@ -51,6 +86,6 @@ impl State {
 
     /// The state as JSON.
     pub fn to_json(&self) -> serde_json::Value {
-        serde_json::to_value(self).expect("a state is numbers and text, and its keys are text")
+        serde_json::to_value(self).expect("a state is numbers, text and bytes, and its keys are text")
     }
 }

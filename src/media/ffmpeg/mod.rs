@@ -187,7 +187,7 @@ pub fn frame_at(tools: &Tools, path: &Path, at_ms: u32, max_side: u32, cancel: &
     super::read(&bytes, &path.display().to_string())
 }
 
-/// Whether a file can be read from its first byte to its last: what the system says is plainer than what ffmpeg makes of it.
+/// Whether a file is there, and can be read at its first byte and at its last: what the system says is plainer than what ffmpeg makes of it.
 ///
 /// # Errors
 /// [`Error::Io`], or [`Error::NotAFile`] for what could block for ever.
@@ -203,6 +203,24 @@ pub fn readable(path: &Path) -> Result<(), Error> {
     for from in [0, meta.len().saturating_sub(1)] {
         file.seek(SeekFrom::Start(from)).map_err(io)?;
         file.read(&mut byte).map_err(io)?;
+    }
+    Ok(())
+}
+
+/// Reads a file from its first byte to its last, and throws away what it read.
+///
+/// # Errors
+/// [`Error::Io`] where the system cannot read; [`Error::NotAFile`], [`Error::Cancelled`].
+pub fn read_through(path: &Path, cancel: &Cancel) -> Result<(), Error> {
+    use std::io::Read;
+    readable(path)?;
+    let io = |source| Error::io(path, source);
+    let mut file = std::fs::File::open(path).map_err(io)?;
+    let mut block = vec![0; 1 << 20];
+    while file.read(&mut block).map_err(io)? > 0 {
+        if cancel.is_set() {
+            return Err(Error::Cancelled { path: path.to_owned() });
+        }
     }
     Ok(())
 }
