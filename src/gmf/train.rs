@@ -202,7 +202,7 @@ pub fn train(
             };
             let losses = stepper
                 .step(&batch, &relations, &options.objective, &descent)
-                .map_err(|source| state.diverged(source, out))?;
+                .map_err(|source| state.diverged(i + 1, source, out))?;
             state.first_loss.get_or_insert(losses.total);
             // The loss of a short last batch is lower for its size alone.
             if pairs.len() == options.batch.min(data.pairs()) {
@@ -215,7 +215,7 @@ pub fn train(
                 stepper
                     .losses(&batch, &relations, &options.objective)
                     .and_then(|losses| Descent { loss_limit: state.limit(), ..descent }.check(&losses))
-                    .map_err(|source| state.diverged(source, out))?;
+                    .map_err(|source| state.diverged(steps, source, out))?;
             }
             tell(Progress::Step {
                 done: state.epoch * steps + i + 1,
@@ -336,12 +336,12 @@ impl State {
         self.first_loss.map_or(f64::MAX, |first| EXPLODED * first.max(1.0))
     }
 
-    fn diverged(&self, source: StepError, out: &Path) -> TrainError {
+    fn diverged(&self, step: usize, source: StepError, out: &Path) -> TrainError {
         let kept = match self.best {
             Some((epoch, _)) => format!("the checkpoint of epoch {epoch} is kept in {}", out.display()),
             None => "no epoch was finished, so no checkpoint is written".to_owned(),
         };
-        TrainError::Diverged { epoch: self.epoch + 1, step: self.step + 1, source, kept }
+        TrainError::Diverged { epoch: self.epoch + 1, step, source, kept }
     }
 
     /// Refuses a checkpoint that is not the one that this run kept.

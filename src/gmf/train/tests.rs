@@ -268,6 +268,7 @@ fn an_update_that_explodes_at_the_end_of_an_epoch_is_not_kept() {
     place.options.rate = 1e30;
     let error = place.run("a", false, usize::MAX).unwrap_err().to_string();
     assert!(error.contains("diverged") && error.contains("no checkpoint is written"), "{error}");
+    assert!(error.contains("step 1"), "the step whose update it was: {error}");
     assert!(!place.out("a").exists() && !place.dir.path().join("a.safetensors.resume").exists());
 }
 
