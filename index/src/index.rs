@@ -44,7 +44,7 @@ impl Index {
     /// [`Error::Exists`] if there is an index, [`Error::Foreign`] if there is anything else.
     pub fn create(dir: impl AsRef<Path>, settings: &Settings) -> Result<Index> {
         let dir = dir.as_ref();
-        manifest::check_dim(settings.dim)?;
+        manifest::check(settings)?;
         if Index::exists(dir) {
             return Err(Error::Exists { path: dir.to_owned() });
         }

@@ -6,10 +6,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::types::Settings;
+use crate::types::{Hnsw, Settings};
 
 /// The manifest's format version.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 /// One segment file, as the manifest knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,25 @@ pub(crate) struct SegmentMeta {
     pub(crate) bytes: u64,
     /// The file's trailing CRC.
     pub(crate) crc: u32,
+    /// The file of its graph, if it has one: of the same number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) graph: Option<FileMeta>,
+}
+
+/// What the manifest knows of a file whose name it need not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FileMeta {
+    /// Size of the file.
+    pub(crate) bytes: u64,
+    /// The file's trailing CRC.
+    pub(crate) crc: u32,
+}
+
+impl SegmentMeta {
+    /// The names of its files.
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
+        [Some(self.name.clone()), self.graph.map(|_| graph_name(&self.name))].into_iter().flatten()
+    }
 }
 
 /// Everything a commit publishes apart from the text index.
@@ -66,7 +85,8 @@ impl Manifest {
             return Err(Error::Version { path: path.to_owned(), expected: VERSION, found: head.version });
         }
         let manifest: Manifest = serde_json::from_str(payload).map_err(|error| Error::damaged(path, wanted, error))?;
-        check_dim(manifest.settings.dim).map_err(|_| Error::damaged(path, DIMS, manifest.settings.dim))?;
+        let sound = check(&manifest.settings);
+        sound.map_err(|error| Error::damaged(path, "settings in their ranges", error))?;
         if let Some(segment) = manifest.segments.iter().find(|segment| segment_number(&segment.name).is_none()) {
             return Err(Error::damaged(path, "segment names such as 000001.vec", &segment.name));
         }
@@ -78,13 +98,20 @@ impl Manifest {
     }
 }
 
-const DIMS: &str = "a dimension from 1 to 65536";
-
-pub(crate) fn check_dim(dim: usize) -> Result<()> {
-    if (1..=65_536).contains(&dim) {
-        return Ok(());
+/// Whether settings are in their ranges.
+pub(crate) fn check(settings: &Settings) -> Result<()> {
+    let Hnsw { m, ef_construction, .. } = settings.hnsw;
+    let wrong = |what, expected, found: String| Err(Error::Argument { what, expected, found });
+    if !(1..=65_536).contains(&settings.dim) {
+        return wrong("dim", "a dimension from 1 to 65536", settings.dim.to_string());
     }
-    Err(Error::Argument { what: "dim", expected: DIMS, found: dim.to_string() })
+    if !(2..=256).contains(&m) {
+        return wrong("m", "2 to 256 links", m.to_string());
+    }
+    if !(1..=100_000).contains(&ef_construction) {
+        return wrong("ef_construction", "1 to 100000", ef_construction.to_string());
+    }
+    Ok(())
 }
 
 /// The name of segment file `number`.
@@ -92,8 +119,19 @@ pub(crate) fn segment_name(number: u64) -> String {
     format!("{number:06}.vec")
 }
 
+/// The name of the graph's file beside a segment file.
+pub(crate) fn graph_name(segment: &str) -> String {
+    format!("{}.hnsw", segment.strip_suffix(".vec").unwrap_or(segment))
+}
+
 /// The number in a segment file's name; `None` for any other name.
 pub(crate) fn segment_number(name: &str) -> Option<u64> {
     let number = name.strip_suffix(".vec")?.parse().ok()?;
     (segment_name(number) == name).then_some(number)
+}
+
+/// Whether the name is one that a file of a segment can have.
+pub(crate) fn is_ours(name: &str) -> bool {
+    let segment = name.strip_suffix(".hnsw").map(|stem| format!("{stem}.vec"));
+    segment_number(segment.as_deref().unwrap_or(name)).is_some()
 }

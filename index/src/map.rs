@@ -1,4 +1,5 @@
-//! Maps files into memory and views their bytes as numbers. One of the two files with `unsafe`.
+//! Maps files into memory and views their bytes as numbers. With `simd`,
+//! the only place of `unsafe`.
 
 use std::fs::File;
 use std::ops::Range;
@@ -30,24 +31,24 @@ impl Mapped {
         &self.0
     }
 
-    /// Bytes `range` as `f32`; `None` if out of range, misaligned or not a multiple of 4.
-    pub(crate) fn floats(&self, range: Range<usize>) -> Option<&[f32]> {
-        let bytes = checked(self.0.get(range)?)?;
-        // SAFETY: `checked` has seen alignment and length; every bit pattern is an f32, and the
+    /// Bytes `range` as `u32`; `None` if out of range, misaligned or not a multiple of 4.
+    pub(crate) fn words(&self, range: Range<usize>) -> Option<&[u32]> {
+        let bytes = checked::<u32>(self.0.get(range)?)?;
+        // SAFETY: `checked` has seen alignment and length; every bit pattern is a u32, and the
         // result borrows `self`, which keeps the mapping.
         Some(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / 4) })
     }
 
-    /// Bytes `range` as `u32`; `None` if out of range, misaligned or not a multiple of 4.
-    pub(crate) fn words(&self, range: Range<usize>) -> Option<&[u32]> {
-        let bytes = checked(self.0.get(range)?)?;
-        // SAFETY: as in `floats`; every bit pattern is a u32.
-        Some(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / 4) })
+    /// Bytes `range` as `u16`; `None` if out of range, misaligned or not a multiple of 2.
+    pub(crate) fn halves(&self, range: Range<usize>) -> Option<&[u16]> {
+        let bytes = checked::<u16>(self.0.get(range)?)?;
+        // SAFETY: as in `words`; every bit pattern is a u16.
+        Some(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / 2) })
     }
 }
 
-/// The bytes, if they are aligned for and a whole number of 4-byte values.
-fn checked(bytes: &[u8]) -> Option<&[u8]> {
-    let aligned = bytes.as_ptr().align_offset(align_of::<u32>()) == 0;
-    (aligned && bytes.len().is_multiple_of(4)).then_some(bytes)
+/// The bytes, if they are aligned for and a whole number of `T`.
+fn checked<T>(bytes: &[u8]) -> Option<&[u8]> {
+    let aligned = bytes.as_ptr().align_offset(align_of::<T>()) == 0;
+    (aligned && bytes.len().is_multiple_of(size_of::<T>())).then_some(bytes)
 }

@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use rayon::prelude::*;
 
 use crate::segment::Segment;
-use crate::simd;
+use crate::simd::Halves;
 use crate::types::{RowRef, VideoNumber};
 
 /// Neighbouring live rows of one video.
@@ -56,13 +56,13 @@ impl PartialEq for Candidate {
 impl Eq for Candidate {}
 
 /// The best k seen so far.
-struct Top {
+pub(crate) struct Top {
     k: usize,
     heap: BinaryHeap<Candidate>,
 }
 
 impl Top {
-    fn new(k: usize) -> Top {
+    pub(crate) fn new(k: usize) -> Top {
         Top { k, heap: BinaryHeap::new() }
     }
 
@@ -74,7 +74,7 @@ impl Top {
         }
     }
 
-    fn push(&mut self, candidate: Candidate) {
+    pub(crate) fn push(&mut self, candidate: Candidate) {
         if self.heap.len() < self.k {
             self.heap.push(candidate);
         } else if let Some(mut worst) = self.heap.peek_mut()
@@ -84,14 +84,19 @@ impl Top {
         }
     }
 
-    fn merge(mut self, other: Top) -> Top {
+    /// What was kept, best first, ties by row.
+    pub(crate) fn into_sorted(self) -> Vec<Candidate> {
+        self.heap.into_sorted_vec()
+    }
+
+    pub(crate) fn merge(mut self, other: Top) -> Top {
         other.heap.into_iter().for_each(|candidate| self.push(candidate));
         self
     }
 }
 
 /// A score that can be ordered: NaN (of overflow) is the lowest, and there is one zero.
-fn tidy(score: f32) -> f32 {
+pub(crate) fn tidy(score: f32) -> f32 {
     if score.is_nan() { f32::NEG_INFINITY } else { score + 0.0 }
 }
 
@@ -100,9 +105,10 @@ pub(crate) fn score_run(segments: &[Segment], run: &Run, query: &[f32], mut visi
     let vectors = segments[run.segment as usize].vectors(run.first, run.rows);
     let mut scores = [0.0; BLOCK];
     let mut row = run.first;
-    for block in vectors.chunks(BLOCK * query.len()) {
-        let scores = &mut scores[..block.len() / query.len()];
-        simd::rows_dot(block, query, scores);
+    let block = BLOCK * query.len();
+    for (high, low) in vectors.high.chunks(block).zip(vectors.low.chunks(block)) {
+        let scores = &mut scores[..high.len() / query.len()];
+        Halves { high, low }.dots(query, scores);
         for score in scores {
             visit(RowRef { segment: run.segment, row }, tidy(*score));
             row += 1;
@@ -110,12 +116,11 @@ pub(crate) fn score_run(segments: &[Segment], run: &Run, query: &[f32], mut visi
     }
 }
 
-/// The best `k` rows of `runs`, best first, ties by row.
-pub(crate) fn top(segments: &[Segment], runs: &[Run], query: &[f32], k: usize) -> Vec<Candidate> {
+/// The best `k` rows of `runs`.
+pub(crate) fn exact(segments: &[Segment], runs: &[Run], query: &[f32], k: usize) -> Top {
     let rows: usize = runs.iter().map(|run| run.rows as usize).sum();
-    let k = k.min(rows);
-    if k == 0 {
-        return Vec::new();
+    if k == 0 || rows == 0 {
+        return Top::new(k);
     }
     let best_of = |runs: &[Run]| {
         let mut top = Top::new(k);
@@ -130,12 +135,11 @@ pub(crate) fn top(segments: &[Segment], runs: &[Run], query: &[f32], k: usize) -
         }
         top
     };
-    let top = if rows.saturating_mul(query.len()) > PARALLEL_FLOATS {
+    if rows.saturating_mul(query.len()) > PARALLEL_FLOATS {
         let tasks = rayon::current_num_threads() * 8;
         let parts = runs.par_chunks(runs.len().div_ceil(tasks)).map(best_of);
         parts.reduce(|| Top::new(k), Top::merge)
     } else {
         best_of(runs)
-    };
-    top.heap.into_sorted_vec()
+    }
 }

@@ -1,29 +1,34 @@
 //! Reading: a snapshot of one commit.
 
-use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
+
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::index::SEGMENTS;
 use crate::manifest::Manifest;
+use crate::nearest::{self, Part};
 use crate::scan::{self, RUN_ROWS, Run};
 use crate::segment::{Entry, Segment};
+use crate::simd;
 use crate::text::{Text, TextReader};
-use crate::types::{Hit, RowRef, Settings, Span, Video, VideoNumber, VideoSet};
+use crate::types::{Effort, Hit, RowRef, Settings, Span, Video, VideoNumber, VideoSet};
 
 /// Attempts to open a snapshot while commits swap files below it.
 const ATTEMPTS: u32 = 20;
 
 /// A snapshot of the index: later commits do not change it, nor take its files away (on Unix).
 ///
-/// Searches are exact: every live row is scored. A `Searcher` can be shared between threads.
+/// A search walks the graphs of large segments and scans the others; what a walk finds is scored exactly. It can be shared
+/// between threads, and its answers do not depend on them.
 pub struct Searcher {
     text: TextReader,
     pub(crate) manifest: Manifest,
     pub(crate) segments: Vec<Segment>,
-    /// Live rows in order.
+    /// Live rows in order, segment after segment.
     runs: Vec<Run>,
+    parts: Vec<Part>,
     rows: usize,
 }
 
@@ -75,8 +80,9 @@ impl Searcher {
                 }
             }
         }
-        let rows = runs.iter().map(|run| run.rows as usize).sum();
-        Ok(Searcher { text, manifest, segments, runs, rows })
+        let parts = nearest::parts(&runs);
+        let rows = parts.iter().map(|part| part.rows).sum();
+        Ok(Searcher { text, manifest, segments, runs, parts, rows })
     }
 
     /// Live rows.
@@ -140,25 +146,30 @@ impl Searcher {
     }
 
     /// The spans and the vectors (row after row) of a live video; `None` for any other number.
-    pub fn rows_of(&self, number: VideoNumber) -> Option<(Vec<Span>, &[f32])> {
+    pub fn rows_of(&self, number: VideoNumber) -> Option<(Vec<Span>, Vec<f32>)> {
         let (i, Entry { first_row, rows, .. }) = self.place(number)?;
         let segment = &self.segments[i];
-        Some((segment.spans(first_row, rows).collect(), segment.vectors(first_row, rows)))
+        Some((segment.spans(first_row, rows).collect(), segment.vectors(first_row, rows).to_vec()))
     }
 
     /// The `k` live rows with the highest dot product, best first, ties by row; only those of the
-    /// videos in `filter`, if there is one.
+    /// videos in `filter`, if there is one. Fewer than `k` only if there are fewer.
+    ///
+    /// With [`Effort::Exact`], and wherever scanning is as fast as walking, these are the best there are; else some
+    /// may be missed, as [`Searcher::ann_recall`] measures.
     ///
     /// # Errors
     ///
     /// [`Error::Length`] or [`Error::NotFinite`] for a query that is not `dim` finite values.
-    pub fn search(&self, query: &[f32], k: usize, filter: Option<&VideoSet>) -> Result<Vec<Hit>> {
+    pub fn search(&self, query: &[f32], k: usize, filter: Option<&VideoSet>, effort: Effort) -> Result<Vec<Hit>> {
         self.check(query)?;
-        let runs = match filter {
-            None => Cow::Borrowed(self.runs.as_slice()),
-            Some(set) => Cow::Owned(self.runs.iter().filter(|run| set.contains(run.video)).copied().collect()),
+        let best = match filter {
+            None => nearest::top(&self.segments, &self.runs, &self.parts, query, k, effort.ef()),
+            Some(set) => {
+                let runs: Vec<Run> = self.runs.iter().filter(|run| set.contains(run.video)).copied().collect();
+                nearest::top(&self.segments, &runs, &nearest::parts(&runs), query, k, effort.ef())
+            }
         };
-        let best = scan::top(&self.segments, &runs, query, k);
         let hit = |found: scan::Candidate| Hit {
             row: found.row,
             video: found.video,
@@ -166,6 +177,67 @@ impl Searcher {
             score: found.score,
         };
         Ok(best.into_iter().map(hit).collect())
+    }
+
+    /// [`Searcher::search`] for many queries, `dim` values each, on all of rayon's threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`Searcher::search`]; [`Error::Length`] also if the last query is cut short.
+    pub fn search_batch(
+        &self,
+        queries: &[f32],
+        k: usize,
+        filter: Option<&VideoSet>,
+        effort: Effort,
+    ) -> Result<Vec<Vec<Hit>>> {
+        queries.par_chunks(self.manifest.settings.dim).map(|query| self.search(query, k, filter, effort)).collect()
+    }
+
+    /// recall@k of walks against the exact answer: the share of the `k` best other rows that is found, over about `sample` of
+    /// the index's own rows as queries, evenly spread. 1 if there is nothing to find.
+    pub fn ann_recall(&self, sample: usize, k: usize, effort: Effort) -> Result<f64> {
+        let dim = self.manifest.settings.dim;
+        let step = (self.rows / sample.max(1)).max(1);
+        let mut queries = Vec::new();
+        let mut before = 0usize;
+        for run in &self.runs {
+            let rows = run.rows as usize;
+            let first = before.next_multiple_of(step) - before;
+            for row in (first..rows).step_by(step) {
+                queries.extend(self.segments[run.segment as usize].vectors(run.first + row as u32, 1).to_vec());
+            }
+            before += rows;
+        }
+        // One more than asked for: the row itself.
+        let found = self.search_batch(&queries, k + 1, None, effort)?;
+        let exact = self.search_batch(&queries, k + 1, None, Effort::Exact)?;
+        let (mut hits, mut all) = (0, 0);
+        for ((query, found), exact) in queries.chunks(dim).zip(&found).zip(&exact) {
+            // Any row with the score of the last one is as good: still pictures repeat.
+            let own = simd::dot(query, query);
+            let last = exact.last().map_or(f32::INFINITY, |hit| hit.score);
+            let others = |hits: &[Hit]| hits.len() - usize::from(hits.iter().any(|hit| hit.score >= own));
+            all += others(exact);
+            hits += others(found).min(others(exact)) - found.iter().filter(|hit| hit.score < last).count();
+        }
+        Ok(if all == 0 { 1.0 } else { hits as f64 / all as f64 })
+    }
+
+    /// Share of the rows in segment files that are dead: [`Writer::compact`](crate::Writer::compact) removes them.
+    pub fn deleted_share(&self) -> f64 {
+        let all: u64 = self.segments.iter().map(|segment| u64::from(segment.rows())).sum();
+        if all == 0 { 0.0 } else { 1.0 - self.rows as f64 / all as f64 }
+    }
+
+    /// The segments, and how many of them have a graph.
+    pub fn segments(&self) -> (usize, usize) {
+        (self.segments.len(), self.segments.iter().filter(|segment| segment.graph.is_some()).count())
+    }
+
+    /// Bytes of the segments' files, which searches map: what they read often stays in memory while there is room.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.segments.iter().map(Segment::bytes).sum()
     }
 
     /// Visits every live row, in order, with its dot product.

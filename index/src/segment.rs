@@ -6,12 +6,15 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::manifest::SegmentMeta;
+use crate::graph::Plane;
+use crate::graph::file::Frozen;
+use crate::manifest::{self, SegmentMeta};
 use crate::map::Mapped;
+use crate::simd::Halves;
 use crate::types::Span;
 
 const MAGIC: &[u8; 8] = b"RSEEKVEC";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER: usize = 64;
 const SPAN_BYTES: u64 = 12;
 const VIDEO_BYTES: u64 = 16;
@@ -62,7 +65,7 @@ pub(crate) struct Part<'a> {
     pub(crate) number: u64,
     /// start, end, at: three words a row.
     pub(crate) spans: &'a [u32],
-    pub(crate) vectors: &'a [f32],
+    pub(crate) vectors: Halves<'a>,
 }
 
 /// An open segment file. Everything that later calls index with was checked on open.
@@ -75,16 +78,18 @@ pub(crate) struct Segment {
     videos: usize,
     spans_at: usize,
     videos_at: usize,
+    pub(crate) graph: Option<Frozen>,
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
+/// The little-endian word at `at`.
+pub(crate) fn word(bytes: &[u8], at: usize) -> u32 {
     let mut word = [0; 4];
     word.copy_from_slice(&bytes[at..at + 4]);
     u32::from_le_bytes(word)
 }
 
 impl Segment {
-    /// Opens the file that `meta` describes and checks its structure, not its checksum.
+    /// Opens the files that `meta` describes and checks their structure, not their checksums.
     pub(crate) fn open(path: PathBuf, dim: usize, meta: &SegmentMeta) -> Result<Segment> {
         let map = Mapped::open(&path, meta.bytes)?;
         let bytes = map.bytes();
@@ -122,11 +127,13 @@ impl Segment {
         }
         let (rows, videos) = (meta.rows as usize, meta.videos as usize);
         let (spans_at, videos_at) = (layout.spans as usize, layout.videos as usize);
-        let segment = Segment { map, dim, rows, videos, spans_at, videos_at, path };
-        if segment.map.floats(HEADER..spans_at).is_none()
+        let open_graph = |graph| Frozen::open(path.with_file_name(manifest::graph_name(&meta.name)), meta, graph);
+        let graph = meta.graph.map(open_graph).transpose()?;
+        let segment = Segment { map, dim, rows, videos, spans_at, videos_at, graph, path };
+        if segment.map.halves(HEADER..spans_at).is_none()
             || segment.map.words(spans_at..spans_at + rows * SPAN_BYTES as usize).is_none()
         {
-            return Err(Error::damaged(&segment.path, "sections aligned to 4 bytes", "a misaligned mapping"));
+            return Err(Error::damaged(&segment.path, "aligned sections", "a misaligned mapping"));
         }
         segment.check_table()?;
         Ok(segment)
@@ -162,7 +169,27 @@ impl Segment {
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.map.bytes().len() as u64
+        self.map.bytes().len() as u64 + self.graph.as_ref().map_or(0, Frozen::bytes)
+    }
+
+    pub(crate) fn rows(&self) -> u32 {
+        self.rows as u32
+    }
+
+    /// What a graph is built over, and walks read.
+    pub(crate) fn plane(&self) -> Plane<'_> {
+        Plane { high: self.vectors(0, self.rows()).high, dim: self.dim }
+    }
+
+    /// The video of a row: the last entry that begins at the row or before, and is not empty.
+    pub(crate) fn entry_of(&self, row: u32) -> Option<Entry> {
+        let (mut low, mut high) = (0, self.videos);
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.entry(middle).first_row <= row { low = middle + 1 } else { high = middle }
+        }
+        let entry = self.entry(low.checked_sub(1)?);
+        (row - entry.first_row < entry.rows).then_some(entry)
     }
 
     fn entry(&self, i: usize) -> Entry {
@@ -193,10 +220,11 @@ impl Segment {
     }
 
     /// The vectors of `rows` rows from `first`; empty if out of range, which open has excluded for entries.
-    pub(crate) fn vectors(&self, first: u32, rows: u32) -> &[f32] {
-        let (first, rows) = (first as usize, rows as usize);
-        let at = HEADER + first * self.dim * 4;
-        self.map.floats(at..at + rows * self.dim * 4).unwrap_or(&[])
+    pub(crate) fn vectors(&self, first: u32, rows: u32) -> Halves<'_> {
+        let plane = self.rows * self.dim * 2;
+        let (from, to) = (first as usize * self.dim * 2, (first as usize + rows as usize) * self.dim * 2);
+        let part = |plane: usize| self.map.halves(plane + from..plane + to).unwrap_or(&[]);
+        Halves { high: part(HEADER), low: part(HEADER + plane) }
     }
 
     /// The spans of `rows` rows from `first`, three words a row.
@@ -221,13 +249,13 @@ pub(crate) fn write(dir: &Path, name: &str, dim: usize, parts: &[Part<'_>]) -> R
         return Err(too_large(format!("{rows} rows")));
     };
     let layout = Layout::new(dim, rows, videos).ok_or_else(|| too_large(format!("{rows} rows of {dim}")))?;
-    let (path, temporary) = (dir.join(name), dir.join(format!("{name}.tmp")));
-    let file = File::create(&temporary).map_err(Error::io("create", &temporary))?;
-    let mut out = Checked { out: BufWriter::with_capacity(1 << 18, file), crc: crc32fast::Hasher::new(), bytes: 0 };
-    let mut fill = || -> std::io::Result<u32> {
+    let crc = replace(dir, name, |out| {
         out.write(&layout.header(dim, rows, videos))?;
         for part in parts {
-            out.words(part.vectors.iter().map(|x| x.to_bits()))?;
+            out.halves(part.vectors.high)?;
+        }
+        for part in parts {
+            out.halves(part.vectors.low)?;
         }
         for part in parts {
             out.words(part.spans.iter().copied())?;
@@ -240,16 +268,27 @@ pub(crate) fn write(dir: &Path, name: &str, dim: usize, parts: &[Part<'_>]) -> R
             out.words([first_row, rows].into_iter())?;
             first_row += rows;
         }
+        Ok(())
+    })?;
+    Ok(SegmentMeta { name: name.to_owned(), rows, videos, bytes: layout.bytes, crc, graph: None })
+}
+
+/// Writes a file and, at its end, its checksum, which is the result: under a temporary name, then sync, rename, sync of the folder.
+pub(crate) fn replace(dir: &Path, name: &str, fill: impl FnOnce(&mut Checked) -> std::io::Result<()>) -> Result<u32> {
+    let (path, temporary) = (dir.join(name), dir.join(format!("{name}.tmp")));
+    let file = File::create(&temporary).map_err(Error::io("create", &temporary))?;
+    let mut out = Checked { out: BufWriter::with_capacity(1 << 18, file), crc: crc32fast::Hasher::new(), bytes: 0 };
+    let written = fill(&mut out).and_then(|()| {
         let crc = out.crc.clone().finalize();
         out.write(&crc.to_le_bytes())?;
         out.out.flush()?;
         out.out.get_ref().sync_all()?;
         Ok(crc)
-    };
-    let crc = fill().map_err(Error::io("write", &temporary))?;
+    });
+    let crc = written.map_err(Error::io("write", &temporary))?;
     fs::rename(&temporary, &path).map_err(Error::io("rename to", &path))?;
     sync_dir(dir)?;
-    Ok(SegmentMeta { name: name.to_owned(), rows, videos, bytes: layout.bytes, crc })
+    Ok(crc)
 }
 
 /// Makes names in a folder durable.
@@ -260,20 +299,30 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-struct Checked {
+/// A file being written, with the checksum of what was.
+pub(crate) struct Checked {
     out: BufWriter<File>,
     crc: crc32fast::Hasher,
     bytes: u64,
 }
 
 impl Checked {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.crc.update(bytes);
         self.bytes += bytes.len() as u64;
         self.out.write_all(bytes)
     }
 
-    fn words(&mut self, mut words: impl Iterator<Item = u32>) -> std::io::Result<()> {
+    fn halves(&mut self, halves: &[u16]) -> std::io::Result<()> {
+        let mut block = [0; 8192];
+        for part in halves.chunks(block.len() / 2) {
+            block.chunks_exact_mut(2).zip(part).for_each(|(place, half)| place.copy_from_slice(&half.to_le_bytes()));
+            self.write(&block[..part.len() * 2])?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn words(&mut self, mut words: impl Iterator<Item = u32>) -> std::io::Result<()> {
         let mut block = [0; 8192];
         loop {
             let mut filled = 0;

@@ -11,6 +11,60 @@ pub struct Settings {
     pub dim: usize,
     /// Whatever the caller wants to find again on open (encoder, checkpoint hash); opaque here.
     pub attributes: BTreeMap<String, String>,
+    /// How graphs are built.
+    #[serde(default)]
+    pub hnsw: Hnsw,
+}
+
+impl Settings {
+    /// Settings for vectors of `dim` values, without attributes, with the default graphs.
+    pub fn new(dim: usize) -> Settings {
+        Settings { dim, attributes: BTreeMap::new(), hnsw: Hnsw::default() }
+    }
+}
+
+/// How graphs are built (Malkov and Yashunin, arXiv:1603.09320).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hnsw {
+    /// Links a row is given on each level (the paper's M), 2 to 256; it may come to have twice as many on the lowest.
+    pub m: u32,
+    /// Candidates looked at for them (the paper's efConstruction), 1 to 100,000.
+    pub ef_construction: u32,
+    /// Levels are drawn from this.
+    pub seed: u64,
+    /// Segments with fewer rows get no graph: scanning them is as fast.
+    pub min_rows: u32,
+}
+
+impl Default for Hnsw {
+    fn default() -> Hnsw {
+        Hnsw { m: 16, ef_construction: 200, seed: 1, min_rows: 8192 }
+    }
+}
+
+/// How hard a search looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Effort {
+    /// As [`Effort::Ef`] with [`Effort::DEFAULT_EF`].
+    #[default]
+    Default,
+    /// Walks keep the best `ef` rows on their way: more finds more, and takes longer. At least `k` are kept.
+    Ef(usize),
+    /// Every row is scored.
+    Exact,
+}
+
+impl Effort {
+    /// Rows kept by default.
+    pub const DEFAULT_EF: usize = 256;
+
+    pub(crate) fn ef(self) -> Option<usize> {
+        match self {
+            Effort::Default => Some(Effort::DEFAULT_EF),
+            Effort::Ef(ef) => Some(ef),
+            Effort::Exact => None,
+        }
+    }
 }
 
 /// The time span of one row, in milliseconds from the start of its video.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::Result;
+use crate::graph::file::Frozen;
 use crate::index::SEGMENTS;
 use crate::manifest::Manifest;
 use crate::searcher::Searcher;
@@ -14,7 +15,7 @@ use crate::text::{TEXT, Text};
 /// What [`Index::verify`](crate::Index::verify) found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Segment files and text files read.
+    /// Files of segments and of the text index read.
     pub files: usize,
     /// Their size.
     pub bytes: u64,
@@ -81,15 +82,16 @@ fn text_files(text: &Text, report: &mut Report) {
 fn segment_files(dir: &Path, manifest: &Manifest, report: &mut Report) {
     for meta in &manifest.segments {
         let path = dir.join(SEGMENTS).join(&meta.name);
-        report.files += 1;
+        report.files += meta.names().count();
         match Segment::open(path.clone(), manifest.settings.dim, meta) {
             Ok(segment) => {
                 report.bytes += segment.bytes();
-                if let Err(error) = segment.verify() {
-                    report.problem(&path, error);
+                let graph = segment.graph.as_ref().map_or(Ok(()), Frozen::verify);
+                for error in [segment.verify(), graph].into_iter().filter_map(Result::err) {
+                    report.problem(error.path().unwrap_or(&path), &error);
                 }
             }
-            Err(error) => report.problem(&path, error),
+            Err(error) => report.problem(error.path().unwrap_or(&path), &error),
         }
     }
 }

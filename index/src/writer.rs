@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use tantivy::TantivyError;
 
 use crate::error::{Error, Result};
+use crate::graph::{self, MAX_ROWS};
 use crate::index::{SEGMENTS, TEXT_NEW};
 use crate::manifest::{self, Manifest, SegmentMeta};
 use crate::searcher::{Searcher, check_finite};
 use crate::segment::{self, Part, Segment};
+use crate::simd::{Halves, split};
 use crate::text::Text;
 use crate::types::{Span, Video, VideoNumber};
 
@@ -43,7 +45,14 @@ pub struct Writer {
 
 struct Pending {
     spans: Vec<u32>,
-    vectors: Vec<f32>,
+    high: Vec<u16>,
+    low: Vec<u16>,
+}
+
+impl Pending {
+    fn part(&self, number: u64) -> Part<'_> {
+        Part { number, spans: &self.spans, vectors: Halves { high: &self.high, low: &self.low } }
+    }
 }
 
 impl std::fmt::Debug for Writer {
@@ -138,7 +147,8 @@ impl Writer {
         self.inner.add_document(document).map_err(|error| self.fail(error))?;
         self.next_video += 1;
         let spans = spans.iter().flat_map(|span| [span.start_ms, span.end_ms, span.at_ms]).collect();
-        self.pending.insert(number, Pending { spans, vectors: vectors.to_vec() });
+        let (high, low) = split(vectors);
+        self.pending.insert(number, Pending { spans, high, low });
         self.pending_ids.insert(video.id, number);
         Ok(())
     }
@@ -237,7 +247,7 @@ impl Writer {
         for old in &before.manifest.segments {
             if !manifest.segments.iter().any(|segment| segment.name == old.name) {
                 // Mapped files cannot be removed on some systems: the next writer tries again.
-                let _ = fs::remove_file(self.dir.join(SEGMENTS).join(&old.name));
+                old.names().for_each(|name| drop(fs::remove_file(self.dir.join(SEGMENTS).join(name))));
             }
         }
         self.failed = false;
@@ -259,13 +269,7 @@ impl Writer {
         let all_dead = |segment: &SegmentMeta| next.dead(&segment.name).len() == segment.videos as usize;
         next.segments = next.segments.iter().filter(|segment| !all_dead(segment)).cloned().collect();
         if !self.pending.is_empty() {
-            let spans: Vec<_> = self.pending.values().map(|video| video.spans.clone()).collect();
-            let parts: Vec<_> = self
-                .pending
-                .iter()
-                .zip(&spans)
-                .map(|((number, video), spans)| Part { number: *number, spans, vectors: &video.vectors })
-                .collect();
+            let parts: Vec<_> = self.pending.iter().map(|(number, video)| video.part(*number)).collect();
             let name = manifest::segment_name(self.next_segment);
             next.segments.push(segment::write(&self.dir.join(SEGMENTS), &name, next.settings.dim, &parts)?);
             self.next_segment += 1;
@@ -274,11 +278,25 @@ impl Writer {
         if !names.is_empty() {
             self.merge(&mut next, &names)?;
         }
+        self.build_graphs(&mut next)?;
         let live: HashSet<_> = next.segments.iter().map(|segment| segment.name.as_str()).collect();
         next.tombstones.retain(|name, dead| live.contains(name.as_str()) && !dead.is_empty());
         next.next_video = self.next_video;
         next.next_segment = self.next_segment;
         Ok(next)
+    }
+
+    /// Gives a graph to every segment that is large enough for one.
+    fn build_graphs(&self, next: &mut Manifest) -> Result<()> {
+        let (folder, settings) = (self.dir.join(SEGMENTS), &next.settings);
+        for meta in &mut next.segments {
+            if meta.graph.is_none() && (settings.hnsw.min_rows.max(1)..MAX_ROWS).contains(&meta.rows) {
+                let segment = Segment::open(folder.join(&meta.name), settings.dim, meta)?;
+                let built = graph::build::build(segment.plane(), meta.rows, &settings.hnsw);
+                meta.graph = Some(graph::file::write(&folder, &manifest::graph_name(&meta.name), &built, meta.crc)?);
+            }
+        }
+        Ok(())
     }
 
     /// The rule: more than [`MAX_SEGMENTS`], and all with fewer than [`SMALL_ROWS`] rows become one.
@@ -336,8 +354,8 @@ fn remove_orphans(dir: &Path, manifest: &Manifest) -> Result<()> {
         let entry = entry.map_err(Error::io("list", &folder))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let finished = name.strip_suffix(".tmp").unwrap_or(&name);
-        let ours = manifest::segment_number(finished).is_some();
-        if ours && !manifest.segments.iter().any(|segment| segment.name == name) {
+        let named = manifest.segments.iter().flat_map(SegmentMeta::names).any(|known| known == name);
+        if manifest::is_ours(finished) && !named {
             fs::remove_file(entry.path()).map_err(Error::io("remove", &entry.path()))?;
         }
     }

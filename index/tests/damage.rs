@@ -5,12 +5,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use reelseek_index::{Error, Index, Settings, Span, Video};
+use reelseek_index::{Effort, Error, Hnsw, Index, Settings, Span, Video};
 
 const DIM: usize = 8;
 
 fn build(dir: &Path) -> PathBuf {
-    let index = Index::create(dir, &Settings { dim: DIM, attributes: Default::default() }).unwrap();
+    let index = Index::create(dir, &Settings::new(DIM)).unwrap();
     let mut writer = index.writer().unwrap();
     for i in 0..5u16 {
         let video = Video { id: format!("v{i}"), ..Video::default() };
@@ -25,7 +25,7 @@ fn build(dir: &Path) -> PathBuf {
 /// Uses the index in every way; an error is fine, a panic is not.
 fn use_all(dir: &Path) -> Result<(), Error> {
     let searcher = Index::open(dir)?.searcher()?;
-    searcher.search(&[1.0; DIM], 10, None)?;
+    searcher.search(&[1.0; DIM], 10, None, Effort::Default)?;
     searcher.scores(&[1.0; DIM], |_, _| ())?;
     for number in searcher.video_numbers() {
         searcher.rows_of(number);
@@ -113,8 +113,106 @@ fn damaged_text_is_found() {
         assert!(use_all(&dir).is_err(), "{length}");
         assert!(!Index::verify(&dir).unwrap().is_sound(), "{length}");
     }
-    let newer = whole.replacen("{\\\"version\\\":1", "{\\\"version\\\":2", 1);
+    let newer = whole.replacen("{\\\"version\\\":2", "{\\\"version\\\":3", 1);
     assert_ne!(newer, whole);
     fs::write(&meta, newer).unwrap();
-    assert!(matches!(use_all(&dir), Err(Error::Version { expected: 1, found: 2, .. })));
+    assert!(matches!(use_all(&dir), Err(Error::Version { expected: 2, found: 3, .. })));
+}
+
+/// An index with a graph, and the paths of its two files.
+fn build_graph(dir: &Path) -> [PathBuf; 2] {
+    let hnsw = Hnsw { m: 4, ef_construction: 20, min_rows: 1, ..Hnsw::default() };
+    let index = Index::create(dir, &Settings { hnsw, ..Settings::new(DIM) }).unwrap();
+    let mut writer = index.writer().unwrap();
+    for i in 0..20u32 {
+        let vectors: Vec<f32> = (0..DIM as u32 * 20).map(|j| ((i * 977 + j * 13) % 101) as f32 - 50.0).collect();
+        let video = Video { id: format!("v{i}"), ..Video::default() };
+        writer.put(video, &[Span::default(); 20], &vectors).unwrap();
+    }
+    writer.commit().unwrap();
+    writer.close().unwrap();
+    ["000001.vec", "000001.hnsw"].map(|name| dir.join("segments").join(name))
+}
+
+/// Walks the graph, whatever it holds.
+fn walk_all(dir: &Path) -> Result<(), Error> {
+    let searcher = Index::open(dir)?.searcher()?;
+    for axis in 0..DIM {
+        let mut query = [0.0; DIM];
+        query[axis] = 1.0;
+        searcher.search(&query, 3, None, Effort::Ef(6))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_graph_cut_anywhere_is_refused() {
+    let keep = tempfile::tempdir().unwrap();
+    let dir = keep.path().join("index");
+    for path in build_graph(&dir) {
+        let whole = fs::read(&path).unwrap();
+        for i in 0..100 {
+            fs::write(&path, &whole[..whole.len() * i / 100]).unwrap();
+            assert!(matches!(walk_all(&dir), Err(Error::Damaged { .. })), "{i}");
+            assert!(!Index::verify(&dir).unwrap().is_sound(), "{i}");
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(walk_all(&dir).is_err() && !Index::verify(&dir).unwrap().is_sound());
+        fs::write(&path, whole).unwrap();
+        walk_all(&dir).unwrap();
+        assert!(Index::verify(&dir).unwrap().is_sound());
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_found_and_none_is_followed_out_of_bounds() {
+    let keep = tempfile::tempdir().unwrap();
+    let dir = keep.path().join("index");
+    for path in build_graph(&dir) {
+        let whole = fs::read(&path).unwrap();
+        for i in 0..1000 {
+            // All of the header, then evenly.
+            let at = if i < 64 { i } else { 64 + (whole.len() - 64) * (i - 64) / 936 };
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << (i % 8);
+            fs::write(&path, bytes).unwrap();
+            let walked = walk_all(&dir);
+            assert!(at >= 64 || walked.is_err(), "a flip in the header (byte {at}) is seen on open");
+            assert!(!Index::verify(&dir).unwrap().is_sound(), "byte {at}");
+        }
+        fs::write(&path, whole).unwrap();
+    }
+}
+
+#[test]
+fn links_to_anywhere_are_not_followed() {
+    let keep = tempfile::tempdir().unwrap();
+    let dir = keep.path().join("index");
+    let [_, path] = build_graph(&dir);
+    let whole = fs::read(&path).unwrap();
+    for seed in 0..50u32 {
+        let mut bytes = whole.clone();
+        let (mut state, end) = (seed | 1, whole.len() - 4);
+        for word in bytes[64..end].chunks_exact_mut(4) {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let value = if seed % 2 == 0 { state } else { state % 500 }; // anywhere, or mostly in range
+            word.copy_from_slice(&value.to_le_bytes());
+        }
+        fs::write(&path, bytes).unwrap();
+        walk_all(&dir).unwrap();
+        assert!(!Index::verify(&dir).unwrap().is_sound());
+    }
+}
+
+#[test]
+fn the_graph_of_other_vectors_is_refused() {
+    let keep = tempfile::tempdir().unwrap();
+    let (one, two) = (keep.path().join("one"), keep.path().join("two"));
+    let [_, path] = build_graph(&one);
+    let index = Index::create(&two, Index::open(&one).unwrap().settings()).unwrap();
+    let mut writer = index.writer().unwrap();
+    writer.put(Video { id: "a".into(), ..Video::default() }, &[Span::default(); 400], &[0.5; 400 * DIM]).unwrap();
+    writer.commit().unwrap();
+    fs::copy(path, two.join("segments").join("000001.hnsw")).unwrap();
+    assert!(matches!(walk_all(&two), Err(Error::Damaged { .. })));
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use reelseek_index::{Error, Hit, Index, RowRef, Settings, Span, Video, VideoNumber, VideoSet, dot};
+use reelseek_index::{Effort, Error, Hit, Index, RowRef, Settings, Span, Video, VideoNumber, VideoSet, dot};
 use serde_json::json;
 
 const DIM: usize = 12;
@@ -17,7 +17,7 @@ struct Place {
 }
 
 fn settings() -> Settings {
-    Settings { dim: DIM, attributes: BTreeMap::from([("encoder".into(), "test-1".into())]) }
+    Settings { attributes: BTreeMap::from([("encoder".into(), "test-1".into())]), ..Settings::new(DIM) }
 }
 
 fn fresh() -> (Place, Index) {
@@ -112,7 +112,7 @@ fn round_trip_keeps_everything() {
     assert_eq!(searcher.number_of("empty").unwrap(), Some(VideoNumber(2)));
     assert_eq!(searcher.video(VideoNumber(1)).unwrap(), Video { rows: 3, ..full });
     let (found_spans, found_vectors) = searcher.rows_of(VideoNumber(1)).unwrap();
-    assert_eq!((found_spans, found_vectors), (spans(3), vectors(3, 1).as_slice()));
+    assert_eq!((found_spans, found_vectors), (spans(3), vectors(3, 1)));
     let (no_spans, no_vectors) = searcher.rows_of(VideoNumber(2)).unwrap();
     assert!(no_spans.is_empty() && no_vectors.is_empty());
     assert!(searcher.rows_of(VideoNumber(3)).is_none());
@@ -294,7 +294,7 @@ fn filters() {
     assert!(searcher.filter(&too_deep).is_err() && searcher.filter(&too_long).is_err());
 
     let only = searcher.filter("label:surfing").unwrap();
-    let hits = searcher.search(&vectors(1, 9), 10, Some(&only)).unwrap();
+    let hits = searcher.search(&vectors(1, 9), 10, Some(&only), Effort::Default).unwrap();
     assert_eq!(hits.len(), 2);
     assert!(hits.iter().all(|hit| only.contains(hit.video)));
 }
@@ -340,7 +340,7 @@ fn search_equals_naive_sort() {
     let some: VideoSet = searcher.video_numbers().into_iter().step_by(3).collect();
     for k in [0, 1, 7, 500, usize::MAX] {
         for filter in [None, Some(&some), Some(&VideoSet::default())] {
-            let hits = searcher.search(&query, k, filter).unwrap();
+            let hits = searcher.search(&query, k, filter, Effort::Default).unwrap();
             assert_eq!(plain(&hits), naive(&searcher, &query, k, filter));
         }
     }
@@ -348,7 +348,7 @@ fn search_equals_naive_sort() {
     searcher.scores(&query, |row, score| rows.push((row, score))).unwrap();
     assert_eq!(rows.len(), searcher.rows());
     assert!(rows.is_sorted_by(|a, b| a.0 < b.0));
-    let best = searcher.search(&query, 1, None).unwrap()[0];
+    let best = searcher.search(&query, 1, None, Effort::Default).unwrap()[0];
     assert!(rows.contains(&(best.row, best.score)));
 }
 
@@ -362,29 +362,35 @@ fn a_large_scan_on_many_threads_equals_naive_sort() {
     writer.commit().unwrap();
     let searcher = index.searcher().unwrap();
     let query = vectors(1, 1000);
-    let hits = searcher.search(&query, 100, None).unwrap();
+    let hits = searcher.search(&query, 100, None, Effort::Default).unwrap();
     assert_eq!(plain(&hits), naive(&searcher, &query, 100, None));
-    assert_eq!(searcher.search(&query, 100, None).unwrap(), hits);
+    assert_eq!(searcher.search(&query, 100, None, Effort::Default).unwrap(), hits);
 }
 
 #[test]
 fn queries_at_the_edges() {
     let (_place, index) = fresh();
-    assert!(index.searcher().unwrap().search(&[0.0; DIM], 5, None).unwrap().is_empty());
+    assert!(index.searcher().unwrap().search(&[0.0; DIM], 5, None, Effort::Default).unwrap().is_empty());
     let mut writer = index.writer().unwrap();
     put(&mut writer, "a", 3, 1);
     writer.commit().unwrap();
     put(&mut writer, "b", 3, 2);
     writer.commit().unwrap();
     let searcher = index.searcher().unwrap();
-    assert!(matches!(searcher.search(&[0.0; 3], 1, None), Err(Error::Length { expected: DIM, found: 3, .. })));
-    assert!(matches!(searcher.search(&[f32::NAN; DIM], 1, None), Err(Error::NotFinite { position: 0, .. })));
+    assert!(matches!(
+        searcher.search(&[0.0; 3], 1, None, Effort::Default),
+        Err(Error::Length { expected: DIM, found: 3, .. })
+    ));
+    assert!(matches!(
+        searcher.search(&[f32::NAN; DIM], 1, None, Effort::Default),
+        Err(Error::NotFinite { position: 0, .. })
+    ));
     assert!(searcher.scores(&[f32::NAN; DIM], |_, _| ()).is_err());
-    let ties = searcher.search(&[0.0; DIM], 4, None).unwrap();
+    let ties = searcher.search(&[0.0; DIM], 4, None, Effort::Default).unwrap();
     let rows: Vec<_> = ties.iter().map(|hit| hit.row).collect();
     assert_eq!(rows, [(0, 0), (0, 1), (0, 2), (1, 0)].map(|(segment, row)| RowRef { segment, row }));
     assert!(ties.iter().all(|hit| hit.score == 0.0));
-    assert_eq!(searcher.search(&[f32::MAX; DIM], 6, None).unwrap().len(), 6);
+    assert_eq!(searcher.search(&[f32::MAX; DIM], 6, None, Effort::Default).unwrap().len(), 6);
 }
 
 #[test]
@@ -397,7 +403,7 @@ fn a_snapshot_survives_commit_and_compact() {
     }
     let snapshot = index.searcher().unwrap();
     let query = vectors(1, 99);
-    let before = snapshot.search(&query, 100, None).unwrap();
+    let before = snapshot.search(&query, 100, None, Effort::Default).unwrap();
     let videos = snapshot.videos().unwrap();
     writer.remove("v1").unwrap();
     put(&mut writer, "v2", 1, 50);
@@ -406,14 +412,14 @@ fn a_snapshot_survives_commit_and_compact() {
     writer.compact().unwrap();
     assert_eq!(segment_files(&place.dir).len(), 1);
     writer.close().unwrap();
-    assert_eq!(snapshot.search(&query, 100, None).unwrap(), before);
+    assert_eq!(snapshot.search(&query, 100, None, Effort::Default).unwrap(), before);
     assert_eq!(snapshot.videos().unwrap(), videos);
     assert_eq!(snapshot.filter("path:v1").unwrap().len(), 1);
     assert_eq!(snapshot.state(), None);
 
     let now = index.searcher().unwrap();
     assert_eq!((now.rows(), now.videos().unwrap().len(), now.state()), (11, 3, Some(&json!(1))));
-    assert_eq!(plain(&now.search(&query, 100, None).unwrap()), naive(&now, &query, 100, None));
+    assert_eq!(plain(&now.search(&query, 100, None, Effort::Default).unwrap()), naive(&now, &query, 100, None));
     sound(&place.dir);
 }
 
@@ -482,7 +488,7 @@ fn many_commits_keep_few_segments() {
     let searcher = index.searcher().unwrap();
     assert_eq!((searcher.rows(), searcher.video_numbers().len()), (90, 30));
     let query = vectors(1, 99);
-    assert_eq!(plain(&searcher.search(&query, 90, None).unwrap()), naive(&searcher, &query, 90, None));
+    assert_eq!(plain(&searcher.search(&query, 90, None, Effort::Default).unwrap()), naive(&searcher, &query, 90, None));
     sound(&place.dir);
 }
 

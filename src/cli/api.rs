@@ -42,7 +42,7 @@ impl<'a> Reply<'a> {
         Reply {
             query,
             took_ms: (answer.took.as_secs_f64() * 1e6).round() / 1000.0,
-            exact: true,
+            exact: answer.exact,
             results: answer.found.iter().enumerate().map(|(i, found)| Moment::new(i + 1, found)).collect(),
         }
     }

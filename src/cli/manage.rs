@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use reelseek_index::Index;
+use reelseek_index::{Effort, Index, Searcher};
 
 use super::{FAILED, FOUND_NOTHING, IndexFolder, talk};
 use crate::ingest;
@@ -43,6 +43,34 @@ pub(super) struct Compact {
     folder: IndexFolder,
 }
 
+/// Rows that recall is measured on.
+const SAMPLE: usize = 200;
+/// Recall that the breadth of search is measured for.
+const RECALL: f64 = 0.99;
+
+/// What is known of searches in the graphs of an index.
+#[derive(Debug, serde::Serialize)]
+struct Recall {
+    /// ann_recall@10 of a search as it is without options.
+    default: f64,
+    /// The smallest breadth that reaches [`RECALL`], if one does.
+    ef: Option<usize>,
+}
+
+/// Measured on the index's own rows; `None` if every search is exact for want of graphs.
+fn recall(searcher: &Searcher) -> reelseek_index::Result<Option<Recall>> {
+    if searcher.segments().1 == 0 {
+        return Ok(None);
+    }
+    let default = searcher.ann_recall(SAMPLE, 10, Effort::Default)?;
+    for ef in (4..=12).map(|power| 1 << power) {
+        if searcher.ann_recall(SAMPLE, 10, Effort::Ef(ef))? >= RECALL {
+            return Ok(Some(Recall { default, ef: Some(ef) }));
+        }
+    }
+    Ok(Some(Recall { default, ef: None }))
+}
+
 pub(super) fn info(arguments: &Info) -> anyhow::Result<ExitCode> {
     let folder = &arguments.folder.index;
     let searcher = Index::open(folder)?.searcher()?;
@@ -54,6 +82,9 @@ pub(super) fn info(arguments: &Info) -> anyhow::Result<ExitCode> {
     let calibration = &state.calibration;
     let duration_ms: u64 = videos.iter().map(|v| v.duration_ms).sum();
     let settings = searcher.settings();
+    let recall = recall(&searcher)?;
+    let (segments, graphs) = searcher.segments();
+    let megabytes = searcher.mapped_bytes() as f64 / 1e6;
     if arguments.json {
         let mut value = serde_json::json!({
             "index": folder.to_string_lossy(),
@@ -63,6 +94,12 @@ pub(super) fn info(arguments: &Info) -> anyhow::Result<ExitCode> {
             "dim": settings.dim,
             "attributes": settings.attributes,
             "calibration": calibration,
+            "bytes": searcher.mapped_bytes(),
+            "segments": segments,
+            "graphs": graphs,
+            "deleted_share": searcher.deleted_share(),
+            "ann_recall@10": recall.as_ref().map_or(1.0, |r| r.default),
+            "ef_for_0.99": recall.as_ref().and_then(|r| r.ef),
         });
         if arguments.videos {
             let listed: Vec<_> = videos
@@ -82,6 +119,23 @@ pub(super) fn info(arguments: &Info) -> anyhow::Result<ExitCode> {
     writeln!(std::io::stdout(), "index       {}", folder.display())?;
     writeln!(std::io::stdout(), "videos      {} ({} long)", videos.len(), talk::clock(duration_ms))?;
     writeln!(std::io::stdout(), "rows        {} of {} numbers", searcher.rows(), settings.dim)?;
+    writeln!(
+        std::io::stdout(),
+        "segments    {segments}, {graphs} with a graph; {:.1} % of their rows deleted{}",
+        searcher.deleted_share() * 100.0,
+        if searcher.deleted_share() > 0.2 { " (`reelseek compact` removes them)" } else { "" }
+    )?;
+    writeln!(
+        std::io::stdout(),
+        "memory      {megabytes:.1} MB of vectors and graphs, mapped: searches are fastest with as much free"
+    )?;
+    match &recall {
+        None => writeln!(std::io::stdout(), "recall      1: every search compares all rows")?,
+        Some(recall) => {
+            let ef = recall.ef.map_or("only --exact reaches".to_owned(), |ef| format!("--ef {ef} reaches"));
+            writeln!(std::io::stdout(), "recall      ann_recall@10 {:.3} by default; {ef} {RECALL}", recall.default)?;
+        }
+    }
     for (name, value) in &settings.attributes {
         writeln!(std::io::stdout(), "{name:<11} {value}")?;
     }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use reelseek_index::Index;
+use reelseek_index::{Effort, Index};
 
 use super::{FAILED, FOUND_NOTHING, IndexFolder, api, talk};
 use crate::media::{self, Picture};
@@ -29,11 +29,11 @@ pub(super) struct Arguments {
     /// Only videos that match, as in `path:holiday label:surfing duration:[10 TO 60]`
     #[arg(long, value_name = "QUERY")]
     filter: Option<String>,
-    /// Compare with every row (always so in this version)
-    #[arg(long)]
+    /// Compare with every row, so that nothing is missed
+    #[arg(long, conflicts_with = "ef")]
     exact: bool,
-    /// Breadth of an approximate search (unused while every search is exact)
-    #[arg(long, value_name = "N")]
+    /// Breadth of the search in large indexes: more finds more, and takes longer (256 if not given; `info` measures)
+    #[arg(long, value_name = "N", value_parser = breadth)]
     ef: Option<usize>,
     /// Only answers of at least this confidence, 0 to 1
     #[arg(long, value_name = "C", default_value_t = 0.0, value_parser = share)]
@@ -53,6 +53,10 @@ fn share(text: &str) -> Result<f32, String> {
     }
 }
 
+fn breadth(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|ef| *ef > 0).ok_or_else(|| "expected a whole number above 0".to_owned())
+}
+
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let folder = &arguments.folder.index;
     if !Index::exists(folder) {
@@ -62,8 +66,17 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         );
     }
     let engine = Engine::open(folder, arguments.checkpoint.as_deref())?;
-    let options =
-        Options { top: arguments.top, filter: arguments.filter.clone(), min_confidence: arguments.min_confidence };
+    let effort = match arguments.ef {
+        _ if arguments.exact => Effort::Exact,
+        Some(ef) => Effort::Ef(ef),
+        None => Effort::Default,
+    };
+    let options = Options {
+        top: arguments.top,
+        filter: arguments.filter.clone(),
+        min_confidence: arguments.min_confidence,
+        effort,
+    };
     if let Some(filter) = &options.filter {
         // A wrong filter is the person's mistake once, not one for each picture.
         engine.searcher().filter(filter)?;

@@ -1,6 +1,6 @@
 //! Measuring how well foreign pictures score on an index.
 
-use reelseek_index::{Index, Searcher, VideoSet, Writer};
+use reelseek_index::{Effort, Index, Searcher, VideoSet, Writer};
 
 use super::Error;
 use crate::search::{Calibration, Measured, State};
@@ -43,7 +43,7 @@ fn null_scores(searcher: &Searcher) -> Result<Vec<f32>, Error> {
         let foreign: VideoSet = numbers.iter().copied().filter(|n| *n != own).collect();
         let mut highest: Option<f32> = None;
         for view in probe.chunks_exact(dim) {
-            for hit in searcher.search(view, 1, Some(&foreign))? {
+            for hit in searcher.search(view, 1, Some(&foreign), Effort::Exact)? {
                 highest = Some(highest.map_or(hit.score, |h| h.max(hit.score)));
             }
         }

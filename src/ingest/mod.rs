@@ -193,7 +193,7 @@ fn open_or_create(folder: &Path, checkpoint: &Folded) -> Result<Index, Error> {
     let fingerprint = checkpoint.fingerprint();
     if !Index::exists(folder) {
         let attributes = [(ENCODER.to_owned(), layout::ID.to_owned()), (CHECKPOINT.to_owned(), fingerprint)].into();
-        return Ok(Index::create(folder, &Settings { dim: checkpoint.record.invariant, attributes })?);
+        return Ok(Index::create(folder, &Settings { attributes, ..Settings::new(checkpoint.record.invariant) })?);
     }
     let index = Index::open(folder)?;
     for (what, given) in [(ENCODER, layout::ID.to_owned()), (CHECKPOINT, fingerprint)] {

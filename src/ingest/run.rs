@@ -119,7 +119,7 @@ impl<T: FnMut(&Event)> Run<T> {
         let renewed =
             Video { probe: video.probe.clone(), sampling: video.sampling.clone(), rows: video.rows, ..described };
         let rows = video.rows;
-        let outcome = match self.writer.put(renewed, &spans, vectors) {
+        let outcome = match self.writer.put(renewed, &spans, &vectors) {
             Ok(()) => Outcome::Indexed { rows, warning },
             Err(error) => refused(error)?,
         };

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::time::Instant;
 
-use reelseek_index::{Hit, Index, Searcher, VideoNumber, VideoSet};
+use reelseek_index::{Effort, Hit, Index, Searcher, VideoNumber, VideoSet};
 use thiserror::Error;
 
 pub use calibration::Calibration;
@@ -65,11 +65,13 @@ pub struct Options {
     pub filter: Option<String>,
     /// Only answers of at least this confidence.
     pub min_confidence: f32,
+    /// How hard the index looks.
+    pub effort: Effort,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { top: 10, filter: None, min_confidence: 0.0 }
+        Options { top: 10, filter: None, min_confidence: 0.0, effort: Effort::Default }
     }
 }
 
@@ -91,6 +93,8 @@ pub struct Found {
 pub struct Answer {
     /// Best first.
     pub found: Vec<Found>,
+    /// Whether every row was compared, so that nothing can have been missed.
+    pub exact: bool,
     /// Time from picture to answer.
     pub took: std::time::Duration,
 }
@@ -158,7 +162,7 @@ impl Engine {
         let start = Instant::now();
         let views = views(picture, &self.encoder, &self.checkpoint)?;
         let mut found = Vec::new();
-        for best in self.best_rows(&views, options.top, among)? {
+        for best in self.best_rows(&views, options, among)? {
             let confidence = self.calibration.confidence(best.hit.score);
             if best.hit.score <= 0.0 || confidence < options.min_confidence {
                 continue;
@@ -168,14 +172,17 @@ impl Engine {
                 video: self.searcher.video(best.hit.video)?,
                 score: best.hit.score,
                 confidence,
-                moment: Moment::around(best.hit.span, &spans, vectors, &views[best.view]),
+                moment: Moment::around(best.hit.span, &spans, &vectors, &views[best.view]),
             });
         }
-        Ok(Answer { found, took: start.elapsed() })
+        // Without graphs every row is compared.
+        let exact = options.effort == Effort::Exact || self.searcher.segments().1 == 0;
+        Ok(Answer { found, exact, took: start.elapsed() })
     }
 
     /// The best row of each of the best `top` videos, over all views of the query.
-    fn best_rows(&self, views: &[Vec<f32>], top: usize, filter: Option<&VideoSet>) -> Result<Vec<Best>, Error> {
+    fn best_rows(&self, views: &[Vec<f32>], options: &Options, filter: Option<&VideoSet>) -> Result<Vec<Best>, Error> {
+        let top = options.top;
         let rows = self.searcher.rows();
         let mut fetch = top.saturating_mul(OVERFETCH).max(64).min(rows);
         loop {
@@ -183,7 +190,7 @@ impl Engine {
             let mut seen = HashMap::<VideoNumber, usize>::new();
             let mut enough = true;
             for (view, embedding) in views.iter().enumerate() {
-                let hits = self.searcher.search(embedding, fetch, filter)?;
+                let hits = self.searcher.search(embedding, fetch, filter, options.effort)?;
                 // Each view by itself: one filled by a single long video hides others, however many another view brings.
                 let distinct: HashSet<VideoNumber> = hits.iter().map(|hit| hit.video).collect();
                 enough &= distinct.len() >= top || hits.len() < fetch || fetch >= rows;
@@ -237,7 +244,7 @@ mod tests {
     #[test]
     fn a_long_video_does_not_hide_others_behind_what_another_view_brings() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::create(dir.path().join("index"), &Settings { dim: 3, attributes: [].into() }).unwrap();
+        let index = Index::create(dir.path().join("index"), &Settings::new(3)).unwrap();
         let mut writer = index.writer().unwrap();
         let mut put = |id: String, row: [f32; 3], rows: usize| {
             let spans: Vec<Span> = (0..rows as u32).map(|i| Span { start_ms: i, end_ms: i + 1, at_ms: i }).collect();
@@ -251,7 +258,7 @@ mod tests {
         writer.commit().unwrap();
         let engine = Engine::new(index.searcher().unwrap(), Layout::embedded(), Folded::embedded());
         let views = [vec![1.0, 0.0, 0.0], vec![0.0, 1.0, 0.0]];
-        let best = engine.best_rows(&views, 3, None).unwrap();
+        let best = engine.best_rows(&views, &Options { top: 3, ..Options::default() }, None).unwrap();
         let named: Vec<_> = best.iter().map(|b| engine.searcher.video(b.hit.video).unwrap().id).collect();
         assert_eq!(named, ["long", "right", "junk0"]);
     }

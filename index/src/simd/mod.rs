@@ -1,12 +1,16 @@
-//! Dot products with the widest instructions this processor has, chosen once at run time. One of the
-//! two files with `unsafe`.
+//! Dot products with the widest instructions this processor has, chosen once at run time. With `map.rs`,
+//! the only place of `unsafe`.
 //!
 //! Each kernel adds in a fixed order, so a result depends on the processor but never on threads or on
 //! whether [`dot`] or [`gemv`] computed it.
 
+mod halves;
+
 use std::sync::OnceLock;
 
 use rayon::prelude::*;
+
+pub(crate) use halves::{Halves, dots_high, prefetch, prefetch_row, split};
 
 #[derive(Clone, Copy, Debug)]
 enum Level {
@@ -86,7 +90,7 @@ pub fn gemv(matrix: &[f32], rows: usize, cols: usize, x: &[f32], out: &mut [f32]
 }
 
 /// [`gemv`] on this thread; `x` is not empty, and rows beyond the shorter of `matrix` and `out` are left.
-pub(crate) fn rows_dot(matrix: &[f32], x: &[f32], out: &mut [f32]) {
+fn rows_dot(matrix: &[f32], x: &[f32], out: &mut [f32]) {
     match level() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `detect` saw avx512f on this processor.
@@ -219,7 +223,7 @@ fn dot_neon(a: &[f32], b: &[f32]) -> f32 {
 mod tests {
     use super::*;
 
-    fn vector(n: usize, seed: u32) -> Vec<f32> {
+    pub(super) fn vector(n: usize, seed: u32) -> Vec<f32> {
         let mut state = seed;
         let mut next = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

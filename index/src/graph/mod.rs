@@ -1,0 +1,172 @@
+//! HNSW graphs (Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using
+//! Hierarchical Navigable Small World graphs", IEEE TPAMI 2020, arXiv:1603.09320) over the rows of one segment.
+//!
+//! [`build`] makes one, [`file`] freezes it as flat arrays in a file of its own, [`walk`] searches it, while it
+//! is built and afterwards alike. A walk reads the high halves of the vectors only; what it finds is scored
+//! exactly by its caller.
+
+pub(crate) mod build;
+pub(crate) mod file;
+pub(crate) mod walk;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::simd::{dots_high, prefetch, prefetch_row};
+
+/// Ends a list that is not full. No row has this number.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// Rows whose numbers fit a key of the walk's pool.
+pub(crate) const MAX_ROWS: u32 = 1 << 31;
+
+/// Levels above the ground, at most.
+const MAX_LEVEL: u32 = 15;
+
+/// A link, of a graph that is being built or of a frozen one.
+pub(crate) trait Link {
+    fn get(&self) -> u32;
+}
+
+impl Link for u32 {
+    #[inline(always)]
+    fn get(&self) -> u32 {
+        *self
+    }
+}
+
+impl Link for AtomicU32 {
+    #[inline(always)]
+    fn get(&self) -> u32 {
+        self.load(Ordering::Relaxed)
+    }
+}
+
+/// The high plane of a segment's vectors.
+#[derive(Clone, Copy)]
+pub(crate) struct Plane<'a> {
+    pub(crate) high: &'a [u16],
+    pub(crate) dim: usize,
+}
+
+impl Plane<'_> {
+    fn dots(self, query: &[f32], rows: &[u32], out: &mut [f32]) {
+        dots_high(self.high, query, rows, out);
+    }
+
+    fn prefetch(self, row: u32) {
+        prefetch_row(self.high, self.dim, row);
+    }
+
+    /// The row as the walk sees it; empty if there is none.
+    fn read(self, row: u32, out: &mut Vec<f32>) {
+        let at = row as usize * self.dim;
+        let halves = self.high.get(at..at + self.dim).unwrap_or(&[]);
+        out.clear();
+        out.extend(halves.iter().map(|half| f32::from_bits(u32::from(*half) << 16)));
+    }
+}
+
+/// One level of a graph. Nodes of the ground level are rows; those above are numbered among themselves.
+pub(crate) trait Layer {
+    /// Nodes are below this.
+    fn nodes(&self) -> usize;
+    /// The row of a node, which a damaged file may put anywhere.
+    fn row(&self, node: u32) -> u32;
+    /// Calls `visit` with the node's neighbours, all of them below [`Layer::nodes`].
+    fn each(&self, node: u32, visit: impl FnMut(u32));
+    /// Asks for the node's list to be brought near.
+    fn prefetch(&self, node: u32);
+}
+
+fn each_of<L: Link>(list: &[L], nodes: usize, mut visit: impl FnMut(u32)) {
+    for link in list {
+        let node = link.get();
+        if node as usize >= nodes {
+            break; // the end; or damage, which must not be followed
+        }
+        visit(node);
+    }
+}
+
+/// The ground level: lists of `stride` links, row after row.
+pub(crate) struct Ground<'a, L> {
+    links: &'a [L],
+    stride: usize,
+}
+
+impl<L: Link> Ground<'_, L> {
+    fn list(&self, row: u32) -> &[L] {
+        let at = row as usize * self.stride;
+        self.links.get(at..at + self.stride).unwrap_or(&[])
+    }
+}
+
+impl<L: Link> Layer for Ground<'_, L> {
+    fn nodes(&self) -> usize {
+        self.links.len() / self.stride
+    }
+
+    #[inline(always)]
+    fn row(&self, node: u32) -> u32 {
+        node
+    }
+
+    #[inline(always)]
+    fn each(&self, node: u32, visit: impl FnMut(u32)) {
+        each_of(self.list(node), self.nodes(), visit);
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, node: u32) {
+        self.list(node).chunks(16).for_each(|line| prefetch(line.as_ptr()));
+    }
+}
+
+/// The rows that have levels above the ground, ascending, and where their lists begin, counted in lists.
+#[derive(Clone, Copy)]
+pub(crate) struct Towers<'a> {
+    pub(crate) rows: &'a [u32],
+    pub(crate) first: &'a [u32],
+}
+
+/// A level above the ground: the lists of `stride` links of a node lie one after another, lowest level first.
+pub(crate) struct Upper<'a, L> {
+    towers: Towers<'a>,
+    links: &'a [L],
+    stride: usize,
+    level: u32,
+}
+
+impl<L: Link> Upper<'_, L> {
+    fn list(&self, node: u32) -> &[L] {
+        let ends = (self.towers.first.get(node as usize), self.towers.first.get(node as usize + 1));
+        let (Some(first), Some(end)) = ends else { return &[] };
+        let list = u64::from(*first) + u64::from(self.level) - 1;
+        if list >= u64::from(*end) {
+            return &[]; // damage: nodes of a level link to nodes of that level
+        }
+        let at = list as usize * self.stride;
+        self.links.get(at..at + self.stride).unwrap_or(&[])
+    }
+}
+
+impl<L: Link> Layer for Upper<'_, L> {
+    fn nodes(&self) -> usize {
+        self.towers.rows.len()
+    }
+
+    fn row(&self, node: u32) -> u32 {
+        self.towers.rows.get(node as usize).copied().unwrap_or(NONE)
+    }
+
+    fn each(&self, node: u32, visit: impl FnMut(u32)) {
+        each_of(self.list(node), self.nodes(), visit);
+    }
+
+    fn prefetch(&self, node: u32) {
+        prefetch(self.list(node).as_ptr());
+    }
+}
