@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use reelseek_index::{Effort, Hit, Hnsw, Index, Searcher, Settings, Span, Video};
+use reelseek_index::{Builder, Effort, Hit, Hnsw, Index, Searcher, Settings, Span, Video};
 
 #[derive(Parser)]
 #[command(about = "Measure build, open and search on vectors of a file, by cosine")]
@@ -36,6 +36,9 @@ struct Arguments {
     /// Threads that build; searches are measured on one
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Who builds the graph: `own`, or `hnsw_rs` with the Cargo feature of that name
+    #[arg(long, default_value = "own", value_parser = builder)]
+    builder: Builder,
     /// Runs of each search, of which the fastest counts
     #[arg(long, default_value_t = 3)]
     runs: usize,
@@ -48,6 +51,14 @@ struct Arguments {
     /// Only open this index, and say what that took
     #[arg(long, hide = true)]
     open: Option<PathBuf>,
+}
+
+fn builder(text: &str) -> Result<Builder, String> {
+    match text {
+        "own" => Ok(Builder::Own),
+        "hnsw_rs" => Ok(Builder::HnswRs),
+        _ => Err("expected own or hnsw_rs".to_owned()),
+    }
 }
 
 /// Rows of unit norm from a .npy file, and their length.
@@ -91,7 +102,12 @@ fn open(folder: &Path) -> anyhow::Result<()> {
 }
 
 fn build(folder: &Path, base: &[f32], dim: usize, arguments: &Arguments) -> anyhow::Result<()> {
-    let hnsw = Hnsw { m: arguments.m, ef_construction: arguments.ef_construction, ..Hnsw::default() };
+    let hnsw = Hnsw {
+        m: arguments.m,
+        ef_construction: arguments.ef_construction,
+        builder: arguments.builder,
+        ..Hnsw::default()
+    };
     let index = Index::create(folder, &Settings { hnsw, ..Settings::new(dim) })?;
     let spans: Vec<Span> =
         (0..(base.len() / dim) as u32).map(|i| Span { start_ms: i, end_ms: i + 1, at_ms: i }).collect();

@@ -45,6 +45,7 @@ impl Index {
     pub fn create(dir: impl AsRef<Path>, settings: &Settings) -> Result<Index> {
         let dir = dir.as_ref();
         manifest::check(settings)?;
+        manifest::check_builder(settings)?;
         if Index::exists(dir) {
             return Err(Error::Exists { path: dir.to_owned() });
         }

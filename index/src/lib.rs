@@ -55,6 +55,6 @@ pub use error::{Error, Result};
 pub use index::Index;
 pub use searcher::Searcher;
 pub use simd::{dot, gemv};
-pub use types::{Effort, Hit, Hnsw, RowRef, Settings, Span, Video, VideoNumber, VideoSet};
+pub use types::{Builder, Effort, Hit, Hnsw, RowRef, Settings, Span, Video, VideoNumber, VideoSet};
 pub use verify::{Problem, Report};
 pub use writer::Writer;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::types::{Hnsw, Settings};
+use crate::types::{Builder, Hnsw, Settings};
 
 /// The manifest's format version.
 pub(crate) const VERSION: u32 = 2;
@@ -110,6 +110,18 @@ pub(crate) fn check(settings: &Settings) -> Result<()> {
     }
     if !(1..=100_000).contains(&ef_construction) {
         return wrong("ef_construction", "1 to 100000", ef_construction.to_string());
+    }
+    Ok(())
+}
+
+/// Whether this program has the builder that the settings name.
+pub(crate) fn check_builder(settings: &Settings) -> Result<()> {
+    if settings.hnsw.builder == Builder::HnswRs && !cfg!(feature = "hnsw_rs") {
+        return Err(Error::Argument {
+            what: "builder",
+            expected: "one that this program has (build it with the feature hnsw_rs)",
+            found: "hnsw_rs".to_owned(),
+        });
     }
     Ok(())
 }

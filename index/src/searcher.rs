@@ -160,7 +160,8 @@ impl Searcher {
     ///
     /// # Errors
     ///
-    /// [`Error::Length`] or [`Error::NotFinite`] for a query that is not `dim` finite values.
+    /// [`Error::Length`] or [`Error::NotFinite`] for a query that is not `dim` finite values; [`Error::Damaged`] if a file was
+    /// cut short since it was opened.
     pub fn search(&self, query: &[f32], k: usize, filter: Option<&VideoSet>, effort: Effort) -> Result<Vec<Hit>> {
         self.check(query)?;
         let best = match filter {
@@ -176,7 +177,14 @@ impl Searcher {
             span: self.segments[found.row.segment as usize].spans(found.row.row, 1).next().unwrap_or_default(),
             score: found.score,
         };
-        Ok(best.into_iter().map(hit).collect())
+        let hits = best.into_iter().map(hit).collect();
+        self.check_files()?;
+        Ok(hits)
+    }
+
+    /// Whether the files are still whole: if one was cut short meanwhile, what was read beyond its end were zeros.
+    fn check_files(&self) -> Result<()> {
+        self.segments.iter().try_for_each(Segment::check_file)
     }
 
     /// [`Searcher::search`] for many queries, `dim` values each, on all of rayon's threads.
@@ -195,7 +203,8 @@ impl Searcher {
     }
 
     /// recall@k of walks against the exact answer: the share of the `k` best other rows that is found, over about `sample` of
-    /// the index's own rows as queries, evenly spread. 1 if there is nothing to find.
+    /// the index's own rows as queries, evenly spread. 1 if there is nothing to find. Foreign queries are somewhat harder: no walk
+    /// towards them was ever made.
     pub fn ann_recall(&self, sample: usize, k: usize, effort: Effort) -> Result<f64> {
         let dim = self.manifest.settings.dim;
         let step = (self.rows / sample.max(1)).max(1);
@@ -248,7 +257,7 @@ impl Searcher {
     pub fn scores(&self, query: &[f32], mut visit: impl FnMut(RowRef, f32)) -> Result<()> {
         self.check(query)?;
         self.runs.iter().for_each(|run| scan::score_run(&self.segments, run, query, &mut visit));
-        Ok(())
+        self.check_files()
     }
 
     fn check(&self, query: &[f32]) -> Result<()> {

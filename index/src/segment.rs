@@ -172,6 +172,12 @@ impl Segment {
         self.map.bytes().len() as u64 + self.graph.as_ref().map_or(0, Frozen::bytes)
     }
 
+    /// Whether the files are still as long as they were.
+    pub(crate) fn check_file(&self) -> Result<()> {
+        self.map.check(&self.path)?;
+        self.graph.as_ref().map_or(Ok(()), Frozen::check_file)
+    }
+
     pub(crate) fn rows(&self) -> u32 {
         self.rows as u32
     }

@@ -34,11 +34,24 @@ pub struct Hnsw {
     pub seed: u64,
     /// Segments with fewer rows get no graph: scanning them is as fast.
     pub min_rows: u32,
+    /// Who builds them.
+    #[serde(default)]
+    pub builder: Builder,
+}
+
+/// A builder of graphs. What they build is searched in the same way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Builder {
+    /// This crate.
+    #[default]
+    Own,
+    /// The crate hnsw_rs, a slower one to compare with; wants the Cargo feature `hnsw_rs`. It has no seed.
+    HnswRs,
 }
 
 impl Default for Hnsw {
     fn default() -> Hnsw {
-        Hnsw { m: 16, ef_construction: 200, seed: 1, min_rows: 8192 }
+        Hnsw { m: 16, ef_construction: 200, seed: 1, min_rows: 8192, builder: Builder::Own }
     }
 }
 

@@ -291,8 +291,9 @@ impl Writer {
         let (folder, settings) = (self.dir.join(SEGMENTS), &next.settings);
         for meta in &mut next.segments {
             if meta.graph.is_none() && (settings.hnsw.min_rows.max(1)..MAX_ROWS).contains(&meta.rows) {
+                manifest::check_builder(settings)?;
                 let segment = Segment::open(folder.join(&meta.name), settings.dim, meta)?;
-                let built = graph::build::build(segment.plane(), meta.rows, &settings.hnsw);
+                let built = graph::build(segment.plane(), meta.rows, &settings.hnsw);
                 meta.graph = Some(graph::file::write(&folder, &manifest::graph_name(&meta.name), &built, meta.crc)?);
             }
         }

@@ -216,3 +216,29 @@ fn the_graph_of_other_vectors_is_refused() {
     fs::copy(path, two.join("segments").join("000001.hnsw")).unwrap();
     assert!(matches!(walk_all(&two), Err(Error::Damaged { .. })));
 }
+
+#[cfg(unix)]
+#[test]
+fn a_file_cut_short_while_it_is_searched_is_an_error_and_not_the_end() {
+    let keep = tempfile::tempdir().unwrap();
+    let other = keep.path().join("other");
+    build_graph(&other);
+    let sound = Index::open(&other).unwrap().searcher().unwrap();
+    for i in 0..2 {
+        let dir = keep.path().join(i.to_string());
+        let path = build_graph(&dir)[i].clone();
+        let searcher = Index::open(&dir).unwrap().searcher().unwrap();
+        let search = |effort| searcher.search(&[1.0; DIM], 3, None, effort);
+        assert_eq!(search(Effort::Ef(6)).unwrap().len(), 3);
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(64).unwrap();
+        for _ in 0..2 {
+            let error = search(Effort::Ef(6)).unwrap_err().to_string();
+            assert!(error.contains("cut short") && error.contains(path.to_str().unwrap()), "{error}");
+        }
+        if i == 0 {
+            assert!(searcher.scores(&[1.0; DIM], |_, _| ()).is_err());
+        }
+        // What is whole goes on.
+        assert_eq!(sound.search(&[1.0; DIM], 3, None, Effort::Ef(6)).unwrap().len(), 3);
+    }
+}

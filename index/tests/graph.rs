@@ -79,7 +79,7 @@ fn walks_find_what_scans_find_and_more_with_more_effort() {
     assert!(found.is_sorted() && found[0] < 0.95 && found[4] > 0.99, "{found:?}");
     assert_eq!(recall(&searcher, 5, None, Effort::Exact), 1.0);
     let own = [6, 70].map(|ef| searcher.ann_recall(500, 5, Effort::Ef(ef)).unwrap());
-    assert!(own[0] < 0.95 && own[1] > 0.98 && own[1] <= 1.0, "{found:?} {own:?}");
+    assert!(own[0] < own[1] && own[1] > 0.99 && own[1] <= 1.0, "{found:?} {own:?}");
     assert_eq!(searcher.ann_recall(50, 5, Effort::Exact).unwrap(), 1.0);
     assert!(Index::verify(keep.path().join("index")).unwrap().is_sound());
 }
@@ -193,4 +193,33 @@ fn settings_out_of_range_are_refused() {
     ] {
         assert!(Index::create(keep.path().join("x"), &Settings { hnsw, ..Settings::new(DIM) }).is_err());
     }
+}
+
+#[cfg(feature = "hnsw_rs")]
+#[test]
+fn our_graphs_find_as_much_as_those_of_hnsw_rs() {
+    use reelseek_index::Builder;
+    let keep = tempfile::tempdir().unwrap();
+    let recall = |builder, name: &str| {
+        let hnsw = Hnsw { builder, min_rows: 100, ..Hnsw::default() };
+        let index = Index::create(keep.path().join(name), &Settings { hnsw, ..Settings::new(DIM) }).unwrap();
+        let mut writer = index.writer().unwrap();
+        let video = Video { id: "a".into(), ..Video::default() };
+        writer.put(video, &vec![Span::default(); 4000], &vectors(4000, 3)).unwrap();
+        alone(|| writer.commit()).unwrap();
+        assert!(Index::verify(keep.path().join(name)).unwrap().is_sound());
+        recall(&index.searcher().unwrap(), 10, None, Effort::Ef(30))
+    };
+    let (ours, theirs) = (recall(Builder::Own, "ours"), recall(Builder::HnswRs, "theirs"));
+    assert!(theirs > 0.9, "what they built is searched rightly: {theirs}");
+    assert!(ours > theirs - 0.02, "{ours}, theirs {theirs}");
+}
+
+#[cfg(not(feature = "hnsw_rs"))]
+#[test]
+fn a_builder_that_is_not_there_is_refused() {
+    let keep = tempfile::tempdir().unwrap();
+    let hnsw = Hnsw { builder: reelseek_index::Builder::HnswRs, ..Hnsw::default() };
+    let error = Index::create(keep.path().join("x"), &Settings { hnsw, ..Settings::new(DIM) }).unwrap_err();
+    assert!(error.to_string().contains("feature hnsw_rs"), "{error}");
 }

@@ -168,11 +168,11 @@ pub fn train(
         state = saved;
         stepper(options.device, weights, Some(velocity))?
     } else {
-        // A state of another run must not be taken for this one's.
-        forget(&path)?;
         let warm = run.start.is_some();
         let stepper =
             stepper(options.device, run.start.unwrap_or_else(|| Weights::random(config, options.seed)), None)?;
+        // A state of another run must not be taken for this one's.
+        forget(&path)?;
         if warm {
             let map10 = score(&*stepper, data, validate)?;
             state.best = Some((0, map10));

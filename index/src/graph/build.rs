@@ -68,8 +68,8 @@ struct Hands {
     scores: Vec<f32>,
 }
 
-/// Builds the graph of `rows` rows, at least one and fewer than [`super::MAX_ROWS`].
-pub(crate) fn build(plane: Plane<'_>, rows: u32, settings: &Hnsw) -> Graph {
+/// See [`super::build`].
+pub(super) fn build(plane: Plane<'_>, rows: u32, settings: &Hnsw) -> Graph {
     let builder = Builder::new(plane, rows, settings);
     let next = AtomicUsize::new(0);
     rayon::scope(|scope| {
@@ -324,7 +324,7 @@ impl Graph {
 
     /// Makes every row reachable from the entry on the ground: a row that is not becomes a neighbour of one near it that is,
     /// in a free place, or in place of a link by which nothing is reached first.
-    fn connect(&mut self, plane: Plane<'_>) {
+    pub(super) fn connect(&mut self, plane: Plane<'_>) {
         let rows = self.view().nodes();
         let mut reach = Reach::from(&self.view(), self.start());
         let (mut scratch, mut query) = (Scratch::default(), Vec::new());

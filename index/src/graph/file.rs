@@ -228,6 +228,10 @@ impl Frozen {
         Ok(())
     }
 
+    pub(crate) fn check_file(&self) -> Result<()> {
+        self.map.check(&self.path)
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.map.bytes().len() as u64
     }

@@ -7,6 +7,8 @@
 
 pub(crate) mod build;
 pub(crate) mod file;
+#[cfg(feature = "hnsw_rs")]
+mod reference;
 pub(crate) mod walk;
 
 #[cfg(test)]
@@ -15,6 +17,7 @@ mod tests;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::simd::{dots_high, prefetch, prefetch_row};
+use crate::types::{Builder, Hnsw};
 
 /// Ends a list that is not full. No row has this number.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -24,6 +27,15 @@ pub(crate) const MAX_ROWS: u32 = 1 << 31;
 
 /// Levels above the ground, at most.
 const MAX_LEVEL: u32 = 15;
+
+/// Builds the graph of `rows` rows, at least one and fewer than [`MAX_ROWS`], on the current rayon pool.
+pub(crate) fn build(plane: Plane<'_>, rows: u32, settings: &Hnsw) -> build::Graph {
+    match settings.builder {
+        #[cfg(feature = "hnsw_rs")]
+        Builder::HnswRs => reference::build(plane, rows, settings),
+        _ => build::build(plane, rows, settings),
+    }
+}
 
 /// A link, of a graph that is being built or of a frozen one.
 pub(crate) trait Link {
