@@ -88,6 +88,8 @@ impl Writer {
         let committed = Searcher::open(dir, text)?;
         let manifest = &committed.manifest;
         remove_orphans(dir, manifest)?;
+        // Likewise in the text index: what a killed writer left there stands in the way of files of the same name.
+        inner.garbage_collect_files().wait().map_err(Error::text(&text.path))?;
         Ok(Writer {
             dir: dir.to_owned(),
             text: text.clone(),
