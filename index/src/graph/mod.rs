@@ -17,7 +17,9 @@ mod tests;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::simd::{dots_high, prefetch, prefetch_row};
-use crate::types::{Builder, Hnsw};
+#[cfg(feature = "hnsw_rs")]
+use crate::types::Builder;
+use crate::types::Hnsw;
 
 /// Ends a list that is not full. No row has this number.
 pub(crate) const NONE: u32 = u32::MAX;
