@@ -1,7 +1,7 @@
-"""hnswlib, faiss-cpu and usearch on the vectors of the index bench: one JSON line an event, as `ann` prints them.
+"""hnswlib and faiss-cpu on the vectors of the index bench: one JSON line an event, as `ann` prints them.
 
     python3 peers.py --base base.npy --queries queries.npy --k 10 --m 16 --ef-construction 200 --ef 16,32 --threads 2
-                     [--engines hnswlib,faiss,usearch]
+                     [--engines hnswlib,faiss]
 
 Building uses --threads threads, searching one. recall is against the exact answer by faiss' flat index.
 """
@@ -15,7 +15,6 @@ import time
 import faiss
 import hnswlib
 import numpy as np
-import usearch.index
 
 
 def say(**event):
@@ -52,21 +51,6 @@ class Faiss:
         return self.index.search(queries, k)[1]
 
 
-class Usearch:
-    def build(self, base, a):
-        self.index = usearch.index.Index(
-            ndim=base.shape[1], metric="ip", dtype="f32", connectivity=a.m, expansion_add=a.ef_construction
-        )
-        self.index.add(np.arange(len(base)), base, threads=a.threads)
-
-    def save(self, path):
-        self.index.save(path)
-
-    def search(self, queries, k, ef):
-        self.index.expansion_search = ef
-        return self.index.search(queries, k, threads=1).keys
-
-
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--base", required=True)
@@ -76,7 +60,7 @@ def main():
     p.add_argument("--ef-construction", type=int, default=200)
     p.add_argument("--ef", default="16,32,64,128,256")
     p.add_argument("--threads", type=int, default=2)
-    p.add_argument("--engines", default="hnswlib,faiss,usearch")
+    p.add_argument("--engines", default="hnswlib,faiss")
     a = p.parse_args()
     base, queries = np.load(a.base), np.load(a.queries)
     flat = faiss.IndexFlatIP(base.shape[1])
@@ -84,7 +68,7 @@ def main():
     truth = flat.search(queries, a.k)[1]
     del flat
     for name in a.engines.split(","):
-        engine = {"hnswlib": Hnswlib, "faiss": Faiss, "usearch": Usearch}[name]()
+        engine = {"hnswlib": Hnswlib, "faiss": Faiss}[name]()
         start = time.perf_counter()
         engine.build(base, a)
         seconds = time.perf_counter() - start

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use reelseek_index::{Builder, Effort, Hit, Hnsw, Index, Searcher, Settings, Span, Video};
+use reelseek_index::{Builder, Effort, Hit, Hnsw, Index, Precision, Searcher, Settings, Span, Video, VideoSet};
 
 #[derive(Parser)]
 #[command(about = "Measure build, open and search on vectors of a file, by cosine")]
@@ -36,6 +36,15 @@ struct Arguments {
     /// Threads that build; searches are measured on one
     #[arg(long, default_value_t = 2)]
     threads: usize,
+    /// Rows a video [default: all rows are one]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    video_rows: Option<u32>,
+    /// Also search among such shares of the videos, drawn by their number (asks for --video-rows)
+    #[arg(long, value_delimiter = ',', requires = "video_rows")]
+    filter: Vec<f64>,
+    /// Keep values in 16 bits
+    #[arg(long)]
+    half: bool,
     /// Who builds the graph: `own`, or `hnsw_rs` with the Cargo feature of that name
     #[arg(long, default_value = "own", value_parser = builder)]
     builder: Builder,
@@ -108,11 +117,14 @@ fn build(folder: &Path, base: &[f32], dim: usize, arguments: &Arguments) -> anyh
         builder: arguments.builder,
         ..Hnsw::default()
     };
-    let index = Index::create(folder, &Settings { hnsw, ..Settings::new(dim) })?;
-    let spans: Vec<Span> =
-        (0..(base.len() / dim) as u32).map(|i| Span { start_ms: i, end_ms: i + 1, at_ms: i }).collect();
+    let precision = if arguments.half { Precision::Half } else { Precision::Full };
+    let index = Index::create(folder, &Settings { hnsw, precision, ..Settings::new(dim) })?;
+    let rows = arguments.video_rows.map_or(base.len() / dim, |rows| rows as usize).max(1);
+    let spans: Vec<Span> = (0..rows as u32).map(|i| Span { start_ms: i, end_ms: i + 1, at_ms: i }).collect();
     let mut writer = index.writer()?;
-    writer.put(Video { id: "base".into(), ..Video::default() }, &spans, base)?;
+    for (i, rows) in base.chunks(rows * dim).enumerate() {
+        writer.put(Video { id: i.to_string(), ..Video::default() }, &spans[..rows.len() / dim], rows)?;
+    }
     writer.commit()?;
     Ok(writer.close()?)
 }
@@ -128,12 +140,19 @@ struct Timed {
 }
 
 /// Every query in turn on this thread, and the time that each took.
-fn search(searcher: &Searcher, queries: &[f32], dim: usize, k: usize, effort: Effort) -> anyhow::Result<Timed> {
+fn search(
+    searcher: &Searcher,
+    queries: &[f32],
+    k: usize,
+    filter: Option<&VideoSet>,
+    effort: Effort,
+) -> anyhow::Result<Timed> {
+    let dim = searcher.settings().dim;
     let mut timed = Timed { rows: Vec::new(), seconds: 0.0, each: Vec::new() };
     let start = Instant::now();
     for query in queries.chunks_exact(dim) {
         let start = Instant::now();
-        let hits = searcher.search(query, k, None, effort)?;
+        let hits = searcher.search(query, k, filter, effort)?;
         timed.each.push(start.elapsed().as_secs_f64() * 1e6);
         timed.rows.push(hits.iter().map(|hit: &Hit| hit.row.row).collect());
     }
@@ -177,29 +196,80 @@ fn main() -> anyhow::Result<()> {
     }
 
     let searcher = Index::open(&folder)?.searcher()?;
-    let truth = searcher.search_batch(&queries, arguments.k, None, Effort::Exact)?;
+    let exact = searcher.search_batch(&queries, arguments.k, None, Effort::Exact)?;
+    let truth: Vec<Vec<u32>> = exact.iter().map(|hits| hits.iter().map(|hit| hit.row.row).collect()).collect();
     pool(1)?.install(|| -> anyhow::Result<()> {
         let some = &queries[..queries.len().min(100 * dim)];
-        say(event("exact", &search(&searcher, some, dim, arguments.k, Effort::Exact)?))?;
+        say(event("exact", &search(&searcher, some, arguments.k, None, Effort::Exact)?))?;
         for ef in &arguments.ef {
             let effort = Effort::Ef(*ef);
-            let mut best = search(&searcher, &queries, dim, arguments.k, effort)?;
+            let mut best = search(&searcher, &queries, arguments.k, None, effort)?;
             for _ in 1..arguments.runs {
-                let again = search(&searcher, &queries, dim, arguments.k, effort)?;
+                let again = search(&searcher, &queries, arguments.k, None, effort)?;
                 if again.seconds < best.seconds {
                     best = again;
                 }
             }
-            let (mut hits, mut all) = (0, 0);
-            for (found, exact) in best.rows.iter().zip(&truth) {
-                all += exact.len();
-                hits += exact.iter().filter(|hit| found.contains(&hit.row.row)).count();
-            }
             let mut line = event("search", &best);
             line["ef"] = (*ef).into();
-            line["recall"] = (hits as f64 / all.max(1) as f64).into();
+            line["recall"] = recall(&best.rows, &truth).into();
             say(line)?;
+        }
+        let some = &queries[..queries.len().min(200 * dim)];
+        for share in &arguments.filter {
+            say(filtered(&searcher, some, arguments.k, *share)?)?;
+            say(filtered_far(&searcher, &some[..some.len().min(20 * dim)], arguments.k, *share)?)?;
         }
         Ok(())
     })
+}
+
+/// Searches among a share of the videos, by default and exactly.
+fn filtered(searcher: &Searcher, queries: &[f32], k: usize, share: f64) -> anyhow::Result<serde_json::Value> {
+    let drawn = |number: u64| (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11) as f64 / (1u64 << 53) as f64;
+    let some: VideoSet = searcher.video_numbers().into_iter().filter(|number| drawn(number.0) < share).collect();
+    let measure = |effort| -> anyhow::Result<Timed> {
+        let first = search(searcher, queries, k, Some(&some), effort)?;
+        let again = search(searcher, queries, k, Some(&some), effort)?;
+        Ok(if first.seconds < again.seconds { first } else { again })
+    };
+    let (exact, default) = (measure(Effort::Exact)?, measure(Effort::Default)?);
+    let mut line = event("filter", &default);
+    line["share"] = share.into();
+    line["videos"] = some.len().into();
+    line["recall"] = recall(&default.rows, &exact.rows).into();
+    line["exact_qps"] = (exact.each.len() as f64 / exact.seconds).into();
+    line["time_to_exact"] = (default.seconds / exact.seconds).into();
+    Ok(line)
+}
+
+/// As [`filtered`], but among the videos that lie farthest from the query: all that a walk meets first is not wanted.
+fn filtered_far(searcher: &Searcher, queries: &[f32], k: usize, share: f64) -> anyhow::Result<serde_json::Value> {
+    let dim = searcher.settings().dim;
+    let (mut found, mut truth, mut times) = (Vec::new(), Vec::new(), [0.0; 2]);
+    for query in queries.chunks_exact(dim) {
+        let mut best = std::collections::BTreeMap::new();
+        for hit in searcher.search(query, searcher.rows(), None, Effort::Exact)? {
+            best.entry(hit.video).or_insert(hit.score);
+        }
+        let mut videos: Vec<_> = best.into_iter().collect();
+        videos.sort_by(|a, b| a.1.total_cmp(&b.1));
+        videos.truncate((videos.len() as f64 * share) as usize);
+        let some: VideoSet = videos.into_iter().map(|(video, _)| video).collect();
+        for (effort, rows, seconds) in [(Effort::Exact, &mut truth, 0), (Effort::Default, &mut found, 1)] {
+            search(searcher, query, k, Some(&some), effort)?;
+            let timed = search(searcher, &query.repeat(5), k, Some(&some), effort)?;
+            times[seconds] += timed.seconds;
+            rows.extend(timed.rows.into_iter().take(1));
+        }
+    }
+    Ok(serde_json::json!({
+        "event": "filter_far", "share": share, "recall": recall(&found, &truth), "time_to_exact": times[1] / times[0],
+    }))
+}
+
+/// The share of `truth` that was found.
+fn recall(found: &[Vec<u32>], truth: &[Vec<u32>]) -> f64 {
+    let hits: usize = found.iter().zip(truth).map(|(f, t)| t.iter().filter(|row| f.contains(row)).count()).sum();
+    hits as f64 / truth.iter().map(Vec::len).sum::<usize>().max(1) as f64
 }

@@ -105,7 +105,8 @@ impl Index {
     ///
     /// [`Error::Locked`] if another writer has it.
     pub fn writer(&self) -> Result<Writer> {
-        Writer::open(&self.dir, &self.text)
+        // tantivy reads the list of its files when it opens: another process may have written since this index was opened.
+        Writer::open(&self.dir, &Text::open(&self.dir.join(TEXT))?)
     }
 
     /// A snapshot of the last commit.

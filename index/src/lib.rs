@@ -34,6 +34,7 @@
 #[cfg(target_endian = "big")]
 compile_error!("segment files are little-endian and mapped as they lie: big-endian targets are not supported");
 
+mod directory;
 mod error;
 mod graph;
 mod index;
@@ -41,6 +42,8 @@ mod manifest;
 #[allow(unsafe_code)] // maps memory
 mod map;
 mod nearest;
+mod packed;
+mod rounding;
 mod scan;
 mod searcher;
 mod segment;
@@ -55,6 +58,6 @@ pub use error::{Error, Result};
 pub use index::Index;
 pub use searcher::Searcher;
 pub use simd::{dot, gemv};
-pub use types::{Builder, Effort, Hit, Hnsw, RowRef, Settings, Span, Video, VideoNumber, VideoSet};
+pub use types::{Builder, Effort, Hit, Hnsw, Precision, RowRef, Settings, Span, Video, VideoNumber, VideoSet};
 pub use verify::{Problem, Report};
 pub use writer::Writer;

@@ -1,6 +1,6 @@
 //! The manifest: the root of the index, kept as the payload of tantivy's commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::types::{Builder, Hnsw, Settings};
 
 /// The manifest's format version.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 
 /// One segment file, as the manifest knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,24 @@ pub(crate) struct SegmentMeta {
     /// The file of its graph, if it has one: of the same number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) graph: Option<FileMeta>,
+    /// What rounding to half precision has cost, measured when the rows were put.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rounding: Option<Rounding>,
+}
+
+/// recall@10 of rounded vectors against what they were, as a share of what was looked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rounding {
+    /// Neighbours found.
+    pub(crate) found: u64,
+    /// Neighbours looked for.
+    pub(crate) of: u64,
+}
+
+impl Rounding {
+    pub(crate) fn plus(self, other: Rounding) -> Rounding {
+        Rounding { found: self.found.saturating_add(other.found), of: self.of.saturating_add(other.of) }
+    }
 }
 
 /// What the manifest knows of a file whose name it need not say.
@@ -56,6 +74,9 @@ pub(crate) struct Manifest {
     /// Numbers of dead videos by segment name, ascending.
     pub(crate) tombstones: BTreeMap<String, Vec<u64>>,
     pub(crate) state: Option<serde_json::Value>,
+    /// Versions of tantivy that wrote files of the text index, as its footers say it.
+    #[serde(default)]
+    pub(crate) written_by: BTreeSet<String>,
 }
 
 impl Manifest {
@@ -69,6 +90,7 @@ impl Manifest {
             segments: Vec::new(),
             tombstones: BTreeMap::new(),
             state: None,
+            written_by: BTreeSet::from([crate::text::version()]),
         }
     }
 
@@ -96,6 +118,14 @@ impl Manifest {
     pub(crate) fn dead(&self, segment: &str) -> &[u64] {
         self.tombstones.get(segment).map_or(&[], Vec::as_slice)
     }
+}
+
+/// The error for a root written before version 3, which had no checksum; `None` if the file is not such a one.
+pub(crate) fn old_version(path: &Path) -> Option<Error> {
+    let meta: serde_json::Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let payload: serde_json::Value = serde_json::from_str(meta.get("payload")?.as_str()?).ok()?;
+    let found = u32::try_from(payload.get("version")?.as_u64()?).ok()?;
+    (found < 3).then(|| Error::Version { path: path.to_owned(), expected: VERSION, found })
 }
 
 /// Whether settings are in their ranges.

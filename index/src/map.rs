@@ -2,8 +2,11 @@
 //! the only place of `unsafe`.
 
 use std::fs::File;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::path::Path;
+use std::sync::Arc;
+
+use stable_deref_trait::StableDeref;
 
 use crate::error::{Error, Result};
 
@@ -14,6 +17,8 @@ pub(crate) struct Mapped {
     #[cfg(unix)]
     guard: Option<guard::Guard>,
     map: memmap2::Mmap,
+    /// To look at its length again.
+    file: File,
 }
 
 impl Mapped {
@@ -21,28 +26,45 @@ impl Mapped {
     pub(crate) fn open(path: &Path, bytes: u64) -> Result<Mapped> {
         let file = File::open(path).map_err(Error::io("open", path))?;
         let found = file.metadata().map_err(Error::io("read the size of", path))?.len();
+        let wrong = |found: u64| Error::damaged(path, format!("{bytes} bytes"), format!("{found} bytes"));
         if found != bytes || bytes == 0 {
-            return Err(Error::damaged(path, format!("{bytes} bytes"), format!("{found} bytes")));
+            return Err(wrong(found));
         }
+        let mapped = Mapped::new(file).map_err(Error::io("map", path))?;
+        match mapped.map.len() as u64 {
+            found if found != bytes => Err(wrong(found)),
+            _ => Ok(mapped),
+        }
+    }
+
+    /// Maps the file as long as it is.
+    pub(crate) fn open_whole(path: &Path) -> std::io::Result<Mapped> {
+        Mapped::new(File::open(path)?)
+    }
+
+    fn new(file: File) -> std::io::Result<Mapped> {
         // SAFETY: the promise needed is that nobody changes the file while it is mapped. It is this
-        // crate's: segment files are written under another name, renamed once and never written
+        // crate's, and tantivy's: files are written and synced before a commit names them and never written
         // again, only unlinked. If a foreign process breaks it by cutting the file short, reads beyond
         // its new end give zeros (see `guard`), and `check` tells.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
+        let map = unsafe { memmap2::Mmap::map(&file) }?;
         Ok(Mapped {
             #[cfg(unix)]
             guard: guard::Guard::new(&map),
             map,
+            file,
         })
     }
 
-    /// Whether no read went beyond the end of a file that was cut short.
+    /// Whether the file is as long as it was: if it was cut short, zeros may have been read.
     pub(crate) fn check(&self, path: &Path) -> Result<()> {
+        // A cut within a page raises no signal: its rest reads as zeros.
+        let cut = self.file.metadata().map_err(Error::io("read the size of", path))?.len() < self.map.len() as u64;
         #[cfg(unix)]
-        if self.guard.as_ref().is_some_and(guard::Guard::was_needed) {
+        let cut = cut || self.guard.as_ref().is_some_and(guard::Guard::was_needed);
+        if cut {
             return Err(Error::damaged(path, "the length it was opened with", "a file cut short meanwhile"));
         }
-        let _ = path;
         Ok(())
     }
 
@@ -59,6 +81,14 @@ impl Mapped {
         Some(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / 4) })
     }
 
+    /// Bytes `range` as `i8`; `None` if out of range.
+    pub(crate) fn signed(&self, range: Range<usize>) -> Option<&[i8]> {
+        let bytes = self.map.get(range)?;
+        // SAFETY: i8 has the size and the alignment of u8, and every bit pattern is one; the
+        // result borrows `self`, which keeps the mapping.
+        Some(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) })
+    }
+
     /// Bytes `range` as `u16`; `None` if out of range, misaligned or not a multiple of 2.
     pub(crate) fn halves(&self, range: Range<usize>) -> Option<&[u16]> {
         let bytes = checked::<u16>(self.map.get(range)?)?;
@@ -66,6 +96,21 @@ impl Mapped {
         Some(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / 2) })
     }
 }
+
+/// A mapped file as tantivy wants it.
+#[derive(Clone)]
+pub(crate) struct Shared(pub(crate) Arc<Mapped>);
+
+impl Deref for Shared {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
+// SAFETY: the bytes lie in the mapping, which stays where it is however `Shared` is moved or cloned, until the last clone is dropped.
+unsafe impl StableDeref for Shared {}
 
 /// The bytes, if they are aligned for and a whole number of `T`.
 fn checked<T>(bytes: &[u8]) -> Option<&[u8]> {

@@ -7,13 +7,16 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::index::SEGMENTS;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Rounding};
 use crate::nearest::{self, Part};
-use crate::scan::{self, RUN_ROWS, Run};
+use crate::scan::{self, Run, push_run};
 use crate::segment::{Entry, Segment};
 use crate::simd;
 use crate::text::{Text, TextReader};
 use crate::types::{Effort, Hit, RowRef, Settings, Span, Video, VideoNumber, VideoSet};
+
+/// Among so many times more videos, those of a set are looked up one by one.
+const SEEK: usize = 16;
 
 /// Attempts to open a snapshot while commits swap files below it.
 const ATTEMPTS: u32 = 20;
@@ -26,9 +29,8 @@ pub struct Searcher {
     text: TextReader,
     pub(crate) manifest: Manifest,
     pub(crate) segments: Vec<Segment>,
-    /// Live rows in order, segment after segment.
-    runs: Vec<Run>,
-    parts: Vec<Part>,
+    /// The live rows.
+    live: Vec<Part>,
     rows: usize,
 }
 
@@ -60,29 +62,51 @@ impl Searcher {
     fn assemble(dir: &Path, text: &Text, manifest: Manifest) -> Result<Searcher> {
         let text = text.reader()?;
         let folder = dir.join(SEGMENTS);
-        let dim = manifest.settings.dim;
-        let opened = manifest.segments.iter().map(|meta| Segment::open(folder.join(&meta.name), dim, meta));
+        let opened =
+            manifest.segments.iter().map(|meta| Segment::open(folder.join(&meta.name), &manifest.settings, meta));
         let segments = opened.collect::<Result<Vec<_>>>()?;
-        let mut runs = Vec::new();
-        for (i, (segment, meta)) in segments.iter().zip(&manifest.segments).enumerate() {
-            let dead = manifest.dead(&meta.name);
-            for entry in segment.entries().filter(|entry| dead.binary_search(&entry.number).is_err()) {
-                let mut done = 0;
-                // A video without rows is one empty run: it is live all the same.
-                while done < entry.rows || (done == 0 && entry.rows == 0) {
-                    let rows = (entry.rows - done).min(RUN_ROWS);
-                    let video = VideoNumber(entry.number);
-                    runs.push(Run { segment: i as u32, first: entry.first_row + done, rows, video });
-                    if rows == 0 {
-                        break;
+        let mut live = Vec::new();
+        for (i, (segment, meta)) in (0..).zip(segments.iter().zip(&manifest.segments)) {
+            let (mut runs, mut next) = (Vec::new(), 0);
+            // Tombstones ascend, and rows with them: what lies between is live.
+            for entry in manifest.dead(&meta.name).iter().filter_map(|number| segment.find(*number)) {
+                push_run(&mut runs, Run { segment: i, first: next, rows: entry.first_row.saturating_sub(next) });
+                next = next.max(entry.first_row + entry.rows);
+            }
+            push_run(&mut runs, Run { segment: i, first: next, rows: segment.rows() - next });
+            live.extend(Part::new(runs));
+        }
+        let rows = live.iter().map(|part| part.rows).sum();
+        Ok(Searcher { text, manifest, segments, live, rows })
+    }
+
+    /// The live rows of the videos in `set`.
+    fn select(&self, set: &VideoSet) -> Vec<Part> {
+        let mut parts = Vec::new();
+        for (i, (segment, meta)) in (0..).zip(self.segments.iter().zip(&self.manifest.segments)) {
+            let dead = self.manifest.dead(&meta.name);
+            let mut runs = Vec::new();
+            let mut add = |entry: Entry| {
+                if dead.binary_search(&entry.number).is_err() {
+                    push_run(&mut runs, Run { segment: i, first: entry.first_row, rows: entry.rows });
+                }
+            };
+            let Some((first, last)) = segment.numbers() else { continue };
+            let among = set.between(VideoNumber(first), VideoNumber(last));
+            if among.len() < segment.entries().len() / SEEK {
+                among.iter().filter_map(|number| segment.find(number.0)).for_each(&mut add);
+            } else {
+                let mut among = among.iter().peekable();
+                for entry in segment.entries() {
+                    while among.next_if(|number| number.0 < entry.number).is_some() {}
+                    if among.peek().is_some_and(|number| number.0 == entry.number) {
+                        add(entry);
                     }
-                    done += rows;
                 }
             }
+            parts.extend(Part::new(runs));
         }
-        let parts = nearest::parts(&runs);
-        let rows = parts.iter().map(|part| part.rows).sum();
-        Ok(Searcher { text, manifest, segments, runs, parts, rows })
+        parts
     }
 
     /// Live rows.
@@ -116,7 +140,12 @@ impl Searcher {
 
     /// Numbers of live videos, ascending.
     pub fn video_numbers(&self) -> Vec<VideoNumber> {
-        let mut numbers: Vec<_> = self.runs.iter().map(|run| run.video).collect();
+        let mut numbers = Vec::new();
+        for (segment, meta) in self.segments.iter().zip(&self.manifest.segments) {
+            let dead = self.manifest.dead(&meta.name);
+            let live = segment.entries().filter(|entry| dead.binary_search(&entry.number).is_err());
+            numbers.extend(live.map(|entry| VideoNumber(entry.number)));
+        }
         numbers.sort_unstable();
         numbers.dedup();
         numbers
@@ -145,11 +174,17 @@ impl Searcher {
         })
     }
 
-    /// The spans and the vectors (row after row) of a live video; `None` for any other number.
-    pub fn rows_of(&self, number: VideoNumber) -> Option<(Vec<Span>, Vec<f32>)> {
-        let (i, Entry { first_row, rows, .. }) = self.place(number)?;
+    /// The spans and the vectors (row after row, as the index's [`Precision`](crate::Precision) keeps them) of a live video; `None` for any other
+    /// number.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a file was cut short since it was opened.
+    pub fn rows_of(&self, number: VideoNumber) -> Result<Option<(Vec<Span>, Vec<f32>)>> {
+        let Some((i, Entry { first_row, rows, .. })) = self.place(number) else { return Ok(None) };
         let segment = &self.segments[i];
-        Some((segment.spans(first_row, rows).collect(), segment.vectors(first_row, rows).to_vec()))
+        let found = (segment.spans(first_row, rows).collect(), segment.vectors(first_row, rows).to_vec());
+        segment.check_file()?;
+        Ok(Some(found))
     }
 
     /// The `k` live rows with the highest dot product, best first, ties by row; only those of the
@@ -164,21 +199,28 @@ impl Searcher {
     /// cut short since it was opened.
     pub fn search(&self, query: &[f32], k: usize, filter: Option<&VideoSet>, effort: Effort) -> Result<Vec<Hit>> {
         self.check(query)?;
-        let best = match filter {
-            None => nearest::top(&self.segments, &self.runs, &self.parts, query, k, effort.ef()),
-            Some(set) => {
-                let runs: Vec<Run> = self.runs.iter().filter(|run| set.contains(run.video)).copied().collect();
-                nearest::top(&self.segments, &runs, &nearest::parts(&runs), query, k, effort.ef())
-            }
-        };
-        let hit = |found: scan::Candidate| Hit {
-            row: found.row,
-            video: found.video,
-            span: self.segments[found.row.segment as usize].spans(found.row.row, 1).next().unwrap_or_default(),
-            score: found.score,
-        };
-        let hits = best.into_iter().map(hit).collect();
+        match filter {
+            None => self.nearest(query, k, &self.live, effort),
+            Some(set) => self.nearest(query, k, &self.select(set), effort),
+        }
+    }
+
+    /// The answer to a query that was checked.
+    fn nearest(&self, query: &[f32], k: usize, parts: &[Part], effort: Effort) -> Result<Vec<Hit>> {
+        let mut lost = false;
+        let mut hits = nearest::top(&self.segments, parts, query, k, effort.ef(), |found| {
+            let segment = &self.segments[found.row.segment as usize];
+            let span = segment.spans(found.row.row, 1).next().unwrap_or_default();
+            let entry = segment.entry_of(found.row.row);
+            lost |= entry.is_none();
+            let video = VideoNumber(entry.map_or(0, |entry| entry.number));
+            Hit { row: found.row, video, span, score: found.score }
+        });
         self.check_files()?;
+        if lost {
+            // A damaged table names no video for the row.
+            hits.retain(|hit| hit.video.0 > 0);
+        }
         Ok(hits)
     }
 
@@ -199,38 +241,55 @@ impl Searcher {
         filter: Option<&VideoSet>,
         effort: Effort,
     ) -> Result<Vec<Vec<Hit>>> {
-        queries.par_chunks(self.manifest.settings.dim).map(|query| self.search(query, k, filter, effort)).collect()
+        let selected = filter.map(|set| self.select(set));
+        let parts = selected.as_deref().unwrap_or(&self.live);
+        let answers = queries.par_chunks(self.manifest.settings.dim).map(|query| {
+            self.check(query)?;
+            self.nearest(query, k, parts, effort)
+        });
+        answers.collect()
     }
 
-    /// recall@k of walks against the exact answer: the share of the `k` best other rows that is found, over about `sample` of
+    /// recall@k of walks against the exact answer, for each of `efforts`: the share of the `k` best other rows that is found, over about `sample` of
     /// the index's own rows as queries, evenly spread. 1 if there is nothing to find. Foreign queries are somewhat harder: no walk
     /// towards them was ever made.
-    pub fn ann_recall(&self, sample: usize, k: usize, effort: Effort) -> Result<f64> {
-        let dim = self.manifest.settings.dim;
-        let step = (self.rows / sample.max(1)).max(1);
-        let mut queries = Vec::new();
+    pub fn ann_recall(&self, sample: usize, k: usize, efforts: &[Effort]) -> Result<Vec<f64>> {
+        let step = self.rows.div_ceil(sample.max(1)).max(1);
+        let (mut queries, mut own) = (Vec::new(), Vec::new());
         let mut before = 0usize;
-        for run in &self.runs {
-            let rows = run.rows as usize;
+        for run in self.live.iter().flat_map(|part| &part.runs) {
             let first = before.next_multiple_of(step) - before;
-            for row in (first..rows).step_by(step) {
-                queries.extend(self.segments[run.segment as usize].vectors(run.first + row as u32, 1).to_vec());
+            for row in (first..run.rows as usize).step_by(step).map(|i| run.first + i as u32) {
+                queries.extend(self.segments[run.segment as usize].vectors(row, 1).to_vec());
+                own.push(RowRef { segment: run.segment, row });
             }
-            before += rows;
+            before += run.rows as usize;
         }
         // One more than asked for: the row itself.
-        let found = self.search_batch(&queries, k + 1, None, effort)?;
-        let exact = self.search_batch(&queries, k + 1, None, Effort::Exact)?;
-        let (mut hits, mut all) = (0, 0);
-        for ((query, found), exact) in queries.chunks(dim).zip(&found).zip(&exact) {
-            // Any row with the score of the last one is as good: still pictures repeat.
-            let own = simd::dot(query, query);
-            let last = exact.last().map_or(f32::INFINITY, |hit| hit.score);
-            let others = |hits: &[Hit]| hits.len() - usize::from(hits.iter().any(|hit| hit.score >= own));
-            all += others(exact);
-            hits += others(found).min(others(exact)) - found.iter().filter(|hit| hit.score < last).count();
+        let search = |effort| self.search_batch(&queries, k + 1, None, effort);
+        let exact = search(Effort::Exact)?;
+        let mut recalls = Vec::with_capacity(efforts.len());
+        for effort in efforts {
+            let (mut hits, mut all) = (0, 0);
+            for ((own, found), exact) in own.iter().zip(search(*effort)?).zip(&exact) {
+                let others = exact.iter().filter(|hit| hit.row != *own).take(k);
+                // Any row with the score of the last one is as good: still pictures repeat.
+                let (wanted, least) = others.fold((0, f32::INFINITY), |(n, _), hit| (n + 1, hit.score));
+                all += wanted;
+                hits += found.iter().filter(|hit| hit.row != *own && hit.score >= least).count().min(wanted);
+            }
+            recalls.push(if all == 0 { 1.0 } else { hits as f64 / all as f64 });
         }
-        Ok(if all == 0 { 1.0 } else { hits as f64 / all as f64 })
+        Ok(recalls)
+    }
+
+    /// What rounding to half precision has cost: recall@10 of rounded rows against what was put, measured within what each commit put (up to 16,384 rows of
+    /// it, every row compared) and averaged. Within a whole index neighbours lie closer, and it costs somewhat more. `None` at full precision, and if
+    /// no commit put enough rows for a measurement.
+    pub fn rounding_recall(&self) -> Option<f64> {
+        let measured = self.manifest.segments.iter().filter_map(|segment| segment.rounding);
+        let sum = measured.reduce(Rounding::plus)?;
+        (sum.of > 0).then(|| sum.found as f64 / sum.of as f64)
     }
 
     /// Share of the rows in segment files that are dead: [`Writer::compact`](crate::Writer::compact) removes them.
@@ -256,7 +315,11 @@ impl Searcher {
     /// As [`Searcher::search`].
     pub fn scores(&self, query: &[f32], mut visit: impl FnMut(RowRef, f32)) -> Result<()> {
         self.check(query)?;
-        self.runs.iter().for_each(|run| scan::score_run(&self.segments, run, query, &mut visit));
+        let mut scaled = Vec::new();
+        let power = simd::scale_into(query, &mut scaled);
+        let runs = self.live.iter().flat_map(|part| &part.runs);
+        let mut told = |row, score| visit(row, simd::times_power(score, power));
+        runs.for_each(|run| scan::each_score(&self.segments, run, &scaled, &mut told));
         self.check_files()
     }
 

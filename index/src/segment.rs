@@ -6,45 +6,77 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::graph::Plane;
 use crate::graph::file::Frozen;
 use crate::manifest::{self, SegmentMeta};
 use crate::map::Mapped;
-use crate::simd::Halves;
-use crate::types::Span;
+use crate::packed::Planes;
+use crate::types::{Precision, Settings, Span};
 
 const MAGIC: &[u8; 8] = b"RSEEKVEC";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEADER: usize = 64;
 const SPAN_BYTES: u64 = 12;
 const VIDEO_BYTES: u64 = 16;
 
-/// Where the sections of a file lie: a pure function of its counts.
+/// What the header says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Head {
+    dim: u32,
+    rows: u32,
+    videos: u32,
+    /// Of a value: 32 or 16.
+    bits: u32,
+}
+
+/// Where the sections of a file lie: a pure function of its head.
+#[derive(Debug)]
 struct Layout {
-    spans: u64,
-    videos: u64,
+    second: usize,
+    third: usize,
+    exponents: usize,
+    spans: usize,
+    videos: usize,
     bytes: u64,
 }
 
-impl Layout {
-    /// `None` if the sizes overflow.
-    fn new(dim: u32, rows: u32, videos: u32) -> Option<Layout> {
-        let (dim, rows, videos) = (u64::from(dim), u64::from(rows), u64::from(videos));
-        let spans = (HEADER as u64).checked_add(rows.checked_mul(dim)?.checked_mul(4)?)?;
-        let table = spans.checked_add(rows * SPAN_BYTES)?.checked_next_multiple_of(8)?;
-        let bytes = table.checked_add(videos * VIDEO_BYTES + 4)?;
-        usize::try_from(bytes).ok()?;
-        Some(Layout { spans, videos: table, bytes })
+impl Head {
+    fn new(dim: usize, rows: u64, videos: usize, precision: Precision) -> Option<Head> {
+        let (dim, rows, videos) = (u32::try_from(dim).ok()?, u32::try_from(rows).ok()?, u32::try_from(videos).ok()?);
+        Some(Head { dim, rows, videos, bits: precision.bits() })
     }
 
-    fn header(&self, dim: u32, rows: u32, videos: u32) -> [u8; HEADER] {
+    /// `None` if the sizes overflow.
+    fn layout(self) -> Option<Layout> {
+        let (dim, rows, videos) = (u64::from(self.dim), u64::from(self.rows), u64::from(self.videos));
+        let plane = rows.checked_mul(dim)?;
+        let second = (HEADER as u64).checked_add(plane)?;
+        let third = second.checked_add(plane)?;
+        let exponents = third.checked_add(plane.checked_mul(u64::from(self.bits / 16 - 1) * 2)?)?;
+        let spans = exponents.checked_add(rows)?.checked_next_multiple_of(8)?;
+        let table = spans.checked_add(rows * SPAN_BYTES)?.checked_next_multiple_of(8)?;
+        let bytes = table.checked_add(videos * VIDEO_BYTES + 4)?;
+        let at = |place: u64| usize::try_from(place).ok();
+        at(bytes)?;
+        Some(Layout {
+            second: at(second)?,
+            third: at(third)?,
+            exponents: at(exponents)?,
+            spans: at(spans)?,
+            videos: at(table)?,
+            bytes,
+        })
+    }
+
+    fn bytes(self, layout: &Layout) -> [u8; HEADER] {
         let mut header = [0; HEADER];
         header[..8].copy_from_slice(MAGIC);
-        for (at, word) in [(8, VERSION), (12, dim), (16, rows), (20, videos)] {
-            header[at..at + 4].copy_from_slice(&word.to_le_bytes());
+        let words = [VERSION, self.dim, self.rows, self.videos, self.bits];
+        for (place, word) in header[8..28].chunks_exact_mut(4).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
         }
-        for (at, long) in [(24, HEADER as u64), (32, self.spans), (40, self.videos), (48, self.bytes)] {
-            header[at..at + 8].copy_from_slice(&long.to_le_bytes());
+        let longs = [layout.spans as u64, layout.videos as u64, layout.bytes];
+        for (place, long) in header[32..56].chunks_exact_mut(8).zip(longs) {
+            place.copy_from_slice(&long.to_le_bytes());
         }
         let crc = crc32fast::hash(&header[..60]);
         header[60..].copy_from_slice(&crc.to_le_bytes());
@@ -65,10 +97,10 @@ pub(crate) struct Part<'a> {
     pub(crate) number: u64,
     /// start, end, at: three words a row.
     pub(crate) spans: &'a [u32],
-    pub(crate) vectors: Halves<'a>,
+    pub(crate) vectors: Planes<'a>,
 }
 
-/// An open segment file. Everything that later calls index with was checked on open.
+/// An open segment file. Its sections lie within the file; what its table of videos says is compared with its bounds where it is followed.
 #[derive(Debug)]
 pub(crate) struct Segment {
     path: PathBuf,
@@ -76,8 +108,7 @@ pub(crate) struct Segment {
     dim: usize,
     rows: usize,
     videos: usize,
-    spans_at: usize,
-    videos_at: usize,
+    layout: Layout,
     pub(crate) graph: Option<Frozen>,
 }
 
@@ -89,8 +120,8 @@ pub(crate) fn word(bytes: &[u8], at: usize) -> u32 {
 }
 
 impl Segment {
-    /// Opens the files that `meta` describes and checks their structure, not their checksums.
-    pub(crate) fn open(path: PathBuf, dim: usize, meta: &SegmentMeta) -> Result<Segment> {
+    /// Opens the files that `meta` describes and checks their structure, not their checksums, nor the table of videos.
+    pub(crate) fn open(path: PathBuf, settings: &Settings, meta: &SegmentMeta) -> Result<Segment> {
         let map = Mapped::open(&path, meta.bytes)?;
         let bytes = map.bytes();
         let Some(header) = bytes.get(..HEADER) else {
@@ -103,19 +134,18 @@ impl Segment {
         if version != VERSION {
             return Err(Error::Version { path, expected: VERSION, found: version });
         }
-        let layout = u32::try_from(dim).ok().and_then(|dim| Some((dim, Layout::new(dim, meta.rows, meta.videos)?)));
-        let Some((dim_word, layout)) = layout else {
-            return Err(Error::damaged(
-                &path,
-                "a size this machine can address",
-                format!("{} rows of {dim}", meta.rows),
-            ));
+        let (rows, videos) = (meta.rows as usize, meta.videos as usize);
+        let head = Head::new(settings.dim, rows as u64, videos, settings.precision);
+        let Some((head, layout)) = head.and_then(|head| Some((head, head.layout()?))) else {
+            let found = format!("{rows} rows of {}", settings.dim);
+            return Err(Error::damaged(&path, "a size this machine can address", found));
         };
-        if header != layout.header(dim_word, meta.rows, meta.videos) {
-            let wanted = format!("a header for {} rows of {dim} values and {} videos", meta.rows, meta.videos);
-            let (found_dim, rows, videos, crc) =
-                (word(header, 12), word(header, 16), word(header, 20), word(header, 60));
-            let found = format!("one for {rows} rows of {found_dim} values and {videos} videos, checksum {crc:08x}");
+        if header != head.bytes(&layout) {
+            let told =
+                |dim, rows, videos, bits| format!("{rows} rows of {dim} values of {bits} bits and {videos} videos");
+            let wanted = format!("a header for {}", told(head.dim, head.rows, head.videos, head.bits));
+            let [dim, rows, videos, bits, crc] = [12, 16, 20, 24, 60].map(|at| word(header, at));
+            let found = format!("one for {}, checksum {crc:08x}", told(dim, rows, videos, bits));
             return Err(Error::damaged(&path, wanted, found));
         }
         if bytes.len() as u64 != layout.bytes {
@@ -125,18 +155,14 @@ impl Segment {
         if crc != meta.crc {
             return Err(Error::damaged(&path, format!("trailing checksum {:08x}", meta.crc), format!("{crc:08x}")));
         }
-        let (rows, videos) = (meta.rows as usize, meta.videos as usize);
-        let (spans_at, videos_at) = (layout.spans as usize, layout.videos as usize);
+        if map.halves(layout.third..layout.exponents).is_none()
+            || map.words(layout.spans..layout.spans + rows * SPAN_BYTES as usize).is_none()
+        {
+            return Err(Error::damaged(&path, "aligned sections", "a misaligned mapping"));
+        }
         let open_graph = |graph| Frozen::open(path.with_file_name(manifest::graph_name(&meta.name)), meta, graph);
         let graph = meta.graph.map(open_graph).transpose()?;
-        let segment = Segment { map, dim, rows, videos, spans_at, videos_at, graph, path };
-        if segment.map.halves(HEADER..spans_at).is_none()
-            || segment.map.words(spans_at..spans_at + rows * SPAN_BYTES as usize).is_none()
-        {
-            return Err(Error::damaged(&segment.path, "aligned sections", "a misaligned mapping"));
-        }
-        segment.check_table()?;
-        Ok(segment)
+        Ok(Segment { map, dim: settings.dim, rows, videos, layout, graph, path })
     }
 
     /// Numbers ascend and the videos' rows follow one another without gap.
@@ -157,7 +183,7 @@ impl Segment {
         Ok(())
     }
 
-    /// Compares the checksum of the whole file with the one at its end.
+    /// Compares the checksum of the whole file with the one at its end, and looks through the table of videos.
     pub(crate) fn verify(&self) -> Result<()> {
         let bytes = self.map.bytes();
         let (body, wanted) = (&bytes[..bytes.len() - 4], word(bytes, bytes.len() - 4));
@@ -165,7 +191,7 @@ impl Segment {
         if found != wanted {
             return Err(Error::damaged(&self.path, format!("checksum {wanted:08x}"), format!("{found:08x}")));
         }
-        Ok(())
+        self.check_table()
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -182,11 +208,6 @@ impl Segment {
         self.rows as u32
     }
 
-    /// What a graph is built over, and walks read.
-    pub(crate) fn plane(&self) -> Plane<'_> {
-        Plane { high: self.vectors(0, self.rows()).high, dim: self.dim }
-    }
-
     /// The video of a row: the last entry that begins at the row or before, and is not empty.
     pub(crate) fn entry_of(&self, row: u32) -> Option<Entry> {
         let (mut low, mut high) = (0, self.videos);
@@ -200,9 +221,18 @@ impl Segment {
 
     fn entry(&self, i: usize) -> Entry {
         let bytes = self.map.bytes();
-        let at = self.videos_at + i * VIDEO_BYTES as usize;
+        let at = self.layout.videos + i * VIDEO_BYTES as usize;
         let number = u64::from(word(bytes, at)) | u64::from(word(bytes, at + 4)) << 32;
-        Entry { number, first_row: word(bytes, at + 8), rows: word(bytes, at + 12) }
+        // A damaged table must not name rows that are not there.
+        let first_row = word(bytes, at + 8).min(self.rows as u32);
+        let rows = word(bytes, at + 12).min(self.rows as u32 - first_row);
+        Entry { number, first_row, rows }
+    }
+
+    /// The least and the greatest number of a video; `None` if there are none.
+    pub(crate) fn numbers(&self) -> Option<(u64, u64)> {
+        let last = self.videos.checked_sub(1)?;
+        Some((self.entry(0).number, self.entry(last).number))
     }
 
     /// Videos, dead ones too, by ascending number and ascending row.
@@ -225,17 +255,26 @@ impl Segment {
         None
     }
 
-    /// The vectors of `rows` rows from `first`; empty if out of range, which open has excluded for entries.
-    pub(crate) fn vectors(&self, first: u32, rows: u32) -> Halves<'_> {
-        let plane = self.rows * self.dim * 2;
-        let (from, to) = (first as usize * self.dim * 2, (first as usize + rows as usize) * self.dim * 2);
-        let part = |plane: usize| self.map.halves(plane + from..plane + to).unwrap_or(&[]);
-        Halves { high: part(HEADER), low: part(HEADER + plane) }
+    /// The vectors of `rows` rows from `first`; empty if there are not so many.
+    pub(crate) fn vectors(&self, first: u32, rows: u32) -> Planes<'_> {
+        self.all_vectors().rows(first as usize, first as usize + rows as usize)
+    }
+
+    /// The vectors of all rows.
+    pub(crate) fn all_vectors(&self) -> Planes<'_> {
+        let Layout { second, third, exponents, .. } = self.layout;
+        Planes {
+            first: self.map.signed(HEADER..second).unwrap_or(&[]),
+            second: self.map.signed(second..third).unwrap_or(&[]),
+            third: self.map.halves(third..exponents).unwrap_or(&[]),
+            exponents: self.map.bytes().get(exponents..exponents + self.rows).unwrap_or(&[]),
+            dim: self.dim,
+        }
     }
 
     /// The spans of `rows` rows from `first`, three words a row.
     pub(crate) fn span_words(&self, first: u32, rows: u32) -> &[u32] {
-        let at = self.spans_at + first as usize * SPAN_BYTES as usize;
+        let at = self.layout.spans + first as usize * SPAN_BYTES as usize;
         self.map.words(at..at + rows as usize * SPAN_BYTES as usize).unwrap_or(&[])
     }
 
@@ -247,26 +286,33 @@ impl Segment {
 }
 
 /// Writes a segment file durably: a temporary name, sync, rename, sync of the folder.
-pub(crate) fn write(dir: &Path, name: &str, dim: usize, parts: &[Part<'_>]) -> Result<SegmentMeta> {
-    let too_large = |found: String| Error::Argument { what: "segment", expected: "fewer than 2^32 rows", found };
+pub(crate) fn write(dir: &Path, name: &str, settings: &Settings, parts: &[Part<'_>]) -> Result<SegmentMeta> {
     let rows: u64 = parts.iter().map(|part| (part.spans.len() / 3) as u64).sum();
-    let words = (u32::try_from(dim), u32::try_from(rows), u32::try_from(parts.len()));
-    let (Ok(dim), Ok(rows), Ok(videos)) = words else {
-        return Err(too_large(format!("{rows} rows")));
-    };
-    let layout = Layout::new(dim, rows, videos).ok_or_else(|| too_large(format!("{rows} rows of {dim}")))?;
+    let head = Head::new(settings.dim, rows, parts.len(), settings.precision);
+    let (head, layout) = head.and_then(|head| Some((head, head.layout()?))).ok_or_else(|| Error::Argument {
+        what: "segment",
+        expected: "fewer than 2^32 rows, of a size this machine can address",
+        found: format!("{rows} rows of {}", settings.dim),
+    })?;
     let crc = replace(dir, name, |out| {
-        out.write(&layout.header(dim, rows, videos))?;
+        out.write(&head.bytes(&layout))?;
         for part in parts {
-            out.halves(part.vectors.high)?;
+            out.signed(part.vectors.first)?;
         }
         for part in parts {
-            out.halves(part.vectors.low)?;
+            out.signed(part.vectors.second)?;
         }
+        for part in parts {
+            out.halves(part.vectors.third)?;
+        }
+        for part in parts {
+            out.write(part.vectors.exponents)?;
+        }
+        out.pad(layout.spans)?;
         for part in parts {
             out.words(part.spans.iter().copied())?;
         }
-        out.write(&[0; 8][..(layout.videos - out.bytes) as usize])?;
+        out.pad(layout.videos)?;
         let mut first_row = 0;
         for part in parts {
             let rows = (part.spans.len() / 3) as u32;
@@ -276,7 +322,8 @@ pub(crate) fn write(dir: &Path, name: &str, dim: usize, parts: &[Part<'_>]) -> R
         }
         Ok(())
     })?;
-    Ok(SegmentMeta { name: name.to_owned(), rows, videos, bytes: layout.bytes, crc, graph: None })
+    let Head { rows, videos, .. } = head;
+    Ok(SegmentMeta { name: name.to_owned(), rows, videos, bytes: layout.bytes, crc, graph: None, rounding: None })
 }
 
 /// Writes a file and, at its end, its checksum, which is the result: under a temporary name, then sync, rename, sync of the folder.
@@ -317,6 +364,20 @@ impl Checked {
         self.crc.update(bytes);
         self.bytes += bytes.len() as u64;
         self.out.write_all(bytes)
+    }
+
+    /// Zeros up to offset `to`, fewer than 8.
+    fn pad(&mut self, to: usize) -> std::io::Result<()> {
+        self.write(&[0; 8][..(to as u64 - self.bytes) as usize])
+    }
+
+    fn signed(&mut self, values: &[i8]) -> std::io::Result<()> {
+        let mut block = [0; 8192];
+        for part in values.chunks(block.len()) {
+            block.iter_mut().zip(part).for_each(|(place, value)| *place = value.cast_unsigned());
+            self.write(&block[..part.len()])?;
+        }
+        Ok(())
     }
 
     fn halves(&mut self, halves: &[u16]) -> std::io::Result<()> {

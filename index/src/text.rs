@@ -1,8 +1,10 @@
 //! The text index: one tantivy document a video, which gives filters and metadata.
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use tantivy::Directory;
 use tantivy::collector::DocSetCollector;
 use tantivy::query::{AllQuery, BooleanQuery, Occur, Query, QueryParser, QueryParserError};
 use tantivy::schema::{
@@ -12,8 +14,9 @@ use tantivy::schema::{
 use tantivy::tokenizer::{LowerCaser, RemoveLongFilter, SimpleTokenizer, TextAnalyzer};
 use tantivy::{DocAddress, DocSet, ReloadPolicy, TERMINATED, TantivyDocument, Term};
 
+use crate::directory::Folder;
 use crate::error::{Error, Result};
-use crate::manifest::Manifest;
+use crate::manifest::{self, Manifest};
 use crate::types::{Video, VideoNumber, VideoSet};
 
 /// Folder of the text index.
@@ -67,10 +70,24 @@ fn schema() -> (Schema, Fields) {
     (schema.build(), fields)
 }
 
+/// The version of tantivy, as the footers of its files say it.
+pub(crate) fn version() -> String {
+    serde_json::to_string(tantivy::version()).unwrap_or_default()
+}
+
+/// tantivy panics on some damaged files.
+fn catch<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        let found = "one that tantivy fails to read (`verify` names the file)";
+        Err(Error::damaged(path, "a text index", found))
+    })
+}
+
 /// The text index of one folder.
 #[derive(Clone)]
 pub(crate) struct Text {
     pub(crate) index: tantivy::Index,
+    folder: Folder,
     fields: Fields,
     /// Folder of the text index, for errors.
     pub(crate) path: PathBuf,
@@ -79,16 +96,23 @@ pub(crate) struct Text {
 impl Text {
     /// Creates an empty text index in the existing, empty folder `path`.
     pub(crate) fn create(path: &Path) -> Result<Text> {
-        let index = tantivy::Index::create_in_dir(path, schema().0).map_err(Error::text(path))?;
-        Text::with(index, path)
+        let folder = Folder::open(path)?;
+        let settings = tantivy::IndexSettings::default();
+        let index = tantivy::Index::create(folder.clone(), schema().0, settings).map_err(Error::text(path))?;
+        Text::with(index, folder, path)
     }
 
     pub(crate) fn open(path: &Path) -> Result<Text> {
-        let index = tantivy::Index::open_in_dir(path).map_err(Error::text(path))?;
-        Text::with(index, path)
+        let folder = Folder::open(path)?;
+        let opened = catch(path, || tantivy::Index::open(folder.clone()).map_err(Error::text(path)));
+        match opened {
+            Ok(index) => Text::with(index, folder, path),
+            // Before version 3 the root had no checksum.
+            Err(error) => Err(manifest::old_version(&path.join("meta.json")).unwrap_or(error)),
+        }
     }
 
-    fn with(index: tantivy::Index, path: &Path) -> Result<Text> {
+    fn with(index: tantivy::Index, folder: Folder, path: &Path) -> Result<Text> {
         let (wanted, fields) = schema();
         if index.schema() != wanted {
             let found = "another schema: written by another version?";
@@ -96,7 +120,7 @@ impl Text {
         }
         let words = TextAnalyzer::builder(SimpleTokenizer::default()).filter(RemoveLongFilter::limit(255));
         index.tokenizers().register(WORDS, words.filter(LowerCaser).build());
-        Ok(Text { index, fields, path: path.to_owned() })
+        Ok(Text { index, folder, fields, path: path.to_owned() })
     }
 
     pub(crate) fn manifest(&self) -> Result<Manifest> {
@@ -104,11 +128,26 @@ impl Text {
         Manifest::parse(meta.payload.as_deref(), &self.path.join("meta.json"))
     }
 
+    /// The size of one of the files that tantivy replaces as wholes, after comparing its checksum.
+    pub(crate) fn checked_root(&self, name: &str) -> Result<u64> {
+        let content = self.folder.atomic_read(Path::new(name));
+        content.map(|content| content.len() as u64).map_err(Error::text(&self.path))
+    }
+
     /// The state of the last commit.
     pub(crate) fn reader(&self) -> Result<TextReader> {
-        let builder = self.index.reader_builder().reload_policy(ReloadPolicy::Manual);
-        let reader: tantivy::IndexReader = builder.try_into().map_err(Error::text(&self.path))?;
-        Ok(TextReader { text: self.clone(), searcher: reader.searcher() })
+        self.sound(|| {
+            let builder = self.index.reader_builder().reload_policy(ReloadPolicy::Manual);
+            let reader: tantivy::IndexReader = builder.try_into().map_err(Error::text(&self.path))?;
+            Ok(TextReader { text: self.clone(), searcher: reader.searcher() })
+        })
+    }
+
+    /// What tantivy makes of its files, which it trusts more than we do: a damaged one is an error all the same.
+    fn sound<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let done = catch(&self.path, work);
+        // A file cut short is the cause of whatever else went wrong.
+        self.folder.check().and(done)
     }
 
     pub(crate) fn id_term(&self, id: &str) -> Term {
@@ -229,8 +268,10 @@ impl TextReader {
 
     /// The number of the live video with this id.
     pub(crate) fn number_of(&self, id: &str) -> Result<Option<VideoNumber>> {
-        let doc = self.first(&self.text.id_term(id))?;
-        Ok(self.numbers(doc)?.pop())
+        self.text.sound(|| {
+            let doc = self.first(&self.text.id_term(id))?;
+            Ok(self.numbers(doc)?.pop())
+        })
     }
 
     fn record(&self, doc: DocAddress) -> Result<Video> {
@@ -242,13 +283,19 @@ impl TextReader {
     }
 
     pub(crate) fn video(&self, number: VideoNumber) -> Result<Video> {
-        let term = Term::from_field_u64(self.text.fields.number, number.0);
-        let doc = self.first(&term)?.ok_or(Error::UnknownVideo { number: number.0 })?;
-        self.record(doc)
+        self.text.sound(|| {
+            let term = Term::from_field_u64(self.text.fields.number, number.0);
+            let doc = self.first(&term)?.ok_or(Error::UnknownVideo { number: number.0 })?;
+            self.record(doc)
+        })
     }
 
     /// All live videos by ascending number.
     pub(crate) fn videos(&self) -> Result<Vec<(VideoNumber, Video)>> {
+        self.text.sound(|| self.all_videos())
+    }
+
+    fn all_videos(&self) -> Result<Vec<(VideoNumber, Video)>> {
         let mut docs: Vec<_> =
             self.searcher.search(&AllQuery, &DocSetCollector).map_err(self.error())?.into_iter().collect();
         docs.sort_unstable();
@@ -283,7 +330,9 @@ impl TextReader {
             .map_err(|error| refuse(error.to_string()))?
         };
         let parsed = exclude_from_all(parsed);
-        let docs = self.searcher.search(&parsed, &DocSetCollector).map_err(|error| refuse(error.to_string()))?;
-        Ok(self.numbers(docs)?.into_iter().collect())
+        self.text.sound(|| {
+            let docs = self.searcher.search(&parsed, &DocSetCollector).map_err(|error| refuse(error.to_string()))?;
+            Ok(self.numbers(docs)?.into_iter().collect())
+        })
     }
 }

@@ -14,12 +14,36 @@ pub struct Settings {
     /// How graphs are built.
     #[serde(default)]
     pub hnsw: Hnsw,
+    /// How finely values are kept.
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 impl Settings {
-    /// Settings for vectors of `dim` values, without attributes, with the default graphs.
+    /// Settings for vectors of `dim` values, without attributes, with the default graphs, at full precision.
     pub fn new(dim: usize) -> Settings {
-        Settings { dim, attributes: BTreeMap::new(), hnsw: Hnsw::default() }
+        Settings { dim, attributes: BTreeMap::new(), hnsw: Hnsw::default(), precision: Precision::Full }
+    }
+}
+
+/// How finely values are kept, in fixed point with one power of two a row (see the crate's README).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Precision {
+    /// 32 bits a value: `f32` in all but a row's least values. With 2^e the least power of two that is at least 128/127 of the largest value of a row, values of
+    /// 2^(e-8) and more are kept bit for bit, others within 2^(e-32).
+    #[default]
+    Full,
+    /// 16 bits a value, half the file: within 2^(e-16) and 2^(e-32). [`Searcher::rounding_recall`](crate::Searcher::rounding_recall) tells what
+    /// that costs.
+    Half,
+}
+
+impl Precision {
+    pub(crate) fn bits(self) -> u32 {
+        match self {
+            Precision::Full => 32,
+            Precision::Half => 16,
+        }
     }
 }
 
@@ -160,6 +184,13 @@ impl VideoSet {
     /// Whether the video is in the set.
     pub fn contains(&self, number: VideoNumber) -> bool {
         self.0.binary_search(&number).is_ok()
+    }
+
+    /// Those of the set from `first` to `last`, both included, ascending.
+    pub(crate) fn between(&self, first: VideoNumber, last: VideoNumber) -> &[VideoNumber] {
+        let from = self.0.partition_point(|number| *number < first);
+        let to = self.0.partition_point(|number| *number <= last);
+        self.0.get(from..to).unwrap_or(&[])
     }
 
     /// Videos in the set.

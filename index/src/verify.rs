@@ -1,9 +1,11 @@
 //! Reads every file of an index and compares checksums.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use tantivy::index::SegmentComponent;
+
+use crate::directory;
 use crate::error::Result;
 use crate::graph::file::Frozen;
 use crate::index::SEGMENTS;
@@ -54,7 +56,7 @@ pub(crate) fn verify(dir: &Path) -> Report {
             return report;
         }
     };
-    text_files(&text, &mut report);
+    text_files(&text, &manifest, &mut report);
     segment_files(dir, &manifest, &mut report);
     if report.is_sound()
         && let Err(error) = agreement(dir, &text, &mut report)
@@ -64,18 +66,44 @@ pub(crate) fn verify(dir: &Path) -> Report {
     report
 }
 
-fn text_files(text: &Text, report: &mut Report) {
-    match text.index.validate_checksum() {
-        Ok(damaged) => {
-            for file in damaged {
-                report.problem(&text.path.join(file), "its checksum does not match: build the index again");
+fn text_files(text: &Text, manifest: &Manifest, report: &mut Report) {
+    // Reading the root compares its checksum.
+    let meta = match text.index.load_metas() {
+        Ok(meta) => meta,
+        Err(error) => return report.problem(&text.path, error),
+    };
+    let deleted = meta.segments.iter().filter(|segment| segment.has_deletes());
+    let deleted: Vec<_> = deleted.map(|segment| segment.relative_path(SegmentComponent::Delete)).collect();
+    let mut names: Vec<_> = meta.list_segment_files().into_iter().collect();
+    names.sort();
+    for name in names {
+        let path = text.path.join(&name);
+        match directory::check(&path) {
+            Ok((bytes, version)) => {
+                report.files += 1;
+                report.bytes += bytes;
+                if !manifest.written_by.contains(&version) {
+                    report.problem(&path, format!("no tantivy {version} wrote this index: its end is damaged"));
+                }
             }
+            // Named in any case, written only when there is something to say.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let may_lack = name.extension().is_some_and(|end| end == "del" || end == "temp");
+                if !may_lack || deleted.contains(&name) {
+                    report.problem(&path, "it is missing: restore the index from a copy or build it again");
+                }
+            }
+            Err(error) => report.problem(&path, error),
         }
-        Err(error) => report.problem(&text.path, error),
     }
-    for entry in fs::read_dir(&text.path).into_iter().flatten().flatten() {
-        report.files += 1;
-        report.bytes += entry.metadata().map_or(0, |data| data.len());
+    for name in ["meta.json", ".managed.json"] {
+        match text.checked_root(name) {
+            Ok(bytes) => {
+                report.files += 1;
+                report.bytes += bytes;
+            }
+            Err(error) => report.problem(&text.path.join(name), error),
+        }
     }
 }
 
@@ -83,7 +111,7 @@ fn segment_files(dir: &Path, manifest: &Manifest, report: &mut Report) {
     for meta in &manifest.segments {
         let path = dir.join(SEGMENTS).join(&meta.name);
         report.files += meta.names().count();
-        match Segment::open(path.clone(), manifest.settings.dim, meta) {
+        match Segment::open(path.clone(), &manifest.settings, meta) {
             Ok(segment) => {
                 report.bytes += segment.bytes();
                 let graph = segment.graph.as_ref().map_or(Ok(()), Frozen::verify);

@@ -9,17 +9,18 @@ use tantivy::TantivyError;
 use crate::error::{Error, Result};
 use crate::graph::{self, MAX_ROWS};
 use crate::index::{SEGMENTS, TEXT_NEW};
-use crate::manifest::{self, Manifest, SegmentMeta};
+use crate::manifest::{self, Manifest, Rounding, SegmentMeta};
+use crate::packed::Packed;
+use crate::rounding;
 use crate::searcher::{Searcher, check_finite};
 use crate::segment::{self, Part, Segment};
-use crate::simd::{Halves, split};
-use crate::text::Text;
-use crate::types::{Span, Video, VideoNumber};
+use crate::text::{self, TEXT, Text};
+use crate::types::{Precision, Settings, Span, Video, VideoNumber};
 
-/// More segments than this and the small ones are merged.
+/// More segments than this and the smallest are merged.
 const MAX_SEGMENTS: usize = 8;
-/// Segments with fewer rows are small.
-const SMALL_ROWS: u32 = 1 << 16;
+/// A segment of more than so many times the rows of all smaller ones is left alone.
+const TIER: u64 = 3;
 /// Longest id: it is a term of the text index, which must be able to find it again.
 const MAX_ID_BYTES: usize = 4096;
 const TEXT_MEMORY: usize = 20_000_000;
@@ -44,15 +45,10 @@ pub struct Writer {
 }
 
 struct Pending {
+    /// start, end, at: three words a row.
     spans: Vec<u32>,
-    high: Vec<u16>,
-    low: Vec<u16>,
-}
-
-impl Pending {
-    fn part(&self, number: u64) -> Part<'_> {
-        Part { number, spans: &self.spans, vectors: Halves { high: &self.high, low: &self.low } }
-    }
+    /// At full precision.
+    vectors: Packed,
 }
 
 impl std::fmt::Debug for Writer {
@@ -149,8 +145,7 @@ impl Writer {
         self.inner.add_document(document).map_err(|error| self.fail(error))?;
         self.next_video += 1;
         let spans = spans.iter().flat_map(|span| [span.start_ms, span.end_ms, span.at_ms]).collect();
-        let (high, low) = split(vectors);
-        self.pending.insert(number, Pending { spans, high, low });
+        self.pending.insert(number, Pending { spans, vectors: Packed::new(vectors, dim) });
         self.pending_ids.insert(video.id, number);
         Ok(())
     }
@@ -271,9 +266,7 @@ impl Writer {
         let all_dead = |segment: &SegmentMeta| next.dead(&segment.name).len() == segment.videos as usize;
         next.segments = next.segments.iter().filter(|segment| !all_dead(segment)).cloned().collect();
         if !self.pending.is_empty() {
-            let parts: Vec<_> = self.pending.iter().map(|(number, video)| video.part(*number)).collect();
-            let name = manifest::segment_name(self.next_segment);
-            next.segments.push(segment::write(&self.dir.join(SEGMENTS), &name, next.settings.dim, &parts)?);
+            next.segments.push(self.write_pending(&next.settings)?);
             self.next_segment += 1;
         }
         let names = self.to_merge(&next, merge);
@@ -283,9 +276,35 @@ impl Writer {
         self.build_graphs(&mut next)?;
         let live: HashSet<_> = next.segments.iter().map(|segment| segment.name.as_str()).collect();
         next.tombstones.retain(|name, dead| live.contains(name.as_str()) && !dead.is_empty());
+        next.written_by.insert(text::version());
         next.next_video = self.next_video;
         next.next_segment = self.next_segment;
         Ok(next)
+    }
+
+    fn write_pending(&self, settings: &Settings) -> Result<SegmentMeta> {
+        let halved: Vec<Packed> = match settings.precision {
+            Precision::Full => Vec::new(),
+            Precision::Half => self.pending.values().map(|video| video.vectors.halved()).collect(),
+        };
+        let parts: Vec<Part<'_>> = (self.pending.iter().enumerate())
+            .map(|(i, (number, video))| {
+                let vectors = halved.get(i).unwrap_or(&video.vectors).view();
+                Part { number: *number, spans: &video.spans, vectors }
+            })
+            .collect();
+        let name = manifest::segment_name(self.next_segment);
+        let mut meta = segment::write(&self.dir.join(SEGMENTS), &name, settings, &parts)?;
+        if settings.precision == Precision::Half {
+            let pairs: Vec<_> = self
+                .pending
+                .values()
+                .map(|video| video.vectors.view())
+                .zip(parts.iter().map(|part| part.vectors))
+                .collect();
+            meta.rounding = Some(rounding::measure(&pairs));
+        }
+        Ok(meta)
     }
 
     /// Gives a graph to every segment that is large enough for one.
@@ -294,21 +313,28 @@ impl Writer {
         for meta in &mut next.segments {
             if meta.graph.is_none() && (settings.hnsw.min_rows.max(1)..MAX_ROWS).contains(&meta.rows) {
                 manifest::check_builder(settings)?;
-                let segment = Segment::open(folder.join(&meta.name), settings.dim, meta)?;
-                let built = graph::build(segment.plane(), meta.rows, &settings.hnsw);
+                let segment = Segment::open(folder.join(&meta.name), settings, meta)?;
+                let built = graph::build(segment.all_vectors().codes(), meta.rows, &settings.hnsw);
+                segment.check_file()?;
                 meta.graph = Some(graph::file::write(&folder, &manifest::graph_name(&meta.name), &built, meta.crc)?);
             }
         }
         Ok(())
     }
 
-    /// The rule: more than [`MAX_SEGMENTS`], and all with fewer than [`SMALL_ROWS`] rows become one.
+    /// The rule: more than [`MAX_SEGMENTS`], and the smallest become one, up to the first that is more than [`TIER`] times as large as all before
+    /// it. So a search never walks more than a few, and a row is written anew less often than the binary logarithm of the commits.
     fn to_merge(&self, next: &Manifest, mut names: Vec<String>) -> Vec<String> {
         if names.is_empty() && next.segments.len() > MAX_SEGMENTS {
-            let small = next.segments.iter().filter(|segment| segment.rows < SMALL_ROWS);
-            names = small.map(|segment| segment.name.clone()).collect();
-            if names.len() < 2 {
-                names.clear();
+            let mut sorted: Vec<_> = next.segments.iter().collect();
+            sorted.sort_by_key(|segment| segment.rows);
+            let mut rows = 0;
+            for segment in sorted {
+                if names.len() >= 2 && u64::from(segment.rows) > TIER * rows {
+                    break;
+                }
+                rows += u64::from(segment.rows);
+                names.push(segment.name.clone());
             }
         }
         names
@@ -319,8 +345,7 @@ impl Writer {
         let folder = self.dir.join(SEGMENTS);
         let (old, kept): (Vec<_>, Vec<_>) = next.segments.drain(..).partition(|segment| names.contains(&segment.name));
         next.segments = kept;
-        let dim = next.settings.dim;
-        let open = |meta: &SegmentMeta| Segment::open(folder.join(&meta.name), dim, meta);
+        let open = |meta: &SegmentMeta| Segment::open(folder.join(&meta.name), &next.settings, meta);
         let opened = old.iter().map(open).collect::<Result<Vec<_>>>()?;
         let mut parts = Vec::new();
         for (segment, meta) in opened.iter().zip(&old) {
@@ -334,16 +359,17 @@ impl Writer {
         parts.sort_unstable_by_key(|part| part.number);
         if !parts.is_empty() {
             let name = manifest::segment_name(self.next_segment);
-            let merged = segment::write(&folder, &name, dim, &parts)?;
+            let mut merged = segment::write(&folder, &name, &next.settings, &parts)?;
+            merged.rounding = old.iter().filter_map(|meta| meta.rounding).reduce(Rounding::plus);
             self.next_segment += 1;
             next.segments.push(merged);
         }
-        let merged_away: Vec<_> = old.iter().map(|meta| meta.name.clone()).collect();
-        next.segments.retain(|segment| !merged_away.contains(&segment.name));
-        for name in merged_away {
-            next.tombstones.remove(&name);
-            if !self.committed.manifest.segments.iter().any(|segment| segment.name == name) {
-                let _ = fs::remove_file(folder.join(&name)); // written by this very commit
+        // Nor what was read of a file that was cut short meanwhile.
+        opened.iter().try_for_each(Segment::check_file)?;
+        for meta in &old {
+            next.tombstones.remove(&meta.name);
+            if !self.committed.manifest.segments.iter().any(|segment| segment.name == meta.name) {
+                let _ = fs::remove_file(folder.join(&meta.name)); // written by this very commit
             }
         }
         Ok(())
@@ -360,6 +386,12 @@ fn remove_orphans(dir: &Path, manifest: &Manifest) -> Result<()> {
         let named = manifest.segments.iter().flat_map(SegmentMeta::names).any(|known| known == name);
         if manifest::is_ours(finished) && !named {
             fs::remove_file(entry.path()).map_err(Error::io("remove", &entry.path()))?;
+        }
+    }
+    // Temporary files of tantivy, which it forgets: `.tmp` and six letters.
+    for entry in fs::read_dir(dir.join(TEXT)).map_err(Error::io("list", dir))?.flatten() {
+        if entry.file_name().to_string_lossy().strip_prefix(".tmp").is_some_and(|rest| rest.len() == 6) {
+            let _ = fs::remove_file(entry.path());
         }
     }
     for entry in fs::read_dir(dir).map_err(Error::io("list", dir))?.flatten() {

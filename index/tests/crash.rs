@@ -40,7 +40,7 @@ fn state(searcher: &Searcher) -> BTreeMap<String, u64> {
     for number in searcher.video_numbers() {
         let video = searcher.video(number).unwrap();
         let n: u64 = video.title.parse().unwrap();
-        let (spans, vectors) = searcher.rows_of(number).unwrap();
+        let (spans, vectors) = searcher.rows_of(number).unwrap().unwrap();
         assert!(vectors == rows(n) && spans.iter().all(|span| u64::from(span.at_ms) == n), "video {n}");
         assert_eq!(video.id, format!("v{}", n % IDS));
         assert!(found.insert(video.id, n).is_none(), "twice");
@@ -178,7 +178,7 @@ fn readers_beside_a_writer_see_whole_commits() {
                         let n = count(&found);
                         assert!(n >= last && n.is_multiple_of(EACH), "a commit is seen whole, and never taken back");
                         assert_eq!(found, after(n));
-                        for hit in searcher.search(&[1.0; DIM], 5, None, Effort::Ef(5)).unwrap() {
+                        for hit in searcher.search(&[1.0; DIM], 1, None, Effort::Ef(1)).unwrap() {
                             searcher.video(hit.video).unwrap();
                         }
                         // A snapshot does not change, whatever is committed meanwhile.

@@ -28,7 +28,7 @@ fn use_all(dir: &Path) -> Result<(), Error> {
     searcher.search(&[1.0; DIM], 10, None, Effort::Default)?;
     searcher.scores(&[1.0; DIM], |_, _| ())?;
     for number in searcher.video_numbers() {
-        searcher.rows_of(number);
+        searcher.rows_of(number)?;
     }
     Ok(())
 }
@@ -90,33 +90,106 @@ fn compact_refuses_to_launder_damage() {
     assert_eq!(index.searcher().unwrap().rows(), 44, "the commit before the merge stands");
 }
 
+/// The files of the text index that hold something, with their contents.
+fn text_files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = fs::read_dir(dir.join("text")).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = files.map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+    files.retain(|(_, bytes)| !bytes.is_empty()); // locks
+    files.sort();
+    files
+}
+
+/// As [`build`], with text to look for and a video that was removed.
+fn build_text(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    build(dir);
+    let mut writer = Index::open(dir).unwrap().writer().unwrap();
+    let title = "snow day in the hills".to_owned();
+    let video = Video { id: "t".into(), title, labels: vec!["skiing".into()], ..Video::default() };
+    writer.put(video, &[Span::default(); 2], &[0.5; 2 * DIM]).unwrap();
+    writer.remove("v1").unwrap();
+    writer.commit().unwrap();
+    writer.close().unwrap();
+    text_files(dir)
+}
+
+/// Uses the text index in every way; an error is fine, a panic is not.
+fn use_text(dir: &Path) -> Result<(), Error> {
+    let searcher = Index::open(dir)?.searcher()?;
+    for filter in ["", "title:snow", "skiing", "\"snow day\"", "duration:[0 TO 9]", "NOT id:v0"] {
+        searcher.filter(filter)?;
+    }
+    searcher.number_of("v2")?;
+    searcher.videos()?;
+    searcher.video_numbers().into_iter().try_for_each(|number| searcher.video(number).map(drop))
+}
+
 #[test]
-fn damaged_text_is_found() {
+fn a_text_index_cut_anywhere_is_found() {
+    let keep = tempfile::tempdir().unwrap();
+    let dir = keep.path().join("index");
+    let files = build_text(&dir);
+    use_text(&dir).unwrap();
+    assert!(files.len() > 8, "{files:?}");
+    for (path, whole) in files {
+        for i in 0..100 {
+            fs::write(&path, &whole[..whole.len() * i / 100]).unwrap();
+            let _ = use_text(&dir);
+            assert!(!Index::verify(&dir).unwrap().is_sound(), "{} {i}", path.display());
+        }
+        fs::remove_file(&path).unwrap();
+        let _ = use_text(&dir);
+        let verified = Index::verify(&dir);
+        assert!(verified.is_err() || !verified.unwrap().is_sound(), "{} is gone", path.display());
+        fs::write(&path, whole).unwrap();
+        assert!(Index::verify(&dir).unwrap().is_sound());
+    }
+    use_text(&dir).unwrap();
+}
+
+#[test]
+fn every_flipped_bit_of_a_text_index_is_found() {
+    let keep = tempfile::tempdir().unwrap();
+    let dir = keep.path().join("index");
+    for (path, whole) in build_text(&dir) {
+        let root = path.extension().is_some_and(|end| end == "json");
+        for i in 0..1000 {
+            let at = if whole.len() <= 1000 { i % whole.len() } else { whole.len() * i / 1000 };
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1 << ((i + i / whole.len()) % 8);
+            fs::write(&path, bytes).unwrap();
+            let used = use_text(&dir);
+            assert!(!root || used.is_err(), "{}: a flip at {at} is seen on open", path.display());
+            assert!(!Index::verify(&dir).unwrap().is_sound(), "{} byte {at}", path.display());
+        }
+        fs::write(&path, whole).unwrap();
+    }
+    use_text(&dir).unwrap();
+}
+
+#[test]
+fn old_and_newer_versions_say_what_to_do() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
     build(&dir);
-    let text = dir.join("text");
-    let store = fs::read_dir(&text).unwrap().map(|entry| entry.unwrap().path());
-    let store = store.into_iter().find(|path| path.extension().is_some_and(|name| name == "store")).unwrap();
-    let whole = fs::read(&store).unwrap();
-    let mut bytes = whole.clone();
-    bytes[3] ^= 1;
-    fs::write(&store, bytes).unwrap();
-    assert!(!Index::verify(&dir).unwrap().is_sound());
-    fs::write(&store, whole).unwrap();
-    assert!(Index::verify(&dir).unwrap().is_sound());
-
-    let meta = text.join("meta.json");
+    let meta = dir.join("text").join("meta.json");
     let whole = fs::read_to_string(&meta).unwrap();
-    for length in (0..whole.len()).step_by(97) {
-        fs::write(&meta, &whole[..length]).unwrap();
-        assert!(use_all(&dir).is_err(), "{length}");
-        assert!(!Index::verify(&dir).unwrap().is_sound(), "{length}");
-    }
-    let newer = whole.replacen("{\\\"version\\\":2", "{\\\"version\\\":3", 1);
-    assert_ne!(newer, whole);
-    fs::write(&meta, newer).unwrap();
-    assert!(matches!(use_all(&dir), Err(Error::Version { expected: 2, found: 3, .. })));
+    let body = &whole[..whole.len() - 16];
+    let with_version = |version: &str| {
+        let changed = body.replacen("{\\\"version\\\":3", &format!("{{\\\"version\\\":{version}"), 1);
+        assert_ne!(changed, body);
+        changed
+    };
+    // Versions 1 and 2 had no last line.
+    fs::write(&meta, with_version("2")).unwrap();
+    assert!(matches!(use_all(&dir), Err(Error::Version { expected: 3, found: 2, .. })));
+    assert!(!Index::verify(&dir).unwrap().is_sound());
+    let newer = with_version("4");
+    let line = format!("\ncrc32 {:08x}\n", crc32fast::hash(newer.as_bytes()));
+    fs::write(&meta, newer + &line).unwrap();
+    assert!(matches!(use_all(&dir), Err(Error::Version { expected: 3, found: 4, .. })));
+    // And a root of this version without its line is damaged, not old.
+    fs::write(&meta, body).unwrap();
+    assert!(matches!(use_all(&dir), Err(Error::Text { .. })));
 }
 
 /// An index with a graph, and the paths of its two files.
@@ -240,5 +313,32 @@ fn a_file_cut_short_while_it_is_searched_is_an_error_and_not_the_end() {
         }
         // What is whole goes on.
         assert_eq!(sound.search(&[1.0; DIM], 3, None, Effort::Ef(6)).unwrap().len(), 3);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_text_index_cut_short_while_it_is_served_is_an_error() {
+    let keep = tempfile::tempdir().unwrap();
+    let dir = keep.path().join("index");
+    build(&dir);
+    let mut writer = Index::open(&dir).unwrap().writer().unwrap();
+    for i in 0..3000 {
+        let video = Video { id: format!("w{i}"), title: format!("{i} days"), ..Video::default() };
+        writer.put(video, &[], &[]).unwrap();
+    }
+    writer.commit().unwrap();
+    writer.close().unwrap();
+    let searcher = Index::open(&dir).unwrap().searcher().unwrap();
+    assert_eq!(searcher.videos().unwrap().len(), 3005);
+    let (path, _) = text_files(&dir)
+        .into_iter()
+        .filter(|(path, _)| path.extension().is_some_and(|end| end == "store"))
+        .max_by_key(|(_, bytes)| bytes.len())
+        .unwrap();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+    for _ in 0..2 {
+        let error = searcher.videos().unwrap_err().to_string();
+        assert!(error.contains("cut short") && error.contains(path.to_str().unwrap()), "{error}");
     }
 }

@@ -60,7 +60,7 @@ fn recall(searcher: &Searcher, k: usize, filter: Option<&VideoSet>, effort: Effo
         for hit in &found {
             assert!(filter.is_none_or(|set| set.contains(hit.video)));
             // Its score is the exact one, and its video is its row's.
-            let (_, rows) = searcher.rows_of(hit.video).unwrap();
+            let (_, rows) = searcher.rows_of(hit.video).unwrap().unwrap();
             assert!(rows.chunks(DIM).any(|row| reelseek_index::dot(row, query) == hit.score), "{hit:?}");
             hits += usize::from(exact.iter().any(|e| e.row == hit.row));
         }
@@ -78,9 +78,9 @@ fn walks_find_what_scans_find_and_more_with_more_effort() {
     let found = [5, 10, 20, 40, 70].map(|ef| recall(&searcher, 5, None, Effort::Ef(ef)));
     assert!(found.is_sorted() && found[0] < 0.95 && found[4] > 0.99, "{found:?}");
     assert_eq!(recall(&searcher, 5, None, Effort::Exact), 1.0);
-    let own = [6, 70].map(|ef| searcher.ann_recall(500, 5, Effort::Ef(ef)).unwrap());
+    let own = searcher.ann_recall(500, 5, &[Effort::Ef(6), Effort::Ef(70)]).unwrap();
     assert!(own[0] < own[1] && own[1] > 0.99 && own[1] <= 1.0, "{found:?} {own:?}");
-    assert_eq!(searcher.ann_recall(50, 5, Effort::Exact).unwrap(), 1.0);
+    assert_eq!(searcher.ann_recall(50, 5, &[Effort::Exact]).unwrap(), [1.0]);
     assert!(Index::verify(keep.path().join("index")).unwrap().is_sound());
 }
 
@@ -96,6 +96,8 @@ fn filters_of_any_width_give_the_right_rows() {
             let recall = recall(&searcher, k, Some(&some), effort);
             assert!(recall >= 0.99, "{share} of 200 videos, k {k}, {effort:?}: {recall}");
         }
+        // So narrow that most are walked.
+        assert!(recall(&searcher, 2, Some(&some), Effort::Ef(8)) > 0.8, "{share}");
     }
     assert!(searcher.search(&[1.0; DIM], 5, Some(&VideoSet::default()), Effort::Ef(10)).unwrap().is_empty());
 }

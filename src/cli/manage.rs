@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use reelseek_index::{Effort, Index, Searcher};
+use reelseek_index::{Effort, Index, Precision, Searcher};
 
 use super::{FAILED, FOUND_NOTHING, IndexFolder, talk};
 use crate::ingest;
@@ -62,13 +62,12 @@ fn recall(searcher: &Searcher) -> reelseek_index::Result<Option<Recall>> {
     if searcher.segments().1 == 0 {
         return Ok(None);
     }
-    let default = searcher.ann_recall(SAMPLE, 10, Effort::Default)?;
-    for ef in (4..=12).map(|power| 1 << power) {
-        if searcher.ann_recall(SAMPLE, 10, Effort::Ef(ef))? >= RECALL {
-            return Ok(Some(Recall { default, ef: Some(ef) }));
-        }
-    }
-    Ok(Some(Recall { default, ef: None }))
+    let efs: Vec<usize> = (4..=12).map(|power| 1 << power).collect();
+    let mut efforts = vec![Effort::Default];
+    efforts.extend(efs.iter().map(|ef| Effort::Ef(*ef)));
+    let recalls = searcher.ann_recall(SAMPLE, 10, &efforts)?;
+    let ef = efs.into_iter().zip(&recalls[1..]).find(|(_, recall)| **recall >= RECALL).map(|(ef, _)| ef);
+    Ok(Some(Recall { default: recalls[0], ef }))
 }
 
 pub(super) fn info(arguments: &Info) -> anyhow::Result<ExitCode> {
@@ -84,6 +83,8 @@ pub(super) fn info(arguments: &Info) -> anyhow::Result<ExitCode> {
     let settings = searcher.settings();
     let recall = recall(&searcher)?;
     let (segments, graphs) = searcher.segments();
+    let bits = if settings.precision == Precision::Half { 16 } else { 32 };
+    let rounding = searcher.rounding_recall();
     let megabytes = searcher.mapped_bytes() as f64 / 1e6;
     if arguments.json {
         let mut value = serde_json::json!({
@@ -100,6 +101,8 @@ pub(super) fn info(arguments: &Info) -> anyhow::Result<ExitCode> {
             "deleted_share": searcher.deleted_share(),
             "ann_recall@10": recall.as_ref().map_or(1.0, |r| r.default),
             "ef_for_0.99": recall.as_ref().and_then(|r| r.ef),
+            "bits": bits,
+            "rounding_recall@10": rounding,
         });
         if arguments.videos {
             let listed: Vec<_> = videos
@@ -118,7 +121,13 @@ pub(super) fn info(arguments: &Info) -> anyhow::Result<ExitCode> {
     }
     writeln!(std::io::stdout(), "index       {}", folder.display())?;
     writeln!(std::io::stdout(), "videos      {} ({} long)", videos.len(), talk::clock(duration_ms))?;
-    writeln!(std::io::stdout(), "rows        {} of {} numbers", searcher.rows(), settings.dim)?;
+    writeln!(std::io::stdout(), "rows        {} of {} numbers of {bits} bits", searcher.rows(), settings.dim)?;
+    if let Some(rounding) = rounding {
+        writeln!(
+            std::io::stdout(),
+            "rounding    recall@10 {rounding:.4} of 16 bits against what was put, within each batch as it was put"
+        )?;
+    }
     writeln!(
         std::io::stdout(),
         "segments    {segments}, {graphs} with a graph; {:.1} % of their rows deleted{}",

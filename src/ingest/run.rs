@@ -114,7 +114,7 @@ impl<T: FnMut(&Event)> Run<T> {
             return Ok(true);
         }
         // Only the sidecar changed: new metadata, the same rows.
-        let Some((spans, vectors)) = self.snapshot.rows_of(*number) else { return Ok(false) };
+        let Some((spans, vectors)) = self.snapshot.rows_of(*number)? else { return Ok(false) };
         let (described, warning) = task.describe(video.duration_ms, video.note.clone());
         let renewed =
             Video { probe: video.probe.clone(), sampling: video.sampling.clone(), rows: video.rows, ..described };

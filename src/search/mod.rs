@@ -167,7 +167,7 @@ impl Engine {
             if best.hit.score <= 0.0 || confidence < options.min_confidence {
                 continue;
             }
-            let Some((spans, vectors)) = self.searcher.rows_of(best.hit.video) else { continue };
+            let Some((spans, vectors)) = self.searcher.rows_of(best.hit.video)? else { continue };
             found.push(Found {
                 video: self.searcher.video(best.hit.video)?,
                 score: best.hit.score,

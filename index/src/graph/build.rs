@@ -8,7 +8,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use super::walk::{Scratch, descend, key, node, score, walk};
-use super::{Ground, Layer, MAX_LEVEL, NONE, Plane, Towers, Upper};
+use super::{Ground, Layer, MAX_LEVEL, NONE, Towers, Upper};
+use crate::packed::{Coded, Codes};
 use crate::types::Hnsw;
 
 /// Rows taken by a thread at a time.
@@ -42,7 +43,7 @@ fn level(row: u32, settings: &Hnsw) -> u32 {
 }
 
 struct Builder<'a> {
-    plane: Plane<'a>,
+    codes: Codes<'a>,
     rows: u32,
     settings: Hnsw,
     ground: Vec<AtomicU32>,
@@ -59,8 +60,8 @@ struct Builder<'a> {
 #[derive(Default)]
 struct Hands {
     scratch: Scratch,
-    query: Vec<f32>,
-    other: Vec<f32>,
+    query: Coded,
+    other: Coded,
     chosen: Vec<u32>,
     again: Vec<u32>,
     candidates: Vec<u64>,
@@ -69,8 +70,8 @@ struct Hands {
 }
 
 /// See [`super::build`].
-pub(super) fn build(plane: Plane<'_>, rows: u32, settings: &Hnsw) -> Graph {
-    let builder = Builder::new(plane, rows, settings);
+pub(super) fn build(codes: Codes<'_>, rows: u32, settings: &Hnsw) -> Graph {
+    let builder = Builder::new(codes, rows, settings);
     let next = AtomicUsize::new(0);
     rayon::scope(|scope| {
         for _ in 0..rayon::current_num_threads() {
@@ -87,12 +88,12 @@ pub(super) fn build(plane: Plane<'_>, rows: u32, settings: &Hnsw) -> Graph {
         }
     });
     let mut graph = builder.freeze();
-    graph.connect(plane);
+    graph.connect(codes);
     graph
 }
 
 impl<'a> Builder<'a> {
-    fn new(plane: Plane<'a>, rows: u32, settings: &Hnsw) -> Builder<'a> {
+    fn new(codes: Codes<'a>, rows: u32, settings: &Hnsw) -> Builder<'a> {
         let none = |n: usize| (0..n).map(|_| AtomicU32::new(NONE)).collect::<Vec<_>>();
         let (mut tower_rows, mut tower_first, mut lists) = (Vec::new(), Vec::new(), 0);
         let (mut entry, mut top) = (0, 0);
@@ -114,7 +115,7 @@ impl<'a> Builder<'a> {
             upper: none(lists as usize * m),
             locks: (0..rows).map(|_| AtomicBool::new(false)).collect(),
             settings: *settings,
-            plane,
+            codes,
             rows,
             tower_rows,
             tower_first,
@@ -138,22 +139,22 @@ impl<'a> Builder<'a> {
             return;
         }
         let mut query = std::mem::take(&mut hands.query);
-        self.plane.read(row, &mut query);
+        self.codes.read(row, &mut query);
         let own = level(row, &self.settings);
         let tower = || self.tower_rows.binary_search(&row).unwrap_or(usize::MAX) as u32;
         let mut at = self.entry;
         for level in (1..=self.top).rev() {
             let layer = self.upper(level);
             if level > own {
-                at = descend(&layer, self.plane, &query, at, &mut hands.scratch);
+                at = descend(&layer, self.codes, &mut query, at, &mut hands.scratch);
             } else {
-                let found = self.link(&layer, |node| layer.list(node), tower(), row, at, &query, hands);
+                let found = self.link(&layer, |node| layer.list(node), tower(), row, at, &mut query, hands);
                 at = found.unwrap_or(at);
             }
         }
         let ground = self.ground();
         let at = if self.top > 0 { self.tower_rows[at as usize] } else { 0 };
-        self.link(&ground, |node| ground.list(node), row, row, at, &query, hands);
+        self.link(&ground, |node| ground.list(node), row, row, at, &mut query, hands);
         hands.query = query;
     }
 
@@ -166,10 +167,10 @@ impl<'a> Builder<'a> {
         new: u32,
         row: u32,
         from: u32,
-        query: &[f32],
+        query: &mut Coded,
         hands: &mut Hands,
     ) -> Option<u32> {
-        walk(layer, self.plane, query, &[from], self.settings.ef_construction as usize, &mut hands.scratch);
+        walk(layer, self.codes, query, &[from], self.settings.ef_construction as usize, &mut hands.scratch);
         let mut found = std::mem::take(&mut hands.scratch.pool);
         // Another thread may have linked to this row before it links to others.
         found.retain(|key| node(*key) != new);
@@ -210,9 +211,9 @@ impl<'a> Builder<'a> {
                 candidates.push(u64::from(new));
                 rows.extend(candidates.iter().map(|node| layer.row(*node as u32)));
                 let mut other = std::mem::take(&mut hands.other);
-                self.plane.read(layer.row(owner), &mut other);
+                self.codes.read(layer.row(owner), &mut other);
                 hands.scores.resize(rows.len(), 0.0);
-                self.plane.dots(&other, &rows, &mut hands.scores);
+                self.codes.dots(&mut other, &rows, &mut hands.scores);
                 for (candidate, score) in candidates.iter_mut().zip(&hands.scores) {
                     *candidate = key(*score, *candidate as u32);
                 }
@@ -240,12 +241,12 @@ impl<'a> Builder<'a> {
                 break;
             }
             let row = layer.row(node(*candidate));
-            self.plane.read(row, &mut other);
+            self.codes.read(row, &mut other);
             let own = score(*candidate);
             // In parts: most candidates fall at the first few.
             let nearer = rows[before..].chunks(8).any(|part| {
                 let mut scores = [0.0; 8];
-                self.plane.dots(&other, part, &mut scores[..part.len()]);
+                self.codes.dots(&mut other, part, &mut scores[..part.len()]);
                 scores[..part.len()].iter().any(|score| *score >= own)
             });
             if !nearer {
@@ -324,17 +325,17 @@ impl Graph {
 
     /// Makes every row reachable from the entry on the ground: a row that is not becomes a neighbour of one near it that is,
     /// in a free place, or in place of a link by which nothing is reached first.
-    pub(super) fn connect(&mut self, plane: Plane<'_>) {
+    pub(super) fn connect(&mut self, codes: Codes<'_>) {
         let rows = self.view().nodes();
         let mut reach = Reach::from(&self.view(), self.start());
-        let (mut scratch, mut query) = (Scratch::default(), Vec::new());
+        let (mut scratch, mut query) = (Scratch::default(), Coded::default());
         for row in 0..rows as u32 {
             if reach.parent[row as usize] != NONE {
                 continue;
             }
-            plane.read(row, &mut query);
+            codes.read(row, &mut query);
             let ef = self.settings.ef_construction as usize;
-            walk(&self.view(), plane, &query, &[self.start()], ef, &mut scratch);
+            walk(&self.view(), codes, &mut query, &[self.start()], ef, &mut scratch);
             let near = || scratch.pool.iter().map(|key| node(*key));
             let others = || (0..rows as u32).filter(|row| reach.parent[*row as usize] != NONE);
             // A tree over n rows has n - 1 links: with two or more a row there is always a place.

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use super::build::{Graph, Reach};
 use super::walk::{Scratch, descend, walk};
-use super::{Ground, MAX_LEVEL, NONE, Plane, Towers, Upper};
+use super::{Ground, MAX_LEVEL, NONE, Towers, Upper};
 use crate::error::{Error, Result};
 use crate::manifest::{FileMeta, SegmentMeta};
 use crate::map::Mapped;
+use crate::packed::{Coded, Codes};
 use crate::segment::{self, word};
 
 const MAGIC: &[u8; 8] = b"RSEEKNSW";
@@ -195,17 +196,17 @@ impl Frozen {
     }
 
     /// Leaves in the scratch's pool the `ef` rows found nearest to the query, nearest first.
-    pub(crate) fn walk(&self, plane: Plane<'_>, query: &[f32], ef: usize, scratch: &mut Scratch) {
+    pub(crate) fn walk(&self, codes: Codes<'_>, query: &mut Coded, ef: usize, scratch: &mut Scratch) {
         let towers = self.towers();
         let links = self.words(self.upper, self.end);
         let mut at = self.entry;
         for level in (1..=self.top).rev() {
             let layer = Upper { towers, links, stride: self.m, level };
-            at = descend(&layer, plane, query, at, scratch);
+            at = descend(&layer, codes, query, at, scratch);
         }
         let row = |tower: u32| towers.rows.get(tower as usize).copied().unwrap_or(0);
         // The entry's row too: from there every row is reached.
-        walk(&self.ground(), plane, query, &[row(at), row(self.entry)], ef, scratch);
+        walk(&self.ground(), codes, query, &[row(at), row(self.entry)], ef, scratch);
     }
 
     /// Compares the checksum, and follows every link.

@@ -2,8 +2,8 @@
 //! Hierarchical Navigable Small World graphs", IEEE TPAMI 2020, arXiv:1603.09320) over the rows of one segment.
 //!
 //! [`build`] makes one, [`file`] freezes it as flat arrays in a file of its own, [`walk`] searches it, while it
-//! is built and afterwards alike. A walk reads the high halves of the vectors only; what it finds is scored
-//! exactly by its caller.
+//! is built and afterwards alike. A walk reads the codes of the vectors only (see [`crate::packed`]); what it finds is
+//! scored exactly by its caller.
 
 pub(crate) mod build;
 pub(crate) mod file;
@@ -16,7 +16,8 @@ mod tests;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::simd::{dots_high, prefetch, prefetch_row};
+use crate::packed::Codes;
+use crate::simd::prefetch;
 #[cfg(feature = "hnsw_rs")]
 use crate::types::Builder;
 use crate::types::Hnsw;
@@ -31,11 +32,11 @@ pub(crate) const MAX_ROWS: u32 = 1 << 31;
 const MAX_LEVEL: u32 = 15;
 
 /// Builds the graph of `rows` rows, at least one and fewer than [`MAX_ROWS`], on the current rayon pool.
-pub(crate) fn build(plane: Plane<'_>, rows: u32, settings: &Hnsw) -> build::Graph {
+pub(crate) fn build(codes: Codes<'_>, rows: u32, settings: &Hnsw) -> build::Graph {
     match settings.builder {
         #[cfg(feature = "hnsw_rs")]
-        Builder::HnswRs => reference::build(plane, rows, settings),
-        _ => build::build(plane, rows, settings),
+        Builder::HnswRs => reference::build(codes, rows, settings),
+        _ => build::build(codes, rows, settings),
     }
 }
 
@@ -55,31 +56,6 @@ impl Link for AtomicU32 {
     #[inline(always)]
     fn get(&self) -> u32 {
         self.load(Ordering::Relaxed)
-    }
-}
-
-/// The high plane of a segment's vectors.
-#[derive(Clone, Copy)]
-pub(crate) struct Plane<'a> {
-    pub(crate) high: &'a [u16],
-    pub(crate) dim: usize,
-}
-
-impl Plane<'_> {
-    fn dots(self, query: &[f32], rows: &[u32], out: &mut [f32]) {
-        dots_high(self.high, query, rows, out);
-    }
-
-    fn prefetch(self, row: u32) {
-        prefetch_row(self.high, self.dim, row);
-    }
-
-    /// The row as the walk sees it; empty if there is none.
-    fn read(self, row: u32, out: &mut Vec<f32>) {
-        let at = row as usize * self.dim;
-        let halves = self.high.get(at..at + self.dim).unwrap_or(&[]);
-        out.clear();
-        out.extend(halves.iter().map(|half| f32::from_bits(u32::from(*half) << 16)));
     }
 }
 

@@ -2,35 +2,37 @@
 //!
 //! It draws levels from a generator of its own, without a seed, so that its graphs differ from run to run.
 
+use std::cell::RefCell;
+
 use hnsw_rs::prelude::{Distance, Hnsw as Theirs};
 
 use super::build::Graph;
-use super::{MAX_LEVEL, NONE, Plane};
+use super::{MAX_LEVEL, NONE};
+use crate::packed::{Coded, Codes};
 use crate::types::Hnsw;
 
 /// 1 - the dot product of two rows, which are given as their numbers; not below 0, as hnsw_rs wants it.
-struct RowDistance {
-    rows: Vec<f32>,
-    dim: usize,
+struct RowDistance<'a>(Codes<'a>);
+
+thread_local! {
+    static ROW: RefCell<Coded> = RefCell::default();
 }
 
-impl Distance<u32> for RowDistance {
+impl Distance<u32> for RowDistance<'_> {
     fn eval(&self, a: &[u32], b: &[u32]) -> f32 {
-        let row = |number: &[u32]| &self.rows[number[0] as usize * self.dim..][..self.dim];
-        (1.0 - crate::dot(row(a), row(b))).max(0.0)
+        let mut dot = [0.0];
+        ROW.with_borrow_mut(|row| {
+            self.0.read(a[0], row);
+            self.0.dots(row, b, &mut dot);
+        });
+        (1.0 - dot[0]).max(0.0)
     }
 }
 
 /// Builds the graph of `rows` rows, at least one, of unit norm.
-pub(crate) fn build(plane: Plane<'_>, rows: u32, settings: &Hnsw) -> Graph {
-    let (mut row, mut all) = (Vec::new(), Vec::with_capacity(rows as usize * plane.dim));
-    for number in 0..rows {
-        plane.read(number, &mut row);
-        all.extend_from_slice(&row);
-    }
-    let distance = RowDistance { rows: all, dim: plane.dim };
+pub(crate) fn build(codes: Codes<'_>, rows: u32, settings: &Hnsw) -> Graph {
     let (m, ef) = (settings.m as usize, settings.ef_construction as usize);
-    let theirs = Theirs::<u32, RowDistance>::new(m, rows as usize, MAX_LEVEL as usize + 1, ef, distance);
+    let theirs = Theirs::new(m, rows as usize, MAX_LEVEL as usize + 1, ef, RowDistance(codes));
     let numbers: Vec<u32> = (0..rows).collect();
     if rayon::current_num_threads() == 1 {
         numbers.chunks(1).enumerate().for_each(|(i, number)| theirs.insert_slice((number, i)));
@@ -69,6 +71,6 @@ pub(crate) fn build(plane: Plane<'_>, rows: u32, settings: &Hnsw) -> Graph {
     let top = levels.iter().copied().max().unwrap_or(0);
     let entry = tower_rows.iter().position(|row| levels[*row as usize] == top).unwrap_or(0) as u32;
     let mut graph = Graph { settings: *settings, ground, tower_rows, tower_first, upper, entry, top };
-    graph.connect(plane);
+    graph.connect(codes);
     graph
 }

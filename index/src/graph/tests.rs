@@ -1,7 +1,7 @@
+use super::Ground;
 use super::build::{Reach, build};
 use super::walk::{key, node, score};
-use super::{Ground, Plane};
-use crate::simd::split;
+use crate::packed::Packed;
 use crate::types::Hnsw;
 
 fn vectors(rows: usize, dim: usize, seed: u32) -> Vec<f32> {
@@ -14,9 +14,9 @@ fn vectors(rows: usize, dim: usize, seed: u32) -> Vec<f32> {
 }
 
 fn reached(values: &[f32], dim: usize, settings: &Hnsw) -> (usize, Vec<u32>) {
-    let (high, _) = split(values);
+    let packed = Packed::new(values, dim);
     let rows = (values.len() / dim) as u32;
-    let graph = build(Plane { high: &high, dim }, rows, settings);
+    let graph = build(packed.view().codes(), rows, settings);
     let ground = Ground { links: &graph.ground, stride: 2 * settings.m as usize };
     (Reach::from(&ground, graph.start()).reached, graph.ground.clone())
 }

@@ -1,9 +1,10 @@
 //! The walk: greedy down the upper levels, then best first with a pool of `ef` on the ground.
 
-use super::{Layer, Plane};
+use super::Layer;
+use crate::packed::{Coded, Codes};
 
 /// Rows asked for ahead of their scores.
-const AHEAD: usize = 4;
+const AHEAD: usize = 6;
 
 /// A score and a node as one number: smaller is better, ties by node. The lowest bit says that the node's links were looked at.
 pub(crate) fn key(score: f32, node: u32) -> u64 {
@@ -51,40 +52,51 @@ impl Scratch {
         self.pool.clear();
     }
 
-    /// Marks a node; whether it was not marked before.
+    /// Puts those of a node's neighbours into `fresh` that are not marked, and marks them.
     #[inline(always)]
-    fn mark(&mut self, node: u32) -> bool {
-        match self.seen.get_mut(node as usize) {
-            Some(seen) if *seen != self.epoch => {
-                *seen = self.epoch;
-                true
+    fn gather(&mut self, layer: &impl Layer, node: u32) {
+        let (fresh, mut n) = (&mut self.fresh, 0);
+        layer.each(node, |neighbour| {
+            let Some(seen) = self.seen.get_mut(neighbour as usize) else { return };
+            if fresh.len() == n {
+                fresh.push(0);
             }
-            _ => false,
-        }
+            // Half of them are marked, in no order: written first and counted after, for a branch would often be guessed wrong.
+            fresh[n] = neighbour;
+            n += usize::from(*seen != self.epoch);
+            *seen = self.epoch;
+        });
+        fresh.truncate(n);
     }
 
     /// Scores of the nodes in `fresh`.
     #[inline(always)]
-    fn score(&mut self, layer: &impl Layer, plane: Plane<'_>, query: &[f32]) {
+    fn score(&mut self, layer: &impl Layer, codes: Codes<'_>, query: &mut Coded) {
         self.rows.clear();
         self.rows.extend(self.fresh.iter().map(|node| layer.row(*node)));
-        self.rows.iter().take(AHEAD).for_each(|row| plane.prefetch(*row));
+        self.rows.iter().take(AHEAD).for_each(|row| codes.prefetch(*row));
         self.scores.resize(self.rows.len(), 0.0);
-        plane.dots(query, &self.rows, &mut self.scores);
+        codes.dots(query, &self.rows, &mut self.scores);
     }
 }
 
 /// From `from`, to the neighbour nearest the query as long as one is nearer.
-pub(crate) fn descend(layer: &impl Layer, plane: Plane<'_>, query: &[f32], from: u32, scratch: &mut Scratch) -> u32 {
+pub(crate) fn descend(
+    layer: &impl Layer,
+    codes: Codes<'_>,
+    query: &mut Coded,
+    from: u32,
+    scratch: &mut Scratch,
+) -> u32 {
     scratch.fresh.clear();
     scratch.fresh.push(from);
-    scratch.score(layer, plane, query);
+    scratch.score(layer, codes, query);
     let mut best = key(scratch.scores[0], from);
     loop {
         scratch.fresh.clear();
         let fresh = &mut scratch.fresh;
         layer.each(node(best), |neighbour| fresh.push(neighbour));
-        scratch.score(layer, plane, query);
+        scratch.score(layer, codes, query);
         let found = scratch.scores.iter().zip(&scratch.fresh).map(|(score, node)| key(*score, *node)).min();
         match found {
             Some(found) if found < best => best = found,
@@ -94,15 +106,16 @@ pub(crate) fn descend(layer: &impl Layer, plane: Plane<'_>, query: &[f32], from:
 }
 
 /// Best first from `from`: leaves the `ef` best nodes found in the scratch's pool, best first.
-pub(crate) fn walk(layer: &impl Layer, plane: Plane<'_>, query: &[f32], from: &[u32], ef: usize, w: &mut Scratch) {
+pub(crate) fn walk(layer: &impl Layer, codes: Codes<'_>, query: &mut Coded, from: &[u32], ef: usize, w: &mut Scratch) {
     w.start(layer.nodes());
     w.fresh.clear();
     for node in from {
-        if w.mark(*node) {
+        if let Some(seen) = w.seen.get_mut(*node as usize).filter(|seen| **seen != w.epoch) {
+            *seen = w.epoch;
             w.fresh.push(*node);
         }
     }
-    w.score(layer, plane, query);
+    w.score(layer, codes, query);
     w.pool.extend(w.scores.iter().zip(&w.fresh).map(|(score, node)| key(*score, *node)));
     w.pool.sort_unstable();
     w.pool.truncate(ef);
@@ -110,15 +123,12 @@ pub(crate) fn walk(layer: &impl Layer, plane: Plane<'_>, query: &[f32], from: &[
     while current < w.pool.len() {
         let at = node(w.pool[current]);
         w.pool[current] |= 1;
-        let mut fresh = std::mem::take(&mut w.fresh);
-        fresh.clear();
-        layer.each(at, |neighbour| {
-            if w.mark(neighbour) {
-                fresh.push(neighbour);
-            }
-        });
-        w.fresh = fresh;
-        w.score(layer, plane, query);
+        // Most likely the next, unless a better one is found now: its links arrive meanwhile.
+        if let Some(key) = w.pool[current..].iter().find(|key| *key & 1 == 0) {
+            layer.prefetch(node(*key));
+        }
+        w.gather(layer, at);
+        w.score(layer, codes, query);
         let mut next = current + 1;
         for i in 0..w.fresh.len() {
             let key = key(w.scores[i], w.fresh[i]);
@@ -130,14 +140,14 @@ pub(crate) fn walk(layer: &impl Layer, plane: Plane<'_>, query: &[f32], from: &[
             }
             let place = w.pool.partition_point(|other| *other < key);
             w.pool.insert(place, key);
-            next = next.min(place);
+            if place < next {
+                next = place;
+                layer.prefetch(node(key));
+            }
         }
         current = next;
         while w.pool.get(current).is_some_and(|key| key & 1 == 1) {
             current += 1;
-        }
-        if let Some(key) = w.pool.get(current) {
-            layer.prefetch(node(*key));
         }
     }
 }

@@ -4,13 +4,13 @@
 //! Each kernel adds in a fixed order, so a result depends on the processor but never on threads or on
 //! whether [`dot`] or [`gemv`] computed it.
 
-mod halves;
+mod planes;
 
 use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-pub(crate) use halves::{Halves, dots_high, prefetch, prefetch_row, split};
+pub(crate) use planes::{codes_picked, codes_rows, planes_dots, prefetch, prefetch_row};
 
 #[derive(Clone, Copy, Debug)]
 enum Level {
@@ -18,9 +18,7 @@ enum Level {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    #[cfg(target_arch = "aarch64")]
-    Neon,
-    #[allow(dead_code, reason = "aarch64 always has NEON")]
+    /// Plain loops, which the compiler makes vectors of (NEON on aarch64).
     Scalar,
 }
 
@@ -31,7 +29,7 @@ fn level() -> Level {
 
 #[cfg(target_arch = "x86_64")]
 fn detect() -> Level {
-    if is_x86_feature_detected!("avx512f") {
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
         Level::Avx512
     } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         Level::Avx2
@@ -40,12 +38,7 @@ fn detect() -> Level {
     }
 }
 
-#[cfg(target_arch = "aarch64")]
-fn detect() -> Level {
-    Level::Neon
-}
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+#[cfg(not(target_arch = "x86_64"))]
 fn detect() -> Level {
     Level::Scalar
 }
@@ -59,11 +52,24 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `detect` saw avx2 and fma on this processor.
         Level::Avx2 => unsafe { dot_avx2(a, b) },
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: every aarch64 target of Rust's standard library has NEON.
-        Level::Neon => unsafe { dot_neon(a, b) },
         Level::Scalar => dot_scalar(a, b),
     }
+}
+
+/// Copies `x` into `out`, times the power of two that brings its largest value to 0.5 or more and below 1; gives the power's exponent, 0 for zeros. Products
+/// with it neither overflow nor underflow where those with `x` would.
+pub(crate) fn scale_into(x: &[f32], out: &mut Vec<f32>) -> i32 {
+    let most = x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    let exponent = if most > 0.0 { 1 + ((f64::from(most).to_bits() >> 52) as i32 - 1023) } else { 0 };
+    let by = f64::from(-exponent).exp2();
+    out.clear();
+    out.extend(x.iter().map(|x| (f64::from(*x) * by) as f32));
+    exponent
+}
+
+/// `x` 2^`power`, infinite if that is too large.
+pub(crate) fn times_power(x: f32, power: i32) -> f32 {
+    (f64::from(x) * f64::from(power).exp2()) as f32 + 0.0
 }
 
 /// Matrix times vector: `out[i] = matrix[i] · x`, the matrix `rows` by `cols`, row after row.
@@ -98,9 +104,6 @@ fn rows_dot(matrix: &[f32], x: &[f32], out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `detect` saw avx2 and fma on this processor.
         Level::Avx2 => unsafe { rows_avx2(matrix, x, out) },
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: every aarch64 target of Rust's standard library has NEON.
-        Level::Neon => unsafe { rows_neon(matrix, x, out) },
         Level::Scalar => rows_scalar(matrix, x, out),
     }
 }
@@ -120,8 +123,6 @@ macro_rules! rows {
 rows!(rows_avx512, dot_avx512, "avx512f");
 #[cfg(target_arch = "x86_64")]
 rows!(rows_avx2, dot_avx2, "avx2,fma");
-#[cfg(target_arch = "aarch64")]
-rows!(rows_neon, dot_neon, "neon");
 rows!(rows_scalar, dot_scalar);
 
 /// Eight running sums, which the compiler may keep in one register.
@@ -197,33 +198,11 @@ fn dot_avx2(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + tail
 }
 
-#[cfg(target_arch = "aarch64")]
-#[target_feature(enable = "neon")]
-#[inline]
-fn dot_neon(a: &[f32], b: &[f32]) -> f32 {
-    use std::arch::aarch64::*;
-    let n = a.len().min(b.len());
-    let (pa, pb) = (a.as_ptr(), b.as_ptr());
-    let mut sums = [vdupq_n_f32(0.0); 4];
-    let mut i = 0;
-    while i + 16 <= n {
-        for (j, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: i + 4 j + 4 <= i + 16 <= n, the length of the shorter slice.
-            let (x, y) = unsafe { (vld1q_f32(pa.add(i + 4 * j)), vld1q_f32(pb.add(i + 4 * j))) };
-            *sum = vfmaq_f32(*sum, x, y);
-        }
-        i += 16;
-    }
-    let sum = vaddq_f32(vaddq_f32(sums[0], sums[1]), vaddq_f32(sums[2], sums[3]));
-    let tail: f32 = a[i..n].iter().zip(&b[i..n]).map(|(x, y)| x * y).sum();
-    vaddvq_f32(sum) + tail
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub(super) fn vector(n: usize, seed: u32) -> Vec<f32> {
+    pub(crate) fn vector(n: usize, seed: u32) -> Vec<f32> {
         let mut state = seed;
         let mut next = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

@@ -1,0 +1,163 @@
+//! The folder of the text index, as tantivy reads and writes it: with a checksum at the end of the files that have none of tantivy's,
+//! and with guarded maps.
+//!
+//! tantivy replaces two files as wholes, `meta.json` (the root of everything) and `.managed.json` (which files are its own). Each is given a
+//! last line of 16 bytes, which tantivy does not see: a line feed, `crc32 `, the CRC-32 (IEEE) of what is before in eight
+//! hexadecimal digits, a line feed.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tantivy::directory::error::{DeleteError, LockError, OpenReadError, OpenWriteError};
+use tantivy::directory::footer::Footer;
+use tantivy::directory::{
+    Directory, DirectoryLock, FileHandle, Lock, MmapDirectory, OwnedBytes, WatchCallback, WatchHandle, WritePtr,
+};
+
+use crate::error::{Error, Result};
+use crate::map::{Mapped, Shared};
+use crate::segment::word;
+
+/// Bytes of the last line.
+const LINE: usize = 16;
+
+/// See the module.
+#[derive(Clone)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    inner: MmapDirectory,
+    /// Files that are mapped now.
+    maps: Arc<Mutex<HashMap<PathBuf, Weak<Mapped>>>>,
+}
+
+impl std::fmt::Debug for Folder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Folder").field(&self.path).finish()
+    }
+}
+
+/// The last line of a file with this content.
+fn line(content: &[u8]) -> [u8; LINE] {
+    let mut line = *b"\ncrc32 ........\n";
+    line[7..15].copy_from_slice(format!("{:08x}", crc32fast::hash(content)).as_bytes());
+    line
+}
+
+fn damaged(found: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{found}: restore the index from a copy or build it again"))
+}
+
+/// Reads a file of tantivy through and compares it with its footer: the JSON of [`Footer`], its length and 1337, both `u32`. Gives the
+/// file's size, and the version of tantivy that the footer names.
+pub(crate) fn check(path: &Path) -> io::Result<(u64, String)> {
+    let cut = || damaged("it is cut short".to_owned());
+    let mut file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    let mut end = [0; 8];
+    file.seek(SeekFrom::Start(bytes.checked_sub(8).ok_or_else(cut)?))?;
+    file.read_exact(&mut end)?;
+    let [length, magic] = [0, 4].map(|at| word(&end, at));
+    let body = bytes.checked_sub(8 + u64::from(length)).filter(|_| magic == 1337).ok_or_else(cut)?;
+    file.seek(SeekFrom::Start(0))?;
+    let (mut crc, mut block, mut left) = (crc32fast::Hasher::new(), vec![0; 1 << 16], body);
+    while left > 0 {
+        let part = block.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        file.read_exact(&mut block[..part])?;
+        crc.update(&block[..part]);
+        left -= part as u64;
+    }
+    let mut found = Vec::new();
+    file.take(u64::from(length)).read_to_end(&mut found)?;
+    let footer: Footer = serde_json::from_slice(&found).map_err(|error| damaged(format!("its end is {error}")))?;
+    let crc = crc.finalize();
+    if footer.crc != crc {
+        return Err(damaged(format!("expected checksum {:08x}, found {crc:08x}", footer.crc)));
+    }
+    // The footer itself lies outside the checksum: it must be as tantivy writes it.
+    if serde_json::to_vec(&footer)? != found {
+        return Err(damaged(format!(
+            "expected an end as tantivy writes it, found {}",
+            String::from_utf8_lossy(&found)
+        )));
+    }
+    Ok((bytes, serde_json::to_string(&footer.version)?))
+}
+
+impl Folder {
+    pub(crate) fn open(path: &Path) -> Result<Folder> {
+        let inner = MmapDirectory::open(path).map_err(Error::text(path))?;
+        Ok(Folder { path: path.to_owned(), inner, maps: Arc::default() })
+    }
+
+    /// Whether the files that are mapped are as long as they were.
+    pub(crate) fn check(&self) -> Result<()> {
+        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        maps.retain(|_, map| map.strong_count() > 0);
+        maps.iter().filter_map(|(path, map)| Some((path, map.upgrade()?))).try_for_each(|(path, map)| map.check(path))
+    }
+}
+
+impl Directory for Folder {
+    fn get_file_handle(&self, path: &Path) -> std::result::Result<Arc<dyn FileHandle>, OpenReadError> {
+        let full = self.path.join(path);
+        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        let map = match maps.get(&full).and_then(Weak::upgrade) {
+            Some(map) => map,
+            // tantivy trusts what it reads, and ends the process over some damage: it is looked for here, in full.
+            None => match check(&full).and_then(|_| Mapped::open_whole(&full)) {
+                Ok(map) => {
+                    let map = Arc::new(map);
+                    maps.insert(full, Arc::downgrade(&map));
+                    map
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(OpenReadError::FileDoesNotExist(full));
+                }
+                Err(error) => return Err(OpenReadError::wrap_io_error(error, full)),
+            },
+        };
+        Ok(Arc::new(OwnedBytes::new(Shared(map))))
+    }
+
+    fn atomic_read(&self, path: &Path) -> std::result::Result<Vec<u8>, OpenReadError> {
+        let mut content = self.inner.atomic_read(path)?;
+        let end = content.len().saturating_sub(LINE);
+        if content[end..] != line(&content[..end]) {
+            let error = damaged("its checksum does not match".to_owned());
+            return Err(OpenReadError::wrap_io_error(error, self.path.join(path)));
+        }
+        content.truncate(end);
+        Ok(content)
+    }
+
+    fn atomic_write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        self.inner.atomic_write(path, &[content, &line(content)].concat())
+    }
+
+    fn delete(&self, path: &Path) -> std::result::Result<(), DeleteError> {
+        self.inner.delete(path)
+    }
+
+    fn exists(&self, path: &Path) -> std::result::Result<bool, OpenReadError> {
+        self.inner.exists(path)
+    }
+
+    fn open_write(&self, path: &Path) -> std::result::Result<WritePtr, OpenWriteError> {
+        self.inner.open_write(path)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.inner.sync_directory()
+    }
+
+    fn acquire_lock(&self, lock: &Lock) -> std::result::Result<DirectoryLock, LockError> {
+        self.inner.acquire_lock(lock)
+    }
+
+    fn watch(&self, callback: WatchCallback) -> tantivy::Result<WatchHandle> {
+        self.inner.watch(callback)
+    }
+}
