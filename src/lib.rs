@@ -18,7 +18,7 @@
 //! | [`gmf`] | how do features of unequal lengths become comparable? (model, losses, training, checkpoints) | features (training only) |
 //! | [`reelseek_index`] | which rows are nearest, among those that pass the filter? | - |
 //! | [`search`] | which videos, and when, show what this picture shows? | media, encode, gmf, index |
-//! | [`ingest`] | the conductor: videos → media → encode → gmf → index, with an outcome for every file; and training examples from videos | all above |
+//! | [`ingest`] | the conductor: videos → media → encode → gmf → index, with an outcome for every file; feature sets and training examples from videos | all above |
 //! | [`eval`] | how good are the answers? | all above |
 //! | [`cli`] | arguments in, library call, output | everything |
 //!
@@ -27,6 +27,10 @@
 //! [`ingest::ClipBuilder`], embeds that with [`gmf::Folded`] and hands it to [`reelseek_index::Writer`]. `cli::search` reads
 //! a picture with [`media::open`] and asks a [`search::Engine`], whose [`search::Calibration`] turns scores into confidence.
 //! [`eval::quality`] measures how often that is right.
+//!
+//! Research goes another way: `cli::dataset` draws a list of frames and clips from annotations ([`features::benchmark`]), [`ingest::extract`] makes a
+//! [`features::Set`] of it, and `cli::eval` asks its images against its videos ([`eval::retrieval::Task`]): [`eval::methods`] bring both into one space, [`eval::ranking`]
+//! ranks exactly, [`eval::metrics`] judges; [`eval::table`], [`eval::report`] and [`eval::trec`] tell.
 //!
 //! And how a checkpoint comes to be: `cli::train` opens a [`features::Set`], or makes one of videos with [`ingest::pairs`], and hands
 //! it to [`gmf::train()`], which steps a [`gmf::Cpu`] (gradients by hand; [`gmf::Autograd`] is the reference, and the way to a GPU) and keeps

@@ -160,6 +160,12 @@ impl<'a> File<'a> {
         Ok((precision, start, end))
     }
 
+    /// The shape of a tensor.
+    pub(crate) fn shape(&self, name: &str) -> Result<Vec<usize>, Error> {
+        let info = self.header.info(name).ok_or_else(|| Error::Missing(name.to_owned()))?;
+        Ok(info.shape.clone())
+    }
+
     /// The names of the tensors.
     pub(crate) fn names(&self) -> Vec<String> {
         self.header.offset_keys()

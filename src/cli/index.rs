@@ -43,6 +43,9 @@ pub(super) struct Arguments {
     /// Try files again that could not be decoded before, though they have not changed
     #[arg(long)]
     retry: bool,
+    /// Keep vectors in 16 bits a value, half the file; only for a new index (`info` tells what it costs)
+    #[arg(long)]
+    half: bool,
     /// Print one JSON object a file, and one with the totals
     #[arg(long)]
     json: bool,
@@ -64,6 +67,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         keyframes: arguments.keyframes,
         prune: arguments.prune,
         retry: arguments.retry,
+        half: arguments.half,
     };
     let cancel = talk::cancel_on_interrupt()?;
     let bar = bar();

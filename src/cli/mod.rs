@@ -1,6 +1,9 @@
 //! Arguments in, library call, output. Data goes to standard output, talk to standard error.
 
 mod api;
+mod dataset;
+mod eval;
+mod extract;
 mod fold;
 mod index;
 mod manage;
@@ -28,7 +31,7 @@ struct Cli {
     command: Command,
 }
 
-const EXIT: &str = "Exit status: 0 done, 1 nothing found (search) or below the asked floor (quality), 2 error, 130 interrupted (what was finished is kept).
+const EXIT: &str = "Exit status: 0 done, 1 nothing found (search) or below the asked floor (quality, eval), 2 error, 130 interrupted (what was finished is kept).
 
 Environment: REELSEEK_INDEX folder of the index; REELSEEK_FFMPEG the ffmpeg program.";
 
@@ -50,6 +53,13 @@ enum Command {
     Quality(quality::Arguments),
     /// Train a model on features, or on your own videos without labels
     Train(train::Arguments),
+    /// Make a feature set of videos, or of features that others extracted
+    Extract(extract::Arguments),
+    /// Write the list of a retrieval benchmark: which frames are asked for, among which clips
+    #[command(subcommand)]
+    Dataset(dataset::Command),
+    /// Measure image-to-video retrieval on features: mAP@k and the paper's Table 3
+    Eval(eval::Arguments),
     /// Fold a trained model into the small checkpoint that `index` and `search` use
     Fold(fold::Arguments),
 }
@@ -74,6 +84,9 @@ pub fn main() -> ExitCode {
         Command::Compact(arguments) => manage::compact(&arguments),
         Command::Quality(arguments) => quality::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
+        Command::Extract(arguments) => extract::run(&arguments),
+        Command::Dataset(command) => dataset::run(&command),
+        Command::Eval(arguments) => eval::run(&arguments),
         Command::Fold(arguments) => fold::run(&arguments),
     };
     match outcome {

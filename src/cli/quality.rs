@@ -72,6 +72,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 keyframes: false,
                 prune: false,
                 retry: false,
+                half: false,
             };
             ingest::run(&folder, &plan, &Layout::embedded(), &checkpoint, &cancel, |_| {})?;
             folder

@@ -11,19 +11,20 @@ use super::{INTERRUPTED, talk};
 use crate::encode::{Layout, Projection, layout};
 use crate::eval::retrieval;
 use crate::features::Set;
+use crate::features::activitynet::Annotations;
 use crate::gmf::fit::{Covariances, Moments};
 use crate::gmf::{self, Affine, Config, Data, Folded, Modality, Objective, Options, Outcome, Progress, Task, Weights};
 use crate::ingest::pairs;
 use crate::media::{self, Cancel, Tools};
-
-/// Rank to which validation looks.
-const VALIDATION_RANKS: usize = 10;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Folder with images.npy, videos.npy, images.jsonl and videos.jsonl
     #[arg(long, value_name = "DIR", required_unless_present = "videos")]
     features: Option<PathBuf>,
+    /// Labels and splits of --features come from annotations of ActivityNet, by `video` or `id`
+    #[arg(long, value_name = "JSON", requires = "features")]
+    activitynet: Option<PathBuf>,
     /// Videos or folders to learn from; no labels are needed
     #[arg(long, num_args = 1.., value_name = "PATH", conflicts_with = "features")]
     videos: Vec<PathBuf>,
@@ -121,7 +122,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             if arguments.epochs == 0 {
                 bail!("--epochs 0 leaves nothing to do with --features; give at least 1");
             }
-            let set = Set::open(folder)?;
+            let annotations = arguments.activitynet.as_deref().map(Annotations::read).transpose()?;
+            let set = Set::open_with(folder, annotations.as_ref())?;
             fit(arguments, &set, (None, None), &arguments.encoder, serde_json::json!({}), &cancel)
         }
         None => {
@@ -226,10 +228,17 @@ fn fit(
     let style = "{elapsed_precise} [{wide_bar}] {pos}/{len} pairs, {per_sec}, ETA {eta}, {msg}";
     bar.set_style(ProgressStyle::with_template(style)?.progress_chars("=> "));
     let mut validate = |maps: &Folded| {
-        let (images, videos) = ((&set.images, data.queries.as_slice()), (&set.videos, data.gallery.as_slice()));
-        retrieval::mean_average_precision(maps, images, videos, |i, v| data.together(i, v), VALIDATION_RANKS)
-            .map_err(|e| e.to_string())?
-            .ok_or_else(|| "no image belongs to a video".to_owned())
+        let together = |image, video| data.together(image, video);
+        retrieval::mean_average_precision(
+            &maps.into(),
+            set,
+            &data.queries,
+            &data.gallery,
+            together,
+            retrieval::VALIDATION_RANKS,
+        )
+        .map_err(|e| e.to_string())?
+        .ok_or_else(|| "no image belongs to a video".to_owned())
     };
     let mut last = (gmf::Losses::default(), 0);
     let mut tell = |progress: Progress| match progress {

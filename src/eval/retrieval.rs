@@ -1,92 +1,453 @@
-//! Ranked lists and what they are worth.
+//! Images asked against videos: every query's ranked and judged answer, and what they are worth together.
 
-use rayon::prelude::*;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::features::{self, Table};
-use crate::gmf::{self, Folded};
+use serde::Serialize;
 
-/// Average precision of the `k` best-ranked items, divided by the number of relevant items found among them (the convention of
-/// cross-modal retrieval code; GMF.md calls it `hits`): `AP@k = 1/H Σ_{r ≤ k, relevant} (hits up to r) / r`, `H` the hits in the top `k`;
-/// 0 if there is none. `relevant[r]` tells of rank `r + 1`; fewer than `k` items are all there are.
-///
-/// ```
-/// use reelseek::eval::retrieval::average_precision;
-/// assert_eq!(average_precision(&[true, false, true], 10), (1.0 + 2.0 / 3.0) / 2.0);
-/// assert_eq!(average_precision(&[false, true], 1), 0.0);
-/// ```
-pub fn average_precision(relevant: &[bool], k: usize) -> f64 {
-    let (mut hits, mut sum) = (0usize, 0.0);
-    for (rank, _) in relevant.iter().take(k).enumerate().filter(|(_, relevant)| **relevant) {
-        hits += 1;
-        sum += hits as f64 / (rank + 1) as f64;
-    }
-    if hits == 0 { 0.0 } else { sum / hits as f64 }
-}
+use super::embedding::Maps;
+use super::metrics::{self, Judged, Normaliser};
+use super::ranking::{Gallery, Pooling};
+use crate::features::{self, Set, Split};
+use crate::gmf;
+use crate::seeded::Random;
 
-/// mAP@k of images asked against videos by cosine of their embeddings, exact, ties in order of the gallery. Queries to which no video
-/// belongs are left out; `None` if none is left.
-///
-/// # Errors
-/// What is wrong with the features, or their lengths.
-pub fn mean_average_precision(
-    maps: &Folded,
-    (images, queries): (&Table, &[u32]),
-    (videos, gallery): (&Table, &[u32]),
-    together: impl Fn(u32, u32) -> bool + Sync,
-    k: usize,
-) -> Result<Option<f64>, Error> {
-    let row = |table: &Table, row: u32| -> Result<Vec<f32>, Error> {
-        let mut features = vec![0f32; table.matrix.columns()];
-        table.matrix.read(row as usize, &mut features)?;
-        Ok(features)
-    };
-    let rows: Vec<Vec<f32>> =
-        gallery.par_iter().map(|v| Ok(maps.embed_video(&row(videos, *v)?)?)).collect::<Result<_, Error>>()?;
-    let rows = rows.concat();
-    let precisions: Vec<Option<f64>> = queries
-        .par_iter()
-        .map(|image| {
-            let query = maps.embed_image(&row(images, *image)?)?;
-            let relevant: Vec<bool> = gallery.iter().map(|v| together(*image, *v)).collect();
-            if !relevant.contains(&true) {
-                return Ok(None);
-            }
-            let mut scores = vec![0f32; gallery.len()];
-            reelseek_index::gemv(&rows, gallery.len(), query.len(), &query, &mut scores);
-            let mut order: Vec<usize> = (0..gallery.len()).collect();
-            let better = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b));
-            if order.len() > k {
-                order.select_nth_unstable_by(k, better);
-                order.truncate(k);
-            }
-            order.sort_unstable_by(better);
-            let ranked: Vec<bool> = order.into_iter().map(|i| relevant[i]).collect();
-            Ok(Some(average_precision(&ranked, k)))
-        })
-        .collect::<Result<_, Error>>()?;
-    let asked: Vec<f64> = precisions.into_iter().flatten().collect();
-    Ok((!asked.is_empty()).then(|| asked.iter().sum::<f64>() / asked.len() as f64))
-}
+/// Rank to which validation looks.
+pub const VALIDATION_RANKS: usize = 10;
 
 /// Why nothing could be measured.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The features cannot be read.
     #[error(transparent)]
     Features(#[from] features::Error),
     /// Features and checkpoint do not fit together.
     #[error(transparent)]
-    Checkpoint(#[from] gmf::Error),
+    Checkpoint(Box<gmf::Error>),
+    /// A model cannot be trained.
+    #[error(transparent)]
+    Train(Box<gmf::TrainError>),
+    /// The index for `ann` cannot be made or searched.
+    #[error(transparent)]
+    Index(#[from] reelseek_index::Error),
+    /// A file cannot be written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Stopped by wish.
+    #[error("stopped")]
+    Interrupted,
+    /// There is nothing to ask, or nothing to ask it against.
+    #[error("{0}")]
+    Data(String),
+}
+
+impl From<gmf::Error> for Error {
+    fn from(error: gmf::Error) -> Error {
+        Error::Checkpoint(Box::new(error))
+    }
+}
+
+impl From<gmf::TrainError> for Error {
+    fn from(error: gmf::TrainError) -> Error {
+        Error::Train(Box::new(error))
+    }
+}
+
+/// Which rows are asked, and against what.
+#[derive(Debug)]
+pub struct Task<'a> {
+    /// The features.
+    pub set: &'a Set,
+    /// Images.
+    pub queries: Vec<u32>,
+    /// Rows of videos.
+    pub rows: Vec<u32>,
+    /// The videos of those rows: names in order of their first row.
+    pub videos: Vec<String>,
+    /// The video of each row.
+    owners: Vec<u32>,
+    /// A video's labels, as places in [`Set::labels`], ascending.
+    labels: Vec<Vec<u32>>,
+    /// The videos relevant to each query, ascending.
+    relevant: Vec<Vec<u32>>,
+    labelled: bool,
+}
+
+impl<'a> Task<'a> {
+    /// The images and videos of a split. Rows of one source (`video`, or else `id`) are one video. It is relevant to an image if they share a label; where
+    /// images or videos have no labels, if it is the image's source.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the split has no images or no videos, naming what there is.
+    pub fn new(set: &'a Set, split: Split) -> Result<Task<'a>, Error> {
+        let of = |rows: &[features::Row]| (0..).zip(rows).filter(|(_, r)| r.split == split).map(|(i, _)| i).collect();
+        let (queries, rows): (Vec<u32>, Vec<u32>) = (of(&set.images.rows), of(&set.videos.rows));
+        if queries.is_empty() || rows.is_empty() {
+            let count = |rows: &[features::Row]| {
+                let number = |split| rows.iter().filter(|row| row.split == split).count();
+                format!("train {}, val {}, test {}", number(Split::Train), number(Split::Val), number(Split::Test))
+            };
+            return Err(Error::Data(format!(
+                "the split {split} has {} images and {} videos, and needs both (images: {}; videos: {}); name another --split",
+                queries.len(),
+                rows.len(),
+                count(&set.images.rows),
+                count(&set.videos.rows)
+            )));
+        }
+        Ok(Task::of(set, queries, rows))
+    }
+
+    /// These images against these rows of videos.
+    pub fn of(set: &'a Set, queries: Vec<u32>, rows: Vec<u32>) -> Task<'a> {
+        let (mut numbers, mut videos, mut owners) = (HashMap::new(), Vec::new(), Vec::new());
+        let mut labels: Vec<BTreeSet<u32>> = Vec::new();
+        for row in &rows {
+            let about = &set.videos.rows[*row as usize];
+            let number = *numbers.entry(about.source()).or_insert_with(|| {
+                videos.push(about.source().to_owned());
+                labels.push(BTreeSet::new());
+                videos.len() as u32 - 1
+            });
+            owners.push(number);
+            labels[number as usize].extend(&about.labels);
+        }
+        let labels: Vec<Vec<u32>> = labels.into_iter().map(|set| set.into_iter().collect()).collect();
+        let labelled = labels.iter().any(|labels| !labels.is_empty())
+            && queries.iter().any(|query| !set.images.rows[*query as usize].labels.is_empty());
+        let mut with_label: Vec<Vec<u32>> = vec![Vec::new(); set.labels.len()];
+        for (video, labels) in (0..).zip(&labels) {
+            labels.iter().for_each(|label| with_label[*label as usize].push(video));
+        }
+        let relevant = queries.iter().map(|query| {
+            let about = &set.images.rows[*query as usize];
+            if labelled {
+                let all: BTreeSet<u32> =
+                    about.labels.iter().flat_map(|label| with_label[*label as usize].iter().copied()).collect();
+                all.into_iter().collect()
+            } else {
+                numbers.get(about.source()).copied().into_iter().collect()
+            }
+        });
+        let relevant = relevant.collect();
+        Task { set, queries, rows, videos, owners, labels, relevant, labelled }
+    }
+
+    /// A video's labels, as places in [`Set::labels`].
+    pub fn labels(&self, video: u32) -> &[u32] {
+        &self.labels[video as usize]
+    }
+
+    /// The middle of a video's first clip, in seconds, where the features say it.
+    pub fn moment(&self, video: u32) -> Option<f64> {
+        let row = self.owners.iter().position(|owner| *owner == video)?;
+        self.set.videos.rows[self.rows[row] as usize].span_s.map(|(from, to)| (from + to) / 2.0)
+    }
+
+    /// The videos relevant to the query at this place, ascending.
+    pub fn relevant(&self, query: usize) -> &[u32] {
+        &self.relevant[query]
+    }
+
+    /// Queries whose own video is among the videos, where labels say what is relevant.
+    pub fn own(&self) -> usize {
+        if !self.labelled {
+            return 0;
+        }
+        let videos: HashSet<&str> = self.videos.iter().map(String::as_str).collect();
+        let source = |query: &&u32| videos.contains(self.set.images.rows[**query as usize].source());
+        self.queries.iter().filter(source).count()
+    }
+
+    /// Queries to which no video is relevant.
+    pub fn skipped(&self) -> usize {
+        self.relevant.iter().filter(|relevant| relevant.is_empty()).count()
+    }
+
+    /// The gallery, embedded.
+    ///
+    /// # Errors
+    /// As [`super::embedding::Map::embed`].
+    pub fn gallery(&self, maps: &Maps, pooling: Pooling) -> Result<Gallery, Error> {
+        let rows = maps.video.embed(&self.set.videos, &self.rows, "video")?;
+        Ok(Gallery::new(rows, maps.video.outputs(), self.owners.clone(), self.videos.len(), pooling))
+    }
+
+    /// The queries, embedded.
+    ///
+    /// # Errors
+    /// As [`super::embedding::Map::embed`].
+    pub fn embedded_queries(&self, maps: &Maps) -> Result<Vec<f32>, Error> {
+        maps.image.embed(&self.set.images, &self.queries, "image")
+    }
+
+    /// Ranks the videos for every query to which one is relevant, and judges the best `depth` of them.
+    ///
+    /// # Errors
+    /// As [`super::embedding::Map::embed`]; [`Error::Data`] if images and videos are mapped into different spaces.
+    pub fn answers(&self, maps: &Maps, pooling: Pooling, depth: usize) -> Result<Vec<Answer>, Error> {
+        if maps.image.outputs() != maps.video.outputs() {
+            return Err(Error::Data(format!(
+                "images are mapped to {} numbers and videos to {}: they cannot be compared",
+                maps.image.outputs(),
+                maps.video.outputs()
+            )));
+        }
+        let gallery = self.gallery(maps, pooling)?;
+        let queries = self.embedded_queries(maps)?;
+        let relevant = |query: usize| self.relevant[query].clone();
+        let answers = gallery.rank(&queries, depth, relevant, |query, ranked| {
+            let judged = self.judge(query, &ranked.top)?;
+            Some(Answer { query, judged, first: ranked.first, top: ranked.top, scores: ranked.scores })
+        });
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// Judges a ranking of videos for the query at this place; `None` if none is relevant.
+    pub fn judge(&self, query: usize, top: &[u32]) -> Option<Judged> {
+        let relevant = &self.relevant[query];
+        let flags = top.iter().map(|video| relevant.binary_search(video).is_ok()).collect();
+        Judged::from_flags(flags, relevant.len())
+    }
+
+    /// The candidate-pool reading of mAP@n, for each `n`: each query is ranked against a seeded pool of `n` videos (or all, if there are fewer), drawn without
+    /// repetition, one of them relevant at least (if none was drawn, one takes the place of the last). AP is over the whole pool.
+    ///
+    /// # Errors
+    /// As [`Task::answers`].
+    pub fn pool_maps(&self, maps: &Maps, pooling: Pooling, n: &[usize], seed: u64) -> Result<Vec<(usize, f64)>, Error> {
+        let gallery = self.gallery(maps, pooling)?;
+        let queries = self.embedded_queries(maps)?;
+        let precisions = gallery.rank(
+            &queries,
+            self.videos.len(),
+            |_| Vec::new(),
+            |query, ranked| {
+                let relevant = &self.relevant[query];
+                if relevant.is_empty() {
+                    return None;
+                }
+                let name = &self.set.images.rows[self.queries[query] as usize].id;
+                let in_pool_of = |n: &usize| {
+                    let pool = self.draw_pool(query, *n, &mut Random::new(seed, name));
+                    let among =
+                        |all: &[u32]| all.iter().copied().filter(|video| pool.contains(video)).collect::<Vec<u32>>();
+                    let (top, relevant) = (among(&ranked.top), among(relevant));
+                    let judged = Judged::new(&top, &relevant);
+                    judged.map_or(0.0, |judged| metrics::average_precision(&judged, top.len(), Normaliser::All))
+                };
+                Some(n.iter().map(in_pool_of).collect::<Vec<f64>>())
+            },
+        );
+        let precisions: Vec<Vec<f64>> = precisions.into_iter().flatten().collect();
+        let mean = |i: usize| metrics::mean(precisions.iter().map(|each| each[i])).unwrap_or(0.0);
+        Ok(n.iter().enumerate().map(|(i, n)| (*n, mean(i))).collect())
+    }
+
+    fn draw_pool(&self, query: usize, n: usize, random: &mut Random) -> BTreeSet<u32> {
+        let all = self.videos.len();
+        let n = n.clamp(1, all);
+        // Floyd's algorithm: a sample without repetition.
+        let mut order = Vec::with_capacity(n);
+        let mut pool = BTreeSet::new();
+        for most in all - n..all {
+            let drawn = random.up_to(most as u32);
+            let drawn = if pool.contains(&drawn) { most as u32 } else { drawn };
+            pool.insert(drawn);
+            order.push(drawn);
+        }
+        let relevant = &self.relevant[query];
+        if !relevant.iter().any(|video| pool.contains(video)) {
+            pool.remove(&order[n - 1]);
+            pool.insert(relevant[random.up_to(relevant.len() as u32 - 1) as usize]);
+        }
+        pool
+    }
+}
+
+/// mAP@k (normaliser [`Normaliser::Hits`]) of images asked against rows of videos, each row for itself, as `together` says what belongs together.
+/// Queries to which nothing belongs are left out; `None` if none is left.
+///
+/// # Errors
+/// As [`super::embedding::Map::embed`].
+pub fn mean_average_precision(
+    maps: &Maps,
+    set: &Set,
+    queries: &[u32],
+    gallery: &[u32],
+    together: impl Fn(u32, u32) -> bool + Sync,
+    k: usize,
+) -> Result<Option<f64>, Error> {
+    let rows = maps.video.embed(&set.videos, gallery, "video")?;
+    let embedded = maps.image.embed(&set.images, queries, "image")?;
+    let owners = (0..gallery.len() as u32).collect();
+    let ranked = Gallery::new(rows, maps.video.outputs(), owners, gallery.len(), Pooling::Best);
+    let belongs = |query: usize, row: u32| together(queries[query], gallery[row as usize]);
+    let precisions = ranked.rank(
+        &embedded,
+        k,
+        |_| Vec::new(),
+        |query, ranked| {
+            let flags = ranked.top.iter().map(|row| belongs(query, *row)).collect();
+            let total = (0..gallery.len() as u32).filter(|row| belongs(query, *row)).count();
+            let judged = Judged::from_flags(flags, total)?;
+            Some(metrics::average_precision(&judged, k, Normaliser::Hits))
+        },
+    );
+    Ok(metrics::mean(precisions.into_iter().flatten()))
+}
+
+/// One query's answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// Its place among the task's queries.
+    pub query: usize,
+    /// What is relevant of it.
+    pub judged: Judged,
+    /// Rank of the best relevant video among all.
+    pub first: Option<usize>,
+    /// The best videos, best first.
+    pub top: Vec<u32>,
+    /// Their scores.
+    pub scores: Vec<f32>,
+}
+
+/// What a set of answers is worth. By `k` where there is one.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// mAP@k with the normaliser asked for.
+    pub map: Vec<(usize, f64)>,
+    /// recall@k.
+    pub recall: Vec<(usize, f64)>,
+    /// precision@k.
+    pub precision: Vec<(usize, f64)>,
+    /// nDCG@k.
+    pub ndcg: Vec<(usize, f64)>,
+    /// Mean of 1 / rank of the first relevant video, over the whole ranking.
+    pub mrr: f64,
+    /// Median of that rank.
+    pub median_rank: Option<f64>,
+}
+
+impl Summary {
+    /// Of answers that were judged down to the largest `k` at least; `None` if there are none.
+    pub fn new(answers: &[Answer], at: &[usize], normaliser: Normaliser) -> Option<Summary> {
+        let mean = |of: &dyn Fn(&Judged, usize) -> f64| -> Option<Vec<(usize, f64)>> {
+            at.iter().map(|k| Some((*k, metrics::mean(answers.iter().map(|a| of(&a.judged, *k)))?))).collect()
+        };
+        let ranks: Vec<Option<usize>> = answers.iter().map(|answer| answer.first).collect();
+        Some(Summary {
+            map: mean(&|judged, k| metrics::average_precision(judged, k, normaliser))?,
+            recall: mean(&metrics::recall)?,
+            precision: mean(&metrics::precision)?,
+            ndcg: mean(&metrics::ndcg)?,
+            mrr: metrics::mean(ranks.iter().map(|rank| rank.map_or(0.0, |rank| 1.0 / rank as f64)))?,
+            median_rank: metrics::median_rank(&ranks),
+        })
+    }
+}
+
+/// A 95 % confidence interval of the mean of values: percentiles of the means of 1,000 seeded samples of as many queries, drawn with
+/// repetition (Efron's bootstrap). `None` of nothing.
+pub fn bootstrap(values: &[f64], seed: u64) -> Option<(f64, f64)> {
+    const SAMPLES: usize = 1000;
+    let n = u32::try_from(values.len()).ok().filter(|n| *n > 0)?;
+    let mut random = Random::new(seed, "bootstrap");
+    let mut sample = || (0..n).map(|_| values[random.up_to(n - 1) as usize]).sum::<f64>() / f64::from(n);
+    let mut means: Vec<f64> = (0..SAMPLES).map(|_| sample()).collect();
+    means.sort_unstable_by(f64::total_cmp);
+    Some((means[SAMPLES * 25 / 1000], means[SAMPLES * 975 / 1000 - 1]))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::embedding::Map;
     use super::*;
+    use crate::features::{Matrix, Row, Table};
+
+    fn row(id: &str, labels: &[u32], video: Option<&str>) -> Row {
+        let video = video.map(str::to_owned);
+        Row { id: id.into(), labels: labels.to_vec(), split: Split::Test, video, moment: None, span_s: None }
+    }
+
+    /// Videos at angles of 0, 10, 20, ... degrees, an image at 0.
+    fn set(videos: Vec<Row>, images: Vec<Row>) -> Set {
+        let angle = |i: usize| [(i as f32 * 10.0).to_radians().cos(), (i as f32 * 10.0).to_radians().sin()];
+        let videos = Table { matrix: Matrix::new((0..videos.len()).flat_map(angle).collect(), 2), rows: videos };
+        let images = Table { matrix: Matrix::new([1.0, 0.0].repeat(images.len()), 2), rows: images };
+        Set { images, videos, labels: vec!["x".into(), "y".into(), "z".into()] }
+    }
+
+    fn plain() -> Maps {
+        Maps { image: Map::Identity(2), video: Map::Identity(2) }
+    }
 
     #[test]
-    fn by_hand() {
-        assert_eq!(average_precision(&[], 10), 0.0);
-        assert_eq!(average_precision(&[true; 5], 3), 1.0);
-        assert_eq!(average_precision(&[false, false, true, true], 4), (1.0 / 3.0 + 2.0 / 4.0) / 2.0);
+    fn clips_of_a_video_are_one_answer_and_queries_without_truth_are_counted() {
+        let videos = vec![
+            row("a1", &[0], Some("a")),
+            row("b1", &[1], Some("b")),
+            row("a2", &[2], Some("a")),
+            row("c", &[1], None),
+        ];
+        let set = set(videos, vec![row("q1", &[1], None), row("q2", &[2, 0], None), row("q3", &[], None)]);
+        let task = Task::new(&set, Split::Test).unwrap();
+        assert_eq!((task.videos.as_slice(), task.skipped()), (&["a".to_owned(), "b".into(), "c".into()][..], 1));
+        let answers = task.answers(&plain(), Pooling::Best, 10).unwrap();
+        assert_eq!(answers.len(), 2);
+        assert_eq!((answers[0].top.as_slice(), answers[0].first), (&[0, 1, 2][..], Some(2)));
+        let summary = Summary::new(&answers, &[1, 10], Normaliser::Hits).unwrap();
+        assert_eq!(summary.map, [(1, 0.5), (10, ((0.5 + 2.0 / 3.0) / 2.0 + 1.0) / 2.0)]);
+        assert_eq!((summary.mrr, summary.median_rank), (0.75, Some(1.5)));
+        // The mean of both clips puts b before a.
+        let answers = task.answers(&plain(), Pooling::MeanTop(2), 10).unwrap();
+        assert_eq!(answers[0].top, [1, 0, 2]);
+    }
+
+    #[test]
+    fn without_labels_the_source_is_relevant() {
+        let set = set(
+            vec![row("a", &[], None), row("b", &[], None)],
+            vec![row("q", &[], Some("b")), row("r", &[], Some("z"))],
+        );
+        let task = Task::new(&set, Split::Test).unwrap();
+        assert_eq!((task.relevant(0), task.skipped()), (&[1][..], 1));
+        let error = Task::new(&set, Split::Val).unwrap_err().to_string();
+        assert!(error.contains("test 2") && error.contains("--split"), "{error}");
+    }
+
+    #[test]
+    fn a_pool_holds_what_is_relevant_and_grows_to_the_whole_gallery() {
+        let videos = (0..9).map(|i| row(&format!("v{i}"), &[u32::from(i == 5)], None)).collect();
+        let set = set(videos, (0..40).map(|i| row(&format!("q{i}"), &[1], None)).collect());
+        let task = Task::new(&set, Split::Test).unwrap();
+        let maps = task.pool_maps(&plain(), Pooling::Best, &[1, 3, 6, 9, 100], 1).unwrap();
+        let map = |n| maps.iter().find(|(of, _)| *of == n).unwrap().1;
+        // Alone in a pool of one it is first; among all it is sixth.
+        assert_eq!(map(1), 1.0);
+        assert!((map(9) - 1.0 / 6.0).abs() < 1e-12 && (map(100) - 1.0 / 6.0).abs() < 1e-12, "{maps:?}");
+        assert!(map(3) < 1.0 && map(3) > map(6) && map(6) > map(9), "{maps:?}");
+        for seed in 0..50 {
+            let pool = task.draw_pool(0, 4, &mut Random::new(seed, "x"));
+            assert!(pool.len() == 4 && pool.contains(&5) && pool.iter().all(|video| *video < 9), "{pool:?}");
+        }
+    }
+
+    #[test]
+    fn the_bootstrap_covers_the_mean() {
+        let values: Vec<f64> = (0..400).map(|i| f64::from(i % 10) / 10.0).collect();
+        let (low, high) = bootstrap(&values, 1).unwrap();
+        // Standard error 0.287 / 20 = 0.0144.
+        assert!(
+            (low - (0.45 - 1.96 * 0.0144)).abs() < 0.004 && (high - (0.45 + 1.96 * 0.0144)).abs() < 0.004,
+            "{low} {high}"
+        );
+        assert_eq!(bootstrap(&[0.5], 1), Some((0.5, 0.5)));
+        assert_eq!(bootstrap(&[], 1), None);
     }
 }

@@ -4,16 +4,22 @@
 //! `videos.jsonl` with one object a row: `{"id": "...", "label": "...", "split": "train|val|test"}`; `label` may be a list
 //! or missing, `video` names the source video of an image or a clip where there is one. Rows of numbers are read from the file when they are needed.
 
+pub mod activitynet;
+pub mod benchmark;
 mod matrix;
+pub mod sources;
+mod writer;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use matrix::Matrix;
+pub use writer::{Labels, Line, Writer};
 
 /// Why a feature set cannot be used.
 #[derive(Debug, Error)]
@@ -54,6 +60,32 @@ pub enum Error {
         /// Lines beside it.
         lines: usize,
     },
+    /// A file that holds no annotations of ActivityNet.
+    #[error("{}: {found}; expected the annotations of ActivityNet, {{\"database\": {{\"<id>\": {{\"subset\", \"duration\", \"annotations\"}}}}}}", path.display())]
+    Annotations {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        found: String,
+    },
+    /// A line of a benchmark that is none.
+    #[error("{}, line {line}: {found}; expected a list as `reelseek dataset` writes it", path.display())]
+    Benchmark {
+        /// Which file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// What is wrong with it.
+        found: String,
+    },
+    /// Features of others that cannot be used.
+    #[error("{}: {found}; expected a folder of .npy files, or one .npz, .safetensors or .h5, with an array for each video", path.display())]
+    Source {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        found: String,
+    },
     /// A feature that is NaN or infinite.
     #[error("{}: row {row} holds a value that is not finite; extract it anew or leave it out", path.display())]
     NotFinite {
@@ -65,7 +97,7 @@ pub enum Error {
 }
 
 /// What a row is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
     /// To learn from.
@@ -74,6 +106,16 @@ pub enum Split {
     Val,
     /// To measure with.
     Test,
+}
+
+impl std::fmt::Display for Split {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Split::Train => "train",
+            Split::Val => "val",
+            Split::Test => "test",
+        })
+    }
 }
 
 /// What is known of one row.
@@ -89,6 +131,8 @@ pub struct Row {
     pub video: Option<String>,
     /// The moment of the video that it shows, where that is known; not in files.
     pub moment: Option<String>,
+    /// Its time in the video, in seconds, where the file says it: `from` and `to`, equal for a frame.
+    pub span_s: Option<(f64, f64)>,
 }
 
 impl Row {
@@ -134,14 +178,35 @@ impl Set {
     /// # Errors
     /// An [`enum@Error`] that names the file, and the line where there is one.
     pub fn open(folder: &Path) -> Result<Set, Error> {
+        Set::open_with(folder, None)
+    }
+
+    /// [`Set::open`], with labels and splits by `video` or `id` from annotations of ActivityNet, whatever the lines say.
+    ///
+    /// # Errors
+    /// As [`Set::open`]; [`Error::Row`] also for a row that the annotations do not know, or whose labels are withheld.
+    pub fn open_with(folder: &Path, annotations: Option<&activitynet::Annotations>) -> Result<Set, Error> {
         let mut names = HashMap::new();
-        let images = table(folder, "images", &mut names)?;
-        let videos = table(folder, "videos", &mut names)?;
+        let images = table(folder, "images", annotations, &mut names)?;
+        let videos = table(folder, "videos", annotations, &mut names)?;
         let mut labels = vec![String::new(); names.len()];
         for (name, at) in names {
             labels[at as usize] = name;
         }
         Ok(Set { images, videos, labels })
+    }
+
+    /// Reads every number once, so that what is not finite is known before any work is done.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] with the row, or [`Error::Io`].
+    pub fn check(&self) -> Result<(), Error> {
+        for table in [&self.images, &self.videos] {
+            (0..table.rows.len())
+                .into_par_iter()
+                .try_for_each_init(|| vec![0f32; table.matrix.columns()], |row, i| table.matrix.read(i, row))?;
+        }
+        Ok(())
     }
 
     /// A short name for exactly these rows and numbers.
@@ -163,9 +228,14 @@ impl Set {
     }
 }
 
-fn table(folder: &Path, name: &str, names: &mut HashMap<String, u32>) -> Result<Table, Error> {
+fn table(
+    folder: &Path,
+    name: &str,
+    annotations: Option<&activitynet::Annotations>,
+    names: &mut HashMap<String, u32>,
+) -> Result<Table, Error> {
     let matrix = Matrix::open(&folder.join(format!("{name}.npy")))?;
-    let rows = rows(&folder.join(format!("{name}.jsonl")), names)?;
+    let rows = rows(&folder.join(format!("{name}.jsonl")), annotations, names)?;
     if rows.len() != matrix.rows() {
         let path = folder.join(format!("{name}.npy"));
         return Err(Error::Count { path, rows: matrix.rows(), lines: rows.len() });
@@ -173,40 +243,36 @@ fn table(folder: &Path, name: &str, names: &mut HashMap<String, u32>) -> Result<
     Ok(Table { matrix, rows })
 }
 
-#[derive(Deserialize)]
-struct Line {
-    id: String,
-    #[serde(default)]
-    label: Option<Labels>,
-    split: Split,
-    #[serde(default)]
-    video: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Labels {
-    One(String),
-    Many(Vec<String>),
-}
-
-fn rows(path: &Path, names: &mut HashMap<String, u32>) -> Result<Vec<Row>, Error> {
+fn rows(
+    path: &Path,
+    annotations: Option<&activitynet::Annotations>,
+    names: &mut HashMap<String, u32>,
+) -> Result<Vec<Row>, Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let mut rows = Vec::new();
-    for (i, line) in BufReader::new(std::fs::File::open(path).map_err(io)?).lines().enumerate() {
-        let line = line.map_err(io)?;
-        if line.trim().is_empty() {
+    let mut lines: HashMap<String, usize> = HashMap::new();
+    for (i, text) in BufReader::new(std::fs::File::open(path).map_err(io)?).lines().enumerate() {
+        let text = text.map_err(io)?;
+        if text.trim().is_empty() {
             continue;
         }
-        let line: Line = serde_json::from_str(&line).map_err(|e| Error::Row {
-            path: path.to_owned(),
-            line: i + 1,
-            found: e.to_string(),
-        })?;
-        let labels = match line.label {
-            None => Vec::new(),
-            Some(Labels::One(label)) => vec![label],
-            Some(Labels::Many(labels)) => labels,
+        let wrong = |found: String| Error::Row { path: path.to_owned(), line: i + 1, found };
+        let line: Line = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        if let Some(first) = lines.insert(line.id.clone(), i + 1) {
+            return Err(wrong(format!("id {} is that of line {first} already", line.id)));
+        }
+        let (labels, split) = match annotations {
+            None => {
+                let split = line.split.ok_or_else(|| wrong("no split".to_owned()))?;
+                (line.label.map_or(Vec::new(), Labels::into_vec), split)
+            }
+            Some(annotations) => {
+                let named = line.video.as_deref().unwrap_or(&line.id);
+                let video = annotations.video(named).or_else(|| annotations.video(&line.id));
+                let video = video.ok_or_else(|| wrong(format!("video {named} is not in the annotations")))?;
+                let split = video.split().ok_or_else(|| wrong(format!("the labels of {named} are withheld")))?;
+                (video.labels.clone(), split)
+            }
         };
         let labels = labels
             .into_iter()
@@ -215,7 +281,8 @@ fn rows(path: &Path, names: &mut HashMap<String, u32>) -> Result<Vec<Row>, Error
                 *names.entry(label).or_insert(next)
             })
             .collect();
-        rows.push(Row { id: line.id, labels, split: line.split, video: line.video, moment: None });
+        let span_s = line.from.map(|from| (from, line.to.unwrap_or(from)));
+        rows.push(Row { id: line.id, labels, split, video: line.video, moment: None, span_s });
     }
     Ok(rows)
 }

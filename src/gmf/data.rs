@@ -1,6 +1,6 @@
 //! Which images and videos of a feature set are learned from, paired and held out.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::config::Config;
 use super::loss::{Relation, Relations};
@@ -77,6 +77,47 @@ impl<'a> Data<'a> {
             )));
         }
         Ok(data)
+    }
+
+    /// The same choice of rows on a set with the same rows and other numbers.
+    ///
+    /// # Panics
+    /// If the set has other rows.
+    pub fn on<'b>(&self, set: &'b Set) -> Data<'b> {
+        let same = |a: &[Row], b: &[Row]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.id == b.id);
+        assert!(
+            same(&self.set.images.rows, &set.images.rows) && same(&self.set.videos.rows, &set.videos.rows),
+            "the same rows"
+        );
+        Data {
+            set,
+            labelled: self.labelled,
+            images: self.images.clone(),
+            partners: self.partners.clone(),
+            queries: self.queries.clone(),
+            gallery: self.gallery.clone(),
+            alone: self.alone,
+        }
+    }
+
+    /// The features.
+    pub fn set(&self) -> &'a Set {
+        self.set
+    }
+
+    /// Training images and videos that belong together: a group a label (or, without labels, a source), in the order of their names.
+    /// What has several labels is in several groups; groups without an image or a video are left out.
+    pub fn groups(&self) -> Vec<(Vec<u32>, Vec<u32>)> {
+        let mut groups: BTreeMap<&String, (Vec<u32>, Vec<u32>)> =
+            self.partners.iter().map(|(key, videos)| (key, (Vec::new(), videos.clone()))).collect();
+        for image in &self.images {
+            for key in keys(&self.set.images.rows[*image as usize], self.labelled) {
+                if let Some((images, _)) = groups.get_mut(&key) {
+                    images.push(*image);
+                }
+            }
+        }
+        groups.into_values().filter(|(images, _)| !images.is_empty()).collect()
     }
 
     /// Pairs in an epoch.

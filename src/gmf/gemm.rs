@@ -13,7 +13,7 @@ const PARALLEL: usize = 1 << 18;
 
 /// A matrix seen in a slice: element (r, c) lies at `r · row_stride + c · column_stride`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct View<'a> {
+pub(crate) struct View<'a> {
     data: &'a [f32],
     rows: usize,
     columns: usize,
@@ -23,13 +23,13 @@ pub(super) struct View<'a> {
 
 impl<'a> View<'a> {
     /// Row after row, each of `columns` numbers.
-    pub(super) fn rows(data: &'a [f32], columns: usize) -> View<'a> {
+    pub(crate) fn rows(data: &'a [f32], columns: usize) -> View<'a> {
         assert_eq!(data.len() % columns, 0, "whole rows");
         View { data, rows: data.len() / columns, columns, row_stride: columns, column_stride: 1 }
     }
 
     /// The transpose; nothing is moved.
-    pub(super) fn transposed(self) -> View<'a> {
+    pub(crate) fn transposed(self) -> View<'a> {
         View {
             rows: self.columns,
             columns: self.rows,
@@ -45,15 +45,21 @@ impl<'a> View<'a> {
         &self.data[r * self.row_stride..][..self.columns]
     }
 
+    /// Columns `from..from + count`.
+    pub(crate) fn columns(self, from: usize, count: usize) -> View<'a> {
+        assert!(from + count <= self.columns, "columns within the matrix");
+        View { data: self.data.get(from * self.column_stride..).unwrap_or(&[]), columns: count, ..self }
+    }
+
     /// Rows `from..from + count`.
-    pub(super) fn part(self, from: usize, count: usize) -> View<'a> {
+    pub(crate) fn part(self, from: usize, count: usize) -> View<'a> {
         assert!(from + count <= self.rows, "rows within the matrix");
-        View { data: &self.data[from * self.row_stride..], rows: count, ..self }
+        View { data: self.data.get(from * self.row_stride..).unwrap_or(&[]), rows: count, ..self }
     }
 }
 
 /// `dst = keep · dst + a · b`, with `dst` row after row. `keep` 0 ignores what `dst` held, NaN too.
-pub(super) fn multiply(dst: &mut [f32], keep: f32, a: View<'_>, b: View<'_>) {
+pub(crate) fn multiply(dst: &mut [f32], keep: f32, a: View<'_>, b: View<'_>) {
     let columns = b.columns;
     assert_eq!(dst.len(), a.rows * columns, "dst is (rows of a, columns of b)");
     let panel = panel_rows(a.rows, a.columns * columns);
@@ -73,7 +79,7 @@ pub(super) fn panel_rows(rows: usize, row_cost: usize) -> usize {
 }
 
 /// [`multiply`] in the calling thread.
-pub(super) fn multiply_here(dst: &mut [f32], keep: f32, a: View<'_>, b: View<'_>) {
+pub(crate) fn multiply_here(dst: &mut [f32], keep: f32, a: View<'_>, b: View<'_>) {
     let reach = |v: View<'_>| match (v.rows, v.columns) {
         (0, _) | (_, 0) => 0,
         (r, c) => (r - 1) * v.row_stride + (c - 1) * v.column_stride + 1,

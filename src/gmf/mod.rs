@@ -20,7 +20,7 @@ mod config;
 mod curve;
 mod data;
 pub mod fit;
-mod gemm;
+pub(crate) mod gemm;
 mod loss;
 mod model;
 mod options;

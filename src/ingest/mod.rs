@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod clips;
+pub mod extract;
 pub mod pairs;
 mod run;
 mod sidecar;
@@ -12,7 +13,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use globset::GlobSet;
-use reelseek_index::{Index, Settings};
+use reelseek_index::{Index, Precision, Settings};
 use thiserror::Error;
 
 pub use calibrate::calibrate;
@@ -65,6 +66,8 @@ pub struct Plan {
     pub prune: bool,
     /// Decode files again that could not be decoded before, though they have not changed.
     pub retry: bool,
+    /// Keep vectors in 16 bits a value. Only a new index can be made so; one that is so stays so.
+    pub half: bool,
 }
 
 /// What became of one file.
@@ -149,7 +152,7 @@ pub fn run(
 ) -> Result<Summary, Error> {
     let start = Instant::now();
     let tools = Tools::find()?;
-    let index = open_or_create(folder, checkpoint)?;
+    let index = open_or_create(folder, checkpoint, plan.half)?;
     let mut run = run::Run::begin(&index, tell)?;
     let todo = run.survey(plan)?;
     let context = work::Context {
@@ -188,12 +191,14 @@ pub fn run(
     Ok(summary)
 }
 
-fn open_or_create(folder: &Path, checkpoint: &Folded) -> Result<Index, Error> {
+fn open_or_create(folder: &Path, checkpoint: &Folded, half: bool) -> Result<Index, Error> {
     checkpoint.expect_encoder(layout::ID, "in use")?;
     let fingerprint = checkpoint.fingerprint();
     if !Index::exists(folder) {
         let attributes = [(ENCODER.to_owned(), layout::ID.to_owned()), (CHECKPOINT.to_owned(), fingerprint)].into();
-        return Ok(Index::create(folder, &Settings { attributes, ..Settings::new(checkpoint.record.invariant) })?);
+        let precision = if half { Precision::Half } else { Precision::Full };
+        let settings = Settings { attributes, precision, ..Settings::new(checkpoint.record.invariant) };
+        return Ok(Index::create(folder, &settings)?);
     }
     let index = Index::open(folder)?;
     for (what, given) in [(ENCODER, layout::ID.to_owned()), (CHECKPOINT, fingerprint)] {
@@ -202,6 +207,9 @@ fn open_or_create(folder: &Path, checkpoint: &Folded) -> Result<Index, Error> {
         {
             return Err(Error::Mismatch { what, found: found.clone(), given });
         }
+    }
+    if half && index.settings().precision != Precision::Half {
+        return Err(Error::Mismatch { what: "vectors", found: "of 32 bits".into(), given: "16 bits".into() });
     }
     Ok(index)
 }

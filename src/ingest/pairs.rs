@@ -138,6 +138,7 @@ pub fn set(examples: &[(String, Example)], encoder: &Layout, held_out: f32, seed
                     split,
                     video: Some(video.clone()),
                     moment: Some(of.clone()),
+                    span_s: None,
                 };
                 for (k, query) in moment.queries.iter().enumerate() {
                     images.0.extend(encoder.image(&turned(query)));

@@ -60,6 +60,11 @@ pub(super) fn read(video: &Path) -> Result<Option<Sidecar>, String> {
     parse(&bytes).map(Some).map_err(wrong)
 }
 
+/// The labels that the sidecar of a video gives; none if there is no sidecar that can be read.
+pub(super) fn labels(video: &Path) -> Vec<String> {
+    read(video).ok().flatten().map_or(Vec::new(), |sidecar| sidecar.labels)
+}
+
 fn parse(bytes: &[u8]) -> Result<Sidecar, String> {
     let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| format!("not JSON ({e})"))?;
     if depth(&value) > MAX_DEPTH {

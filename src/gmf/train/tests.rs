@@ -22,7 +22,14 @@ fn set_of(image: usize, video: usize) -> Set {
             let class = i % 6;
             values.extend(means[class].iter().map(|m| m + random.between(-0.2, 0.2)));
             let split = if i < 66 { Split::Train } else { Split::Val };
-            rows.push(Row { id: format!("{name}{i}"), labels: vec![class as u32], split, video: None, moment: None });
+            rows.push(Row {
+                id: format!("{name}{i}"),
+                labels: vec![class as u32],
+                split,
+                video: None,
+                moment: None,
+                span_s: None,
+            });
         }
         Table { matrix: Matrix::new(values, length), rows }
     };

@@ -1,0 +1,267 @@
+//! Exact ranking of many queries against a gallery: blocks of a matrix product, then the best `k` of each row.
+
+use rayon::prelude::*;
+
+use crate::gmf::gemm::{View, multiply_here};
+
+/// Queries of a block: their scores over a gallery of some thousand rows stay in the cache.
+const BLOCK: usize = 64;
+
+/// How clips' scores become their video's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pooling {
+    /// The best clip's.
+    #[default]
+    Best,
+    /// The mean of so many best clips, or of all if there are fewer.
+    MeanTop(usize),
+}
+
+impl std::fmt::Display for Pooling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Pooling::Best => write!(f, "best"),
+            Pooling::MeanTop(n) => write!(f, "mean:{n}"),
+        }
+    }
+}
+
+impl std::str::FromStr for Pooling {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Pooling, String> {
+        match (text, text.strip_prefix("mean:").map(str::parse)) {
+            ("best", _) => Ok(Pooling::Best),
+            (_, Some(Ok(n))) if n > 0 => Ok(Pooling::MeanTop(n)),
+            _ => Err("expected best, or mean:N with N of at least 1".to_owned()),
+        }
+    }
+}
+
+/// What is ranked: rows of `length` numbers, each of one of `videos` videos.
+#[derive(Debug, Clone)]
+pub struct Gallery {
+    rows: Vec<f32>,
+    length: usize,
+    /// The video of each row.
+    owners: Vec<u32>,
+    videos: usize,
+    pooling: Pooling,
+}
+
+/// One query's answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ranked {
+    /// The best videos, best first, ties by their number.
+    pub top: Vec<u32>,
+    /// Their scores.
+    pub scores: Vec<f32>,
+    /// Rank of the best relevant video among all, from 1, if any is relevant.
+    pub first: Option<usize>,
+}
+
+/// A score and a place as one number: smaller is better, ties by place. NaN is worst.
+fn key(score: f32, place: usize) -> u64 {
+    let score = if score.is_nan() { f32::NEG_INFINITY } else { score + 0.0 };
+    let bits = (-score).to_bits();
+    let ordered = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
+    u64::from(ordered) << 32 | place as u64
+}
+
+/// Places and scores of the best `k`, best first.
+fn best(scores: &[f32], k: usize, keys: &mut Vec<u64>) {
+    keys.clear();
+    let k = k.min(scores.len());
+    if k == 0 {
+        return;
+    }
+    let room = 2 * k + 64;
+    let mut floor = f32::NEG_INFINITY;
+    let mut full = false;
+    for (place, score) in scores.iter().enumerate() {
+        // Of equal scores the first places win, and they were seen first.
+        if !full || *score > floor {
+            keys.push(key(*score, place));
+            if keys.len() >= room {
+                keys.select_nth_unstable(k - 1);
+                keys.truncate(k);
+                floor = scores[keys[k - 1] as u32 as usize];
+                full = !floor.is_nan();
+            }
+        }
+    }
+    keys.sort_unstable();
+    keys.truncate(k);
+}
+
+impl Gallery {
+    /// Rows of `length` numbers each, one after the other, and the video of each, below `videos`.
+    ///
+    /// # Panics
+    /// If the lengths do not match, or a row's video is not below `videos`.
+    pub fn new(rows: Vec<f32>, length: usize, owners: Vec<u32>, videos: usize, pooling: Pooling) -> Gallery {
+        assert_eq!(rows.len(), length * owners.len(), "a video for each row");
+        assert!(owners.iter().all(|owner| (*owner as usize) < videos), "videos are below their number");
+        Gallery { rows, length, owners, videos, pooling }
+    }
+
+    /// Videos.
+    pub fn videos(&self) -> usize {
+        self.videos
+    }
+
+    /// Rows.
+    pub fn rows(&self) -> &[f32] {
+        &self.rows
+    }
+
+    /// The video of each row.
+    pub fn owners(&self) -> &[u32] {
+        &self.owners
+    }
+
+    /// Ranks the videos for each query (rows of `length` numbers) by dot product. `relevant` gives a query's relevant videos; then
+    /// `look` makes of each answer what is kept. Queries are shared between threads; results come in their order and do not
+    /// depend on how many threads there are.
+    pub fn rank<T: Send>(
+        &self,
+        queries: &[f32],
+        k: usize,
+        relevant: impl Fn(usize) -> Vec<u32> + Sync,
+        look: impl Fn(usize, Ranked) -> T + Sync,
+    ) -> Vec<T> {
+        if self.length == 0 {
+            return Vec::new();
+        }
+        let one_each =
+            self.owners.len() == self.videos && self.owners.iter().enumerate().all(|(i, o)| i == *o as usize);
+        let blocks: Vec<Vec<T>> = queries
+            .par_chunks(BLOCK * self.length)
+            .enumerate()
+            .map(|(block, queries)| {
+                let n = queries.len() / self.length;
+                let mut scores = vec![0f32; n * self.owners.len()];
+                multiply_here(
+                    &mut scores,
+                    0.0,
+                    View::rows(queries, self.length),
+                    View::rows(&self.rows, self.length).transposed(),
+                );
+                let (mut keys, mut pooled) = (Vec::new(), Vec::new());
+                let mut answers = Vec::with_capacity(n);
+                for i in 0..n {
+                    let clips = &scores[i * self.owners.len()..][..self.owners.len()];
+                    let videos = if one_each { clips } else { self.pool(clips, &mut pooled) };
+                    let query = block * BLOCK + i;
+                    answers.push(look(query, answer(videos, k, &relevant(query), &mut keys)));
+                }
+                answers
+            })
+            .collect();
+        blocks.into_iter().flatten().collect()
+    }
+
+    /// The videos' scores out of their clips'.
+    fn pool<'a>(&self, clips: &[f32], pooled: &'a mut Vec<f32>) -> &'a [f32] {
+        pooled.clear();
+        pooled.resize(self.videos, f32::NEG_INFINITY);
+        match self.pooling {
+            Pooling::Best => {
+                for (owner, score) in self.owners.iter().zip(clips) {
+                    let best = &mut pooled[*owner as usize];
+                    *best = best.max(*score);
+                }
+            }
+            Pooling::MeanTop(n) => {
+                let mut of = vec![Vec::new(); self.videos];
+                self.owners.iter().zip(clips).for_each(|(owner, score)| of[*owner as usize].push(*score));
+                for (video, scores) in pooled.iter_mut().zip(&mut of) {
+                    scores.sort_unstable_by(|a, b| b.total_cmp(a));
+                    scores.truncate(n);
+                    if !scores.is_empty() {
+                        *video = scores.iter().sum::<f32>() / scores.len() as f32;
+                    }
+                }
+            }
+        }
+        pooled
+    }
+}
+
+fn answer(scores: &[f32], k: usize, relevant: &[u32], keys: &mut Vec<u64>) -> Ranked {
+    best(scores, k, keys);
+    let first = relevant.iter().map(|video| key(scores[*video as usize], *video as usize)).min();
+    let better = |first: u64| scores.iter().enumerate().filter(|(place, score)| key(**score, *place) < first).count();
+    let rank = first.map(|first| 1 + better(first));
+    let top: Vec<u32> = keys.iter().map(|key| *key as u32).collect();
+    let scores = top.iter().map(|video| scores[*video as usize]).collect();
+    Ranked { top, scores, first: rank }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seeded::Random;
+
+    fn numbers(n: usize, name: &str) -> Vec<f32> {
+        let mut random = Random::new(1, name);
+        // Few distinct values: many ties.
+        (0..n).map(|_| (random.between(-3.0, 3.0)).round()).collect()
+    }
+
+    /// Every score, sorted.
+    fn naive(rows: &[f32], owners: &[u32], videos: usize, query: &[f32], pooling: Pooling) -> Vec<(f32, u32)> {
+        let mut ranked: Vec<(f32, u32)> = (0..videos as u32)
+            .map(|video| {
+                let clips = rows.chunks(query.len()).zip(owners).filter(|(_, owner)| **owner == video);
+                let mut scores: Vec<f32> =
+                    clips.map(|(row, _)| row.iter().zip(query).map(|(a, b)| a * b).sum()).collect();
+                scores.sort_by(|a, b| b.total_cmp(a));
+                let n = match pooling {
+                    Pooling::Best => 1,
+                    Pooling::MeanTop(n) => n.min(scores.len()),
+                };
+                (scores[..n].iter().sum::<f32>() / n as f32 + 0.0, video) // one zero
+            })
+            .collect();
+        ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        ranked
+    }
+
+    #[test]
+    fn as_sorting_everything() {
+        let (length, videos) = (5, 300);
+        let mut owners: Vec<u32> = (0..videos as u32).collect();
+        owners.extend((0..400).map(|i| i * 7 % videos as u32));
+        for (owners, pooling) in [
+            (owners[..videos].to_vec(), Pooling::Best),
+            (owners.clone(), Pooling::Best),
+            (owners.clone(), Pooling::MeanTop(2)),
+            (owners, Pooling::MeanTop(100)),
+        ] {
+            let (rows, queries) = (numbers(owners.len() * length, "rows"), numbers(150 * length, "queries"));
+            let gallery = Gallery::new(rows.clone(), length, owners.clone(), videos, pooling);
+            let relevant = |query: usize| vec![query as u32, (query * 13 % videos) as u32];
+            for k in [0, 1, 10, 100, 1000] {
+                let answers = gallery.rank(&queries, k, relevant, |query, ranked| (query, ranked));
+                assert_eq!(answers.len(), 150);
+                for (query, ranked) in answers {
+                    let all = naive(&rows, &owners, videos, &queries[query * length..][..length], pooling);
+                    let wanted: Vec<u32> = all.iter().take(k).map(|(_, video)| *video).collect();
+                    assert_eq!(ranked.top, wanted, "{pooling} k {k}");
+                    let first = all.iter().position(|(_, video)| relevant(query).contains(video));
+                    assert_eq!(ranked.first, first.map(|at| at + 1));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nan_ranks_last() {
+        let gallery = Gallery::new(vec![f32::NAN, -1.0, 2.0], 1, vec![0, 1, 2], 3, Pooling::Best);
+        for (relevant, first) in [(1, 2), (0, 3), (2, 1)] {
+            let answers = gallery.rank(&[1.0], usize::MAX, |_| vec![relevant], |_, ranked| ranked);
+            assert_eq!((answers[0].top.as_slice(), answers[0].first), (&[2, 1, 0][..], Some(first)));
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The annotations of ActivityNet (Caba Heilbron et al., CVPR 2015), versions 1.2 and 1.3: which activity a video shows, and when.
+//!
+//! ```json
+//! {"version": "VERSION 1.3", "database": {"<id of 11 characters>": {"subset": "training|validation|testing",
+//!   "duration": 82.73, "annotations": [{"segment": [7.1, 20.5], "label": "Archery"}]}}}
+//! ```
+//!
+//! Times are seconds from the start of the video. What else the file holds (`taxonomy`, `url`, `resolution`) is passed over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{Error, Split};
+
+/// A segment shorter than this within its video is degenerate.
+const SHORTEST_S: f64 = 1e-3;
+
+/// The subset that the organisers put a video into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Subset {
+    /// To learn from.
+    Training,
+    /// To measure with: its annotations are public.
+    Validation,
+    /// Its annotations are withheld.
+    Testing,
+}
+
+/// A span of a video that shows one activity.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Segment {
+    /// First second.
+    pub start_s: f64,
+    /// First second after it, not beyond the end of the video.
+    pub end_s: f64,
+    /// What it shows.
+    pub label: String,
+}
+
+/// What is known of one video.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Video {
+    /// Its subset.
+    pub subset: Subset,
+    /// Its length.
+    pub duration_s: f64,
+    /// Its segments that are not degenerate, in the file's order.
+    pub segments: Vec<Segment>,
+    /// All labels, of degenerate segments too, without repetition.
+    pub labels: Vec<String>,
+}
+
+/// An annotation file.
+#[derive(Debug, Clone)]
+pub struct Annotations {
+    /// As the file says.
+    pub version: String,
+    /// By id, which has no `v_` in front.
+    pub videos: BTreeMap<String, Video>,
+    /// Segments that were left out: the video, and what they said.
+    pub degenerate: Vec<(String, [f64; 2])>,
+    /// A short name for exactly this file.
+    pub fingerprint: String,
+}
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(default)]
+    version: String,
+    database: BTreeMap<String, Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    subset: Subset,
+    duration: f64,
+    #[serde(default)]
+    annotations: Vec<Annotation>,
+}
+
+#[derive(Deserialize)]
+struct Annotation {
+    segment: [f64; 2],
+    label: String,
+}
+
+/// The id in the name of a video's file or array: that without the `v_` in front which ActivityNet's own files have. What has 11 characters is an id
+/// already, whatever it begins with: some begin with `v_`.
+pub fn video_id(name: &str) -> &str {
+    if name.len() == 11 { name } else { name.strip_prefix("v_").unwrap_or(name) }
+}
+
+impl Annotations {
+    /// Reads a file. Ends beyond the video's are cut to it; what then is shorter than a millisecond is degenerate.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Annotations`] if it is no such file.
+    pub fn read(path: &Path) -> Result<Annotations, Error> {
+        let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let wrong = |found: String| Error::Annotations { path: path.to_owned(), found };
+        let file: File = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+        if file.database.is_empty() {
+            return Err(wrong("no videos".to_owned()));
+        }
+        let mut degenerate = Vec::new();
+        let mut videos = BTreeMap::new();
+        for (id, entry) in file.database {
+            let id = video_id(&id).to_owned();
+            if !(entry.duration.is_finite() && entry.duration >= 0.0) {
+                return Err(wrong(format!("video {id} with a duration of {}", entry.duration)));
+            }
+            let mut video =
+                Video { subset: entry.subset, duration_s: entry.duration, segments: Vec::new(), labels: Vec::new() };
+            for Annotation { segment, label } in entry.annotations {
+                if !video.labels.contains(&label) {
+                    video.labels.push(label.clone());
+                }
+                let (start_s, end_s) = (segment[0].max(0.0), segment[1].min(entry.duration));
+                if end_s - start_s >= SHORTEST_S {
+                    video.segments.push(Segment { start_s, end_s, label });
+                } else {
+                    degenerate.push((id.clone(), segment));
+                }
+            }
+            videos.insert(id, video);
+        }
+        let fingerprint = blake3::hash(&bytes).to_hex()[..16].to_owned();
+        Ok(Annotations { version: file.version, videos, degenerate, fingerprint })
+    }
+
+    /// All labels, in alphabetical order.
+    pub fn labels(&self) -> Vec<&str> {
+        let all: BTreeSet<&str> = self.videos.values().flat_map(|v| v.labels.iter().map(String::as_str)).collect();
+        all.into_iter().collect()
+    }
+
+    /// The video that a name speaks of: an id, with or without `v_` in front; of a clip's or a frame's name (`id@12.5`, `id:3-9`), its video's.
+    pub fn video(&self, name: &str) -> Option<&Video> {
+        // Ids hold `-` and `_`, and may begin with them, so that nothing else can be cut off.
+        let video = name.split(['@', ':']).next().unwrap_or(name);
+        self.videos.get(video_id(name)).or_else(|| self.videos.get(video_id(video)))
+    }
+}
+
+impl Video {
+    /// What rows of the video are for, where nothing else is said: training or measuring. `None` if its annotations are withheld.
+    pub fn split(&self) -> Option<Split> {
+        match self.subset {
+            Subset::Training => Some(Split::Train),
+            Subset::Validation => Some(Split::Test),
+            Subset::Testing => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Annotations, Error> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Annotations::read(file.path())
+    }
+
+    #[test]
+    fn the_original_layout_and_its_oddities() {
+        let text = r#"{"taxonomy": [{"nodeName": "x"}], "version": "VERSION 1.3", "database": {
+            "a": {"duration": 10.0, "subset": "training", "url": "http", "resolution": "320x240",
+                  "annotations": [{"segment": [1.0, 3.0], "label": "Surfing"}, {"segment": [4, 11.5], "label": "Archery"},
+                                  {"segment": [5, 5], "label": "Rowing"}, {"segment": [12, 14], "label": "Surfing"}]},
+            "v_-b": {"duration": 5, "subset": "validation", "annotations": [{"segment": [-1, 2], "label": "Archery"}]},
+            "c": {"duration": 7, "subset": "testing", "annotations": []}}}"#;
+        let found = read(text).unwrap();
+        assert_eq!(found.labels(), ["Archery", "Rowing", "Surfing"]);
+        let a = &found.videos["a"];
+        assert_eq!((a.segments.len(), a.segments[1].end_s, a.labels.len()), (2, 10.0, 3));
+        assert_eq!(found.degenerate.len(), 2);
+        assert_eq!(found.videos["-b"].segments[0].start_s, 0.0);
+        assert_eq!(found.video("v_-b@1.5").and_then(Video::split), Some(Split::Test));
+        assert_eq!(found.video("c").unwrap().split(), None);
+        assert!(found.video("d").is_none());
+    }
+
+    #[test]
+    fn ids_that_begin_as_files_do_stay_whole() {
+        for (name, id) in [
+            ("v_UmAH95xls", "v_UmAH95xls"),
+            ("v_v_UmAH95xls", "v_UmAH95xls"),
+            ("v_abcdefghijk", "abcdefghijk"),
+            ("v_a", "a"),
+        ] {
+            assert_eq!(video_id(name), id);
+        }
+        let text = r#"{"version": "VERSION 1.2", "database": {"v_UmAH95xls": {"duration": 5, "subset": "training",
+            "annotations": [{"segment": [0, 2], "label": "Archery"}]}}}"#;
+        let found = read(text).unwrap();
+        for name in ["v_UmAH95xls", "v_v_UmAH95xls", "v_UmAH95xls@1.000", "v_UmAH95xls:0.000-2.000"] {
+            assert!(found.video(name).is_some(), "{name}");
+        }
+        assert_eq!(found.version, "VERSION 1.2");
+    }
+
+    #[test]
+    fn other_files_are_refused_by_name() {
+        for text in ["", "[]", "{\"database\": {}}", r#"{"database": {"a": {"duration": 1, "subset": "sometimes"}}}"#] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains("annotations"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_file_of_version_1_3() {
+        let path = Path::new("../shared/activitynet/activity_net.v1-3.reconstructed.min.json");
+        let Ok(found) = Annotations::read(path) else {
+            return eprintln!("skipped: {} is not here", path.display());
+        };
+        let count = |subset| found.videos.values().filter(|v| v.subset == subset).count();
+        assert_eq!([Subset::Training, Subset::Validation, Subset::Testing].map(count), [9649, 4728, 4851]);
+        assert_eq!((found.labels().len(), found.version.as_str()), (200, "VERSION 1.3"));
+        assert_eq!(found.videos.values().filter(|v| v.labels.len() > 1).count(), 11);
+        assert_eq!(found.degenerate.len(), 12, "{:?}", found.degenerate);
+        let segments: usize = found.videos.values().map(|v| v.segments.len()).sum();
+        assert_eq!(segments + found.degenerate.len(), 14_859 + 7293);
+    }
+}

@@ -1,0 +1,207 @@
+//! Writing a feature set, row by row.
+
+use std::fs::File;
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Split};
+
+/// One line of a `.jsonl` file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// The row's name.
+    pub id: String,
+    /// What it shows: one label or several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<Labels>,
+    /// What it is for; may only be missing where annotations say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
+    /// The video it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub video: Option<String>,
+    /// First second in the video.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<f64>,
+    /// First second after it; of a frame, the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<f64>,
+}
+
+impl Line {
+    /// Its labels.
+    pub fn labels(&self) -> Vec<&str> {
+        match &self.label {
+            None => Vec::new(),
+            Some(Labels::One(label)) => vec![label],
+            Some(Labels::Many(labels)) => labels.iter().map(String::as_str).collect(),
+        }
+    }
+}
+
+/// One label or several.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Labels {
+    /// One.
+    One(String),
+    /// Several, or none.
+    Many(Vec<String>),
+}
+
+impl Labels {
+    pub(super) fn into_vec(self) -> Vec<String> {
+        match self {
+            Labels::One(label) => vec![label],
+            Labels::Many(labels) => labels,
+        }
+    }
+}
+
+/// Bytes of the header of a `.npy` file, with room for any number of rows.
+const HEADER: usize = 128;
+
+/// Writes `NAME.npy` (float32) and `NAME.jsonl` under temporary names, which are gone with the writer; [`Writer::finish`] puts them in their places.
+#[derive(Debug)]
+pub struct Writer {
+    folder: PathBuf,
+    name: &'static str,
+    numbers: BufWriter<File>,
+    lines: BufWriter<File>,
+    rows: usize,
+    length: Option<usize>,
+}
+
+impl Writer {
+    /// Begins a table, `images` or `videos`, in a folder, which is made if it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn create(folder: &Path, name: &'static str) -> Result<Writer, Error> {
+        let io = |source| Error::Io { path: folder.to_owned(), source };
+        std::fs::create_dir_all(folder).map_err(io)?;
+        let begin = |ending: &str| File::create(folder.join(format!("{name}.{ending}.part"))).map(BufWriter::new);
+        let (mut numbers, lines) = (begin("npy").map_err(io)?, begin("jsonl").map_err(io)?);
+        numbers.write_all(&[0; HEADER]).map_err(io)?;
+        Ok(Writer { folder: folder.to_owned(), name, numbers, lines, rows: 0, length: None })
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Source`] if the row is empty or has another length than those before.
+    pub fn push(&mut self, line: &Line, values: &[f32]) -> Result<(), Error> {
+        let length = *self.length.get_or_insert(values.len());
+        if values.is_empty() || values.len() != length {
+            let found = format!("{} numbers for {}, where the rows before have {length}", values.len(), line.id);
+            return Err(Error::Source { path: self.folder.clone(), found });
+        }
+        let io = |source| Error::Io { path: self.folder.clone(), source };
+        let text = serde_json::to_string(line).map_err(|error| io(error.into()))?;
+        values.iter().try_for_each(|value| self.numbers.write_all(&value.to_le_bytes())).map_err(io)?;
+        writeln!(self.lines, "{text}").map_err(io)?;
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Rows so far.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Puts the files of all writers in their places, once all are whole on disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn finish<const N: usize>(mut writers: [Writer; N]) -> Result<(), Error> {
+        writers.iter_mut().try_for_each(|writer| writer.close().map_err(|source| writer.error(source)))?;
+        for writer in &writers {
+            for ending in ["npy", "jsonl"] {
+                let renamed =
+                    std::fs::rename(writer.part(ending), writer.folder.join(format!("{}.{ending}", writer.name)));
+                renamed.map_err(|source| writer.error(source))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> std::io::Result<()> {
+        self.lines.flush()?;
+        self.lines.get_ref().sync_all()?;
+        self.numbers.seek(SeekFrom::Start(0))?;
+        self.numbers.write_all(&header(self.rows, self.length.unwrap_or(1)))?;
+        self.numbers.flush()?;
+        self.numbers.get_ref().sync_all()
+    }
+
+    fn part(&self, ending: &str) -> PathBuf {
+        self.folder.join(format!("{}.{ending}.part", self.name))
+    }
+
+    fn error(&self, source: std::io::Error) -> Error {
+        Error::Io { path: self.folder.clone(), source }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        for ending in ["npy", "jsonl"] {
+            // Not there once finished.
+            let _ = std::fs::remove_file(self.part(ending));
+        }
+    }
+}
+
+/// The header of a `.npy` file, version 1.0.
+fn header(rows: usize, length: usize) -> [u8; HEADER] {
+    let mut bytes = [b' '; HEADER];
+    bytes[..8].copy_from_slice(b"\x93NUMPY\x01\x00");
+    bytes[8..10].copy_from_slice(&(HEADER as u16 - 10).to_le_bytes());
+    let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {length}), }}");
+    bytes[10..10 + text.len()].copy_from_slice(text.as_bytes());
+    bytes[HEADER - 1] = b'\n';
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Set;
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_a_feature_set() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("new");
+        let make = |name: &'static str| {
+            let mut writer = Writer::create(&folder, name).unwrap();
+            for i in 0..3 {
+                let line = Line {
+                    id: format!("{name}{i}"),
+                    label: Some(Labels::Many(vec!["x".into()])),
+                    split: Some(Split::Test),
+                    video: Some("v".into()),
+                    from: Some(1.5),
+                    to: None,
+                };
+                writer.push(&line, &[i as f32, 2.0]).unwrap();
+            }
+            let short = Line { id: "short".into(), label: None, split: None, video: None, from: None, to: None };
+            assert!(writer.push(&short, &[1.0]).unwrap_err().to_string().contains("short"));
+            assert_eq!(writer.rows(), 3);
+            writer
+        };
+        drop(make("images"));
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "what is not finished is gone");
+        Writer::finish([make("images"), make("videos")]).unwrap();
+        let set = Set::open(&folder).unwrap();
+        set.check().unwrap();
+        assert_eq!((set.images.matrix.rows(), set.videos.matrix.columns(), set.labels.len()), (3, 2, 1));
+        assert_eq!(set.images.rows[2].span_s, Some((1.5, 1.5)));
+        let mut row = [0.0; 2];
+        set.videos.matrix.read(2, &mut row).unwrap();
+        assert_eq!(row, [2.0, 2.0]);
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 4, "no temporary files are left");
+    }
+}
