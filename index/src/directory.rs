@@ -103,14 +103,18 @@ impl Folder {
 impl Directory for Folder {
     fn get_file_handle(&self, path: &Path) -> std::result::Result<Arc<dyn FileHandle>, OpenReadError> {
         let full = self.path.join(path);
-        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
-        let map = match maps.get(&full).and_then(Weak::upgrade) {
+        let known = |maps: &HashMap<PathBuf, Weak<Mapped>>| maps.get(&full).and_then(Weak::upgrade);
+        let lock = || self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known(&lock());
+        let map = match found {
             Some(map) => map,
             // tantivy trusts what it reads, and ends the process over some damage: it is looked for here, in full.
             None => match check(&full).and_then(|_| Mapped::open_whole(&full)) {
                 Ok(map) => {
-                    let map = Arc::new(map);
-                    maps.insert(full, Arc::downgrade(&map));
+                    let mut maps = lock();
+                    // Another thread may have been as fast.
+                    let map = known(&maps).unwrap_or_else(|| Arc::new(map));
+                    maps.insert(full.clone(), Arc::downgrade(&map));
                     map
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {

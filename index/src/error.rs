@@ -53,6 +53,12 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// Commits followed one another so fast that no snapshot could be opened between two.
+    #[error("{} is being written so fast that it cannot be opened: try again", path.display())]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A file is not what the format or the manifest says.
     #[error(
         "{} is damaged: expected {expected}, found {found}; restore the index from a copy or build it again",

@@ -75,7 +75,6 @@ pub(crate) struct Manifest {
     pub(crate) tombstones: BTreeMap<String, Vec<u64>>,
     pub(crate) state: Option<serde_json::Value>,
     /// Versions of tantivy that wrote files of the text index, as its footers say it.
-    #[serde(default)]
     pub(crate) written_by: BTreeSet<String>,
 }
 

@@ -112,7 +112,7 @@ fn walk(
 ) -> bool {
     let (wanted, all) = (part.rows, segment.rows() as usize);
     // Of the rows that a walk keeps about wanted / all are wanted; it must keep so many more.
-    let wide = if wanted == all { ef } else { ef.saturating_mul(5) / 4 * all / wanted.max(1) };
+    let wide = if wanted == all { ef } else { (ef.saturating_mul(5) / 4).saturating_mul(all) / wanted.max(1) };
     let margin = if wanted >= all / 10 * 9 { 1 } else { MARGIN };
     if wide.saturating_mul(ROWS_PER_EF * margin) > wanted {
         return false;
@@ -140,7 +140,7 @@ fn walk(
             floor = memory.found[k - 1].score;
         }
         if i >= sure && !query.slack.may_well_reach(floor, score(*key), planes.exponents[row as usize], DOUBT) {
-            break;
+            continue; // not the last: steps differ from row to row
         }
         let score = scan::score(planes, row as usize, query.values);
         memory.found.push(Candidate { score, row: RowRef { segment: part.segment(), row } });

@@ -19,7 +19,7 @@ use crate::types::{Effort, Hit, RowRef, Settings, Span, Video, VideoNumber, Vide
 const SEEK: usize = 16;
 
 /// Attempts to open a snapshot while commits swap files below it.
-const ATTEMPTS: u32 = 20;
+const ATTEMPTS: u32 = 100;
 
 /// A snapshot of the index: later commits do not change it, nor take its files away (on Unix).
 ///
@@ -51,8 +51,11 @@ impl Searcher {
             let manifest = text.manifest()?;
             let commit = manifest.commit;
             let searcher = Searcher::assemble(dir, text, manifest);
-            if text.manifest()?.commit == commit || attempt == ATTEMPTS {
+            if text.manifest()?.commit == commit {
                 return searcher;
+            }
+            if attempt == ATTEMPTS {
+                return Err(Error::Busy { path: dir.to_owned() });
             }
             std::thread::sleep(Duration::from_millis(u64::from(attempt)));
             attempt += 1;
@@ -180,7 +183,10 @@ impl Searcher {
     /// # Errors
     /// [`Error::Damaged`] if a file was cut short since it was opened.
     pub fn rows_of(&self, number: VideoNumber) -> Result<Option<(Vec<Span>, Vec<f32>)>> {
-        let Some((i, Entry { first_row, rows, .. })) = self.place(number) else { return Ok(None) };
+        let Some((i, Entry { first_row, rows, .. })) = self.place(number) else {
+            self.check_files()?;
+            return Ok(None);
+        };
         let segment = &self.segments[i];
         let found = (segment.spans(first_row, rows).collect(), segment.vectors(first_row, rows).to_vec());
         segment.check_file()?;
@@ -225,7 +231,7 @@ impl Searcher {
     }
 
     /// Whether the files are still whole: if one was cut short meanwhile, what was read beyond its end were zeros.
-    fn check_files(&self) -> Result<()> {
+    pub(crate) fn check_files(&self) -> Result<()> {
         self.segments.iter().try_for_each(Segment::check_file)
     }
 
@@ -266,7 +272,7 @@ impl Searcher {
             before += run.rows as usize;
         }
         // One more than asked for: the row itself.
-        let search = |effort| self.search_batch(&queries, k + 1, None, effort);
+        let search = |effort| self.search_batch(&queries, k.saturating_add(1), None, effort);
         let exact = search(Effort::Exact)?;
         let mut recalls = Vec::with_capacity(efforts.len());
         for effort in efforts {

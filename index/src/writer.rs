@@ -86,7 +86,7 @@ impl Writer {
         remove_orphans(dir, manifest)?;
         // Likewise in the text index: what a killed writer left there stands in the way of files of the same name.
         inner.garbage_collect_files().wait().map_err(Error::text(&text.path))?;
-        Ok(Writer {
+        let mut writer = Writer {
             dir: dir.to_owned(),
             text: text.clone(),
             inner,
@@ -98,7 +98,12 @@ impl Writer {
             dead: HashSet::new(),
             failed: false,
             committed,
-        })
+        };
+        // Before this version of tantivy writes any file, a merge's among them.
+        if !writer.committed.manifest.written_by.contains(&text::version()) {
+            writer.commit_merging(Vec::new())?;
+        }
+        Ok(writer)
     }
 
     fn check_usable(&self) -> Result<()> {
@@ -252,6 +257,8 @@ impl Writer {
     }
 
     fn next_manifest(&mut self, merge: Vec<String>) -> Result<Manifest> {
+        // What cannot be found because a file was cut short must not be taken for gone.
+        self.committed.check_files()?;
         let mut next = self.committed.manifest.clone();
         next.commit += 1;
         if let Some(state) = &self.state {
@@ -323,7 +330,8 @@ impl Writer {
     }
 
     /// The rule: more than [`MAX_SEGMENTS`], and the smallest become one, up to the first that is more than [`TIER`] times as large as all before
-    /// it. So a search never walks more than a few, and a row is written anew less often than the binary logarithm of the commits.
+    /// it. So a search never walks more than a few; with commits of like size a row is written anew about as often as the binary logarithm of
+    /// their number, on average.
     fn to_merge(&self, next: &Manifest, mut names: Vec<String>) -> Vec<String> {
         if names.is_empty() && next.segments.len() > MAX_SEGMENTS {
             let mut sorted: Vec<_> = next.segments.iter().collect();

@@ -100,6 +100,11 @@ fn filters_of_any_width_give_the_right_rows() {
         assert!(recall(&searcher, 2, Some(&some), Effort::Ef(8)) > 0.8, "{share}");
     }
     assert!(searcher.search(&[1.0; DIM], 5, Some(&VideoSet::default()), Effort::Ef(10)).unwrap().is_empty());
+    let half: VideoSet = searcher.video_numbers().into_iter().filter(|n| n.0 % 2 == 0).collect();
+    for ef in [0, 1, 1 << 58, usize::MAX] {
+        let found = recall(&searcher, 1, Some(&half), Effort::Ef(ef));
+        assert!(found == 1.0 || ef < 2, "{ef}: {found}");
+    }
 }
 
 #[test]

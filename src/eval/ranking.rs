@@ -191,8 +191,16 @@ impl Gallery {
 fn answer(scores: &[f32], k: usize, relevant: &[u32], keys: &mut Vec<u64>) -> Ranked {
     best(scores, k, keys);
     let first = relevant.iter().map(|video| key(scores[*video as usize], *video as usize)).min();
-    let better = |first: u64| scores.iter().enumerate().filter(|(place, score)| key(**score, *place) < first).count();
-    let rank = first.map(|first| 1 + better(first));
+    let rank = first.map(|first| {
+        let place = first as u32 as usize;
+        let score = scores[place];
+        if score.is_nan() {
+            return 1 + scores.iter().enumerate().filter(|(place, score)| key(**score, *place) < first).count();
+        }
+        let better: u32 = scores.iter().map(|other| u32::from(*other > score)).sum();
+        let equal: u32 = scores[..place].iter().map(|other| u32::from(*other == score)).sum();
+        (1 + better + equal) as usize
+    });
     let top: Vec<u32> = keys.iter().map(|key| *key as u32).collect();
     let scores = top.iter().map(|video| scores[*video as usize]).collect();
     Ranked { top, scores, first: rank }

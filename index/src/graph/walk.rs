@@ -110,7 +110,9 @@ pub(crate) fn walk(layer: &impl Layer, codes: Codes<'_>, query: &mut Coded, from
     w.start(layer.nodes());
     w.fresh.clear();
     for node in from {
-        if let Some(seen) = w.seen.get_mut(*node as usize).filter(|seen| **seen != w.epoch) {
+        // A damaged file may begin a walk anywhere.
+        let place = (*node as usize) < layer.nodes();
+        if let Some(seen) = w.seen.get_mut(*node as usize).filter(|seen| place && **seen != w.epoch) {
             *seen = w.epoch;
             w.fresh.push(*node);
         }
