@@ -181,7 +181,9 @@ fn the_table_sets_gmf_beside_closed_forms_and_the_paper() {
     assert!(markdown.contains("| CCA | 12-40 |") && markdown.contains("0.235 / 0.221 / 0.213 / 0.205"), "{markdown}");
     let latex = said(&place.good(&[&words[..], &few[..2], &["--latex"]].concat()));
     assert!(latex.contains("\\begin{tabular}") && latex.contains("CCA & 12-40 &"), "{latex}");
-    assert!(std::fs::read_to_string(place.path("page/index.html")).unwrap().contains("cosine of mapped features"));
+    assert!(std::fs::read_to_string(place.path("page/index.html")).unwrap().contains("cosine of mapped features</td>"));
+    let page = std::fs::read_to_string(place.path("page/index.html")).unwrap();
+    assert!(page.contains("The best of them: cca") && page.contains("<svg") && page.contains("mAP@10 by class"));
     let unknown = place.run(&["eval", "--features", "@features", "--table", "--methods", "magic"]);
     assert!(unknown.status.code() == Some(2) && said(&unknown).contains("magic"), "{}", said(&unknown));
 }

@@ -12,8 +12,8 @@ use crate::eval::methods::{self, Fitted, Training};
 use crate::eval::metrics::Normaliser;
 use crate::eval::ranking::Pooling;
 use crate::eval::report::{self, Media};
-use crate::eval::retrieval::{Error, Summary, Task};
-use crate::eval::table::{self, Plan};
+use crate::eval::retrieval::{Answer, Error, Summary, Task};
+use crate::eval::table::{self, Plan, Table};
 use crate::eval::trec;
 use crate::features::activitynet::Annotations;
 use crate::features::{Set, Split};
@@ -37,7 +37,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME", default_value = "cosine")]
     method: String,
     /// Fit and measure all methods, and set them beside the paper's Table 3
-    #[arg(long, conflicts_with_all = ["checkpoint", "method", "trec_run", "trec_qrels", "pools", "ann", "media"])]
+    #[arg(long, conflicts_with_all = ["checkpoint", "method", "trec_run", "trec_qrels", "pools", "ann"])]
     table: bool,
     /// With --table: only these methods
     #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "table")]
@@ -180,7 +180,8 @@ fn whole_table(arguments: &Arguments, task: &Task<'_>, cancel: &Cancel) -> anyho
         normaliser: arguments.normaliser,
         pooling: arguments.pooling,
     };
-    let table = with_training(arguments, task.set, cancel, |training| Ok(table::make(task, training, &plan)?))?;
+    let media = media(arguments)?;
+    let (table, best) = with_training(arguments, task.set, cancel, |training| Ok(table::make(task, training, &plan)?))?;
     let mut out = std::io::stdout();
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string(&table)?)?;
@@ -189,12 +190,32 @@ fn whole_table(arguments: &Arguments, task: &Task<'_>, cancel: &Cancel) -> anyho
     } else {
         write!(out, "{}", table.markdown())?;
     }
-    let best = table.rows.iter().filter_map(|row| Some(row.map.first()?.1)).fold(0.0, f64::max);
+    let pictures = (Some(&table), media.as_ref());
+    write_report(arguments, task, (best.method, &best.answers, &best.summary), pictures, cancel)?;
+    Ok(verdict(arguments, best.summary.map.first().map_or(0.0, |(_, map)| *map)))
+}
+
+/// The videos for pictures in the report, if they are asked for.
+fn media(arguments: &Arguments) -> anyhow::Result<Option<Media>> {
+    let media = arguments.media.as_deref().map(Media::find).transpose()?;
+    if media.as_ref().is_some_and(Media::is_empty) {
+        eprintln!("warning: no videos are found for pictures in the report");
+    }
+    Ok(media)
+}
+
+fn write_report(
+    arguments: &Arguments,
+    task: &Task<'_>,
+    (method, answers, summary): (&str, &[Answer], &Summary),
+    pictures: (Option<&Table>, Option<&Media>),
+    cancel: &Cancel,
+) -> anyhow::Result<()> {
     if let Some(folder) = &arguments.report {
-        report::write_table(folder, &table)?;
+        report::write(folder, task, method, answers, (summary, arguments.normaliser), pictures, cancel)?;
         eprintln!("report: {}", folder.join(report::PAGE).display());
     }
-    Ok(verdict(arguments, best))
+    Ok(())
 }
 
 fn verdict(arguments: &Arguments, map: f64) -> ExitCode {
@@ -226,10 +247,7 @@ fn open_checkpoint(path: &Path) -> anyhow::Result<Fitted> {
 }
 
 fn one(arguments: &Arguments, task: &Task<'_>, cancel: &Cancel) -> anyhow::Result<ExitCode> {
-    let media = arguments.media.as_deref().map(Media::find).transpose()?;
-    if media.as_ref().is_some_and(Media::is_empty) {
-        eprintln!("warning: no videos are found for pictures in the report");
-    }
+    let media = media(arguments)?;
     let (name, fitted) = match &arguments.checkpoint {
         Some(path) => ("gmf".to_owned(), open_checkpoint(path).with_context(|| path.display().to_string())?),
         None => (arguments.method.clone(), fit(arguments, task.set, cancel)?),
@@ -287,10 +305,7 @@ fn one(arguments: &Arguments, task: &Task<'_>, cancel: &Cancel) -> anyhow::Resul
     if let Some(path) = &arguments.trec_qrels {
         trec::write_qrels(path, task)?;
     }
-    if let Some(folder) = &arguments.report {
-        report::write(folder, task, &name, &answers, (&summary, arguments.normaliser), media.as_ref(), cancel)?;
-        eprintln!("report: {}", folder.join(report::PAGE).display());
-    }
+    write_report(arguments, task, (&name, &answers, &summary), (None, media.as_ref()), cancel)?;
     Ok(verdict(arguments, summary.map.first().map_or(0.0, |(_, map)| *map)))
 }
 

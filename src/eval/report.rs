@@ -119,25 +119,19 @@ fn page(folder: &Path, title: &str, body: &str) -> Result<(), Error> {
     crate::tensors::replace(&folder.join(PAGE), |part| std::fs::write(part, &html)).map_err(io)
 }
 
-/// Writes the page of a table.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn write_table(folder: &Path, table: &Table) -> Result<(), Error> {
+fn rows_of(body: &mut String, table: &Table) {
     let markdown = table.markdown();
     let (rows, caption) = markdown.split_once("\n\n").unwrap_or((&markdown, ""));
-    let mut body = String::from("<div class=\"wide\"><table>\n");
+    body.push_str("<h2>Methods</h2>\n<div class=\"wide\"><table>\n");
     for (i, row) in rows.lines().enumerate().filter(|(i, _)| *i != 1) {
         let tag = if i == 0 { "th" } else { "td" };
-        let cells: String =
-            row.trim_matches('|').split('|').map(|c| format!("<{tag}>{}</{tag}>", escape(c.trim()))).collect();
-        let _ = writeln!(body, "<tr>{cells}</tr>");
+        let cells = row.trim_matches('|').split('|').map(|c| format!("<{tag}>{}</{tag}>", escape(c.trim())));
+        let _ = writeln!(body, "<tr>{}</tr>", cells.collect::<String>());
     }
     let _ = writeln!(body, "</table></div>\n<p>{}</p>", escape(caption));
-    page(folder, "Image-to-video retrieval: methods", &body)
 }
 
-/// Writes the page of one method: numbers, curve, classes, confusions, and examples with pictures where the videos are at hand.
+/// Writes the page of one method, below the table that it is the best of, if there is one: numbers, curve, classes, confusions, and examples with pictures where the videos are at hand.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -147,7 +141,7 @@ pub fn write(
     method: &str,
     answers: &[Answer],
     (summary, normaliser): (&Summary, Normaliser),
-    media: Option<&Media>,
+    (table, media): (Option<&Table>, Option<&Media>),
     cancel: &Cancel,
 ) -> Result<(), Error> {
     let k = summary.map.first().map_or(10, |(k, _)| *k);
@@ -158,6 +152,10 @@ pub fn write(
         task.skipped(),
         format!("{normaliser:?}").to_lowercase()
     );
+    if let Some(table) = table {
+        rows_of(&mut body, table);
+        let _ = writeln!(body, "<h2>The best of them: {}</h2>", escape(method));
+    }
     numbers(&mut body, summary);
     curve(&mut body, answers, normaliser);
     classes(&mut body, task, answers, (k, normaliser));
@@ -257,8 +255,9 @@ fn classes(body: &mut String, task: &Task<'_>, answers: &[Answer], (k, normalise
             let name = escape(&task.set.labels[*label as usize]);
             let _ = writeln!(
                 body,
-                "<tr><td>{name}</td><td><div class=\"bar\" style=\"width:{:.1}%\"></div></td><td>{map:.3}</td><td>{n} queries</td></tr>",
-                map * 100.0
+                "<tr><td>{name}</td><td><div class=\"bar\" style=\"width:{:.1}%\"></div></td><td>{map:.3}</td><td>{n} {}</td></tr>",
+                map * 100.0,
+                if *n == 1 { "query" } else { "queries" }
             );
         }
         body.push_str("</table></div>\n");

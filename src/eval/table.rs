@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer};
 use super::methods::{self, Lengths, Training};
 use super::metrics::{self, Normaliser};
 use super::ranking::Pooling;
-use super::retrieval::{Error, Summary, Task, bootstrap};
+use super::retrieval::{Answer, Error, Summary, Task, bootstrap};
 
 /// How the table is made.
 #[derive(Debug, Clone)]
@@ -86,11 +86,22 @@ fn paper(method: &str) -> Option<[f64; 4]> {
     })
 }
 
-/// Fits and measures every method.
+/// The answers of the method with the highest mAP at the first rank, of its first seed.
+#[derive(Debug, Clone)]
+pub struct Best {
+    /// As `--method` takes it.
+    pub method: &'static str,
+    /// What its answers are worth.
+    pub summary: Summary,
+    /// Its answers.
+    pub answers: Vec<Answer>,
+}
+
+/// Fits and measures every method. Gives the answers of the best one too, to look at.
 ///
 /// # Errors
 /// [`Error::Data`] for a method that there is not; as [`methods::Method::fit`].
-pub fn make(task: &Task<'_>, training: &Training<'_>, plan: &Plan) -> Result<Table, Error> {
+pub fn make(task: &Task<'_>, training: &Training<'_>, plan: &Plan) -> Result<(Table, Best), Error> {
     let mut chosen = methods::all();
     if let Some(unknown) = plan.methods.iter().find(|name| !chosen.iter().any(|(known, _)| known == name)) {
         let known: Vec<&str> = chosen.iter().map(|(name, _)| *name).collect();
@@ -104,6 +115,7 @@ pub fn make(task: &Task<'_>, training: &Training<'_>, plan: &Plan) -> Result<Tab
     });
     let depth = plan.at.iter().copied().max().unwrap_or(0);
     let mut rows = Vec::new();
+    let mut best: Option<(f64, Best)> = None;
     for (key, method) in chosen {
         let seeds = if method.is_seeded() { plan.seeds.as_slice() } else { &plan.seeds[..1] };
         let (mut by_query, mut train_seconds, mut embed_seconds) = (Vec::new(), 0.0, 0.0);
@@ -123,12 +135,16 @@ pub fn make(task: &Task<'_>, training: &Training<'_>, plan: &Plan) -> Result<Tab
             let answers = task.answers(&run.fitted.maps, plan.pooling, depth)?;
             let summary = Summary::new(&answers, &plan.at, plan.normaliser);
             let summary = summary.ok_or_else(|| Error::Data("no query has a relevant video".to_owned()))?;
-            maps.push((*seed, summary.map));
+            let first = summary.map.first().map_or(0.0, |(_, map)| *map);
+            maps.push((*seed, summary.map.clone()));
             // By k, each query's average precision.
             let each = |k: usize| -> Vec<f64> {
                 answers.iter().map(|a| metrics::average_precision(&a.judged, k, plan.normaliser)).collect()
             };
             by_query.push(plan.at.iter().map(|k| each(*k)).collect::<Vec<_>>());
+            if *seed == seeds[0] && best.as_ref().is_none_or(|(highest, _)| first > *highest) {
+                best = Some((first, Best { method: key, summary, answers }));
+            }
         }
         let n = seeds.len() as f64;
         let map = plan.at.iter().enumerate().map(|(i, k)| (*k, maps.iter().map(|(_, map)| map[i].1).sum::<f64>() / n));
@@ -159,14 +175,16 @@ pub fn make(task: &Task<'_>, training: &Training<'_>, plan: &Plan) -> Result<Tab
             paper: paper(key),
         });
     }
-    Ok(Table {
+    let (_, best) = best.ok_or_else(|| Error::Data("no method was measured".to_owned()))?;
+    let table = Table {
         normaliser: plan.normaliser,
         pooling: plan.pooling.to_string(),
         queries: task.queries.len() - task.skipped(),
         skipped_queries: task.skipped(),
         gallery: task.videos.len(),
         rows,
-    })
+    };
+    Ok((table, best))
 }
 
 fn million(n: usize) -> String {
