@@ -368,9 +368,9 @@ fn a_large_scan_on_many_threads_equals_naive_sort() {
     writer.commit().unwrap();
     let searcher = index.searcher().unwrap();
     let query = vectors(1, 1000);
-    let hits = searcher.search(&query, 100, None, Effort::Default).unwrap();
+    let hits = searcher.search(&query, 100, None, Effort::Exact).unwrap();
     assert_eq!(plain(&hits), naive(&searcher, &query, 100, None));
-    assert_eq!(searcher.search(&query, 100, None, Effort::Default).unwrap(), hits);
+    assert_eq!(searcher.search(&query, 100, None, Effort::Exact).unwrap(), hits);
 }
 
 #[test]
