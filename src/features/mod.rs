@@ -293,15 +293,8 @@ mod tests {
 
     fn write(folder: &Path, name: &str, rows: usize, columns: usize, lines: &str) {
         let values: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
-        let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
-        while (10 + header.len() + 1) % 64 != 0 {
-            header.push(' ');
-        }
-        header.push('\n');
-        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-        bytes.extend((header.len() as u16).to_le_bytes());
-        bytes.extend(header.as_bytes());
-        bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        let values: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let bytes = sources::tests::npy_bytes("<f4", false, &format!("({rows}, {columns})"), &values);
         std::fs::write(folder.join(format!("{name}.npy")), bytes).unwrap();
         std::fs::write(folder.join(format!("{name}.jsonl")), lines).unwrap();
     }
