@@ -22,6 +22,8 @@ use crate::media::Cancel;
 
 /// Videos of a run that trec_eval reads, at least.
 const TREC_DEPTH: usize = 1000;
+/// Queries named that are left out.
+const MAX_NAMED: usize = 5;
 /// Share of the training rows held out for validation, if there is no split `val`.
 const HELD_OUT: f32 = 0.1;
 
@@ -113,6 +115,15 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             "warning: the own video of {} queries is among the videos: it counts as relevant, and is easily found",
             task.own()
         );
+    }
+    if task.skipped() > 0 {
+        let named = |(image, video): (&str, &str)| match image == video {
+            true => talk::printable(image),
+            false => format!("{} (of {})", talk::printable(image), talk::printable(video)),
+        };
+        let some: Vec<String> = task.unanswerable().take(MAX_NAMED).map(named).collect();
+        let more = if task.skipped() > MAX_NAMED { ", ..." } else { "" };
+        eprintln!("{} queries have no relevant video and are left out: {}{more}", task.skipped(), some.join(", "));
     }
     if task.skipped() == task.queries.len() {
         bail!("none of the {} queries has a relevant video among {}", task.queries.len(), task.videos.len());

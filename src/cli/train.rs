@@ -228,17 +228,9 @@ fn fit(
     let style = "{elapsed_precise} [{wide_bar}] {pos}/{len} pairs, {per_sec}, ETA {eta}, {msg}";
     bar.set_style(ProgressStyle::with_template(style)?.progress_chars("=> "));
     let mut validate = |maps: &Folded| {
-        let together = |image, video| data.together(image, video);
-        retrieval::mean_average_precision(
-            &maps.into(),
-            set,
-            &data.queries,
-            &data.gallery,
-            together,
-            retrieval::VALIDATION_RANKS,
-        )
-        .map_err(|e| e.to_string())?
-        .ok_or_else(|| "no image belongs to a video".to_owned())
+        retrieval::validate(&maps.into(), &data)
+            .map_err(|e| e.to_string())?
+            .ok_or_else(|| "no image belongs to a video".to_owned())
     };
     let mut last = (gmf::Losses::default(), 0);
     let mut tell = |progress: Progress| match progress {

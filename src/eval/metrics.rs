@@ -174,14 +174,14 @@ mod tests {
 
     /// What independent tools make of hand cases and seeded ones (`tests/reference/metrics.py`).
     #[test]
-    fn as_pytrec_eval_ranx_and_scikit_learn_have_it() {
-        let cases: serde_json::Value =
+    fn as_independent_tools_have_it() {
+        let reference: serde_json::Value =
             serde_json::from_str(include_str!("../../tests/reference/metrics.json")).expect("the script's output");
-        let cases = cases.as_array().expect("a list");
+        let cases = reference["cases"].as_array().expect("a list");
         let numbers = |value: &serde_json::Value| -> Vec<u64> {
             value.as_array().into_iter().flatten().filter_map(serde_json::Value::as_u64).collect()
         };
-        let (mut compared, mut without, mut duplicates) = (0, 0, 0);
+        let (mut compared, mut without, mut duplicates, mut firsts) = (0, 0, 0, Vec::new());
         for case in cases {
             let (ranked, relevant) = (numbers(&case["ranked"]), numbers(&case["relevant"]));
             duplicates += usize::from(ranked.len() > case["scores"].as_array().expect("a list").len());
@@ -190,6 +190,7 @@ mod tests {
                 without += 1;
                 continue;
             };
+            firsts.push(judged.first_rank());
             let mut check = |name: &str, k: Option<usize>, found: f64| {
                 let wanted = k.map_or(&case[name], |k| &case[name][k.to_string()]).as_f64().expect("a number");
                 assert!((found - wanted).abs() < 1e-9, "{} {name} {k:?}: {found}, not {wanted}", case["name"]);
@@ -205,6 +206,16 @@ mod tests {
                 check("precision", Some(k), precision(&judged, k));
                 check("recall", Some(k), recall(&judged, k));
                 check("ndcg", Some(k), ndcg(&judged, k));
+            }
+        }
+        let median = median_rank(&firsts).expect("most find something");
+        assert!((median - reference["median_rank"].as_f64().expect("a number")).abs() < 1e-9, "{median}");
+        for case in reference["approximate"].as_array().expect("a list") {
+            let (found, exact) = (numbers(&case["found"]), numbers(&case["exact"]));
+            for (k, wanted) in case["recall"].as_object().expect("numbers by k") {
+                let recall = ann_recall(&found, &exact, k.parse().expect("a rank"));
+                assert!((recall - wanted.as_f64().expect("a number")).abs() < 1e-9, "{k}: {recall}, not {wanted}");
+                compared += 1;
             }
         }
         assert!(compared > 2000 && without > 5 && duplicates > 3, "{compared} {without} {duplicates}");

@@ -8,11 +8,11 @@ use super::embedding::Maps;
 use super::metrics::{self, Judged, Normaliser};
 use super::ranking::{Gallery, Pooling};
 use crate::features::{self, Set, Split};
-use crate::gmf;
+use crate::gmf::{self, Data};
 use crate::seeded::Random;
 
 /// Rank to which validation looks.
-pub const VALIDATION_RANKS: usize = 10;
+const VALIDATION_RANKS: usize = 10;
 
 /// Why nothing could be measured.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +169,12 @@ impl<'a> Task<'a> {
         self.relevant.iter().filter(|relevant| relevant.is_empty()).count()
     }
 
+    /// Those queries: the image, and the video that it names, which may exist nowhere.
+    pub fn unanswerable(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let none = self.queries.iter().zip(&self.relevant).filter(|(_, relevant)| relevant.is_empty());
+        none.map(|(query, _)| &self.set.images.rows[*query as usize]).map(|row| (row.id.as_str(), row.source()))
+    }
+
     /// The gallery, embedded.
     ///
     /// # Errors
@@ -270,33 +276,31 @@ impl<'a> Task<'a> {
     }
 }
 
-/// mAP@k (normaliser [`Normaliser::Hits`]) of images asked against rows of videos, each row for itself, as `together` says what belongs together.
-/// Queries to which nothing belongs are left out; `None` if none is left.
+/// mAP@10 (normaliser [`Normaliser::Hits`]) of the images held out for validation against its videos, each row for itself. As with the test, where labels say
+/// what belongs together an image's own video is not among the videos ([`Data::is_own`]). Queries to which nothing belongs are left out; `None` if none is left.
 ///
 /// # Errors
 /// As [`super::embedding::Map::embed`].
-pub fn mean_average_precision(
-    maps: &Maps,
-    set: &Set,
-    queries: &[u32],
-    gallery: &[u32],
-    together: impl Fn(u32, u32) -> bool + Sync,
-    k: usize,
-) -> Result<Option<f64>, Error> {
+pub fn validate(maps: &Maps, data: &Data<'_>) -> Result<Option<f64>, Error> {
+    let (set, queries, gallery) = (data.set(), &data.queries, &data.gallery);
     let rows = maps.video.embed(&set.videos, gallery, "video")?;
     let embedded = maps.image.embed(&set.images, queries, "image")?;
     let owners = (0..gallery.len() as u32).collect();
     let ranked = Gallery::new(rows, maps.video.outputs(), owners, gallery.len(), Pooling::Best);
-    let belongs = |query: usize, row: u32| together(queries[query], gallery[row as usize]);
+    let own = |query: usize, row: u32| data.is_own(queries[query], gallery[row as usize]);
+    let most_own = (0..queries.len()).map(|query| (0..gallery.len() as u32).filter(|row| own(query, *row)).count());
+    let depth = VALIDATION_RANKS + most_own.max().unwrap_or(0);
+    let belongs = |query: usize, row: u32| data.together(queries[query], gallery[row as usize]) && !own(query, row);
     let precisions = ranked.rank(
         &embedded,
-        k,
+        depth,
         |_| Vec::new(),
         |query, ranked| {
-            let flags = ranked.top.iter().map(|row| belongs(query, *row)).collect();
+            let others = ranked.top.iter().filter(|row| !own(query, **row));
+            let flags = others.map(|row| belongs(query, *row)).collect();
             let total = (0..gallery.len() as u32).filter(|row| belongs(query, *row)).count();
             let judged = Judged::from_flags(flags, total)?;
-            Some(metrics::average_precision(&judged, k, Normaliser::Hits))
+            Some(metrics::average_precision(&judged, VALIDATION_RANKS, Normaliser::Hits))
         },
     );
     Ok(metrics::mean(precisions.into_iter().flatten()))
@@ -419,6 +423,30 @@ mod tests {
         assert_eq!((task.relevant(0), task.skipped()), (&[1][..], 1));
         let error = Task::new(&set, Split::Val).unwrap_err().to_string();
         assert!(error.contains("test 2") && error.contains("--split"), "{error}");
+    }
+
+    #[test]
+    fn validation_leaves_an_image_s_own_video_out() {
+        let split = |row: Row, split| Row { split, ..row };
+        // At 0 degrees the query's own video, then a stranger, then one of its label.
+        let videos = vec![row("own", &[1], None), row("stranger", &[0], None), row("other", &[1], None)];
+        let images = vec![row("q", &[1], Some("own")), row("alone", &[2], Some("own"))];
+        let mut set = set(videos, images);
+        for table in [&mut set.images, &mut set.videos] {
+            table.rows.iter_mut().for_each(|row| row.split = Split::Val);
+        }
+        set.images.rows.extend(["a", "b"].map(|id| split(row(id, &[1], None), Split::Train)));
+        set.videos.rows.push(split(row("t", &[1], None), Split::Train));
+        set.images.matrix = Matrix::new([1.0, 0.0].repeat(4), 2);
+        let angles = [0f32, 10.0, 20.0, 30.0].map(f32::to_radians);
+        set.videos.matrix = Matrix::new(angles.iter().flat_map(|a| [a.cos(), a.sin()]).collect(), 2);
+        let data = Data::new(&set, 0.1, 1).unwrap();
+        assert_eq!((data.queries.len(), data.gallery.len()), (1, 3));
+        assert_eq!(validate(&plain(), &data).unwrap(), Some(0.5));
+        // Its own video alone shares a label: it says nothing, and is no query.
+        set.videos.rows[2].labels = vec![0];
+        let error = Data::new(&set, 0.1, 1).unwrap_err().to_string();
+        assert!(error.contains("none of 2 images"), "{error}");
     }
 
     #[test]

@@ -222,6 +222,7 @@ mod tests {
         assert_eq!([Subset::Training, Subset::Validation, Subset::Testing].map(count), [9649, 4728, 4851]);
         assert_eq!((found.labels().len(), found.version.as_str()), (200, "VERSION 1.3"));
         assert_eq!(found.videos.values().filter(|v| v.labels.len() > 1).count(), 11);
+        // The file's README counts 13 of its source: those of equal ends are 12 here, and none lies outside its video.
         assert_eq!(found.degenerate.len(), 12, "{:?}", found.degenerate);
         let segments: usize = found.videos.values().map(|v| v.segments.len()).sum();
         assert_eq!(segments + found.degenerate.len(), 14_859 + 7293);

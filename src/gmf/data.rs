@@ -64,11 +64,18 @@ impl<'a> Data<'a> {
         }
         let mut data = Data { set, labelled, alone: all - images.len(), images, partners, queries, gallery };
         let asked = data.queries.len();
-        // A query to which nothing belongs says nothing.
-        let known: HashSet<String> =
-            data.gallery.iter().flat_map(|v| keys(&set.videos.rows[*v as usize], labelled)).collect();
-        let belongs = |i: &u32| keys(&set.images.rows[*i as usize], labelled).iter().any(|k| known.contains(k));
-        data.queries.retain(belongs);
+        // A query to which nothing belongs says nothing. With labels, neither does its own video.
+        let mut sources: HashMap<String, HashSet<&str>> = HashMap::new();
+        for video in data.gallery.iter().map(|video| &set.videos.rows[*video as usize]) {
+            keys(video, labelled).into_iter().for_each(|key| {
+                sources.entry(key).or_default().insert(video.source());
+            });
+        }
+        data.queries.retain(|image| {
+            let image = &set.images.rows[*image as usize];
+            let found = keys(image, labelled).into_iter().filter_map(|key| sources.get(&key));
+            found.into_iter().any(|of| !labelled || of.iter().any(|source| *source != image.source()))
+        });
         if given && data.queries.is_empty() {
             return Err(TrainError::Data(format!(
                 "none of {asked} images of the split `val` belongs to one of its {} videos, so that no epoch could be chosen: give it images and \
@@ -140,6 +147,13 @@ impl<'a> Data<'a> {
     /// Whether an image and a video belong together.
     pub fn together(&self, image: u32, video: u32) -> bool {
         self.relation(image, video) == Relation::Positive
+    }
+
+    /// Whether a video says nothing about how well an image is answered: with labels, where the videos of the same activity are asked for, a clip of
+    /// the image's own video does not, since it is found by how it looks.
+    pub fn is_own(&self, image: u32, video: u32) -> bool {
+        let (image, video) = (&self.set.images.rows[image as usize], &self.set.videos.rows[video as usize]);
+        self.labelled && image.source() == video.source()
     }
 
     /// What a video is to an image. Two moments of one video may look alike or not: that is left open.

@@ -3,7 +3,7 @@
 
 use super::{Fitted, Lengths, Method, Training, chain_both};
 use crate::eval::embedding::{Map, Maps};
-use crate::eval::retrieval::{self, Error, VALIDATION_RANKS};
+use crate::eval::retrieval::{self, Error};
 use crate::gmf::{self, Config, Data, Folded, Options, Outcome, Progress};
 
 pub(super) struct Gmf {
@@ -41,10 +41,8 @@ fn train(training: &Training<'_>, data: &Data<'_>, config: &Config, seed: u64) -
     let place = tempfile::tempdir().map_err(|source| Error::Io { path: std::env::temp_dir(), source })?;
     let out = place.path().join("checkpoint.safetensors");
     let options = Options { seed, ..training.options.clone() };
-    let together = |image, video| data.together(image, video);
     let mut validate = |folded: &Folded| {
-        let (set, queries, gallery) = (data.set(), &data.queries, &data.gallery);
-        retrieval::mean_average_precision(&Maps::from(folded), set, queries, gallery, together, VALIDATION_RANKS)
+        retrieval::validate(&Maps::from(folded), data)
             .map_err(|error| error.to_string())?
             .ok_or_else(|| "no image belongs to a video".to_owned())
     };

@@ -9,7 +9,7 @@ mod ridge;
 use std::time::Instant;
 
 use super::embedding::{Map, Maps};
-use super::retrieval::{self, Error, VALIDATION_RANKS};
+use super::retrieval::{self, Error};
 use crate::features::{Matrix, Row, Set, Split, Table};
 use crate::gmf::{Affine, Data, Options};
 use linear::{Dense, Moments};
@@ -91,9 +91,7 @@ impl Training<'_> {
 
     /// mAP@10 on the validation rows; `None` if there are none.
     fn validate(&self, maps: &Maps) -> Result<Option<f64>, Error> {
-        let together = |image, video| self.data.together(image, video);
-        let (queries, gallery) = (&self.data.queries, &self.data.gallery);
-        retrieval::mean_average_precision(maps, self.set, queries, gallery, together, VALIDATION_RANKS)
+        retrieval::validate(maps, &self.data)
     }
 
     /// Of the ridges, the one whose maps do best in validation.
