@@ -8,7 +8,7 @@ use globset::GlobSet;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{INTERRUPTED, talk};
-use crate::encode;
+use crate::encode::{self, registry::LAYOUT};
 use crate::features::Split;
 use crate::features::benchmark::Benchmark;
 use crate::features::sources::Source;
@@ -39,17 +39,17 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value_t = Split::Train)]
     split: Split,
     /// Encoder of the features
-    #[arg(long, default_value = "layout")]
+    #[arg(long, value_name = "NAME", default_value = LAYOUT)]
     encoder: String,
+    /// The encoder's weights, if not those that `encoders pull` fetched
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
     /// Replace features that are there
     #[arg(long)]
     force: bool,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    if arguments.encoder != "layout" {
-        return Err(encode::Error::Unknown { name: arguments.encoder.clone() }.into());
-    }
     for name in ["images.npy", "videos.npy", "images.jsonl", "videos.jsonl"] {
         let path = arguments.out.join(name);
         if path.exists() && !arguments.force {
@@ -70,6 +70,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             extract::benchmark_from_arrays(benchmark, (&images, &videos), &arguments.out, &cancel)
         }
         _ => {
+            let encoder = encode::open(&arguments.encoder, arguments.weights.as_deref())?;
             let mut files = Vec::new();
             for found in media::walk::videos(&arguments.paths, &GlobSet::empty()) {
                 match found {
@@ -78,8 +79,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 }
             }
             match &benchmark {
-                Some(benchmark) => extract::benchmark_from_videos(benchmark, &files, &arguments.out, &cancel, tell),
-                None => extract::videos(&files, arguments.split, &arguments.out, &cancel, tell),
+                Some(benchmark) => extract::benchmark_from_videos(encoder.as_ref(), benchmark, &files, &arguments.out, &cancel, tell),
+                None => extract::videos(encoder.as_ref(), &files, arguments.split, &arguments.out, &cancel, tell),
             }
         }
     };

@@ -7,9 +7,8 @@ use clap::Args;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::model::Model;
 use super::{FAILED, INTERRUPTED, IndexFolder, api, talk};
-use crate::encode::{self, Layout};
-use crate::gmf::Folded;
 use crate::ingest::{self, Outcome, Plan};
 
 /// Failures that the summary lists in full.
@@ -22,12 +21,8 @@ pub(super) struct Arguments {
     paths: Vec<PathBuf>,
     #[command(flatten)]
     folder: IndexFolder,
-    /// Encoder of the features
-    #[arg(long, default_value = "layout")]
-    encoder: String,
-    /// Folded checkpoint to use in place of the embedded one
-    #[arg(long, value_name = "FILE")]
-    checkpoint: Option<PathBuf>,
+    #[command(flatten)]
+    model: Model,
     /// Leave out paths or file names like this (may be repeated)
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
@@ -52,13 +47,6 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    if arguments.encoder != "layout" {
-        return Err(encode::Error::Unknown { name: arguments.encoder.clone() }.into());
-    }
-    let checkpoint = match &arguments.checkpoint {
-        Some(path) => Folded::open(path)?,
-        None => Folded::embedded(),
-    };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let plan = Plan {
         paths: arguments.paths.clone(),
@@ -68,13 +56,15 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         prune: arguments.prune,
         retry: arguments.retry,
         half: arguments.half,
+        weights: arguments.model.weights.clone(),
     };
     let cancel = talk::cancel_on_interrupt()?;
+    let folder = &arguments.folder.index;
+    let (encoder, checkpoint) = arguments.model.open(folder, &arguments.paths, &cancel)?;
     let bar = bar();
     let mut failures = Vec::new();
     let mut broken = None;
-    let folder = &arguments.folder.index;
-    let summary = ingest::run(folder, &plan, &Layout::embedded(), &checkpoint, &cancel, |event| {
+    let summary = ingest::run(folder, &plan, encoder.as_ref(), &checkpoint, &cancel, |event| {
         bar.set_length(event.total_bytes);
         bar.set_position(event.done_bytes);
         let name = talk::printable(&event.path.to_string_lossy());

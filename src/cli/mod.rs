@@ -7,6 +7,7 @@ mod extract;
 mod fold;
 mod index;
 mod manage;
+mod model;
 mod quality;
 mod search;
 mod talk;

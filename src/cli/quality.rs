@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 use globset::GlobSet;
+use reelseek_index::Index;
 
+use super::model::Model;
 use super::{FOUND_NOTHING, talk};
-use crate::encode::Layout;
 use crate::eval::quality::{self, Equivalent, Report, Suite};
-use crate::gmf::Folded;
 use crate::ingest::{self, Plan};
 use crate::search::Engine;
 
@@ -21,9 +21,8 @@ pub(super) struct Arguments {
     /// Measure this index as it is, in place of PATH
     #[arg(long, value_name = "DIR", conflicts_with = "paths")]
     index: Option<PathBuf>,
-    /// Folded checkpoint to use in place of the embedded one
-    #[arg(long, value_name = "FILE")]
-    checkpoint: Option<PathBuf>,
+    #[command(flatten)]
+    model: Model,
     /// Frames of each video
     #[arg(long, value_name = "N", default_value_t = 5)]
     frames: usize,
@@ -45,10 +44,10 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let checkpoint = match &arguments.checkpoint {
-        Some(path) => Folded::open(path)?,
-        None => Folded::embedded(),
-    };
+    let cancel = talk::cancel_on_interrupt()?;
+    let temporary = tempfile::tempdir()?;
+    let folder = arguments.index.clone().unwrap_or_else(|| temporary.path().join("index"));
+    let (encoder, checkpoint) = arguments.model.open(&folder, &arguments.paths, &cancel)?;
     let trained: Vec<String> = match (arguments.held_out, checkpoint.record.training.get("videos")) {
         (true, Some(videos)) => serde_json::from_value(videos.clone()).context("the checkpoint's list of videos")?,
         _ => Vec::new(),
@@ -59,26 +58,20 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         leave_out: trained,
         equivalents: arguments.equivalents.as_deref().map(Equivalent::read).transpose()?.unwrap_or_default(),
     };
-    let cancel = talk::cancel_on_interrupt()?;
-    let temporary = tempfile::tempdir()?;
-    let folder = match &arguments.index {
-        Some(folder) => folder.clone(),
-        None => {
-            let folder = temporary.path().join("index");
-            let plan = Plan {
-                paths: arguments.paths.clone(),
-                exclude: GlobSet::empty(),
-                jobs: std::thread::available_parallelism().map_or(1, usize::from),
-                keyframes: false,
-                prune: false,
-                retry: false,
-                half: false,
-            };
-            ingest::run(&folder, &plan, &Layout::embedded(), &checkpoint, &cancel, |_| {})?;
-            folder
-        }
-    };
-    let engine = Engine::open(&folder, arguments.checkpoint.as_deref())?;
+    if arguments.index.is_none() {
+        let plan = Plan {
+            paths: arguments.paths.clone(),
+            exclude: GlobSet::empty(),
+            jobs: std::thread::available_parallelism().map_or(1, usize::from),
+            keyframes: false,
+            prune: false,
+            retry: false,
+            half: false,
+            weights: None,
+        };
+        ingest::run(&folder, &plan, encoder.as_ref(), &checkpoint, &cancel, |_| {})?;
+    }
+    let engine = Engine::new(Index::open(&folder)?.searcher()?, encoder, checkpoint);
     let report = quality::run(&engine, &suite, &cancel, |path| eprintln!("{}", talk::printable(path)))?;
     // Before anything is printed: a reader that goes away does not make a measure pass.
     let passed = passes(arguments.floor, &report);

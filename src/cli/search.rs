@@ -20,9 +20,12 @@ pub(super) struct Arguments {
     images: Vec<PathBuf>,
     #[command(flatten)]
     folder: IndexFolder,
-    /// Folded checkpoint that the index was made with, if not the embedded one
+    /// Folded checkpoint that the index was made with [default: the one that lies with it]
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
+    /// Weights of the index's encoder [default: where they were when it was made]
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
     /// Videos to show at most
     #[arg(long, value_name = "N", default_value_t = 10)]
     top: usize,
@@ -65,7 +68,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             folder.display()
         );
     }
-    let engine = Engine::open(folder, arguments.checkpoint.as_deref())?;
+    let engine = Engine::open(folder, arguments.checkpoint.as_deref(), arguments.weights.as_deref())?;
     let effort = match arguments.ef {
         _ if arguments.exact => Effort::Exact,
         Some(ef) => Effort::Ef(ef),

@@ -8,13 +8,14 @@ use globset::GlobSet;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{INTERRUPTED, talk};
-use crate::encode::{Layout, Projection, layout};
+use crate::encode::registry::LAYOUT;
+use crate::encode::{self, Encoder, Layout, Projection, layout};
 use crate::eval::retrieval;
 use crate::features::Set;
 use crate::features::activitynet::Annotations;
 use crate::gmf::fit::{Covariances, Moments};
 use crate::gmf::{self, Affine, Config, Data, Folded, Modality, Objective, Options, Outcome, Progress, Task, Weights};
-use crate::ingest::pairs;
+use crate::ingest::{FileError, closed_form, pairs};
 use crate::media::{self, Cancel, Tools};
 
 #[derive(Debug, Args)]
@@ -88,9 +89,12 @@ pub(super) struct Arguments {
     /// Where to compute; cuda and metal need a build with that Cargo feature
     #[arg(long, value_enum, default_value_t = Device::Cpu)]
     device: Device,
-    /// Encoder that made the features of --features, for the record
-    #[arg(long, value_name = "NAME", default_value = "unknown")]
-    encoder: String,
+    /// With --videos: the encoder to train for [default: layout]; with --features: the one that made them, for the record
+    #[arg(long, value_name = "NAME")]
+    encoder: Option<String>,
+    /// With --videos: the encoder's weights, if not those that `encoders pull` fetched
+    #[arg(long, value_name = "FILE", requires = "videos")]
+    weights: Option<PathBuf>,
     /// Use the videos named in this manifest (one JSON object a line, with `path` below the manifest's folder and
     /// `license_of_repo`) only if their licence is permissive (MIT, BSD, Apache, CC-BY)
     #[arg(long, value_name = "FILE", requires = "videos")]
@@ -98,6 +102,12 @@ pub(super) struct Arguments {
     /// Fit the encoder's projection anew too, and write it here (for maintainers: it changes the encoder)
     #[arg(long, value_name = "FILE", requires = "videos")]
     refit_encoder: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn encoder_of_videos(&self) -> &str {
+        self.encoder.as_deref().unwrap_or(LAYOUT)
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -124,30 +134,47 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             }
             let annotations = arguments.activitynet.as_deref().map(Annotations::read).transpose()?;
             let set = Set::open_with(folder, annotations.as_ref())?;
-            fit(arguments, &set, (None, None), &arguments.encoder, serde_json::json!({}), &cancel)
+            let encoder = arguments.encoder.as_deref().unwrap_or("unknown");
+            fit(arguments, &set, (None, None), (encoder, None, serde_json::json!({})), &cancel)
         }
         None => {
+            let encoder = encode::open(arguments.encoder_of_videos(), arguments.weights.as_deref())?;
+            let about = encoder.about().clone();
+            let image_len = about.image_len.min(closed_form::LENGTH);
             // Known before any video is decoded.
-            Weights::room(&config(arguments, layout::IMAGE_LEN, layout::CLIP_LEN)?)?;
-            let Some(examples) = collect(arguments, &cancel)? else { return Ok(ExitCode::from(INTERRUPTED)) };
-            let mut moments = Moments::new(layout::DESCRIPTOR_LEN);
+            Weights::room(&config(arguments, image_len, about.clip_len)?)?;
+            let Some(examples) = collect(arguments, encoder.as_ref(), &cancel)? else {
+                return Ok(ExitCode::from(INTERRUPTED));
+            };
+            let mut moments = Moments::new(about.descriptor_len);
             examples.iter().for_each(|(_, example)| example.add_to(&mut moments));
-            // A mirror image is as likely as the picture itself.
-            moments.symmetrise(layout::mirror_index);
+            if about.id == layout::ID {
+                // A mirror image is as likely as the picture itself.
+                moments.symmetrise(layout::mirror_index);
+            }
             let covariances = moments.covariances()?;
-            let encoder = encoder(arguments, &covariances)?;
-            let set = pairs::set(&examples, &encoder, arguments.held_out, arguments.seed);
+            let projection = match about.id == layout::ID {
+                true => layout_projection(arguments, &covariances)?,
+                false => closed_form::projection(&covariances, image_len)?,
+            };
+            let image = Affine {
+                weight: covariances.through(&projection.weight).discriminant(image_len)?,
+                bias: vec![0.0; image_len],
+            };
+            let start = closed_form::around(encoder.as_ref(), &image, &projection)?;
+            let set = pairs::set(
+                &examples,
+                encoder.as_ref(),
+                |descriptor| projection.apply(descriptor.values()),
+                arguments.held_out,
+                arguments.seed,
+            )?;
             let names: Vec<&String> = examples.iter().map(|(name, _)| name).collect();
-            let about = serde_json::json!({ "start": "closed-form", "videos": names });
+            let record = serde_json::json!({ "start": "closed-form", "videos": names });
             let every_clip = (0..set.videos.rows.len() as u32).collect();
-            fit(
-                arguments,
-                &set,
-                (Some(closed_form(&encoder, &covariances)?), Some(every_clip)),
-                layout::ID,
-                about,
-                &cancel,
-            )
+            // `layout` projects by itself.
+            let kept = (about.id != layout::ID).then_some(projection);
+            fit(arguments, &set, (Some(start), Some(every_clip)), (&about.id, kept, record), &cancel)
         }
     }
 }
@@ -196,8 +223,7 @@ fn fit(
     arguments: &Arguments,
     set: &Set,
     (start, gallery): (Option<Folded>, Option<Vec<u32>>),
-    encoder: &str,
-    about: serde_json::Value,
+    (encoder, projection, about): (&str, Option<Affine>, serde_json::Value),
     cancel: &Cancel,
 ) -> anyhow::Result<ExitCode> {
     let config = config(arguments, set.images.matrix.columns(), set.videos.matrix.columns())?;
@@ -261,6 +287,7 @@ fn fit(
         options: &options,
         resume: arguments.resume,
         encoder,
+        projection,
         about,
         out: &arguments.out,
     };
@@ -311,7 +338,7 @@ fn options(arguments: &Arguments) -> Options {
 }
 
 /// Moments of every video that can be decoded; `None` after Ctrl-C.
-fn collect(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Option<Vec<(String, pairs::Example)>>> {
+fn collect(arguments: &Arguments, encoder: &dyn Encoder, cancel: &Cancel) -> anyhow::Result<Option<Vec<(String, pairs::Example)>>> {
     let tools = Tools::find()?;
     let allowed = arguments.permissive.as_deref().map(permissive).transpose()?;
     let mut examples = Vec::new();
@@ -329,22 +356,22 @@ fn collect(arguments: &Arguments, cancel: &Cancel) -> anyhow::Result<Option<Vec<
                 continue;
             }
         }
-        match pairs::example(&tools, &path, arguments.seed, cancel) {
+        match pairs::example(&tools, encoder, &path, arguments.seed, cancel) {
             Ok(example) => {
                 let queries: usize = example.moments.iter().map(|m| m.queries.len()).sum();
                 eprintln!("{queries:>5} distorted frames  {}", talk::printable(&path.to_string_lossy()));
                 examples.push((pairs::name(&path), example));
             }
-            Err(media::Error::Cancelled { .. }) => return Ok(None),
+            Err(FileError::Media(media::Error::Cancelled { .. })) => return Ok(None),
             Err(error) => eprintln!("left out: {}", talk::printable(&error.to_string())),
         }
     }
     Ok(Some(examples))
 }
 
-/// The embedded encoder, or one whose projection is fitted anew and written.
-fn encoder(arguments: &Arguments, covariances: &Covariances) -> anyhow::Result<Layout> {
-    let Some(out) = &arguments.refit_encoder else { return Ok(Layout::embedded()) };
+/// The projection of the encoder `layout`: the embedded one, or one that is fitted anew and written.
+fn layout_projection(arguments: &Arguments, covariances: &Covariances) -> anyhow::Result<Affine> {
+    let Some(out) = &arguments.refit_encoder else { return Ok(affine(Layout::embedded().projection())) };
     let projection = Projection { mean: covariances.mean(), rows: covariances.basis(layout::IMAGE_LEN)? };
     let bytes = projection.to_bytes();
     // A resumed run finds what it wrote itself.
@@ -355,36 +382,14 @@ fn encoder(arguments: &Arguments, covariances: &Covariances) -> anyhow::Result<L
     crate::tensors::replace(out, |part| std::fs::write(part, &bytes))
         .with_context(|| format!("writing {}", out.display()))?;
     // Go on with the numbers as they are on disk.
-    Ok(Layout::with_projection(Projection::parse(&bytes, &out.to_string_lossy())?))
+    Ok(affine(&Projection::parse(&bytes, &out.to_string_lossy())?))
 }
 
-/// The maps that training starts from: whitening `A` for an image; for a clip the same after its frames are averaged and projected.
-fn closed_form(encoder: &Layout, all: &Covariances) -> anyhow::Result<Folded> {
-    let projection = encoder.projection();
-    let (n, d) = (layout::IMAGE_LEN, layout::DESCRIPTOR_LEN);
-    let image = all.through(&projection.rows).discriminant(n)?;
-    // A·Q, 128 x 512: from a descriptor to the shared space.
-    let mut frame = vec![0f32; n * d];
-    for (row, out) in image.chunks_exact(n).zip(frame.chunks_exact_mut(d)) {
-        for (a, q) in row.iter().zip(projection.rows.chunks_exact(d)) {
-            for (out, q) in out.iter_mut().zip(q) {
-                *out += a * q;
-            }
-        }
-    }
-    let share = 1.0 / layout::CLIP_FRAMES as f32;
-    let mut video = Vec::with_capacity(n * layout::CLIP_LEN);
-    for row in frame.chunks_exact(d) {
-        for _ in 0..layout::CLIP_FRAMES {
-            video.extend(row.iter().map(|v| v * share));
-        }
-    }
-    let bias =
-        frame.chunks_exact(d).map(|row| -row.iter().zip(&projection.mean).map(|(a, m)| a * m).sum::<f32>()).collect();
-    let config = Config::image_video(n, layout::CLIP_LEN)?;
-    let record = Weights::record(&config, layout::ID, serde_json::Value::Null);
-    let image = Affine { weight: image, bias: vec![0.0; n] };
-    Ok(Folded::new(image, Affine { weight: video, bias }, record))
+/// `Q (f - mean)` as `Q f + c`.
+fn affine(projection: &Projection) -> Affine {
+    let rows = projection.rows.chunks_exact(projection.mean.len());
+    let bias = rows.map(|row| -row.iter().zip(&projection.mean).map(|(q, m)| q * m).sum::<f32>()).collect();
+    Affine { weight: projection.rows.clone(), bias }
 }
 
 /// All videos of a manifest, and those of them whose licence is permissive.

@@ -18,9 +18,9 @@
 //! * image features: `Q (f − μ)`, 128 numbers; `Q` (128 x 512) has orthonormal rows and is shipped with the encoder;
 //! * clip features: the descriptors of 8 frames, 2 s at 4 a second, concatenated: 4096 numbers.
 
-use crate::media::Picture;
+use crate::media::{Fit, Picture};
 
-use super::{Error, Sampling};
+use super::{About, Descriptor, Encoder, Error, FLAT_DEVIATION, Sampling, deviation};
 
 /// Name and version that indexes and checkpoints record.
 pub const ID: &str = "layout/1";
@@ -34,7 +34,7 @@ pub const CLIP_FRAMES: usize = 8;
 pub const CLIP_LEN: usize = CLIP_FRAMES * DESCRIPTOR_LEN;
 /// 8 frames over 2 s; a new clip each second.
 pub const SAMPLING: Sampling =
-    Sampling { rate_hz: 4.0, frames_per_clip: CLIP_FRAMES, stride_frames: 4, width: SIDE as u32, height: SIDE as u32 };
+    Sampling { rate_hz: 4.0, frames_per_clip: CLIP_FRAMES, stride_frames: 4, width: SIDE as u32, height: SIDE as u32, fit: Fit::Stretch };
 
 const SIDE: usize = 64;
 const GRID: usize = 8;
@@ -57,86 +57,54 @@ const LUMA_FLOOR: f32 = 32.0;
 const CHROMA_FLOOR: f32 = 45.2;
 const GRADIENT_FLOOR: f32 = 4.0;
 
-/// Standard deviation of luma under which a picture is flat (a black or white frame): it shows nothing
-/// that could be searched for.
-const FLAT_DEVIATION: f32 = 2.5;
-
-/// What one frame looks like: 512 numbers, all zero if it is flat.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Descriptor {
-    values: Vec<f32>,
-    flat: bool,
+/// The descriptor of a picture of any size: 512 numbers.
+pub fn describe(picture: &Picture) -> Descriptor {
+    let side = SIDE as u32;
+    if picture.width == side && picture.height == side {
+        return of_rgb(&picture.rgb);
+    }
+    of_rgb(&picture.resize(side, side).rgb)
 }
 
-impl Descriptor {
-    /// Describes a picture of any size.
-    pub fn of(picture: &Picture) -> Descriptor {
-        let side = SIDE as u32;
-        if picture.width == side && picture.height == side {
-            return Self::of_rgb(&picture.rgb);
-        }
-        Self::of_rgb(&picture.resize(side, side).rgb)
+fn of_rgb(rgb: &[u8]) -> Descriptor {
+    let mut luma = vec![0f32; SIDE * SIDE];
+    let mut planes = [[0f32; CELLS]; 3];
+    for (i, (pixel, luma)) in rgb.chunks_exact(3).zip(&mut luma).enumerate() {
+        let [r, g, b] = [pixel[0], pixel[1], pixel[2]].map(f32::from);
+        let y = 0.299 * r + 0.587 * g + 0.114 * b;
+        *luma = y;
+        let cell = cell_of(i % SIDE, i / SIDE);
+        planes[0][cell] += y;
+        planes[1][cell] += (b - y) * 0.564;
+        planes[2][cell] += (r - y) * 0.713;
+    }
+    if deviation(luma.iter().copied()) < FLAT_DEVIATION {
+        return Descriptor::flat(DESCRIPTOR_LEN);
+    }
+    let area = (CELL * CELL) as f32;
+    for value in planes.iter_mut().flatten() {
+        *value /= area;
     }
 
-    fn of_rgb(rgb: &[u8]) -> Descriptor {
-        let mut luma = vec![0f32; SIDE * SIDE];
-        let mut planes = [[0f32; CELLS]; 3];
-        for (i, (pixel, luma)) in rgb.chunks_exact(3).zip(&mut luma).enumerate() {
-            let [r, g, b] = [pixel[0], pixel[1], pixel[2]].map(f32::from);
-            let y = 0.299 * r + 0.587 * g + 0.114 * b;
-            *luma = y;
-            let cell = cell_of(i % SIDE, i / SIDE);
-            planes[0][cell] += y;
-            planes[1][cell] += (b - y) * 0.564;
-            planes[2][cell] += (r - y) * 0.713;
-        }
-        if deviation(&luma) < FLAT_DEVIATION {
-            return Descriptor { values: vec![0.0; DESCRIPTOR_LEN], flat: true };
-        }
-        let area = (CELL * CELL) as f32;
-        for value in planes.iter_mut().flatten() {
-            *value /= area;
-        }
-
-        let mut values = Vec::with_capacity(DESCRIPTOR_LEN);
-        subtract_mean(&mut planes[0], 1.0);
-        values.extend_from_slice(&planes[0]);
-        normalise(&mut values[..CELLS], LUMA_FLOOR);
-        for plane in &mut planes[1..] {
-            // Half of the mean stays: the overall hue tells scenes apart, but a colour cast should not decide.
-            subtract_mean(plane, 0.5);
-            values.extend_from_slice(plane);
-        }
-        normalise(&mut values[CELLS..3 * CELLS], CHROMA_FLOOR);
-        for plane in &mut gradients(&luma) {
-            for value in plane.iter_mut() {
-                *value = (*value / area).sqrt();
-            }
-            subtract_mean(plane, 1.0);
-            values.extend_from_slice(plane);
-        }
-        normalise(&mut values[3 * CELLS..], GRADIENT_FLOOR);
-        Descriptor { values, flat: false }
+    let mut values = Vec::with_capacity(DESCRIPTOR_LEN);
+    subtract_mean(&mut planes[0], 1.0);
+    values.extend_from_slice(&planes[0]);
+    normalise(&mut values[..CELLS], LUMA_FLOOR);
+    for plane in &mut planes[1..] {
+        // Half of the mean stays: the overall hue tells scenes apart, but a colour cast should not decide.
+        subtract_mean(plane, 0.5);
+        values.extend_from_slice(plane);
     }
-
-    /// The 512 numbers.
-    pub fn values(&self) -> &[f32] {
-        &self.values
-    }
-
-    /// Whether the picture shows nothing: all black, all white, one colour.
-    pub fn is_flat(&self) -> bool {
-        self.flat
-    }
-
-    /// The descriptor of the same picture seen in a mirror, without looking at the picture again.
-    pub fn mirrored(&self) -> Descriptor {
-        let mut values = vec![0f32; DESCRIPTOR_LEN];
-        for (to, value) in values.iter_mut().enumerate() {
-            *value = self.values[mirror_index(to)];
+    normalise(&mut values[CELLS..3 * CELLS], CHROMA_FLOOR);
+    for plane in &mut gradients(&luma) {
+        for value in plane.iter_mut() {
+            *value = (*value / area).sqrt();
         }
-        Descriptor { values, flat: self.flat }
+        subtract_mean(plane, 1.0);
+        values.extend_from_slice(plane);
     }
+    normalise(&mut values[3 * CELLS..], GRADIENT_FLOOR);
+    Descriptor::new(values)
 }
 
 /// Where the mirror image finds its number `to`: the column counted from the other side, and, for
@@ -153,12 +121,6 @@ pub(crate) fn mirror_index(to: usize) -> usize {
 
 fn cell_of(x: usize, y: usize) -> usize {
     (y / CELL) * GRID + x / CELL
-}
-
-fn deviation(values: &[f32]) -> f32 {
-    let n = values.len() as f32;
-    let mean = values.iter().sum::<f32>() / n;
-    (values.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / n).sqrt()
 }
 
 fn subtract_mean(plane: &mut [f32], share: f32) {
@@ -235,29 +197,53 @@ impl Projection {
 #[derive(Debug, Clone)]
 pub struct Layout {
     projection: Projection,
+    about: About,
 }
 
 impl Layout {
     /// The encoder as shipped.
     pub fn embedded() -> Layout {
         let bytes = include_bytes!("../../assets/layout.safetensors");
-        Layout {
-            projection: Projection::parse(bytes, "the embedded projection").expect("checked by a test of this module"),
-        }
+        Layout::with_projection(Projection::parse(bytes, "the embedded projection").expect("checked by a test of this module"))
     }
 
     /// The encoder with another projection, as when one is fitted anew.
     pub fn with_projection(projection: Projection) -> Layout {
-        Layout { projection }
+        let about = About {
+            name: "layout".to_owned(),
+            id: ID.to_owned(),
+            image_len: IMAGE_LEN,
+            clip_len: CLIP_LEN,
+            descriptor_len: DESCRIPTOR_LEN,
+            sampling: SAMPLING,
+            mean_at: (0..CLIP_FRAMES).map(|i| i * DESCRIPTOR_LEN).collect(),
+        };
+        Layout { projection, about }
     }
 
     /// The projection in use.
     pub fn projection(&self) -> &Projection {
         &self.projection
     }
+}
 
-    /// Image features, 128 numbers.
-    pub fn image(&self, descriptor: &Descriptor) -> Vec<f32> {
+impl Encoder for Layout {
+    fn about(&self) -> &About {
+        &self.about
+    }
+
+    fn describe(&self, pictures: &[Picture]) -> Result<Vec<Descriptor>, Error> {
+        Ok(pictures.iter().map(describe).collect())
+    }
+
+    /// Without looking at the picture again.
+    fn mirrored(&self, descriptor: &Descriptor) -> Option<Descriptor> {
+        let values = (0..DESCRIPTOR_LEN).map(|to| descriptor.values[mirror_index(to)]).collect();
+        Some(Descriptor { values, flat: descriptor.flat })
+    }
+
+    /// 128 numbers.
+    fn image(&self, descriptor: &Descriptor) -> Vec<f32> {
         let centred: Vec<f32> = descriptor.values.iter().zip(&self.projection.mean).map(|(v, m)| v - m).collect();
         self.projection
             .rows
@@ -266,19 +252,16 @@ impl Layout {
             .collect()
     }
 
-    /// Clip features, 4096 numbers: the frames' descriptors one after the other. A clip of fewer than 8 frames repeats its last
-    /// one. A flat frame stands for the average picture, which says nothing. `None` if all frames are flat (or there is none).
-    pub fn clip(&self, frames: &[&Descriptor]) -> Option<Vec<f32>> {
-        let last = frames.last()?;
-        if frames.iter().all(|f| f.flat) {
-            return None;
-        }
+    /// 4096 numbers: the frames' descriptors one after the other. A clip of fewer than 8 frames repeats its last
+    /// one. A flat frame stands for the average picture, which says nothing.
+    fn clip(&self, frames: &[&Descriptor]) -> Result<Option<Vec<f32>>, Error> {
+        let Some(last) = frames.last().filter(|_| frames.iter().any(|f| !f.flat)) else { return Ok(None) };
         let mut features = Vec::with_capacity(CLIP_LEN);
         for i in 0..CLIP_FRAMES {
             let frame = frames.get(i).unwrap_or(last);
             features.extend_from_slice(if frame.flat { &self.projection.mean } else { &frame.values });
         }
-        Some(features)
+        Ok(Some(features))
     }
 }
 
@@ -299,8 +282,8 @@ mod tests {
     #[test]
     fn mirror_of_descriptor_is_descriptor_of_mirror() {
         let picture = noise(64, 64, 7);
-        let direct = Descriptor::of(&picture.flipped());
-        let derived = Descriptor::of(&picture).mirrored();
+        let direct = describe(&picture.flipped());
+        let derived = Layout::embedded().mirrored(&describe(&picture)).unwrap();
         for (a, b) in direct.values().iter().zip(derived.values()) {
             assert!((a - b).abs() < 1e-4, "{a} {b}");
         }
@@ -309,16 +292,16 @@ mod tests {
     #[test]
     fn flat_pictures_are_called_flat_and_busy_ones_are_not() {
         for grey in [0, 128, 255] {
-            let d = Descriptor::of(&Picture { width: 50, height: 30, rgb: vec![grey; 50 * 30 * 3] });
+            let d = describe(&Picture { width: 50, height: 30, rgb: vec![grey; 50 * 30 * 3] });
             assert!(d.is_flat() && d.values().iter().all(|v| *v == 0.0));
         }
-        assert!(!Descriptor::of(&noise(64, 64, 1)).is_flat());
+        assert!(!describe(&noise(64, 64, 1)).is_flat());
     }
 
     #[test]
     fn descriptor_bits_are_pinned() {
         // The same on every machine: a change here changes every index, so raise the version in ID with it.
-        let d = Descriptor::of(&noise(64, 64, 3));
+        let d = describe(&noise(64, 64, 3));
         let hash = d
             .values()
             .iter()
@@ -342,12 +325,12 @@ mod tests {
     #[test]
     fn short_clip_repeats_its_last_frame_and_flat_clip_is_none() {
         let encoder = Layout::embedded();
-        let d = Descriptor::of(&noise(64, 64, 9));
-        let clip = encoder.clip(&[&d]).unwrap();
+        let d = describe(&noise(64, 64, 9));
+        let clip = encoder.clip(&[&d]).unwrap().unwrap();
         assert_eq!(clip.len(), CLIP_LEN);
         assert_eq!(&clip[..DESCRIPTOR_LEN], &clip[7 * DESCRIPTOR_LEN..]);
-        let flat = Descriptor::of(&Picture { width: 8, height: 8, rgb: vec![0; 192] });
-        assert!(encoder.clip(&[&flat, &flat]).is_none());
-        assert!(encoder.clip(&[]).is_none());
+        let flat = describe(&Picture { width: 8, height: 8, rgb: vec![0; 192] });
+        assert!(encoder.clip(&[&flat, &flat]).unwrap().is_none());
+        assert!(encoder.clip(&[]).unwrap().is_none());
     }
 }

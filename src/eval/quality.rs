@@ -163,7 +163,7 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
                 }
                 Err(error) => return Err(error.into()),
             };
-            if crate::encode::Descriptor::of(&frame).is_flat() {
+            if crate::encode::layout::describe(&frame).is_flat() {
                 flat_frames += 1;
                 continue;
             }

@@ -112,7 +112,17 @@ pub struct Record {
     pub boundary: f64,
     /// How it was made, for people.
     pub training: serde_json::Value,
+    /// Length of the image features that [`Record::projection`] takes; none without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub projected_from: Option<usize>,
+    /// Where the encoder's image features are longer than the model's `image`: the affine map between them, fitted before training. In the file the
+    /// tensors `image.projection.{weight|bias}`.
+    #[serde(skip)]
+    pub projection: Option<Affine>,
 }
+
+/// The tensors of a projection.
+pub(super) const PROJECTION: [&str; 2] = ["image.projection.weight", "image.projection.bias"];
 
 impl Record {
     /// What a checkpoint file says of itself, without reading its numbers.
@@ -122,6 +132,29 @@ impl Record {
     pub fn open(path: &Path) -> Result<Record, Error> {
         let file = tensors::open(path).map_err(Error::of(path))?;
         Record::of(&file).map_err(|found| Error::Format { name: path.display().to_string(), found })
+    }
+
+    /// The same, with a projection before `image`.
+    pub fn projected(mut self, projection: Option<Affine>) -> Record {
+        self.projected_from = projection.as_ref().map(Affine::inputs);
+        self.projection = projection;
+        self
+    }
+
+    /// Reads the projection's tensors, if there is one. Gives how many there are.
+    pub(super) fn read_projection(&mut self, file: &tensors::File<'_>) -> Result<usize, tensors::Error> {
+        let Some(from) = self.projected_from else { return Ok(0) };
+        let to = self.modalities.iter().find(|m| m.name == "image").map_or(0, |m| m.length);
+        let weight = file.take(PROJECTION[0], &[to, from])?;
+        self.projection = Some(Affine { weight, bias: file.take(PROJECTION[1], &[to])? });
+        Ok(PROJECTION.len())
+    }
+
+    /// The projection's tensors.
+    pub(super) fn projection_tensors(&self) -> Vec<(&'static str, Vec<usize>, &[f32])> {
+        let Some(map) = &self.projection else { return Vec::new() };
+        let [weight, bias] = PROJECTION;
+        vec![(weight, vec![map.bias.len(), map.inputs()], &map.weight), (bias, vec![map.bias.len()], &map.bias)]
     }
 
     /// The record of an opened file, or what is wrong with it.
@@ -154,7 +187,11 @@ impl Affine {
         self.weight.len() / self.bias.len().max(1)
     }
 
-    fn apply(&self, x: &[f32]) -> Vec<f32> {
+    /// y.
+    ///
+    /// # Panics
+    /// If x has another length.
+    pub fn apply(&self, x: &[f32]) -> Vec<f32> {
         let mut y = vec![0f32; self.bias.len()];
         reelseek_index::gemv(&self.weight, self.bias.len(), x.len(), x, &mut y);
         for (y, c) in y.iter_mut().zip(&self.bias) {
@@ -188,7 +225,7 @@ impl Folded {
     /// # Errors
     /// [`Error::Half`] if a number is beyond f16.
     pub fn halved(mut self) -> Result<Folded, Error> {
-        for map in [&mut self.image, &mut self.video] {
+        for map in [&mut self.image, &mut self.video].into_iter().chain(&mut self.record.projection) {
             for value in map.weight.iter_mut().chain(&mut map.bias) {
                 let rounded = half::f16::from_f32(*value).to_f32();
                 if !rounded.is_finite() {
@@ -223,12 +260,13 @@ impl Folded {
     pub fn parse(bytes: &[u8], name: &str) -> Result<Folded, Error> {
         let wrong = |found: String| Error::Format { name: name.to_owned(), found };
         let file = tensors::parse(bytes).map_err(|e| wrong(e.to_string()))?;
-        let record = Record::of(&file).map_err(wrong)?;
+        let mut record = Record::of(&file).map_err(wrong)?;
         if file.check("image.dis.bias", &[]).is_err_and(|e| !matches!(e, tensors::Error::Missing(_))) {
             return Err(wrong("it holds all layers; `reelseek fold` makes the folded one of it".to_owned()));
         }
-        if file.names().len() != 4 {
-            return Err(wrong(format!("{} tensors instead of 4", file.names().len())));
+        let expected = 4 + record.read_projection(&file).map_err(|e| wrong(e.to_string()))?;
+        if file.names().len() != expected {
+            return Err(wrong(format!("{} tensors instead of {expected}", file.names().len())));
         }
         let mut precision = Precision::F16;
         let mut read = |modality: &str| -> Result<Affine, Error> {
@@ -256,13 +294,17 @@ impl Folded {
     pub fn to_bytes(&self) -> Vec<u8> {
         let record = serde_json::to_string(&self.record).expect("a record is plain data");
         let outputs = self.record.invariant;
+        let (image, video) = ([outputs, self.image.inputs()], [outputs, self.video.inputs()]);
+        let mut all: Vec<(&str, &[usize], &[f32])> = vec![
+            ("image.inv.bias", &image[..1], &self.image.bias),
+            ("image.inv.weight", &image, &self.image.weight),
+            ("video.inv.bias", &video[..1], &self.video.bias),
+            ("video.inv.weight", &video, &self.video.weight),
+        ];
+        let projection = self.record.projection_tensors();
+        all.extend(projection.iter().map(|(name, shape, values)| (*name, shape.as_slice(), *values)));
         tensors::write(
-            &[
-                ("image.inv.bias", &[outputs], &self.image.bias),
-                ("image.inv.weight", &[outputs, self.image.inputs()], &self.image.weight),
-                ("video.inv.bias", &[outputs], &self.video.bias),
-                ("video.inv.weight", &[outputs, self.video.inputs()], &self.video.weight),
-            ],
+            &all,
             self.precision,
             HashMap::from([(KEY.to_owned(), record)]),
         )
@@ -284,12 +326,17 @@ impl Folded {
         Err(Error::Encoder { name: name.to_owned(), found: self.record.encoder.clone(), expected: encoder.to_owned() })
     }
 
-    /// Embeds image features: `inv(image)`, scaled to length 1.
+    /// Embeds image features: `inv(image)`, after the projection if there is one, scaled to length 1.
     ///
     /// # Errors
     /// [`Error::Length`] if the features have another length than the checkpoint's.
     pub fn embed_image(&self, features: &[f32]) -> Result<Vec<f32>, Error> {
-        embed(&self.image, features, "image")
+        match &self.record.projection {
+            Some(projection) if features.len() == projection.inputs() => {
+                embed(&self.image, &projection.apply(features), "image")
+            }
+            _ => embed(&self.image, features, "image"),
+        }
     }
 
     /// Embeds clip features: `inv(video)`, scaled to length 1.
@@ -335,6 +382,8 @@ mod tests {
                 multiple: 0,
                 boundary: 0.0,
                 training: serde_json::json!({"how": "made for a test"}),
+                projected_from: None,
+                projection: None,
             },
             precision: Precision::F16,
         }

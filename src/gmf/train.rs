@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::checkpoint::{Error as CheckpointError, Folded, Record};
+use super::checkpoint::{Affine, Error as CheckpointError, Folded, Record};
 use super::config::Config;
 use super::curve::Point;
 use super::data::Data;
@@ -139,6 +139,8 @@ pub struct Run<'a> {
     pub resume: bool,
     /// Encoder of the features, for the record.
     pub encoder: &'a str,
+    /// What image features went through before, see [`super::Record::projection`].
+    pub projection: Option<Affine>,
     /// Names to record beside the options.
     pub about: serde_json::Value,
     /// The checkpoint to write.
@@ -177,7 +179,7 @@ pub fn train(
             let map10 = score(&*stepper, data, validate)?;
             state.best = Some((0, map10));
             state.curve.points.push(Point { step: 0, epoch: 0, rate: options.rate, losses: None, map10 });
-            keep(&*stepper, &state, run.encoder, &run.about, data, out)?;
+            keep(&*stepper, &state, (run.encoder, &run.projection, &run.about), data, out)?;
             tell(Progress::Epoch { epoch: 0, map10, best: true });
         }
         stepper
@@ -234,7 +236,7 @@ pub fn train(
         let best = state.best.is_none_or(|(_, best)| map10.is_none() || map10 > best);
         if best {
             state.best = Some((state.epoch, map10));
-            keep(&*stepper, &state, run.encoder, &run.about, data, out)?;
+            keep(&*stepper, &state, (run.encoder, &run.projection, &run.about), data, out)?;
         }
         tell(Progress::Epoch { epoch: state.epoch, map10, best });
         save_curve(&state, out)?;
@@ -287,8 +289,7 @@ fn score(
 fn keep(
     stepper: &dyn Stepper,
     state: &State,
-    encoder: &str,
-    about: &serde_json::Value,
+    (encoder, projection, about): (&str, &Option<Affine>, &serde_json::Value),
     data: &Data<'_>,
     out: &Path,
 ) -> Result<(), TrainError> {
@@ -301,7 +302,7 @@ fn keep(
         training.extend(about.clone());
     }
     let (weights, _) = stepper.state().map_err(|e| TrainError::Device(e.to_string()))?;
-    weights.save(out, &Weights::record(weights.config(), encoder, training))?;
+    weights.save(out, &Weights::record(weights.config(), encoder, training).projected(projection.clone()))?;
     Ok(())
 }
 

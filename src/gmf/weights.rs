@@ -191,8 +191,10 @@ impl Weights {
     /// # Errors
     /// [`Error::Io`] if it cannot be written.
     pub fn save(&self, path: &Path, record: &Record) -> Result<(), Error> {
-        let record = serde_json::to_string(record).expect("a record is plain data");
-        tensors::save(path, &self.tensors(), HashMap::from([(KEY.to_owned(), record)])).map_err(Error::of(path))
+        let text = serde_json::to_string(record).expect("a record is plain data");
+        let mut all = self.tensors();
+        all.extend(record.projection_tensors().into_iter().map(|(name, shape, values)| (name.to_owned(), shape, values)));
+        tensors::save(path, &all, HashMap::from([(KEY.to_owned(), text)])).map_err(Error::of(path))
     }
 
     /// Opens a checkpoint with all its layers.
@@ -203,7 +205,7 @@ impl Weights {
     pub fn open(path: &Path) -> Result<(Weights, Record), Error> {
         let wrong = |found: String| Error::Format { name: path.display().to_string(), found };
         let file = tensors::open(path).map_err(Error::of(path))?;
-        let record = Record::of(&file).map_err(wrong)?;
+        let mut record = Record::of(&file).map_err(wrong)?;
         if file.names().iter().any(|n| n.ends_with(".inv.weight")) {
             return Err(wrong("it is folded already: its layers are not in it".to_owned()));
         }
@@ -213,7 +215,7 @@ impl Weights {
             return Err(wrong(format!("a shared space of {}, not {}", record.invariant, config.invariant())));
         }
         // Compared before room is made for what the record promises.
-        let expected = Weights::count(&config);
+        let expected = Weights::count(&config) + record.read_projection(&file).map_err(Error::of(path))?;
         if file.names().len() != expected {
             return Err(wrong(format!("{} tensors instead of {expected}", file.names().len())));
         }
@@ -270,6 +272,8 @@ impl Weights {
             multiple: config.multiple(),
             boundary: config.boundary(),
             training,
+            projected_from: None,
+            projection: None,
         }
     }
 }

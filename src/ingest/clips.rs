@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use reelseek_index::Span;
 
-use crate::encode::{Descriptor, Layout, layout};
-use crate::gmf::{self, Folded};
+use crate::encode::{Descriptor, Encoder};
+use super::work::Error;
+use crate::gmf::Folded;
 
 /// Cosine from which a row counts as equal to the one kept before: a still picture, a slide. Above what a
 /// slowly moving scene reaches within a second, so that moments stay sharp.
@@ -22,7 +23,7 @@ pub struct Rows {
 
 /// Takes frames in order of time and gives rows.
 pub struct ClipBuilder<'a> {
-    encoder: &'a Layout,
+    encoder: &'a dyn Encoder,
     checkpoint: &'a Folded,
     /// Frames of the clip being filled, with their times.
     window: VecDeque<(u32, Descriptor)>,
@@ -37,8 +38,8 @@ pub struct ClipBuilder<'a> {
 
 impl<'a> ClipBuilder<'a> {
     /// For frames on the encoder's regular grid.
-    pub fn regular(encoder: &'a Layout, checkpoint: &'a Folded) -> ClipBuilder<'a> {
-        let sampling = layout::SAMPLING;
+    pub fn regular(encoder: &'a dyn Encoder, checkpoint: &'a Folded) -> ClipBuilder<'a> {
+        let sampling = encoder.about().sampling;
         ClipBuilder {
             encoder,
             checkpoint,
@@ -52,15 +53,15 @@ impl<'a> ClipBuilder<'a> {
     }
 
     /// For keyframes, which come at any distance: each is a clip of its own, lasting until the next.
-    pub fn keyframes(encoder: &'a Layout, checkpoint: &'a Folded) -> ClipBuilder<'a> {
+    pub fn keyframes(encoder: &'a dyn Encoder, checkpoint: &'a Folded) -> ClipBuilder<'a> {
         ClipBuilder { frames_per_clip: 1, stride: 1, ..ClipBuilder::regular(encoder, checkpoint) }
     }
 
     /// Adds the next frame.
     ///
     /// # Errors
-    /// [`gmf::Error::Length`] if encoder and checkpoint do not fit together.
-    pub fn push(&mut self, at_ms: u32, frame: Descriptor) -> Result<(), gmf::Error> {
+    /// If the encoder fails, or encoder and checkpoint do not fit together.
+    pub fn push(&mut self, at_ms: u32, frame: Descriptor) -> Result<(), Error> {
         if self.frames_per_clip == 1
             && let Some(last) = self.rows.spans.last_mut()
         {
@@ -79,7 +80,7 @@ impl<'a> ClipBuilder<'a> {
     ///
     /// # Errors
     /// As [`ClipBuilder::push`].
-    pub fn finish(mut self, duration_ms: u64) -> Result<Rows, gmf::Error> {
+    pub fn finish(mut self, duration_ms: u64) -> Result<Rows, Error> {
         if self.rows.spans.is_empty() && !self.window.is_empty() || self.uncovered > 0 {
             self.emit()?;
         }
@@ -91,14 +92,14 @@ impl<'a> ClipBuilder<'a> {
         Ok(self.rows)
     }
 
-    fn emit(&mut self) -> Result<(), gmf::Error> {
+    fn emit(&mut self) -> Result<(), Error> {
         let (Some((first, _)), Some((last, _))) = (self.window.front(), self.window.back()) else {
             return Ok(());
         };
         let span = Span { start_ms: *first, end_ms: last.saturating_add(self.frame_ms), at_ms: first.midpoint(*last) };
         self.uncovered = 0;
         let frames: Vec<&Descriptor> = self.window.iter().map(|(_, d)| d).collect();
-        let vector = match self.encoder.clip(&frames) {
+        let vector = match self.encoder.clip(&frames)? {
             Some(features) => self.checkpoint.embed_video(&features)?,
             // Flat: a row of zeros keeps the video in the index and matches nothing.
             None => vec![0.0; self.checkpoint.record.invariant],
@@ -120,6 +121,7 @@ impl<'a> ClipBuilder<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encode::{Layout, layout};
     use crate::media::Picture;
 
     fn noise(seed: u32) -> Descriptor {
@@ -130,7 +132,7 @@ mod tests {
                 (state >> 24) as u8
             })
             .collect();
-        Descriptor::of(&Picture { width: 64, height: 64, rgb })
+        layout::describe(&Picture { width: 64, height: 64, rgb })
     }
 
     fn rows(frames: impl Iterator<Item = Descriptor>) -> Rows {
@@ -162,7 +164,7 @@ mod tests {
     #[test]
     fn one_frame_is_one_row_and_black_rows_are_zero() {
         assert_eq!(rows(std::iter::once(noise(4))).spans.len(), 1);
-        let black = Descriptor::of(&Picture { width: 4, height: 4, rgb: vec![0; 48] });
+        let black = layout::describe(&Picture { width: 4, height: 4, rgb: vec![0; 48] });
         let rows = rows(std::iter::repeat_n(black, 30));
         assert_eq!(rows.spans.len(), 1);
         assert!(rows.vectors.iter().all(|v| *v == 0.0));

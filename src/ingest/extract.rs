@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use thiserror::Error;
 
 use super::pairs::{self, Described};
-use crate::encode::{Descriptor, Layout, layout};
+use crate::encode::{Descriptor, Encoder};
 use crate::features::activitynet::video_id;
 use crate::features::benchmark::{Benchmark, Item, Kind};
 use crate::features::sources::Source;
@@ -53,12 +53,13 @@ pub fn video_name(path: &Path) -> String {
     video_id(&path.file_stem().unwrap_or_default().to_string_lossy()).to_owned()
 }
 
-/// Makes the rows of a benchmark out of video files, by the encoder `layout`. Frames are taken from its grid of 4 a second, clips are the 2 s around the middle of
+/// Makes the rows of a benchmark out of video files, by an encoder. Frames are taken from its grid, clips are of its length around the middle of
 /// their span. Files are found by their name, see [`video_name`].
 ///
 /// # Errors
 /// [`enum@Error`]. A video that cannot be decoded is told of in the [`Summary`].
 pub fn benchmark_from_videos(
+    encoder: &dyn Encoder,
     benchmark: &Benchmark,
     files: &[PathBuf],
     out: &Path,
@@ -68,7 +69,6 @@ pub fn benchmark_from_videos(
     let tools = Tools::find()?;
     // Where nothing can be written nothing need be decoded.
     let writers = writers(out)?;
-    let encoder = Layout::embedded();
     let files: BTreeMap<String, &PathBuf> = files.iter().map(|path| (video_name(path), path)).collect();
     let by_video: Vec<&[Item]> = benchmark.items.chunk_by(|a, b| a.video == b.video).collect();
     let done = AtomicUsize::new(0);
@@ -78,8 +78,8 @@ pub fn benchmark_from_videos(
             let rows = match files.get(&items[0].video) {
                 _ if cancel.is_set() => Vec::new(),
                 None => vec![Err((items[0].video.clone(), "no such video here".to_owned()))],
-                Some(path) => match pairs::describe(&tools, path, cancel) {
-                    Ok(described) => items.iter().map(|item| row(&encoder, &described, item)).collect(),
+                Some(path) => match pairs::describe(&tools, encoder, path, cancel) {
+                    Ok(described) => items.iter().map(|item| row(encoder, &described, item)).collect(),
                     Err(error) => vec![Err((items[0].video.clone(), error.to_string()))],
                 },
             };
@@ -131,6 +131,7 @@ pub fn benchmark_from_arrays(
 /// # Errors
 /// [`enum@Error`]. A video that cannot be decoded is told of in the [`Summary`].
 pub fn videos(
+    encoder: &dyn Encoder,
     files: &[PathBuf],
     split: Split,
     out: &Path,
@@ -139,18 +140,17 @@ pub fn videos(
 ) -> Result<Summary, Error> {
     let tools = Tools::find()?;
     let writers = writers(out)?;
-    let encoder = Layout::embedded();
     let done = AtomicUsize::new(0);
     let made: Vec<Vec<Made>> = files
         .par_iter()
         .map(|path| {
             let name = path.to_string_lossy().into_owned();
-            let rows = match pairs::describe(&tools, path, cancel) {
+            let rows = match pairs::describe(&tools, encoder, path, cancel) {
                 _ if cancel.is_set() => Vec::new(),
                 Ok(described) => {
                     let label = super::sidecar::labels(path);
-                    clips(&described)
-                        .flat_map(|item| rows_of(&encoder, &described, &name, item, split, &label))
+                    clips(encoder, &described)
+                        .flat_map(|item| rows_of(encoder, &described, &name, item, split, &label))
                         .collect()
                 }
                 Err(error) => vec![Err((name, error.to_string()))],
@@ -163,8 +163,8 @@ pub fn videos(
 }
 
 /// Spans of the encoder's grid over a video, in seconds.
-fn clips(described: &Described) -> impl Iterator<Item = (f64, f64)> {
-    let sampling = layout::SAMPLING;
+fn clips(encoder: &dyn Encoder, described: &Described) -> impl Iterator<Item = (f64, f64)> {
+    let sampling = encoder.about().sampling;
     let (length, stride) =
         (sampling.frames_per_clip as f64 / sampling.rate_hz, sampling.stride_frames as f64 / sampling.rate_hz);
     let end = described.duration_ms as f64 / 1e3;
@@ -176,7 +176,7 @@ fn clips(described: &Described) -> impl Iterator<Item = (f64, f64)> {
 
 /// The clip and the image of one span.
 fn rows_of(
-    encoder: &Layout,
+    encoder: &dyn Encoder,
     described: &Described,
     name: &str,
     (from, to): (f64, f64),
@@ -216,7 +216,7 @@ fn line(item: &Item) -> Line {
 }
 
 /// The features of one row.
-fn row(encoder: &Layout, described: &Described, item: &Item) -> Made {
+fn row(encoder: &dyn Encoder, described: &Described, item: &Item) -> Made {
     let left_out = |why: &str| Err((item.id.clone(), why.to_owned()));
     let (Some(last), frames) = (described.at_ms.last(), &described.frames) else {
         return left_out("its video has no frames");
@@ -241,13 +241,14 @@ fn row(encoder: &Layout, described: &Described, item: &Item) -> Made {
             Ok((item.kind, line(item), encoder.image(frame)))
         }
         Kind::Clip => {
-            let n = layout::CLIP_FRAMES;
+            let n = encoder.about().sampling.frames_per_clip;
             let middle = nearest((item.from + item.to) / 2.0);
             let first = middle.saturating_sub(n / 2).min(frames.len().saturating_sub(n));
             let clip: Vec<&Descriptor> = frames[first..].iter().take(n).collect();
             match encoder.clip(&clip) {
-                Some(features) => Ok((item.kind, line(item), features)),
-                None => left_out("its pictures are flat"),
+                Ok(Some(features)) => Ok((item.kind, line(item), features)),
+                Ok(None) => left_out("its pictures are flat"),
+                Err(error) => left_out(&error.to_string()),
             }
         }
     }

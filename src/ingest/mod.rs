@@ -2,12 +2,14 @@
 
 mod calibrate;
 mod clips;
+pub mod closed_form;
 pub mod extract;
 pub mod pairs;
 mod run;
 mod sidecar;
 mod work;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -19,11 +21,12 @@ use thiserror::Error;
 pub use calibrate::calibrate;
 pub use clips::{ClipBuilder, Rows};
 pub use sidecar::path_of;
+pub use work::Error as FileError;
 
-use crate::encode::{Layout, layout};
+use crate::encode::Encoder;
 use crate::gmf::{self, Folded};
 use crate::media::{self, Cancel, Limits, Tools};
-use crate::search::{CHECKPOINT, ENCODER};
+use crate::search::{self, CHECKPOINT, ENCODER};
 
 /// Why indexing could not run at all; what is wrong with one file is an [`Event`].
 #[derive(Debug, Error)]
@@ -68,6 +71,8 @@ pub struct Plan {
     pub retry: bool,
     /// Keep vectors in 16 bits a value. Only a new index can be made so; one that is so stays so.
     pub half: bool,
+    /// Where the encoder's weights came from, if they were named: a new index remembers it.
+    pub weights: Option<PathBuf>,
 }
 
 /// What became of one file.
@@ -145,14 +150,14 @@ pub struct Summary {
 pub fn run(
     folder: &Path,
     plan: &Plan,
-    encoder: &Layout,
+    encoder: &dyn Encoder,
     checkpoint: &Folded,
     cancel: &Cancel,
     tell: impl FnMut(&Event),
 ) -> Result<Summary, Error> {
     let start = Instant::now();
     let tools = Tools::find()?;
-    let index = open_or_create(folder, checkpoint, plan.half)?;
+    let index = open_or_create(folder, encoder, checkpoint, plan)?;
     let mut run = run::Run::begin(&index, tell)?;
     let todo = run.survey(plan)?;
     let context = work::Context {
@@ -191,24 +196,36 @@ pub fn run(
     Ok(summary)
 }
 
-fn open_or_create(folder: &Path, checkpoint: &Folded, half: bool) -> Result<Index, Error> {
-    checkpoint.expect_encoder(layout::ID, "in use")?;
+fn open_or_create(folder: &Path, encoder: &dyn Encoder, checkpoint: &Folded, plan: &Plan) -> Result<Index, Error> {
+    let id = &encoder.about().id;
+    checkpoint.expect_encoder(id, "in use")?;
     let fingerprint = checkpoint.fingerprint();
     if !Index::exists(folder) {
-        let attributes = [(ENCODER.to_owned(), layout::ID.to_owned()), (CHECKPOINT.to_owned(), fingerprint)].into();
-        let precision = if half { Precision::Half } else { Precision::Full };
+        let mut attributes = BTreeMap::from([(ENCODER.to_owned(), id.clone()), (CHECKPOINT.to_owned(), fingerprint)]);
+        if let Some(weights) = &plan.weights {
+            let path = std::path::absolute(weights).unwrap_or_else(|_| weights.clone());
+            attributes.insert(search::WEIGHTS.to_owned(), path.to_string_lossy().into_owned());
+        }
+        let precision = if plan.half { Precision::Half } else { Precision::Full };
         let settings = Settings { attributes, precision, ..Settings::new(checkpoint.record.invariant) };
-        return Ok(Index::create(folder, &settings)?);
+        let index = Index::create(folder, &settings)?;
+        // With the index lies what a search needs of it.
+        if *checkpoint != Folded::embedded() {
+            let path = folder.join(search::CHECKPOINT_FILE);
+            let write = |part: &Path| std::fs::write(part, checkpoint.to_bytes());
+            crate::tensors::replace(&path, write).map_err(|source| media::Error::io(&path, source))?;
+        }
+        return Ok(index);
     }
     let index = Index::open(folder)?;
-    for (what, given) in [(ENCODER, layout::ID.to_owned()), (CHECKPOINT, fingerprint)] {
+    for (what, given) in [(ENCODER, id.clone()), (CHECKPOINT, fingerprint)] {
         if let Some(found) = index.settings().attributes.get(what)
             && *found != given
         {
             return Err(Error::Mismatch { what, found: found.clone(), given });
         }
     }
-    if half && index.settings().precision != Precision::Half {
+    if plan.half && index.settings().precision != Precision::Half {
         return Err(Error::Mismatch { what: "vectors", found: "of 32 bits".into(), given: "16 bits".into() });
     }
     Ok(index)

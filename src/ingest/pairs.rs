@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use crate::encode::{Descriptor, Layout, layout};
+use crate::encode::{self, Descriptor, Encoder};
 use crate::features::{Matrix, Row, Set, Split, Table};
+use super::FileError;
+use super::work::BATCH;
 use crate::gmf::fit::Moments;
 use crate::media::distort::Distortion;
-use crate::media::{self, Cancel, Frame, Limits, Plan, Tools};
+use crate::media::{self, Cancel, Frame, Limits, Tools};
 use crate::seeded::Random;
 
 /// Frames taken of each video, and how often each is distorted each way.
@@ -29,17 +31,20 @@ pub struct Described {
 /// Decodes and describes all frames of one video.
 ///
 /// # Errors
-/// As [`media::frames`].
-pub fn describe(tools: &Tools, path: &Path, cancel: &Cancel) -> Result<Described, media::Error> {
-    let sampling = layout::SAMPLING;
-    let plan =
-        Plan { rate_hz: sampling.rate_hz, width: sampling.width, height: sampling.height, keyframes_only: false };
+/// As [`media::frames`] and [`Encoder::describe`].
+pub fn describe(tools: &Tools, encoder: &dyn Encoder, path: &Path, cancel: &Cancel) -> Result<Described, FileError> {
+    let plan = encoder.about().sampling.plan(false);
     let mut stream = media::frames(tools, path, &plan, &Limits::default(), cancel)?;
-    let (mut at_ms, mut frames) = (Vec::new(), Vec::new());
+    let (mut at_ms, mut frames, mut pictures) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(Frame { at_ms: at, picture }) = stream.next_frame()? {
         at_ms.push(at);
-        frames.push(Descriptor::of(&picture));
+        pictures.push(picture);
+        if pictures.len() == BATCH {
+            frames.extend(encoder.describe(&pictures)?);
+            pictures.clear();
+        }
     }
+    frames.extend(encoder.describe(&pictures)?);
     let duration_ms = stream.finish()?.duration_ms;
     Ok(Described { at_ms, frames, duration_ms })
 }
@@ -79,13 +84,13 @@ pub struct Example {
 /// Takes 8 moments of one video, and distorts the frame of each twice in each of the 11 ways.
 ///
 /// # Errors
-/// As [`media::frames`].
-pub fn example(tools: &Tools, path: &Path, seed: u64, cancel: &Cancel) -> Result<Example, media::Error> {
+/// As [`media::frames`] and [`Encoder::describe`].
+pub fn example(tools: &Tools, encoder: &dyn Encoder, path: &Path, seed: u64, cancel: &Cancel) -> Result<Example, FileError> {
     let name = name(path);
-    let described = describe(tools, path, cancel)?;
+    let described = describe(tools, encoder, path, cancel)?;
     let mut moments = Vec::new();
     for at_ms in times(described.duration_ms, FRAMES, seed, &name) {
-        let clips = clips(&described, at_ms);
+        let clips = clips(encoder, &described, at_ms);
         if clips.is_empty() {
             continue;
         }
@@ -95,9 +100,10 @@ pub fn example(tools: &Tools, path: &Path, seed: u64, cancel: &Cancel) -> Result
         for way in Distortion::ALL.repeat(ROUNDS) {
             let query = way.apply(&picture, &mut random);
             let query = media::trim_borders(&query).unwrap_or(query);
-            let descriptor = Descriptor::of(&query);
+            let descriptor = encode::describe(encoder, &query)?;
             if !descriptor.is_flat() {
-                queries.push(if way == Distortion::Mirror { descriptor.mirrored() } else { descriptor });
+                let turned = (way == Distortion::Mirror).then(|| encoder.mirrored(&descriptor)).flatten();
+                queries.push(turned.unwrap_or(descriptor));
             }
         }
         moments.push(Moment { clips, queries });
@@ -120,8 +126,17 @@ impl Example {
 }
 
 /// The features of examples, each named, as a set without labels: an image belongs to the clips of its moment. Every
-/// moment is there as it is and mirrored. A seeded share of the videos is the validation split.
-pub fn set(examples: &[(String, Example)], encoder: &Layout, held_out: f32, seed: u64) -> Set {
+/// moment is there as it is and (where the encoder tells them apart) mirrored. A seeded share of the videos is the validation split. `image` makes image features of a descriptor.
+///
+/// # Errors
+/// As [`Encoder::clip`].
+pub fn set(
+    examples: &[(String, Example)],
+    encoder: &dyn Encoder,
+    image: impl Fn(&Descriptor) -> Vec<f32>,
+    held_out: f32,
+    seed: u64,
+) -> Result<Set, encode::Error> {
     let (mut images, mut clips) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
     for (n, (name, example)) in examples.iter().enumerate() {
         // Names repeat (cameras number their files alike): the place in the list says which video it is.
@@ -130,7 +145,7 @@ pub fn set(examples: &[(String, Example)], encoder: &Layout, held_out: f32, seed
         let split = if validate { Split::Val } else { Split::Train };
         for (i, moment) in example.moments.iter().enumerate() {
             for mirror in [false, true] {
-                let turned = |d: &Descriptor| if mirror { d.mirrored() } else { d.clone() };
+                let turned = |d: &Descriptor| if mirror { encoder.mirrored(d) } else { Some(d.clone()) };
                 let of = format!("{video}#{i}{}", if mirror { "m" } else { "" });
                 let row = |k: usize| Row {
                     id: format!("{of}/{k}"),
@@ -141,12 +156,14 @@ pub fn set(examples: &[(String, Example)], encoder: &Layout, held_out: f32, seed
                     span_s: None,
                 };
                 for (k, query) in moment.queries.iter().enumerate() {
-                    images.0.extend(encoder.image(&turned(query)));
-                    images.1.push(row(k));
+                    if let Some(query) = turned(query) {
+                        images.0.extend(image(&query));
+                        images.1.push(row(k));
+                    }
                 }
                 for (k, clip) in moment.clips.iter().enumerate() {
-                    let frames: Vec<Descriptor> = clip.iter().map(turned).collect();
-                    if let Some(features) = encoder.clip(&frames.iter().collect::<Vec<_>>()) {
+                    let frames: Vec<Descriptor> = clip.iter().filter_map(turned).collect();
+                    if let Some(features) = encoder.clip(&frames.iter().collect::<Vec<_>>())? {
                         clips.0.extend(features);
                         clips.1.push(row(k));
                     }
@@ -154,30 +171,34 @@ pub fn set(examples: &[(String, Example)], encoder: &Layout, held_out: f32, seed
             }
         }
     }
+    let columns = |values: &Vec<f32>, rows: &Vec<Row>| values.len() / rows.len().max(1);
+    let (of_images, of_clips) = (columns(&images.0, &images.1).max(1), columns(&clips.0, &clips.1).max(1));
     let table = |(values, rows), columns| Table { matrix: Matrix::new(values, columns), rows };
-    Set { images: table(images, layout::IMAGE_LEN), videos: table(clips, layout::CLIP_LEN), labels: Vec::new() }
+    Ok(Set { images: table(images, of_images), videos: table(clips, of_clips), labels: Vec::new() })
 }
 
-/// Clips of 2 s around a time: centred on it, then from half a second earlier and later, as the nearest row of an index may
+/// A clip's length in frames around a time: centred on it, then from half a stride earlier and later, as the nearest row of an index may
 /// lie. None if all frames are flat.
-fn clips(described: &Described, at_ms: u32) -> Vec<Vec<Descriptor>> {
+fn clips(encoder: &dyn Encoder, described: &Described, at_ms: u32) -> Vec<Vec<Descriptor>> {
     let centre = described.at_ms.partition_point(|t| *t <= at_ms).saturating_sub(1);
-    let last = described.frames.len().saturating_sub(layout::CLIP_FRAMES);
-    let shift = layout::SAMPLING.stride_frames / 2;
-    let first = centre.saturating_sub(layout::CLIP_FRAMES / 2).min(last);
+    let sampling = encoder.about().sampling;
+    let length = sampling.frames_per_clip;
+    let last = described.frames.len().saturating_sub(length);
+    let shift = sampling.stride_frames / 2;
+    let first = centre.saturating_sub(length / 2).min(last);
     let mut starts = vec![first];
     for start in [first.saturating_sub(shift), (first + shift).min(last)] {
         if !starts.contains(&start) {
             starts.push(start);
         }
     }
-    let cut = |from: usize| described.frames[from..(from + layout::CLIP_FRAMES).min(described.frames.len())].to_vec();
+    let cut = |from: usize| described.frames[from..(from + length).min(described.frames.len())].to_vec();
     starts.into_iter().map(cut).filter(|clip| clip.iter().any(|d| !d.is_flat())).collect()
 }
 
 /// The mean of the frames that are not flat.
 fn mean(clip: &[Descriptor]) -> Vec<f32> {
-    let mut mean = vec![0f32; layout::DESCRIPTOR_LEN];
+    let mut mean = vec![0f32; clip.first().map_or(0, |frame| frame.values().len())];
     let mut n = 0f32;
     for frame in clip.iter().filter(|f| !f.is_flat()) {
         n += 1.0;
@@ -197,6 +218,7 @@ pub fn name(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encode::{Layout, layout};
 
     #[test]
     fn times_are_seeded_ordered_and_inside() {
@@ -212,12 +234,13 @@ mod tests {
         use crate::media::Picture;
         let example = |shade: u8| {
             let rgb = (0..64 * 64 * 3).map(|i| (i as u8).wrapping_mul(shade)).collect();
-            let frame = Descriptor::of(&Picture { width: 64, height: 64, rgb });
+            let frame = layout::describe(&Picture { width: 64, height: 64, rgb });
             assert!(!frame.is_flat());
             let moment = Moment { clips: vec![vec![frame.clone(); 8]], queries: vec![frame.clone()] };
             ("100CANON/MVI_0001.MP4".to_owned(), Example { frames: vec![frame], moments: vec![moment] })
         };
-        let set = set(&[example(3), example(7)], &Layout::embedded(), 0.0, 1);
+        let encoder = Layout::embedded();
+        let set = set(&[example(3), example(7)], &encoder, |d| encoder.image(d), 0.0, 1).unwrap();
         let (image, other) = (&set.images.rows[0], &set.videos.rows[2]);
         assert_eq!(image.instance(), set.videos.rows[0].instance());
         assert_ne!(image.instance(), other.instance());

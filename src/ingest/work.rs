@@ -7,17 +7,22 @@ use reelseek_index::Video;
 use thiserror::Error as ThisError;
 
 use super::{ClipBuilder, Rows, sidecar};
-use crate::encode::{Descriptor, Layout, layout};
+use crate::encode::{self, Descriptor, Encoder};
 use crate::gmf::{self, Folded};
 use crate::media::{self, Cancel, Limits, Tools};
 
 /// Why one file gave no rows.
 #[derive(Debug, ThisError)]
-pub(super) enum Error {
+pub enum Error {
+    /// It cannot be decoded.
     #[error(transparent)]
     Media(#[from] media::Error),
+    /// Encoder and checkpoint do not fit together.
     #[error(transparent)]
     Checkpoint(#[from] gmf::Error),
+    /// The encoder failed.
+    #[error(transparent)]
+    Encoder(#[from] encode::Error),
 }
 
 impl Error {
@@ -26,6 +31,9 @@ impl Error {
         matches!(self, Error::Media(error) if error.is_lasting())
     }
 }
+
+/// Frames that are described together.
+pub(super) const BATCH: usize = 16;
 
 /// What `Video::sampling` says of a video that was decoded by its keyframes.
 const KEYFRAMES: &str = "keyframes";
@@ -128,7 +136,7 @@ fn is_doubtful(done: &Result<Done, Error>) -> bool {
 /// What every worker needs.
 pub(super) struct Context<'a> {
     pub(super) tools: &'a Tools,
-    pub(super) encoder: &'a Layout,
+    pub(super) encoder: &'a dyn Encoder,
     pub(super) checkpoint: &'a Folded,
     pub(super) keyframes: bool,
     pub(super) limits: Limits,
@@ -165,13 +173,7 @@ impl Context<'_> {
     }
 
     fn decode(&self, task: &Task, keyframes: bool) -> Result<Done, Error> {
-        let sampling = layout::SAMPLING;
-        let plan = media::Plan {
-            rate_hz: sampling.rate_hz,
-            width: sampling.width,
-            height: sampling.height,
-            keyframes_only: keyframes,
-        };
+        let plan = self.encoder.about().sampling.plan(keyframes);
         let mut frames = media::frames(self.tools, &task.path, &plan, &self.limits, self.cancel)?;
         let mut builder = if keyframes {
             ClipBuilder::keyframes(self.encoder, self.checkpoint)
@@ -179,10 +181,24 @@ impl Context<'_> {
             ClipBuilder::regular(self.encoder, self.checkpoint)
         };
         let mut probe = Probe::default();
-        while let Some(frame) = frames.next_frame()? {
-            let descriptor = Descriptor::of(&frame.picture);
-            probe.offer(&descriptor);
-            builder.push(frame.at_ms, descriptor)?;
+        let (mut times, mut pictures) = (Vec::new(), Vec::new());
+        loop {
+            let frame = frames.next_frame()?;
+            let ended = frame.is_none();
+            frame.into_iter().for_each(|frame| {
+                times.push(frame.at_ms);
+                pictures.push(frame.picture);
+            });
+            if pictures.len() == BATCH || ended {
+                for (at_ms, descriptor) in times.drain(..).zip(self.encoder.describe(&pictures)?) {
+                    probe.offer(&descriptor);
+                    builder.push(at_ms, descriptor)?;
+                }
+                pictures.clear();
+            }
+            if ended {
+                break;
+            }
         }
         let summary = frames.finish()?;
         let rows = builder.finish(summary.duration_ms)?;
@@ -212,11 +228,13 @@ impl Probe {
         self.seen += 1;
     }
 
-    /// The frame's image embedding, plain and mirrored, one after the other; empty if all frames were flat.
-    fn embed(&self, encoder: &Layout, checkpoint: &Folded) -> Result<Vec<f32>, gmf::Error> {
+    /// The frame's image embedding, plain and (where the encoder tells them apart) mirrored, one after the other; empty if all frames were flat.
+    fn embed(&self, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Vec<f32>, gmf::Error> {
         let Some(kept) = &self.kept else { return Ok(Vec::new()) };
         let mut views = checkpoint.embed_image(&encoder.image(kept))?;
-        views.extend(checkpoint.embed_image(&encoder.image(&kept.mirrored()))?);
+        if let Some(mirrored) = encoder.mirrored(kept) {
+            views.extend(checkpoint.embed_image(&encoder.image(&mirrored))?);
+        }
         Ok(views)
     }
 }

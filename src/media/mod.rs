@@ -10,6 +10,7 @@
 pub mod distort;
 mod error;
 mod ffmpeg;
+mod fit;
 /// Pictures to search with, from files or bytes.
 pub mod image;
 pub mod picture;
@@ -18,6 +19,7 @@ pub mod walk;
 
 pub use error::Error;
 pub use ffmpeg::{Cancel, Frame, Frames, Limits, Plan, Summary, Tools, frame_at, frames, read_through, readable};
+pub use fit::{Filter, Fit};
 pub use image::{open, read};
 pub use picture::Picture;
 pub use trim::trim_borders;

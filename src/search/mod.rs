@@ -5,7 +5,8 @@ mod moment;
 mod state;
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use reelseek_index::{Effort, Hit, Index, Searcher, VideoNumber, VideoSet};
@@ -15,7 +16,7 @@ pub use calibration::Calibration;
 pub use moment::Moment;
 pub use state::{Failure, Measured, State};
 
-use crate::encode::{self, Descriptor, Layout, layout};
+use crate::encode::{self, Encoder};
 use crate::gmf::{self, Folded};
 use crate::media::{self, Picture};
 
@@ -23,6 +24,10 @@ use crate::media::{self, Picture};
 pub const ENCODER: &str = "encoder";
 /// See [`ENCODER`].
 pub const CHECKPOINT: &str = "checkpoint";
+/// Name of the index attribute that says where the encoder's weights were, if they were named.
+pub const WEIGHTS: &str = "weights";
+/// The checkpoint that an index was made with, in its folder, if that is not the embedded one.
+pub const CHECKPOINT_FILE: &str = "checkpoint.safetensors";
 
 /// Rows fetched for each video wanted: a video answers with several neighbouring rows.
 const OVERFETCH: usize = 16;
@@ -102,35 +107,38 @@ pub struct Answer {
 /// Everything a query needs, on one snapshot of an index.
 pub struct Engine {
     searcher: Searcher,
-    encoder: Layout,
+    encoder: Arc<dyn Encoder>,
     checkpoint: Folded,
     calibration: Calibration,
 }
 
 impl Engine {
-    /// Opens an index with the weights it was made with: the embedded ones, or `checkpoint`.
+    /// Opens an index with the encoder and the checkpoint that it was made with: those that it remembers, or the ones named.
     ///
     /// # Errors
-    /// [`Error::Index`] if there is no sound index; [`Error::Mismatch`] if it was made with other weights.
-    pub fn open(index: &Path, checkpoint: Option<&Path>) -> Result<Engine, Error> {
+    /// [`Error::Index`] if there is no sound index; [`Error::Encoder`] if its encoder is not here; [`Error::Mismatch`] if it was made with other weights.
+    pub fn open(index: &Path, checkpoint: Option<&Path>, weights: Option<&Path>) -> Result<Engine, Error> {
         let searcher = Index::open(index)?.searcher()?;
+        let attributes = &searcher.settings().attributes;
+        let own = index.join(CHECKPOINT_FILE);
         let checkpoint = match checkpoint {
             Some(path) => Folded::open(path)?,
+            None if own.exists() => Folded::open(&own)?,
             None => Folded::embedded(),
         };
-        checkpoint.expect_encoder(layout::ID, "in use")?;
-        let attributes = &searcher.settings().attributes;
-        let compare = |what: &'static str, given: String| match attributes.get(what) {
-            Some(found) if *found != given => Err(Error::Mismatch { what, found: found.clone(), given }),
-            _ => Ok(()),
-        };
-        compare(ENCODER, layout::ID.to_owned())?;
-        compare(CHECKPOINT, checkpoint.fingerprint())?;
-        Ok(Engine::new(searcher, Layout::embedded(), checkpoint))
+        let weights = weights.map(Path::to_owned).or_else(|| attributes.get(WEIGHTS).map(PathBuf::from));
+        let id = attributes.get(ENCODER).map_or(encode::layout::ID, String::as_str);
+        let encoder = encode::open_as(id, weights.as_deref(), "the index")?;
+        let given = checkpoint.fingerprint();
+        if let Some(found) = attributes.get(CHECKPOINT).filter(|found| **found != given) {
+            return Err(Error::Mismatch { what: CHECKPOINT, found: found.clone(), given });
+        }
+        checkpoint.expect_encoder(id, "in use")?;
+        Ok(Engine::new(searcher, encoder, checkpoint))
     }
 
     /// An engine from its parts.
-    pub fn new(searcher: Searcher, encoder: Layout, checkpoint: Folded) -> Engine {
+    pub fn new(searcher: Searcher, encoder: Arc<dyn Encoder>, checkpoint: Folded) -> Engine {
         let calibration = State::of(&searcher).calibration;
         Engine { searcher, encoder, checkpoint, calibration }
     }
@@ -160,7 +168,7 @@ impl Engine {
         among: Option<&VideoSet>,
     ) -> Result<Answer, Error> {
         let start = Instant::now();
-        let views = views(picture, &self.encoder, &self.checkpoint)?;
+        let views = views(picture, self.encoder.as_ref(), &self.checkpoint)?;
         let mut found = Vec::new();
         for best in self.best_rows(&views, options, among)? {
             let confidence = self.calibration.confidence(best.hit.score);
@@ -221,17 +229,22 @@ struct Best {
     view: usize,
 }
 
-/// The embeddings under which a picture is searched for: as given and mirrored, and both again without plain
+/// The embeddings under which a picture is searched for: as given and (where the encoder tells them apart) mirrored, and both again without plain
 /// black borders if it has any. None for a flat picture.
 ///
 /// # Errors
-/// [`gmf::Error::Length`] if encoder and checkpoint do not fit.
-pub fn views(picture: &Picture, encoder: &Layout, checkpoint: &Folded) -> Result<Vec<Vec<f32>>, gmf::Error> {
+/// [`Error::Encoder`] if the encoder fails, [`Error::Checkpoint`] if encoder and checkpoint do not fit.
+pub fn views(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Vec<Vec<f32>>, Error> {
+    let sampling = &encoder.about().sampling;
+    let trimmed = media::trim_borders(picture);
+    let seen: Vec<Picture> =
+        std::iter::once(picture).chain(&trimmed).map(|picture| encode::fit(picture, sampling)).collect();
     let mut embeddings = Vec::with_capacity(4);
-    for seen in [Some(Descriptor::of(picture)), media::trim_borders(picture).map(|p| Descriptor::of(&p))] {
-        let Some(descriptor) = seen.filter(|d| !d.is_flat()) else { continue };
+    for descriptor in encoder.describe(&seen)?.into_iter().filter(|descriptor| !descriptor.is_flat()) {
         embeddings.push(checkpoint.embed_image(&encoder.image(&descriptor))?);
-        embeddings.push(checkpoint.embed_image(&encoder.image(&descriptor.mirrored()))?);
+        if let Some(mirrored) = encoder.mirrored(&descriptor) {
+            embeddings.push(checkpoint.embed_image(&encoder.image(&mirrored))?);
+        }
     }
     Ok(embeddings)
 }
@@ -239,6 +252,7 @@ pub fn views(picture: &Picture, encoder: &Layout, checkpoint: &Folded) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encode::Layout;
     use reelseek_index::{Settings, Span, Video};
 
     #[test]
@@ -256,7 +270,7 @@ mod tests {
             put(format!("junk{i}"), [0.0, 0.3, 0.0], 1);
         }
         writer.commit().unwrap();
-        let engine = Engine::new(index.searcher().unwrap(), Layout::embedded(), Folded::embedded());
+        let engine = Engine::new(index.searcher().unwrap(), Arc::new(Layout::embedded()), Folded::embedded());
         let views = [vec![1.0, 0.0, 0.0], vec![0.0, 1.0, 0.0]];
         let best = engine.best_rows(&views, &Options { top: 3, ..Options::default() }, None).unwrap();
         let named: Vec<_> = best.iter().map(|b| engine.searcher.video(b.hit.video).unwrap().id).collect();

@@ -59,6 +59,7 @@ fn train(training: &Training<'_>, data: &Data<'_>, config: &Config, seed: u64) -
         options: &options,
         resume: false,
         encoder: "unknown",
+        projection: None,
         about: serde_json::json!({}),
         out: &out,
     };

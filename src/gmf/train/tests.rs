@@ -88,7 +88,8 @@ impl Place {
             options: &self.options,
             resume,
             encoder: self.encoder,
-            about: serde_json::json!({}),
+            projection: None,
+        about: serde_json::json!({}),
             out: &self.out(name),
         };
         // The share of validation images whose best video is of their class.

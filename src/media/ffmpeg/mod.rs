@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{Error, Picture};
+use super::{Fit, Error, Picture};
 use child::Child;
 
 /// Containers that are read: those that hold their own media. No playlists, no scripts, no picture sequences, no devices.
@@ -101,10 +101,12 @@ impl Default for Limits {
 pub struct Plan {
     /// Frames a second: frame `n` is the one displayed `n / rate_hz` seconds after the first.
     pub rate_hz: f64,
-    /// Width of the pictures in pixels; they are stretched to it.
+    /// Width of the pictures in pixels.
     pub width: u32,
     /// Height of the pictures in pixels.
     pub height: u32,
+    /// How they come to that size.
+    pub fit: Fit,
     /// Decode keyframes only: each stands until the next, which costs a fraction of the time.
     pub keyframes_only: bool,
 }
@@ -146,8 +148,9 @@ pub struct Frames {
 pub fn frames(tools: &Tools, path: &Path, plan: &Plan, limits: &Limits, cancel: &Cancel) -> Result<Frames, Error> {
     // Rounding up puts each frame at the first grid time at which it is already displayed.
     let filter = format!(
-        "setpts=PTS-STARTPTS,fps=fps={}:round=up,scale={}:{}:flags=area,format=rgb24",
-        plan.rate_hz, plan.width, plan.height
+        "setpts=PTS-STARTPTS,fps=fps={}:round=up,{},format=rgb24",
+        plan.rate_hz,
+        plan.fit.of_ffmpeg(plan.width, plan.height)
     );
     readable(path)?;
     let mut command = input(tools, path, limits, plan.keyframes_only);

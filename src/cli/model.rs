@@ -1,0 +1,56 @@
+//! Which encoder and which checkpoint: the same for every command that indexes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use reelseek_index::Index;
+
+use crate::encode::registry::LAYOUT;
+use crate::encode::{self, Encoder};
+use crate::gmf::Folded;
+use crate::ingest::closed_form;
+use crate::media::{Cancel, Tools, walk};
+use crate::search::{CHECKPOINT_FILE, ENCODER, WEIGHTS};
+
+/// Videos, and frames of each, that a checkpoint is fitted to where there is none.
+const SAMPLE: (usize, usize) = (64, 16);
+
+#[derive(Debug, Args)]
+pub(super) struct Model {
+    /// Encoder of the features (`reelseek encoders` lists them) [default: the one that the index has, or layout]
+    #[arg(long, value_name = "NAME")]
+    pub(super) encoder: Option<String>,
+    /// The encoder's weights, if not those that `encoders pull` fetched
+    #[arg(long, value_name = "FILE")]
+    pub(super) weights: Option<PathBuf>,
+    /// Folded checkpoint [default: the one that the index has; for layout the embedded one; for another encoder one fitted to these videos]
+    #[arg(long, value_name = "FILE")]
+    pub(super) checkpoint: Option<PathBuf>,
+}
+
+impl Model {
+    /// The encoder, and a checkpoint for it. `folder` may hold an index already.
+    pub(super) fn open(&self, folder: &Path, paths: &[PathBuf], cancel: &Cancel) -> anyhow::Result<(Arc<dyn Encoder>, Folded)> {
+        let attributes = match Index::exists(folder) {
+            true => Index::open(folder)?.settings().attributes.clone(),
+            false => Default::default(),
+        };
+        let named = attributes.get(ENCODER).and_then(|id| id.split('/').next());
+        let name = self.encoder.as_deref().or(named).unwrap_or(LAYOUT);
+        let weights = self.weights.clone().or_else(|| attributes.get(WEIGHTS).map(PathBuf::from));
+        let encoder = encode::open(name, weights.as_deref())?;
+        let own = folder.join(CHECKPOINT_FILE);
+        let checkpoint = match &self.checkpoint {
+            Some(path) => Folded::open(path)?,
+            None if !attributes.is_empty() && own.exists() => Folded::open(&own)?,
+            None if name == LAYOUT => Folded::embedded(),
+            None => {
+                eprintln!("fitting a checkpoint for {name} to frames of these videos");
+                let videos: Vec<PathBuf> = walk::videos(paths, &globset::GlobSet::empty()).into_iter().flatten().collect();
+                closed_form::of_videos(&Tools::find()?, encoder.as_ref(), &videos, SAMPLE, cancel)?
+            }
+        };
+        Ok((encoder, checkpoint))
+    }
+}

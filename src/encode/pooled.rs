@@ -1,0 +1,137 @@
+//! Encoders that look at single pictures: the features of a clip are made of those of its frames.
+
+use candle_core::{Device, Tensor};
+
+use super::{About, Descriptor, Encoder, Error, Sampling, is_flat};
+use crate::media::Picture;
+
+/// A network from pictures to features.
+pub(super) trait Backbone: Send + Sync {
+    /// (n, 3, height, width), normalised, to (n, length).
+    fn forward(&self, pictures: &Tensor) -> candle_core::Result<Tensor>;
+}
+
+/// How pixels of 0 to 255 become numbers: `(pixel / 255 - mean) / deviation`, for red, green and blue.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Normalise {
+    pub(super) mean: [f32; 3],
+    pub(super) deviation: [f32; 3],
+}
+
+/// An encoder around a backbone.
+///
+/// * descriptor and image features: what the backbone gives, scaled to length 1;
+/// * clip features, three blocks of as many numbers: the mean of the frames that are not flat, their standard deviation, and the mean of the later half of the
+///   frames minus that of the earlier.
+pub(super) struct Pooled {
+    about: About,
+    normalise: Normalise,
+    backbone: Box<dyn Backbone>,
+}
+
+impl std::fmt::Debug for Pooled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pooled({})", self.about.id)
+    }
+}
+
+/// Pictures that go through a backbone together.
+const BATCH: usize = 16;
+
+impl Pooled {
+    pub(super) fn new(
+        name: &str,
+        id: String,
+        length: usize,
+        sampling: Sampling,
+        normalise: Normalise,
+        backbone: Box<dyn Backbone>,
+    ) -> Pooled {
+        let about = About {
+            name: name.to_owned(),
+            id,
+            image_len: length,
+            clip_len: 3 * length,
+            descriptor_len: length,
+            sampling,
+            mean_at: vec![0],
+        };
+        Pooled { about, normalise, backbone }
+    }
+
+    /// (n, 3, height, width).
+    fn tensor(&self, pictures: &[&Picture]) -> candle_core::Result<Tensor> {
+        let (width, height) = (self.about.sampling.width as usize, self.about.sampling.height as usize);
+        let plane = width * height;
+        let mut values = vec![0f32; pictures.len() * 3 * plane];
+        for (picture, out) in pictures.iter().zip(values.chunks_exact_mut(3 * plane)) {
+            for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
+                let scale = 1.0 / (255.0 * self.normalise.deviation[channel]);
+                let shift = -self.normalise.mean[channel] / self.normalise.deviation[channel];
+                let pixels = picture.rgb.iter().skip(channel).step_by(3);
+                out.iter_mut().zip(pixels).for_each(|(x, pixel)| *x = f32::from(*pixel) * scale + shift);
+            }
+        }
+        Tensor::from_vec(values, (pictures.len(), 3, height, width), &Device::Cpu)
+    }
+}
+
+impl Encoder for Pooled {
+    fn about(&self) -> &About {
+        &self.about
+    }
+
+    fn describe(&self, pictures: &[Picture]) -> Result<Vec<Descriptor>, Error> {
+        let length = self.about.descriptor_len;
+        let (width, height) = (self.about.sampling.width, self.about.sampling.height);
+        if let Some(other) = pictures.iter().find(|p| (p.width, p.height) != (width, height)) {
+            return Err(Error::Compute(format!("a picture of {} x {}", other.width, other.height)));
+        }
+        let mut described = vec![Descriptor::flat(length); pictures.len()];
+        let shown: Vec<usize> = (0..pictures.len()).filter(|i| !is_flat(&pictures[*i])).collect();
+        for batch in shown.chunks(BATCH) {
+            let input: Vec<&Picture> = batch.iter().map(|i| &pictures[*i]).collect();
+            let output = self.backbone.forward(&self.tensor(&input)?)?.to_vec2::<f32>()?;
+            for (i, mut values) in batch.iter().zip(output) {
+                let norm = values.iter().map(|x| x * x).sum::<f32>().sqrt();
+                if values.len() != length || !norm.is_finite() {
+                    return Err(Error::Compute(format!("{} numbers of norm {norm}", values.len())));
+                }
+                values.iter_mut().for_each(|x| *x /= norm.max(f32::MIN_POSITIVE));
+                described[*i] = Descriptor::new(values);
+            }
+        }
+        Ok(described)
+    }
+
+    fn clip(&self, frames: &[&Descriptor]) -> Result<Option<Vec<f32>>, Error> {
+        let shown: Vec<&[f32]> = frames.iter().filter(|f| !f.is_flat()).map(|f| f.values()).collect();
+        if shown.is_empty() {
+            return Ok(None);
+        }
+        let length = self.about.descriptor_len;
+        let mean = mean(&shown, length);
+        let mut features = mean.clone();
+        features.extend((0..length).map(|i| {
+            let squares = shown.iter().map(|f| (f[i] - mean[i]) * (f[i] - mean[i])).sum::<f32>();
+            (squares / shown.len() as f32).sqrt()
+        }));
+        let (earlier, later) = shown.split_at(shown.len() / 2);
+        if earlier.is_empty() {
+            features.resize(3 * length, 0.0);
+        } else {
+            let (a, b) = (self::mean(earlier, length), self::mean(later, length));
+            features.extend(a.iter().zip(b).map(|(a, b)| b - a));
+        }
+        Ok(Some(features))
+    }
+}
+
+fn mean(rows: &[&[f32]], length: usize) -> Vec<f32> {
+    let mut mean = vec![0f32; length];
+    for row in rows {
+        mean.iter_mut().zip(*row).for_each(|(sum, x)| *sum += x);
+    }
+    mean.iter_mut().for_each(|x| *x /= rows.len() as f32);
+    mean
+}

@@ -1,0 +1,168 @@
+//! Maps fitted in closed form on the frames of videos: where training on videos starts, and what an encoder is searched with that has no checkpoint.
+
+use std::path::PathBuf;
+
+use nalgebra::{DMatrix, SymmetricEigen};
+
+use crate::encode::{self, Descriptor, Encoder};
+use crate::gmf::fit::{Covariances, Error};
+use crate::gmf::{Affine, Config, ConfigError, Folded, Weights};
+use crate::media::{self, Cancel, Limits, Picture, Plan, Tools};
+
+/// Length of the shared space.
+pub const LENGTH: usize = 128;
+
+/// The checkpoint around `frame`, a map from a descriptor (after `projection`, for images) to the shared space: for an image that map, for a clip the same of the mean of its frames.
+///
+/// * `image`: (outputs, image length), on image features;
+/// * `projection`: image features from descriptors, if not the descriptors themselves: `Q (f - mean)`.
+///
+/// # Errors
+/// [`ConfigError`] if no model has these lengths.
+pub fn around(encoder: &dyn Encoder, image: &Affine, projection: &Affine) -> Result<Folded, ConfigError> {
+    let about = encoder.about();
+    let (outputs, descriptor) = (image.bias.len(), projection.inputs());
+    let config = Config::image_video(image.inputs(), about.clip_len)?;
+    // From a descriptor to the shared space.
+    let (first, second) = (matrix(projection), matrix(image));
+    let frame = &second * &first;
+    let shift = &second * DMatrix::from_iterator(projection.bias.len(), 1, projection.bias.iter().map(|x| f64::from(*x)));
+    let share = 1.0 / about.mean_at.len() as f64;
+    let mut weight = vec![0f32; outputs * about.clip_len];
+    for (row, out) in frame.row_iter().zip(weight.chunks_exact_mut(about.clip_len)) {
+        for at in &about.mean_at {
+            out[*at..at + descriptor].iter_mut().zip(row.iter()).for_each(|(w, f)| *w = (f * share) as f32);
+        }
+    }
+    let bias = shift.iter().zip(&image.bias).map(|(s, b)| *s as f32 + b).collect();
+    let record = Weights::record(&config, &about.id, serde_json::Value::Null);
+    Ok(Folded::new(image.clone(), Affine { weight, bias }, record))
+}
+
+/// `Q (f - mean)`, with the `count` directions that tell videos apart best as rows of `Q`, orthonormal.
+///
+/// # Errors
+/// As [`Covariances::basis`].
+pub fn projection(covariances: &Covariances, count: usize) -> Result<Affine, Error> {
+    let (weight, mean) = (covariances.basis(count)?, covariances.mean());
+    let bias = weight.chunks_exact(mean.len()).map(|row| -row.iter().zip(&mean).map(|(q, m)| q * m).sum::<f32>()).collect();
+    Ok(Affine { weight, bias })
+}
+
+/// [`principal`] of at most `frames` frames of each of at most `videos` videos, spread over them. Videos that cannot be decoded are passed over.
+///
+/// # Errors
+/// [`OfVideos`]: no two frames could be decoded, the encoder fails, or it was stopped.
+pub fn of_videos(
+    tools: &Tools,
+    encoder: &dyn Encoder,
+    paths: &[PathBuf],
+    (videos, frames): (usize, usize),
+    cancel: &Cancel,
+) -> Result<Folded, OfVideos> {
+    let step = paths.len().div_ceil(videos).max(1);
+    let mut descriptors = Vec::new();
+    for path in paths.iter().step_by(step) {
+        // Keyframes will do, and cost little.
+        let plan = Plan { rate_hz: SAMPLE_HZ, ..encoder.about().sampling.plan(true) };
+        let mut pictures = Vec::new();
+        if let Ok(mut stream) = media::frames(tools, path, &plan, &Limits::default(), cancel) {
+            while let Ok(Some(frame)) = stream.next_frame() {
+                pictures.push(frame.picture);
+                if pictures.len() == MOST_PICTURES {
+                    break;
+                }
+            }
+        }
+        if cancel.is_set() {
+            return Err(OfVideos::Cancelled);
+        }
+        let step = pictures.len().div_ceil(frames).max(1);
+        let some: Vec<Picture> = pictures.into_iter().step_by(step).collect();
+        descriptors.extend(encoder.describe(&some)?);
+    }
+    descriptors.retain(|descriptor| !descriptor.is_flat());
+    if descriptors.len() < 2 {
+        return Err(OfVideos::TooFew { videos: paths.len(), frames: descriptors.len() });
+    }
+    Ok(principal(encoder, &descriptors)?)
+}
+
+/// Frames a second that are looked at, and how many of them are kept of one video.
+const SAMPLE_HZ: f64 = 0.5;
+const MOST_PICTURES: usize = 512;
+
+/// Why no checkpoint could be fitted to videos.
+#[derive(Debug, thiserror::Error)]
+pub enum OfVideos {
+    /// Too few frames.
+    #[error("no checkpoint can be fitted: {frames} frames of {videos} videos could be decoded, and 2 are needed; name videos, or a --checkpoint")]
+    TooFew {
+        /// Videos named.
+        videos: usize,
+        /// Frames that show something.
+        frames: usize,
+    },
+    /// Stopped by wish.
+    #[error("stopped before anything was indexed")]
+    Cancelled,
+    /// The encoder failed.
+    #[error(transparent)]
+    Encoder(#[from] encode::Error),
+    /// No model has these lengths.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// The first principal directions of descriptors about their mean, [`LENGTH`] of them at most: their cosine is that of centred descriptors, nearly.
+///
+/// # Errors
+/// [`ConfigError`] if no model has the encoder's lengths.
+pub fn principal(encoder: &dyn Encoder, descriptors: &[Descriptor]) -> Result<Folded, ConfigError> {
+    let length = encoder.about().descriptor_len;
+    let rows: Vec<&[f32]> = descriptors.iter().filter(|d| !d.is_flat()).map(Descriptor::values).collect();
+    let n = rows.len().max(1) as f64;
+    let mut x = DMatrix::from_fn(length, rows.len(), |i, j| f64::from(rows[j][i]));
+    let mean = x.column_mean();
+    for mut column in x.column_iter_mut() {
+        column -= &mean;
+    }
+    // Of few descriptors the small product tells the same directions.
+    let directions = if rows.len() < length {
+        let eigen = SymmetricEigen::new(x.tr_mul(&x) / n);
+        let mut directions = &x * eigen.eigenvectors;
+        for (mut column, value) in directions.column_iter_mut().zip(eigen.eigenvalues.iter()) {
+            column /= (value.max(0.0) * n).sqrt().max(1e-12);
+        }
+        sorted(&directions, eigen.eigenvalues.as_slice())
+    } else {
+        let eigen = SymmetricEigen::new(&x * x.transpose() / n);
+        sorted(&eigen.eigenvectors, eigen.eigenvalues.as_slice())
+    };
+    let count = LENGTH.min(length);
+    let mut weight = vec![0f32; count * length];
+    for (column, out) in directions.column_iter().zip(weight.chunks_exact_mut(length)) {
+        let sign = if column.sum() < 0.0 { -1.0 } else { 1.0 };
+        out.iter_mut().zip(column.iter()).for_each(|(w, v)| *w = (v * sign) as f32);
+    }
+    let bias = weight.chunks_exact(length).map(|row| -row.iter().zip(mean.iter()).map(|(w, m)| w * *m as f32).sum::<f32>());
+    let bias = bias.collect();
+    let unit = Affine { weight: identity(length), bias: vec![0.0; length] };
+    around(encoder, &Affine { weight, bias }, &unit)
+}
+
+fn sorted(vectors: &DMatrix<f64>, values: &[f64]) -> DMatrix<f64> {
+    let largest = values.iter().copied().fold(0.0, f64::max);
+    let mut order: Vec<usize> = (0..values.len()).filter(|i| values[*i] > 1e-9 * largest).collect();
+    order.sort_by(|a, b| values[*b].total_cmp(&values[*a]));
+    order.truncate(LENGTH);
+    vectors.select_columns(&order)
+}
+
+fn identity(n: usize) -> Vec<f32> {
+    (0..n * n).map(|i| f32::from(u8::from(i % (n + 1) == 0))).collect()
+}
+
+fn matrix(map: &Affine) -> DMatrix<f64> {
+    DMatrix::from_row_iterator(map.bias.len(), map.inputs(), map.weight.iter().map(|x| f64::from(*x)))
+}
