@@ -6,9 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use reelseek::media::{self, Cancel, Error, Limits, Plan, Tools};
+use reelseek::media::{self, Cancel, Error, Fit, Limits, Plan, Tools};
 
-const PLAN: Plan = Plan { rate_hz: 4.0, width: 32, height: 32, keyframes_only: false };
+const PLAN: Plan = Plan { rate_hz: 4.0, width: 32, height: 32, fit: Fit::Stretch, keyframes_only: false };
 
 fn make(arguments: &[&str], out: &Path) {
     let mut command = Command::new(std::env::var_os("REELSEEK_FFMPEG").unwrap_or_else(|| "ffmpeg".into()));

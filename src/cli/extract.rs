@@ -79,7 +79,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 }
             }
             match &benchmark {
-                Some(benchmark) => extract::benchmark_from_videos(encoder.as_ref(), benchmark, &files, &arguments.out, &cancel, tell),
+                Some(benchmark) => {
+                    extract::benchmark_from_videos(encoder.as_ref(), benchmark, &files, &arguments.out, &cancel, tell)
+                }
                 None => extract::videos(encoder.as_ref(), &files, arguments.split, &arguments.out, &cancel, tell),
             }
         }

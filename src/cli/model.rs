@@ -31,7 +31,12 @@ pub(super) struct Model {
 
 impl Model {
     /// The encoder, and a checkpoint for it. `folder` may hold an index already.
-    pub(super) fn open(&self, folder: &Path, paths: &[PathBuf], cancel: &Cancel) -> anyhow::Result<(Arc<dyn Encoder>, Folded)> {
+    pub(super) fn open(
+        &self,
+        folder: &Path,
+        paths: &[PathBuf],
+        cancel: &Cancel,
+    ) -> anyhow::Result<(Arc<dyn Encoder>, Folded)> {
         let attributes = match Index::exists(folder) {
             true => Index::open(folder)?.settings().attributes.clone(),
             false => Default::default(),
@@ -47,7 +52,8 @@ impl Model {
             None if name == LAYOUT => Folded::embedded(),
             None => {
                 eprintln!("fitting a checkpoint for {name} to frames of these videos");
-                let videos: Vec<PathBuf> = walk::videos(paths, &globset::GlobSet::empty()).into_iter().flatten().collect();
+                let videos: Vec<PathBuf> =
+                    walk::videos(paths, &globset::GlobSet::empty()).into_iter().flatten().collect();
                 closed_form::of_videos(&Tools::find()?, encoder.as_ref(), &videos, SAMPLE, cancel)?
             }
         };

@@ -338,7 +338,11 @@ fn options(arguments: &Arguments) -> Options {
 }
 
 /// Moments of every video that can be decoded; `None` after Ctrl-C.
-fn collect(arguments: &Arguments, encoder: &dyn Encoder, cancel: &Cancel) -> anyhow::Result<Option<Vec<(String, pairs::Example)>>> {
+fn collect(
+    arguments: &Arguments,
+    encoder: &dyn Encoder,
+    cancel: &Cancel,
+) -> anyhow::Result<Option<Vec<(String, pairs::Example)>>> {
     let tools = Tools::find()?;
     let allowed = arguments.permissive.as_deref().map(permissive).transpose()?;
     let mut examples = Vec::new();

@@ -33,8 +33,14 @@ pub const CLIP_FRAMES: usize = 8;
 /// Length of the features of a clip.
 pub const CLIP_LEN: usize = CLIP_FRAMES * DESCRIPTOR_LEN;
 /// 8 frames over 2 s; a new clip each second.
-pub const SAMPLING: Sampling =
-    Sampling { rate_hz: 4.0, frames_per_clip: CLIP_FRAMES, stride_frames: 4, width: SIDE as u32, height: SIDE as u32, fit: Fit::Stretch };
+pub const SAMPLING: Sampling = Sampling {
+    rate_hz: 4.0,
+    frames_per_clip: CLIP_FRAMES,
+    stride_frames: 4,
+    width: SIDE as u32,
+    height: SIDE as u32,
+    fit: Fit::Stretch,
+};
 
 const SIDE: usize = 64;
 const GRID: usize = 8;
@@ -204,7 +210,9 @@ impl Layout {
     /// The encoder as shipped.
     pub fn embedded() -> Layout {
         let bytes = include_bytes!("../../assets/layout.safetensors");
-        Layout::with_projection(Projection::parse(bytes, "the embedded projection").expect("checked by a test of this module"))
+        Layout::with_projection(
+            Projection::parse(bytes, "the embedded projection").expect("checked by a test of this module"),
+        )
     }
 
     /// The encoder with another projection, as when one is fitted anew.

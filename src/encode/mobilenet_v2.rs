@@ -17,8 +17,23 @@ use super::pooled::{Backbone, Normalise};
 
 /// Output channels and stride of each block.
 const BLOCKS: [(usize, usize); 17] = [
-    (16, 1), (24, 2), (24, 1), (32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (64, 1), (96, 1), (96, 1), (96, 1), (160, 2),
-    (160, 1), (160, 1), (320, 1),
+    (16, 1),
+    (24, 2),
+    (24, 1),
+    (32, 2),
+    (32, 1),
+    (32, 1),
+    (64, 2),
+    (64, 1),
+    (64, 1),
+    (64, 1),
+    (96, 1),
+    (96, 1),
+    (96, 1),
+    (160, 2),
+    (160, 1),
+    (160, 1),
+    (320, 1),
 ];
 const STEM: usize = 32;
 const EXPANSION: usize = 6;
@@ -67,7 +82,8 @@ impl MobileNetV2 {
         let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
         let file = SafeTensors::deserialize(&bytes).map_err(|e| format!("no safetensors file ({e})"))?;
         let hub = file.names().iter().any(|name| name.contains("conv_stem"));
-        let network = MobileNetV2::read(|name, shape| if hub { of_hub(&file, name, shape) } else { folded(&file, name, shape) })?;
+        let network =
+            MobileNetV2::read(|name, shape| if hub { of_hub(&file, name, shape) } else { folded(&file, name, shape) })?;
         // (p - 128) / 128 of the one, p / 127.5 - 1 of the other.
         let middle = if hub { 0.5 } else { 128.0 / 255.0 };
         Ok((network, Normalise { mean: [middle; 3], deviation: [middle; 3] }))
@@ -78,7 +94,10 @@ impl MobileNetV2 {
             let Conv { weight, bias } = conv(name, [outputs, inputs, side, side])?;
             let to = |weight: Vec<f32>| -> candle_core::Result<Pointwise> {
                 let weight = Tensor::from_vec(weight, (outputs, inputs * side * side), &Device::Cpu)?;
-                Ok(Pointwise { weight: weight.t()?.contiguous()?, bias: Tensor::from_vec(bias, outputs, &Device::Cpu)? })
+                Ok(Pointwise {
+                    weight: weight.t()?.contiguous()?,
+                    bias: Tensor::from_vec(bias, outputs, &Device::Cpu)?,
+                })
             };
             to(weight).map_err(|e| e.to_string())
         };
@@ -86,7 +105,10 @@ impl MobileNetV2 {
             let Conv { weight, bias } = conv(name, [channels, 1, 3, 3])?;
             let to = |weight: Vec<f32>| -> candle_core::Result<Depthwise> {
                 let weight = Tensor::from_vec(weight, (channels, 9), &Device::Cpu)?;
-                Ok(Depthwise { weight: weight.t()?.contiguous()?, bias: Tensor::from_vec(bias, channels, &Device::Cpu)? })
+                Ok(Depthwise {
+                    weight: weight.t()?.contiguous()?,
+                    bias: Tensor::from_vec(bias, channels, &Device::Cpu)?,
+                })
             };
             to(weight).map_err(|e| e.to_string())
         };
@@ -113,7 +135,8 @@ impl MobileNetV2 {
         for block in &self.blocks {
             let wide = block.expand.as_ref().map(|expand| expand.apply(&x, true)).transpose()?;
             let op = Taps { side: size, stride: block.stride };
-            let deep = wide.as_ref().unwrap_or(&x).apply_op3_no_bwd(&block.depthwise.weight, &block.depthwise.bias, &op)?;
+            let deep =
+                wide.as_ref().unwrap_or(&x).apply_op3_no_bwd(&block.depthwise.weight, &block.depthwise.bias, &op)?;
             size = size.div_ceil(block.stride);
             let out = block.project.apply(&deep, false)?;
             if block.stride == 1 && out.dims() == x.dims() {

@@ -192,7 +192,9 @@ pub enum Error {
         expected: String,
     },
     /// Other weights than an index or a checkpoint was made with.
-    #[error("{what} needs the encoder {needed}, but {given} is here: name its weights with --weights, or index again into another folder")]
+    #[error(
+        "{what} needs the encoder {needed}, but {given} is here: name its weights with --weights, or index again into another folder"
+    )]
     Other {
         /// `the index` or `the checkpoint`.
         what: &'static str,

@@ -303,11 +303,7 @@ impl Folded {
         ];
         let projection = self.record.projection_tensors();
         all.extend(projection.iter().map(|(name, shape, values)| (*name, shape.as_slice(), *values)));
-        tensors::write(
-            &all,
-            self.precision,
-            HashMap::from([(KEY.to_owned(), record)]),
-        )
+        tensors::write(&all, self.precision, HashMap::from([(KEY.to_owned(), record)]))
     }
 
     /// A short name for exactly these weights, recorded by an index.

@@ -193,7 +193,9 @@ impl Weights {
     pub fn save(&self, path: &Path, record: &Record) -> Result<(), Error> {
         let text = serde_json::to_string(record).expect("a record is plain data");
         let mut all = self.tensors();
-        all.extend(record.projection_tensors().into_iter().map(|(name, shape, values)| (name.to_owned(), shape, values)));
+        all.extend(
+            record.projection_tensors().into_iter().map(|(name, shape, values)| (name.to_owned(), shape, values)),
+        );
         tensors::save(path, &all, HashMap::from([(KEY.to_owned(), text)])).map_err(Error::of(path))
     }
 

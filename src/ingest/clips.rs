@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use reelseek_index::Span;
 
-use crate::encode::{Descriptor, Encoder};
 use super::work::Error;
+use crate::encode::{Descriptor, Encoder};
 use crate::gmf::Folded;
 
 /// Cosine from which a row counts as equal to the one kept before: a still picture, a slide. Above what a

@@ -26,7 +26,8 @@ pub fn around(encoder: &dyn Encoder, image: &Affine, projection: &Affine) -> Res
     // From a descriptor to the shared space.
     let (first, second) = (matrix(projection), matrix(image));
     let frame = &second * &first;
-    let shift = &second * DMatrix::from_iterator(projection.bias.len(), 1, projection.bias.iter().map(|x| f64::from(*x)));
+    let shift =
+        &second * DMatrix::from_iterator(projection.bias.len(), 1, projection.bias.iter().map(|x| f64::from(*x)));
     let share = 1.0 / about.mean_at.len() as f64;
     let mut weight = vec![0f32; outputs * about.clip_len];
     for (row, out) in frame.row_iter().zip(weight.chunks_exact_mut(about.clip_len)) {
@@ -45,7 +46,8 @@ pub fn around(encoder: &dyn Encoder, image: &Affine, projection: &Affine) -> Res
 /// As [`Covariances::basis`].
 pub fn projection(covariances: &Covariances, count: usize) -> Result<Affine, Error> {
     let (weight, mean) = (covariances.basis(count)?, covariances.mean());
-    let bias = weight.chunks_exact(mean.len()).map(|row| -row.iter().zip(&mean).map(|(q, m)| q * m).sum::<f32>()).collect();
+    let bias =
+        weight.chunks_exact(mean.len()).map(|row| -row.iter().zip(&mean).map(|(q, m)| q * m).sum::<f32>()).collect();
     Ok(Affine { weight, bias })
 }
 
@@ -96,7 +98,9 @@ const MOST_PICTURES: usize = 512;
 #[derive(Debug, thiserror::Error)]
 pub enum OfVideos {
     /// Too few frames.
-    #[error("no checkpoint can be fitted: {frames} frames of {videos} videos could be decoded, and 2 are needed; name videos, or a --checkpoint")]
+    #[error(
+        "no checkpoint can be fitted: {frames} frames of {videos} videos could be decoded, and 2 are needed; name videos, or a --checkpoint"
+    )]
     TooFew {
         /// Videos named.
         videos: usize,
@@ -145,10 +149,14 @@ pub fn principal(encoder: &dyn Encoder, descriptors: &[Descriptor]) -> Result<Fo
         let sign = if column.sum() < 0.0 { -1.0 } else { 1.0 };
         out.iter_mut().zip(column.iter()).for_each(|(w, v)| *w = (v * sign) as f32);
     }
-    let bias = weight.chunks_exact(length).map(|row| -row.iter().zip(mean.iter()).map(|(w, m)| w * *m as f32).sum::<f32>());
+    let bias =
+        weight.chunks_exact(length).map(|row| -row.iter().zip(mean.iter()).map(|(w, m)| w * *m as f32).sum::<f32>());
     let bias = bias.collect();
-    let unit = Affine { weight: identity(length), bias: vec![0.0; length] };
-    around(encoder, &Affine { weight, bias }, &unit)
+    let projection = Affine { weight, bias };
+    let unit = Affine { weight: identity(count), bias: vec![0.0; count] };
+    let folded = around(encoder, &unit, &projection)?;
+    let record = folded.record.projected(Some(projection));
+    Ok(Folded::new(folded.image, folded.video, record))
 }
 
 fn sorted(vectors: &DMatrix<f64>, values: &[f64]) -> DMatrix<f64> {

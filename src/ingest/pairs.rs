@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use crate::encode::{self, Descriptor, Encoder};
-use crate::features::{Matrix, Row, Set, Split, Table};
 use super::FileError;
 use super::work::BATCH;
+use crate::encode::{self, Descriptor, Encoder};
+use crate::features::{Matrix, Row, Set, Split, Table};
 use crate::gmf::fit::Moments;
 use crate::media::distort::Distortion;
 use crate::media::{self, Cancel, Frame, Limits, Tools};
@@ -85,7 +85,13 @@ pub struct Example {
 ///
 /// # Errors
 /// As [`media::frames`] and [`Encoder::describe`].
-pub fn example(tools: &Tools, encoder: &dyn Encoder, path: &Path, seed: u64, cancel: &Cancel) -> Result<Example, FileError> {
+pub fn example(
+    tools: &Tools,
+    encoder: &dyn Encoder,
+    path: &Path,
+    seed: u64,
+    cancel: &Cancel,
+) -> Result<Example, FileError> {
     let name = name(path);
     let described = describe(tools, encoder, path, cancel)?;
     let mut moments = Vec::new();

@@ -28,22 +28,22 @@ pub enum Filter {
 impl Fit {
     /// The picture in that size.
     pub fn apply(self, picture: &Picture, width: u32, height: u32) -> Picture {
-    match self {
-        Fit::Stretch => picture.resize(width, height),
-        Fit::Cover { shorter, filter } => {
-            let least = picture.width.min(picture.height).max(1);
-            let scaled = |side: u32| {
-                if side == least {
-                    shorter
-                } else {
-                    u32::try_from(u64::from(shorter) * u64::from(side) / u64::from(least)).unwrap_or(u32::MAX)
-                }
-            };
-            let resized = resize(picture, scaled(picture.width), scaled(picture.height), filter);
-            let corner = |side: u32, wanted: u32| side.saturating_sub(wanted) / 2;
-            resized.cropped(corner(resized.width, width), corner(resized.height, height), width, height)
+        match self {
+            Fit::Stretch => picture.resize(width, height),
+            Fit::Cover { shorter, filter } => {
+                let least = picture.width.min(picture.height).max(1);
+                let scaled = |side: u32| {
+                    if side == least {
+                        shorter
+                    } else {
+                        u32::try_from(u64::from(shorter) * u64::from(side) / u64::from(least)).unwrap_or(u32::MAX)
+                    }
+                };
+                let resized = resize(picture, scaled(picture.width), scaled(picture.height), filter);
+                let corner = |side: u32, wanted: u32| side.saturating_sub(wanted) / 2;
+                resized.cropped(corner(resized.width, width), corner(resized.height, height), width, height)
+            }
         }
-    }
     }
 
     /// The filters of ffmpeg that do the same.

@@ -89,7 +89,7 @@ impl Place {
             resume,
             encoder: self.encoder,
             projection: None,
-        about: serde_json::json!({}),
+            about: serde_json::json!({}),
             out: &self.out(name),
         };
         // The share of validation images whose best video is of their class.

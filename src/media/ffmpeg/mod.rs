@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{Fit, Error, Picture};
+use super::{Error, Fit, Picture};
 use child::Child;
 
 /// Containers that are read: those that hold their own media. No playlists, no scripts, no picture sequences, no devices.
