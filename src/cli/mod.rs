@@ -6,6 +6,7 @@ mod eval;
 mod extract;
 mod fold;
 mod index;
+mod kinds;
 mod manage;
 mod model;
 mod quality;
@@ -52,6 +53,8 @@ enum Command {
     Compact(manage::Compact),
     /// Measure the answers: distorted frames of the indexed videos as queries
     Quality(quality::Arguments),
+    /// Measure the answers: photographs of the same kind of scene as queries
+    Kinds(kinds::Arguments),
     /// Train a model on features, or on your own videos without labels
     Train(train::Arguments),
     /// Make a feature set of videos, or of features that others extracted
@@ -84,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Remove(arguments) => manage::remove(&arguments),
         Command::Compact(arguments) => manage::compact(&arguments),
         Command::Quality(arguments) => quality::run(&arguments),
+        Command::Kinds(arguments) => kinds::run(&arguments),
         Command::Train(arguments) => train::run(&arguments),
         Command::Extract(arguments) => extract::run(&arguments),
         Command::Dataset(command) => dataset::run(&command),

@@ -49,14 +49,23 @@ impl Model {
         let checkpoint = match &self.checkpoint {
             Some(path) => Folded::open(path)?,
             None if !attributes.is_empty() && own.exists() => Folded::open(&own)?,
-            None if name == LAYOUT => Folded::embedded(),
-            None => {
-                eprintln!("fitting a checkpoint for {name} to frames of these videos");
-                let videos: Vec<PathBuf> =
-                    walk::videos(paths, &globset::GlobSet::empty()).into_iter().flatten().collect();
-                closed_form::of_videos(&Tools::find()?, encoder.as_ref(), &videos, SAMPLE, cancel)?
-            }
+            None => default_checkpoint(encoder.as_ref(), paths, cancel)?.0,
         };
         Ok((encoder, checkpoint))
     }
+}
+
+/// The checkpoint of an encoder where none is named, and what it is: the embedded one of layout, one fitted to the videos for another.
+pub(super) fn default_checkpoint(
+    encoder: &dyn Encoder,
+    paths: &[PathBuf],
+    cancel: &Cancel,
+) -> anyhow::Result<(Folded, String)> {
+    if encoder.about().name == LAYOUT {
+        return Ok((Folded::embedded(), "embedded GMF".to_owned()));
+    }
+    eprintln!("fitting a checkpoint for {} to frames of these videos", encoder.about().name);
+    let videos: Vec<PathBuf> = walk::videos(paths, &globset::GlobSet::empty()).into_iter().flatten().collect();
+    let fitted = closed_form::of_videos(&Tools::find()?, encoder, &videos, SAMPLE, cancel)?;
+    Ok((fitted, "principal directions".to_owned()))
 }

@@ -2,6 +2,7 @@
 
 pub mod ann;
 pub mod embedding;
+pub mod kinds;
 pub mod methods;
 pub mod metrics;
 pub mod quality;
