@@ -11,7 +11,7 @@ use image::{ExtendedColorType, ImageEncoder};
 use super::metrics::{self, Normaliser};
 use super::retrieval::{Answer, Error, Summary, Task};
 use super::table::Table;
-use crate::ingest::extract::video_name;
+use crate::features::activitynet::video_name;
 use crate::media::{self, Cancel, Picture, Tools};
 
 /// The page's file.
