@@ -443,9 +443,6 @@ fn seeded(arguments: &Arguments, set: &Set) -> anyhow::Result<bool> {
 fn fit(arguments: &Arguments, task: &Task<'_>, cancel: &Cancel) -> anyhow::Result<Fitted> {
     let method = methods::named(&arguments.method)?;
     if let Some(plain) = methods::without_training(&arguments.method, task.set) {
-        eprintln!(
-            "there is nothing to learn from in the split train: features are compared as they are, about the origin"
-        );
         return Ok(plain);
     }
     with_training(arguments, task, cancel, |training| {

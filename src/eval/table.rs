@@ -260,7 +260,7 @@ impl Table {
         if has(&|row| row.method == "cosine") {
             said.push(match has(&|row| row.method == "cosine" && row.flops > 0) {
                 true => "cosine is that after least squares of videos on images, about the training mean".to_owned(),
-                false => "cosine is that of the features, each side about its training mean".to_owned(),
+                false => "cosine is that of the features as they are".to_owned(),
             });
         }
         if has(&|row| !row.epochs.is_empty()) {

@@ -255,7 +255,7 @@ fn offset(weight: &Dense, mean: &[f32]) -> Vec<f32> {
     weight
         .values
         .chunks_exact(weight.columns)
-        .map(|row| -row.iter().zip(mean).map(|(w, x)| w * x).sum::<f32>())
+        .map(|row| -row.iter().zip(mean).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>() as f32)
         .collect()
 }
 
@@ -319,12 +319,10 @@ pub fn named(name: &str) -> Result<Box<dyn Method>, Error> {
     }
 }
 
-/// The method fitted without training data, if it can do without and there is none: features of one length are compared as they are.
+/// The method fitted without training data, if it needs none: features of one length are compared as they are.
 pub fn without_training(name: &str, set: &Set) -> Option<Fitted> {
     let (image, video) = (set.images.matrix.columns(), set.videos.matrix.columns());
-    let trains = |table: &Table| table.rows.iter().any(|row| row.split == Split::Train);
-    let none = !trains(&set.images) || !trains(&set.videos);
-    (name == "cosine" && image == video && none)
+    (name == "cosine" && image == video)
         .then(|| Fitted::compared(Maps { image: Map::Identity(image), video: Map::Identity(video) }))
 }
 
@@ -345,4 +343,27 @@ pub fn run(method: &dyn Method, training: &Training<'_>, seed: u64) -> Result<Ru
     let start = Instant::now();
     let fitted = method.fit(training, seed)?;
     Ok(Run { fitted, seconds: start.elapsed().as_secs_f64() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_one_map_after_the_other() {
+        let row = Row { id: "a".into(), labels: vec![], split: Split::Test, video: None, moment: None, span_s: None };
+        let table = |values: Vec<f32>| Table { matrix: Matrix::new(values, 2), rows: vec![row.clone()] };
+        let affine =
+            |weight: [f32; 4], bias: [f32; 2]| Map::Affine(Affine { weight: weight.into(), bias: bias.into() });
+        let firsts = [Map::Identity(2), Map::Shift(vec![1.0, -2.0]), affine([1.0, 2.0, -1.0, 0.5], [0.25, 3.0])];
+        let seconds = [Map::Identity(2), Map::Shift(vec![0.5, 4.0]), affine([0.0, 3.0, 2.0, -2.0], [1.0, -1.0])];
+        for first in &firsts {
+            for second in &seconds {
+                let once = first.apply(&table(vec![0.75, -1.5]), &[0], "image").unwrap();
+                let twice = second.apply(&table(once), &[0], "image").unwrap();
+                let chained = chain(first, second).apply(&table(vec![0.75, -1.5]), &[0], "image").unwrap();
+                assert_eq!(chained, twice, "{first:?} {second:?}");
+            }
+        }
+    }
 }
