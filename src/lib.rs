@@ -30,7 +30,7 @@
 //!
 //! Research goes another way: `cli::dataset` draws a list of frames and clips from annotations ([`features::benchmark`]), [`ingest::extract`] makes a
 //! [`features::Set`] of it, and `cli::eval` asks its images against its videos ([`eval::retrieval::Task`]): [`eval::methods`] bring both into one space, [`eval::ranking`]
-//! ranks exactly, [`eval::metrics`] judges; [`eval::table`], [`eval::report`] and [`eval::trec`] tell.
+//! ranks exactly, [`eval::metrics`] judges and [`eval::summary`] sums up; [`eval::table`], [`eval::report`] and [`eval::trec`] tell.
 //!
 //! And how a checkpoint comes to be: `cli::train` opens a [`features::Set`], or makes one of videos with [`ingest::pairs`], and hands
 //! it to [`gmf::train()`], which steps a [`gmf::Cpu`] (gradients by hand; [`gmf::Autograd`] is the reference, and the way to a GPU) and keeps

@@ -8,10 +8,9 @@ use clap::{Args, Subcommand};
 use globset::GlobSet;
 
 use crate::features::Split;
-use crate::features::activitynet::Annotations;
+use crate::features::activitynet::{Annotations, video_name};
 use crate::features::benchmark::{Benchmark, Kind, Plan};
 use crate::features::sources::Source;
-use crate::ingest::extract::video_name;
 use crate::media;
 use crate::tensors;
 

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -6,14 +7,16 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use clap::Args;
 use reelseek_index::Effort;
+use serde_json::Value;
 
 use super::{FOUND_NOTHING, INTERRUPTED, talk};
 use crate::eval::methods::{self, Fitted, Training};
 use crate::eval::metrics::Normaliser;
 use crate::eval::ranking::Pooling;
-use crate::eval::report::{self, Media};
-use crate::eval::retrieval::{Answer, Error, Summary, Task};
-use crate::eval::table::{self, Plan, Table};
+use crate::eval::report::{self, Content, Media};
+use crate::eval::retrieval::{Error, Relevance, Task};
+use crate::eval::summary::Summary;
+use crate::eval::table::{self, Plan};
 use crate::eval::trec;
 use crate::features::activitynet::Annotations;
 use crate::features::{Set, Split};
@@ -22,12 +25,12 @@ use crate::media::Cancel;
 
 /// Videos of a run that trec_eval reads, at least.
 const TREC_DEPTH: usize = 1000;
-/// Queries named that are left out.
+/// Queries, rows or videos named in a warning.
 const MAX_NAMED: usize = 5;
 /// Share of the training rows held out for validation, if there is no split `val`.
 const HELD_OUT: f32 = 0.1;
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct Arguments {
     /// Folder with images.npy, videos.npy, images.jsonl and videos.jsonl
     #[arg(long, value_name = "DIR")]
@@ -71,13 +74,13 @@ pub(super) struct Arguments {
     /// Breadth of search of --ann
     #[arg(long, value_name = "N", requires = "ann")]
     ef: Option<usize>,
-    /// Epochs of GMF
-    #[arg(long, value_name = "N", default_value_t = Options::default().epochs)]
-    epochs: usize,
-    /// Learning rate of GMF
-    #[arg(long, value_name = "RATE", default_value_t = Options::default().rate)]
-    learning_rate: f64,
-    /// Seeds of GMF, and of pools and intervals (the first)
+    /// Epochs of GMF, 20 if nothing is said
+    #[arg(long, value_name = "N", conflicts_with = "checkpoint")]
+    epochs: Option<usize>,
+    /// Learning rate of GMF, 0.0003 if nothing is said: it starts from a closed form
+    #[arg(long, value_name = "RATE", conflicts_with = "checkpoint")]
+    learning_rate: Option<f64>,
+    /// Seeds of GMF (several with --table), and of pools, intervals and what is held out (the first)
     #[arg(long, value_name = "SEEDS", value_delimiter = ',', default_value = "1")]
     seeds: Vec<u64>,
     /// Write the ranked videos as trec_eval reads them
@@ -104,29 +107,23 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let mut seen = HashSet::new();
+    let at = arguments.at.iter().copied().filter(|k| seen.insert(*k)).collect();
+    let arguments = &Arguments { at, ..arguments.clone() };
     check(arguments)?;
-    let cancel = talk::cancel_on_interrupt()?;
+    let cancel = talk::cancel_saying("stopping: nothing more is written (again to stop at once)")?;
     let annotations = arguments.activitynet.as_deref().map(Annotations::read).transpose()?;
     let set = Set::open_with(&arguments.features, annotations.as_ref())?;
-    set.check()?;
+    let zeros = set.check()?;
     let task = Task::new(&set, arguments.split)?;
-    if task.own() > 0 {
-        eprintln!(
-            "warning: the own video of {} queries is among the videos: it counts as relevant, and is easily found",
-            task.own()
-        );
-    }
-    if task.skipped() > 0 {
-        let named = |(image, video): (&str, &str)| match image == video {
-            true => talk::printable(image),
-            false => format!("{} (of {})", talk::printable(image), talk::printable(video)),
-        };
-        let some: Vec<String> = task.unanswerable().take(MAX_NAMED).map(named).collect();
-        let more = if task.skipped() > MAX_NAMED { ", ..." } else { "" };
-        eprintln!("{} queries have no relevant video and are left out: {}{more}", task.skipped(), some.join(", "));
-    }
+    warn(arguments, &task, &zeros);
     if task.skipped() == task.queries.len() {
-        bail!("none of the {} queries has a relevant video among {}", task.queries.len(), task.videos.len());
+        bail!(
+            "none of the {} queries has a relevant video among {}; {}",
+            task.queries.len(),
+            task.videos.len(),
+            talk::printable(&task.compared())
+        );
     }
     let done = if arguments.table { whole_table(arguments, &task, &cancel) } else { one(arguments, &task, &cancel) };
     match done {
@@ -143,44 +140,132 @@ fn check(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.at.is_empty() || arguments.at.contains(&0) {
         bail!("--at takes ranks of at least 1");
     }
-    if arguments.seeds.is_empty() {
-        bail!("--seeds takes at least one");
+    match arguments.seeds.as_slice() {
+        [] => bail!("--seeds takes at least one"),
+        [_, _, ..] if !arguments.table => bail!("--seeds takes several with --table only; name one"),
+        _ => {}
     }
-    if arguments.epochs == 0 {
+    if arguments.epochs == Some(0) {
         bail!("--epochs takes at least 1");
+    }
+    for name in &arguments.methods {
+        methods::named(name)?;
+    }
+    if !arguments.table && arguments.checkpoint.is_none() {
+        let seeded = methods::named(&arguments.method)?.is_seeded();
+        if !seeded && (arguments.epochs.is_some() || arguments.learning_rate.is_some()) {
+            bail!("{} has no --epochs and no --learning-rate: they are GMF's", arguments.method);
+        }
+    }
+    if let Some(floor) = arguments.floor.filter(|floor| !(0.0..=1.0).contains(floor)) {
+        bail!("--floor is {floor}; it is a mAP, from 0 to 1");
+    }
+    if let Some(media) = arguments.media.as_deref().filter(|media| !media.is_dir()) {
+        bail!("--media {} is no folder", media.display());
     }
     if arguments.trec_run.is_some() && arguments.trec_run == arguments.trec_qrels {
         bail!("--trec-run and --trec-qrels name the same file");
     }
     let outs = [&arguments.trec_run, &arguments.trec_qrels].into_iter().flatten().cloned();
     for out in outs.chain(arguments.report.as_ref().map(|folder| folder.join(report::PAGE))) {
+        if out.is_dir() {
+            bail!("{} is a folder; name a file", out.display());
+        }
         if out.exists() && !arguments.force {
             bail!("{} exists; --force replaces it", out.display());
         }
-        // Where nothing can be written nothing need be computed.
-        let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        // Where nothing can be written nothing need be computed. Folders are made when there is something to put into them.
+        let folder = out.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("."));
         tempfile::NamedTempFile::new_in(folder)
             .with_context(|| format!("nothing can be written to {}", folder.display()))?;
     }
     Ok(())
 }
 
+/// Some of the names, for people.
+fn some(names: impl Iterator<Item = String>) -> String {
+    let mut names: Vec<String> = names.take(MAX_NAMED + 1).map(|name| talk::printable(&name)).collect();
+    if names.len() > MAX_NAMED {
+        names[MAX_NAMED] = "...".to_owned();
+    }
+    names.join(", ")
+}
+
+/// Tells what makes the numbers worth less than they look.
+fn warn(arguments: &Arguments, task: &Task<'_>, zeros: &[Vec<usize>; 2]) {
+    let plain = arguments.checkpoint.is_none() && methods::without_training(&arguments.method, task.set).is_some();
+    let fitted = arguments.table || !plain;
+    if fitted && arguments.split != Split::Test {
+        eprintln!(
+            "warning: methods learn from the split {0} or are chosen by it: measured with it they look better than they are",
+            arguments.split
+        );
+    }
+    if let Some(bare) = task.without_labels() {
+        eprintln!(
+            "warning: no {bare} of the split {} have labels: relevant is the own video, not a shared label",
+            task.split
+        );
+    }
+    let shared = task.shared_sources();
+    if fitted && !shared.is_empty() {
+        eprintln!(
+            "warning: {} videos of the split {} are among those that methods learn from or are chosen by: {}",
+            shared.len(),
+            task.split,
+            some(shared.iter().map(|name| (*name).to_owned()))
+        );
+    }
+    for (rows, table, name) in [(&zeros[0], &task.set.images, "images"), (&zeros[1], &task.set.videos, "videos")] {
+        if !rows.is_empty() {
+            let named = some(rows.iter().map(|row| table.rows[*row].id.clone()));
+            eprintln!("warning: the features of {} {name} are all zero: {named}", rows.len());
+        }
+    }
+    if task.own() > 0 {
+        eprintln!(
+            "warning: the own video of {} queries is among the videos: it counts as relevant, and is easily found",
+            task.own()
+        );
+    }
+    if task.skipped() > 0 {
+        let named = |(image, video): (&str, &str)| match image == video {
+            true => image.to_owned(),
+            false => format!("{image} (of {video})"),
+        };
+        let named = some(task.unanswerable().map(named));
+        eprintln!("{} queries have no relevant video and are left out: {named}", task.skipped());
+    }
+}
+
 fn options(arguments: &Arguments) -> Options {
-    Options { epochs: arguments.epochs, rate: arguments.learning_rate, seed: arguments.seeds[0], ..Options::default() }
+    let plain = Options::default();
+    Options {
+        epochs: arguments.epochs.unwrap_or(plain.epochs),
+        rate: arguments.learning_rate.unwrap_or(methods::GMF_RATE),
+        seed: arguments.seeds[0],
+        ..plain
+    }
 }
 
 /// Calls `work` with what methods are fitted to.
 fn with_training<T>(
     arguments: &Arguments,
-    set: &Set,
+    task: &Task<'_>,
     cancel: &Cancel,
     work: impl FnOnce(&Training<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let data = Data::new(set, HELD_OUT, arguments.seeds[0])?;
+    let data = Data::new(task.set, HELD_OUT, arguments.seeds[0])?;
+    let learned = if data.by_label() { Relevance::Label } else { Relevance::Video };
+    if learned != task.relevance {
+        eprintln!(
+            "warning: in the split train {learned} says what belongs together, in the split {} relevant is {}",
+            task.split, task.relevance
+        );
+    }
     let stop = || cancel.is_set();
     let tell = |what: &str| eprintln!("{what}");
-    work(&Training { set, data, options: options(arguments), stop: &stop, tell: &tell })
+    work(&Training { set: task.set, data, options: options(arguments), stop: &stop, tell: &tell })
 }
 
 fn whole_table(arguments: &Arguments, task: &Task<'_>, cancel: &Cancel) -> anyhow::Result<ExitCode> {
@@ -192,7 +277,7 @@ fn whole_table(arguments: &Arguments, task: &Task<'_>, cancel: &Cancel) -> anyho
         pooling: arguments.pooling,
     };
     let media = media(arguments)?;
-    let (table, best) = with_training(arguments, task.set, cancel, |training| Ok(table::make(task, training, &plan)?))?;
+    let (table, best) = with_training(arguments, task, cancel, |training| Ok(table::make(task, training, &plan)?))?;
     let mut out = std::io::stdout();
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string(&table)?)?;
@@ -201,9 +286,18 @@ fn whole_table(arguments: &Arguments, task: &Task<'_>, cancel: &Cancel) -> anyho
     } else {
         write!(out, "{}", table.markdown())?;
     }
-    let pictures = (Some(&table), media.as_ref());
-    write_report(arguments, task, (best.method, &best.answers, &best.summary), pictures, cancel)?;
-    Ok(verdict(arguments, best.summary.map.first().map_or(0.0, |(_, map)| *map)))
+    let content = Content {
+        task,
+        method: best.method,
+        answers: &best.answers,
+        summary: &best.summary,
+        normaliser: arguments.normaliser,
+        pooling: arguments.pooling,
+        table: Some(&table),
+        media: media.as_ref(),
+    };
+    write_report(arguments, &content, cancel)?;
+    Ok(verdict(arguments, best.map))
 }
 
 /// The videos for pictures in the report, if they are asked for.
@@ -215,15 +309,9 @@ fn media(arguments: &Arguments) -> anyhow::Result<Option<Media>> {
     Ok(media)
 }
 
-fn write_report(
-    arguments: &Arguments,
-    task: &Task<'_>,
-    (method, answers, summary): (&str, &[Answer], &Summary),
-    pictures: (Option<&Table>, Option<&Media>),
-    cancel: &Cancel,
-) -> anyhow::Result<()> {
+fn write_report(arguments: &Arguments, content: &Content<'_>, cancel: &Cancel) -> anyhow::Result<()> {
     if let Some(folder) = &arguments.report {
-        report::write(folder, task, method, answers, (summary, arguments.normaliser), pictures, cancel)?;
+        report::write(folder, content, cancel)?;
         eprintln!("report: {}", folder.join(report::PAGE).display());
     }
     Ok(())
@@ -249,8 +337,8 @@ fn open_checkpoint(path: &Path) -> anyhow::Result<Fitted> {
             anyhow::Error::from(folded).context(all.to_string())
         })?,
     };
-    let maps = (&folded).into();
-    let plain = Fitted::of(maps);
+    let lengths = (folded.image.inputs(), folded.video.inputs());
+    let plain = Fitted::of((&folded).into(), lengths);
     Ok(match Config::new(record.modalities, record.multiple, record.boundary) {
         Ok(config) => Fitted { parameters: config.parameters(), flops: config.flops(), ..plain },
         Err(_) => plain,
@@ -261,21 +349,24 @@ fn one(arguments: &Arguments, task: &Task<'_>, cancel: &Cancel) -> anyhow::Resul
     let media = media(arguments)?;
     let (name, fitted) = match &arguments.checkpoint {
         Some(path) => ("gmf".to_owned(), open_checkpoint(path).with_context(|| path.display().to_string())?),
-        None => (arguments.method.clone(), fit(arguments, task.set, cancel)?),
+        None => (arguments.method.clone(), fit(arguments, task, cancel)?),
     };
+    let go_on = || if cancel.is_set() { Err(Error::Interrupted) } else { Ok(()) };
+    go_on()?;
     let start = Instant::now();
     let deepest = arguments.at.iter().copied().max().unwrap_or(0);
     let depth = if arguments.trec_run.is_some() { deepest.max(TREC_DEPTH) } else { deepest };
     let answers = task.answers(&fitted.maps, arguments.pooling, depth)?;
     let summary = Summary::new(&answers, &arguments.at, arguments.normaliser).context("no query was answered")?;
     let seconds = start.elapsed().as_secs_f64();
-    let by_rank = |values: &[(usize, f64)]| -> serde_json::Map<String, serde_json::Value> {
+    let by_rank = |values: &[(usize, f64)]| -> serde_json::Map<String, Value> {
         values.iter().map(|(k, value)| (k.to_string(), (*value).into())).collect()
     };
     let mut json = serde_json::json!({
         "method": name,
         "split": arguments.split,
-        "seed": arguments.seeds[0],
+        "relevant": task.relevance,
+        "shared_sources": task.shared_sources().len(),
         "queries": answers.len(),
         "skipped_queries": task.skipped(),
         "gallery": task.videos.len(),
@@ -292,11 +383,19 @@ fn one(arguments: &Arguments, task: &Task<'_>, cancel: &Cancel) -> anyhow::Resul
         "flops": fitted.flops,
         "seconds": seconds,
     });
+    if seeded(arguments, task.set)? {
+        json["seed"] = arguments.seeds[0].into();
+    }
+    if let Some(epoch) = fitted.epoch {
+        json["epoch"] = epoch.into();
+    }
     if arguments.pools {
+        go_on()?;
         let pools = task.pool_maps(&fitted.maps, arguments.pooling, &arguments.at, arguments.seeds[0])?;
         json["map_in_pools"] = by_rank(&pools).into();
     }
     if arguments.ann {
+        go_on()?;
         let effort = arguments.ef.map_or(Effort::Default, Effort::Ef);
         let ann = task.ann(&fitted.maps, arguments.pooling, &answers, (&arguments.at, deepest), effort)?;
         let found = Summary::new(&ann.answers, &arguments.at, arguments.normaliser).context("no query was answered")?;
@@ -304,11 +403,12 @@ fn one(arguments: &Arguments, task: &Task<'_>, cancel: &Cancel) -> anyhow::Resul
             "map": by_rank(&found.map), "ann_recall": by_rank(&ann.recall), "least_rows_kept": ann.rows_kept,
         });
     }
+    go_on()?;
     // Before anything is written: what was measured is not lost if a file cannot be.
     if arguments.json {
         writeln!(std::io::stdout(), "{json}")?;
     } else {
-        print(&json, &arguments.at)?;
+        print(&json, task, &arguments.at)?;
     }
     if let Some(path) = &arguments.trec_run {
         trec::write_run(path, task, &answers)?;
@@ -316,40 +416,58 @@ fn one(arguments: &Arguments, task: &Task<'_>, cancel: &Cancel) -> anyhow::Resul
     if let Some(path) = &arguments.trec_qrels {
         trec::write_qrels(path, task)?;
     }
-    write_report(arguments, task, (&name, &answers, &summary), (None, media.as_ref()), cancel)?;
+    let content = Content {
+        task,
+        method: &name,
+        answers: &answers,
+        summary: &summary,
+        normaliser: arguments.normaliser,
+        pooling: arguments.pooling,
+        table: None,
+        media: media.as_ref(),
+    };
+    write_report(arguments, &content, cancel)?;
     Ok(verdict(arguments, summary.map.first().map_or(0.0, |(_, map)| *map)))
 }
 
-fn fit(arguments: &Arguments, set: &Set, cancel: &Cancel) -> anyhow::Result<Fitted> {
-    let all = methods::all();
-    let Some((_, method)) = all.iter().find(|(name, _)| *name == arguments.method) else {
-        let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
-        bail!("there is no method {}; there are {}", arguments.method, names.join(", "));
-    };
-    if let Some(plain) = methods::without_training(&arguments.method, set) {
+/// Whether the seed has a say: in pools, in training, or in what is held out to choose by.
+fn seeded(arguments: &Arguments, set: &Set) -> anyhow::Result<bool> {
+    let plain = arguments.checkpoint.is_some() || methods::without_training(&arguments.method, set).is_some();
+    if arguments.pools || plain {
+        return Ok(arguments.pools);
+    }
+    let given = [&set.images, &set.videos].iter().any(|table| table.rows.iter().any(|row| row.split == Split::Val));
+    Ok(!given || methods::named(&arguments.method)?.is_seeded())
+}
+
+fn fit(arguments: &Arguments, task: &Task<'_>, cancel: &Cancel) -> anyhow::Result<Fitted> {
+    let method = methods::named(&arguments.method)?;
+    if let Some(plain) = methods::without_training(&arguments.method, task.set) {
         return Ok(plain);
     }
-    with_training(arguments, set, cancel, |training| {
+    with_training(arguments, task, cancel, |training| {
         Ok(methods::run(method.as_ref(), training, arguments.seeds[0])?.fitted)
     })
     .with_context(|| format!("fitting {} to the split train", arguments.method))
 }
 
-fn print(json: &serde_json::Value, at: &[usize]) -> anyhow::Result<()> {
+fn print(json: &Value, task: &Task<'_>, at: &[usize]) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     writeln!(
         out,
-        "{}: {} queries ({} without a relevant video left out) against {} videos, {} rows, pooled by {}",
+        "{}, split {}: {} queries ({} without a relevant video left out) against {} videos, {} rows, pooled by {}; relevant is {}",
         json["method"].as_str().unwrap_or_default(),
+        task.split,
         json["queries"],
         json["skipped_queries"],
         json["gallery"],
         json["rows"],
-        json["pooling"].as_str().unwrap_or_default()
+        json["pooling"].as_str().unwrap_or_default(),
+        task.relevance
     )?;
     writeln!(out, "{:<22}{}", "", at.iter().map(|k| format!("{:>9}", format!("@{k}"))).collect::<String>())?;
     let map = format!("mAP ({})", json["normaliser"].as_str().unwrap_or_default());
-    let mut line = |name: &str, values: &serde_json::Value| -> std::io::Result<()> {
+    let mut line = |name: &str, values: &Value| -> std::io::Result<()> {
         if values.is_null() {
             return Ok(());
         }
@@ -366,10 +484,10 @@ fn print(json: &serde_json::Value, at: &[usize]) -> anyhow::Result<()> {
     let median = json["median_rank"].as_f64().map_or("-".to_owned(), |rank| rank.to_string());
     writeln!(
         out,
-        "MRR {:.4}, median rank {median}; {} parameters, {:.3} GFLOP, {:.2} s",
+        "MRR {:.4}, median rank {median}; {} parameters, {}FLOP, {:.2} s",
         json["mrr"].as_f64().unwrap_or_default(),
         json["params"],
-        json["flops"].as_f64().unwrap_or_default() / 1e9,
+        table::amount(json["flops"].as_u64().unwrap_or_default() as usize),
         json["seconds"].as_f64().unwrap_or_default()
     )?;
     Ok(())

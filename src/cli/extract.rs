@@ -56,7 +56,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             bail!("{} exists; --force replaces it", path.display());
         }
     }
-    let cancel = talk::cancel_on_interrupt()?;
+    let cancel = talk::cancel_saying("stopping: nothing is written (again to stop at once)")?;
     let benchmark = arguments.benchmark.as_deref().map(Benchmark::read).transpose()?;
     let bar = ProgressBar::new(0);
     bar.set_style(ProgressStyle::with_template("{elapsed_precise} [{wide_bar}] {pos}/{len} videos, ETA {eta}")?);

@@ -33,7 +33,7 @@ struct Cli {
     command: Command,
 }
 
-const EXIT: &str = "Exit status: 0 done, 1 nothing found (search) or below the asked floor (quality, eval), 2 error, 130 interrupted (what was finished is kept).
+const EXIT: &str = "Exit status: 0 done, 1 nothing found (search) or below the asked floor (quality, eval), 2 error, 130 interrupted (index and train keep what was finished).
 
 Environment: REELSEEK_INDEX folder of the index; REELSEEK_FFMPEG the ffmpeg program.";
 

@@ -36,6 +36,14 @@ pub(super) fn clock(ms: u64) -> String {
 /// # Errors
 /// If the system refuses the handler.
 pub(super) fn cancel_on_interrupt() -> anyhow::Result<Cancel> {
+    cancel_saying("stopping: what is finished is kept (again to stop at once)")
+}
+
+/// [`cancel_on_interrupt`], with these words.
+///
+/// # Errors
+/// As there.
+pub(super) fn cancel_saying(words: &'static str) -> anyhow::Result<Cancel> {
     let cancel = Cancel::default();
     let wish = cancel.clone();
     ctrlc::set_handler(move || {
@@ -43,7 +51,7 @@ pub(super) fn cancel_on_interrupt() -> anyhow::Result<Cancel> {
             std::process::exit(i32::from(super::INTERRUPTED));
         }
         wish.set();
-        let _ = writeln!(std::io::stderr(), "stopping: what is finished is kept (again to stop at once)");
+        let _ = writeln!(std::io::stderr(), "{words}");
     })?;
     Ok(cancel)
 }

@@ -15,6 +15,8 @@ const BLOCK: usize = 64;
 pub enum Map {
     /// They are already.
     Identity(usize),
+    /// `y = x + c`.
+    Shift(Vec<f32>),
     /// `y = W x + c`.
     Affine(Affine),
 }
@@ -33,6 +35,7 @@ impl Map {
     pub fn inputs(&self) -> usize {
         match self {
             Map::Identity(length) => *length,
+            Map::Shift(shift) => shift.len(),
             Map::Affine(affine) => affine.inputs(),
         }
     }
@@ -41,6 +44,7 @@ impl Map {
     pub fn outputs(&self) -> usize {
         match self {
             Map::Identity(length) => *length,
+            Map::Shift(shift) => shift.len(),
             Map::Affine(affine) => affine.bias.len(),
         }
     }
@@ -49,14 +53,15 @@ impl Map {
     pub fn parameters(&self) -> usize {
         match self {
             Map::Identity(_) => 0,
+            Map::Shift(shift) => shift.len(),
             Map::Affine(affine) => affine.weight.len() + affine.bias.len(),
         }
     }
 
-    /// Operations for one vector, a multiply-add as two.
+    /// Operations for one vector, a multiply-add as two; biases are not counted.
     pub fn flops(&self) -> usize {
         match self {
-            Map::Identity(_) => 0,
+            Map::Identity(_) | Map::Shift(_) => 0,
             Map::Affine(affine) => 2 * affine.weight.len(),
         }
     }
@@ -78,6 +83,11 @@ impl Map {
             }
             match self {
                 Map::Identity(_) => mapped.copy_from_slice(&features),
+                Map::Shift(shift) => {
+                    for (mapped, features) in mapped.chunks_exact_mut(inputs).zip(features.chunks_exact(inputs)) {
+                        mapped.iter_mut().zip(features).zip(shift).for_each(|((y, x), c)| *y = x + c);
+                    }
+                }
                 Map::Affine(affine) => {
                     mapped.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(&affine.bias));
                     let weights = View::rows(&affine.weight, inputs).transposed();
@@ -97,8 +107,9 @@ impl Map {
         let mut embedded = self.apply(table, rows, modality)?;
         embedded.par_chunks_mut(self.outputs()).for_each(|row| {
             let norm = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-            let scale = if norm.is_finite() && norm > 1e-12 { (1.0 / norm) as f32 } else { 0.0 };
-            row.iter_mut().for_each(|x| *x = if scale == 0.0 { 0.0 } else { *x * scale });
+            // In double precision: a row may be so short that the factor would overflow.
+            let unit = norm.is_finite() && norm > 0.0;
+            row.iter_mut().for_each(|x| *x = if unit { (f64::from(*x) / norm) as f32 } else { 0.0 });
         });
         Ok(embedded)
     }
@@ -140,7 +151,25 @@ mod tests {
             assert!((embedded[2 * i] - y[0] / norm).abs() < 1e-6, "{i}");
         }
         assert_eq!(Map::Identity(3).apply(&table, &[5], "image").unwrap().len(), 3);
+        let mut x = [0.0; 3];
+        table.matrix.read(5, &mut x).unwrap();
+        let shifted = Map::Shift(vec![1.0, -2.0, 0.5]).apply(&table, &[5], "image").unwrap();
+        assert_eq!(shifted, [x[0] + 1.0, x[1] - 2.0, x[2] + 0.5]);
         let error = Map::Identity(4).apply(&table, &[5], "image").unwrap_err().to_string();
         assert!(error.contains("image") && error.contains('3') && error.contains('4'), "{error}");
+    }
+
+    #[test]
+    fn however_short_a_row_is_it_is_scaled() {
+        let row = Row { id: "a".into(), labels: vec![], split: Split::Test, video: None, moment: None, span_s: None };
+        for length in [1e-44f32, 1e-30, 1e-13, 1e30] {
+            let table = Table {
+                matrix: Matrix::new(vec![3.0 * length, 4.0 * length, 0.0, 0.0], 2),
+                rows: vec![row.clone(); 2],
+            };
+            let embedded = Map::Identity(2).embed(&table, &[0, 1], "image").unwrap();
+            assert!((embedded[0].hypot(embedded[1]) - 1.0).abs() < 1e-5, "{length}: {embedded:?}");
+            assert_eq!(embedded[2..], [0.0, 0.0]);
+        }
     }
 }

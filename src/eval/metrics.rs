@@ -28,6 +28,16 @@ pub enum Normaliser {
     All,
 }
 
+impl std::fmt::Display for Normaliser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Normaliser::Hits => "hits",
+            Normaliser::Min => "min",
+            Normaliser::All => "all",
+        })
+    }
+}
+
 /// A ranked list in which each item is judged, of a query to which something is relevant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judged {
@@ -51,11 +61,6 @@ impl Judged {
     pub fn from_flags(flags: Vec<bool>, total: usize) -> Option<Judged> {
         assert!(flags.iter().filter(|flag| **flag).count() <= total, "no more relevant items than there are");
         (total > 0).then_some(Judged { flags, total })
-    }
-
-    /// `R`.
-    pub fn total(&self) -> usize {
-        self.total
     }
 
     fn top(&self, k: usize) -> &[bool] {
@@ -107,9 +112,9 @@ pub fn recall(judged: &Judged, k: usize) -> f64 {
     judged.hits(k) as f64 / judged.total as f64
 }
 
-/// `1 / rank` of the first relevant item; 0 if the list has none. Its mean over queries is the MRR.
-pub fn reciprocal_rank(judged: &Judged) -> f64 {
-    judged.first_rank().map_or(0.0, |rank| 1.0 / rank as f64)
+/// `1 / rank` of the first relevant item ([`Judged::first_rank`], or its rank in a longer list); 0 if there is none. Its mean over queries is the MRR.
+pub fn reciprocal_rank(first: Option<usize>) -> f64 {
+    first.map_or(0.0, |rank| 1.0 / rank as f64)
 }
 
 /// nDCG@k with gains of 0 or 1: `Σ_{r ≤ k, relevant at r} 1 / log2(r + 1)`, divided by what the best list gives (the first `min(k, R)` ranks);
@@ -153,6 +158,7 @@ pub fn ann_recall<T: Eq + Hash>(found: &[T], exact: &[T], k: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ranking::{Gallery, Pooling};
     use super::*;
 
     #[test]
@@ -163,7 +169,7 @@ mod tests {
         }
         assert_eq!(average_precision(&judged, 50, Normaliser::Min), 0.25);
         assert_eq!((precision(&judged, 0), precision(&judged, 50), recall(&judged, 50)), (0.0, 0.02, 0.5));
-        assert_eq!((ndcg(&judged, 0), reciprocal_rank(&judged)), (0.0, 0.5));
+        assert_eq!((ndcg(&judged, 0), reciprocal_rank(judged.first_rank())), (0.0, 0.5));
         let nothing = Judged::new(&[], &[1]).unwrap();
         assert_eq!(
             (average_precision(&nothing, 5, Normaliser::Hits), ndcg(&nothing, 5), nothing.first_rank()),
@@ -184,7 +190,15 @@ mod tests {
         let (mut compared, mut without, mut duplicates, mut firsts) = (0, 0, 0, Vec::new());
         for case in cases {
             let (ranked, relevant) = (numbers(&case["ranked"]), numbers(&case["relevant"]));
-            duplicates += usize::from(ranked.len() > case["scores"].as_array().expect("a list").len());
+            let scores: Vec<f32> =
+                case["scores"].as_array().into_iter().flatten().filter_map(|s| Some(s.as_f64()? as f32)).collect();
+            duplicates += usize::from(ranked.len() > scores.len());
+            // The engine's ranking of the scores, which settles ties, is the script's.
+            let n = scores.len();
+            let gallery = Gallery::new(scores, 1, (0..n as u32).collect(), n, Pooling::Best);
+            let ours = gallery.rank(&[1.0], n, |_| Vec::new(), |_, found| found.top).swap_remove(0);
+            let mut seen = HashSet::new();
+            assert!(ours.into_iter().map(u64::from).eq(ranked.iter().copied().filter(|item| seen.insert(*item))));
             let Some(judged) = Judged::new(&ranked, &relevant) else {
                 assert!(relevant.is_empty() && case.get("ap_all").is_none());
                 without += 1;
@@ -196,7 +210,7 @@ mod tests {
                 assert!((found - wanted).abs() < 1e-9, "{} {name} {k:?}: {found}, not {wanted}", case["name"]);
                 compared += 1;
             };
-            check("reciprocal_rank", None, reciprocal_rank(&judged));
+            check("reciprocal_rank", None, reciprocal_rank(judged.first_rank()));
             for k in [1, 2, 5, 10, 20, 50, 100] {
                 for (name, normaliser) in
                     [("ap_hits", Normaliser::Hits), ("ap_min", Normaliser::Min), ("ap_all", Normaliser::All)]

@@ -9,5 +9,6 @@ pub mod quality;
 pub mod ranking;
 pub mod report;
 pub mod retrieval;
+pub mod summary;
 pub mod table;
 pub mod trec;

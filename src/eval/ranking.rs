@@ -105,11 +105,6 @@ impl Gallery {
         Gallery { rows, length, owners, videos, pooling }
     }
 
-    /// Videos.
-    pub fn videos(&self) -> usize {
-        self.videos
-    }
-
     /// Rows.
     pub fn rows(&self) -> &[f32] {
         &self.rows

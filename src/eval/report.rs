@@ -9,9 +9,12 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
 use super::metrics::{self, Normaliser};
-use super::retrieval::{Answer, Error, Summary, Task};
+use super::ranking::Pooling;
+use super::retrieval::{Answer, Error, Task};
+use super::summary::Summary;
 use super::table::Table;
-use crate::ingest::extract::video_name;
+use crate::features::Split;
+use crate::features::activitynet::video_name;
 use crate::media::{self, Cancel, Picture, Tools};
 
 /// The page's file.
@@ -131,27 +134,54 @@ fn rows_of(body: &mut String, table: &Table) {
     let _ = writeln!(body, "</table></div>\n<p>{}</p>", escape(caption));
 }
 
-/// Writes the page of one method, below the table that it is the best of, if there is one: numbers, curve, classes, confusions, and examples with pictures where the videos are at hand.
+/// What a page tells.
+#[derive(Debug, Clone, Copy)]
+pub struct Content<'a> {
+    /// What was asked.
+    pub task: &'a Task<'a>,
+    /// As `--method` takes it.
+    pub method: &'a str,
+    /// Its answers.
+    pub answers: &'a [Answer],
+    /// What they are worth.
+    pub summary: &'a Summary,
+    /// The normaliser of average precision.
+    pub normaliser: Normaliser,
+    /// How clips' scores became their video's.
+    pub pooling: Pooling,
+    /// The table that the method is the best of, if there is one.
+    pub table: Option<&'a Table>,
+    /// The videos, for pictures.
+    pub media: Option<&'a Media>,
+}
+
+/// Writes the page of one method, below its table: numbers, curve, classes, confusions, and examples with pictures where the videos are at hand.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn write(
-    folder: &Path,
-    task: &Task<'_>,
-    method: &str,
-    answers: &[Answer],
-    (summary, normaliser): (&Summary, Normaliser),
-    (table, media): (Option<&Table>, Option<&Media>),
-    cancel: &Cancel,
-) -> Result<(), Error> {
+pub fn write(folder: &Path, content: &Content<'_>, cancel: &Cancel) -> Result<(), Error> {
+    let Content { task, method, answers, summary, normaliser, pooling, table, media } = *content;
     let k = summary.map.first().map_or(10, |(k, _)| *k);
     let mut body = format!(
-        "<p>{} queries against {} videos, {} left out since nothing is relevant to them. Average precision with normaliser {}.</p>\n",
+        "<p>{} queries of the split {} against {} videos, {} left out since nothing is relevant to them. Relevant is {}. Clips are pooled by {pooling}. \
+         Average precision with normaliser {normaliser}.</p>\n",
         answers.len(),
+        task.split,
         task.videos.len(),
         task.skipped(),
-        format!("{normaliser:?}").to_lowercase()
+        task.relevance,
     );
+    if task.split != Split::Test {
+        let _ = writeln!(
+            body,
+            "<p>Methods learn from the split {} or are chosen by it, which flatters them.</p>",
+            task.split
+        );
+    }
+    let shared = task.shared_sources().len();
+    if shared > 0 {
+        let _ = writeln!(body, "<p>{shared} videos of the split are among those that are learned from.</p>");
+    }
     if let Some(table) = table {
         rows_of(&mut body, table);
         let _ = writeln!(body, "<h2>The best of them: {}</h2>", escape(method));

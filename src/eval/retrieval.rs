@@ -58,11 +58,34 @@ impl From<gmf::TrainError> for Error {
     }
 }
 
+/// What makes a video relevant to an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Relevance {
+    /// They share a label.
+    Label,
+    /// The image comes from it (`video`, or else `id`).
+    Video,
+}
+
+impl std::fmt::Display for Relevance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Relevance::Label => "a shared label",
+            Relevance::Video => "the image's own video",
+        })
+    }
+}
+
 /// Which rows are asked, and against what.
 #[derive(Debug)]
 pub struct Task<'a> {
     /// The features.
     pub set: &'a Set,
+    /// The split whose rows are asked, and searched among.
+    pub split: Split,
+    /// What makes a video relevant: labels where both images and videos have some, else the source.
+    pub relevance: Relevance,
     /// Images.
     pub queries: Vec<u32>,
     /// Rows of videos.
@@ -75,7 +98,8 @@ pub struct Task<'a> {
     labels: Vec<Vec<u32>>,
     /// The videos relevant to each query, ascending.
     relevant: Vec<Vec<u32>>,
-    labelled: bool,
+    /// Whether any image, and any video, has a label.
+    labelled: [bool; 2],
 }
 
 impl<'a> Task<'a> {
@@ -100,11 +124,10 @@ impl<'a> Task<'a> {
                 count(&set.videos.rows)
             )));
         }
-        Ok(Task::of(set, queries, rows))
+        Ok(Task::of(set, split, queries, rows))
     }
 
-    /// These images against these rows of videos.
-    pub fn of(set: &'a Set, queries: Vec<u32>, rows: Vec<u32>) -> Task<'a> {
+    fn of(set: &'a Set, split: Split, queries: Vec<u32>, rows: Vec<u32>) -> Task<'a> {
         let (mut numbers, mut videos, mut owners) = (HashMap::new(), Vec::new(), Vec::new());
         let mut labels: Vec<BTreeSet<u32>> = Vec::new();
         for row in &rows {
@@ -118,15 +141,18 @@ impl<'a> Task<'a> {
             labels[number as usize].extend(&about.labels);
         }
         let labels: Vec<Vec<u32>> = labels.into_iter().map(|set| set.into_iter().collect()).collect();
-        let labelled = labels.iter().any(|labels| !labels.is_empty())
-            && queries.iter().any(|query| !set.images.rows[*query as usize].labels.is_empty());
+        let labelled = [
+            queries.iter().any(|query| !set.images.rows[*query as usize].labels.is_empty()),
+            labels.iter().any(|labels| !labels.is_empty()),
+        ];
+        let relevance = if labelled == [true; 2] { Relevance::Label } else { Relevance::Video };
         let mut with_label: Vec<Vec<u32>> = vec![Vec::new(); set.labels.len()];
         for (video, labels) in (0..).zip(&labels) {
             labels.iter().for_each(|label| with_label[*label as usize].push(video));
         }
         let relevant = queries.iter().map(|query| {
             let about = &set.images.rows[*query as usize];
-            if labelled {
+            if relevance == Relevance::Label {
                 let all: BTreeSet<u32> =
                     about.labels.iter().flat_map(|label| with_label[*label as usize].iter().copied()).collect();
                 all.into_iter().collect()
@@ -135,7 +161,52 @@ impl<'a> Task<'a> {
             }
         });
         let relevant = relevant.collect();
-        Task { set, queries, rows, videos, owners, labels, relevant, labelled }
+        Task { set, split, relevance, queries, rows, videos, owners, labels, relevant, labelled }
+    }
+
+    /// `images` or `videos`, if those alone have no labels, so that the other's say nothing.
+    pub fn without_labels(&self) -> Option<&'static str> {
+        match self.labelled {
+            [true, false] => Some("videos"),
+            [false, true] => Some("images"),
+            _ => None,
+        }
+    }
+
+    /// Videos (`video`, or else `id`) from which come both rows of this split and rows of another that methods learn from or choose by (train, val), in
+    /// alphabetical order.
+    pub fn shared_sources(&self) -> Vec<&'a str> {
+        let all = || self.set.images.rows.iter().chain(&self.set.videos.rows);
+        let learned = all().filter(|row| row.split != self.split && row.split != Split::Test);
+        let learned: HashSet<&str> = learned.map(features::Row::source).collect();
+        let asked = all().filter(|row| row.split == self.split).map(features::Row::source);
+        let shared: BTreeSet<&str> = asked.filter(|source| learned.contains(source)).collect();
+        shared.into_iter().collect()
+    }
+
+    /// What was compared, and one of each side: for an error where nothing is relevant.
+    pub fn compared(&self) -> String {
+        let image = self.queries.first().map(|query| &self.set.images.rows[*query as usize]);
+        let of = |labels: &[u32]| match labels.first() {
+            Some(label) => format!("the label {}", self.set.labels[*label as usize]),
+            None => "no label".to_owned(),
+        };
+        match (self.relevance, image, self.videos.first()) {
+            (Relevance::Label, Some(image), Some(video)) => format!(
+                "labels were compared: the image {} has {}, the video {video} has {}",
+                image.id,
+                of(&image.labels),
+                of(&self.labels[0])
+            ),
+            (Relevance::Video, Some(image), Some(video)) => {
+                format!(
+                    "names of videos were compared: the image {} is of {}, the first video is {video}",
+                    image.id,
+                    image.source()
+                )
+            }
+            _ => "there was nothing to compare".to_owned(),
+        }
     }
 
     /// A video's labels, as places in [`Set::labels`].
@@ -156,7 +227,7 @@ impl<'a> Task<'a> {
 
     /// Queries whose own video is among the videos, where labels say what is relevant.
     pub fn own(&self) -> usize {
-        if !self.labelled {
+        if self.relevance == Relevance::Video {
             return 0;
         }
         let videos: HashSet<&str> = self.videos.iter().map(String::as_str).collect();
@@ -321,56 +392,10 @@ pub struct Answer {
     pub scores: Vec<f32>,
 }
 
-/// What a set of answers is worth. By `k` where there is one.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Summary {
-    /// mAP@k with the normaliser asked for.
-    pub map: Vec<(usize, f64)>,
-    /// recall@k.
-    pub recall: Vec<(usize, f64)>,
-    /// precision@k.
-    pub precision: Vec<(usize, f64)>,
-    /// nDCG@k.
-    pub ndcg: Vec<(usize, f64)>,
-    /// Mean of 1 / rank of the first relevant video, over the whole ranking.
-    pub mrr: f64,
-    /// Median of that rank.
-    pub median_rank: Option<f64>,
-}
-
-impl Summary {
-    /// Of answers that were judged down to the largest `k` at least; `None` if there are none.
-    pub fn new(answers: &[Answer], at: &[usize], normaliser: Normaliser) -> Option<Summary> {
-        let mean = |of: &dyn Fn(&Judged, usize) -> f64| -> Option<Vec<(usize, f64)>> {
-            at.iter().map(|k| Some((*k, metrics::mean(answers.iter().map(|a| of(&a.judged, *k)))?))).collect()
-        };
-        let ranks: Vec<Option<usize>> = answers.iter().map(|answer| answer.first).collect();
-        Some(Summary {
-            map: mean(&|judged, k| metrics::average_precision(judged, k, normaliser))?,
-            recall: mean(&metrics::recall)?,
-            precision: mean(&metrics::precision)?,
-            ndcg: mean(&metrics::ndcg)?,
-            mrr: metrics::mean(ranks.iter().map(|rank| rank.map_or(0.0, |rank| 1.0 / rank as f64)))?,
-            median_rank: metrics::median_rank(&ranks),
-        })
-    }
-}
-
-/// A 95 % confidence interval of the mean of values: percentiles of the means of 1,000 seeded samples of as many queries, drawn with
-/// repetition (Efron's bootstrap). `None` of nothing.
-pub fn bootstrap(values: &[f64], seed: u64) -> Option<(f64, f64)> {
-    const SAMPLES: usize = 1000;
-    let n = u32::try_from(values.len()).ok().filter(|n| *n > 0)?;
-    let mut random = Random::new(seed, "bootstrap");
-    let mut sample = || (0..n).map(|_| values[random.up_to(n - 1) as usize]).sum::<f64>() / f64::from(n);
-    let mut means: Vec<f64> = (0..SAMPLES).map(|_| sample()).collect();
-    means.sort_unstable_by(f64::total_cmp);
-    Some((means[SAMPLES * 25 / 1000], means[SAMPLES * 975 / 1000 - 1]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::embedding::Map;
+    use super::super::summary::Summary;
     use super::*;
     use crate::features::{Matrix, Row, Table};
 
@@ -420,9 +445,28 @@ mod tests {
             vec![row("q", &[], Some("b")), row("r", &[], Some("z"))],
         );
         let task = Task::new(&set, Split::Test).unwrap();
-        assert_eq!((task.relevant(0), task.skipped()), (&[1][..], 1));
+        assert_eq!((task.relevant(0), task.skipped(), task.relevance), (&[1][..], 1, Relevance::Video));
+        assert_eq!((task.without_labels(), task.shared_sources().len()), (None, 0));
         let error = Task::new(&set, Split::Val).unwrap_err().to_string();
         assert!(error.contains("test 2") && error.contains("--split"), "{error}");
+    }
+
+    #[test]
+    fn what_was_compared_and_what_training_saw_is_told() {
+        let mut set = set(
+            vec![row("a", &[], None), row("b1", &[], Some("b")), row("b2", &[], Some("b")), row("c", &[], None)],
+            vec![row("q", &[1], Some("b")), row("r", &[], Some("c"))],
+        );
+        set.videos.rows[2].split = Split::Train;
+        set.images.rows[1].split = Split::Val;
+        let task = Task::new(&set, Split::Test).unwrap();
+        assert_eq!((task.relevance, task.without_labels()), (Relevance::Video, Some("videos")));
+        assert_eq!(task.shared_sources(), ["b", "c"]);
+        assert_eq!(task.compared(), "names of videos were compared: the image q is of b, the first video is a");
+        set.videos.rows[3].labels = vec![0];
+        let task = Task::new(&set, Split::Test).unwrap();
+        assert_eq!((task.relevance, task.without_labels()), (Relevance::Label, None));
+        assert_eq!(task.compared(), "labels were compared: the image q has the label y, the video a has no label");
     }
 
     #[test]
@@ -464,18 +508,5 @@ mod tests {
             let pool = task.draw_pool(0, 4, &mut Random::new(seed, "x"));
             assert!(pool.len() == 4 && pool.contains(&5) && pool.iter().all(|video| *video < 9), "{pool:?}");
         }
-    }
-
-    #[test]
-    fn the_bootstrap_covers_the_mean() {
-        let values: Vec<f64> = (0..400).map(|i| f64::from(i % 10) / 10.0).collect();
-        let (low, high) = bootstrap(&values, 1).unwrap();
-        // Standard error 0.287 / 20 = 0.0144.
-        assert!(
-            (low - (0.45 - 1.96 * 0.0144)).abs() < 0.004 && (high - (0.45 + 1.96 * 0.0144)).abs() < 0.004,
-            "{low} {high}"
-        );
-        assert_eq!(bootstrap(&[0.5], 1), Some((0.5, 0.5)));
-        assert_eq!(bootstrap(&[], 1), None);
     }
 }

@@ -93,11 +93,16 @@ pub fn video_id(name: &str) -> &str {
     if name.len() == 11 { name } else { name.strip_prefix("v_").unwrap_or(name) }
 }
 
+/// The id in the name of a video's file, wherever it lies: that of its stem, see [`video_id`].
+pub fn video_name(path: &Path) -> String {
+    video_id(&path.file_stem().unwrap_or_default().to_string_lossy()).to_owned()
+}
+
 impl Annotations {
     /// Reads a file. Ends beyond the video's are cut to it; what then is shorter than a millisecond is degenerate.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Annotations`] if it is no such file.
+    /// [`Error::Io`], or [`Error::Annotations`] if it is no such file, or speaks of a video twice (`a` and `v_a`).
     pub fn read(path: &Path) -> Result<Annotations, Error> {
         let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
         let wrong = |found: String| Error::Annotations { path: path.to_owned(), found };
@@ -125,7 +130,9 @@ impl Annotations {
                     degenerate.push((id.clone(), segment));
                 }
             }
-            videos.insert(id, video);
+            if videos.insert(id.clone(), video).is_some() {
+                return Err(wrong(format!("the video {id} stands there twice, with v_ in front and without")));
+            }
         }
         let fingerprint = blake3::hash(&bytes).to_hex()[..16].to_owned();
         Ok(Annotations { version: file.version, videos, degenerate, fingerprint })
@@ -137,11 +144,15 @@ impl Annotations {
         all.into_iter().collect()
     }
 
-    /// The video that a name speaks of: an id, with or without `v_` in front; of a clip's or a frame's name (`id@12.5`, `id:3-9`), its video's.
+    /// The video that a name speaks of: an id, with or without `v_` in front, or a file's path ([`video_name`]); of a clip's or a frame's name
+    /// (`id@12.5`, `id:3-9`), its video's.
     pub fn video(&self, name: &str) -> Option<&Video> {
-        // Ids hold `-` and `_`, and may begin with them, so that nothing else can be cut off.
-        let video = name.split(['@', ':']).next().unwrap_or(name);
-        self.videos.get(video_id(name)).or_else(|| self.videos.get(video_id(video)))
+        // Ids hold `-` and `_`, and may begin with them, so that nothing else can be cut off. Folders may hold `@` and `:`.
+        let file = name.rsplit('/').next().unwrap_or(name);
+        let video = file.split(['@', ':']).next().unwrap_or(file);
+        let names = [name, video].map(|name| self.videos.get(video_id(name)));
+        let stems = [file, video].map(|file| self.videos.get(&video_name(Path::new(file))));
+        names.into_iter().chain(stems).flatten().next()
     }
 }
 
@@ -183,6 +194,12 @@ mod tests {
         assert_eq!(found.video("v_-b@1.5").and_then(Video::split), Some(Split::Test));
         assert_eq!(found.video("c").unwrap().split(), None);
         assert!(found.video("d").is_none());
+        for path in ["a.mp4", "/my@videos:2/v_a.webm", "videos/a.mkv:1.000-3.000", "videos/v_a.mp4@2.500"] {
+            assert_eq!(found.video(path), Some(a), "{path}");
+        }
+        assert!(found.video("a/d.mp4").is_none());
+        let twice = read(&text.replace("\"c\":", "\"v_a\":")).unwrap_err().to_string();
+        assert!(twice.contains("the video a stands there twice"), "{twice}");
     }
 
     #[test]

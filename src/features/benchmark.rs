@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Whether a video is asked for or searched among, and at which times, follows from the seed and its own id: the list of those who have
-//! fewer videos is a part of the full one.
+//! fewer videos is a part of the full one. One exception: where too few are left of the split `val` to choose by, its rows become rows of the split `train`
+//! ([`Benchmark::give_up_val`]); what is asked and searched among, the split `test`, stays a part.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};

@@ -60,8 +60,11 @@ impl Matrix {
         }
         let size = if half { 2 } else { 4 };
         let expected = rows.checked_mul(columns).and_then(|n| n.checked_mul(size)).filter(|_| columns > 0);
-        if expected != Some(bytes - data_start) {
-            return Err(wrong(format!("{} bytes of numbers for a shape of ({rows}, {columns})", bytes - data_start)));
+        // The file may have been shortened since its header was read.
+        let found = bytes.checked_sub(data_start);
+        if found.is_none() || found != expected {
+            let found = found.unwrap_or(0);
+            return Err(wrong(format!("{found} bytes of numbers for a shape of ({rows}, {columns})")));
         }
         let (rows, columns) = (rows as usize, columns as usize);
         let source = Source::Npy { file: reader.into_inner(), path: path.to_owned(), data_start, half };

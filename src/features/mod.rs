@@ -50,8 +50,18 @@ pub enum Error {
         /// What is wrong with it.
         found: String,
     },
+    /// A row of a `.jsonl` file that cannot be used, though its line is well formed.
+    #[error("{}, line {line}: {found}", path.display())]
+    Unusable {
+        /// Which file.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+        /// Why.
+        found: String,
+    },
     /// Numbers and rows do not match.
-    #[error("{}: {rows} rows of numbers, but {lines} lines in the .jsonl beside it", path.display())]
+    #[error("{}: {rows} rows of numbers, but {lines} lines in the .jsonl beside it; {first}", path.display())]
     Count {
         /// The `.npy` file.
         path: PathBuf,
@@ -59,6 +69,20 @@ pub enum Error {
         rows: usize,
         /// Lines beside it.
         lines: usize,
+        /// The first that has nothing beside it.
+        first: String,
+    },
+    /// A row of another length than those before.
+    #[error("{}: {id} has {found} numbers, where the rows before have {expected}", path.display())]
+    Ragged {
+        /// The folder that was to be written.
+        path: PathBuf,
+        /// The row.
+        id: String,
+        /// Its length.
+        found: usize,
+        /// Theirs.
+        expected: usize,
     },
     /// A file that holds no annotations of ActivityNet.
     #[error("{}: {found}; expected the annotations of ActivityNet, {{\"database\": {{\"<id>\": {{\"subset\", \"duration\", \"annotations\"}}}}}}", path.display())]
@@ -184,7 +208,7 @@ impl Set {
     /// [`Set::open`], with labels and splits by `video` or `id` from annotations of ActivityNet, whatever the lines say.
     ///
     /// # Errors
-    /// As [`Set::open`]; [`Error::Row`] also for a row that the annotations do not know, or whose labels are withheld.
+    /// As [`Set::open`]; [`Error::Unusable`] also for a row that the annotations do not know, or whose labels are withheld.
     pub fn open_with(folder: &Path, annotations: Option<&activitynet::Annotations>) -> Result<Set, Error> {
         let mut names = HashMap::new();
         let images = table(folder, "images", annotations, &mut names)?;
@@ -196,17 +220,24 @@ impl Set {
         Ok(Set { images, videos, labels })
     }
 
-    /// Reads every number once, so that what is not finite is known before any work is done.
+    /// Reads every number once, so that what is not finite is known before any work is done. Gives the rows of images and of videos that hold nothing but
+    /// zeros: as they are they have no direction, and a cosine of 0 with everything.
     ///
     /// # Errors
     /// [`Error::NotFinite`] with the row, or [`Error::Io`].
-    pub fn check(&self) -> Result<(), Error> {
-        for table in [&self.images, &self.videos] {
-            (0..table.rows.len())
-                .into_par_iter()
-                .try_for_each_init(|| vec![0f32; table.matrix.columns()], |row, i| table.matrix.read(i, row))?;
-        }
-        Ok(())
+    pub fn check(&self) -> Result<[Vec<usize>; 2], Error> {
+        let zeros = |table: &Table| -> Result<Vec<usize>, Error> {
+            let rows = (0..table.rows.len()).into_par_iter();
+            let found = rows.map_init(
+                || vec![0f32; table.matrix.columns()],
+                |row, i| {
+                    table.matrix.read(i, row)?;
+                    Ok(row.iter().all(|x| *x == 0.0).then_some(i))
+                },
+            );
+            Ok(found.collect::<Result<Vec<Option<usize>>, Error>>()?.into_iter().flatten().collect())
+        };
+        Ok([zeros(&self.images)?, zeros(&self.videos)?])
     }
 
     /// A short name for exactly these rows and numbers.
@@ -238,7 +269,11 @@ fn table(
     let rows = rows(&folder.join(format!("{name}.jsonl")), annotations, names)?;
     if rows.len() != matrix.rows() {
         let path = folder.join(format!("{name}.npy"));
-        return Err(Error::Count { path, rows: matrix.rows(), lines: rows.len() });
+        let first = match rows.get(matrix.rows()) {
+            Some(row) => format!("the first without numbers is {}", row.id),
+            None => format!("the first without a line is row {}, from 0", rows.len()),
+        };
+        return Err(Error::Count { path, rows: matrix.rows(), lines: rows.len(), first });
     }
     Ok(Table { matrix, rows })
 }
@@ -257,11 +292,15 @@ fn rows(
             continue;
         }
         let wrong = |found: String| Error::Row { path: path.to_owned(), line: i + 1, found };
+        let unusable = |found: String| Error::Unusable { path: path.to_owned(), line: i + 1, found };
         let line: Line = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-        if let Some(first) = lines.insert(line.id.clone(), i + 1) {
-            return Err(wrong(format!("id {} is that of line {first} already", line.id)));
+        if line.id.is_empty() {
+            return Err(wrong("an empty id".to_owned()));
         }
-        let (labels, split) = match annotations {
+        if let Some(first) = lines.insert(line.id.clone(), i + 1) {
+            return Err(unusable(format!("id {} is that of line {first} already", line.id)));
+        }
+        let (labels, split): (Vec<String>, Split) = match annotations {
             None => {
                 let split = line.split.ok_or_else(|| wrong("no split".to_owned()))?;
                 (line.label.map_or(Vec::new(), Labels::into_vec), split)
@@ -269,20 +308,21 @@ fn rows(
             Some(annotations) => {
                 let named = line.video.as_deref().unwrap_or(&line.id);
                 let video = annotations.video(named).or_else(|| annotations.video(&line.id));
-                let video = video.ok_or_else(|| wrong(format!("video {named} is not in the annotations")))?;
-                let split = video.split().ok_or_else(|| wrong(format!("the labels of {named} are withheld")))?;
+                let video = video.ok_or_else(|| unusable(format!("video {named} is not in the annotations")))?;
+                let split = video.split().ok_or_else(|| unusable(format!("the labels of {named} are withheld")))?;
                 (video.labels.clone(), split)
             }
         };
-        let labels = labels
-            .into_iter()
-            .map(|label| {
-                let next = names.len() as u32;
-                *names.entry(label).or_insert(next)
-            })
-            .collect();
+        let mut places: Vec<u32> = Vec::with_capacity(labels.len());
+        for label in labels {
+            let next = names.len() as u32;
+            let place = *names.entry(label).or_insert(next);
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
         let span_s = line.from.map(|from| (from, line.to.unwrap_or(from)));
-        rows.push(Row { id: line.id, labels, split, video: line.video, moment: None, span_s });
+        rows.push(Row { id: line.id, labels: places, split, video: line.video, moment: None, span_s });
     }
     Ok(rows)
 }
@@ -329,6 +369,13 @@ mod tests {
         write(dir.path(), "images", 2, 3, IMAGES);
         write(dir.path(), "videos", 2, 5, VIDEOS);
         assert!(error(dir.path()).contains("2 rows of numbers, but 1 lines"), "{}", error(dir.path()));
+        assert!(error(dir.path()).contains("row 1, from 0"), "{}", error(dir.path()));
+        write(dir.path(), "videos", 1, 5, &format!("{VIDEOS}{{\"id\":\"w\",\"split\":\"test\"}}\n"));
+        assert!(error(dir.path()).contains("the first without numbers is w"), "{}", error(dir.path()));
+        write(dir.path(), "videos", 1, 5, "{\"id\":\"\",\"split\":\"test\"}\n");
+        assert!(error(dir.path()).contains("line 1: an empty id"), "{}", error(dir.path()));
+        write(dir.path(), "videos", 2, 5, &VIDEOS.repeat(2));
+        assert!(error(dir.path()).ends_with("line 2: id v is that of line 1 already"), "{}", error(dir.path()));
         write(dir.path(), "videos", 1, 5, "{\"id\":\"v\",\"split\":\"sometimes\"}\n");
         assert!(error(dir.path()).contains("videos.jsonl, line 1"), "{}", error(dir.path()));
         write(dir.path(), "videos", 1, 5, VIDEOS);
@@ -338,6 +385,16 @@ mod tests {
             std::fs::write(&path, &bytes[..cut]).unwrap();
             assert!(error(dir.path()).contains("videos.npy"), "{cut}");
         }
+    }
+
+    #[test]
+    fn a_label_that_stands_twice_is_one_and_rows_of_zeros_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "images", 2, 1, &IMAGES.replace("[\"x\",\"y\"]", "[\"x\",\"y\",\"x\"]"));
+        write(dir.path(), "videos", 1, 5, VIDEOS);
+        let set = Set::open(dir.path()).unwrap();
+        assert_eq!(set.images.rows[1].labels, [0, 1]);
+        assert_eq!(set.check().unwrap(), [vec![0], vec![]]);
     }
 
     #[test]

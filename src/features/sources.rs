@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::Error;
 use super::activitynet::video_id;
@@ -28,6 +29,8 @@ pub struct Source {
     /// What each video's array is called in the source, by the video's name.
     names: BTreeMap<String, String>,
     kind: Kind,
+    /// The first array that was read, and the length of its vectors: all have the same.
+    first: OnceLock<(String, usize)>,
 }
 
 enum Kind {
@@ -48,10 +51,11 @@ impl Source {
     /// Opens a source and lists its videos. Nothing else is read.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Source`] if it is none of the kinds, or two arrays are of the same video.
+    /// [`Error::Io`], if it is not there too; [`Error::Source`] if it is none of the kinds, or two arrays are of the same video.
     pub fn open(path: &Path) -> Result<Source, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
         let wrong = |found: String| Error::Source { path: path.to_owned(), found };
+        std::fs::metadata(path).map_err(io)?;
         let (kind, arrays) = if path.is_dir() {
             let mut arrays = Vec::new();
             for entry in std::fs::read_dir(path).map_err(io)? {
@@ -88,7 +92,7 @@ impl Source {
         if names.is_empty() {
             return Err(wrong("no arrays".to_owned()));
         }
-        Ok(Source { path: path.to_owned(), names, kind })
+        Ok(Source { path: path.to_owned(), names, kind, first: OnceLock::new() })
     }
 
     /// Whether there is something of this video.
@@ -104,7 +108,8 @@ impl Source {
     /// The array of a video that the source has.
     ///
     /// # Errors
-    /// [`Error::Source`] with the array's name: another shape or kind of numbers, an empty array, NaN or infinity with its row.
+    /// [`Error::Source`] with the array's name: another shape or kind of numbers, an empty array, NaN or infinity with its row,
+    /// vectors of another length than those of the array that was read first.
     pub fn read(&self, video: &str) -> Result<Array, Error> {
         let wrong = |found: String| Error::Source { path: self.path.clone(), found };
         let name = self.names.get(video).ok_or_else(|| wrong(format!("no array of video {video}")))?;
@@ -137,6 +142,10 @@ impl Source {
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             return Err(told(format!("row {} holds {}", at / length, values[at])));
         }
+        let (other, expected) = self.first.get_or_init(|| (name.clone(), length));
+        if length != *expected {
+            return Err(told(format!("vectors of {length} numbers, where those of array {other} have {expected}")));
+        }
         Ok(Array { values, length })
     }
 }
@@ -149,12 +158,12 @@ impl Array {
         let place = |at: f64| if duration_s > 0.0 { (at / duration_s * n as f64).max(0.0) } else { 0.0 };
         let first = (place(from_s) as usize).min(n - 1);
         let last = (place(to_s).ceil() as usize).clamp(first + 1, n);
-        let mut mean = vec![0f32; self.length];
+        // Summed in double precision: the sum of large numbers may be none of single precision, their mean is.
+        let mut sums = vec![0f64; self.length];
         for row in self.values.chunks_exact(self.length).take(last).skip(first) {
-            mean.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
         }
-        mean.iter_mut().for_each(|sum| *sum /= (last - first) as f32);
-        mean
+        sums.into_iter().map(|sum| (sum / (last - first) as f64) as f32).collect()
     }
 }
 
@@ -252,8 +261,13 @@ pub(super) mod tests {
         assert_eq!((a.length, a.mean(0.0, 10.0, 10.0)), (3, vec![3.0, 4.0, 5.0]));
         assert_eq!(a.mean(6.0, 6.0, 10.0), [5.0, 6.0, 7.0]);
         assert_eq!((a.mean(0.0, 4.9, 10.0), a.mean(99.0, 99.0, 10.0)), (vec![1.0, 2.0, 3.0], vec![5.0, 6.0, 7.0]));
-        assert_eq!(source.read("b").unwrap().values, [1.5, 2.5]);
-        assert_eq!(source.read("c").unwrap().values, [0.5]);
+        // Each of another length: as others that were opened alone.
+        let alone = |video: &str| Source::open(dir.path()).unwrap().read(video);
+        assert_eq!(alone("b").unwrap().values, [1.5, 2.5]);
+        assert_eq!(alone("c").unwrap().values, [0.5]);
+        let error = source.read("b").unwrap_err().to_string();
+        assert!(error.contains("array b.npy: vectors of 2 numbers, where those of array v_a.npy have 3"), "{error}");
+        assert!(error.contains(&*dir.path().to_string_lossy()), "{error}");
         for (video, word) in [
             ("big", ">f4"),
             ("fortran", "Fortran"),
@@ -291,7 +305,17 @@ pub(super) mod tests {
             assert!(source.has("a") && !source.has("v_a"));
             assert_eq!(source.read("a").unwrap(), Array { values: vec![1.0, 2.0, 3.0, 4.0], length: 2 });
         }
-        assert!(Source::open(&dir.path().join("x.zip")).unwrap_err().to_string().contains("x.zip"));
+        let other = dir.path().join("x.zip");
+        let error = || Source::open(&other).unwrap_err().to_string();
+        assert!(error().contains("x.zip: No such file"), "{}", error());
+        std::fs::write(&other, "x").unwrap();
+        assert!(error().contains("x.zip: neither"), "{}", error());
+    }
+
+    #[test]
+    fn the_mean_of_large_numbers_is_one() {
+        let array = Array { values: vec![3e38; 4], length: 1 };
+        assert_eq!(array.mean(0.0, 1.0, 1.0), [3e38]);
     }
 
     #[cfg(feature = "hdf5")]
@@ -315,7 +339,8 @@ pub(super) mod tests {
     #[cfg(not(feature = "hdf5"))]
     #[test]
     fn hdf5_says_how_to_get_it() {
-        let error = Source::open(Path::new("c3d.h5")).unwrap_err().to_string();
+        let file = tempfile::Builder::new().suffix(".h5").tempfile().unwrap();
+        let error = Source::open(file.path()).unwrap_err().to_string();
         assert!(error.contains("--features hdf5"), "{error}");
     }
 }

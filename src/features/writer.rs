@@ -91,12 +91,12 @@ impl Writer {
     /// Adds a row.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Source`] if the row is empty or has another length than those before.
+    /// [`Error::Io`]; [`Error::Ragged`] if the row is empty or has another length than those before.
     pub fn push(&mut self, line: &Line, values: &[f32]) -> Result<(), Error> {
         let length = *self.length.get_or_insert(values.len());
         if values.is_empty() || values.len() != length {
-            let found = format!("{} numbers for {}, where the rows before have {length}", values.len(), line.id);
-            return Err(Error::Source { path: self.folder.clone(), found });
+            let (path, id) = (self.folder.clone(), line.id.clone());
+            return Err(Error::Ragged { path, id, found: values.len(), expected: length });
         }
         let io = |source| Error::Io { path: self.folder.clone(), source };
         let text = serde_json::to_string(line).map_err(|error| io(error.into()))?;
@@ -188,7 +188,8 @@ mod tests {
                 writer.push(&line, &[i as f32, 2.0]).unwrap();
             }
             let short = Line { id: "short".into(), label: None, split: None, video: None, from: None, to: None };
-            assert!(writer.push(&short, &[1.0]).unwrap_err().to_string().contains("short"));
+            let error = writer.push(&short, &[1.0]).unwrap_err().to_string();
+            assert!(error.ends_with("short has 1 numbers, where the rows before have 2"), "{error}");
             assert_eq!(writer.rows(), 3);
             writer
         };

@@ -127,6 +127,11 @@ impl<'a> Data<'a> {
         groups.into_values().filter(|(images, _)| !images.is_empty()).collect()
     }
 
+    /// Whether labels say what belongs together, not the source.
+    pub fn by_label(&self) -> bool {
+        self.labelled
+    }
+
     /// Pairs in an epoch.
     pub fn pairs(&self) -> usize {
         self.images.len()
@@ -135,7 +140,10 @@ impl<'a> Data<'a> {
     /// A short name for exactly this choice of rows.
     pub(super) fn fingerprint(&self) -> String {
         let mut hash = blake3::Hasher::new();
-        for rows in [&self.images, &self.queries, &self.gallery] {
+        let mut videos: Vec<u32> = self.partners.values().flatten().copied().collect();
+        videos.sort_unstable();
+        videos.dedup();
+        for rows in [&self.images, &videos, &self.queries, &self.gallery] {
             hash.update(&(rows.len() as u64).to_le_bytes());
             rows.iter().for_each(|row| {
                 hash.update(&row.to_le_bytes());
@@ -205,4 +213,30 @@ impl<'a> Data<'a> {
 
 fn keys(row: &Row, labelled: bool) -> Vec<String> {
     if labelled { row.labels.iter().map(u32::to_string).collect() } else { vec![row.instance().to_owned()] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::{Matrix, Table};
+
+    #[test]
+    fn the_fingerprint_tells_which_videos_are_learned_from() {
+        let table = |name: &str, n: usize| {
+            let row = |i: usize| Row {
+                id: format!("{name}{i}"),
+                labels: vec![0],
+                split: Split::Train,
+                video: None,
+                moment: None,
+                span_s: None,
+            };
+            Table { matrix: Matrix::new(vec![0.5; n], 1), rows: (0..n).map(row).collect() }
+        };
+        let mut set = Set { images: table("i", 2), videos: table("v", 3), labels: vec!["x".into()] };
+        let whole = Data::new(&set, 0.0, 1).unwrap().fingerprint();
+        assert_eq!(Data::new(&set, 0.0, 1).unwrap().fingerprint(), whole);
+        set.videos.rows[2].split = Split::Test;
+        assert_ne!(Data::new(&set, 0.0, 1).unwrap().fingerprint(), whole);
+    }
 }

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::pairs::{self, Described};
 use crate::encode::{Descriptor, Encoder};
-use crate::features::activitynet::video_id;
+use crate::features::activitynet::video_name;
 use crate::features::benchmark::{Benchmark, Item, Kind};
 use crate::features::sources::Source;
 use crate::features::{self, Labels, Line, Split, Writer};
@@ -48,11 +48,6 @@ pub struct Summary {
 /// One row, made or not.
 type Made = Result<(Kind, Line, Vec<f32>), (String, String)>;
 
-/// The name that a benchmark has for a file: the id in its stem, see [`video_id`].
-pub fn video_name(path: &Path) -> String {
-    video_id(&path.file_stem().unwrap_or_default().to_string_lossy()).to_owned()
-}
-
 /// Makes the rows of a benchmark out of video files, by an encoder. Frames are taken from its grid, clips are of its length around the middle of
 /// their span. Files are found by their name, see [`video_name`].
 ///
@@ -67,9 +62,9 @@ pub fn benchmark_from_videos(
     tell: impl Fn(usize, usize) + Sync,
 ) -> Result<Summary, Error> {
     let tools = Tools::find()?;
+    let files = by_name(files)?;
     // Where nothing can be written nothing need be decoded.
     let writers = writers(out)?;
-    let files: BTreeMap<String, &PathBuf> = files.iter().map(|path| (video_name(path), path)).collect();
     let by_video: Vec<&[Item]> = benchmark.items.chunk_by(|a, b| a.video == b.video).collect();
     let done = AtomicUsize::new(0);
     let made: Vec<Vec<Made>> = by_video
@@ -88,6 +83,20 @@ pub fn benchmark_from_videos(
         })
         .collect();
     write(writers, made.into_iter().flatten(), cancel)
+}
+
+/// The files by their videos' names.
+fn by_name(files: &[PathBuf]) -> Result<BTreeMap<String, &PathBuf>, Error> {
+    let mut named: BTreeMap<String, &PathBuf> = BTreeMap::new();
+    for path in files {
+        let name = video_name(path);
+        if let Some(other) = named.get(&name) {
+            let (one, two) = (other.display(), path.display());
+            return Err(Error::Nothing(format!("{one} and {two} are both of the video {name}; keep one of them")));
+        }
+        named.insert(name, path);
+    }
+    Ok(named)
 }
 
 /// Makes the rows of a benchmark out of arrays of features: images are the vector at their time, clips the mean over their span.
@@ -309,4 +318,17 @@ fn write(writers: [Writer; 2], made: impl Iterator<Item = Made>, cancel: &Cancel
     }
     Writer::finish([images, videos])?;
     Ok(summary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_files_of_one_video_are_named() {
+        let files = ["a/v_x.mp4", "b/y.webm", "b/x.mkv"].map(PathBuf::from);
+        let error = by_name(&files).unwrap_err().to_string();
+        assert!(error.contains("a/v_x.mp4 and b/x.mkv") && error.contains("video x"), "{error}");
+        assert_eq!(by_name(&files[1..]).unwrap().len(), 2);
+    }
 }

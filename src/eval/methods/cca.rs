@@ -19,16 +19,20 @@ impl Method for Cca {
         "CCA"
     }
 
-    fn lengths(&self) -> Lengths {
-        self.lengths
+    fn applies(&self, image: usize, video: usize) -> bool {
+        self.lengths.apply(image, video)
     }
 
     fn fit(&self, training: &Training<'_>, _seed: u64) -> Result<Fitted, Error> {
         let before = training.mapped(self.lengths)?;
-        let moments = training.moments(&before)?;
-        let maps = training.best_ridge(|ridge| Ok(chain_both(&before, &fit(&moments, ridge)?)))?;
-        Ok(Fitted::of(maps))
+        Ok(Fitted::of(maps(training, &before)?, (before.image.outputs(), before.video.outputs())))
     }
+}
+
+/// The maps, those `before` included.
+pub(super) fn maps(training: &Training<'_>, before: &Maps) -> Result<Maps, Error> {
+    let moments = training.moments(before)?;
+    training.best_ridge(|ridge| Ok(chain_both(before, &fit(&moments, ridge)?)))
 }
 
 fn fit(moments: &Moments, ridge: f64) -> Result<Maps, Error> {

@@ -1,6 +1,6 @@
-//! Cosine of mapped features: images are mapped to the videos' length by least squares over the training pairs, and compared as they are. The paper
-//! (Table 3, first row) does not say how its features were mapped; this reading is ours. Where both have one length nothing is mapped
-//! or learned.
+//! Cosine of mapped features: images are mapped to the videos' length by least squares over the training pairs, and compared about the training pairs'
+//! mean. The paper (Table 3, first row) does not say how its features were mapped; this reading is ours. Where both have one length nothing is mapped
+//! or learned: features are compared as they are, about the origin, as those of one encoder are meant to be.
 
 use super::{Fitted, Lengths, Method, Training};
 use crate::eval::retrieval::Error;
@@ -12,11 +12,7 @@ impl Method for Cosine {
         "cosine of mapped features"
     }
 
-    fn lengths(&self) -> Lengths {
-        Lengths::Video
-    }
-
     fn fit(&self, training: &Training<'_>, _seed: u64) -> Result<Fitted, Error> {
-        Ok(Fitted::of(training.mapped(Lengths::Video)?))
+        Ok(Fitted::compared(training.mapped(Lengths::Video)?))
     }
 }

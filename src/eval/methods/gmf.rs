@@ -1,10 +1,18 @@
 //! GMF, trained as [`crate::gmf::train()`] does, the best epoch chosen on the validation rows, and folded. So that one learning rate suits features of any
 //! size, they are centred and scaled to a mean squared norm of 1 first; that is folded in too.
+//!
+//! Training starts around a closed form of the invariant maps ([`Weights::around`]), which counts as epoch 0 when the best is chosen: canonical correlations
+//! of the features as they enter, or, where videos are the longer, of their first principal directions, whichever validation prefers; where
+//! images were regressed on videos, the regression itself. The paper starts at random weights, as `reelseek train` does; of 119 million parameters and ten thousand
+//! pairs that made a mAP@10 of 0.45 on made features where canonical correlations have 0.48.
 
-use super::{Fitted, Lengths, Method, Training, chain_both};
+use super::{Fitted, Lengths, Method, Training, cca, chain_both};
 use crate::eval::embedding::{Map, Maps};
 use crate::eval::retrieval::{self, Error};
-use crate::gmf::{self, Config, Data, Folded, Options, Outcome, Progress};
+use crate::gmf::{self, Affine, Config, Folded, Options, Outcome, Progress, Weights};
+
+/// Learning rate for GMF among these methods: small, for it starts near its end.
+pub const RATE: f64 = 3e-4;
 
 pub(super) struct Gmf {
     pub(super) lengths: Lengths,
@@ -15,8 +23,8 @@ impl Method for Gmf {
         "GMF"
     }
 
-    fn lengths(&self) -> Lengths {
-        self.lengths
+    fn applies(&self, image: usize, video: usize) -> bool {
+        self.lengths.apply(image, video)
     }
 
     fn is_seeded(&self) -> bool {
@@ -26,21 +34,57 @@ impl Method for Gmf {
     fn fit(&self, training: &Training<'_>, seed: u64) -> Result<Fitted, Error> {
         let before = training.mapped(self.lengths)?;
         let (set, [images, videos]) = training.mapped_set(&before)?;
-        let data = training.data.on(&set);
         let wrong = |error: gmf::ConfigError| Error::Data(error.to_string());
         let config = Config::image_video(before.image.outputs(), before.video.outputs()).map_err(wrong)?;
-        let folded = train(training, &data, &config, seed)?;
+        let options = Options { seed, ..training.options.clone() };
+        let data = training.data.on(&set);
+        let scaled = Training { set: &set, data, options, stop: training.stop, tell: training.tell };
+        let regressed = self.lengths == Lengths::Video && before.image.flops() > 0;
+        let start = if regressed { unchanged(config.invariant()) } else { closed_form(&scaled)? };
+        let (folded, epoch) = train(&scaled, &config, &start)?;
         let folded =
             Maps { image: Map::Affine(images.under(folded.image)), video: Map::Affine(videos.under(folded.video)) };
-        let maps = chain_both(&before, &folded);
-        Ok(Fitted { maps, parameters: config.parameters(), flops: config.flops() })
+        let lengths = (before.image.outputs(), before.video.outputs());
+        let own = Fitted::of(before.clone(), lengths);
+        Ok(Fitted {
+            maps: chain_both(&before, &folded),
+            lengths,
+            parameters: own.parameters + config.parameters(),
+            flops: own.flops + config.flops(),
+            epoch: Some(epoch),
+        })
     }
 }
 
-fn train(training: &Training<'_>, data: &Data<'_>, config: &Config, seed: u64) -> Result<Folded, Error> {
+/// Features as they are.
+fn unchanged(length: usize) -> [Affine; 2] {
+    let mut weight = vec![0.0; length * length];
+    (0..length).for_each(|i| weight[i * length + i] = 1.0);
+    let map = Affine { weight, bias: vec![0.0; length] };
+    [map.clone(), map]
+}
+
+/// Canonical correlations of the features, or of the videos' first principal directions if that validates better.
+fn closed_form(training: &Training<'_>) -> Result<[Affine; 2], Error> {
+    let mut maps = cca::maps(training, &training.plain())?;
+    let (image, video) = training.lengths();
+    if video > image {
+        let reduced = cca::maps(training, &training.mapped(Lengths::Image)?)?;
+        if training.validate(&reduced)? > training.validate(&maps)? {
+            maps = reduced;
+        }
+    }
+    match (maps.image, maps.video) {
+        (Map::Affine(image), Map::Affine(video)) => Ok([image, video]),
+        _ => Err(Error::Data("canonical correlations are affine maps".to_owned())),
+    }
+}
+
+/// The folded model of the best epoch, and which that was.
+fn train(training: &Training<'_>, config: &Config, start: &[Affine; 2]) -> Result<(Folded, usize), Error> {
     let place = tempfile::tempdir().map_err(|source| Error::Io { path: std::env::temp_dir(), source })?;
     let out = place.path().join("checkpoint.safetensors");
-    let options = Options { seed, ..training.options.clone() };
+    let Training { data, options, .. } = training;
     let mut validate = |folded: &Folded| {
         retrieval::validate(&Maps::from(folded), data)
             .map_err(|error| error.to_string())?
@@ -52,21 +96,23 @@ fn train(training: &Training<'_>, data: &Data<'_>, config: &Config, seed: u64) -
             (training.tell)(&format!("epoch {epoch} of {}{map}", options.epochs));
         }
     };
+    let [image, video] = start.clone();
+    let record = Weights::record(config, "unknown", serde_json::json!({}));
     let run = gmf::Run {
         data,
         config,
-        start: None,
-        options: &options,
+        start: Some(Weights::around(config, &Folded::new(image, video, record), options.seed)?),
+        options,
         resume: false,
         encoder: "unknown",
         projection: None,
-        about: serde_json::json!({}),
+        about: serde_json::json!({ "start": "closed form" }),
         out: &out,
     };
-    match gmf::train(run, &mut validate, training.stop, &mut tell)? {
-        Outcome::Finished { .. } => {}
+    let epoch = match gmf::train(run, &mut validate, training.stop, &mut tell)? {
+        Outcome::Finished { epoch, .. } => epoch,
         Outcome::Interrupted => return Err(Error::Interrupted),
-    }
-    let (weights, record) = gmf::Weights::open(&out)?;
-    Ok(weights.fold(&record)?)
+    };
+    let (weights, record) = Weights::open(&out)?;
+    Ok((weights.fold(&record)?, epoch))
 }

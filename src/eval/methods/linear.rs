@@ -65,6 +65,8 @@ pub(super) fn product(a: View<'_>, b: View<'_>, rows: usize, columns: usize) -> 
 /// First and second moments of one modality under the distribution of training pairs.
 #[derive(Debug)]
 pub(super) struct Side {
+    /// `image` or `video`.
+    pub(super) name: &'static str,
     pub(super) mean: Vec<f32>,
     /// (length, length), about the mean.
     pub(super) covariance: Dense,
@@ -142,22 +144,46 @@ fn side(
         row.iter_mut().zip(&mean).for_each(|(x, mean)| *x = (*x - mean) * root);
     }
     let covariance = product(all.view().transposed(), all.view(), columns, columns);
-    Ok((Side { mean, covariance }, all))
+    let side = Side { name, mean, covariance };
+    side.check()?;
+    Ok((side, all))
 }
 
 impl Side {
+    fn trace(&self) -> f64 {
+        let n = self.covariance.columns;
+        (0..n).map(|i| f64::from(self.covariance.values[i * n + i])).sum()
+    }
+
+    /// Whether the numbers can be computed with.
+    fn check(&self) -> Result<(), Error> {
+        let (name, trace) = (self.name, self.trace());
+        let finite = self.mean.iter().all(|x| x.is_finite()) && trace.is_finite();
+        if !finite {
+            let what = format!(
+                "the {name} features of the training rows are too large: their squares exceed single precision; scale them down"
+            );
+            return Err(Error::Data(what));
+        }
+        // Squares below this lose digits.
+        if trace / (self.covariance.columns as f64) < f64::from(f32::MIN_POSITIVE) / f64::from(f32::EPSILON) {
+            let what = format!(
+                "the {name} features of the training rows are all alike, or too small: their squares vanish in single precision; scale them up"
+            );
+            return Err(Error::Data(what));
+        }
+        Ok(())
+    }
+
     /// The covariance plus `share` of its mean eigenvalue in every direction, factored.
     pub(super) fn factor(&self, share: f64) -> Result<Factor, Error> {
         let n = self.covariance.columns;
-        let trace: f64 = (0..n).map(|i| f64::from(self.covariance.values[i * n + i])).sum();
-        let ridge = (share * trace / n as f64) as f32;
+        let ridge = (share * self.trace() / n as f64) as f32;
         let mut matrix = self.covariance.clone();
         (0..n).for_each(|i| matrix.values[i * n + i] += ridge);
         Factor::new(matrix).ok_or_else(|| {
-            Error::Data(
-                "the covariance of the training features cannot be factored: they are all alike, or nearly dependent"
-                    .into(),
-            )
+            let name = self.name;
+            Error::Data(format!("the covariance of the {name} features of the training rows cannot be factored: they are nearly dependent"))
         })
     }
 
@@ -269,6 +295,7 @@ impl Factor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::features::{Matrix, Row, Split};
 
     fn random(rows: usize, columns: usize, name: &str) -> Dense {
         let mut random = Random::new(1, name);
@@ -297,10 +324,25 @@ mod tests {
     }
 
     #[test]
+    fn features_that_overflow_or_vanish_are_named() {
+        for (scale, word) in
+            [(1e25, "image features of the training rows are too large"), (1e-25, "too small"), (0.0, "all alike")]
+        {
+            let matrix = Matrix::new(random(40, 3, "x").values.iter().map(|x| x * scale).collect(), 3);
+            let about =
+                Row { id: "a".into(), labels: vec![], split: Split::Train, video: None, moment: None, span_s: None };
+            let table = Table { matrix, rows: vec![about; 40] };
+            let rows: Vec<u32> = (0..40).collect();
+            let error = side((&table, &Map::Identity(3)), &rows, &[1.0 / 40.0; 40], "image").unwrap_err().to_string();
+            assert!(error.contains(word) && error.contains("image"), "{error}");
+        }
+    }
+
+    #[test]
     fn principal_directions_are_those_of_the_largest_spread() {
         let mut covariance = Dense::zeros(40, 40);
         (0..40).for_each(|i| covariance.values[i * 40 + i] = if i % 8 == 3 { 10.0 + i as f32 } else { 0.1 });
-        let found = Side { mean: vec![0.0; 40], covariance }.principal(3);
+        let found = Side { name: "video", mean: vec![0.0; 40], covariance }.principal(3);
         for (row, at) in found.values.chunks(40).zip([35, 27, 19]) {
             assert!(row[at].abs() > 0.999, "{at}: {row:?}");
         }

@@ -12,6 +12,7 @@ use super::embedding::{Map, Maps};
 use super::retrieval::{self, Error};
 use crate::features::{Matrix, Row, Set, Split, Table};
 use crate::gmf::{Affine, Data, Options};
+pub use gmf::RATE as GMF_RATE;
 use linear::{Dense, Moments};
 
 /// Ridges that validation chooses from, as shares of the mean eigenvalue; the first without validation.
@@ -22,8 +23,10 @@ pub trait Method: Sync {
     /// Its name in tables.
     fn name(&self) -> &'static str;
 
-    /// In which lengths features enter it.
-    fn lengths(&self) -> Lengths;
+    /// Whether it stands in the table of a set whose images and videos have these lengths: not where it would be another row once more, or cannot be.
+    fn applies(&self, _image: usize, _video: usize) -> bool {
+        true
+    }
 
     /// Whether it depends on the seed: then it is run for each.
     fn is_seeded(&self) -> bool {
@@ -42,10 +45,21 @@ pub trait Method: Sync {
 pub enum Lengths {
     /// Both as they are.
     Both,
-    /// Videos mapped to the images' length: onto their first principal directions.
+    /// Videos mapped to the images' length, which must be the shorter: onto their first principal directions.
     Image,
     /// Images mapped to the videos' length: by least squares over the training pairs.
     Video,
+}
+
+impl Lengths {
+    /// [`Method::applies`], of a method that takes features in any lengths.
+    fn apply(self, image: usize, video: usize) -> bool {
+        match self {
+            Lengths::Both => true,
+            Lengths::Image => image < video,
+            Lengths::Video => image != video,
+        }
+    }
 }
 
 /// A fitted method.
@@ -53,19 +67,29 @@ pub enum Lengths {
 pub struct Fitted {
     /// What makes features comparable.
     pub maps: Maps,
-    /// Parameters, of the whole model where it has more than its maps.
+    /// Lengths of images and videos as they enter the method, after what maps them before it; of a mere map of one to the other, the length compared in.
+    pub lengths: (usize, usize),
+    /// Parameters, of the whole model where it has more than its maps, and of what maps features before it.
     pub parameters: usize,
     /// Operations for one image and one video through the whole model, a multiply-add as two.
     pub flops: usize,
+    /// The epoch that was kept, of a method that has epochs; 0 is its start.
+    pub epoch: Option<usize>,
 }
 
 impl Fitted {
     /// A method that is its maps and nothing else.
-    pub fn of(maps: Maps) -> Fitted {
+    pub fn of(maps: Maps, lengths: (usize, usize)) -> Fitted {
         let both = [&maps.image, &maps.video];
         let (parameters, flops) =
             (both.iter().map(|map| map.parameters()).sum(), both.iter().map(|map| map.flops()).sum());
-        Fitted { maps, parameters, flops }
+        Fitted { maps, lengths, parameters, flops, epoch: None }
+    }
+
+    /// A method that compares in one length.
+    fn compared(maps: Maps) -> Fitted {
+        let lengths = (maps.image.outputs(), maps.video.outputs());
+        Fitted::of(maps, lengths)
     }
 }
 
@@ -89,6 +113,14 @@ impl Training<'_> {
         (self.set.images.matrix.columns(), self.set.videos.matrix.columns())
     }
 
+    /// Whether to go on.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] if not.
+    pub fn go_on(&self) -> Result<(), Error> {
+        if (self.stop)() { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
     /// mAP@10 on the validation rows; `None` if there are none.
     fn validate(&self, maps: &Maps) -> Result<Option<f64>, Error> {
         retrieval::validate(maps, &self.data)
@@ -98,6 +130,7 @@ impl Training<'_> {
     fn best_ridge(&self, fit: impl Fn(f64) -> Result<Maps, Error>) -> Result<Maps, Error> {
         let (mut best, mut failed): (Option<(f64, Maps)>, _) = (None, None);
         for ridge in RIDGES {
+            self.go_on()?;
             // Too small a ridge may leave a covariance that cannot be factored.
             let maps = match fit(ridge) {
                 Ok(maps) => maps,
@@ -118,10 +151,16 @@ impl Training<'_> {
         }
     }
 
+    /// The features as they are.
+    fn plain(&self) -> Maps {
+        let (image, video) = self.lengths();
+        Maps { image: Map::Identity(image), video: Map::Identity(video) }
+    }
+
     /// The maps that bring features to the lengths that a method wants, before the method.
     fn mapped(&self, lengths: Lengths) -> Result<Maps, Error> {
         let (image, video) = self.lengths();
-        let plain = Maps { image: Map::Identity(image), video: Map::Identity(video) };
+        let plain = self.plain();
         Ok(match lengths {
             _ if image == video => plain,
             Lengths::Both => plain,
@@ -130,8 +169,13 @@ impl Training<'_> {
                 // As little of a ridge as lets the covariance be factored.
                 let tried =
                     [1e-6, 1e-5, 1e-4, 1e-3, 1e-2].into_iter().find_map(|ridge| regression(&moments, true, ridge).ok());
-                let image = tried.map_or_else(|| regression(&moments, true, 1e-1), Ok)?;
-                Maps { image, ..plain }
+                tried.map_or_else(|| regression(&moments, true, 1e-1), Ok)?
+            }
+            Lengths::Image if image > video => {
+                return Err(Error::Data(format!(
+                    "images have {image} numbers and videos {video}: videos cannot be mapped to the images' length by their principal directions; \
+                     name the method without -image"
+                )));
             }
             Lengths::Image => {
                 let moments = self.moments(&plain)?;
@@ -190,13 +234,20 @@ impl Scaling {
     }
 }
 
-/// The regression of videos on images (`from_image`), or of images on videos: the affine map of least squared error over the training pairs.
-fn regression(moments: &Moments, from_image: bool, ridge: f64) -> Result<Map, Error> {
+/// The regression of videos on images (`from_image`), or of images on videos: the affine map of least squared error over the training pairs, and what it is
+/// compared with, both about the mean of the latter: a cosine about the origin would measure how far from it all features lie.
+fn regression(moments: &Moments, from_image: bool, ridge: f64) -> Result<Maps, Error> {
     let (from, to) = if from_image { (&moments.image, &moments.video) } else { (&moments.video, &moments.image) };
     let cross = if from_image { moments.cross.clone() } else { moments.cross.transposed() };
     let weight = from.factor(ridge)?.solve(&cross).transposed();
-    let bias = offset(&weight, &from.mean).iter().zip(&to.mean).map(|(c, mean)| c + mean).collect();
-    Ok(Map::Affine(Affine { weight: weight.values, bias }))
+    let bias = offset(&weight, &from.mean);
+    let (mapped, plain) = (Map::Affine(Affine { weight: weight.values, bias }), about(&to.mean));
+    Ok(if from_image { Maps { image: mapped, video: plain } } else { Maps { image: plain, video: mapped } })
+}
+
+/// `x - mean`.
+fn about(mean: &[f32]) -> Map {
+    Map::Shift(mean.iter().map(|x| -x).collect())
 }
 
 /// `-W mean`.
@@ -204,22 +255,32 @@ fn offset(weight: &Dense, mean: &[f32]) -> Vec<f32> {
     weight
         .values
         .chunks_exact(weight.columns)
-        .map(|row| -row.iter().zip(mean).map(|(w, x)| w * x).sum::<f32>())
+        .map(|row| -row.iter().zip(mean).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>() as f32)
         .collect()
 }
 
 /// `second` after `first`, as one map.
 fn chain(first: &Map, second: &Map) -> Map {
+    let sum = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<f32>>();
     match (first, second) {
         (Map::Identity(_), map) | (map, Map::Identity(_)) => map.clone(),
-        (Map::Affine(first), Map::Affine(second)) => {
-            let (outer, inner) = (
-                Dense { values: second.weight.clone(), columns: second.inputs() },
-                Dense { values: first.weight.clone(), columns: first.inputs() },
-            );
-            let shift = offset(&outer, &first.bias);
-            let bias = second.bias.iter().zip(shift).map(|(c, minus)| c - minus).collect();
-            Map::Affine(Affine { weight: outer.times(&inner).values, bias })
+        (Map::Shift(first), Map::Shift(second)) => Map::Shift(sum(first, second)),
+        (Map::Affine(first), Map::Shift(second)) => {
+            Map::Affine(Affine { weight: first.weight.clone(), bias: sum(&first.bias, second) })
+        }
+        (first, Map::Affine(second)) => {
+            let outer = Dense { values: second.weight.clone(), columns: second.inputs() };
+            let inside = |shift: &[f32]| {
+                second.bias.iter().zip(offset(&outer, shift)).map(|(c, minus)| c - minus).collect::<Vec<f32>>()
+            };
+            Map::Affine(match first {
+                Map::Affine(first) => {
+                    let inner = Dense { values: first.weight.clone(), columns: first.inputs() };
+                    Affine { weight: outer.times(&inner).values, bias: inside(&first.bias) }
+                }
+                Map::Shift(shift) => Affine { weight: second.weight.clone(), bias: inside(shift) },
+                Map::Identity(_) => second.clone(),
+            })
         }
     }
 }
@@ -243,11 +304,26 @@ pub fn all() -> Vec<(&'static str, Box<dyn Method>)> {
     ]
 }
 
+/// The method of that name.
+///
+/// # Errors
+/// [`Error::Data`] with all names, if there is none.
+pub fn named(name: &str) -> Result<Box<dyn Method>, Error> {
+    let mut all = all();
+    match all.iter().position(|(known, _)| *known == name) {
+        Some(at) => Ok(all.swap_remove(at).1),
+        None => {
+            let known: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
+            Err(Error::Data(format!("there is no method {name}; there are {}", known.join(", "))))
+        }
+    }
+}
+
 /// The method fitted without training data, if it needs none: features of one length are compared as they are.
 pub fn without_training(name: &str, set: &Set) -> Option<Fitted> {
     let (image, video) = (set.images.matrix.columns(), set.videos.matrix.columns());
     (name == "cosine" && image == video)
-        .then(|| Fitted::of(Maps { image: Map::Identity(image), video: Map::Identity(video) }))
+        .then(|| Fitted::compared(Maps { image: Map::Identity(image), video: Map::Identity(video) }))
 }
 
 /// A method, and what it took.
@@ -267,4 +343,27 @@ pub fn run(method: &dyn Method, training: &Training<'_>, seed: u64) -> Result<Ru
     let start = Instant::now();
     let fitted = method.fit(training, seed)?;
     Ok(Run { fitted, seconds: start.elapsed().as_secs_f64() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_one_map_after_the_other() {
+        let row = Row { id: "a".into(), labels: vec![], split: Split::Test, video: None, moment: None, span_s: None };
+        let table = |values: Vec<f32>| Table { matrix: Matrix::new(values, 2), rows: vec![row.clone()] };
+        let affine =
+            |weight: [f32; 4], bias: [f32; 2]| Map::Affine(Affine { weight: weight.into(), bias: bias.into() });
+        let firsts = [Map::Identity(2), Map::Shift(vec![1.0, -2.0]), affine([1.0, 2.0, -1.0, 0.5], [0.25, 3.0])];
+        let seconds = [Map::Identity(2), Map::Shift(vec![0.5, 4.0]), affine([0.0, 3.0, 2.0, -2.0], [1.0, -1.0])];
+        for first in &firsts {
+            for second in &seconds {
+                let once = first.apply(&table(vec![0.75, -1.5]), &[0], "image").unwrap();
+                let twice = second.apply(&table(once), &[0], "image").unwrap();
+                let chained = chain(first, second).apply(&table(vec![0.75, -1.5]), &[0], "image").unwrap();
+                assert_eq!(chained, twice, "{first:?} {second:?}");
+            }
+        }
+    }
 }

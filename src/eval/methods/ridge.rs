@@ -1,8 +1,8 @@
 //! Ridge regression (Hoerl and Kennard, 1970) of the one modality on the other: `W = C (S + λ s I)⁻¹` with S the covariance of what is mapped, s its mean
-//! eigenvalue and C the covariance with what it is mapped to, over the training pairs. λ is chosen on the validation rows.
+//! eigenvalue and C the covariance with what it is mapped to, over the training pairs; both sides are
+//! centred by the training pairs' means, and compared about those. λ is chosen on the validation rows.
 
-use super::{Fitted, Lengths, Method, Training, regression};
-use crate::eval::embedding::Maps;
+use super::{Fitted, Method, Training, regression};
 use crate::eval::retrieval::Error;
 
 pub(super) struct Ridge {
@@ -12,23 +12,12 @@ pub(super) struct Ridge {
 
 impl Method for Ridge {
     fn name(&self) -> &'static str {
-        "ridge regression"
-    }
-
-    fn lengths(&self) -> Lengths {
-        if self.from_image { Lengths::Video } else { Lengths::Image }
+        if self.from_image { "ridge regression of videos on images" } else { "ridge regression of images on videos" }
     }
 
     fn fit(&self, training: &Training<'_>, _seed: u64) -> Result<Fitted, Error> {
-        let plain = training.mapped(Lengths::Both)?;
-        let moments = training.moments(&plain)?;
-        let fit = |ridge| {
-            let map = regression(&moments, self.from_image, ridge)?;
-            Ok(match self.from_image {
-                true => Maps { image: map, ..plain.clone() },
-                false => Maps { video: map, ..plain.clone() },
-            })
-        };
-        Ok(Fitted::of(training.best_ridge(fit)?))
+        let moments = training.moments(&training.plain())?;
+        let maps = training.best_ridge(|ridge| regression(&moments, self.from_image, ridge))?;
+        Ok(Fitted::compared(maps))
     }
 }

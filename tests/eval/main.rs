@@ -7,6 +7,9 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+mod others;
+mod warnings;
+
 const IMAGE: usize = 12;
 const VIDEO: usize = 40;
 const CLASSES: usize = 12;
@@ -55,6 +58,11 @@ impl Place {
     /// Two modalities of unequal length see one latent class structure, each through a matrix of its own, beside structure that
     /// says nothing of the class. The test gallery holds two clips a video.
     fn with_features() -> Place {
+        Place::with_features_about(0.0)
+    }
+
+    /// The same, with this number added to every feature.
+    fn with_features_about(offset: f32) -> Place {
         let place = Place::new();
         let mut noise = Noise(1);
         let centres = noise.many(CLASSES * 8);
@@ -66,7 +74,7 @@ impl Place {
                 let latent: Vec<f32> = centres[class * 8..][..8].iter().map(|c| c + 0.5 * noise.next()).collect();
                 let private: Vec<f32> = noise.many(4).iter().map(|x| own * x).collect();
                 let (a, b) = (seen(&latent, &see, length), seen(&private, &disturb, length));
-                values.extend(a.iter().zip(&b).map(|(a, b)| a + b + noise.next()));
+                values.extend(a.iter().zip(&b).map(|(a, b)| a + b + noise.next() + offset));
                 let split = ["train", "train", "train", "val", "test", "test"][i / 100];
                 let video = if name == "videos" && split == "test" {
                     format!("v{}", i % 100 / 24 * 12 + class + i / 500 * 100)
@@ -140,6 +148,11 @@ fn a_method_is_measured_as_the_contract_says() {
         (&"cca".into(), &200.into(), &0.into())
     );
     assert_eq!((&found["rows"], &found["normaliser"]), (&200.into(), &"hits".into()));
+    assert_eq!(
+        (&found["split"], &found["relevant"], &found["shared_sources"]),
+        (&"test".into(), &"label".into(), &0.into())
+    );
+    assert_eq!(found["seed"], 1, "pools are seeded");
     let gallery = found["gallery"].as_u64().unwrap();
     assert!(gallery < 200 && gallery > 90, "{gallery}");
     let map = |key: &str, k: &str| found[key][k].as_f64().unwrap();
@@ -152,39 +165,88 @@ fn a_method_is_measured_as_the_contract_says() {
         let changed = place.json(&["eval", "--features", "@features", "--method", "cca", "--json", how, other]);
         assert_ne!(changed["map"], found["map"], "{other}");
     }
+    let plain = place.json(&["eval", "--features", "@features", "--method", "cca", "--json", "--at", "10,100,10"]);
+    assert_eq!((plain.get("seed"), plain["map"].as_object().unwrap().len()), (None, 2));
+    let text = said(&place.good(&["eval", "--features", "@features", "--method", "cca"]));
+    assert!(text.contains("cca, split test: 200 queries") && text.contains("relevant is a shared label"), "{text}");
     let below = place.run(&["eval", "--features", "@features", "--method", "cca", "--floor", "0.99"]);
     assert_eq!(below.status.code(), Some(1), "{}", said(&below));
+}
+
+/// A constant added to all features says nothing, and changes nothing.
+#[test]
+fn an_offset_does_not_ruin_a_method() {
+    let map10 = |place: &Place, method: &str| {
+        let found = place.json(&["eval", "--features", "@features", "--method", method, "--json"]);
+        found["map"]["10"].as_f64().unwrap()
+    };
+    let (about_zero, far_off) = (Place::with_features(), Place::with_features_about(50.0));
+    for method in ["cosine", "ridge", "ridge-image", "cca"] {
+        let (before, after) = (map10(&about_zero, method), map10(&far_off, method));
+        assert!(before > 0.4 && (before - after).abs() < 0.02, "{method}: {before}, with an offset {after}");
+    }
 }
 
 #[test]
 fn the_table_sets_gmf_beside_closed_forms_and_the_paper() {
     let place = Place::with_features();
     let words =
-        ["eval", "--features", "@features", "--table", "--epochs", "40", "--learning-rate", "0.05", "--seeds", "1,2"];
+        ["eval", "--features", "@features", "--table", "--epochs", "20", "--learning-rate", "0.01", "--seeds", "1,2"];
     let table = place.json(&[&words[..], &["--json"]].concat());
     let rows = table["rows"].as_array().unwrap();
     let row = |method: &str| rows.iter().find(|row| row["method"] == method).unwrap();
     let map10 = |method: &str| row(method)["map"]["10"].as_f64().unwrap();
     assert_eq!(rows.len(), 8);
-    assert!(map10("gmf") > map10("cosine"), "gmf {} cosine {}", map10("gmf"), map10("cosine"));
+    assert!(map10("gmf") > map10("cosine") + 0.05, "gmf {} cosine {}", map10("gmf"), map10("cosine"));
+    assert!(map10("gmf") > map10("cca") - 0.05, "gmf {} cca {}", map10("gmf"), map10("cca"));
     assert_eq!((&row("gmf")["paper"][0], &row("ridge")["paper"]), (&0.355.into(), &Value::Null));
-    assert_eq!(row("gmf")["seeds"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        (&table["split"], &table["relevant"], &table["shared_sources"]),
+        (&"test".into(), &"label".into(), &0.into())
+    );
     for row in rows {
-        let (map, low, high) = (&row["map"]["10"], &row["interval"]["10"][0], &row["interval"]["10"][1]);
-        assert!(low.as_f64() <= map.as_f64() && map.as_f64() <= high.as_f64(), "{row}");
+        let of = |of: &Value| of["10"].as_f64().unwrap();
+        let (low, high) = (row["interval"]["10"][0].as_f64().unwrap(), row["interval"]["10"][1].as_f64().unwrap());
+        assert!(low <= of(&row["map"]) && of(&row["map"]) <= high, "{row}");
+        let seeds = if row["method"].as_str().unwrap().starts_with("gmf") { 2 } else { 0 };
+        assert_eq!((row["seeds"].as_array().unwrap().len(), row["epochs"].as_array().unwrap().len()), (seeds, seeds));
+    }
+    // All that maps features is counted: 12 x 40 onto principal directions or to the videos' length, and the model.
+    let plain = |length: u64| 4 * length * (length + 1) + length * (2 * length + 1) * 2 + length * (2 * length + 1);
+    for (method, length, before) in [("gmf-image", 12, 12 * 40 + 12), ("gmf-video", 40, 12 * 40 + 40 + 40)] {
+        assert_eq!(row(method)["params"].as_u64().unwrap(), 2 * plain(length) + before, "{method}");
+        let weights = 2 * (plain(length) - 7 * length) + 12 * 40;
+        assert_eq!(row(method)["flops"].as_u64().unwrap(), 2 * weights, "{method}");
+    }
+    let lengths =
+        [("cosine", 40, 40), ("ridge-image", 12, 12), ("cca-image", 12, 12), ("cca", 12, 40), ("gmf-video", 40, 40)];
+    for (method, image, video) in lengths {
+        assert_eq!(row(method)["lengths"], serde_json::json!([image, video]), "{method}");
     }
     // One method alone gives what it gives in the table.
     let alone = place.json(&["eval", "--features", "@features", "--method", "ridge", "--json"]);
     assert_eq!(alone["map"]["10"], row("ridge")["map"]["10"]);
-    let few = ["--methods", "cosine,cca", "--report", "@page"];
+    let few = ["--methods", "cosine,cca", "--report", "@page/deep"];
     let markdown = said(&place.good(&[&words[..], &few[..]].concat()));
     assert!(markdown.contains("| CCA | 12-40 |") && markdown.contains("0.235 / 0.221 / 0.213 / 0.205"), "{markdown}");
+    assert!(
+        markdown.contains("split test, relevant is a shared label") && !markdown.contains("GMF starts"),
+        "{markdown}"
+    );
     let latex = said(&place.good(&[&words[..], &few[..2], &["--latex"]].concat()));
     assert!(latex.contains("\\begin{tabular}") && latex.contains("CCA & 12-40 &"), "{latex}");
-    assert!(std::fs::read_to_string(place.path("page/index.html")).unwrap().contains("cosine of mapped features</td>"));
-    let page = std::fs::read_to_string(place.path("page/index.html")).unwrap();
-    assert!(page.contains("The best of them: cca") && page.contains("<svg") && page.contains("mAP@10 by class"));
-    let unknown = place.run(&["eval", "--features", "@features", "--table", "--methods", "magic"]);
+    let page = std::fs::read_to_string(place.path("page/deep/index.html")).unwrap();
+    for part in [
+        "cosine of mapped features</td>",
+        "The best of them: cca",
+        "<svg",
+        "mAP@10 by class",
+        "of the split test",
+        "pooled by best",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    let unknown = place.run(&["eval", "--features", "@nothing", "--table", "--methods", "magic"]);
     assert!(unknown.status.code() == Some(2) && said(&unknown).contains("magic"), "{}", said(&unknown));
 }
 
@@ -198,72 +260,6 @@ fn checkpoints_of_both_kinds_give_the_same() {
     assert_eq!((&all["map"], &all["params"], &all["flops"]), (&small["map"], &small["params"], &small["flops"]));
     let wrong = place.run(&["eval", "--features", "@features", "--checkpoint", "@features/images.npy"]);
     assert!(wrong.status.code() == Some(2) && said(&wrong).contains("images.npy"), "{}", said(&wrong));
-}
-
-#[test]
-fn what_is_wrong_with_features_is_said_before_any_work() {
-    let place = Place::with_features();
-    let lines = std::fs::read_to_string(place.path("features/images.jsonl")).unwrap();
-    let numbers = std::fs::read(place.path("features/images.npy")).unwrap();
-    let wrong = |word: &str| {
-        let output = place.run(&["eval", "--features", "@features", "--method", "cca"]);
-        assert!(output.status.code() == Some(2) && said(&output).contains(word), "{word}: {}", said(&output));
-    };
-    let mut nan = numbers.clone();
-    let at = nan.len() - 4 * IMAGE * 7;
-    nan[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
-    place.write("features/images.npy", &nan);
-    wrong("row 593");
-    for (old, new, word) in [("<f4", ">f4", ">f4"), ("False", "True ", "Fortran")] {
-        let at = numbers.windows(old.len()).position(|window| window == old.as_bytes()).unwrap();
-        let mut other = numbers.clone();
-        other[at..at + old.len()].copy_from_slice(new.as_bytes());
-        place.write("features/images.npy", &other);
-        wrong(word);
-    }
-    place.write("features/images.npy", &numbers);
-    place.write("features/images.jsonl", lines.replacen("images7\"", "images6\"", 1).as_bytes());
-    wrong("line 8: id images6 is that of line 7");
-    place.write("features/images.jsonl", lines.replace("\"test\"", "\"train\"").as_bytes());
-    wrong("--split");
-    place.write("features/images.jsonl", lines.as_bytes());
-    place.good(&["eval", "--features", "@features", "--method", "cca"]);
-}
-
-#[test]
-fn labels_and_splits_come_from_annotations() {
-    let place = Place::with_features();
-    let mut database = serde_json::Map::new();
-    for name in ["images", "videos"] {
-        let lines = std::fs::read_to_string(place.path(&format!("features/{name}.jsonl"))).unwrap();
-        for line in lines.lines() {
-            let line: Value = serde_json::from_str(line).unwrap();
-            let subset = if line["split"] == "test" { "validation" } else { "training" };
-            let annotation = serde_json::json!([{"segment": [0.0, 1.0], "label": line["label"]}]);
-            database.insert(
-                line["video"].as_str().unwrap().to_owned(),
-                serde_json::json!({"duration": 2.0, "subset": subset, "annotations": annotation}),
-            );
-        }
-        // Without label and split: the annotations say both.
-        let bare = lines.lines().map(|line| {
-            let line: Value = serde_json::from_str(line).unwrap();
-            format!("{}\n", serde_json::json!({"id": line["id"], "video": line["video"]}))
-        });
-        place.write(&format!("bare/{name}.jsonl"), bare.collect::<String>().as_bytes());
-        place.write(&format!("bare/{name}.npy"), &std::fs::read(place.path(&format!("features/{name}.npy"))).unwrap());
-    }
-    place.write("annotations.json", serde_json::json!({"version": "t", "database": database}).to_string().as_bytes());
-    let words = ["eval", "--features", "@bare", "--activitynet", "@annotations.json", "--method", "ridge", "--json"];
-    let found = place.json(&words);
-    assert_eq!((&found["queries"], &found["rows"]), (&200.into(), &200.into()));
-    assert!(found["map"]["10"].as_f64().unwrap() > 0.5, "{found}");
-    let without = place.run(&["eval", "--features", "@bare"]);
-    assert!(said(&without).contains("no split"), "{}", said(&without));
-    let lines = std::fs::read_to_string(place.path("bare/images.jsonl")).unwrap();
-    place.write("bare/images.jsonl", lines.replace("images5\"", "strange\"").as_bytes());
-    let unknown = place.run(&words);
-    assert!(said(&unknown).contains("line 6") && said(&unknown).contains("strange"), "{}", said(&unknown));
 }
 
 /// Real clips under ids of the real annotations: the whole way from videos to numbers and a page.
@@ -443,81 +439,4 @@ print(json.dumps({m: sum(v[m] for v in e.values()) / len(e) for m in next(iter(e
         let (ours, theirs) = (ours.as_f64().unwrap(), theirs[name].as_f64().unwrap());
         assert!((ours - theirs).abs() < 1e-9, "{name}: {ours}, theirs {theirs}");
     }
-}
-
-/// Features of others: an array a video for images and one for videos, by the list of a benchmark.
-#[test]
-fn features_of_others_become_a_feature_set() {
-    let place = Place::new();
-    let mut noise = Noise(5);
-    let mut database = serde_json::Map::new();
-    for i in 0..120usize {
-        let (id, class) = (format!("video{i:06}"), i % 3);
-        let subset = if i % 2 == 0 { "training" } else { "validation" };
-        let annotation = serde_json::json!([{"segment": [1.0, 4.0], "label": format!("class {class}")}]);
-        database.insert(id.clone(), serde_json::json!({"duration": 8.0, "subset": subset, "annotations": annotation}));
-        if i % 10 == 9 {
-            continue; // gone from the web
-        }
-        for (kind, length) in [("images", 5), ("videos", 9)] {
-            let row: Vec<f32> =
-                (0..2 * length).map(|j| ((class * 5 + j % length * 3) % 7) as f32 + 0.3 * noise.next()).collect();
-            place.write(&format!("{kind}/v_{id}.npy"), &npy(2, length, &row));
-        }
-    }
-    place.write("annotations.json", serde_json::json!({"version": "t", "database": database}).to_string().as_bytes());
-    let listed = place.good(&[
-        "dataset",
-        "activitynet",
-        "--annotations",
-        "@annotations.json",
-        "--have",
-        "@videos",
-        "--out",
-        "@list.jsonl",
-        "--missing",
-        "@missing.txt",
-    ]);
-    assert!(said(&listed).contains("12 videos of the benchmark are missing"), "{}", said(&listed));
-    assert_eq!(std::fs::read_to_string(place.path("missing.txt")).unwrap().lines().count(), 12);
-    place.good(&[
-        "extract",
-        "--benchmark",
-        "@list.jsonl",
-        "--image-features",
-        "@images",
-        "--video-features",
-        "@videos",
-        "--out",
-        "@features",
-    ]);
-    let found = place.json(&["eval", "--features", "@features", "--method", "cca", "--json"]);
-    assert!(found["map"]["10"].as_f64().unwrap() > 0.9, "{found}");
-    let again = place.run(&[
-        "extract",
-        "--benchmark",
-        "@list.jsonl",
-        "--image-features",
-        "@images",
-        "--video-features",
-        "@videos",
-        "--out",
-        "@features",
-    ]);
-    assert!(again.status.code() == Some(2) && said(&again).contains("--force"), "{}", said(&again));
-    place.write("videos/v_video000000.npy", b"nonsense");
-    let words = [
-        "extract",
-        "--benchmark",
-        "@list.jsonl",
-        "--image-features",
-        "@images",
-        "--video-features",
-        "@videos",
-        "--out",
-        "@other",
-    ];
-    let bad = place.run(&words);
-    assert!(bad.status.code() == Some(2) && said(&bad).contains("v_video000000.npy"), "{}", said(&bad));
-    assert_eq!(std::fs::read_dir(place.path("other")).unwrap().count(), 0, "nothing half written is left");
 }

@@ -1,0 +1,141 @@
+//! What others made: annotations of ActivityNet, and features.
+
+use serde_json::Value;
+
+use super::{Noise, Place, npy, said};
+
+#[test]
+fn labels_and_splits_come_from_annotations() {
+    let place = Place::with_features();
+    let mut database = serde_json::Map::new();
+    for name in ["images", "videos"] {
+        let lines = std::fs::read_to_string(place.path(&format!("features/{name}.jsonl"))).unwrap();
+        for line in lines.lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let subset = if line["split"] == "test" { "validation" } else { "training" };
+            let annotation = serde_json::json!([{"segment": [0.0, 1.0], "label": line["label"]}]);
+            database.insert(
+                line["video"].as_str().unwrap().to_owned(),
+                serde_json::json!({"duration": 2.0, "subset": subset, "annotations": annotation}),
+            );
+        }
+        // Without label and split: the annotations say both.
+        let bare = lines.lines().map(|line| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            format!("{}\n", serde_json::json!({"id": line["id"], "video": line["video"]}))
+        });
+        place.write(&format!("bare/{name}.jsonl"), bare.collect::<String>().as_bytes());
+        place.write(&format!("bare/{name}.npy"), &std::fs::read(place.path(&format!("features/{name}.npy"))).unwrap());
+    }
+    place.write("annotations.json", serde_json::json!({"version": "t", "database": database}).to_string().as_bytes());
+    let words = ["eval", "--features", "@bare", "--activitynet", "@annotations.json", "--method", "ridge", "--json"];
+    let found = place.json(&words);
+    assert_eq!((&found["queries"], &found["rows"]), (&200.into(), &200.into()));
+    assert!(found["map"]["10"].as_f64().unwrap() > 0.5, "{found}");
+    // As `extract` names the rows of whole videos: by their files.
+    for name in ["images", "videos"] {
+        let lines = std::fs::read_to_string(place.path(&format!("bare/{name}.jsonl"))).unwrap();
+        let named = lines.lines().map(|line| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let file = format!("/films/{}.mp4", line["video"].as_str().unwrap());
+            format!(
+                "{}\n",
+                serde_json::json!({"id": format!("{file}:{}", line["id"].as_str().unwrap()), "video": file})
+            )
+        });
+        place.write(&format!("files/{name}.jsonl"), named.collect::<String>().as_bytes());
+        place.write(&format!("files/{name}.npy"), &std::fs::read(place.path(&format!("bare/{name}.npy"))).unwrap());
+    }
+    let words_of_files = words.map(|word| if word == "@bare" { "@files" } else { word });
+    let files = place.json(&words_of_files);
+    // What is held out follows from the names, and so do the maps.
+    assert_eq!(
+        ["queries", "rows", "gallery"].map(|key| &files[key]),
+        ["queries", "rows", "gallery"].map(|key| &found[key])
+    );
+    assert!(files["map"]["10"].as_f64().unwrap() > 0.5, "{files}");
+    let without = place.run(&["eval", "--features", "@bare"]);
+    assert!(said(&without).contains("no split"), "{}", said(&without));
+    let lines = std::fs::read_to_string(place.path("bare/images.jsonl")).unwrap();
+    place.write("bare/images.jsonl", lines.replace("images5\"", "strange\"").as_bytes());
+    let unknown = place.run(&words);
+    assert!(said(&unknown).contains("line 6: video strange is not in the annotations"), "{}", said(&unknown));
+    assert!(!said(&unknown).contains("expected"), "{}", said(&unknown));
+}
+
+/// Features of others: an array a video for images and one for videos, by the list of a benchmark.
+#[test]
+fn features_of_others_become_a_feature_set() {
+    let place = Place::new();
+    let mut noise = Noise(5);
+    let mut database = serde_json::Map::new();
+    for i in 0..120usize {
+        let (id, class) = (format!("video{i:06}"), i % 3);
+        let subset = if i % 2 == 0 { "training" } else { "validation" };
+        let annotation = serde_json::json!([{"segment": [1.0, 4.0], "label": format!("class {class}")}]);
+        database.insert(id.clone(), serde_json::json!({"duration": 8.0, "subset": subset, "annotations": annotation}));
+        if i % 10 == 9 {
+            continue; // gone from the web
+        }
+        for (kind, length) in [("images", 5), ("videos", 9)] {
+            let row: Vec<f32> =
+                (0..2 * length).map(|j| ((class * 5 + j % length * 3) % 7) as f32 + 0.3 * noise.next()).collect();
+            place.write(&format!("{kind}/v_{id}.npy"), &npy(2, length, &row));
+        }
+    }
+    place.write("annotations.json", serde_json::json!({"version": "t", "database": database}).to_string().as_bytes());
+    let listed = place.good(&[
+        "dataset",
+        "activitynet",
+        "--annotations",
+        "@annotations.json",
+        "--have",
+        "@videos",
+        "--out",
+        "@list.jsonl",
+        "--missing",
+        "@missing.txt",
+    ]);
+    assert!(said(&listed).contains("12 videos of the benchmark are missing"), "{}", said(&listed));
+    assert_eq!(std::fs::read_to_string(place.path("missing.txt")).unwrap().lines().count(), 12);
+    place.good(&[
+        "extract",
+        "--benchmark",
+        "@list.jsonl",
+        "--image-features",
+        "@images",
+        "--video-features",
+        "@videos",
+        "--out",
+        "@features",
+    ]);
+    let found = place.json(&["eval", "--features", "@features", "--method", "cca", "--json"]);
+    assert!(found["map"]["10"].as_f64().unwrap() > 0.9, "{found}");
+    let again = place.run(&[
+        "extract",
+        "--benchmark",
+        "@list.jsonl",
+        "--image-features",
+        "@images",
+        "--video-features",
+        "@videos",
+        "--out",
+        "@features",
+    ]);
+    assert!(again.status.code() == Some(2) && said(&again).contains("--force"), "{}", said(&again));
+    place.write("videos/v_video000000.npy", b"nonsense");
+    let words = [
+        "extract",
+        "--benchmark",
+        "@list.jsonl",
+        "--image-features",
+        "@images",
+        "--video-features",
+        "@videos",
+        "--out",
+        "@other",
+    ];
+    let bad = place.run(&words);
+    assert!(bad.status.code() == Some(2) && said(&bad).contains("v_video000000.npy"), "{}", said(&bad));
+    assert_eq!(std::fs::read_dir(place.path("other")).unwrap().count(), 0, "nothing half written is left");
+}
