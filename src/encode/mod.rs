@@ -4,9 +4,12 @@
 //! Learned backbones find the same kind of scene; their weights are pulled on request or given as a file. An index and a checkpoint record the [`About::id`] they
 //! were made with and refuse another one.
 
+mod conv;
 pub mod layout;
 mod mobilenet_v2;
 mod pooled;
+#[cfg(test)]
+mod reference;
 pub mod registry;
 
 use std::path::PathBuf;

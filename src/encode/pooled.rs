@@ -58,22 +58,22 @@ impl Pooled {
         };
         Pooled { about, normalise, backbone }
     }
+}
 
-    /// (n, 3, height, width).
-    fn tensor(&self, pictures: &[&Picture]) -> candle_core::Result<Tensor> {
-        let (width, height) = (self.about.sampling.width as usize, self.about.sampling.height as usize);
-        let plane = width * height;
-        let mut values = vec![0f32; pictures.len() * 3 * plane];
-        for (picture, out) in pictures.iter().zip(values.chunks_exact_mut(3 * plane)) {
-            for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
-                let scale = 1.0 / (255.0 * self.normalise.deviation[channel]);
-                let shift = -self.normalise.mean[channel] / self.normalise.deviation[channel];
-                let pixels = picture.rgb.iter().skip(channel).step_by(3);
-                out.iter_mut().zip(pixels).for_each(|(x, pixel)| *x = f32::from(*pixel) * scale + shift);
-            }
+/// Pictures of one size as (n, 3, height, width).
+pub(super) fn tensor(pictures: &[&Picture], normalise: &Normalise) -> candle_core::Result<Tensor> {
+    let (width, height) = pictures.first().map_or((0, 0), |p| (p.width as usize, p.height as usize));
+    let plane = width * height;
+    let mut values = vec![0f32; pictures.len() * 3 * plane];
+    for (picture, out) in pictures.iter().zip(values.chunks_exact_mut((3 * plane).max(1))) {
+        for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
+            let scale = 1.0 / (255.0 * normalise.deviation[channel]);
+            let shift = -normalise.mean[channel] / normalise.deviation[channel];
+            let pixels = picture.rgb.iter().skip(channel).step_by(3);
+            out.iter_mut().zip(pixels).for_each(|(x, pixel)| *x = f32::from(*pixel) * scale + shift);
         }
-        Tensor::from_vec(values, (pictures.len(), 3, height, width), &Device::Cpu)
     }
+    Tensor::from_vec(values, (pictures.len(), 3, height, width), &Device::Cpu)
 }
 
 impl Encoder for Pooled {
@@ -91,7 +91,7 @@ impl Encoder for Pooled {
         let shown: Vec<usize> = (0..pictures.len()).filter(|i| !is_flat(&pictures[*i])).collect();
         for batch in shown.chunks(BATCH) {
             let input: Vec<&Picture> = batch.iter().map(|i| &pictures[*i]).collect();
-            let output = self.backbone.forward(&self.tensor(&input)?)?.to_vec2::<f32>()?;
+            let output = self.backbone.forward(&tensor(&input, &self.normalise)?)?.to_vec2::<f32>()?;
             for (i, mut values) in batch.iter().zip(output) {
                 let norm = values.iter().map(|x| x * x).sum::<f32>().sqrt();
                 if values.len() != length || !norm.is_finite() {
