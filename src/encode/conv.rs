@@ -64,6 +64,11 @@ impl Pointwise {
         Ok(Pointwise { weight: weight.t()?.contiguous()?, bias: Tensor::from_vec(bias, outputs, &Device::Cpu)? })
     }
 
+    /// Its output channels.
+    pub(super) fn outputs(&self) -> usize {
+        self.bias.elem_count()
+    }
+
     /// (positions, inputs) to (positions, outputs).
     pub(super) fn apply(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         let y = x.matmul(&self.weight)?;
@@ -111,6 +116,17 @@ impl Depthwise {
 /// `x += y`.
 pub(super) fn add(x: &Tensor, y: &Tensor) -> Result<()> {
     x.inplace_op2(y, &Add)
+}
+
+/// `x = a(x · factors)`, a factor for each channel.
+pub(super) fn scale(x: &Tensor, factors: &Tensor, activation: Activation) -> Result<()> {
+    x.inplace_op2(factors, &Scale(activation))
+}
+
+/// Every channel twice, one beside the other: a depthwise convolution with two kernels for each channel becomes one with one.
+pub(super) fn doubled(x: &Tensor) -> Result<Tensor> {
+    let (positions, channels) = x.dims2()?;
+    x.unsqueeze(2)?.broadcast_as((positions, channels, 2))?.reshape((positions, 2 * channels))
 }
 
 /// The 3x3 patches of stride 2 of a picture (3, side, side), with `before` rows of zeros before the first: (⌈side / 2⌉², channel · 9 + tap).
@@ -222,6 +238,26 @@ impl InplaceOp2 for Bias {
         pulp::Arch::new().dispatch(|| {
             for row in x.chunks_exact_mut(bias.len()) {
                 row.iter_mut().zip(bias.iter()).for_each(|(x, b)| *x += b);
+                self.0.apply(row);
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Multiplies each position by a factor for each channel, then the activation.
+struct Scale(Activation);
+
+impl InplaceOp2 for Scale {
+    fn name(&self) -> &'static str {
+        "scale"
+    }
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, _: &Layout, factors: &CpuStorage, _: &Layout) -> Result<()> {
+        let (CpuStorage::F32(x), CpuStorage::F32(factors)) = (x, factors) else { return Err(not_f32()) };
+        pulp::Arch::new().dispatch(|| {
+            for row in x.chunks_exact_mut(factors.len()) {
+                row.iter_mut().zip(factors.iter()).for_each(|(x, factor)| *x *= factor);
                 self.0.apply(row);
             }
         });

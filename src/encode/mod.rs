@@ -4,13 +4,19 @@
 //! Learned backbones find the same kind of scene; their weights are pulled on request or given as a file. An index and a checkpoint record the [`About::id`] they
 //! were made with and refuse another one.
 
+mod attention;
+mod clip;
 mod conv;
+mod dinov2;
 pub mod layout;
+mod mobileclip;
 mod mobilenet_v2;
 mod pooled;
 #[cfg(test)]
 mod reference;
 pub mod registry;
+mod siglip;
+mod weights;
 
 use std::path::PathBuf;
 

@@ -1,6 +1,7 @@
 //! Encoders that look at single pictures: the features of a clip are made of those of its frames.
 
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 
 use super::{About, Descriptor, Encoder, Error, Sampling, is_flat};
 use crate::media::Picture;
@@ -9,6 +10,15 @@ use crate::media::Picture;
 pub(super) trait Backbone: Send + Sync {
     /// (n, 3, height, width), normalised, to (n, length).
     fn forward(&self, pictures: &Tensor) -> candle_core::Result<Tensor>;
+}
+
+/// Runs a network on (n, 3, height, width), one picture a thread: its activations stay in that core's cache.
+pub(super) fn each(
+    pictures: &Tensor,
+    forward: impl Fn(&Tensor) -> candle_core::Result<Tensor> + Sync,
+) -> candle_core::Result<Tensor> {
+    let rows = (0..pictures.dim(0)?).into_par_iter().map(|i| forward(&pictures.narrow(0, i, 1)?));
+    Tensor::cat(&rows.collect::<candle_core::Result<Vec<_>>>()?, 0)
 }
 
 /// How pixels of 0 to 255 become numbers: `(pixel / 255 - mean) / deviation`, for red, green and blue.
