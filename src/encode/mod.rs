@@ -5,6 +5,8 @@
 //! were made with and refuse another one.
 
 mod attention;
+mod c3d;
+mod c3d_weights;
 mod clip;
 mod conv;
 mod dinov2;
@@ -65,7 +67,7 @@ pub struct About {
     pub descriptor_len: usize,
     /// How it sees a video.
     pub sampling: Sampling,
-    /// Where in a clip's features descriptors stand whose mean is that of the clip's frames: their first places.
+    /// Where in a clip's features descriptors stand whose mean is that of the clip's frames: their first places. Image features, of an encoder that sees a clip as a whole.
     pub mean_at: Vec<usize>,
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::c3d::{self, C3d};
 use super::clip::{self, Clip};
 use super::dinov2::{self, Dinov2};
 use super::mobileclip::{self, MobileClip};
@@ -156,6 +157,18 @@ pub static ENTRIES: &[Entry] = &[
             let fit = Fit::Cover { shorter: 256, filter: Filter::Bicubic };
             Ok(pooled(entry, id, dinov2::LENGTH, (224, fit), dinov2::NORMALISE, Dinov2::open(path)?))
         },
+    },
+    Entry {
+        name: "c3d",
+        version: 1,
+        about: "C3D fc6, of a million sports videos: what moves, and how; slow",
+        source: "Tran et al., ICCV 2015",
+        licence: "that of the weights given",
+        hub: None,
+        weights: "conv1 to conv5b and fc6 by the names of the usual c3d.pickle, as that file, safetensors or npz",
+        verified: false,
+        flops: c3d::FLOPS,
+        build: |entry, path, id| Ok(Arc::new(C3d::open(path, entry.name, id)?)),
     },
 ];
 

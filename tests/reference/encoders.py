@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes encoders.json: what PyTorch makes of small networks with seeded weights, and names and shapes of the published files.
+"""Writes encoders.json and two small pickles: what PyTorch makes of small networks with seeded weights, and names and shapes of the published files.
 
     pip install torch transformers timm open_clip_torch
     python3 tests/reference/encoders.py > tests/reference/encoders.json
@@ -15,7 +15,9 @@ Figures of torch 2.15.0, transformers 5.24.0, timm 1.0.31, open_clip_torch 3.3.0
 transformers 5 renames tensors as it reads a file: `published` below undoes that.
 """
 import json
+import pathlib
 import re
+from collections import OrderedDict
 
 import numpy as np
 import timm
@@ -166,6 +168,15 @@ def c3d():
     }
 
 
+def saved():
+    """Two tensors, one of them a view, as torch.save writes them and as it wrote them until version 1.6."""
+    state = {"conv1.weight": torch.arange(6.0).reshape(2, 3), "fc6.bias": torch.arange(10.0)[8:]}
+    folder = pathlib.Path(__file__).parent
+    torch.save(OrderedDict(state), folder / "saved_2017.pickle", _use_new_zipfile_serialization=False)
+    torch.save(OrderedDict(state), folder / "saved_today.pickle")
+
+
+saved()
 cases = {"mobilenet-v2": mobilenet_v2(), "clip": clip(), "siglip": siglip(), "dinov2": dinov2(), "mobileclip": mobileclip(), "c3d": c3d()}
 print("{")
 for i, (name, case) in enumerate(cases.items()):

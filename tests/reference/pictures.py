@@ -66,7 +66,7 @@ ROADS = {
     "dinov2": ("cover", "bicubic", (256, 256), (224, 224), lambda image: processor(dinov2, image)),
     "mobileclip": ("cover", "bilinear", (256, 256), (256, 256), mobileclip),
     "siglip": ("squeeze", "bicubic", (224, 224), (224, 224), lambda image: processor(SiglipImageProcessorPil, image)),
-    "c3d": ("squeeze", "bicubic", (171, 128), (112, 112), None),
+    "c3d": ("squeeze", "bilinear", (171, 128), (112, 112), None),
 }
 SIZES = {
     "mobilenet-v2": [(1280, 720), (333, 251), (120, 97)],
