@@ -13,10 +13,8 @@ use super::weights;
 pub(super) const LENGTH: usize = 512;
 
 /// `image_mean` and `image_std` of `preprocessor_config.json` in openai/clip-vit-base-patch32.
-pub(super) const NORMALISE: Normalise = Normalise {
-    mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
-    deviation: [0.268_629_54, 0.261_302_58, 0.275_777_11],
-};
+pub(super) const NORMALISE: Normalise =
+    Normalise { mean: [0.481_454_66, 0.457_827_5, 0.408_210_73], deviation: [0.268_629_54, 0.261_302_6, 0.275_777_1] };
 
 /// The network.
 pub(super) struct Clip {

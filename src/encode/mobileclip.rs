@@ -2,7 +2,8 @@
 //!
 //! The published file holds the branches that training had; reading folds them. With batch normalisation `y = s x + t` folded into the convolution before it, a
 //! block is one kernel: `K x K + (1x1, padded) + (identity, s at the middle)`; a mixer `x + γ (mixer(x) - norm(x))` is one too; the γ of an MLP is in its second
-//! matrix, and that of attention in its projection. candle-transformers has the network, with a convolution of each channel on its own for the depthwise ones.
+//! matrix, and that of attention in its projection. candle-transformers has the network, but computes a depthwise convolution channel by channel: 1.6 s for a
+//! picture that takes 0.05 s here, on two cores. And it takes what a file lacks for a branch that is not there.
 
 use std::path::Path;
 

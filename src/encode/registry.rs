@@ -35,8 +35,11 @@ pub struct Entry {
     /// Floating-point operations for an image, or for a clip if it is not made of images: multiply-adds times two.
     pub flops: f64,
     /// Opens it from its weights.
-    build: fn(&Entry, &Path, String) -> Result<Arc<dyn Encoder>, String>,
+    build: Build,
 }
+
+/// Makes an encoder of an entry, its weights' file and its id; what is wrong with the file is told in words.
+type Build = fn(&Entry, &Path, String) -> Result<Arc<dyn Encoder>, String>;
 
 /// A file on the Hugging Face hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

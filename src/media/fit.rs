@@ -48,7 +48,8 @@ impl Fit {
         resized.cropped(corner(resized.width, width), corner(resized.height, height), width, height)
     }
 
-    /// The filters of ffmpeg that do the same. Its cropping is exact to the pixel only where colours are not halved, hence RGB before.
+    /// The filters of ffmpeg that do nearly the same: it resizes brightness and halved colours apart, which leaves pixels 1.1 of 255 away from Pillow's on average (frames of
+    /// ten videos, bicubic, 224 pixels). Resizing RGB would leave 0.2, but turns whole frames into RGB first. Cropping is exact to the pixel only in RGB, hence that order.
     pub(super) fn of_ffmpeg(self, width: u32, height: u32) -> String {
         let (to, filter) = match self {
             Fit::Stretch => return format!("scale={width}:{height}:flags=area"),
@@ -60,8 +61,8 @@ impl Fit {
         };
         let flags = match filter {
             Filter::Bilinear => "bilinear",
-            // B = 0, C = 0.5; ffmpeg's own C is 0.6.
-            Filter::Bicubic => "bicubic:param0=0:param1=0.5",
+            // As it is: with its own coefficients ffmpeg comes nearer to Pillow than with those of Catmull-Rom.
+            Filter::Bicubic => "bicubic",
         };
         format!("scale=w='{}':h='{}':flags={flags},format=rgb24,crop={width}:{height}", to[0], to[1])
     }
