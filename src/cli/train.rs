@@ -141,6 +141,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             let encoder = encode::open(arguments.encoder_of_videos(), arguments.weights.as_deref())?;
             let about = encoder.about().clone();
             let image_len = about.image_len.min(closed_form::LENGTH);
+            anyhow::ensure!(
+                about.descriptor_len <= about.clip_len,
+                "{} sees a clip as a whole: training on videos needs features of their frames; use --features with a set that `reelseek extract` made",
+                about.name
+            );
             // Known before any video is decoded.
             Weights::room(&config(arguments, image_len, about.clip_len)?)?;
             let Some(examples) = collect(arguments, encoder.as_ref(), &cancel)? else {

@@ -4,10 +4,21 @@
 //! Learned backbones find the same kind of scene; their weights are pulled on request or given as a file. An index and a checkpoint record the [`About::id`] they
 //! were made with and refuse another one.
 
+mod attention;
+mod c3d;
+mod c3d_weights;
+mod clip;
+mod conv;
+mod dinov2;
 pub mod layout;
+mod mobileclip;
 mod mobilenet_v2;
 mod pooled;
+#[cfg(test)]
+mod reference;
 pub mod registry;
+mod siglip;
+mod weights;
 
 use std::path::PathBuf;
 
@@ -56,7 +67,7 @@ pub struct About {
     pub descriptor_len: usize,
     /// How it sees a video.
     pub sampling: Sampling,
-    /// Where in a clip's features descriptors stand whose mean is that of the clip's frames: their first places.
+    /// Where in a clip's features descriptors stand whose mean is that of the clip's frames: their first places. Image features, of an encoder that sees a clip as a whole.
     pub mean_at: Vec<usize>,
 }
 

@@ -1,6 +1,7 @@
 //! Encoders that look at single pictures: the features of a clip are made of those of its frames.
 
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 
 use super::{About, Descriptor, Encoder, Error, Sampling, is_flat};
 use crate::media::Picture;
@@ -9,6 +10,21 @@ use crate::media::Picture;
 pub(super) trait Backbone: Send + Sync {
     /// (n, 3, height, width), normalised, to (n, length).
     fn forward(&self, pictures: &Tensor) -> candle_core::Result<Tensor>;
+}
+
+/// Most pictures that go through candle's layers at once. One by one CLIP does half as many a second: its 50 tokens make small matrices.
+const AT_ONCE: usize = 8;
+
+/// Runs a network on (n, 3, height, width), some pictures a thread.
+pub(super) fn each(
+    pictures: &Tensor,
+    forward: impl Fn(&Tensor) -> candle_core::Result<Tensor> + Sync,
+) -> candle_core::Result<Tensor> {
+    let n = pictures.dim(0)?;
+    let share = n.div_ceil(rayon::current_num_threads()).clamp(1, AT_ONCE);
+    let parts = (0..n).into_par_iter().step_by(share);
+    let rows = parts.map(|from| forward(&pictures.narrow(0, from, share.min(n - from))?));
+    Tensor::cat(&rows.collect::<candle_core::Result<Vec<_>>>()?, 0)
 }
 
 /// How pixels of 0 to 255 become numbers: `(pixel / 255 - mean) / deviation`, for red, green and blue.
@@ -58,22 +74,22 @@ impl Pooled {
         };
         Pooled { about, normalise, backbone }
     }
+}
 
-    /// (n, 3, height, width).
-    fn tensor(&self, pictures: &[&Picture]) -> candle_core::Result<Tensor> {
-        let (width, height) = (self.about.sampling.width as usize, self.about.sampling.height as usize);
-        let plane = width * height;
-        let mut values = vec![0f32; pictures.len() * 3 * plane];
-        for (picture, out) in pictures.iter().zip(values.chunks_exact_mut(3 * plane)) {
-            for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
-                let scale = 1.0 / (255.0 * self.normalise.deviation[channel]);
-                let shift = -self.normalise.mean[channel] / self.normalise.deviation[channel];
-                let pixels = picture.rgb.iter().skip(channel).step_by(3);
-                out.iter_mut().zip(pixels).for_each(|(x, pixel)| *x = f32::from(*pixel) * scale + shift);
-            }
+/// Pictures of one size as (n, 3, height, width).
+pub(super) fn tensor(pictures: &[&Picture], normalise: &Normalise) -> candle_core::Result<Tensor> {
+    let (width, height) = pictures.first().map_or((0, 0), |p| (p.width as usize, p.height as usize));
+    let plane = width * height;
+    let mut values = vec![0f32; pictures.len() * 3 * plane];
+    for (picture, out) in pictures.iter().zip(values.chunks_exact_mut((3 * plane).max(1))) {
+        for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
+            let scale = 1.0 / (255.0 * normalise.deviation[channel]);
+            let shift = -normalise.mean[channel] / normalise.deviation[channel];
+            let pixels = picture.rgb.iter().skip(channel).step_by(3);
+            out.iter_mut().zip(pixels).for_each(|(x, pixel)| *x = f32::from(*pixel) * scale + shift);
         }
-        Tensor::from_vec(values, (pictures.len(), 3, height, width), &Device::Cpu)
     }
+    Tensor::from_vec(values, (pictures.len(), 3, height, width), &Device::Cpu)
 }
 
 impl Encoder for Pooled {
@@ -91,7 +107,7 @@ impl Encoder for Pooled {
         let shown: Vec<usize> = (0..pictures.len()).filter(|i| !is_flat(&pictures[*i])).collect();
         for batch in shown.chunks(BATCH) {
             let input: Vec<&Picture> = batch.iter().map(|i| &pictures[*i]).collect();
-            let output = self.backbone.forward(&self.tensor(&input)?)?.to_vec2::<f32>()?;
+            let output = self.backbone.forward(&tensor(&input, &self.normalise)?)?.to_vec2::<f32>()?;
             for (i, mut values) in batch.iter().zip(output) {
                 let norm = values.iter().map(|x| x * x).sum::<f32>().sqrt();
                 if values.len() != length || !norm.is_finite() {

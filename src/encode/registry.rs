@@ -3,8 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::c3d::{self, C3d};
+use super::clip::{self, Clip};
+use super::dinov2::{self, Dinov2};
+use super::mobileclip::{self, MobileClip};
 use super::mobilenet_v2::{self, MobileNetV2};
-use super::pooled::Pooled;
+use super::pooled::{Backbone, Normalise, Pooled};
+use super::siglip::{self, Siglip};
 use super::{Encoder, Error, Layout, Sampling};
 use crate::media::{Filter, Fit};
 
@@ -25,9 +30,16 @@ pub struct Entry {
     pub hub: Option<Hub>,
     /// Which other files `--weights` takes.
     pub weights: &'static str,
+    /// Whether its answers were checked with the real weights, or its arithmetic only, with seeded ones.
+    pub verified: bool,
+    /// Floating-point operations for an image, or for a clip if it is not made of images: multiply-adds times two.
+    pub flops: f64,
     /// Opens it from its weights.
-    build: fn(&Entry, &Path, String) -> Result<Arc<dyn Encoder>, String>,
+    build: Build,
 }
+
+/// Makes an encoder of an entry, its weights' file and its id; what is wrong with the file is told in words.
+type Build = fn(&Entry, &Path, String) -> Result<Arc<dyn Encoder>, String>;
 
 /// A file on the Hugging Face hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +50,7 @@ pub struct Hub {
     pub revision: &'static str,
     /// The file in it.
     pub file: &'static str,
-    /// Its size.
+    /// Its size, to tell a person: as the hub shows it, in megabytes, where no better figure was at hand.
     pub bytes: u64,
 }
 
@@ -46,38 +58,134 @@ pub struct Hub {
 pub const LAYOUT: &str = "layout";
 
 /// All encoders but the embedded one, which needs no weights.
-pub static ENTRIES: &[Entry] = &[Entry {
-    name: "mobilenet-v2",
-    version: 1,
-    about: "ImageNet classifier of 2018, small and fast: the same kind of thing",
-    source: "Sandler et al., CVPR 2018",
-    licence: "Apache-2.0",
-    hub: Some(Hub {
-        repository: "google/mobilenet_v2_1.0_224",
-        revision: "main",
-        file: "model.safetensors",
-        bytes: 14_194_904,
-    }),
-    weights: "model.safetensors of google/mobilenet_v2_1.0_224, or the same network with batch normalisation folded in (stem, block0..16, head)",
-    build: mobilenet,
-}];
+pub static ENTRIES: &[Entry] = &[
+    Entry {
+        name: "mobilenet-v2",
+        version: 1,
+        about: "ImageNet classifier of 2018, small and fast: the same kind of thing",
+        source: "Sandler et al., CVPR 2018",
+        licence: "Apache-2.0",
+        hub: Some(Hub {
+            repository: "google/mobilenet_v2_1.0_224",
+            revision: "main",
+            file: "model.safetensors",
+            bytes: 14_194_904,
+        }),
+        weights: "model.safetensors of google/mobilenet_v2_1.0_224, or the same network with batch normalisation folded in (stem, block0..16, head)",
+        verified: true,
+        flops: mobilenet_v2::FLOPS,
+        build: |entry, path, id| {
+            let (network, normalise) = MobileNetV2::open(path)?;
+            let fit = Fit::Cover { shorter: 256, filter: Filter::Bilinear };
+            Ok(pooled(entry, id, mobilenet_v2::LENGTH, (224, fit), normalise, network))
+        },
+    },
+    Entry {
+        name: "clip",
+        version: 1,
+        about: "CLIP ViT-B/32, of pictures and their texts on the web: what a picture is about",
+        source: "Radford et al., ICML 2021",
+        licence: "MIT",
+        hub: Some(Hub {
+            repository: "openai/clip-vit-base-patch32",
+            // Where candle's example finds it: `main` had no safetensors file.
+            revision: "refs/pr/15",
+            file: "model.safetensors",
+            bytes: 605_000_000,
+        }),
+        weights: "model.safetensors of openai/clip-vit-base-patch32 (vision_model, visual_projection)",
+        verified: false,
+        flops: 8.8e9,
+        build: |entry, path, id| {
+            let fit = Fit::Cover { shorter: 224, filter: Filter::Bicubic };
+            Ok(pooled(entry, id, clip::LENGTH, (224, fit), clip::NORMALISE, Clip::open(path)?))
+        },
+    },
+    Entry {
+        name: "mobileclip",
+        version: 1,
+        about: "MobileCLIP-S1, taught by larger CLIPs, for telephones: what a picture is about",
+        source: "Vasu et al., CVPR 2024",
+        licence: "Apple model licence for research (apple-amlr)",
+        hub: Some(Hub {
+            repository: "apple/MobileCLIP-S1-OpenCLIP",
+            revision: "main",
+            file: "open_clip_model.safetensors",
+            bytes: 340_000_000,
+        }),
+        weights: "open_clip_model.safetensors of apple/MobileCLIP-S1-OpenCLIP (visual.trunk)",
+        verified: false,
+        flops: 9.3e9,
+        build: |entry, path, id| {
+            let fit = Fit::Cover { shorter: 256, filter: Filter::Bilinear };
+            Ok(pooled(entry, id, mobileclip::LENGTH, (256, fit), mobileclip::NORMALISE, MobileClip::open(path)?))
+        },
+    },
+    Entry {
+        name: "siglip",
+        version: 1,
+        about: "SigLIP base, of pictures and their texts, larger: what a picture is about",
+        source: "Zhai et al., ICCV 2023",
+        licence: "Apache-2.0",
+        hub: Some(Hub {
+            repository: "google/siglip-base-patch16-224",
+            revision: "main",
+            file: "model.safetensors",
+            bytes: 813_000_000,
+        }),
+        weights: "model.safetensors of google/siglip-base-patch16-224 (vision_model)",
+        verified: false,
+        flops: 35.4e9,
+        build: |entry, path, id| {
+            let fit = Fit::Squeeze { width: 224, height: 224, filter: Filter::Bicubic };
+            Ok(pooled(entry, id, siglip::LENGTH, (224, fit), siglip::NORMALISE, Siglip::open(path)?))
+        },
+    },
+    Entry {
+        name: "dinov2",
+        version: 1,
+        about: "DINOv2 small, of pictures alone: parts, materials and instances",
+        source: "Oquab et al., TMLR 2024",
+        licence: "Apache-2.0",
+        hub: Some(Hub {
+            repository: "facebook/dinov2-small",
+            revision: "main",
+            file: "model.safetensors",
+            bytes: 88_000_000,
+        }),
+        weights: "model.safetensors of facebook/dinov2-small",
+        verified: false,
+        flops: 12.2e9,
+        build: |entry, path, id| {
+            let fit = Fit::Cover { shorter: 256, filter: Filter::Bicubic };
+            Ok(pooled(entry, id, dinov2::LENGTH, (224, fit), dinov2::NORMALISE, Dinov2::open(path)?))
+        },
+    },
+    Entry {
+        name: "c3d",
+        version: 1,
+        about: "C3D fc6, of a million sports videos: what moves, and how; slow",
+        source: "Tran et al., ICCV 2015",
+        licence: "that of the weights given",
+        hub: None,
+        weights: "conv1 to conv5b and fc6 by the names of the usual c3d.pickle, as that file, safetensors or npz",
+        verified: false,
+        flops: c3d::FLOPS,
+        build: |entry, path, id| Ok(Arc::new(C3d::open(path, entry.name, id)?)),
+    },
+];
 
-/// 16 frames a clip would see no more than 8: neighbouring frames are alike.
-fn sampling(side: u32, shorter: u32, filter: Filter) -> Sampling {
-    Sampling {
-        rate_hz: 2.0,
-        frames_per_clip: 4,
-        stride_frames: 2,
-        width: side,
-        height: side,
-        fit: Fit::Cover { shorter, filter },
-    }
-}
-
-fn mobilenet(entry: &Entry, path: &Path, id: String) -> Result<Arc<dyn Encoder>, String> {
-    let (network, normalise) = MobileNetV2::open(path)?;
-    let sampling = sampling(224, 256, Filter::Bilinear);
-    Ok(Arc::new(Pooled::new(entry.name, id, mobilenet_v2::LENGTH, sampling, normalise, Box::new(network))))
+/// An encoder around a network. 16 frames a clip would see no more than 8: neighbouring frames are alike.
+fn pooled(
+    entry: &Entry,
+    id: String,
+    length: usize,
+    (side, fit): (u32, Fit),
+    normalise: Normalise,
+    network: impl Backbone + 'static,
+) -> Arc<dyn Encoder> {
+    let sampling = Sampling { rate_hz: 2.0, frames_per_clip: 4, stride_frames: 2, width: side, height: side, fit };
+    Arc::new(Pooled::new(entry.name, id, length, sampling, normalise, Box::new(network)))
 }
 
 impl Entry {

@@ -118,13 +118,13 @@ pub enum OfVideos {
     Config(#[from] ConfigError),
 }
 
-/// The first principal directions of descriptors about their mean, [`LENGTH`] of them at most: their cosine is that of centred descriptors, nearly.
+/// The first principal directions of descriptors (of what images become, if that is something else) about their mean, [`LENGTH`] of them at most: their cosine is that of centred descriptors, nearly.
 ///
 /// # Errors
 /// [`ConfigError`] if no model has the encoder's lengths.
 pub fn principal(encoder: &dyn Encoder, descriptors: &[Descriptor]) -> Result<Folded, ConfigError> {
-    let length = encoder.about().descriptor_len;
-    let rows: Vec<&[f32]> = descriptors.iter().filter(|d| !d.is_flat()).map(Descriptor::values).collect();
+    let length = encoder.about().image_len;
+    let rows: Vec<Vec<f32>> = descriptors.iter().filter(|d| !d.is_flat()).map(|d| encoder.image(d)).collect();
     let n = rows.len().max(1) as f64;
     let mut x = DMatrix::from_fn(length, rows.len(), |i, j| f64::from(rows[j][i]));
     let mean = x.column_mean();

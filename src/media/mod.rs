@@ -14,12 +14,14 @@ mod fit;
 /// Pictures to search with, from files or bytes.
 pub mod image;
 pub mod picture;
+mod resample;
 mod trim;
 pub mod walk;
 
 pub use error::Error;
 pub use ffmpeg::{Cancel, Frame, Frames, Limits, Plan, Summary, Tools, frame_at, frames, read_through, readable};
-pub use fit::{Filter, Fit};
+pub use fit::Fit;
 pub use image::{open, read};
 pub use picture::Picture;
+pub use resample::Filter;
 pub use trim::trim_borders;

@@ -1,0 +1,308 @@
+//! Convolutions for the CPU, of one picture.
+//!
+//! Activations lie as (positions, channels), row after row of the picture: then a 1x1 convolution is one matrix product, and a depthwise one runs over neighbouring
+//! channels. candle's own grouped convolution makes one convolution of each channel, which is hundreds of times slower.
+
+use candle_core::{CpuStorage, CustomOp3, Device, InplaceOp2, Layout, Result, Shape, Tensor};
+
+/// What follows a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Activation {
+    None,
+    /// `max(x, 0)`.
+    Relu,
+    /// `min(max(x, 0), 6)`.
+    Relu6,
+    /// `x Φ(x)`, with the error function and not its approximation by tanh.
+    Gelu,
+}
+
+impl Activation {
+    #[inline(always)]
+    fn apply(self, values: &mut [f32]) {
+        match self {
+            Activation::None => (),
+            Activation::Relu => values.iter_mut().for_each(|x| *x = x.max(0.0)),
+            Activation::Relu6 => values.iter_mut().for_each(|x| *x = x.clamp(0.0, 6.0)),
+            Activation::Gelu => values.iter_mut().for_each(|x| *x = gelu(*x)),
+        }
+    }
+}
+
+/// `x / 2 · (1 + erf(x / √2))`. The error function is `t P(t²) / Q(t²)` for `t` cut to ±4, within 5e-7: the rational function that Eigen and XLA compute it with.
+#[inline(always)]
+fn gelu(x: f32) -> f32 {
+    const P: [f32; 7] = [
+        -2.726_142_3e-10,
+        2.770_681_4e-8,
+        -2.101_024e-6,
+        -5.692_506_4e-5,
+        -7.349_906_3e-4,
+        -2.954_6e-3,
+        -1.609_603_3e-2,
+    ];
+    const Q: [f32; 5] = [-1.456_607_2e-5, -2.133_740_6e-4, -1.682_827e-3, -7.373_329_2e-3, -1.426_474e-2];
+    let t = (x * std::f32::consts::FRAC_1_SQRT_2).clamp(-4.0, 4.0);
+    let square = t * t;
+    let p = P[1..].iter().fold(P[0], |sum, c| sum * square + c);
+    let q = Q[1..].iter().fold(Q[0], |sum, c| sum * square + c);
+    0.5 * x * (1.0 + t * p / q)
+}
+
+/// A 1x1 convolution, or a matrix product of patches: `a(x W + b)`.
+pub(super) struct Pointwise {
+    /// (inputs, outputs).
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Pointwise {
+    /// Of a weight (outputs, inputs), row after row.
+    pub(super) fn new(weight: Vec<f32>, bias: Vec<f32>) -> Result<Pointwise> {
+        let outputs = bias.len();
+        let weight = Tensor::from_vec(weight, (outputs, ()), &Device::Cpu)?;
+        Ok(Pointwise { weight: weight.t()?.contiguous()?, bias: Tensor::from_vec(bias, outputs, &Device::Cpu)? })
+    }
+
+    /// Its output channels.
+    pub(super) fn outputs(&self) -> usize {
+        self.bias.elem_count()
+    }
+
+    /// (positions, inputs) to (positions, outputs).
+    pub(super) fn apply(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        let y = x.matmul(&self.weight)?;
+        y.inplace_op2(&self.bias, &Bias(activation))?;
+        Ok(y)
+    }
+}
+
+/// A convolution of each channel with a kernel of its own.
+pub(super) struct Depthwise {
+    /// (taps, channels).
+    weight: Tensor,
+    bias: Tensor,
+    /// Pixels along a side of the kernel.
+    kernel: usize,
+}
+
+impl Depthwise {
+    /// Of a weight (channels, taps), row after row.
+    pub(super) fn new(weight: Vec<f32>, bias: Vec<f32>) -> Result<Depthwise> {
+        let channels = bias.len();
+        let kernel = (weight.len() / channels.max(1)).isqrt();
+        let weight = Tensor::from_vec(weight, (channels, kernel * kernel), &Device::Cpu)?;
+        Ok(Depthwise {
+            weight: weight.t()?.contiguous()?,
+            bias: Tensor::from_vec(bias, channels, &Device::Cpu)?,
+            kernel,
+        })
+    }
+
+    /// (side², channels) to (⌈side / stride⌉², channels), with `before` rows of zeros before the first, and as many behind the last as are needed.
+    pub(super) fn apply(
+        &self,
+        x: &Tensor,
+        side: usize,
+        stride: usize,
+        before: usize,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        let taps = Taps { kernel: self.kernel, side, stride, before, activation };
+        x.apply_op3_no_bwd(&self.weight, &self.bias, &taps)
+    }
+}
+
+/// `x += y`.
+pub(super) fn add(x: &Tensor, y: &Tensor) -> Result<()> {
+    x.inplace_op2(y, &Add)
+}
+
+/// `x = a(x · factors)`, a factor for each channel.
+pub(super) fn scale(x: &Tensor, factors: &Tensor, activation: Activation) -> Result<()> {
+    x.inplace_op2(factors, &Scale(activation))
+}
+
+/// Every channel twice, one beside the other: a depthwise convolution with two kernels for each channel becomes one with one.
+pub(super) fn doubled(x: &Tensor) -> Result<Tensor> {
+    let (positions, channels) = x.dims2()?;
+    x.unsqueeze(2)?.broadcast_as((positions, channels, 2))?.reshape((positions, 2 * channels))
+}
+
+/// The 3x3 patches of stride 2 of a picture (3, side, side), with `before` rows of zeros before the first: (⌈side / 2⌉², channel · 9 + tap).
+pub(super) fn patches(picture: &[f32], side: usize, before: usize) -> Result<Tensor> {
+    let size = side.div_ceil(2);
+    let mut out = vec![0f32; size * size * 27];
+    for (position, patch) in out.chunks_exact_mut(27).enumerate() {
+        let (row, column) = (position / size * 2, position % size * 2);
+        for (i, value) in patch.iter_mut().enumerate() {
+            let (channel, y, x) = (i / 9, row + i % 9 / 3, column + i % 3);
+            if (before..side + before).contains(&y) && (before..side + before).contains(&x) {
+                *value = picture[(channel * side + y - before) * side + x - before];
+            }
+        }
+    }
+    Tensor::from_vec(out, (size * size, 27), &Device::Cpu)
+}
+
+/// A depthwise convolution of (positions, channels) with (taps, channels), plus (channels).
+struct Taps {
+    kernel: usize,
+    side: usize,
+    stride: usize,
+    before: usize,
+    activation: Activation,
+}
+
+/// Channels that are summed in registers at once.
+const LANES: usize = 32;
+
+impl CustomOp3 for Taps {
+    fn name(&self) -> &'static str {
+        "depthwise"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        _: &Layout,
+        bias: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let channels = x_layout.shape().dims2()?.1;
+        let (x, weight, bias) = (x.as_slice::<f32>()?, weight.as_slice::<f32>()?, bias.as_slice::<f32>()?);
+        let size = self.side.div_ceil(self.stride);
+        let mut out = vec![0f32; size * size * channels];
+        pulp::Arch::new().dispatch(|| self.run(x, weight, bias, &mut out, channels));
+        Ok((CpuStorage::F32(out), (size * size, channels).into()))
+    }
+}
+
+impl Taps {
+    #[inline(always)]
+    fn run(&self, x: &[f32], weight: &[f32], bias: &[f32], out: &mut [f32], channels: usize) {
+        let size = self.side.div_ceil(self.stride);
+        // Where the window's taps lie: (first weight of the tap, first number of the position).
+        let mut taps = Vec::with_capacity(self.kernel * self.kernel);
+        for (position, out) in out.chunks_exact_mut(channels).enumerate() {
+            let (row, column) = (position / size * self.stride, position % size * self.stride);
+            let inside = |at: usize| (self.before..self.side + self.before).contains(&at);
+            taps.clear();
+            for tap in 0..self.kernel * self.kernel {
+                let (y, x) = (row + tap / self.kernel, column + tap % self.kernel);
+                if inside(y) && inside(x) {
+                    taps.push((tap * channels, ((y - self.before) * self.side + x - self.before) * channels));
+                }
+            }
+            for (block, out) in out.chunks_mut(LANES).enumerate() {
+                let from = block * LANES;
+                if let Ok(out) = <&mut [f32; LANES]>::try_from(&mut *out) {
+                    let mut sums = lanes(bias, from);
+                    for (tap, at) in &taps {
+                        let (x, w) = (lanes(x, at + from), lanes(weight, tap + from));
+                        (0..LANES).for_each(|i| sums[i] += x[i] * w[i]);
+                    }
+                    self.activation.apply(&mut sums);
+                    *out = sums;
+                } else {
+                    for (i, out) in out.iter_mut().enumerate() {
+                        let product = |(tap, at): &(usize, usize)| x[at + from + i] * weight[tap + from + i];
+                        *out = bias[from + i] + taps.iter().map(product).sum::<f32>();
+                    }
+                    self.activation.apply(out);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn lanes(values: &[f32], from: usize) -> [f32; LANES] {
+    let mut out = [0f32; LANES];
+    out.copy_from_slice(&values[from..from + LANES]);
+    out
+}
+
+/// Adds a bias to each position, then the activation.
+struct Bias(Activation);
+
+impl InplaceOp2 for Bias {
+    fn name(&self) -> &'static str {
+        "bias"
+    }
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, _: &Layout, bias: &CpuStorage, _: &Layout) -> Result<()> {
+        let (CpuStorage::F32(x), CpuStorage::F32(bias)) = (x, bias) else { return Err(not_f32()) };
+        pulp::Arch::new().dispatch(|| {
+            for row in x.chunks_exact_mut(bias.len()) {
+                row.iter_mut().zip(bias.iter()).for_each(|(x, b)| *x += b);
+                self.0.apply(row);
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Multiplies each position by a factor for each channel, then the activation.
+struct Scale(Activation);
+
+impl InplaceOp2 for Scale {
+    fn name(&self) -> &'static str {
+        "scale"
+    }
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, _: &Layout, factors: &CpuStorage, _: &Layout) -> Result<()> {
+        let (CpuStorage::F32(x), CpuStorage::F32(factors)) = (x, factors) else { return Err(not_f32()) };
+        pulp::Arch::new().dispatch(|| {
+            for row in x.chunks_exact_mut(factors.len()) {
+                row.iter_mut().zip(factors.iter()).for_each(|(x, factor)| *x *= factor);
+                self.0.apply(row);
+            }
+        });
+        Ok(())
+    }
+}
+
+struct Add;
+
+impl InplaceOp2 for Add {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn cpu_fwd(&self, x: &mut CpuStorage, _: &Layout, y: &CpuStorage, _: &Layout) -> Result<()> {
+        let (CpuStorage::F32(x), CpuStorage::F32(y)) = (x, y) else { return Err(not_f32()) };
+        pulp::Arch::new().dispatch(|| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
+        Ok(())
+    }
+}
+
+fn not_f32() -> candle_core::Error {
+    candle_core::Error::Msg("expected numbers of f32".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gelu_is_that_of_pytorch() {
+        // torch.nn.functional.gelu of float64.
+        let expected = [
+            (-10.0, 0.0),
+            (-5.0, -1.433_258e-6),
+            (-3.0, -0.004_049_694),
+            (-1.0, -0.158_655_26),
+            (-0.1, -0.046_017_216),
+            (0.0, 0.0),
+            (0.5, 0.345_731_23),
+            (2.0, 1.954_499_7),
+            (7.0, 7.0),
+        ];
+        for (x, y) in expected {
+            assert!((gelu(x) - y).abs() < 2e-6, "{x}: {} {y}", gelu(x));
+        }
+    }
+}
