@@ -56,7 +56,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         prune: arguments.prune,
         retry: arguments.retry,
         half: arguments.half,
-        weights: arguments.model.weights.clone(),
+        weights: arguments.model.weights(),
     };
     let cancel = talk::cancel_on_interrupt()?;
     let folder = &arguments.folder.index;

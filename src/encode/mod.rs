@@ -6,6 +6,7 @@
 
 pub mod layout;
 mod mobilenet_v2;
+mod onnx;
 mod pooled;
 pub mod registry;
 
@@ -162,7 +163,7 @@ pub enum Error {
         found: String,
     },
     /// No encoder of this name.
-    #[error("no encoder is called `{name}`; this version has: {}", known.join(", "))]
+    #[error("no encoder is called `{name}`; this version has: {}, and onnx:FILE for one of your own", known.join(", "))]
     Unknown {
         /// The name asked for.
         name: String,
@@ -190,6 +191,14 @@ pub enum Error {
         found: String,
         /// Which file would do.
         expected: String,
+    },
+    /// An ONNX file, or the JSON file beside it, that is no image encoder.
+    #[error("{}: {found}", path.display())]
+    Onnx {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        found: String,
     },
     /// Other weights than an index or a checkpoint was made with.
     #[error(
