@@ -4,6 +4,7 @@
 //! Learned backbones find the same kind of scene; their weights are pulled on request or given as a file. An index and a checkpoint record the [`About::id`] they
 //! were made with and refuse another one.
 
+pub mod hub;
 pub mod layout;
 mod mobilenet_v2;
 mod onnx;

@@ -25,6 +25,8 @@ pub struct Entry {
     pub hub: Option<Hub>,
     /// Which other files `--weights` takes.
     pub weights: &'static str,
+    /// Whether its answers were checked with the real weights, or its arithmetic only, with seeded ones.
+    pub verified: bool,
     /// Opens it from its weights.
     build: fn(&Entry, &Path, String) -> Result<Arc<dyn Encoder>, String>,
 }
@@ -59,6 +61,7 @@ pub static ENTRIES: &[Entry] = &[Entry {
         bytes: 14_194_904,
     }),
     weights: "model.safetensors of google/mobilenet_v2_1.0_224, or the same network with batch normalisation folded in (stem, block0..16, head)",
+    verified: true,
     build: mobilenet,
 }];
 
