@@ -36,6 +36,8 @@
 //! it to [`gmf::train()`], which steps a [`gmf::Cpu`] (gradients by hand; [`gmf::Autograd`] is the reference, and the way to a GPU) and keeps
 //! the epoch that [`eval::retrieval`] finds best. [`gmf::Weights::fold`] makes of it the small [`gmf::Folded`] that indexing and searching use.
 //!
+//! Which encoders there are says [`encode::registry`]; `cli::encoders` has [`encode::hub`] fetch their weights.
+//!
 //! Two small helpers belong to no room: `tensors` (safetensors files) and `seeded` (random numbers that never change).
 
 // One file of the engine has `unsafe`: `gmf/gemm.rs`, for the call of a matrix product. A test holds that.

@@ -120,3 +120,35 @@ impl SummaryEvent {
         }
     }
 }
+
+/// One line of `encoders --json`.
+#[derive(Debug, Serialize)]
+pub(super) struct Encoder<'a> {
+    pub(super) name: &'a str,
+    pub(super) about: &'a str,
+    pub(super) licence: &'a str,
+    pub(super) source: &'a str,
+    /// Where it is on the hub.
+    pub(super) repository: Option<&'a str>,
+    /// Whether it can be used now.
+    pub(super) here: bool,
+    /// Where its weights are or would be; `null` if they are part of the program.
+    pub(super) path: Option<String>,
+    /// Size of the file, or of what has to be fetched.
+    pub(super) bytes: Option<u64>,
+    /// The hash that the file had when it was fetched.
+    pub(super) hash: Option<String>,
+    pub(super) verified: bool,
+}
+
+/// One line of `encoders pull --json`.
+#[derive(Debug, Serialize)]
+pub(super) struct Pulled<'a> {
+    pub(super) name: &'a str,
+    pub(super) path: String,
+    pub(super) bytes: u64,
+    pub(super) hash: &'a str,
+    pub(super) commit: &'a str,
+    /// Bytes that came over the network.
+    pub(super) transferred: u64,
+}

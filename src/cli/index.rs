@@ -56,7 +56,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         prune: arguments.prune,
         retry: arguments.retry,
         half: arguments.half,
-        weights: arguments.model.weights.clone(),
+        weights: arguments.model.weights(),
     };
     let cancel = talk::cancel_on_interrupt()?;
     let folder = &arguments.folder.index;
@@ -119,7 +119,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn line(value: &impl serde::Serialize) -> anyhow::Result<()> {
+pub(super) fn line(value: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     serde_json::to_writer(&mut out, value).map_err(std::io::Error::from)?;
     out.write_all(b"\n")?;
@@ -135,7 +135,7 @@ fn globs(patterns: &[String]) -> anyhow::Result<GlobSet> {
 }
 
 /// A bar over bytes: files differ a thousandfold in size, so that a count of files would promise nonsense.
-fn bar() -> ProgressBar {
+pub(super) fn bar() -> ProgressBar {
     let target =
         if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(Some(0), target);

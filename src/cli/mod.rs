@@ -2,6 +2,7 @@
 
 mod api;
 mod dataset;
+mod encoders;
 mod eval;
 mod extract;
 mod fold;
@@ -35,7 +36,8 @@ struct Cli {
 
 const EXIT: &str = "Exit status: 0 done, 1 nothing found (search) or below the asked floor (quality, eval), 2 error, 130 interrupted (index and train keep what was finished).
 
-Environment: REELSEEK_INDEX folder of the index; REELSEEK_FFMPEG the ffmpeg program.";
+Environment: REELSEEK_INDEX folder of the index; REELSEEK_FFMPEG the ffmpeg program; REELSEEK_CACHE folder of encoders' weights;
+HF_ENDPOINT, HF_HUB_OFFLINE where weights are fetched from, and that none are.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -66,6 +68,8 @@ enum Command {
     Eval(eval::Arguments),
     /// Fold a trained model into the small checkpoint that `index` and `search` use
     Fold(fold::Arguments),
+    /// List the encoders, or fetch the weights of some
+    Encoders(encoders::Arguments),
 }
 
 /// Which index.
@@ -93,6 +97,7 @@ pub fn main() -> ExitCode {
         Command::Dataset(command) => dataset::run(&command),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Fold(arguments) => fold::run(&arguments),
+        Command::Encoders(arguments) => encoders::run(&arguments),
     };
     match outcome {
         Ok(code) => code,

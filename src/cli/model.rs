@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use reelseek_index::Index;
 
-use crate::encode::registry::LAYOUT;
+use crate::encode::registry::{self, LAYOUT};
 use crate::encode::{self, Encoder};
 use crate::gmf::Folded;
 use crate::ingest::closed_form;
@@ -18,7 +18,7 @@ const SAMPLE: (usize, usize) = (64, 16);
 
 #[derive(Debug, Args)]
 pub(super) struct Model {
-    /// Encoder of the features (`reelseek encoders` lists them) [default: the one that the index has, or layout]
+    /// Encoder of the features (`reelseek encoders` lists them; onnx:FILE is one of your own) [default: the one that the index has, or layout]
     #[arg(long, value_name = "NAME")]
     pub(super) encoder: Option<String>,
     /// The encoder's weights, if not those that `encoders pull` fetched
@@ -30,6 +30,12 @@ pub(super) struct Model {
 }
 
 impl Model {
+    /// The weights that the arguments name.
+    pub(super) fn weights(&self) -> Option<PathBuf> {
+        let own = || self.encoder.as_deref().and_then(registry::weights_in).map(Path::to_owned);
+        self.weights.clone().or_else(own)
+    }
+
     /// The encoder, and a checkpoint for it. `folder` may hold an index already.
     pub(super) fn open(
         &self,
@@ -43,7 +49,7 @@ impl Model {
         };
         let named = attributes.get(ENCODER).and_then(|id| id.split('/').next());
         let name = self.encoder.as_deref().or(named).unwrap_or(LAYOUT);
-        let weights = self.weights.clone().or_else(|| attributes.get(WEIGHTS).map(PathBuf::from));
+        let weights = self.weights().or_else(|| attributes.get(WEIGHTS).map(PathBuf::from));
         let encoder = encode::open(name, weights.as_deref())?;
         let own = folder.join(CHECKPOINT_FILE);
         let checkpoint = match &self.checkpoint {

@@ -10,9 +10,11 @@ mod c3d_weights;
 mod clip;
 mod conv;
 mod dinov2;
+pub mod hub;
 pub mod layout;
 mod mobileclip;
 mod mobilenet_v2;
+mod onnx;
 mod pooled;
 #[cfg(test)]
 mod reference;
@@ -173,7 +175,7 @@ pub enum Error {
         found: String,
     },
     /// No encoder of this name.
-    #[error("no encoder is called `{name}`; this version has: {}", known.join(", "))]
+    #[error("no encoder is called `{name}`; this version has: {}, and onnx:FILE for one of your own", known.join(", "))]
     Unknown {
         /// The name asked for.
         name: String,
@@ -201,6 +203,14 @@ pub enum Error {
         found: String,
         /// Which file would do.
         expected: String,
+    },
+    /// An ONNX file, or the JSON file beside it, that is no image encoder.
+    #[error("{}: {found}", path.display())]
+    Onnx {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        found: String,
     },
     /// Other weights than an index or a checkpoint was made with.
     #[error(

@@ -10,7 +10,7 @@ use super::mobileclip::{self, MobileClip};
 use super::mobilenet_v2::{self, MobileNetV2};
 use super::pooled::{Backbone, Normalise, Pooled};
 use super::siglip::{self, Siglip};
-use super::{Encoder, Error, Layout, Sampling};
+use super::{Encoder, Error, Layout, Sampling, onnx};
 use crate::media::{Filter, Fit};
 
 /// An encoder that can be asked for.
@@ -230,21 +230,34 @@ pub fn cache() -> PathBuf {
     user.unwrap_or_else(std::env::temp_dir).join("reelseek")
 }
 
+/// The entry of an encoder by its name.
+///
+/// # Errors
+/// [`Error::Unknown`].
+pub fn entry(name: &str) -> Result<&'static Entry, Error> {
+    ENTRIES.iter().find(|entry| entry.name == name).ok_or_else(|| {
+        let known = std::iter::once(LAYOUT).chain(ENTRIES.iter().map(|entry| entry.name)).collect();
+        Error::Unknown { name: name.to_owned(), known }
+    })
+}
+
+/// The weights that a name tells itself: the file of `onnx:FILE`.
+pub fn weights_in(name: &str) -> Option<&Path> {
+    onnx::file(name)
+}
+
 /// Opens an encoder by its name, with these weights or those of the cache.
 ///
 /// # Errors
-/// [`Error::Unknown`]; [`Error::NoWeights`] if they are not here; [`Error::Weights`] if they are something else.
+/// [`Error::Unknown`]; [`Error::NoWeights`] if they are not here; [`Error::Weights`] or [`Error::Onnx`] if they are something else.
 pub fn open(name: &str, weights: Option<&Path>) -> Result<Arc<dyn Encoder>, Error> {
     if name == LAYOUT {
         return Ok(Arc::new(Layout::embedded()));
     }
-    match ENTRIES.iter().find(|entry| entry.name == name) {
-        Some(entry) => entry.open(weights),
-        None => {
-            let known = std::iter::once(LAYOUT).chain(ENTRIES.iter().map(|entry| entry.name)).collect();
-            Err(Error::Unknown { name: name.to_owned(), known })
-        }
+    if let Some(file) = onnx::file(name) {
+        return onnx::open(weights.unwrap_or(file));
     }
+    entry(name)?.open(weights)
 }
 
 /// Opens the encoder of an id that `what` recorded, and refuses another.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 mod failures;
+mod onnx;
 
 /// A folder of its own for each test, with clips in `videos/` and an index in `index/`.
 struct Place(tempfile::TempDir);
