@@ -14,7 +14,7 @@ use crate::media::{Cancel, Tools, walk};
 use crate::search::{CHECKPOINT_FILE, ENCODER, WEIGHTS};
 
 /// Videos, and frames of each, that a checkpoint is fitted to where there is none.
-const SAMPLE: (usize, usize) = (64, 16);
+const SAMPLE: (usize, usize) = (256, 16);
 
 #[derive(Debug, Args)]
 pub(super) struct Model {

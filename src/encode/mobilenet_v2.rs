@@ -116,6 +116,10 @@ impl MobileNetV2 {
 }
 
 impl Backbone for MobileNetV2 {
+    fn has_counts(&self) -> bool {
+        true
+    }
+
     fn forward(&self, pictures: &Tensor) -> candle_core::Result<Tensor> {
         let (n, _, side, _) = pictures.dims4()?;
         let values = pictures.flatten_all()?.to_vec1::<f32>()?;

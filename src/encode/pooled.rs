@@ -10,6 +10,12 @@ use crate::media::Picture;
 pub(super) trait Backbone: Send + Sync {
     /// (n, 3, height, width), normalised, to (n, length).
     fn forward(&self, pictures: &Tensor) -> candle_core::Result<Tensor>;
+
+    /// Whether features are means of activations that are never negative: then their square roots are compared, since a few strong ones would drown
+    /// the others (Hellinger's kernel; Arandjelović and Zisserman, CVPR 2012).
+    fn has_counts(&self) -> bool {
+        false
+    }
 }
 
 /// Most pictures that go through candle's layers at once. One by one CLIP does half as many a second: its 50 tokens make small matrices.
@@ -36,7 +42,7 @@ pub(super) struct Normalise {
 
 /// An encoder around a backbone.
 ///
-/// * descriptor and image features: what the backbone gives, scaled to length 1;
+/// * descriptor and image features: what the backbone gives (see [`Backbone::has_counts`]), scaled to length 1;
 /// * clip features, three blocks of as many numbers: the mean of the frames that are not flat, their standard deviation, and the mean of the later half of the
 ///   frames minus that of the earlier.
 pub(super) struct Pooled {
@@ -109,6 +115,9 @@ impl Encoder for Pooled {
             let input: Vec<&Picture> = batch.iter().map(|i| &pictures[*i]).collect();
             let output = self.backbone.forward(&tensor(&input, &self.normalise)?)?.to_vec2::<f32>()?;
             for (i, mut values) in batch.iter().zip(output) {
+                if self.backbone.has_counts() {
+                    values.iter_mut().for_each(|x| *x = x.max(0.0).sqrt());
+                }
                 let norm = values.iter().map(|x| x * x).sum::<f32>().sqrt();
                 if values.len() != length || !norm.is_finite() {
                     return Err(Error::Compute(format!("{} numbers of norm {norm}", values.len())));

@@ -1,8 +1,8 @@
 //! Maps fitted in closed form on the frames of videos: where training on videos starts, and what an encoder is searched with that has no checkpoint.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use nalgebra::{DMatrix, SymmetricEigen};
+use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 use crate::encode::{self, Descriptor, Encoder};
 use crate::gmf::fit::{Covariances, Error};
@@ -63,36 +63,55 @@ pub fn of_videos(
     cancel: &Cancel,
 ) -> Result<Folded, OfVideos> {
     let step = paths.len().div_ceil(videos).max(1);
-    let mut descriptors = Vec::new();
+    let mut described: Vec<Vec<Descriptor>> = Vec::new();
     for path in paths.iter().step_by(step) {
-        // Keyframes will do, and cost little.
-        let plan = Plan { rate_hz: SAMPLE_HZ, ..encoder.about().sampling.plan(true) };
-        let mut pictures = Vec::new();
-        if let Ok(mut stream) = media::frames(tools, path, &plan, &Limits::default(), cancel) {
-            while let Ok(Some(frame)) = stream.next_frame() {
-                pictures.push(frame.picture);
-                if pictures.len() == MOST_PICTURES {
-                    break;
-                }
-            }
+        // Keyframes will do, and cost little. A short video has few, and costs little otherwise.
+        let mut pictures = pictures(tools, encoder, path, true, cancel);
+        if pictures.len() < frames / 2 {
+            pictures = self::pictures(tools, encoder, path, false, cancel);
         }
         if cancel.is_set() {
             return Err(OfVideos::Cancelled);
         }
         let step = pictures.len().div_ceil(frames).max(1);
         let some: Vec<Picture> = pictures.into_iter().step_by(step).collect();
-        descriptors.extend(encoder.describe(&some)?);
+        let mut descriptors = encoder.describe(&some)?;
+        descriptors.retain(|descriptor| !descriptor.is_flat());
+        if !descriptors.is_empty() {
+            described.push(descriptors);
+        }
     }
-    descriptors.retain(|descriptor| !descriptor.is_flat());
-    if descriptors.len() < 2 {
-        return Err(OfVideos::TooFew { videos: paths.len(), frames: descriptors.len() });
+    let frames = described.iter().map(Vec::len).sum();
+    if frames < 2 {
+        return Err(OfVideos::TooFew { videos: paths.len(), frames });
     }
-    Ok(principal(encoder, &descriptors)?)
+    Ok(principal(encoder, &described)?)
+}
+
+/// Frames of one video, [`SAMPLE_HZ`] of its start, as many as can be decoded.
+fn pictures(tools: &Tools, encoder: &dyn Encoder, path: &Path, keyframes: bool, cancel: &Cancel) -> Vec<Picture> {
+    let plan = Plan { rate_hz: SAMPLE_HZ, ..encoder.about().sampling.plan(keyframes) };
+    let most = if keyframes { MOST_PICTURES } else { MOST_DECODED };
+    let mut pictures = Vec::new();
+    if let Ok(mut stream) = media::frames(tools, path, &plan, &Limits::default(), cancel) {
+        while let Ok(Some(frame)) = stream.next_frame() {
+            // A keyframe stands until the next.
+            if pictures.last() != Some(&frame.picture) {
+                pictures.push(frame.picture);
+            }
+            if pictures.len() == most {
+                break;
+            }
+        }
+    }
+    pictures
 }
 
 /// Frames a second that are looked at, and how many of them are kept of one video.
-const SAMPLE_HZ: f64 = 0.5;
+const SAMPLE_HZ: f64 = 1.0;
 const MOST_PICTURES: usize = 512;
+/// The same, where all frames are decoded and not keyframes only.
+const MOST_DECODED: usize = 60;
 
 /// Why no checkpoint could be fitted to videos.
 #[derive(Debug, thiserror::Error)]
@@ -118,29 +137,34 @@ pub enum OfVideos {
     Config(#[from] ConfigError),
 }
 
-/// The first principal directions of descriptors (of what images become, if that is something else) about their mean, [`LENGTH`] of them at most: their cosine is that of centred descriptors, nearly.
+/// The first principal directions of descriptors (of what images become, if that is something else) about their mean, each video weighing the same, however many it has, [`LENGTH`] of them at most: their cosine is that of centred descriptors, nearly.
 ///
 /// # Errors
 /// [`ConfigError`] if no model has the encoder's lengths.
-pub fn principal(encoder: &dyn Encoder, descriptors: &[Descriptor]) -> Result<Folded, ConfigError> {
+pub fn principal(encoder: &dyn Encoder, videos: &[Vec<Descriptor>]) -> Result<Folded, ConfigError> {
     let length = encoder.about().image_len;
-    let rows: Vec<Vec<f32>> = descriptors.iter().filter(|d| !d.is_flat()).map(|d| encoder.image(d)).collect();
-    let n = rows.len().max(1) as f64;
-    let mut x = DMatrix::from_fn(length, rows.len(), |i, j| f64::from(rows[j][i]));
-    let mean = x.column_mean();
-    for mut column in x.column_iter_mut() {
+    let mut rows: Vec<(f64, Vec<f32>)> = Vec::new();
+    for video in videos {
+        let shown = video.iter().filter(|descriptor| !descriptor.is_flat());
+        let weight = 1.0 / (shown.clone().count().max(1) * videos.len()) as f64;
+        rows.extend(shown.map(|descriptor| (weight, encoder.image(descriptor))));
+    }
+    let mut x = DMatrix::from_fn(length, rows.len(), |i, j| f64::from(rows[j].1[i]));
+    let mean = &x * DVector::from_iterator(rows.len(), rows.iter().map(|(weight, _)| *weight));
+    for (mut column, (weight, _)) in x.column_iter_mut().zip(&rows) {
         column -= &mean;
+        column *= weight.sqrt();
     }
     // Of few descriptors the small product tells the same directions.
     let directions = if rows.len() < length {
-        let eigen = SymmetricEigen::new(x.tr_mul(&x) / n);
+        let eigen = SymmetricEigen::new(x.tr_mul(&x));
         let mut directions = &x * eigen.eigenvectors;
         for (mut column, value) in directions.column_iter_mut().zip(eigen.eigenvalues.iter()) {
-            column /= (value.max(0.0) * n).sqrt().max(1e-12);
+            column /= value.max(0.0).sqrt().max(1e-12);
         }
         sorted(&directions, eigen.eigenvalues.as_slice())
     } else {
-        let eigen = SymmetricEigen::new(&x * x.transpose() / n);
+        let eigen = SymmetricEigen::new(&x * x.transpose());
         sorted(&eigen.eigenvectors, eigen.eigenvalues.as_slice())
     };
     let count = LENGTH.min(length);
