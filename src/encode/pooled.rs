@@ -42,13 +42,15 @@ pub(super) struct Normalise {
 
 /// An encoder around a backbone.
 ///
-/// * descriptor and image features: what the backbone gives (see [`Backbone::has_counts`]), scaled to length 1;
+/// * descriptor and image features: what the backbone gives (see [`Backbone::has_counts`]), scaled to length 1, of several views their mean, likewise;
 /// * clip features, three blocks of as many numbers: the mean of the frames that are not flat, their standard deviation, and the mean of the later half of the
 ///   frames minus that of the earlier.
 pub(super) struct Pooled {
     about: About,
     normalise: Normalise,
     backbone: Box<dyn Backbone>,
+    /// Side of what the backbone takes, where pictures are larger.
+    close: Option<u32>,
 }
 
 impl std::fmt::Debug for Pooled {
@@ -78,7 +80,18 @@ impl Pooled {
             sampling,
             mean_at: vec![0],
         };
-        Pooled { about, normalise, backbone }
+        Pooled { about, normalise, backbone, close: None }
+    }
+
+    /// The same, on pictures larger than the backbone takes: it sees each whole, shrunk to `side` x `side`, and the middle of that size.
+    pub(super) fn from_afar_and_close(self, side: u32) -> Pooled {
+        Pooled { close: Some(side), ..self }
+    }
+
+    fn views(&self, picture: &Picture) -> Vec<Picture> {
+        let Some(side) = self.close else { return vec![picture.clone()] };
+        let corner = |of: u32| of.saturating_sub(side) / 2;
+        vec![picture.resize(side, side), picture.cropped(corner(picture.width), corner(picture.height), side, side)]
     }
 }
 
@@ -111,20 +124,27 @@ impl Encoder for Pooled {
         }
         let mut described = vec![Descriptor::flat(length); pictures.len()];
         let shown: Vec<usize> = (0..pictures.len()).filter(|i| !is_flat(&pictures[*i])).collect();
-        for batch in shown.chunks(BATCH) {
-            let input: Vec<&Picture> = batch.iter().map(|i| &pictures[*i]).collect();
-            let output = self.backbone.forward(&tensor(&input, &self.normalise)?)?.to_vec2::<f32>()?;
-            for (i, mut values) in batch.iter().zip(output) {
+        let views: Vec<Picture> = shown.iter().flat_map(|i| self.views(&pictures[*i])).collect();
+        let each = views.len() / shown.len().max(1);
+        let mut features = Vec::with_capacity(views.len());
+        for batch in views.chunks(BATCH) {
+            let input: Vec<&Picture> = batch.iter().collect();
+            features.extend(self.backbone.forward(&tensor(&input, &self.normalise)?)?.to_vec2::<f32>()?);
+        }
+        for (i, views) in shown.iter().zip(features.chunks_mut(each.max(1))) {
+            let mut sum = vec![0f32; length];
+            for values in views {
                 if self.backbone.has_counts() {
                     values.iter_mut().for_each(|x| *x = x.max(0.0).sqrt());
                 }
-                let norm = values.iter().map(|x| x * x).sum::<f32>().sqrt();
+                let norm = norm(values);
                 if values.len() != length || !norm.is_finite() {
                     return Err(Error::Compute(format!("{} numbers of norm {norm}", values.len())));
                 }
-                values.iter_mut().for_each(|x| *x /= norm.max(f32::MIN_POSITIVE));
-                described[*i] = Descriptor::new(values);
+                sum.iter_mut().zip(values).for_each(|(sum, x)| *sum += *x / norm.max(f32::MIN_POSITIVE));
             }
+            let norm = norm(&sum).max(f32::MIN_POSITIVE);
+            described[*i] = Descriptor::new(sum.into_iter().map(|x| x / norm).collect());
         }
         Ok(described)
     }
@@ -150,6 +170,10 @@ impl Encoder for Pooled {
         }
         Ok(Some(features))
     }
+}
+
+fn norm(values: &[f32]) -> f32 {
+    values.iter().map(|x| x * x).sum::<f32>().sqrt()
 }
 
 fn mean(rows: &[&[f32]], length: usize) -> Vec<f32> {

@@ -76,9 +76,13 @@ pub static ENTRIES: &[Entry] = &[
         flops: mobilenet_v2::FLOPS,
         build: |entry, path, id| {
             let (network, normalise) = MobileNetV2::open(path)?;
-            // The reference keeps the shape and cuts the middle out; of wide pictures that loses half. Squeezed, kinds are found better (`reelseek kinds`).
-            let fit = Fit::Squeeze { width: 256, height: 256, filter: Filter::Bilinear };
-            Ok(pooled(entry, id, mobilenet_v2::LENGTH, (224, fit), normalise, network))
+            // The reference keeps the shape and cuts the middle out; of wide pictures that loses half. Squeezed, and seen from afar and close, kinds are
+            // found better (`reelseek kinds`).
+            let (name, side) = (entry.name, 320);
+            let fit = Fit::Squeeze { width: side, height: side, filter: Filter::Bilinear };
+            let network = Box::new(network);
+            let pooled = Pooled::new(name, id, mobilenet_v2::LENGTH, sampling(side, fit), normalise, network);
+            Ok(Arc::new(pooled.from_afar_and_close(224)))
         },
     },
     Entry {
@@ -185,8 +189,11 @@ fn pooled(
     normalise: Normalise,
     network: impl Backbone + 'static,
 ) -> Arc<dyn Encoder> {
-    let sampling = Sampling { rate_hz: 2.0, frames_per_clip: 4, stride_frames: 2, width: side, height: side, fit };
-    Arc::new(Pooled::new(entry.name, id, length, sampling, normalise, Box::new(network)))
+    Arc::new(Pooled::new(entry.name, id, length, sampling(side, fit), normalise, Box::new(network)))
+}
+
+fn sampling(side: u32, fit: Fit) -> Sampling {
+    Sampling { rate_hz: 2.0, frames_per_clip: 4, stride_frames: 2, width: side, height: side, fit }
 }
 
 impl Entry {
