@@ -84,7 +84,7 @@ impl Pooled {
     }
 
     /// The same, on pictures larger than the backbone takes: it sees each whole, shrunk to `side` x `side`, and the middle of that size.
-    pub(super) fn from_afar_and_close(self, side: u32) -> Pooled {
+    pub(super) fn seeing_close_too(self, side: u32) -> Pooled {
         Pooled { close: Some(side), ..self }
     }
 

@@ -82,7 +82,7 @@ pub static ENTRIES: &[Entry] = &[
             let fit = Fit::Squeeze { width: side, height: side, filter: Filter::Bilinear };
             let network = Box::new(network);
             let pooled = Pooled::new(name, id, mobilenet_v2::LENGTH, sampling(side, fit), normalise, network);
-            Ok(Arc::new(pooled.from_afar_and_close(224)))
+            Ok(Arc::new(pooled.seeing_close_too(224)))
         },
     },
     Entry {
