@@ -26,7 +26,7 @@
 //! [`media::frames`], describes each frame with [`encode::Descriptor`], joins 8 of them to a clip in
 //! [`ingest::ClipBuilder`], embeds that with [`gmf::Folded`] and hands it to [`reelseek_index::Writer`]. `cli::search` reads
 //! a picture with [`media::open`] and asks a [`search::Engine`], whose [`search::Calibration`] turns scores into confidence.
-//! [`eval::quality`] measures how often that is right.
+//! [`eval::quality`] measures how often that is right, [`eval::kinds`] how often the same kind of scene is found.
 //!
 //! Research goes another way: `cli::dataset` draws a list of frames and clips from annotations ([`features::benchmark`]), [`ingest::extract`] makes a
 //! [`features::Set`] of it, and `cli::eval` asks its images against its videos ([`eval::retrieval::Task`]): [`eval::methods`] bring both into one space, [`eval::ranking`]

@@ -184,13 +184,16 @@ pub enum Error {
     },
     /// The weights are not on this machine.
     #[error(
-        "the weights of the encoder {name} are not here ({} does not exist): fetch them with `reelseek encoders pull {name}`, or name a file with --weights", looked.display()
+        "the weights of the encoder {name} are not here ({} does not exist): {}name a file with --weights", looked.display(),
+        if *on_hub { format!("fetch them with `reelseek encoders pull {name}`, or ") } else { String::new() }
     )]
     NoWeights {
         /// Which encoder.
         name: &'static str,
         /// Where they would be.
         looked: PathBuf,
+        /// Whether they can be fetched.
+        on_hub: bool,
     },
     /// A weights file that is not what the encoder needs.
     #[error("{}: {found}; expected the weights of {name}: {expected}", path.display())]

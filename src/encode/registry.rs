@@ -209,7 +209,7 @@ impl Entry {
             None => {
                 let looked = self.path();
                 if !looked.exists() {
-                    return Err(Error::NoWeights { name: self.name, looked });
+                    return Err(Error::NoWeights { name: self.name, looked, on_hub: self.hub.is_some() });
                 }
                 looked
             }

@@ -102,13 +102,18 @@ pub fn example(
         }
         let picture = media::frame_at(tools, path, at_ms, MAX_SIDE, cancel)?;
         let mut random = Random::new(seed.wrapping_add(u64::from(at_ms)), &name);
+        let ways = Distortion::ALL.repeat(ROUNDS);
+        let pictures: Vec<_> = ways
+            .iter()
+            .map(|way| {
+                let query = way.apply(&picture, &mut random);
+                encode::fit(media::trim_borders(&query).as_ref().unwrap_or(&query), &encoder.about().sampling)
+            })
+            .collect();
         let mut queries = Vec::new();
-        for way in Distortion::ALL.repeat(ROUNDS) {
-            let query = way.apply(&picture, &mut random);
-            let query = media::trim_borders(&query).unwrap_or(query);
-            let descriptor = encode::describe(encoder, &query)?;
+        for (way, descriptor) in ways.iter().zip(encoder.describe(&pictures)?) {
             if !descriptor.is_flat() {
-                let turned = (way == Distortion::Mirror).then(|| encoder.mirrored(&descriptor)).flatten();
+                let turned = (*way == Distortion::Mirror).then(|| encoder.mirrored(&descriptor)).flatten();
                 queries.push(turned.unwrap_or(descriptor));
             }
         }
