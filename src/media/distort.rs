@@ -1,4 +1,4 @@
-//! What happens to a frame on its way to somebody's query: eleven ways, seeded.
+//! What happens to a frame on its way to somebody's query: thirteen ways, seeded.
 //!
 //! Training pairs and the quality command use the same ones.
 
@@ -34,11 +34,16 @@ pub enum Distortion {
     Mirror,
     /// Crop, then brightness and contrast, then JPEG at quality 30.
     Combined,
+    /// A photo of a screen: its corners each moved by up to 6 % of the sides (perspective), in a dark surround of 4 to 12 % on each side, each colour
+    /// by a factor of 0.8 to 1.15 (cast), black lifted to 12, noise of deviation 6, JPEG at quality 60.
+    Screen,
+    /// Turned by 1 to 5 degrees either way; what is uncovered is black.
+    Rotation,
 }
 
 impl Distortion {
     /// All of them, in the order of reports.
-    pub const ALL: [Distortion; 11] = [
+    pub const ALL: [Distortion; 13] = [
         Distortion::None,
         Distortion::Jpeg,
         Distortion::Small,
@@ -50,6 +55,8 @@ impl Distortion {
         Distortion::Blur,
         Distortion::Mirror,
         Distortion::Combined,
+        Distortion::Screen,
+        Distortion::Rotation,
     ];
 
     /// The name in reports.
@@ -66,6 +73,8 @@ impl Distortion {
             Distortion::Blur => "blur",
             Distortion::Mirror => "mirror",
             Distortion::Combined => "crop+brightness+jpeg",
+            Distortion::Screen => "screen",
+            Distortion::Rotation => "rotation",
         }
     }
 
@@ -100,6 +109,17 @@ impl Distortion {
             Distortion::Blur => imageops::blur(&source, width.max(height) as f32 / 100.0),
             Distortion::Mirror => imageops::flip_horizontal(&source),
             Distortion::Combined => jpeg(&brightness(crop(&source, random), random), 30),
+            Distortion::Screen => screen(&source, random),
+            Distortion::Rotation => {
+                let size = random.between(1.0, 5.0);
+                let (sin, cos) = random.either(size, -size).to_radians().sin_cos();
+                let (x0, y0) = (width as f32 / 2.0, height as f32 / 2.0);
+                let from = |x: f32, y: f32| {
+                    let (x, y) = (x - x0, y - y0);
+                    (x0 + x * cos - y * sin, y0 + x * sin + y * cos)
+                };
+                warped(&source, (width, height), from, |_| 0.0)
+            }
         };
         Picture { width: out.width(), height: out.height(), rgb: out.into_raw() }
     }
@@ -140,6 +160,80 @@ fn brightness(mut image: RgbImage, random: &mut Random) -> RgbImage {
         *value = (middle + (bright - middle) * contrast).round().clamp(0.0, 255.0) as u8;
     }
     image
+}
+
+/// A picture of this size whose pixel at (x, y) shows what `source` has at `from(x, y)`, between its pixels, and `outside` of the channel where it has nothing.
+fn warped(
+    source: &RgbImage,
+    (width, height): (u32, u32),
+    from: impl Fn(f32, f32) -> (f32, f32),
+    outside: impl Fn(usize) -> f32,
+) -> RgbImage {
+    let (last_x, last_y) = (source.width() as f32 - 1.0, source.height() as f32 - 1.0);
+    RgbImage::from_fn(width, height, |x, y| {
+        let (u, v) = from(x as f32 + 0.5, y as f32 + 0.5);
+        let (u, v) = (u - 0.5, v - 0.5);
+        let inside = (-0.5..=last_x + 0.5).contains(&u) && (-0.5..=last_y + 0.5).contains(&v);
+        let (u, v) = (u.clamp(0.0, last_x), v.clamp(0.0, last_y));
+        let (x0, y0) = (u as u32, v as u32);
+        let (x1, y1) = ((x0 + 1).min(last_x as u32), (y0 + 1).min(last_y as u32));
+        let (fx, fy) = (u - x0 as f32, v - y0 as f32);
+        let mut pixel = [0u8; 3];
+        for (channel, out) in pixel.iter_mut().enumerate() {
+            let at = |x: u32, y: u32| f32::from(source.get_pixel(x, y).0[channel]);
+            let value = (at(x0, y0) * (1.0 - fx) + at(x1, y0) * fx) * (1.0 - fy) + (at(x0, y1) * (1.0 - fx) + at(x1, y1) * fx) * fy;
+            *out = (if inside { value } else { outside(channel) }).round() as u8;
+        }
+        Rgb(pixel)
+    })
+}
+
+fn screen(source: &RgbImage, random: &mut Random) -> RgbImage {
+    let (w, h) = (source.width() as f32, source.height() as f32);
+    let mut border = || random.between(0.04, 0.12);
+    let (left, right, top, bottom) = (border(), border(), border(), border());
+    let (width, height) = (w * (1.0 + left + right), h * (1.0 + top + bottom));
+    // The screen's corners in the photo, from the upper left one clockwise.
+    let mut corner = |x: f32, y: f32| (x + w * random.between(-0.06, 0.06) * 0.5, y + h * random.between(-0.06, 0.06) * 0.5);
+    let (x0, y0) = (left * w, top * h);
+    let quad = [corner(x0, y0), corner(x0 + w, y0), corner(x0 + w, y0 + h), corner(x0, y0 + h)];
+    let inverse = to_unit_square(quad);
+    let cast: [f32; 3] = std::array::from_fn(|_| random.between(0.8, 1.15));
+    let surround: [f32; 3] = std::array::from_fn(|_| random.between(10.0, 40.0));
+    let from = |x: f32, y: f32| {
+        let (u, v) = inverse(x, y);
+        (u * w, v * h)
+    };
+    let mut photo = warped(source, ((width as u32).max(1), (height as u32).max(1)), from, |channel| surround[channel]);
+    for Rgb(pixel) in photo.pixels_mut() {
+        for (value, cast) in pixel.iter_mut().zip(cast) {
+            // The sum of four uniform numbers is near enough to normal: deviation 6.
+            let noise: f32 = (0..4).map(|_| random.between(-0.5, 0.5)).sum::<f32>() * 10.4;
+            *value = (12.0 + f32::from(*value) * cast * 0.9 + noise).round().clamp(0.0, 255.0) as u8;
+        }
+    }
+    jpeg(&photo, 60)
+}
+
+/// The projective map that takes a quadrilateral, from the upper left corner clockwise, to the unit square (Heckbert, 1989, inverted).
+fn to_unit_square(quad: [(f32, f32); 4]) -> impl Fn(f32, f32) -> (f32, f32) {
+    let [(x0, y0), (x1, y1), (x2, y2), (x3, y3)] = quad;
+    let (dx1, dx2, sx) = (x1 - x2, x3 - x2, x0 - x1 + x2 - x3);
+    let (dy1, dy2, sy) = (y1 - y2, y3 - y2, y0 - y1 + y2 - y3);
+    let det = dx1 * dy2 - dx2 * dy1;
+    let (g, h) = ((sx * dy2 - dx2 * sy) / det, (dx1 * sy - sx * dy1) / det);
+    let (a, b, c) = (x1 - x0 + g * x1, x3 - x0 + h * x3, x0);
+    let (d, e, f) = (y1 - y0 + g * y1, y3 - y0 + h * y3, y0);
+    // The adjoint of ((a b c) (d e f) (g h 1)).
+    let adjoint = [
+        e - f * h, c * h - b, b * f - c * e,
+        f * g - d, a - c * g, c * d - a * f,
+        d * h - e * g, b * g - a * h, a * e - b * d,
+    ];
+    move |x, y| {
+        let row = |i: usize| adjoint[3 * i] * x + adjoint[3 * i + 1] * y + adjoint[3 * i + 2];
+        (row(0) / row(2), row(1) / row(2))
+    }
 }
 
 fn subtitle(mut image: RgbImage, random: &mut Random) -> RgbImage {

@@ -1,5 +1,6 @@
 //! A picture in, moments out: views of the query, over-fetch, group by video, join rows into moments, confidence.
 
+pub mod align;
 mod calibration;
 mod moment;
 mod state;
