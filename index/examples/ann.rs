@@ -123,7 +123,7 @@ fn build(folder: &Path, base: &[f32], dim: usize, arguments: &Arguments) -> anyh
     let spans: Vec<Span> = (0..rows as u32).map(|i| Span { start_ms: i, end_ms: i + 1, at_ms: i }).collect();
     let mut writer = index.writer()?;
     for (i, rows) in base.chunks(rows * dim).enumerate() {
-        writer.put(Video { id: i.to_string(), ..Video::default() }, &spans[..rows.len() / dim], rows)?;
+        writer.put(Video { id: i.to_string(), ..Video::default() }, &spans[..rows.len() / dim], rows, &[])?;
     }
     writer.commit()?;
     Ok(writer.close()?)

@@ -85,7 +85,7 @@ pub enum Error {
         /// The version found.
         found: u32,
     },
-    /// A vector, or a group of vectors, has the wrong number of values.
+    /// A vector, or a group of vectors, has the wrong number of values, or sketches have the wrong number of bytes.
     #[error("{what}: expected {expected} values, found {found}")]
     Length {
         /// Which argument.

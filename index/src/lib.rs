@@ -16,7 +16,7 @@
 //! let mut writer = index.writer()?;
 //! let video = Video { id: "a".into(), title: "Surfing at dawn".into(), ..Video::default() };
 //! let spans = [Span { start_ms: 0, end_ms: 2_000, at_ms: 1_000 }];
-//! writer.put(video, &spans, &[0.6, 0.8])?;
+//! writer.put(video, &spans, &[0.6, 0.8], &[])?;
 //! writer.commit()?;
 //!
 //! let searcher = index.searcher()?;

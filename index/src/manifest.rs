@@ -140,6 +140,9 @@ pub(crate) fn check(settings: &Settings) -> Result<()> {
     if !(1..=100_000).contains(&ef_construction) {
         return wrong("ef_construction", "1 to 100000", ef_construction.to_string());
     }
+    if settings.sketch > Settings::MAX_SKETCH {
+        return wrong("sketch", "at most 4096 bytes a row", settings.sketch.to_string());
+    }
     Ok(())
 }
 

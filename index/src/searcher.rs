@@ -193,6 +193,21 @@ impl Searcher {
         Ok(Some(found))
     }
 
+    /// The sketches of a live video's rows, [`Settings::sketch`] bytes each, in the order of [`Searcher::rows_of`]; `None` for any other number.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a file was cut short since it was opened.
+    pub fn sketches_of(&self, number: VideoNumber) -> Result<Option<Vec<u8>>> {
+        let Some((i, Entry { first_row, rows, .. })) = self.place(number) else {
+            self.check_files()?;
+            return Ok(None);
+        };
+        let segment = &self.segments[i];
+        let found = segment.sketches(first_row, rows).to_vec();
+        segment.check_file()?;
+        Ok(Some(found))
+    }
+
     /// The `k` live rows with the highest dot product, best first, ties by row; only those of the
     /// videos in `filter`, if there is one. Fewer than `k` only if there are fewer.
     ///
@@ -219,8 +234,9 @@ impl Searcher {
             let span = segment.spans(found.row.row, 1).next().unwrap_or_default();
             let entry = segment.entry_of(found.row.row);
             lost |= entry.is_none();
-            let video = VideoNumber(entry.map_or(0, |entry| entry.number));
-            Hit { row: found.row, video, span, score: found.score }
+            let (video, first) = entry.map_or((0, 0), |entry| (entry.number, entry.first_row));
+            let nth = found.row.row - first;
+            Hit { row: found.row, video: VideoNumber(video), nth, span, score: found.score }
         });
         self.check_files()?;
         if lost {

@@ -1,4 +1,4 @@
-//! A segment file: rows of vectors, their time spans, and the videos they belong to. The layout is
+//! A segment file: rows of vectors, their time spans and sketches, and the videos they belong to. The layout is
 //! described byte by byte in the crate's README.
 
 use std::fs::{self, File};
@@ -10,7 +10,7 @@ use crate::graph::file::Frozen;
 use crate::manifest::{self, SegmentMeta};
 use crate::map::Mapped;
 use crate::packed::Planes;
-use crate::types::{Precision, Settings, Span};
+use crate::types::{Settings, Span};
 
 const MAGIC: &[u8; 8] = b"RSEEKVEC";
 const VERSION: u32 = 3;
@@ -26,6 +26,8 @@ struct Head {
     videos: u32,
     /// Of a value: 32 or 16.
     bits: u32,
+    /// Bytes of a row's sketch.
+    sketch: u32,
 }
 
 /// Where the sections of a file lie: a pure function of its head.
@@ -36,13 +38,15 @@ struct Layout {
     exponents: usize,
     spans: usize,
     videos: usize,
+    sketches: usize,
     bytes: u64,
 }
 
 impl Head {
-    fn new(dim: usize, rows: u64, videos: usize, precision: Precision) -> Option<Head> {
-        let (dim, rows, videos) = (u32::try_from(dim).ok()?, u32::try_from(rows).ok()?, u32::try_from(videos).ok()?);
-        Some(Head { dim, rows, videos, bits: precision.bits() })
+    fn new(settings: &Settings, rows: u64, videos: usize) -> Option<Head> {
+        let (dim, rows, videos) =
+            (u32::try_from(settings.dim).ok()?, u32::try_from(rows).ok()?, u32::try_from(videos).ok()?);
+        Some(Head { dim, rows, videos, bits: settings.precision.bits(), sketch: settings.sketch })
     }
 
     /// `None` if the sizes overflow.
@@ -54,7 +58,8 @@ impl Head {
         let exponents = third.checked_add(plane.checked_mul(u64::from(self.bits / 16 - 1) * 2)?)?;
         let spans = exponents.checked_add(rows)?.checked_next_multiple_of(8)?;
         let table = spans.checked_add(rows * SPAN_BYTES)?.checked_next_multiple_of(8)?;
-        let bytes = table.checked_add(videos * VIDEO_BYTES + 4)?;
+        let sketches = table.checked_add(videos * VIDEO_BYTES)?;
+        let bytes = sketches.checked_add(rows * u64::from(self.sketch))?.checked_add(4)?;
         let at = |place: u64| usize::try_from(place).ok();
         at(bytes)?;
         Some(Layout {
@@ -63,6 +68,7 @@ impl Head {
             exponents: at(exponents)?,
             spans: at(spans)?,
             videos: at(table)?,
+            sketches: at(sketches)?,
             bytes,
         })
     }
@@ -70,8 +76,8 @@ impl Head {
     fn bytes(self, layout: &Layout) -> [u8; HEADER] {
         let mut header = [0; HEADER];
         header[..8].copy_from_slice(MAGIC);
-        let words = [VERSION, self.dim, self.rows, self.videos, self.bits];
-        for (place, word) in header[8..28].chunks_exact_mut(4).zip(words) {
+        let words = [VERSION, self.dim, self.rows, self.videos, self.bits, self.sketch];
+        for (place, word) in header[8..32].chunks_exact_mut(4).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }
         let longs = [layout.spans as u64, layout.videos as u64, layout.bytes];
@@ -98,6 +104,7 @@ pub(crate) struct Part<'a> {
     /// start, end, at: three words a row.
     pub(crate) spans: &'a [u32],
     pub(crate) vectors: Planes<'a>,
+    pub(crate) sketches: &'a [u8],
 }
 
 /// An open segment file. Its sections lie within the file; what its table of videos says is compared with its bounds where it is followed.
@@ -108,6 +115,8 @@ pub(crate) struct Segment {
     dim: usize,
     rows: usize,
     videos: usize,
+    /// Bytes of a row's sketch.
+    sketch: usize,
     layout: Layout,
     pub(crate) graph: Option<Frozen>,
 }
@@ -135,17 +144,19 @@ impl Segment {
             return Err(Error::Version { path, expected: VERSION, found: version });
         }
         let (rows, videos) = (meta.rows as usize, meta.videos as usize);
-        let head = Head::new(settings.dim, rows as u64, videos, settings.precision);
+        let head = Head::new(settings, rows as u64, videos);
         let Some((head, layout)) = head.and_then(|head| Some((head, head.layout()?))) else {
             let found = format!("{rows} rows of {}", settings.dim);
             return Err(Error::damaged(&path, "a size this machine can address", found));
         };
         if header != head.bytes(&layout) {
-            let told =
-                |dim, rows, videos, bits| format!("{rows} rows of {dim} values of {bits} bits and {videos} videos");
-            let wanted = format!("a header for {}", told(head.dim, head.rows, head.videos, head.bits));
-            let [dim, rows, videos, bits, crc] = [12, 16, 20, 24, 60].map(|at| word(header, at));
-            let found = format!("one for {}, checksum {crc:08x}", told(dim, rows, videos, bits));
+            let told = |head: Head| {
+                let Head { dim, rows, videos, bits, sketch } = head;
+                format!("{rows} rows of {dim} values of {bits} bits with {sketch} bytes of sketch and {videos} videos")
+            };
+            let [dim, rows, videos, bits, sketch, crc] = [12, 16, 20, 24, 28, 60].map(|at| word(header, at));
+            let wanted = format!("a header for {}", told(head));
+            let found = format!("one for {}, checksum {crc:08x}", told(Head { dim, rows, videos, bits, sketch }));
             return Err(Error::damaged(&path, wanted, found));
         }
         if bytes.len() as u64 != layout.bytes {
@@ -162,7 +173,8 @@ impl Segment {
         }
         let open_graph = |graph| Frozen::open(path.with_file_name(manifest::graph_name(&meta.name)), meta, graph);
         let graph = meta.graph.map(open_graph).transpose()?;
-        Ok(Segment { map, dim: settings.dim, rows, videos, layout, graph, path })
+        let (dim, sketch) = (settings.dim, settings.sketch as usize);
+        Ok(Segment { map, dim, rows, videos, sketch, layout, graph, path })
     }
 
     /// Numbers ascend and the videos' rows follow one another without gap.
@@ -283,12 +295,18 @@ impl Segment {
         let words = self.span_words(first, rows).chunks_exact(3);
         words.map(|w| Span { start_ms: w[0], end_ms: w[1], at_ms: w[2] })
     }
+
+    /// The sketches of `rows` rows from `first`, row after row.
+    pub(crate) fn sketches(&self, first: u32, rows: u32) -> &[u8] {
+        let at = self.layout.sketches + first as usize * self.sketch;
+        self.map.bytes().get(at..at + rows as usize * self.sketch).unwrap_or(&[])
+    }
 }
 
 /// Writes a segment file durably: a temporary name, sync, rename, sync of the folder.
 pub(crate) fn write(dir: &Path, name: &str, settings: &Settings, parts: &[Part<'_>]) -> Result<SegmentMeta> {
     let rows: u64 = parts.iter().map(|part| (part.spans.len() / 3) as u64).sum();
-    let head = Head::new(settings.dim, rows, parts.len(), settings.precision);
+    let head = Head::new(settings, rows, parts.len());
     let (head, layout) = head.and_then(|head| Some((head, head.layout()?))).ok_or_else(|| Error::Argument {
         what: "segment",
         expected: "fewer than 2^32 rows, of a size this machine can address",
@@ -319,6 +337,9 @@ pub(crate) fn write(dir: &Path, name: &str, settings: &Settings, parts: &[Part<'
             out.write(&part.number.to_le_bytes())?;
             out.words([first_row, rows].into_iter())?;
             first_row += rows;
+        }
+        for part in parts {
+            out.write(part.sketches)?;
         }
         Ok(())
     })?;

@@ -17,12 +17,22 @@ pub struct Settings {
     /// How finely values are kept.
     #[serde(default)]
     pub precision: Precision,
+    /// Bytes of the sketch beside each row's vector, at most [`Settings::MAX_SKETCH`]: whatever the caller checks an answer with; opaque here. 0 for none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sketch: u32,
+}
+
+fn is_zero(sketch: &u32) -> bool {
+    *sketch == 0
 }
 
 impl Settings {
-    /// Settings for vectors of `dim` values, without attributes, with the default graphs, at full precision.
+    /// The most bytes that a sketch may have.
+    pub const MAX_SKETCH: u32 = 4096;
+
+    /// Settings for vectors of `dim` values, without attributes and sketches, with the default graphs, at full precision.
     pub fn new(dim: usize) -> Settings {
-        Settings { dim, attributes: BTreeMap::new(), hnsw: Hnsw::default(), precision: Precision::Full }
+        Settings { dim, attributes: BTreeMap::new(), hnsw: Hnsw::default(), precision: Precision::Full, sketch: 0 }
     }
 }
 
@@ -170,6 +180,9 @@ pub struct Hit {
     pub row: RowRef,
     /// The row's video.
     pub video: VideoNumber,
+    /// The row's place among those of its video, from 0: as [`Searcher::rows_of`](crate::Searcher::rows_of) and
+    /// [`Searcher::sketches_of`](crate::Searcher::sketches_of) give them.
+    pub nth: u32,
     /// The row's time span.
     pub span: Span,
     /// Dot product with the query: higher is better.

@@ -13,7 +13,7 @@ use crate::manifest::{self, Manifest, Rounding, SegmentMeta};
 use crate::packed::Packed;
 use crate::rounding;
 use crate::searcher::{Searcher, check_finite};
-use crate::segment::{self, Part, Segment};
+use crate::segment::{self, Entry, Part, Segment};
 use crate::text::{self, TEXT, Text};
 use crate::types::{Precision, Settings, Span, Video, VideoNumber};
 
@@ -49,6 +49,7 @@ struct Pending {
     spans: Vec<u32>,
     /// At full precision.
     vectors: Packed,
+    sketches: Vec<u8>,
 }
 
 impl std::fmt::Debug for Writer {
@@ -115,25 +116,24 @@ impl Writer {
 
     /// Adds a video with its rows, in place of any video of the same id. A video may have no rows.
     ///
-    /// `vectors` holds `dim` values a span, row after row, meant to be of unit norm.
+    /// `vectors` holds `dim` values a span, row after row, meant to be of unit norm; `sketches` holds
+    /// [`Settings::sketch`] bytes a span, likewise, and is empty in an index without.
     ///
     /// # Errors
     ///
     /// Wrong lengths, values that are not finite, an id that is empty or too long, a span that ends
     /// before it starts: then nothing has changed.
-    pub fn put(&mut self, mut video: Video, spans: &[Span], vectors: &[f32]) -> Result<()> {
+    pub fn put(&mut self, mut video: Video, spans: &[Span], vectors: &[f32], sketches: &[u8]) -> Result<()> {
         self.check_usable()?;
         let argument = |what, expected, found: String| Err(Error::Argument { what, expected, found });
         if video.id.is_empty() || video.id.len() > MAX_ID_BYTES {
             return argument("video id", "1 to 4096 bytes", format!("{} bytes", video.id.len()));
         }
-        let dim = self.committed.settings().dim;
-        if spans.len().checked_mul(dim) != Some(vectors.len()) {
-            return Err(Error::Length {
-                what: "vectors",
-                expected: spans.len().saturating_mul(dim),
-                found: vectors.len(),
-            });
+        let Settings { dim, sketch, .. } = *self.committed.settings();
+        for (what, each, found) in [("vectors", dim, vectors.len()), ("sketches", sketch as usize, sketches.len())] {
+            if spans.len().checked_mul(each) != Some(found) {
+                return Err(Error::Length { what, expected: spans.len().saturating_mul(each), found });
+            }
         }
         check_finite("vectors", vectors)?;
         check_finite("probe", &video.probe)?; // JSON would hold null, and the record could not be read again
@@ -150,7 +150,8 @@ impl Writer {
         self.inner.add_document(document).map_err(|error| self.fail(error))?;
         self.next_video += 1;
         let spans = spans.iter().flat_map(|span| [span.start_ms, span.end_ms, span.at_ms]).collect();
-        self.pending.insert(number, Pending { spans, vectors: Packed::new(vectors, dim) });
+        let (vectors, sketches) = (Packed::new(vectors, dim), sketches.to_vec());
+        self.pending.insert(number, Pending { spans, vectors, sketches });
         self.pending_ids.insert(video.id, number);
         Ok(())
     }
@@ -297,7 +298,7 @@ impl Writer {
         let parts: Vec<Part<'_>> = (self.pending.iter().enumerate())
             .map(|(i, (number, video))| {
                 let vectors = halved.get(i).unwrap_or(&video.vectors).view();
-                Part { number: *number, spans: &video.spans, vectors }
+                Part { number: *number, spans: &video.spans, vectors, sketches: &video.sketches }
             })
             .collect();
         let name = manifest::segment_name(self.next_segment);
@@ -360,8 +361,10 @@ impl Writer {
             segment.verify()?; // a merge must not give damage a new checksum
             let dead = next.dead(&meta.name);
             for entry in segment.entries().filter(|entry| dead.binary_search(&entry.number).is_err()) {
-                let spans = segment.span_words(entry.first_row, entry.rows);
-                parts.push(Part { number: entry.number, spans, vectors: segment.vectors(entry.first_row, entry.rows) });
+                let Entry { number, first_row, rows } = entry;
+                let spans = segment.span_words(first_row, rows);
+                let (vectors, sketches) = (segment.vectors(first_row, rows), segment.sketches(first_row, rows));
+                parts.push(Part { number, spans, vectors, sketches });
             }
         }
         parts.sort_unstable_by_key(|part| part.number);

@@ -20,18 +20,22 @@ const EACH: u64 = 3;
 
 fn create(dir: &Path) -> Index {
     let hnsw = Hnsw { m: 4, ef_construction: 20, min_rows: 20, ..Hnsw::default() };
-    Index::create(dir, &Settings { hnsw, ..Settings::new(DIM) }).unwrap()
+    Index::create(dir, &Settings { hnsw, sketch: 3, ..Settings::new(DIM) }).unwrap()
 }
 
-/// Video number `n`: its id, its rows and its text all follow from `n`.
+/// Video number `n`: its id, its rows, their sketches and its text all follow from `n`.
 fn rows(n: u64) -> Vec<f32> {
     (0..(1 + n % 9) * DIM as u64).map(|i| ((n * 31 + i * 7) % 97) as f32 / 97.0 - 0.5).collect()
+}
+
+fn sketches(n: u64) -> Vec<u8> {
+    (0..(1 + n % 9) * 3).map(|i| (n * 17 + i) as u8).collect()
 }
 
 fn put(writer: &mut Writer, n: u64) -> reelseek_index::Result<()> {
     let (id, rows) = (format!("v{}", n % IDS), rows(n));
     let spans = vec![Span { start_ms: n as u32, end_ms: n as u32 + 1, at_ms: n as u32 }; rows.len() / DIM];
-    writer.put(Video { id, title: n.to_string(), ..Video::default() }, &spans, &rows)
+    writer.put(Video { id, title: n.to_string(), ..Video::default() }, &spans, &rows, &sketches(n))
 }
 
 /// The number of every live video by id, after comparing text with vectors.
@@ -41,6 +45,7 @@ fn state(searcher: &Searcher) -> BTreeMap<String, u64> {
         let video = searcher.video(number).unwrap();
         let n: u64 = video.title.parse().unwrap();
         let (spans, vectors) = searcher.rows_of(number).unwrap().unwrap();
+        assert_eq!(searcher.sketches_of(number).unwrap().unwrap(), sketches(n), "video {n}");
         assert!(vectors == rows(n) && spans.iter().all(|span| u64::from(span.at_ms) == n), "video {n}");
         assert_eq!(video.id, format!("v{}", n % IDS));
         assert!(found.insert(video.id, n).is_none(), "twice");

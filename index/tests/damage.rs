@@ -5,17 +5,23 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use reelseek_index::{Effort, Error, Hnsw, Index, Settings, Span, Video};
+use reelseek_index::{Effort, Error, Hnsw, Index, Settings, Span, Video, VideoNumber};
 
 const DIM: usize = 8;
 
 fn build(dir: &Path) -> PathBuf {
-    let index = Index::create(dir, &Settings::new(DIM)).unwrap();
+    build_with(dir, 0)
+}
+
+/// As [`build`], with so many bytes of sketch.
+fn build_with(dir: &Path, sketch: u32) -> PathBuf {
+    let index = Index::create(dir, &Settings { sketch, ..Settings::new(DIM) }).unwrap();
     let mut writer = index.writer().unwrap();
     for i in 0..5u16 {
         let video = Video { id: format!("v{i}"), ..Video::default() };
         let vectors: Vec<f32> = (0..DIM * 11).map(|j| f32::from(i) + j as f32 / 100.0).collect();
-        writer.put(video, &[Span { start_ms: 1, end_ms: 2, at_ms: 1 }; 11], &vectors).unwrap();
+        let sketches: Vec<u8> = (0..11 * sketch).map(|j| (u32::from(i) * 50 + j) as u8).collect();
+        writer.put(video, &[Span { start_ms: 1, end_ms: 2, at_ms: 1 }; 11], &vectors, &sketches).unwrap();
     }
     writer.commit().unwrap();
     writer.close().unwrap();
@@ -29,6 +35,7 @@ fn use_all(dir: &Path) -> Result<(), Error> {
     searcher.scores(&[1.0; DIM], |_, _| ())?;
     for number in searcher.video_numbers() {
         searcher.rows_of(number)?;
+        searcher.sketches_of(number)?;
     }
     Ok(())
 }
@@ -73,21 +80,78 @@ fn flipped_bits_in_segments() {
     }
 }
 
+/// Bytes of a sketch in the tests below.
+const SKETCH: usize = 7;
+
+/// Where the sketches of [`build_with`] lie: before the checksum at the end.
+fn sketches(whole: &[u8]) -> std::ops::Range<usize> {
+    whole.len() - 4 - 5 * 11 * SKETCH..whole.len() - 4
+}
+
+#[test]
+fn sketches_cut_anywhere_are_refused_and_every_flipped_bit_is_found() {
+    let keep = tempfile::tempdir().unwrap();
+    let dir = keep.path().join("index");
+    let path = build_with(&dir, SKETCH as u32);
+    let whole = fs::read(&path).unwrap();
+    let place = sketches(&whole);
+    assert!(whole[place.clone()].starts_with(&[0, 1, 2, 3]) && whole[..place.end].ends_with(&[20]));
+    for at in (0..64).chain(place) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        fs::write(&path, bytes).unwrap();
+        let used = use_all(&dir);
+        assert!(at >= 64 || used.is_err(), "a flip in the header (byte {at}) is seen on open");
+        assert!(!Index::verify(&dir).unwrap().is_sound(), "{at}");
+        fs::write(&path, &whole[..at]).unwrap();
+        let error = use_all(&dir).unwrap_err();
+        assert!(matches!(&error, Error::Damaged { .. }) && error.to_string().contains("000001.vec"), "{at}: {error}");
+        assert!(!Index::verify(&dir).unwrap().is_sound(), "{at}");
+    }
+    fs::write(&path, whole).unwrap();
+    use_all(&dir).unwrap();
+    assert!(Index::verify(&dir).unwrap().is_sound());
+}
+
+#[test]
+fn a_header_that_tells_of_other_sketches_is_refused() {
+    let keep = tempfile::tempdir().unwrap();
+    for sketch in [0, SKETCH as u32] {
+        let dir = keep.path().join(sketch.to_string());
+        let path = build_with(&dir, sketch);
+        let whole = fs::read(&path).unwrap();
+        for other in [0, 6, 7, 8, 4096, 4097, u32::MAX].into_iter().filter(|other| *other != sketch) {
+            let mut bytes = whole.clone();
+            bytes[28..32].copy_from_slice(&other.to_le_bytes());
+            let crc = crc32fast::hash(&bytes[..60]);
+            bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+            fs::write(&path, bytes).unwrap();
+            let error = use_all(&dir).unwrap_err().to_string();
+            assert!(error.contains(&format!("{sketch} bytes of sketch")), "{error}");
+            assert!(error.contains(&format!("{other} bytes of sketch")), "{error}");
+            assert!(!Index::verify(&dir).unwrap().is_sound());
+        }
+    }
+}
+
 #[test]
 fn compact_refuses_to_launder_damage() {
     let keep = tempfile::tempdir().unwrap();
-    let dir = keep.path().join("index");
-    let path = build(&dir);
-    let mut bytes = fs::read(&path).unwrap();
-    bytes[100] ^= 1;
-    fs::write(&path, bytes).unwrap();
-    let index = Index::open(&dir).unwrap();
-    let mut writer = index.writer().unwrap();
-    writer.remove("v0").unwrap();
-    assert!(matches!(writer.compact(), Err(Error::Damaged { .. })));
-    assert!(matches!(writer.commit(), Err(Error::WriterFailed { .. })));
-    drop(writer);
-    assert_eq!(index.searcher().unwrap().rows(), 44, "the commit before the merge stands");
+    for in_sketches in [false, true] {
+        let dir = keep.path().join(in_sketches.to_string());
+        let path = build_with(&dir, SKETCH as u32);
+        let mut bytes = fs::read(&path).unwrap();
+        let at = if in_sketches { sketches(&bytes).end - 1 } else { 100 };
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        let index = Index::open(&dir).unwrap();
+        let mut writer = index.writer().unwrap();
+        writer.remove("v0").unwrap();
+        assert!(matches!(writer.compact(), Err(Error::Damaged { .. })));
+        assert!(matches!(writer.commit(), Err(Error::WriterFailed { .. })));
+        drop(writer);
+        assert_eq!(index.searcher().unwrap().rows(), 44, "the commit before the merge stands");
+    }
 }
 
 /// The files of the text index that hold something, with their contents.
@@ -105,7 +169,7 @@ fn build_text(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut writer = Index::open(dir).unwrap().writer().unwrap();
     let title = "snow day in the hills".to_owned();
     let video = Video { id: "t".into(), title, labels: vec!["skiing".into()], ..Video::default() };
-    writer.put(video, &[Span::default(); 2], &[0.5; 2 * DIM]).unwrap();
+    writer.put(video, &[Span::default(); 2], &[0.5; 2 * DIM], &[]).unwrap();
     writer.remove("v1").unwrap();
     writer.commit().unwrap();
     writer.close().unwrap();
@@ -200,7 +264,7 @@ fn build_graph(dir: &Path) -> [PathBuf; 2] {
     for i in 0..20u32 {
         let vectors: Vec<f32> = (0..DIM as u32 * 20).map(|j| ((i * 977 + j * 13) % 101) as f32 - 50.0).collect();
         let video = Video { id: format!("v{i}"), ..Video::default() };
-        writer.put(video, &[Span::default(); 20], &vectors).unwrap();
+        writer.put(video, &[Span::default(); 20], &vectors, &[]).unwrap();
     }
     writer.commit().unwrap();
     writer.close().unwrap();
@@ -284,7 +348,7 @@ fn the_graph_of_other_vectors_is_refused() {
     let [_, path] = build_graph(&one);
     let index = Index::create(&two, Index::open(&one).unwrap().settings()).unwrap();
     let mut writer = index.writer().unwrap();
-    writer.put(Video { id: "a".into(), ..Video::default() }, &[Span::default(); 400], &[0.5; 400 * DIM]).unwrap();
+    writer.put(Video { id: "a".into(), ..Video::default() }, &[Span::default(); 400], &[0.5; 400 * DIM], &[]).unwrap();
     writer.commit().unwrap();
     fs::copy(path, two.join("segments").join("000001.hnsw")).unwrap();
     assert!(matches!(walk_all(&two), Err(Error::Damaged { .. })));
@@ -318,6 +382,25 @@ fn a_file_cut_short_while_it_is_searched_is_an_error_and_not_the_end() {
 
 #[cfg(unix)]
 #[test]
+fn sketches_cut_short_while_they_are_read_are_an_error() {
+    let keep = tempfile::tempdir().unwrap();
+    for (name, keeps) in [("header", 64), ("half a page", 5000)] {
+        let dir = keep.path().join(name);
+        let path = build_with(&dir, 300);
+        let searcher = Index::open(&dir).unwrap().searcher().unwrap();
+        let numbers = searcher.video_numbers();
+        let of = |number| searcher.sketches_of(number);
+        assert_eq!(of(numbers[4]).unwrap().unwrap().len(), 11 * 300);
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(keeps).unwrap();
+        for number in [numbers[4], numbers[0], VideoNumber(99)] {
+            let error = of(number).unwrap_err().to_string();
+            assert!(error.contains("cut short") && error.contains(path.to_str().unwrap()), "{error}");
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
 fn a_text_index_cut_short_while_it_is_served_is_an_error() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
@@ -325,7 +408,7 @@ fn a_text_index_cut_short_while_it_is_served_is_an_error() {
     let mut writer = Index::open(&dir).unwrap().writer().unwrap();
     for i in 0..3000 {
         let video = Video { id: format!("w{i}"), title: format!("{i} days"), ..Video::default() };
-        writer.put(video, &[], &[]).unwrap();
+        writer.put(video, &[], &[], &[]).unwrap();
     }
     writer.commit().unwrap();
     writer.close().unwrap();

@@ -41,7 +41,7 @@ fn build(dir: &Path, videos: u64) -> Index {
         let mut writer = index.writer().unwrap();
         for i in 0..videos {
             let video = Video { id: format!("v{i}"), ..Video::default() };
-            writer.put(video, &[Span::default(); 50], &vectors(50, i + 1)).unwrap();
+            writer.put(video, &[Span::default(); 50], &vectors(50, i + 1), &[]).unwrap();
         }
         writer.commit().unwrap();
         writer.close().unwrap();
@@ -139,10 +139,10 @@ fn rows_that_are_wanted_but_far_are_found_by_a_scan() {
         all
     };
     writer
-        .put(Video { id: "near".into(), ..Video::default() }, &[Span::default(); 300], &towards(300, 1, 9.0))
+        .put(Video { id: "near".into(), ..Video::default() }, &[Span::default(); 300], &towards(300, 1, 9.0), &[])
         .unwrap();
     writer
-        .put(Video { id: "far".into(), ..Video::default() }, &[Span::default(); 2700], &towards(2700, 2, -9.0))
+        .put(Video { id: "far".into(), ..Video::default() }, &[Span::default(); 2700], &towards(2700, 2, -9.0), &[])
         .unwrap();
     writer.commit().unwrap();
     let searcher = index.searcher().unwrap();
@@ -159,7 +159,7 @@ fn equal_rows_and_odd_queries_are_answered() {
     let index = Index::create(keep.path().join("index"), &settings()).unwrap();
     let mut writer = index.writer().unwrap();
     writer
-        .put(Video { id: "still".into(), ..Video::default() }, &[Span::default(); 3000], &[0.25; 3000 * DIM])
+        .put(Video { id: "still".into(), ..Video::default() }, &[Span::default(); 3000], &[0.25; 3000 * DIM], &[])
         .unwrap();
     writer.commit().unwrap();
     let searcher = index.searcher().unwrap();
@@ -212,7 +212,7 @@ fn our_graphs_find_as_much_as_those_of_hnsw_rs() {
         let index = Index::create(keep.path().join(name), &Settings { hnsw, ..Settings::new(DIM) }).unwrap();
         let mut writer = index.writer().unwrap();
         let video = Video { id: "a".into(), ..Video::default() };
-        writer.put(video, &vec![Span::default(); 4000], &vectors(4000, 3)).unwrap();
+        writer.put(video, &vec![Span::default(); 4000], &vectors(4000, 3), &[]).unwrap();
         alone(|| writer.commit()).unwrap();
         assert!(Index::verify(keep.path().join(name)).unwrap().is_sound());
         recall(&index.searcher().unwrap(), 10, None, Effort::Ef(30))

@@ -46,7 +46,7 @@ impl Task<'_> {
         // All rows as one video of the index: which of our videos a row belongs to is known by its place.
         let owners = gallery.owners();
         let video = Video { id: "gallery".to_owned(), ..Video::default() };
-        writer.put(video, &vec![Span::default(); owners.len()], gallery.rows())?;
+        writer.put(video, &vec![Span::default(); owners.len()], gallery.rows(), &[])?;
         writer.commit()?;
         writer.close()?;
         let searcher = index.searcher()?;

@@ -114,12 +114,13 @@ impl<T: FnMut(&Event)> Run<T> {
             return Ok(true);
         }
         // Only the sidecar changed: new metadata, the same rows.
-        let Some((spans, vectors)) = self.snapshot.rows_of(*number)? else { return Ok(false) };
+        let (rows, sketches) = (self.snapshot.rows_of(*number)?, self.snapshot.sketches_of(*number)?);
+        let (Some((spans, vectors)), Some(sketches)) = (rows, sketches) else { return Ok(false) };
         let (described, warning) = task.describe(video.duration_ms, video.note.clone());
         let renewed =
             Video { probe: video.probe.clone(), sampling: video.sampling.clone(), rows: video.rows, ..described };
         let rows = video.rows;
-        let outcome = match self.writer.put(renewed, &spans, &vectors) {
+        let outcome = match self.writer.put(renewed, &spans, &vectors, &sketches) {
             Ok(()) => Outcome::Indexed { rows, warning },
             Err(error) => refused(error)?,
         };
@@ -164,7 +165,7 @@ impl<T: FnMut(&Event)> Run<T> {
         let outcome = match done {
             Ok(done) => {
                 let rows = done.rows.spans.len() as u32;
-                match self.writer.put(done.video, &done.rows.spans, &done.rows.vectors) {
+                match self.writer.put(done.video, &done.rows.spans, &done.rows.vectors, &[]) {
                     Ok(()) => Outcome::Indexed { rows, warning: done.warning },
                     Err(error) => refused(error)?,
                 }

@@ -263,7 +263,7 @@ mod tests {
         let mut writer = index.writer().unwrap();
         let mut put = |id: String, row: [f32; 3], rows: usize| {
             let spans: Vec<Span> = (0..rows as u32).map(|i| Span { start_ms: i, end_ms: i + 1, at_ms: i }).collect();
-            writer.put(Video { id, ..Video::default() }, &spans, &row.repeat(rows)).unwrap();
+            writer.put(Video { id, ..Video::default() }, &spans, &row.repeat(rows), &[]).unwrap();
         };
         put("long".into(), [0.9, 0.0, 0.0], 500);
         put("right".into(), [0.8, 0.0, 0.0], 1);

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 mod failures;
 mod onnx;
+mod sketches;
 
 /// A folder of its own for each test, with clips in `videos/` and an index in `index/`.
 struct Place(tempfile::TempDir);

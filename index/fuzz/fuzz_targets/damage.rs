@@ -24,11 +24,12 @@ fn build() -> Sound {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
     let hnsw = Hnsw { m: 4, ef_construction: 20, min_rows: 1, ..Hnsw::default() };
-    let mut writer = Index::create(&dir, &Settings { hnsw, ..Settings::new(DIM) }).unwrap().writer().unwrap();
+    let settings = Settings { hnsw, sketch: 5, ..Settings::new(DIM) };
+    let mut writer = Index::create(&dir, &settings).unwrap().writer().unwrap();
     for i in 0..30u32 {
         let rows: Vec<f32> = (0..DIM as u32 * 20).map(|j| ((i * 977 + j * 13) % 101) as f32 - 50.0).collect();
         let video = Video { id: format!("v{i}"), title: format!("{i} snow days"), ..Video::default() };
-        writer.put(video, &[Span::default(); 20], &rows).unwrap();
+        writer.put(video, &[Span::default(); 20], &rows, &[i as u8; 20 * 5]).unwrap();
         if i % 10 == 9 {
             writer.commit().unwrap();
             // Of this commit and so large a segment that walks are chosen.
@@ -58,6 +59,7 @@ fn use_all(dir: &Path) -> reelseek_index::Result<()> {
     }
     for number in searcher.video_numbers() {
         searcher.rows_of(number)?;
+        searcher.sketches_of(number)?;
         searcher.video(number)?;
     }
     searcher.filter("title:snow AND NOT id:v3")?;

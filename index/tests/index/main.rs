@@ -10,6 +10,7 @@ use reelseek_index::{Effort, Error, Hit, Index, Precision, RowRef, Settings, Spa
 use serde_json::json;
 
 mod rows;
+mod sketches;
 
 const DIM: usize = 12;
 
@@ -55,7 +56,7 @@ fn video(id: &str) -> Video {
 }
 
 fn put(writer: &mut reelseek_index::Writer, id: &str, rows: usize, seed: u64) {
-    writer.put(video(id), &spans(rows), &vectors(rows, seed)).unwrap();
+    writer.put(video(id), &spans(rows), &vectors(rows, seed), &[]).unwrap();
 }
 
 fn ids(index: &Index) -> Vec<String> {
@@ -94,7 +95,7 @@ fn round_trip_keeps_everything() {
         extra: json!({"camera": "gopro", "n": [1, 2.5, null, true]}),
     };
     let mut writer = index.writer().unwrap();
-    writer.put(full.clone(), &spans(3), &vectors(3, 1)).unwrap();
+    writer.put(full.clone(), &spans(3), &vectors(3, 1), &[]).unwrap();
     put(&mut writer, "empty", 0, 0);
     writer.set_state(json!({"a": 0.25}));
     assert!(writer.videos().unwrap().is_empty());
@@ -193,18 +194,21 @@ fn put_refuses_bad_arguments_and_stays_usable() {
     let (_place, index) = fresh();
     let mut writer = index.writer().unwrap();
     let good = vectors(1, 1);
-    assert!(matches!(writer.put(video(""), &spans(1), &good), Err(Error::Argument { .. })));
-    assert!(matches!(writer.put(video(&"x".repeat(4097)), &spans(1), &good), Err(Error::Argument { .. })));
-    assert!(matches!(writer.put(video("a"), &spans(2), &good), Err(Error::Length { expected: 24, found: 12, .. })));
+    assert!(matches!(writer.put(video(""), &spans(1), &good, &[]), Err(Error::Argument { .. })));
+    assert!(matches!(writer.put(video(&"x".repeat(4097)), &spans(1), &good, &[]), Err(Error::Argument { .. })));
+    assert!(matches!(
+        writer.put(video("a"), &spans(2), &good, &[]),
+        Err(Error::Length { expected: 24, found: 12, .. })
+    ));
     for bad in [f32::NAN, f32::INFINITY] {
         let mut vector = good.clone();
         vector[5] = bad;
-        assert!(matches!(writer.put(video("a"), &spans(1), &vector), Err(Error::NotFinite { position: 5, .. })));
+        assert!(matches!(writer.put(video("a"), &spans(1), &vector, &[]), Err(Error::NotFinite { position: 5, .. })));
     }
     let probe = Video { probe: vec![f32::NAN], ..video("a") };
-    assert!(matches!(writer.put(probe, &spans(1), &good), Err(Error::NotFinite { what: "probe", .. })));
+    assert!(matches!(writer.put(probe, &spans(1), &good, &[]), Err(Error::NotFinite { what: "probe", .. })));
     let backwards = [Span { start_ms: 2, end_ms: 1, at_ms: 1 }];
-    assert!(matches!(writer.put(video("a"), &backwards, &good), Err(Error::Argument { what: "span", .. })));
+    assert!(matches!(writer.put(video("a"), &backwards, &good, &[]), Err(Error::Argument { what: "span", .. })));
     put(&mut writer, "a", 1, 1);
     writer.commit().unwrap();
     assert_eq!(index.searcher().unwrap().rows(), 1);
@@ -240,7 +244,7 @@ fn filters() {
         },
     ];
     for (i, video) in all.into_iter().enumerate() {
-        writer.put(video, &spans(2), &vectors(2, i as u64)).unwrap();
+        writer.put(video, &spans(2), &vectors(2, i as u64), &[]).unwrap();
     }
     writer.commit().unwrap();
     let searcher = index.searcher().unwrap();

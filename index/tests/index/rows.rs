@@ -74,7 +74,7 @@ fn rows_and_queries_of_any_size_are_ranked_rightly() {
         let index = Index::create(&dir, &Settings::new(DIM)).unwrap();
         let mut writer = index.writer().unwrap();
         let rows: Vec<f32> = vectors(900, 3).iter().map(|x| x * rows_by).collect();
-        writer.put(video("a"), &spans(900), &rows).unwrap();
+        writer.put(video("a"), &spans(900), &rows, &[]).unwrap();
         writer.commit().unwrap();
         let query: Vec<f32> = vectors(1, 5).iter().map(|x| x * query_by).collect();
         let hits = index.searcher().unwrap().search(&query, 10, None, Effort::Exact).unwrap();

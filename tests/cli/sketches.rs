@@ -1,0 +1,38 @@
+//! Rows with bytes beside them.
+
+use reelseek_index::{Index, Settings};
+
+use super::{CELLS, Place};
+
+#[test]
+fn a_changed_sidecar_leaves_the_sketches_as_they_were() {
+    let place = Place::new();
+    place.clip(CELLS, 12, "cells.mkv");
+    place.index(&[]);
+    // The same index once more, with sketches.
+    let (dir, copy) = (place.path("index"), place.path("copy"));
+    let sketches = {
+        let index = Index::open(&dir).unwrap();
+        let searcher = index.searcher().unwrap();
+        let settings = Settings { sketch: 3, ..index.settings().clone() };
+        let mut writer = Index::create(&copy, &settings).unwrap().writer().unwrap();
+        let number = searcher.video_numbers()[0];
+        let (spans, vectors) = searcher.rows_of(number).unwrap().unwrap();
+        let sketches: Vec<u8> = (0..3 * spans.len()).map(|i| i as u8).collect();
+        writer.put(searcher.video(number).unwrap(), &spans, &vectors, &sketches).unwrap();
+        writer.set_state(searcher.state().unwrap().clone());
+        writer.commit().unwrap();
+        writer.close().unwrap();
+        sketches
+    };
+    std::fs::remove_dir_all(&dir).unwrap();
+    std::fs::rename(&copy, &dir).unwrap();
+
+    std::fs::write(place.videos().join("cells.mkv.json"), r#"{"title":"Life of cells"}"#).unwrap();
+    assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1);
+    let searcher = Index::open(&dir).unwrap().searcher().unwrap();
+    let number = searcher.video_numbers()[0];
+    assert_eq!(searcher.video(number).unwrap().title, "Life of cells");
+    assert!(!sketches.is_empty());
+    assert_eq!(searcher.sketches_of(number).unwrap().unwrap(), sketches);
+}
