@@ -208,6 +208,21 @@ impl Searcher {
         Ok(Some(found))
     }
 
+    /// The sketch of a row that this snapshot found; `None` for any other.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] if a file was cut short since it was opened.
+    pub fn sketch_of(&self, hit: &Hit) -> Result<Option<Vec<u8>>> {
+        let Some((i, entry)) = self.place(hit.video).filter(|(_, entry)| hit.nth < entry.rows) else {
+            self.check_files()?;
+            return Ok(None);
+        };
+        let segment = &self.segments[i];
+        let found = segment.sketches(entry.first_row + hit.nth, 1).to_vec();
+        segment.check_file()?;
+        Ok(Some(found))
+    }
+
     /// The `k` live rows with the highest dot product, best first, ties by row; only those of the
     /// videos in `filter`, if there is one. Fewer than `k` only if there are fewer.
     ///

@@ -190,6 +190,7 @@ impl C3d {
             clip_len: LENGTH,
             descriptor_len: 3 * SIDE * SIDE,
             sampling: SAMPLING,
+            same_scene: false,
             mean_at: vec![0],
         };
         Ok(C3d { about, network: Network::read(path, 1)? })

@@ -224,6 +224,7 @@ impl Layout {
             clip_len: CLIP_LEN,
             descriptor_len: DESCRIPTOR_LEN,
             sampling: SAMPLING,
+            same_scene: true,
             mean_at: (0..CLIP_FRAMES).map(|i| i * DESCRIPTOR_LEN).collect(),
         };
         Layout { projection, about }

@@ -69,6 +69,8 @@ pub struct About {
     pub descriptor_len: usize,
     /// How it sees a video.
     pub sampling: Sampling,
+    /// Whether it is asked for the very scene, and not the kind of it: then candidates are laid over sketches of their frames.
+    pub same_scene: bool,
     /// Where in a clip's features descriptors stand whose mean is that of the clip's frames: their first places. Image features, of an encoder that sees a clip as a whole.
     pub mean_at: Vec<usize>,
 }

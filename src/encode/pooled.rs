@@ -78,6 +78,7 @@ impl Pooled {
             clip_len: 3 * length,
             descriptor_len: length,
             sampling,
+            same_scene: false,
             mean_at: vec![0],
         };
         Pooled { about, normalise, backbone, close: None }

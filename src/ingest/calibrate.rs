@@ -1,9 +1,11 @@
 //! Measuring how well foreign pictures score on an index.
 
-use reelseek_index::{Effort, Index, Searcher, VideoSet, Writer};
+use rayon::prelude::*;
+use reelseek_index::{Effort, Index, Searcher, VideoNumber, VideoSet, Writer};
 
 use super::Error;
-use crate::search::{Calibration, Measured, State};
+use crate::media::Picture;
+use crate::search::{Asked, Calibration, Measured, State, align, rank};
 
 /// Probes searched for.
 const MAX_PROBES: usize = 256;
@@ -19,7 +21,7 @@ pub fn calibrate(index: &Index, writer: &mut Writer, mut state: State) -> Result
     // Numbers are never used again: the newest and their count name exactly these videos.
     let on = Measured { newest: numbers.last().map_or(0, |n| n.0), videos: numbers.len() };
     if state.measured != Some(on) {
-        state.calibration = Calibration::fit(null_scores(&searcher)?);
+        state.calibration = Calibration::fit(null_scores(&searcher)?, searcher.settings().sketch > 0);
         state.measured = Some(on);
     }
     if state != State::of(&searcher) {
@@ -29,25 +31,39 @@ pub fn calibrate(index: &Index, writer: &mut Writer, mut state: State) -> Result
     Ok(())
 }
 
-/// The best score of one frame of each video (of at most 256 of them), its own video left out.
+/// The best evidence for one frame of each video (of at most 256 of them), its own video left out.
 fn null_scores(searcher: &Searcher) -> Result<Vec<f32>, Error> {
     let dim = searcher.settings().dim;
     let numbers = searcher.video_numbers();
-    let mut best = Vec::new();
     if numbers.len() < 2 {
-        return Ok(best);
+        return Ok(Vec::new());
     }
     let step = numbers.len().div_ceil(MAX_PROBES);
-    for own in numbers.iter().copied().step_by(step) {
-        let probe = searcher.video(own)?.probe;
-        let foreign: VideoSet = numbers.iter().copied().filter(|n| *n != own).collect();
-        let mut highest: Option<f32> = None;
-        for view in probe.chunks_exact(dim) {
-            for hit in searcher.search(view, 1, Some(&foreign), Effort::Exact)? {
-                highest = Some(highest.map_or(hit.score, |h| h.max(hit.score)));
-            }
-        }
-        best.extend(highest);
+    let probes: Vec<VideoNumber> = numbers.iter().copied().step_by(step).collect();
+    let best = probes.par_iter().map(|own| -> Result<Option<f32>, Error> {
+        let views: Vec<Vec<f32>> = searcher.video(*own)?.probe.chunks_exact(dim).map(<[f32]>::to_vec).collect();
+        let laid = match views.first() {
+            Some(view) => sketch_at(searcher, *own, view)?.as_ref().map(align::Query::new),
+            None => None,
+        };
+        let foreign: VideoSet = numbers.iter().copied().filter(|n| n != own).collect();
+        let best = rank(searcher, &Asked { views, laid }, 1, Some(&foreign), Effort::Exact)?;
+        Ok(best.first().map(|best| best.evidence))
+    });
+    Ok(best.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+}
+
+/// The sketch of the video's row that is nearest to a view of its probe, as a picture.
+fn sketch_at(searcher: &Searcher, video: VideoNumber, view: &[f32]) -> Result<Option<Picture>, Error> {
+    if searcher.settings().sketch as usize != align::BYTES {
+        return Ok(None);
     }
-    Ok(best)
+    let own: VideoSet = std::iter::once(video).collect();
+    let Some(row) = searcher.search(view, 1, Some(&own), Effort::Exact)?.into_iter().next() else { return Ok(None) };
+    let sketch = searcher.sketch_of(&row)?.unwrap_or_default();
+    // Twice as large without smoothing, so that it is as sharp as a frame.
+    let side = 2 * align::SIDE;
+    let luma = |i: usize| sketch.get(i / side / 2 * align::SIDE + i % side / 2).copied();
+    let rgb: Option<Vec<[u8; 3]>> = (0..side * side).map(|i| luma(i).map(|luma| [luma; 3])).collect();
+    Ok(rgb.and_then(|rgb| Picture::new(side as u32, side as u32, rgb.concat())))
 }

@@ -19,6 +19,15 @@ pub struct Rows {
     pub spans: Vec<Span>,
     /// Their embeddings, one after the other.
     pub vectors: Vec<f32>,
+    /// Sketches of their middle frames, one after the other; none if the encoder wants none.
+    pub sketches: Vec<u8>,
+}
+
+/// A frame of the clip being filled.
+struct Shown {
+    at_ms: u32,
+    descriptor: Descriptor,
+    sketch: Vec<u8>,
 }
 
 /// Takes frames in order of time and gives rows.
@@ -26,7 +35,7 @@ pub struct ClipBuilder<'a> {
     encoder: &'a dyn Encoder,
     checkpoint: &'a Folded,
     /// Frames of the clip being filled, with their times.
-    window: VecDeque<(u32, Descriptor)>,
+    window: VecDeque<Shown>,
     frames_per_clip: usize,
     stride: usize,
     /// How long the last frame stands, in milliseconds.
@@ -57,17 +66,17 @@ impl<'a> ClipBuilder<'a> {
         ClipBuilder { frames_per_clip: 1, stride: 1, ..ClipBuilder::regular(encoder, checkpoint) }
     }
 
-    /// Adds the next frame.
+    /// Adds the next frame, with its sketch (none if the encoder wants none).
     ///
     /// # Errors
     /// If the encoder fails, or encoder and checkpoint do not fit together.
-    pub fn push(&mut self, at_ms: u32, frame: Descriptor) -> Result<(), Error> {
+    pub fn push(&mut self, at_ms: u32, descriptor: Descriptor, sketch: Vec<u8>) -> Result<(), Error> {
         if self.frames_per_clip == 1
             && let Some(last) = self.rows.spans.last_mut()
         {
             last.end_ms = last.end_ms.max(at_ms);
         }
-        self.window.push_back((at_ms, frame));
+        self.window.push_back(Shown { at_ms, descriptor, sketch });
         self.uncovered += 1;
         if self.window.len() == self.frames_per_clip {
             self.emit()?;
@@ -93,12 +102,13 @@ impl<'a> ClipBuilder<'a> {
     }
 
     fn emit(&mut self) -> Result<(), Error> {
-        let (Some((first, _)), Some((last, _))) = (self.window.front(), self.window.back()) else {
+        let (Some(first), Some(last)) = (self.window.front(), self.window.back()) else {
             return Ok(());
         };
-        let span = Span { start_ms: *first, end_ms: last.saturating_add(self.frame_ms), at_ms: first.midpoint(*last) };
+        let (first, last) = (first.at_ms, last.at_ms);
+        let span = Span { start_ms: first, end_ms: last.saturating_add(self.frame_ms), at_ms: first.midpoint(last) };
         self.uncovered = 0;
-        let frames: Vec<&Descriptor> = self.window.iter().map(|(_, d)| d).collect();
+        let frames: Vec<&Descriptor> = self.window.iter().map(|shown| &shown.descriptor).collect();
         let vector = match self.encoder.clip(&frames)? {
             Some(features) => self.checkpoint.embed_video(&features)?,
             // Flat: a row of zeros keeps the video in the index and matches nothing.
@@ -114,6 +124,9 @@ impl<'a> ClipBuilder<'a> {
         }
         self.rows.spans.push(span);
         self.rows.vectors.extend_from_slice(&vector);
+        if let Some(middle) = self.window.get((self.window.len() - 1) / 2) {
+            self.rows.sketches.extend_from_slice(&middle.sketch);
+        }
         Ok(())
     }
 }
@@ -139,7 +152,7 @@ mod tests {
         let (encoder, checkpoint) = (Layout::embedded(), Folded::embedded());
         let mut builder = ClipBuilder::regular(&encoder, &checkpoint);
         for (i, frame) in frames.enumerate() {
-            builder.push(i as u32 * 250, frame).unwrap();
+            builder.push(i as u32 * 250, frame, Vec::new()).unwrap();
         }
         builder.finish(0).unwrap()
     }
@@ -175,7 +188,7 @@ mod tests {
         let (encoder, checkpoint) = (Layout::embedded(), Folded::embedded());
         let mut builder = ClipBuilder::keyframes(&encoder, &checkpoint);
         for (i, at) in [0, 700, 5000].into_iter().enumerate() {
-            builder.push(at, noise(i as u32)).unwrap();
+            builder.push(at, noise(i as u32), Vec::new()).unwrap();
         }
         let spans = builder.finish(9000).unwrap().spans;
         assert_eq!(

@@ -26,7 +26,7 @@ pub use work::Error as FileError;
 use crate::encode::Encoder;
 use crate::gmf::{self, Folded};
 use crate::media::{self, Cancel, Limits, Tools};
-use crate::search::{self, CHECKPOINT, ENCODER};
+use crate::search::{self, CHECKPOINT, ENCODER, align};
 
 /// Why indexing could not run at all; what is wrong with one file is an [`Event`].
 #[derive(Debug, Error)]
@@ -165,6 +165,7 @@ pub fn run(
         encoder,
         checkpoint,
         keyframes: plan.keyframes,
+        sketches: index.settings().sketch > 0,
         limits: Limits::default(),
         cancel,
     };
@@ -207,7 +208,8 @@ fn open_or_create(folder: &Path, encoder: &dyn Encoder, checkpoint: &Folded, pla
             attributes.insert(search::WEIGHTS.to_owned(), path.to_string_lossy().into_owned());
         }
         let precision = if plan.half { Precision::Half } else { Precision::Full };
-        let settings = Settings { attributes, precision, ..Settings::new(checkpoint.record.invariant) };
+        let sketch = if encoder.about().same_scene { align::BYTES as u32 } else { 0 };
+        let settings = Settings { attributes, precision, sketch, ..Settings::new(checkpoint.record.invariant) };
         let index = Index::create(folder, &settings)?;
         // With the index lies what a search needs of it.
         if *checkpoint != Folded::embedded() {

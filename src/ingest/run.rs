@@ -165,7 +165,7 @@ impl<T: FnMut(&Event)> Run<T> {
         let outcome = match done {
             Ok(done) => {
                 let rows = done.rows.spans.len() as u32;
-                match self.writer.put(done.video, &done.rows.spans, &done.rows.vectors, &[]) {
+                match self.writer.put(done.video, &done.rows.spans, &done.rows.vectors, &done.rows.sketches) {
                     Ok(()) => Outcome::Indexed { rows, warning: done.warning },
                     Err(error) => refused(error)?,
                 }

@@ -10,6 +10,7 @@ use super::{ClipBuilder, Rows, sidecar};
 use crate::encode::{self, Descriptor, Encoder};
 use crate::gmf::{self, Folded};
 use crate::media::{self, Cancel, Limits, Tools};
+use crate::search::align;
 
 /// Why one file gave no rows.
 #[derive(Debug, ThisError)]
@@ -139,6 +140,8 @@ pub(super) struct Context<'a> {
     pub(super) encoder: &'a dyn Encoder,
     pub(super) checkpoint: &'a Folded,
     pub(super) keyframes: bool,
+    /// Whether the index keeps sketches.
+    pub(super) sketches: bool,
     pub(super) limits: Limits,
     pub(super) cancel: &'a Cancel,
 }
@@ -190,9 +193,11 @@ impl Context<'_> {
                 pictures.push(frame.picture);
             });
             if pictures.len() == BATCH || ended {
-                for (at_ms, descriptor) in times.drain(..).zip(self.encoder.describe(&pictures)?) {
+                let described = self.encoder.describe(&pictures)?;
+                for ((at_ms, descriptor), picture) in times.drain(..).zip(described).zip(&pictures) {
                     probe.offer(&descriptor);
-                    builder.push(at_ms, descriptor)?;
+                    let sketch = if self.sketches { align::sketch(picture) } else { Vec::new() };
+                    builder.push(at_ms, descriptor, sketch)?;
                 }
                 pictures.clear();
             }

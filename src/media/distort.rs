@@ -181,7 +181,8 @@ fn warped(
         let mut pixel = [0u8; 3];
         for (channel, out) in pixel.iter_mut().enumerate() {
             let at = |x: u32, y: u32| f32::from(source.get_pixel(x, y).0[channel]);
-            let value = (at(x0, y0) * (1.0 - fx) + at(x1, y0) * fx) * (1.0 - fy) + (at(x0, y1) * (1.0 - fx) + at(x1, y1) * fx) * fy;
+            let value = (at(x0, y0) * (1.0 - fx) + at(x1, y0) * fx) * (1.0 - fy)
+                + (at(x0, y1) * (1.0 - fx) + at(x1, y1) * fx) * fy;
             *out = (if inside { value } else { outside(channel) }).round() as u8;
         }
         Rgb(pixel)
@@ -194,7 +195,8 @@ fn screen(source: &RgbImage, random: &mut Random) -> RgbImage {
     let (left, right, top, bottom) = (border(), border(), border(), border());
     let (width, height) = (w * (1.0 + left + right), h * (1.0 + top + bottom));
     // The screen's corners in the photo, from the upper left one clockwise.
-    let mut corner = |x: f32, y: f32| (x + w * random.between(-0.06, 0.06) * 0.5, y + h * random.between(-0.06, 0.06) * 0.5);
+    let mut corner =
+        |x: f32, y: f32| (x + w * random.between(-0.06, 0.06) * 0.5, y + h * random.between(-0.06, 0.06) * 0.5);
     let (x0, y0) = (left * w, top * h);
     let quad = [corner(x0, y0), corner(x0 + w, y0), corner(x0 + w, y0 + h), corner(x0, y0 + h)];
     let inverse = to_unit_square(quad);
@@ -226,9 +228,15 @@ fn to_unit_square(quad: [(f32, f32); 4]) -> impl Fn(f32, f32) -> (f32, f32) {
     let (d, e, f) = (y1 - y0 + g * y1, y3 - y0 + h * y3, y0);
     // The adjoint of ((a b c) (d e f) (g h 1)).
     let adjoint = [
-        e - f * h, c * h - b, b * f - c * e,
-        f * g - d, a - c * g, c * d - a * f,
-        d * h - e * g, b * g - a * h, a * e - b * d,
+        e - f * h,
+        c * h - b,
+        b * f - c * e,
+        f * g - d,
+        a - c * g,
+        c * d - a * f,
+        d * h - e * g,
+        b * g - a * h,
+        a * e - b * d,
     ];
     move |x, y| {
         let row = |i: usize| adjoint[3 * i] * x + adjoint[3 * i + 1] * y + adjoint[3 * i + 2];

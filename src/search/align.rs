@@ -148,7 +148,9 @@ impl Grey {
                     let (x, y) = ((u * cos - v * sin) * step, (u * sin + v * cos) * step);
                     self.at(middle[0] * full + x - 0.5, middle[1] * full + y - 0.5)
                 };
-                values.push([(0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)].map(sample).iter().sum::<f32>() / 4.0);
+                values.push(
+                    [(0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)].map(sample).iter().sum::<f32>() / 4.0,
+                );
             }
         }
         without_local_mean(&mut values, side);

@@ -1,16 +1,17 @@
 //! How far a picture that is not in the gallery gets by chance.
 //!
-//! At each commit up to 256 frames of the gallery, each with its own video left out, are searched for. Their best scores are the
-//! null distribution: close to normal over 0.3..0.65 for the embedded checkpoint. Its location is their median; its scale comes from the lower half
-//! alone (`median − 16 % quantile`), since copies of a video elsewhere in the gallery push up only the upper one.
-//! `confidence(s) = Φ((s − location) / scale)`: 0.95 is passed by one foreign picture in 20.
+//! At each commit up to 256 frames of the gallery, each with its own video left out, are searched for. The best evidence for each (the cosine, and in an index with sketches what a second look adds) is the
+//! null distribution: two halves of normal distributions, joined at the median. The lower one's scale is `median − 16 % quantile`; the upper one's, which the confidence of
+//! answers hangs on, is `84 % quantile − median`: it is wider, for some scenes look alike, but copies of a video elsewhere in the gallery, which push
+//! up the topmost only, do not move it unless they are many. `confidence(s) = Φ((s − median) / scale)`: 0.95 is passed by one foreign picture in 20.
 
 use serde::{Deserialize, Serialize};
 
 /// What the null distribution looks like in a gallery of some ten minutes; counts as [`PRIOR_WEIGHT`] probes, so that a
 /// gallery of one video, which can tell nothing, has an answer. From `reelseek quality` on mixed clips.
-const PRIOR_LOCATION: f64 = 0.45;
-const PRIOR_SCALE: f64 = 0.075;
+const PRIOR: (f64, f64) = (0.45, 0.075);
+/// The same where candidates are laid over sketches, which adds to their evidence.
+const PRIOR_WITH_SKETCHES: (f64, f64) = (0.555, 0.075);
 const PRIOR_WEIGHT: f64 = 8.0;
 /// Never narrower than this, however alike the probes are.
 const LEAST_SCALE: f64 = 0.02;
@@ -20,39 +21,49 @@ const LEAST_SCALE: f64 = 0.02;
 pub struct Calibration {
     /// Median of the best score of a picture that is not in the gallery.
     pub location: f64,
-    /// Standard deviation of that score.
+    /// Standard deviation of that score below the median.
     pub scale: f64,
+    /// The same above it; 0 in an index of before there were two.
+    #[serde(default)]
+    pub upper: f64,
     /// Probes that were searched for.
     pub probes: usize,
 }
 
 impl Calibration {
-    /// From the best scores of probes that have no right answer.
-    pub fn fit(mut best: Vec<f32>) -> Calibration {
+    /// From the best evidence of probes that have no right answer, in an index with sketches or without.
+    pub fn fit(mut best: Vec<f32>, sketches: bool) -> Calibration {
+        let prior = if sketches { PRIOR_WITH_SKETCHES } else { PRIOR };
         best.retain(|s| s.is_finite());
         best.sort_by(f32::total_cmp);
         let n = best.len() as f64;
-        let (location, scale) = match best.len() {
-            0 => (PRIOR_LOCATION, PRIOR_SCALE),
-            _ => (quantile(&best, 0.5), quantile(&best, 0.5) - quantile(&best, 0.16)),
+        let (location, scale, upper) = match best.len() {
+            0 => (prior.0, prior.1, prior.1),
+            _ => {
+                let [low, middle, high] = [0.16, 0.5, 0.84].map(|share| quantile(&best, share));
+                (middle, middle - low, high - middle)
+            }
         };
         let blend = |own: f64, prior: f64| (own * n + prior * PRIOR_WEIGHT) / (n + PRIOR_WEIGHT);
         Calibration {
-            location: blend(location, PRIOR_LOCATION),
-            scale: blend(scale, PRIOR_SCALE).max(LEAST_SCALE),
+            location: blend(location, prior.0),
+            scale: blend(scale, prior.1).max(LEAST_SCALE),
+            upper: blend(upper, prior.1).max(LEAST_SCALE),
             probes: best.len(),
         }
     }
 
     /// The chance that a picture which is not in the gallery scores less than `score`, in [0, 1].
     pub fn confidence(&self, score: f32) -> f32 {
-        normal_cdf((f64::from(score) - self.location) / self.scale) as f32
+        let off = f64::from(score) - self.location;
+        let scale = if off > 0.0 && self.upper > 0.0 { self.upper } else { self.scale };
+        normal_cdf(off / scale) as f32
     }
 }
 
 impl Default for Calibration {
     fn default() -> Calibration {
-        Calibration::fit(Vec::new())
+        Calibration::fit(Vec::new(), false)
     }
 }
 
@@ -99,7 +110,7 @@ mod tests {
                 (0.4 + 0.06 * low) as f32
             })
             .collect();
-        let calibration = Calibration::fit(null.clone());
+        let calibration = Calibration::fit(null.clone(), false);
         let passed = null.iter().filter(|s| calibration.confidence(**s) >= 0.95).count();
         assert!((25..=55).contains(&passed), "{passed} of 999");
     }
@@ -109,8 +120,8 @@ mod tests {
         let clean: Vec<f32> = (0..100).map(|i| 0.3 + 0.002 * i as f32).collect();
         let mut copies = clean.clone();
         copies.extend([0.99; 12]);
-        let (a, b) = (Calibration::fit(clean), Calibration::fit(copies));
-        assert!((a.location - b.location).abs() < 0.02 && (a.scale - b.scale).abs() < 0.02, "{a:?} {b:?}");
+        let (a, b) = (Calibration::fit(clean, false), Calibration::fit(copies, false));
+        assert!((a.location - b.location).abs() < 0.02 && (a.upper - b.upper).abs() < 0.02, "{a:?} {b:?}");
     }
 
     #[test]

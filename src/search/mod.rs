@@ -3,18 +3,20 @@
 pub mod align;
 mod calibration;
 mod moment;
+mod rank;
 mod state;
 
-use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use reelseek_index::{Effort, Hit, Index, Searcher, VideoNumber, VideoSet};
+use reelseek_index::{Effort, Index, Searcher, VideoSet};
 use thiserror::Error;
 
 pub use calibration::Calibration;
 pub use moment::Moment;
+pub use rank::Asked;
+pub(crate) use rank::rank;
 pub use state::{Failure, Measured, State};
 
 use crate::encode::{self, Encoder};
@@ -29,9 +31,6 @@ pub const CHECKPOINT: &str = "checkpoint";
 pub const WEIGHTS: &str = "weights";
 /// The checkpoint that an index was made with, in its folder, if that is not the embedded one.
 pub const CHECKPOINT_FILE: &str = "checkpoint.safetensors";
-
-/// Rows fetched for each video wanted: a video answers with several neighbouring rows.
-const OVERFETCH: usize = 16;
 
 /// Why a query could not be answered.
 #[derive(Debug, Error)]
@@ -169,10 +168,10 @@ impl Engine {
         among: Option<&VideoSet>,
     ) -> Result<Answer, Error> {
         let start = Instant::now();
-        let views = views(picture, self.encoder.as_ref(), &self.checkpoint)?;
+        let asked = ask(picture, self.encoder.as_ref(), &self.checkpoint)?;
         let mut found = Vec::new();
-        for best in self.best_rows(&views, options, among)? {
-            let confidence = self.calibration.confidence(best.hit.score);
+        for best in rank(&self.searcher, &asked, options.top, among, options.effort)? {
+            let confidence = self.calibration.confidence(best.evidence);
             if best.hit.score <= 0.0 || confidence < options.min_confidence {
                 continue;
             }
@@ -181,53 +180,13 @@ impl Engine {
                 video: self.searcher.video(best.hit.video)?,
                 score: best.hit.score,
                 confidence,
-                moment: Moment::around(best.hit.span, &spans, &vectors, &views[best.view]),
+                moment: Moment::around(best.hit.span, &spans, &vectors, &asked.views[best.view]),
             });
         }
         // Without graphs every row is compared.
         let exact = options.effort == Effort::Exact || self.searcher.segments().1 == 0;
         Ok(Answer { found, exact, took: start.elapsed() })
     }
-
-    /// The best row of each of the best `top` videos, over all views of the query.
-    fn best_rows(&self, views: &[Vec<f32>], options: &Options, filter: Option<&VideoSet>) -> Result<Vec<Best>, Error> {
-        let top = options.top;
-        let rows = self.searcher.rows();
-        let mut fetch = top.saturating_mul(OVERFETCH).max(64).min(rows);
-        loop {
-            let mut best: Vec<Best> = Vec::new();
-            let mut seen = HashMap::<VideoNumber, usize>::new();
-            let mut enough = true;
-            for (view, embedding) in views.iter().enumerate() {
-                let hits = self.searcher.search(embedding, fetch, filter, options.effort)?;
-                // Each view by itself: one filled by a single long video hides others, however many another view brings.
-                let distinct: HashSet<VideoNumber> = hits.iter().map(|hit| hit.video).collect();
-                enough &= distinct.len() >= top || hits.len() < fetch || fetch >= rows;
-                for hit in hits {
-                    match seen.get(&hit.video) {
-                        Some(&at) if best[at].hit.score >= hit.score => {}
-                        Some(&at) => best[at] = Best { hit, view },
-                        None => {
-                            seen.insert(hit.video, best.len());
-                            best.push(Best { hit, view });
-                        }
-                    }
-                }
-            }
-            if !enough {
-                fetch = fetch.saturating_mul(4).min(rows);
-                continue;
-            }
-            best.sort_by(|a, b| b.hit.score.total_cmp(&a.hit.score).then(a.hit.video.cmp(&b.hit.video)));
-            best.truncate(top);
-            return Ok(best);
-        }
-    }
-}
-
-struct Best {
-    hit: Hit,
-    view: usize,
 }
 
 /// The embeddings under which a picture is searched for: as given and (where the encoder tells them apart) mirrored, and both again without plain
@@ -250,31 +209,13 @@ pub fn views(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> R
     Ok(embeddings)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::encode::Layout;
-    use reelseek_index::{Settings, Span, Video};
-
-    #[test]
-    fn a_long_video_does_not_hide_others_behind_what_another_view_brings() {
-        let dir = tempfile::tempdir().unwrap();
-        let index = Index::create(dir.path().join("index"), &Settings::new(3)).unwrap();
-        let mut writer = index.writer().unwrap();
-        let mut put = |id: String, row: [f32; 3], rows: usize| {
-            let spans: Vec<Span> = (0..rows as u32).map(|i| Span { start_ms: i, end_ms: i + 1, at_ms: i }).collect();
-            writer.put(Video { id, ..Video::default() }, &spans, &row.repeat(rows), &[]).unwrap();
-        };
-        put("long".into(), [0.9, 0.0, 0.0], 500);
-        put("right".into(), [0.8, 0.0, 0.0], 1);
-        for i in 0..10 {
-            put(format!("junk{i}"), [0.0, 0.3, 0.0], 1);
-        }
-        writer.commit().unwrap();
-        let engine = Engine::new(index.searcher().unwrap(), Arc::new(Layout::embedded()), Folded::embedded());
-        let views = [vec![1.0, 0.0, 0.0], vec![0.0, 1.0, 0.0]];
-        let best = engine.best_rows(&views, &Options { top: 3, ..Options::default() }, None).unwrap();
-        let named: Vec<_> = best.iter().map(|b| engine.searcher.video(b.hit.video).unwrap().id).collect();
-        assert_eq!(named, ["long", "right", "junk0"]);
-    }
+/// What a picture is searched by: its views, and for the very scene, the picture as it is laid over frames, without plain borders.
+///
+/// # Errors
+/// As [`views`].
+pub fn ask(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Asked, Error> {
+    let views = views(picture, encoder, checkpoint)?;
+    let laid = (encoder.about().same_scene && !views.is_empty())
+        .then(|| align::Query::new(media::trim_borders(picture).as_ref().unwrap_or(picture)));
+    Ok(Asked { views, laid })
 }
