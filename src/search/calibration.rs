@@ -1,17 +1,19 @@
 //! How far a picture that is not in the gallery gets by chance.
 //!
 //! At each commit up to 256 frames of the gallery, each with its own video left out, are searched for. The best evidence for each (the cosine, and in an index with sketches what a second look adds) is the
-//! null distribution: two halves of normal distributions, joined at the median. The lower one's scale is `median − 16 % quantile`; the upper one's, which the confidence of
-//! answers hangs on, is `84 % quantile − median`: it is wider, for some scenes look alike, but copies of a video elsewhere in the gallery, which push
-//! up the topmost only, do not move it unless they are many. `confidence(s) = Φ((s − median) / scale)`: 0.95 is passed by one foreign picture in 20.
+//! null distribution: two halves of normal distributions, joined at the median, the lower one of scale `median − 16 % quantile`. The upper one is wider, for some scenes look
+//! alike. With sketches, where a copy of a video elsewhere in the gallery is known by its evidence and left out, its scale is `84 % quantile − median`; without, where
+//! copies would push it up, it is that of the lower one. `confidence(s) = Φ((s − median) / scale)`: 0.95 is passed by one foreign picture in 20.
 
 use serde::{Deserialize, Serialize};
 
 /// What the null distribution looks like in a gallery of some ten minutes; counts as [`PRIOR_WEIGHT`] probes, so that a
 /// gallery of one video, which can tell nothing, has an answer. From `reelseek quality` on mixed clips.
-const PRIOR: (f64, f64) = (0.45, 0.075);
+const PRIOR: [f64; 3] = [0.45, 0.075, 0.075];
 /// The same where candidates are laid over sketches, which adds to their evidence.
-const PRIOR_WITH_SKETCHES: (f64, f64) = (0.555, 0.075);
+const PRIOR_WITH_SKETCHES: [f64; 3] = [0.54, 0.09, 0.135];
+/// Evidence above which a probe is held to lie on a frame of a copy: foreign scenes reach 0.95, copies begin at 1.1.
+const COPY: f32 = 1.05;
 const PRIOR_WEIGHT: f64 = 8.0;
 /// Never narrower than this, however alike the probes are.
 const LEAST_SCALE: f64 = 0.02;
@@ -34,21 +36,21 @@ impl Calibration {
     /// From the best evidence of probes that have no right answer, in an index with sketches or without.
     pub fn fit(mut best: Vec<f32>, sketches: bool) -> Calibration {
         let prior = if sketches { PRIOR_WITH_SKETCHES } else { PRIOR };
-        best.retain(|s| s.is_finite());
+        best.retain(|s| s.is_finite() && !(sketches && *s >= COPY));
         best.sort_by(f32::total_cmp);
         let n = best.len() as f64;
-        let (location, scale, upper) = match best.len() {
-            0 => (prior.0, prior.1, prior.1),
+        let [location, scale, upper] = match best.len() {
+            0 => prior,
             _ => {
                 let [low, middle, high] = [0.16, 0.5, 0.84].map(|share| quantile(&best, share));
-                (middle, middle - low, high - middle)
+                [middle, middle - low, if sketches { high - middle } else { middle - low }]
             }
         };
         let blend = |own: f64, prior: f64| (own * n + prior * PRIOR_WEIGHT) / (n + PRIOR_WEIGHT);
         Calibration {
-            location: blend(location, prior.0),
-            scale: blend(scale, prior.1).max(LEAST_SCALE),
-            upper: blend(upper, prior.1).max(LEAST_SCALE),
+            location: blend(location, prior[0]),
+            scale: blend(scale, prior[1]).max(LEAST_SCALE),
+            upper: blend(upper, prior[2]).max(LEAST_SCALE),
             probes: best.len(),
         }
     }
@@ -122,6 +124,14 @@ mod tests {
         copies.extend([0.99; 12]);
         let (a, b) = (Calibration::fit(clean, false), Calibration::fit(copies, false));
         assert!((a.location - b.location).abs() < 0.02 && (a.upper - b.upper).abs() < 0.02, "{a:?} {b:?}");
+    }
+
+    #[test]
+    fn copies_are_left_out_where_sketches_tell_them() {
+        let foreign: Vec<f32> = (0..80).map(|i| 0.4 + 0.004 * i as f32).collect();
+        let mut copies = foreign.clone();
+        copies.extend([1.3; 30]);
+        assert_eq!(Calibration::fit(foreign, true), Calibration::fit(copies, true));
     }
 
     #[test]
