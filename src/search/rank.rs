@@ -10,7 +10,7 @@ use super::align;
 const OVERFETCH: usize = 16;
 /// Videos that get a second look, and rows of each.
 const CANDIDATES: usize = 32;
-const ROWS: usize = 6;
+const ROWS: usize = 12;
 /// What a full correlation with a frame adds to the cosine. From `reelseek quality`: 0.3 to 0.6 are alike.
 const WEIGHT: f32 = 0.4;
 /// Mean difference in grey levels up to which two sketches are of one picture.
