@@ -20,6 +20,7 @@
 //! | [`search`] | which videos, and when, show what this picture shows? | media, encode, gmf, index |
 //! | [`ingest`] | the conductor: videos → media → encode → gmf → index, with an outcome for every file; feature sets and training examples from videos | all above |
 //! | [`eval`] | how good are the answers? | all above |
+//! | [`serve`] | the web page and the HTTP API | media, encode, gmf, search, ingest |
 //! | [`cli`] | arguments in, library call, output | everything |
 //!
 //! A walk through: `cli::index` calls [`ingest::run`], which finds files with [`media::walk`], decodes each with
@@ -52,4 +53,5 @@ pub mod ingest;
 pub mod media;
 pub mod search;
 mod seeded;
+pub mod serve;
 mod tensors;

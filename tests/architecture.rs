@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms it may name after `crate::`. `seeded` and `tensors` belong to no room.
-const EDGES: [(&str, &[&str]); 8] = [
+const EDGES: [(&str, &[&str]); 9] = [
     ("media", &[]),
     ("encode", &["media"]),
     ("features", &[]),
@@ -13,7 +13,8 @@ const EDGES: [(&str, &[&str]); 8] = [
     ("search", &["media", "encode", "gmf"]),
     ("ingest", &["media", "encode", "features", "gmf", "search"]),
     ("eval", &["media", "encode", "features", "gmf", "search", "ingest"]),
-    ("cli", &["media", "encode", "features", "gmf", "search", "ingest", "eval"]),
+    ("serve", &["media", "encode", "gmf", "search", "ingest"]),
+    ("cli", &["media", "encode", "features", "gmf", "search", "ingest", "eval", "serve"]),
 ];
 const HELPERS: [&str; 2] = ["seeded", "tensors"];
 

@@ -12,6 +12,7 @@ mod manage;
 mod model;
 mod quality;
 mod search;
+mod serve;
 mod talk;
 mod train;
 
@@ -45,6 +46,8 @@ enum Command {
     Index(index::Arguments),
     /// Find the videos, and the moment in each, that show what a picture shows
     Search(search::Arguments),
+    /// Serve the web page and the HTTP API
+    Serve(serve::Arguments),
     /// Show what an index holds
     Info(manage::Info),
     /// Check every file of an index against its checksum
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Index(arguments) => index::run(&arguments),
         Command::Search(arguments) => search::run(&arguments),
+        Command::Serve(arguments) => serve::run(arguments),
         Command::Info(arguments) => manage::info(&arguments),
         Command::Verify(arguments) => manage::verify(&arguments),
         Command::Remove(arguments) => manage::remove(&arguments),

@@ -79,6 +79,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         filter: arguments.filter.clone(),
         min_confidence: arguments.min_confidence,
         effort,
+        ..Options::default()
     };
     if let Some(filter) = &options.filter {
         // A wrong filter is the person's mistake once, not one for each picture.

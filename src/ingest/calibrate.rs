@@ -5,7 +5,7 @@ use reelseek_index::{Effort, Index, Searcher, VideoNumber, VideoSet, Writer};
 
 use super::Error;
 use crate::media::Picture;
-use crate::search::{Asked, Calibration, Measured, State, align, rank};
+use crate::search::{Asked, Calibration, Measured, State, View, align, rank};
 
 /// Probes searched for.
 const MAX_PROBES: usize = 256;
@@ -41,14 +41,16 @@ fn null_scores(searcher: &Searcher) -> Result<Vec<f32>, Error> {
     let step = numbers.len().div_ceil(MAX_PROBES);
     let probes: Vec<VideoNumber> = numbers.iter().copied().step_by(step).collect();
     let best = probes.par_iter().map(|own| -> Result<Option<f32>, Error> {
-        let views: Vec<Vec<f32>> = searcher.video(*own)?.probe.chunks_exact(dim).map(<[f32]>::to_vec).collect();
+        let probe = searcher.video(*own)?.probe;
+        let view = |(i, embedding): (usize, &[f32])| View { embedding: embedding.to_vec(), mirrored: i % 2 == 1 };
+        let views: Vec<View> = probe.chunks_exact(dim).enumerate().map(view).collect();
         let laid = match views.first() {
-            Some(view) => sketch_at(searcher, *own, view)?.as_ref().map(align::Query::new),
+            Some(view) => sketch_at(searcher, *own, &view.embedding)?.as_ref().map(align::Query::new),
             None => None,
         };
         let foreign: VideoSet = numbers.iter().copied().filter(|n| n != own).collect();
         let best = rank(searcher, &Asked { views, laid }, 1, Some(&foreign), Effort::Exact)?;
-        Ok(best.first().map(|best| best.evidence))
+        Ok(best.first().map(|best| best[0].evidence))
     });
     Ok(best.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }

@@ -45,16 +45,17 @@ struct Template {
 
 /// A picture as it is laid over sketches.
 pub struct Query {
-    templates: Vec<Template>,
+    /// As it is, and mirrored.
+    templates: [Vec<Template>; 2],
 }
 
 impl Query {
     /// All ways in which a picture may lie on a frame.
     pub fn new(picture: &Picture) -> Query {
         let large = Grey::of(picture, 2 * SIDE);
-        let mut templates = Vec::new();
         let whole = [0.5, 0.5];
-        for grey in [large.mirrored(), large] {
+        let templates = [large.clone(), large.mirrored()].map(|grey| {
+            let mut templates = Vec::new();
             let full = grey.part(whole, 1.0, 0.0, SIDE);
             // Words may stand over the lower fifth.
             templates.push(Template::of(&full, SIDE, SIDE * 4 / 5, true));
@@ -74,17 +75,19 @@ impl Query {
             for angle in ANGLES {
                 templates.push(Template::of(&grey.part(whole, TURNED, angle, side), side, side, false));
             }
-        }
+            templates
+        });
         Query { templates }
     }
 
-    /// The highest correlation with a sketch, -1 to 1.
+    /// The highest correlation with a sketch, -1 to 1: of the picture as it is, or mirrored.
     ///
     /// # Panics
     /// If it has not [`BYTES`].
-    pub fn score(&self, sketch: &[u8]) -> f32 {
+    pub fn score(&self, sketch: &[u8], mirrored: bool) -> f32 {
         let plane = Plane::of(sketch);
-        pulp::Arch::new().dispatch(|| self.templates.iter().map(|t| plane.best(t)).fold(-1.0, f32::max))
+        let templates = &self.templates[usize::from(mirrored)];
+        pulp::Arch::new().dispatch(|| templates.iter().map(|t| plane.best(t)).fold(-1.0, f32::max))
     }
 }
 

@@ -8,15 +8,15 @@ mod state;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use reelseek_index::{Effort, Index, Searcher, VideoSet};
 use thiserror::Error;
 
 pub use calibration::Calibration;
 pub use moment::Moment;
-pub use rank::Asked;
-pub(crate) use rank::rank;
+pub use rank::{Asked, View};
+pub(crate) use rank::{Ranked, rank};
 pub use state::{Failure, Measured, State};
 
 use crate::encode::{self, Encoder};
@@ -64,8 +64,12 @@ pub enum Error {
 /// What a search shall return.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Videos at most.
+    /// Answers at most.
     pub top: usize,
+    /// Better ones that are left out: those of the pages before.
+    pub skip: usize,
+    /// What one answer is.
+    pub group: Group,
     /// Only videos that this query of the index's text fields accepts.
     pub filter: Option<String>,
     /// Only answers of at least this confidence.
@@ -76,8 +80,19 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { top: 10, filter: None, min_confidence: 0.0, effort: Effort::Default }
+        let effort = Effort::Default;
+        Options { top: 10, skip: 0, group: Group::Video, filter: None, min_confidence: 0.0, effort }
     }
+}
+
+/// What one answer is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Group {
+    /// A video, at its best moment.
+    #[default]
+    Video,
+    /// A moment: a video may answer with several, of the few of its rows that are looked at.
+    Moment,
 }
 
 /// One answer: a video and the moment in it.
@@ -98,10 +113,14 @@ pub struct Found {
 pub struct Answer {
     /// Best first.
     pub found: Vec<Found>,
+    /// Whether there are answers beyond these: another page.
+    pub more: bool,
     /// Whether every row was compared, so that nothing can have been missed.
     pub exact: bool,
     /// Time from picture to answer.
-    pub took: std::time::Duration,
+    pub took: Duration,
+    /// The part of it in which the picture became embeddings.
+    pub encoding: Duration,
 }
 
 /// Everything a query needs, on one snapshot of an index.
@@ -169,23 +188,74 @@ impl Engine {
     ) -> Result<Answer, Error> {
         let start = Instant::now();
         let asked = ask(picture, self.encoder.as_ref(), &self.checkpoint)?;
-        let mut found = Vec::new();
-        for best in rank(&self.searcher, &asked, options.top, among, options.effort)? {
-            let confidence = self.calibration.confidence(best.evidence);
-            if best.hit.score <= 0.0 || confidence < options.min_confidence {
-                continue;
-            }
-            let Some((spans, vectors)) = self.searcher.rows_of(best.hit.video)? else { continue };
-            found.push(Found {
-                video: self.searcher.video(best.hit.video)?,
-                score: best.hit.score,
-                confidence,
-                moment: Moment::around(best.hit.span, &spans, &vectors, &asked.views[best.view]),
-            });
+        let encoding = start.elapsed();
+        let answer = self.answer(&asked, options, among)?;
+        Ok(Answer { took: start.elapsed(), encoding, ..answer })
+    }
+
+    /// Searches by an embedding in place of a picture; it need not be of length 1. Without a picture nothing can be laid over frames: the
+    /// order is that of the cosine, and a confidence that was measured with frames is lower than it would be.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if it has not the index's length or is not finite, else as [`Engine::search`].
+    pub fn search_vector(&self, vector: &[f32], options: &Options) -> Result<Answer, Error> {
+        let start = Instant::now();
+        let filter = options.filter.as_deref().map(|f| self.searcher.filter(f)).transpose()?;
+        let length = vector.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
+        let embedding = match length {
+            0.0 => return Ok(Answer { found: Vec::new(), more: false, exact: true, took: start.elapsed(), encoding: Duration::ZERO }),
+            length => vector.iter().map(|v| (f64::from(*v) / length) as f32).collect(),
+        };
+        let asked = Asked { views: vec![View { embedding, mirrored: false }], laid: None };
+        let answer = self.answer(&asked, options, filter.as_ref())?;
+        Ok(Answer { took: start.elapsed(), ..answer })
+    }
+
+    fn answer(&self, asked: &Asked, options: &Options, among: Option<&VideoSet>) -> Result<Answer, Error> {
+        let wanted = options.skip.saturating_add(options.top);
+        let mut videos = rank(&self.searcher, asked, wanted.saturating_add(1), among, options.effort)?;
+        if options.group == Group::Video {
+            videos.iter_mut().for_each(|rows| rows.truncate(1));
         }
+        let mut found: Vec<(f32, Found)> = Vec::new();
+        for rows in videos {
+            self.moments_of(&rows, asked, options, &mut found)?;
+        }
+        found.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        let more = found.len() > wanted;
+        let found = found.into_iter().map(|(_, found)| found).skip(options.skip).take(options.top).collect();
         // Without graphs every row is compared.
         let exact = options.effort == Effort::Exact || self.searcher.segments().1 == 0;
-        Ok(Answer { found, exact, took: start.elapsed() })
+        Ok(Answer { found, more, exact, took: Duration::ZERO, encoding: Duration::ZERO })
+    }
+
+    /// The moments of a video's rows, best first, with their evidence: a row within a moment that a better one made adds nothing.
+    fn moments_of(
+        &self,
+        rows: &[Ranked],
+        asked: &Asked,
+        options: &Options,
+        found: &mut Vec<(f32, Found)>,
+    ) -> Result<(), Error> {
+        let good = |row: &&Ranked| {
+            row.hit.score > 0.0 && self.calibration.confidence(row.evidence) >= options.min_confidence
+        };
+        let good: Vec<&Ranked> = rows.iter().filter(good).collect();
+        let Some(first) = good.first() else { return Ok(()) };
+        let Some((spans, vectors)) = self.searcher.rows_of(first.hit.video)? else { return Ok(()) };
+        let video = self.searcher.video(first.hit.video)?;
+        let mut moments: Vec<Moment> = Vec::new();
+        for row in good {
+            let at = row.hit.span.at_ms;
+            if moments.iter().any(|m| (m.from_ms..m.to_ms.max(m.from_ms + 1)).contains(&at)) {
+                continue;
+            }
+            let moment = Moment::around(row.hit.span, &spans, &vectors, &asked.views[row.view].embedding);
+            moments.push(moment);
+            let confidence = self.calibration.confidence(row.evidence);
+            found.push((row.evidence, Found { video: video.clone(), score: row.hit.score, confidence, moment }));
+        }
+        Ok(())
     }
 }
 
@@ -194,16 +264,16 @@ impl Engine {
 ///
 /// # Errors
 /// [`Error::Encoder`] if the encoder fails, [`Error::Checkpoint`] if encoder and checkpoint do not fit.
-pub fn views(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Vec<Vec<f32>>, Error> {
+pub fn views(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Vec<View>, Error> {
     let sampling = &encoder.about().sampling;
     let trimmed = media::trim_borders(picture);
     let seen: Vec<Picture> =
         std::iter::once(picture).chain(&trimmed).map(|picture| encode::fit(picture, sampling)).collect();
     let mut embeddings = Vec::with_capacity(4);
     for descriptor in encoder.describe(&seen)?.into_iter().filter(|descriptor| !descriptor.is_flat()) {
-        embeddings.push(checkpoint.embed_image(&encoder.image(&descriptor))?);
+        embeddings.push(View { embedding: checkpoint.embed_image(&encoder.image(&descriptor))?, mirrored: false });
         if let Some(mirrored) = encoder.mirrored(&descriptor) {
-            embeddings.push(checkpoint.embed_image(&encoder.image(&mirrored))?);
+            embeddings.push(View { embedding: checkpoint.embed_image(&encoder.image(&mirrored))?, mirrored: true });
         }
     }
     Ok(embeddings)

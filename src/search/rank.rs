@@ -8,8 +8,10 @@ use super::align;
 
 /// Rows fetched for each video wanted: a video answers with several neighbouring rows.
 const OVERFETCH: usize = 16;
-/// Videos that get a second look, and rows of each.
+/// Videos that get a second look, and rows of each: a few of all, more of the best.
 const CANDIDATES: usize = 32;
+const FIRST_ROWS: usize = 3;
+const BEST: usize = 6;
 const ROWS: usize = 12;
 /// What a full correlation with a frame adds to the cosine. From `reelseek quality`: 0.3 to 0.6 are alike.
 const WEIGHT: f32 = 0.4;
@@ -22,12 +24,22 @@ const SHARED_COST: f32 = 0.05;
 /// What a picture is searched by.
 pub struct Asked {
     /// Its embeddings, see [`super::views`].
-    pub views: Vec<Vec<f32>>,
+    pub views: Vec<View>,
     /// As it is laid over sketches, if the encoder is asked for the very scene.
     pub laid: Option<align::Query>,
 }
 
-/// A video, by its best row.
+/// One embedding under which a picture is searched for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View {
+    /// The embedding.
+    pub embedding: Vec<f32>,
+    /// Whether it is of the mirrored picture.
+    pub mirrored: bool,
+}
+
+/// A row that answers.
+#[derive(Debug, Clone)]
 pub(crate) struct Ranked {
     pub(crate) hit: Hit,
     /// The view that found the row.
@@ -36,43 +48,75 @@ pub(crate) struct Ranked {
     pub(crate) evidence: f32,
 }
 
-/// The best `top` videos, best first, ties by number.
+/// The best `top` videos, best first, ties by number; of each the rows that were looked at, best first.
 pub(crate) fn rank(
     searcher: &Searcher,
     asked: &Asked,
     top: usize,
     filter: Option<&VideoSet>,
     effort: Effort,
-) -> reelseek_index::Result<Vec<Ranked>> {
+) -> reelseek_index::Result<Vec<Vec<Ranked>>> {
     let laid = asked.laid.as_ref().filter(|_| searcher.settings().sketch as usize == align::BYTES);
     let wanted = if laid.is_some() { top.max(CANDIDATES) } else { top };
-    let videos = nearest(searcher, &asked.views, wanted, filter, effort)?;
-    let mut ranked = Vec::with_capacity(videos.len());
-    let mut sketches: Vec<Vec<u8>> = Vec::new();
-    for (i, rows) in videos.into_iter().enumerate() {
-        let mut best: Option<(Ranked, Vec<u8>)> = None;
-        for (hit, view) in rows {
-            let sketch = match laid {
-                Some(_) if i < CANDIDATES => searcher.sketch_of(&hit)?.unwrap_or_default(),
-                _ => Vec::new(),
-            };
-            let overlap = laid.filter(|_| !sketch.is_empty()).map_or(0.0, |laid| laid.score(&sketch).max(0.0));
-            let evidence = hit.score + WEIGHT * overlap;
-            if best.as_ref().is_none_or(|(best, _)| evidence > best.evidence) {
-                best = Some((Ranked { hit, view, evidence }, sketch));
+    let mut videos = nearest(searcher, &asked.views, wanted, filter, effort)?;
+    if let Some(laid) = laid {
+        second_look(searcher, asked, laid, &mut videos)?;
+    }
+    videos.truncate(top);
+    Ok(videos)
+}
+
+/// Adds to the evidence what the picture laid over the rows' frames tells, and brings videos and rows in order again.
+fn second_look(
+    searcher: &Searcher,
+    asked: &Asked,
+    laid: &align::Query,
+    videos: &mut [Vec<Ranked>],
+) -> reelseek_index::Result<()> {
+    let look = |row: &mut Ranked| -> reelseek_index::Result<Vec<u8>> {
+        let sketch = searcher.sketch_of(&row.hit)?.unwrap_or_default();
+        if !sketch.is_empty() {
+            row.evidence += WEIGHT * laid.score(&sketch, asked.views[row.view].mirrored).max(0.0);
+        }
+        Ok(sketch)
+    };
+    // The place of the row among the candidates' best, and its sketch.
+    let mut sketches: Vec<(f32, Vec<u8>)> = vec![(f32::MIN, Vec::new()); videos.len()];
+    let mut look_at = |i: usize, rows: &mut [Ranked]| -> reelseek_index::Result<()> {
+        for row in rows {
+            let sketch = look(row)?;
+            if row.evidence > sketches[i].0 {
+                sketches[i] = (row.evidence, sketch);
             }
         }
-        if let Some((best, sketch)) = best {
-            ranked.push(best);
-            sketches.push(sketch);
-        }
+        Ok(())
+    };
+    for (i, rows) in videos.iter_mut().enumerate().take(CANDIDATES) {
+        let few = rows.len().min(FIRST_ROWS);
+        look_at(i, &mut rows[..few])?;
     }
-    for (i, cost) in shared_costs(&sketches).into_iter().enumerate() {
-        ranked[i].evidence -= cost;
+    let best_of = |rows: &[Ranked]| rows.iter().map(|row| row.evidence).fold(f32::MIN, f32::max);
+    let mut order: Vec<usize> = (0..videos.len().min(CANDIDATES)).collect();
+    order.sort_by(|a, b| best_of(&videos[*b]).total_cmp(&best_of(&videos[*a])));
+    for i in order.into_iter().take(BEST) {
+        let rows = &mut videos[i];
+        let few = rows.len().min(FIRST_ROWS);
+        look_at(i, &mut rows[few..])?;
     }
-    ranked.sort_by(|a, b| b.evidence.total_cmp(&a.evidence).then(a.hit.video.cmp(&b.hit.video)));
-    ranked.truncate(top);
-    Ok(ranked)
+    let sketches: Vec<Vec<u8>> = sketches.into_iter().map(|(_, sketch)| sketch).collect();
+    for (rows, cost) in videos.iter_mut().zip(shared_costs(&sketches)) {
+        rows.iter_mut().for_each(|row| row.evidence -= cost);
+        rows.sort_by(|a, b| b.evidence.total_cmp(&a.evidence).then(a.hit.nth.cmp(&b.hit.nth)));
+    }
+    sort(videos);
+    Ok(())
+}
+
+/// Videos by their best row, ties by number.
+fn sort(videos: &mut [Vec<Ranked>]) {
+    videos.sort_by(|a, b| {
+        b[0].evidence.total_cmp(&a[0].evidence).then(a[0].hit.video.cmp(&b[0].hit.video))
+    });
 }
 
 /// What each frame loses for being that of many videos: an intro, a black frame, a test card, which whoever shows it is found by and which tells nothing.
@@ -92,22 +136,22 @@ fn shared_costs(sketches: &[Vec<u8>]) -> Vec<f32> {
     (0..sketches.len()).map(cost).collect()
 }
 
-/// The best rows of each of the best `top` videos over all views, with the view that found each; videos and rows best first.
+/// The best rows of each of the best `top` videos over all views, by cosine; videos and rows best first.
 fn nearest(
     searcher: &Searcher,
-    views: &[Vec<f32>],
+    views: &[View],
     top: usize,
     filter: Option<&VideoSet>,
     effort: Effort,
-) -> reelseek_index::Result<Vec<Vec<(Hit, usize)>>> {
+) -> reelseek_index::Result<Vec<Vec<Ranked>>> {
     let rows = searcher.rows();
     let mut fetch = top.saturating_mul(OVERFETCH).max(64).min(rows);
     loop {
-        let mut found: Vec<Vec<(Hit, usize)>> = Vec::new();
+        let mut found: Vec<Vec<Ranked>> = Vec::new();
         let mut places = HashMap::<VideoNumber, usize>::new();
         let mut enough = true;
-        for (view, embedding) in views.iter().enumerate() {
-            let hits = searcher.search(embedding, fetch, filter, effort)?;
+        for (view, asked) in views.iter().enumerate() {
+            let hits = searcher.search(&asked.embedding, fetch, filter, effort)?;
             // Each view by itself: one filled by a single long video hides others, however many another view brings.
             let distinct: HashSet<VideoNumber> = hits.iter().map(|hit| hit.video).collect();
             enough &= distinct.len() >= top || hits.len() < fetch || fetch >= rows;
@@ -116,7 +160,7 @@ fn nearest(
                     found.push(Vec::new());
                     found.len() - 1
                 });
-                found[place].push((hit, view));
+                found[place].push(Ranked { hit, view, evidence: hit.score });
             }
         }
         if !enough {
@@ -124,12 +168,12 @@ fn nearest(
             continue;
         }
         for rows in &mut found {
-            rows.sort_by(|(a, _), (b, _)| b.score.total_cmp(&a.score).then(a.nth.cmp(&b.nth)));
+            rows.sort_by(|a, b| b.evidence.total_cmp(&a.evidence).then(a.hit.nth.cmp(&b.hit.nth)));
             let mut seen = HashSet::new();
-            rows.retain(|(hit, _)| seen.insert(hit.nth));
+            rows.retain(|row| seen.insert(row.hit.nth));
             rows.truncate(ROWS);
         }
-        found.sort_by(|a, b| b[0].0.score.total_cmp(&a[0].0.score).then(a[0].0.video.cmp(&b[0].0.video)));
+        sort(&mut found);
         found.truncate(top);
         return Ok(found);
     }
@@ -159,10 +203,14 @@ mod tests {
         }
         writer.commit().unwrap();
         let searcher = index.searcher().unwrap();
-        let asked = Asked { views: vec![vec![1.0, 0.0, 0.0], vec![0.0, 1.0, 0.0]], laid: None };
+        let asked = Asked { views: vec![view([1.0, 0.0, 0.0]), view([0.0, 1.0, 0.0])], laid: None };
         let best = rank(&searcher, &asked, 3, None, Effort::Default).unwrap();
-        let named: Vec<_> = best.iter().map(|b| searcher.video(b.hit.video).unwrap().id).collect();
+        let named: Vec<_> = best.iter().map(|b| searcher.video(b[0].hit.video).unwrap().id).collect();
         assert_eq!(named, ["long", "right", "junk0"]);
+    }
+
+    fn view(embedding: [f32; 3]) -> View {
+        View { embedding: embedding.to_vec(), mirrored: false }
     }
 
     /// A picture of blocks, drawn from a seed.
@@ -192,12 +240,12 @@ mod tests {
         let videos = [("near".to_owned(), [0.9, 0.0, 0.0], 1), ("right".to_owned(), [0.8, 0.0, 0.0], 2)];
         let searcher = index_of(&dir.path().join("index"), &videos);
         let crop = picture(2).cropped(8, 4, 50, 50);
-        let mut asked = Asked { views: vec![vec![1.0, 0.0, 0.0]], laid: Some(align::Query::new(&crop)) };
+        let mut asked = Asked { views: vec![view([1.0, 0.0, 0.0])], laid: Some(align::Query::new(&crop)) };
         let best = rank(&searcher, &asked, 1, None, Effort::Default).unwrap();
-        assert_eq!(searcher.video(best[0].hit.video).unwrap().id, "right");
+        assert_eq!(searcher.video(best[0][0].hit.video).unwrap().id, "right");
         asked.laid = None;
         let best = rank(&searcher, &asked, 1, None, Effort::Default).unwrap();
-        assert_eq!(searcher.video(best[0].hit.video).unwrap().id, "near");
+        assert_eq!(searcher.video(best[0][0].hit.video).unwrap().id, "near");
     }
 
     #[test]
@@ -207,9 +255,9 @@ mod tests {
         videos.push(("own".to_owned(), [0.88, 0.0, 0.0], 2));
         let searcher = index_of(&dir.path().join("index"), &videos);
         let laid = align::Query::new(&picture(9));
-        let asked = Asked { views: vec![vec![1.0, 0.0, 0.0]], laid: Some(laid) };
+        let asked = Asked { views: vec![view([1.0, 0.0, 0.0])], laid: Some(laid) };
         let best = rank(&searcher, &asked, 13, None, Effort::Default).unwrap();
-        assert_eq!(searcher.video(best[0].hit.video).unwrap().id, "own");
+        assert_eq!(searcher.video(best[0][0].hit.video).unwrap().id, "own");
         // Three copies are no intro.
         let costs = shared_costs(&vec![align::sketch(&picture(1)); 3]);
         assert_eq!(costs, [0.0; 3]);
