@@ -9,6 +9,8 @@ use crate::search::{Asked, Calibration, Measured, State, View, align, rank};
 
 /// Probes searched for.
 const MAX_PROBES: usize = 256;
+/// Videos that are ranked for each.
+const MOST: usize = 32;
 
 /// Publishes `state`, with a calibration that belongs to the index as it is committed now. Nothing is measured or
 /// written if what the index has is of today.
@@ -21,7 +23,9 @@ pub fn calibrate(index: &Index, writer: &mut Writer, mut state: State) -> Result
     // Numbers are never used again: the newest and their count name exactly these videos.
     let on = Measured { newest: numbers.last().map_or(0, |n| n.0), videos: numbers.len() };
     if state.measured != Some(on) {
-        state.calibration = Calibration::fit(null_scores(&searcher)?, searcher.settings().sketch > 0);
+        let (evidence, cosines) = null_scores(&searcher)?.into_iter().unzip();
+        state.calibration = Calibration::fit(evidence, searcher.settings().sketch > 0);
+        state.by_cosine = Calibration::fit(cosines, false);
         state.measured = Some(on);
     }
     if state != State::of(&searcher) {
@@ -31,8 +35,8 @@ pub fn calibrate(index: &Index, writer: &mut Writer, mut state: State) -> Result
     Ok(())
 }
 
-/// The best evidence for one frame of each video (of at most 256 of them), its own video left out.
-fn null_scores(searcher: &Searcher) -> Result<Vec<f32>, Error> {
+/// The best evidence and the best cosine for one frame of each video (of at most 256 of them), its own video left out.
+fn null_scores(searcher: &Searcher) -> Result<Vec<(f32, f32)>, Error> {
     let dim = searcher.settings().dim;
     let numbers = searcher.video_numbers();
     if numbers.len() < 2 {
@@ -40,7 +44,7 @@ fn null_scores(searcher: &Searcher) -> Result<Vec<f32>, Error> {
     }
     let step = numbers.len().div_ceil(MAX_PROBES);
     let probes: Vec<VideoNumber> = numbers.iter().copied().step_by(step).collect();
-    let best = probes.par_iter().map(|own| -> Result<Option<f32>, Error> {
+    let best = probes.par_iter().map(|own| -> Result<Option<(f32, f32)>, Error> {
         let probe = searcher.video(*own)?.probe;
         let view = |(i, embedding): (usize, &[f32])| View { embedding: embedding.to_vec(), mirrored: i % 2 == 1 };
         let views: Vec<View> = probe.chunks_exact(dim).enumerate().map(view).collect();
@@ -49,8 +53,10 @@ fn null_scores(searcher: &Searcher) -> Result<Vec<f32>, Error> {
             None => None,
         };
         let foreign: VideoSet = numbers.iter().copied().filter(|n| n != own).collect();
-        let best = rank(searcher, &Asked { views, laid }, 1, Some(&foreign), Effort::Exact)?;
-        Ok(best.first().map(|best| best[0].evidence))
+        // Not one only: the highest cosine may be another video's than the best evidence.
+        let best = rank(searcher, &Asked { views, laid }, MOST, Some(&foreign), Effort::Exact)?;
+        let cosine = best.iter().flatten().map(|row| row.hit.score).max_by(f32::total_cmp);
+        Ok(best.first().map(|rows| rows[0].evidence).zip(cosine))
     });
     Ok(best.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }

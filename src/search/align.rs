@@ -241,3 +241,91 @@ fn without_local_mean(values: &mut [f32], side: usize) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::media::distort::Distortion;
+    use crate::seeded::Random;
+
+    /// A picture of soft blobs and hard edges, drawn from a seed.
+    fn scene(seed: u64) -> Picture {
+        let mut random = Random::new(seed, "align");
+        let blobs: Vec<[f32; 4]> = (0..24)
+            .map(|_| {
+                [
+                    random.up_to(320) as f32,
+                    random.up_to(180) as f32,
+                    8.0 + random.up_to(40) as f32,
+                    random.up_to(255) as f32,
+                ]
+            })
+            .collect();
+        let value = |x: f32, y: f32| {
+            let over = blobs.iter().filter(|[bx, by, r, _]| (x - bx).hypot(y - by) < *r).next_back();
+            over.map_or(100.0, |[_, _, _, v]| *v) as u8
+        };
+        let rgb = (0..320 * 180).flat_map(|i| [value((i % 320) as f32, (i / 320) as f32); 3]).collect();
+        Picture { width: 320, height: 180, rgb }
+    }
+
+    /// The highest of both readings.
+    fn score(query: &Picture, frame: &Picture) -> f32 {
+        let (query, sketch) = (Query::new(query), sketch(frame));
+        query.score(&sketch, false).max(query.score(&sketch, true))
+    }
+
+    #[test]
+    fn what_was_made_of_a_frame_lies_on_it_and_other_frames_do_not() {
+        let frame = scene(1);
+        for way in Distortion::ALL {
+            let query = way.apply(&frame, &mut Random::new(5, way.name()));
+            let own = score(&query, &frame);
+            assert!(own > 0.6, "{}: {own}", way.name());
+            for other in 2..8 {
+                let foreign = score(&query, &scene(other));
+                assert!(foreign < own - 0.15, "{}: {own} on its own frame, {foreign} on scene {other}", way.name());
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_on_itself_is_one_and_brightness_says_nothing() {
+        let frame = scene(3);
+        let query = Query::new(&frame);
+        let plain = query.score(&sketch(&frame), false);
+        assert!((0.97..=1.0).contains(&plain), "{plain}");
+        let dark: Vec<u8> = sketch(&frame).iter().map(|v| v / 2 + 20).collect();
+        assert!((query.score(&dark, false) - plain).abs() < 0.03);
+        let mirrored = query.score(&sketch(&frame.flipped()), true);
+        assert!((mirrored - plain).abs() < 0.02, "{mirrored}");
+    }
+
+    #[test]
+    fn a_flat_frame_fits_nothing() {
+        let flat = vec![90u8; BYTES];
+        assert!(Query::new(&scene(4)).score(&flat, false).abs() < 0.01);
+        let black = Picture { width: 8, height: 8, rgb: vec![0; 192] };
+        assert!(Query::new(&black).score(&sketch(&scene(4)), false).abs() < 0.01);
+    }
+
+    #[test]
+    fn the_correlation_is_the_formula() {
+        // One template over one place, by hand.
+        let (query, frame) = (scene(5), scene(6));
+        let whole = Grey::of(&query, 2 * SIDE).part([0.5, 0.5], 1.0, 0.0, SIDE);
+        let template = Template::of(&whole, SIDE, SIDE, true);
+        let found = Plane::of(&sketch(&frame)).best(&template);
+        let mut plane: Vec<f32> = sketch(&frame).iter().map(|v| f32::from(*v)).collect();
+        without_local_mean(&mut plane, SIDE);
+        let about_mean = |v: &[f32]| {
+            let mean = v.iter().map(|v| f64::from(*v)).sum::<f64>() / v.len() as f64;
+            v.iter().map(|v| f64::from(*v) - mean).collect::<Vec<f64>>()
+        };
+        let (q, f) = (about_mean(&whole.values), about_mean(&plane));
+        let floor = BYTES as f64 * f64::from(FLOOR * FLOOR);
+        let length = |v: &[f64]| (v.iter().map(|v| v * v).sum::<f64>() + floor).sqrt();
+        let expected = q.iter().zip(&f).map(|(q, f)| q * f).sum::<f64>() / (length(&q) * length(&f));
+        assert!((f64::from(found) - expected).abs() < 1e-4, "{found} for {expected}");
+    }
+}

@@ -128,7 +128,7 @@ pub struct Engine {
     searcher: Searcher,
     encoder: Arc<dyn Encoder>,
     checkpoint: Folded,
-    calibration: Calibration,
+    state: State,
 }
 
 impl Engine {
@@ -158,8 +158,8 @@ impl Engine {
 
     /// An engine from its parts.
     pub fn new(searcher: Searcher, encoder: Arc<dyn Encoder>, checkpoint: Folded) -> Engine {
-        let calibration = State::of(&searcher).calibration;
-        Engine { searcher, encoder, checkpoint, calibration }
+        let state = State::of(&searcher);
+        Engine { searcher, encoder, checkpoint, state }
     }
 
     /// The snapshot that is searched.
@@ -193,8 +193,8 @@ impl Engine {
         Ok(Answer { took: start.elapsed(), encoding, ..answer })
     }
 
-    /// Searches by an embedding in place of a picture; it need not be of length 1. Without a picture nothing can be laid over frames: the
-    /// order is that of the cosine, and a confidence that was measured with frames is lower than it would be.
+    /// Searches by an embedding in place of a picture; it need not be of length 1. Without a picture nothing can be laid over frames: order and
+    /// confidence go by the cosine alone. Zeros find nothing.
     ///
     /// # Errors
     /// [`Error::Index`] if it has not the index's length or is not finite, else as [`Engine::search`].
@@ -203,7 +203,15 @@ impl Engine {
         let filter = options.filter.as_deref().map(|f| self.searcher.filter(f)).transpose()?;
         let length = vector.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
         let embedding = match length {
-            0.0 => return Ok(Answer { found: Vec::new(), more: false, exact: true, took: start.elapsed(), encoding: Duration::ZERO }),
+            0.0 => {
+                return Ok(Answer {
+                    found: Vec::new(),
+                    more: false,
+                    exact: true,
+                    took: start.elapsed(),
+                    encoding: Duration::ZERO,
+                });
+            }
             length => vector.iter().map(|v| (f64::from(*v) / length) as f32).collect(),
         };
         let asked = Asked { views: vec![View { embedding, mirrored: false }], laid: None };
@@ -237,9 +245,9 @@ impl Engine {
         options: &Options,
         found: &mut Vec<(f32, Found)>,
     ) -> Result<(), Error> {
-        let good = |row: &&Ranked| {
-            row.hit.score > 0.0 && self.calibration.confidence(row.evidence) >= options.min_confidence
-        };
+        let calibration = if asked.laid.is_some() { self.state.calibration } else { self.state.by_cosine };
+        let good =
+            |row: &&Ranked| row.hit.score > 0.0 && calibration.confidence(row.evidence) >= options.min_confidence;
         let good: Vec<&Ranked> = rows.iter().filter(good).collect();
         let Some(first) = good.first() else { return Ok(()) };
         let Some((spans, vectors)) = self.searcher.rows_of(first.hit.video)? else { return Ok(()) };
@@ -252,7 +260,7 @@ impl Engine {
             }
             let moment = Moment::around(row.hit.span, &spans, &vectors, &asked.views[row.view].embedding);
             moments.push(moment);
-            let confidence = self.calibration.confidence(row.evidence);
+            let confidence = calibration.confidence(row.evidence);
             found.push((row.evidence, Found { video: video.clone(), score: row.hit.score, confidence, moment }));
         }
         Ok(())

@@ -14,6 +14,8 @@ use super::Calibration;
 pub struct State {
     /// How well foreign pictures score.
     pub calibration: Calibration,
+    /// The same by the cosine alone, for embeddings that come without a picture to lay over sketches.
+    pub by_cosine: Calibration,
     /// The videos that the calibration was measured on; `None` before the first.
     pub measured: Option<Measured>,
     /// Files that could not be decoded, by the id that their video would have.

@@ -40,7 +40,8 @@ pub fn run(options: Options) -> Result<(), Error> {
     runtime.block_on(async {
         let listen = options.listen;
         let app = Arc::new(App::open(options)?);
-        let listener = tokio::net::TcpListener::bind(listen).await.map_err(|source| Error::Listen { listen, source })?;
+        let listener =
+            tokio::net::TcpListener::bind(listen).await.map_err(|source| Error::Listen { listen, source })?;
         axum::serve(listener, router(app)).await.map_err(Error::Runtime)
     })
 }
