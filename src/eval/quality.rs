@@ -26,7 +26,7 @@ pub enum Error {
     #[error(transparent)]
     Search(#[from] search::Error),
     /// The list of equivalent videos is wrong.
-    #[error("{}: {reason}; expected [{{\"videos\": [\"a.mp4\", \"b.mp4\"], \"reason\": \"...\"}}]", path.display())]
+    #[error("{}: {reason}; expected [{{\"videos\": [\"a.mp4\", \"b.mp4\"], \"reason\": \"...\"}}], with \"clocks\": [[0, 1], [10, -1]] where times differ", path.display())]
     Equivalents {
         /// The list.
         path: PathBuf,
@@ -38,11 +38,14 @@ pub enum Error {
     Nothing(&'static str),
 }
 
-/// Videos that show the same scene: an answer with one is right for another. Its moment is right only at the same time.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// Videos that show the same scene: an answer with one is right for another. Its moment is right only where it shows the same.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Equivalent {
     /// Ends of paths.
     pub videos: Vec<String>,
+    /// For each video, at how many seconds it shows what the group begins with, and how fast it goes on: -1 is backwards. All [0, 1] if left away.
+    #[serde(default)]
+    pub clocks: Vec<[f64; 2]>,
     /// Why they are the same.
     pub reason: String,
 }
@@ -55,11 +58,30 @@ impl Equivalent {
     pub fn read(path: &Path) -> Result<Vec<Equivalent>, Error> {
         let wrong = |reason: String| Error::Equivalents { path: path.to_owned(), reason };
         let bytes = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
-        serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))
+        let groups: Vec<Equivalent> = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
+        let sound = |clock: &[f64; 2]| clock[0].is_finite() && clock[1].is_finite() && clock[1] != 0.0;
+        match groups.iter().find(|group| {
+            let clocks = &group.clocks;
+            !clocks.is_empty() && (clocks.len() != group.videos.len() || !clocks.iter().all(sound))
+        }) {
+            Some(group) => Err(wrong(format!(
+                "{} videos with {} clocks, which must be [seconds, speed] for each video, speed not 0",
+                group.videos.len(),
+                group.clocks.len()
+            ))),
+            None => Ok(groups),
+        }
     }
 
-    fn has(&self, path: &str) -> bool {
-        self.videos.iter().any(|end| Path::new(path).ends_with(end))
+    fn place(&self, path: &str) -> Option<usize> {
+        self.videos.iter().position(|end| Path::new(path).ends_with(end))
+    }
+
+    /// When `other` shows what `own` shows at `at_ms`; `None` if not both are of the group.
+    fn time_in(&self, other: &str, own: &str, at_ms: f64) -> Option<f64> {
+        let clock = |place: usize| self.clocks.get(place).copied().unwrap_or([0.0, 1.0]);
+        let ([own_start, own_speed], [start, speed]) = (clock(self.place(own)?), clock(self.place(other)?));
+        Some(1000.0 * start + speed * (at_ms - 1000.0 * own_start) / own_speed)
     }
 }
 
@@ -83,7 +105,7 @@ pub struct Row {
     pub queries: usize,
     /// The right video came first.
     pub right: usize,
-    /// The right video came first, and `at` within 2 s of the true time.
+    /// The right video came first, and `at` within 2 s of the true time (see [`Equivalent::clocks`]).
     pub moment: usize,
     /// The right video came first, with confidence of at least 0.95.
     pub sure: usize,
@@ -149,9 +171,12 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
         }
         tell(&video.path);
         let before = took.len();
-        let same = |other: &str| {
-            other == video.path || suite.equivalents.iter().any(|group| group.has(&video.path) && group.has(other))
+        // When another video shows what this one shows at a time; `None` if it is another scene.
+        let time_in = |other: &str, at_ms: u32| match other == video.path {
+            true => Some(f64::from(at_ms)),
+            false => suite.equivalents.iter().find_map(|group| group.time_in(other, &video.path, f64::from(at_ms))),
         };
+        let same = |other: &str| time_in(other, 0).is_some();
         let others = gallery.iter().filter(|(n, v)| n != number && !same(&v.path)).map(|(n, _)| *n).collect();
         for at_ms in pairs::times(video.duration_ms, suite.frames, suite.seed, &name) {
             let frame = match media::frame_at(&tools, path, at_ms, pairs::MAX_SIDE, cancel) {
@@ -178,7 +203,10 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
                 row.add(Row {
                     queries: 1,
                     right: usize::from(right.is_some()),
-                    moment: usize::from(right.is_some_and(|b| b.moment.at_ms.abs_diff(at_ms) <= MOMENT_MS)),
+                    moment: usize::from(right.is_some_and(|b| {
+                        let off = time_in(&b.video.path, at_ms).map(|time| (time - f64::from(b.moment.at_ms)).abs());
+                        off.is_some_and(|off| off <= f64::from(MOMENT_MS))
+                    })),
                     sure: usize::from(right.is_some_and(|b| b.confidence >= SURE)),
                     falsely_sure: usize::from(absent.found.first().is_some_and(|b| b.confidence >= SURE)),
                 });
@@ -222,11 +250,16 @@ fn is_gone(error: &media::Error) -> bool {
 mod tests {
     use super::*;
 
+    fn group(clocks: &[[f64; 2]]) -> Equivalent {
+        let videos = vec!["pool/a.mp4".into(), "b.mp4".into()];
+        Equivalent { videos, clocks: clocks.to_vec(), reason: "test".into() }
+    }
+
     #[test]
     fn equivalents_match_whole_names_at_the_end() {
-        let group = Equivalent { videos: vec!["pool/a.mp4".into(), "b.mp4".into()], reason: "test".into() };
-        assert!(group.has("/x/pool/a.mp4") && group.has("b.mp4") && group.has("/y/b.mp4"));
-        assert!(!group.has("/x/other/a.mp4") && !group.has("/y/bb.mp4"));
+        let known = |path: &str| group(&[]).place(path).is_some();
+        assert!(known("/x/pool/a.mp4") && known("b.mp4") && known("/y/b.mp4"));
+        assert!(!known("/x/a.mp4") && !known("/x/carpool/a.mp4") && !known("/x/bb.mp4"));
     }
 
     #[test]
@@ -236,5 +269,27 @@ mod tests {
         std::fs::write(&path, "{}").unwrap();
         let error = Equivalent::read(&path).unwrap_err().to_string();
         assert!(error.contains("same.json") && error.contains("videos"), "{error}");
+    }
+
+    #[test]
+    fn clocks_tell_when_another_shows_the_same() {
+        assert_eq!(group(&[]).time_in("b.mp4", "pool/a.mp4", 1500.0), Some(1500.0));
+        assert_eq!(group(&[]).time_in("c.mp4", "pool/a.mp4", 1500.0), None);
+        let backwards = group(&[[2.0, 1.0], [10.0, -1.0]]);
+        assert_eq!(backwards.time_in("b.mp4", "pool/a.mp4", 3500.0), Some(8500.0));
+        assert_eq!(backwards.time_in("pool/a.mp4", "b.mp4", 8500.0), Some(3500.0));
+    }
+
+    #[test]
+    fn clocks_that_do_not_fit_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("e.json");
+        for clocks in ["[[0, 1]]", "[[0, 1], [0, 0]]"] {
+            std::fs::write(&path, format!(r#"[{{"videos": ["a", "b"], "clocks": {clocks}, "reason": "r"}}]"#)).unwrap();
+            let error = Equivalent::read(&path).unwrap_err().to_string();
+            assert!(error.contains("e.json") && error.contains("2 videos"), "{error}");
+        }
+        std::fs::write(&path, r#"[{"videos": ["a", "b"], "clocks": [[0, 1], [9, -1]], "reason": "r"}]"#).unwrap();
+        assert_eq!(Equivalent::read(&path).unwrap()[0].time_in("b", "a", 0.0), Some(9000.0));
     }
 }
