@@ -26,7 +26,8 @@
 //! A walk through: `cli::index` calls [`ingest::run`], which finds files with [`media::walk`], decodes each with
 //! [`media::frames`], describes each frame with [`encode::Descriptor`], joins 8 of them to a clip in
 //! [`ingest::ClipBuilder`], embeds that with [`gmf::Folded`] and hands it to [`reelseek_index::Writer`]. `cli::search` reads
-//! a picture with [`media::open`] and asks a [`search::Engine`], whose [`search::Calibration`] turns scores into confidence.
+//! a picture with [`media::open`] and asks a [`search::Engine`]: the nearest rows, a second look at their frames ([`search::align`]), neighbouring rows joined to moments, and
+//! a [`search::Calibration`] that turns all that into confidence.
 //! [`eval::quality`] measures how often that is right, [`eval::kinds`] how often the same kind of scene is found.
 //!
 //! Research goes another way: `cli::dataset` draws a list of frames and clips from annotations ([`features::benchmark`]), [`ingest::extract`] makes a

@@ -68,7 +68,7 @@ pub fn times(duration_ms: u64, count: usize, seed: u64, name: &str) -> Vec<u32> 
 pub struct Moment {
     /// 8 frames over 2 s each; the first is centred on the moment, the others half a second earlier and later.
     pub clips: Vec<Vec<Descriptor>>,
-    /// The frame, distorted in each of the 11 ways; plain borders are trimmed, mirror images turned back, as a search does.
+    /// The frame, distorted in each of the thirteen ways; plain borders are trimmed, mirror images turned back, as a search does.
     pub queries: Vec<Descriptor>,
 }
 
@@ -81,7 +81,7 @@ pub struct Example {
     pub moments: Vec<Moment>,
 }
 
-/// Takes 8 moments of one video, and distorts the frame of each twice in each of the 11 ways.
+/// Takes 8 moments of one video, and distorts the frame of each twice in each of the thirteen ways.
 ///
 /// # Errors
 /// As [`media::frames`] and [`Encoder::describe`].

@@ -52,32 +52,31 @@ pub struct Query {
 impl Query {
     /// All ways in which a picture may lie on a frame.
     pub fn new(picture: &Picture) -> Query {
-        let large = Grey::of(picture, 2 * SIDE);
+        let grey = Grey::of(picture, 2 * SIDE);
         let whole = [0.5, 0.5];
-        let templates = [large.clone(), large.mirrored()].map(|grey| {
-            let mut templates = Vec::new();
-            let full = grey.part(whole, 1.0, 0.0, SIDE);
-            // Words may stand over the lower fifth.
-            templates.push(Template::of(&full, SIDE, SIDE * 4 / 5, true));
-            templates.push(Template::of(&full, SIDE, SIDE, true));
-            for share in CROPS {
-                let side = (share * SIDE as f32).round() as usize;
-                templates.push(Template::of(&grey.part(whole, 1.0, 0.0, side), side, side, false));
+        let mut templates = Vec::new();
+        let full = grey.part(whole, 1.0, SIDE);
+        // Words may stand over the lower fifth.
+        templates.push(Template::of(&full, SIDE, SIDE * 4 / 5, true));
+        templates.push(Template::of(&full, SIDE, SIDE, true));
+        for share in CROPS {
+            let side = (share * SIDE as f32).round() as usize;
+            templates.push(Template::of(&grey.part(whole, 1.0, side), side, side, false));
+        }
+        for share in INSETS {
+            let room = (1.0 - share) / 2.0 * 0.6;
+            for middle in (0..9).map(|i| [(i % 3) as f32 - 1.0, (i / 3) as f32 - 1.0]) {
+                let part = grey.part(middle.map(|d| 0.5 + d * room), share, SIDE);
+                templates.push(Template::of(&part, SIDE, SIDE, true));
             }
-            for share in INSETS {
-                let room = (1.0 - share) / 2.0 * 0.6;
-                for middle in (0..9).map(|i| [(i % 3) as f32 - 1.0, (i / 3) as f32 - 1.0]) {
-                    let part = grey.part(middle.map(|d| 0.5 + d * room), share, 0.0, SIDE);
-                    templates.push(Template::of(&part, SIDE, SIDE, true));
-                }
-            }
-            let side = (TURNED * SIDE as f32).round() as usize;
-            for angle in ANGLES {
-                templates.push(Template::of(&grey.part(whole, TURNED, angle, side), side, side, false));
-            }
-            templates
-        });
-        Query { templates }
+        }
+        let side = (TURNED * SIDE as f32).round() as usize;
+        for angle in ANGLES {
+            templates.push(Template::of(&grey.turned(TURNED, angle, side), side, side, false));
+        }
+        // Places and angles come in pairs: the ways of the mirrored picture are the mirrored ways.
+        let mirrored = templates.iter().map(Template::mirrored).collect();
+        Query { templates: [templates, mirrored] }
     }
 
     /// The highest correlation with a sketch, -1 to 1: of the picture as it is, or mirrored.
@@ -105,10 +104,15 @@ impl Template {
         values.chunks_exact_mut(SIDE).for_each(|row| row[..width].iter_mut().for_each(|v| *v = (*v - mean) / norm));
         Template { width, height, fixed, values }
     }
+
+    fn mirrored(&self) -> Template {
+        let mut values = self.values.clone();
+        values.chunks_exact_mut(SIDE).for_each(|row| row[..self.width].reverse());
+        Template { values, ..*self }
+    }
 }
 
 /// Luma in a square.
-#[derive(Clone)]
 struct Grey {
     side: usize,
     values: Vec<f32>,
@@ -121,35 +125,57 @@ impl Grey {
         Grey { side, values: (0..side * side).map(luma).collect() }
     }
 
-    fn mirrored(&self) -> Grey {
-        let values = self.values.chunks_exact(self.side).flat_map(|row| row.iter().rev()).copied().collect();
-        Grey { side: self.side, values }
-    }
-
     fn at(&self, x: f32, y: f32) -> f32 {
-        let last = (self.side - 1) as f32;
-        let (x, y) = (x.clamp(0.0, last), y.clamp(0.0, last));
-        let (x0, y0) = (x as usize, y as usize);
-        let (x1, y1) = ((x0 + 1).min(self.side - 1), (y0 + 1).min(self.side - 1));
-        let (fx, fy) = (x - x0 as f32, y - y0 as f32);
+        let ((x0, x1, fx), (y0, y1, fy)) = (self.between(x), self.between(y));
         let value = |x: usize, y: usize| self.values[y * self.side + x];
         (value(x0, y0) * (1.0 - fx) + value(x1, y0) * fx) * (1.0 - fy)
             + (value(x0, y1) * (1.0 - fx) + value(x1, y1) * fx) * fy
     }
 
-    /// The part around `middle` (in shares of the sides) of `share` of the sides, turned by `angle`, in `side` x `side`, without its local mean.
-    fn part(&self, middle: [f32; 2], share: f32, angle: f32, side: usize) -> Grey {
+    /// The part around `middle` (in shares of the sides) of `share` of the sides, in `side` x `side`, without its local mean.
+    fn part(&self, middle: [f32; 2], share: f32, side: usize) -> Grey {
+        let [columns, rows] = middle.map(|middle| {
+            let step = share * self.side as f32 / side as f32;
+            let first = middle * self.side as f32 - step * side as f32 / 2.0 - 0.5;
+            (0..2 * side).map(|i| self.between(first + (i as f32 / 2.0 + 0.25) * step)).collect::<Vec<_>>()
+        });
+        // Two samples a cell and direction, as `turned` takes them: first along the rows, then down.
+        let mut across = Vec::with_capacity(side * self.side);
+        for row in self.values.chunks_exact(self.side) {
+            let sample = |(low, high, part): &(usize, usize, f32)| row[*low] * (1.0 - part) + row[*high] * part;
+            across.extend(columns.chunks_exact(2).map(|pair| (sample(&pair[0]) + sample(&pair[1])) / 2.0));
+        }
+        let mut values = vec![0f32; side * side];
+        for (out, pair) in values.chunks_exact_mut(side).zip(rows.chunks_exact(2)) {
+            for (low, high, part) in pair {
+                let (low, high) = (&across[low * side..][..side], &across[high * side..][..side]);
+                (0..side).for_each(|i| out[i] += (low[i] * (1.0 - part) + high[i] * part) / 2.0);
+            }
+        }
+        without_local_mean(&mut values, side);
+        Grey { side, values }
+    }
+
+    /// The two neighbours of a place along a side, and the share of the second.
+    fn between(&self, at: f32) -> (usize, usize, f32) {
+        let at = at.clamp(0.0, (self.side - 1) as f32);
+        let low = at as usize;
+        (low, (low + 1).min(self.side - 1), at - low as f32)
+    }
+
+    /// The middle `share` of the sides, turned by `angle`, in `side` x `side`, without its local mean.
+    fn turned(&self, share: f32, angle: f32, side: usize) -> Grey {
         let (sin, cos) = angle.to_radians().sin_cos();
-        let full = self.side as f32;
-        let step = share * full / side as f32;
+        let middle = self.side as f32 / 2.0;
+        let step = share * self.side as f32 / side as f32;
         let mut values = Vec::with_capacity(side * side);
         for row in 0..side {
             for column in 0..side {
-                // Four samples a cell: a part may be half as fine as the picture.
+                // Four samples a cell: it may be twice as wide as the picture's.
                 let sample = |(oy, ox): (f32, f32)| {
                     let (u, v) = (column as f32 + ox - side as f32 / 2.0, row as f32 + oy - side as f32 / 2.0);
                     let (x, y) = ((u * cos - v * sin) * step, (u * sin + v * cos) * step);
-                    self.at(middle[0] * full + x - 0.5, middle[1] * full + y - 0.5)
+                    self.at(middle + x - 0.5, middle + y - 0.5)
                 };
                 values.push(
                     [(0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)].map(sample).iter().sum::<f32>() / 4.0,
@@ -310,10 +336,20 @@ mod tests {
     }
 
     #[test]
+    fn a_part_that_is_not_turned_is_the_same_by_either_way() {
+        let grey = Grey::of(&scene(7), 2 * SIDE);
+        for (share, side) in [(1.0, SIDE), (1.0, 24), (0.8, SIDE)] {
+            let (straight, turned) = (grey.part([0.5, 0.5], share, side), grey.turned(share, 0.0, side));
+            let off = straight.values.iter().zip(&turned.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(off < 1e-3, "{share} {side}: {off}");
+        }
+    }
+
+    #[test]
     fn the_correlation_is_the_formula() {
         // One template over one place, by hand.
         let (query, frame) = (scene(5), scene(6));
-        let whole = Grey::of(&query, 2 * SIDE).part([0.5, 0.5], 1.0, 0.0, SIDE);
+        let whole = Grey::of(&query, 2 * SIDE).part([0.5, 0.5], 1.0, SIDE);
         let template = Template::of(&whole, SIDE, SIDE, true);
         let found = Plane::of(&sketch(&frame)).best(&template);
         let mut plane: Vec<f32> = sketch(&frame).iter().map(|v| f32::from(*v)).collect();
