@@ -30,6 +30,8 @@ pub(super) enum Stage {
     Encode,
     /// From embeddings to answers.
     Search,
+    /// Making a thumbnail or a preview.
+    Cut,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

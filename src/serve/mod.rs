@@ -8,12 +8,21 @@
 mod ask;
 mod auth;
 mod body;
+mod cache;
+mod catalogue;
+mod clock;
 mod compat;
 mod error;
+mod files;
+mod flights;
 mod gate;
 mod guard;
+mod hide;
+mod jobs;
+mod library;
 mod listen;
 mod log;
+mod media;
 mod metrics;
 mod observe;
 mod openapi;
@@ -80,6 +89,8 @@ pub struct Options {
     pub workers: usize,
     /// Requests that may wait for their turn.
     pub queue: usize,
+    /// Bytes of thumbnails and previews that are kept on disk.
+    pub cache_bytes: u64,
     /// How the log is written.
     pub log: Format,
 }
@@ -125,12 +136,22 @@ async fn until_stopped(listen: SocketAddr, app: Arc<App>) -> Result<(), Error> {
         asked.wait().await;
         tracing::info!("stopping: requests that run are answered first (again to stop at once)");
         app.stopping.set();
+        app.jobs.cancel();
         let _ = say_stop.send(true);
         asked.wait().await;
     };
-    tokio::select! {
-        () = serving => {}
-        () = stopping => {}
+    let patient = tokio::select! {
+        () = serving => true,
+        () = stopping => false,
+    };
+    if patient {
+        // A job that was cancelled puts away what it had finished.
+        let worker = app.clone();
+        let ended = tokio::task::spawn_blocking(move || worker.jobs.stop(listen::DRAIN));
+        tokio::select! {
+            _ = ended => {}
+            () = asked.wait() => {}
+        }
     }
     watching.abort();
     tracing::info!("stopped");
@@ -175,6 +196,7 @@ fn router(app: Arc<App>) -> Router {
     let open = openapi::open_routes().merge(auth::routes());
     let (open, document) = OpenApiRouter::with_openapi(openapi::Api::openapi()).merge(open).split_for_parts();
     let closed = search::routes().merge(compat::routes()).merge(openapi::routes());
+    let closed = closed.merge(library::routes()).merge(media::routes()).merge(jobs::routes());
     let (closed, more) = OpenApiRouter::with_openapi(document).merge(closed).split_for_parts();
     let document: Json<_> = Json(serde_json::to_value(more).unwrap_or_default());
     let closed = closed
