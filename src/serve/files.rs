@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -176,6 +177,34 @@ impl HttpBody for FileBody {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.left)
+    }
+}
+
+/// A name as RFC 8187 writes it in a header.
+pub(super) fn encoded(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// What a file is, by its ending: never anything that a browser would run.
+pub(super) fn content_type(path: &Path) -> &'static str {
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
+    match extension.as_str() {
+        "mp4" | "m4v" | "f4v" => "video/mp4",
+        "mov" => "video/quicktime",
+        "webm" => "video/webm",
+        "mkv" => "video/x-matroska",
+        "ogv" | "ogm" => "video/ogg",
+        "avi" | "divx" => "video/x-msvideo",
+        "ts" | "m2t" | "m2ts" | "mts" => "video/mp2t",
+        "mpg" | "mpeg" | "mpv" | "m2v" | "vob" => "video/mpeg",
+        "3gp" => "video/3gpp",
+        "3g2" => "video/3gpp2",
+        "flv" => "video/x-flv",
+        "wmv" => "video/x-ms-wmv",
+        "asf" => "video/x-ms-asf",
+        "gif" => "image/gif",
+        _ => "application/octet-stream",
     }
 }
 

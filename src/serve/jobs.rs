@@ -239,7 +239,8 @@ impl Jobs {
             drop(all.jobs());
             all.ended.notify_all();
         };
-        std::thread::Builder::new().name("indexing".into()).spawn(run).map_err(|error| ApiError::internal(&error))?;
+        let thread = std::thread::Builder::new().name("indexing".into()).stack_size(super::STACK_BYTES);
+        thread.spawn(run).map_err(|error| ApiError::internal(&error))?;
         jobs.push_back(job.clone());
         if jobs.len() > MAX_JOBS {
             jobs.pop_front();

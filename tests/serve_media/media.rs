@@ -52,7 +52,8 @@ fn what_is_asked_wrongly_is_told() {
         assert!(server.get(path).error(503).contains("no index"), "{path}");
     }
     place.index();
-    server.wait("/readyz", |ready| ready["status"] == "ok");
+    // The first commit of an index is empty.
+    server.wait("/v1/videos", |page| page["total"] == 1);
     let id = server.id("zoom.mp4");
     for path in ["thumbnail?", "thumbnail?video={id}&at=-1", "thumbnail?video={id}&at=NaN", "thumbnail?video={id}&at=inf", "thumbnail?video={id}&at=x",
         "thumbnail?video={id}&width=31", "thumbnail?video={id}&width=1281", "preview?video={id}&from=-1", "preview?video={id}&to=nan", "preview?from=1"]

@@ -1,3 +1,5 @@
+use std::path::Path as FilePath;
+
 use super::*;
 
 #[test]
