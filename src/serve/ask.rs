@@ -70,60 +70,94 @@ pub(super) struct Raw(#[allow(dead_code, reason = "only its schema is used")] St
 #[allow(dead_code, reason = "only its schema is used")]
 pub(super) struct Form {
     /// The picture's file.
-    #[schema(value_type = Option<String>, format = Binary)]
+    #[schema(value_type = String, format = Binary, required = false)]
     image: Option<String>,
     /// Address of a picture, in place of its file.
+    #[schema(value_type = String, required = false)]
     url: Option<String>,
-    #[schema(minimum = 1, maximum = 100)]
-    top: Option<usize>,
-    #[schema(minimum = 0, maximum = 10000)]
-    skip: Option<usize>,
+    #[schema(value_type = u32, required = false, minimum = 1, maximum = 100)]
+    top: Option<u32>,
+    #[schema(value_type = u32, required = false, minimum = 0, maximum = 10000)]
+    skip: Option<u32>,
+    #[schema(value_type = String, required = false)]
     filter: Option<String>,
+    #[schema(value_type = bool, required = false)]
     exact: Option<bool>,
-    #[schema(minimum = 1, maximum = 100000)]
-    ef: Option<usize>,
-    #[schema(minimum = 0.0, maximum = 1.0)]
+    #[schema(value_type = u32, required = false, minimum = 1, maximum = 100000)]
+    ef: Option<u32>,
+    #[schema(value_type = f32, required = false, minimum = 0.0, maximum = 1.0)]
     min_confidence: Option<f32>,
+    #[schema(value_type = GroupBy, required = false, inline)]
     group: Option<GroupBy>,
 }
 
-/// Pictures, with options.
+/// Pictures, with options for all.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "only its schema is used")]
 pub(super) struct Forms {
     /// The pictures' files.
-    #[schema(value_type = Vec<String>, format = Binary, min_items = 1, max_items = 32)]
+    #[schema(value_type = Vec<Raw>, min_items = 1, max_items = 32)]
     image: Vec<String>,
-    #[schema(minimum = 1, maximum = 100)]
-    top: Option<usize>,
-    #[schema(minimum = 0, maximum = 10000)]
-    skip: Option<usize>,
+    #[schema(value_type = u32, required = false, minimum = 1, maximum = 100)]
+    top: Option<u32>,
+    #[schema(value_type = u32, required = false, minimum = 0, maximum = 10000)]
+    skip: Option<u32>,
+    #[schema(value_type = String, required = false)]
     filter: Option<String>,
+    #[schema(value_type = bool, required = false)]
     exact: Option<bool>,
-    #[schema(minimum = 1, maximum = 100000)]
-    ef: Option<usize>,
-    #[schema(minimum = 0.0, maximum = 1.0)]
+    #[schema(value_type = u32, required = false, minimum = 1, maximum = 100000)]
+    ef: Option<u32>,
+    #[schema(value_type = f32, required = false, minimum = 0.0, maximum = 1.0)]
     min_confidence: Option<f32>,
+    #[schema(value_type = GroupBy, required = false, inline)]
     group: Option<GroupBy>,
 }
 
 /// A vector or an address, with options.
 #[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) enum One {
+    Vector(ByVector),
+    Url(ByUrl),
+}
+
+/// A vector, with options.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "only its schema is used")]
-pub(super) struct One {
+pub(super) struct ByVector {
     /// An embedding, of the length that `/v1/info` tells; it need not be of length 1.
-    vector: Option<Vec<f32>>,
-    /// Address of a picture, in place of a vector.
-    url: Option<String>,
+    vector: Vec<f32>,
     #[schema(minimum = 1, maximum = 100)]
-    top: Option<usize>,
+    top: Option<u32>,
     #[schema(minimum = 0, maximum = 10000)]
-    skip: Option<usize>,
+    skip: Option<u32>,
     filter: Option<String>,
     exact: Option<bool>,
     #[schema(minimum = 1, maximum = 100000)]
-    ef: Option<usize>,
+    ef: Option<u32>,
+    #[schema(minimum = 0.0, maximum = 1.0)]
+    min_confidence: Option<f32>,
+    group: Option<GroupBy>,
+}
+
+/// The address of a picture, with options.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) struct ByUrl {
+    /// Of the web, if the server is allowed to fetch it.
+    url: String,
+    #[schema(minimum = 1, maximum = 100)]
+    top: Option<u32>,
+    #[schema(minimum = 0, maximum = 10000)]
+    skip: Option<u32>,
+    filter: Option<String>,
+    exact: Option<bool>,
+    #[schema(minimum = 1, maximum = 100000)]
+    ef: Option<u32>,
     #[schema(minimum = 0.0, maximum = 1.0)]
     min_confidence: Option<f32>,
     group: Option<GroupBy>,
@@ -137,13 +171,13 @@ pub(super) struct Many {
     #[schema(min_items = 1, max_items = 32)]
     queries: Vec<Either>,
     #[schema(minimum = 1, maximum = 100)]
-    top: Option<usize>,
+    top: Option<u32>,
     #[schema(minimum = 0, maximum = 10000)]
-    skip: Option<usize>,
+    skip: Option<u32>,
     filter: Option<String>,
     exact: Option<bool>,
     #[schema(minimum = 1, maximum = 100000)]
-    ef: Option<usize>,
+    ef: Option<u32>,
     #[schema(minimum = 0.0, maximum = 1.0)]
     min_confidence: Option<f32>,
     group: Option<GroupBy>,
@@ -151,11 +185,27 @@ pub(super) struct Many {
 
 /// One of the two.
 #[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) enum Either {
+    Vector(OneVector),
+    Url(OneUrl),
+}
+
+/// A vector.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "only its schema is used")]
-pub(super) struct Either {
-    vector: Option<Vec<f32>>,
-    url: Option<String>,
+pub(super) struct OneVector {
+    vector: Vec<f32>,
+}
+
+/// The address of a picture.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) struct OneUrl {
+    url: String,
 }
 
 /// What a body is, by its Content-Type.
