@@ -53,8 +53,11 @@ impl Entry {
     fn new(number: VideoNumber, video: Video) -> Entry {
         let name = name_of(&video.path);
         let folder = name_of(video.path[..video.path.len() - name.len()].trim_end_matches(['/', '\\'])).to_owned();
-        let lines: Vec<String> =
-            [name, &video.title].into_iter().chain(video.labels.iter().map(String::as_str)).map(str::to_lowercase).collect();
+        let lines: Vec<String> = [name, &video.title]
+            .into_iter()
+            .chain(video.labels.iter().map(String::as_str))
+            .map(str::to_lowercase)
+            .collect();
         let (duration_ms, modified_ns) = (video.duration_ms, video.modified_ns);
         Entry { number, text: lines.join("\n"), folder, labels: video.labels, duration_ms, modified_ns }
     }

@@ -88,7 +88,11 @@ pub(super) fn unchanged(head: &Head) -> Response {
 
 fn common(head: &Head) -> [(HeaderName, HeaderValue); 3] {
     let tag = HeaderValue::from_str(&format!("\"{}\"", head.tag)).unwrap_or(HeaderValue::from_static("\"\""));
-    [(ETAG, tag), (CACHE_CONTROL, HeaderValue::from_static(head.cache_control)), (ACCEPT_RANGES, HeaderValue::from_static("bytes"))]
+    [
+        (ETAG, tag),
+        (CACHE_CONTROL, HeaderValue::from_static(head.cache_control)),
+        (ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+    ]
 }
 
 /// An answer of so many bytes, the wanted ones of which `body` gives.
@@ -265,11 +269,20 @@ mod tests {
     #[test]
     fn the_whole_a_part_and_no_part() {
         let (status, headers, body) = ask(Method::GET, &[]);
-        assert_eq!((status, &body[..], &headers[ETAG], &headers[CONTENT_LENGTH]), (StatusCode::OK, &b"0123456789"[..], &HeaderValue::from_static("\"abc\""), &HeaderValue::from(10)));
+        assert_eq!(
+            (status, &body[..], &headers[ETAG], &headers[CONTENT_LENGTH]),
+            (StatusCode::OK, &b"0123456789"[..], &HeaderValue::from_static("\"abc\""), &HeaderValue::from(10))
+        );
         let (status, headers, body) = ask(Method::GET, &[(RANGE, "bytes=-4")]);
-        assert_eq!((status, &body[..], &headers[CONTENT_RANGE]), (StatusCode::PARTIAL_CONTENT, &b"6789"[..], &HeaderValue::from_static("bytes 6-9/10")));
+        assert_eq!(
+            (status, &body[..], &headers[CONTENT_RANGE]),
+            (StatusCode::PARTIAL_CONTENT, &b"6789"[..], &HeaderValue::from_static("bytes 6-9/10"))
+        );
         let (status, headers, body) = ask(Method::GET, &[(RANGE, "bytes=10-")]);
-        assert_eq!((status, &headers[CONTENT_RANGE]), (StatusCode::RANGE_NOT_SATISFIABLE, &HeaderValue::from_static("bytes */10")));
+        assert_eq!(
+            (status, &headers[CONTENT_RANGE]),
+            (StatusCode::RANGE_NOT_SATISFIABLE, &HeaderValue::from_static("bytes */10"))
+        );
         assert!(body.starts_with(b"{\"error\""));
     }
 

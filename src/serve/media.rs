@@ -156,7 +156,8 @@ async fn locate(app: &Arc<App>, id: String) -> Result<Located, ApiError> {
     let work = move || {
         let video = library::find(&snapshot, &id)?;
         let path = ingest::path_of(&video);
-        let meta = std::fs::metadata(&path).map_err(|source| refused(media::Error::Io { path: path.clone(), source }))?;
+        let meta =
+            std::fs::metadata(&path).map_err(|source| refused(media::Error::Io { path: path.clone(), source }))?;
         if !meta.is_file() {
             return Err(gone());
         }
@@ -322,7 +323,9 @@ fn still(kept: &Media, file: &Located, at_ms: u32, side: u32, cancel: &Cancel) -
     let opening = kept.opening(file, &source)?;
     match source.still(opening.as_ref(), at_ms, side) {
         // The container may claim more than there is.
-        Err(media::Error::Undecodable { .. }) if at_ms > 0 && at_ms.saturating_add(LAST_FRAME_MS) > file.duration_ms => {
+        Err(media::Error::Undecodable { .. })
+            if at_ms > 0 && at_ms.saturating_add(LAST_FRAME_MS) > file.duration_ms =>
+        {
             source.still(opening.as_ref(), at_ms.saturating_sub(LAST_FRAME_MS), side)
         }
         found => found,
