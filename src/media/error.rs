@@ -15,6 +15,14 @@ pub enum Error {
         /// What the system said.
         reason: String,
     },
+    /// This ffmpeg cannot write video that a browser plays.
+    #[error(
+        "{program} has none of the encoders libx264, libopenh264 and libvpx, so that no preview can be made; install an ffmpeg that has one or name it in REELSEEK_FFMPEG"
+    )]
+    NoCodec {
+        /// The program.
+        program: String,
+    },
     /// The file cannot be read.
     #[error("{}: {source}", path.display())]
     Io {
@@ -76,6 +84,14 @@ pub enum Error {
         name: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The bytes are those of no picture, or of one of a kind that is not understood.
+    #[error(
+        "{name}: not a picture of a known format; JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, TGA and QOI are understood"
+    )]
+    UnknownFormat {
+        /// The file, or what the caller calls it.
+        name: String,
     },
     /// A picture has more pixels than are allowed.
     #[error(

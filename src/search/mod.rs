@@ -162,6 +162,24 @@ impl Engine {
         Engine { searcher, encoder, checkpoint, state }
     }
 
+    /// The engine of the last commit of the same index, with this one's encoder and checkpoint, which need not be read again. If the index has become
+    /// another one, made with others, as [`Engine::open`].
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn renewed(&self, index: &Path, checkpoint: Option<&Path>, weights: Option<&Path>) -> Result<Engine, Error> {
+        let searcher = Index::open(index)?.searcher()?;
+        if searcher.settings() != self.searcher.settings() {
+            return Engine::open(index, checkpoint, weights);
+        }
+        Ok(Engine::new(searcher, self.encoder.clone(), self.checkpoint.clone()))
+    }
+
+    /// The encoder that pictures are described with.
+    pub fn encoder(&self) -> &dyn Encoder {
+        self.encoder.as_ref()
+    }
+
     /// The snapshot that is searched.
     pub fn searcher(&self) -> &Searcher {
         &self.searcher
@@ -201,19 +219,17 @@ impl Engine {
     pub fn search_vector(&self, vector: &[f32], options: &Options) -> Result<Answer, Error> {
         let start = Instant::now();
         let filter = options.filter.as_deref().map(|f| self.searcher.filter(f)).transpose()?;
+        let expected = self.searcher.settings().dim;
+        if vector.len() != expected {
+            let wrong = reelseek_index::Error::Length { what: "the vector", expected, found: vector.len() };
+            return Err(wrong.into());
+        }
         let length = vector.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
-        let embedding = match length {
-            0.0 => {
-                return Ok(Answer {
-                    found: Vec::new(),
-                    more: false,
-                    exact: true,
-                    took: start.elapsed(),
-                    encoding: Duration::ZERO,
-                });
-            }
-            length => vector.iter().map(|v| (f64::from(*v) / length) as f32).collect(),
-        };
+        if length == 0.0 {
+            let (found, took) = (Vec::new(), start.elapsed());
+            return Ok(Answer { found, more: false, exact: true, took, encoding: Duration::ZERO });
+        }
+        let embedding = vector.iter().map(|v| (f64::from(*v) / length) as f32).collect();
         let asked = Asked { views: vec![View { embedding, mirrored: false }], laid: None };
         let answer = self.answer(&asked, options, filter.as_ref())?;
         Ok(Answer { took: start.elapsed(), ..answer })
