@@ -102,6 +102,8 @@ pub struct Found {
     pub video: reelseek_index::Video,
     /// Cosine of the query's best view and the moment's best row.
     pub score: f32,
+    /// What order and confidence go by: the cosine, and where the picture was laid over the row's frame, what that told.
+    pub evidence: f32,
     /// See [`Calibration::confidence`].
     pub confidence: f32,
     /// The moment, in milliseconds from the first frame.
@@ -128,7 +130,8 @@ pub struct Engine {
     searcher: Searcher,
     encoder: Arc<dyn Encoder>,
     checkpoint: Folded,
-    state: State,
+    calibration: Calibration,
+    by_cosine: Calibration,
 }
 
 impl Engine {
@@ -158,8 +161,8 @@ impl Engine {
 
     /// An engine from its parts.
     pub fn new(searcher: Searcher, encoder: Arc<dyn Encoder>, checkpoint: Folded) -> Engine {
-        let state = State::of(&searcher);
-        Engine { searcher, encoder, checkpoint, state }
+        let (calibration, by_cosine) = State::of(&searcher).calibrations(searcher.settings().sketch > 0);
+        Engine { searcher, encoder, checkpoint, calibration, by_cosine }
     }
 
     /// The engine of the last commit of the same index, with this one's encoder and checkpoint, which need not be read again. If the index has become
@@ -241,11 +244,11 @@ impl Engine {
         if options.group == Group::Video {
             videos.iter_mut().for_each(|rows| rows.truncate(1));
         }
-        let mut found: Vec<(f32, Found)> = Vec::new();
+        let mut found: Vec<(Ranked, Found)> = Vec::new();
         for rows in videos {
             self.moments_of(&rows, asked, options, &mut found)?;
         }
-        found.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        found.sort_by(|(a, _), (b, _)| a.order(b));
         let more = found.len() > wanted;
         let found = found.into_iter().map(|(_, found)| found).skip(options.skip).take(options.top).collect();
         // Without graphs every row is compared.
@@ -259,9 +262,9 @@ impl Engine {
         rows: &[Ranked],
         asked: &Asked,
         options: &Options,
-        found: &mut Vec<(f32, Found)>,
+        found: &mut Vec<(Ranked, Found)>,
     ) -> Result<(), Error> {
-        let calibration = if asked.laid.is_some() { self.state.calibration } else { self.state.by_cosine };
+        let calibration = if asked.laid.is_some() { self.calibration } else { self.by_cosine };
         let good =
             |row: &&Ranked| row.hit.score > 0.0 && calibration.confidence(row.evidence) >= options.min_confidence;
         let good: Vec<&Ranked> = rows.iter().filter(good).collect();
@@ -277,7 +280,8 @@ impl Engine {
             let moment = Moment::around(row.hit.span, &spans, &vectors, &asked.views[row.view].embedding);
             moments.push(moment);
             let confidence = calibration.confidence(row.evidence);
-            found.push((row.evidence, Found { video: video.clone(), score: row.hit.score, confidence, moment }));
+            let (video, score, evidence) = (video.clone(), row.hit.score, row.evidence);
+            found.push((row.clone(), Found { video, score, evidence, confidence, moment }));
         }
         Ok(())
     }
