@@ -26,6 +26,7 @@ async function show(route) {
   if (name === 'library' && route.rest[0]) name = 'video';
   const view = viewOf(name);
   const changed = view !== shown;
+  byId('player').close();
   if (changed) {
     shown?.leave();
     alerts.clear();
@@ -48,7 +49,7 @@ async function show(route) {
 
 async function showStock() {
   const info = await api.about().catch(() => null);
-  byId('stock').textContent = info?.index ? `${count(info.videos, 'video')}, ${count(info.rows, 'row')}` : '';
+  byId('stock').textContent = info?.index ? count(info.videos, 'video') : '';
 }
 
 /** A picture from anywhere goes to the search view. */

@@ -1,6 +1,6 @@
 // One result as a card, and previews that play in place.
 
-import { clock, h, icon, thumbnail } from './dom.js';
+import { breakable, clock, h, icon, thumbnail } from './dom.js';
 import { openPlayer } from './player.js';
 
 /** Confidence from which a result counts as found: a foreign picture gets there once in 20. */
@@ -99,7 +99,7 @@ export function card(result, onframe) {
     h(
       'div',
       { class: 'words' },
-      h('h3', {}, h('a', { href: `#/library/${encodeURIComponent(result.video)}`, title: result.path ?? result.name }, result.title)),
+      h('h3', {}, h('a', { href: `#/library/${encodeURIComponent(result.video)}`, title: result.path ?? result.name }, breakable(result.title))),
       sureness(result.confidence),
       h('p', { class: 'times' }, `${clock(result.from)} – ${clock(result.to)}`, h('span', {}, ` of ${clock(result.duration)}`)),
       labelList(result.labels),

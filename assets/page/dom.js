@@ -22,6 +22,9 @@ const ICONS = {
   back: '<path d="M14.5 5.5 8 12l6.5 6.5"/>',
 };
 
+/** A name that may break after what joins its words. */
+export const breakable = (name) => name.split(/(?<=[_\-.])/).flatMap((part, i) => (i ? [h('wbr'), part] : [part]));
+
 /** A drawing that says nothing to a screen reader: the button around it has the words. */
 export function icon(name) {
   const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');

@@ -14,7 +14,6 @@ const totals = (job) =>
     job.failed > 0 && `${number(job.failed)} failed`,
     job.skipped > 0 && `${number(job.skipped)} skipped`,
     job.removed > 0 && `${number(job.removed)} removed`,
-    count(job.rows, 'row'),
   ].filter(Boolean);
 
 const failures = (job) =>

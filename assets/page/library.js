@@ -3,7 +3,7 @@
 import * as api from './api.js';
 import { alerts } from './alerts.js';
 import { labelList } from './cards.js';
-import { clock, code, count, h, icon, number, say, thumbnail } from './dom.js';
+import { breakable, clock, code, count, h, icon, number, say, thumbnail } from './dom.js';
 import { filterBox } from './filter.js';
 import { address, go } from './router.js';
 import { noIndex } from './search.js';
@@ -24,7 +24,7 @@ const videoCard = (video) =>
     h(
       'div',
       { class: 'words' },
-      h('h2', {}, h('a', { href: address(`library/${encodeURIComponent(video.video)}`), title: video.path ?? video.name }, video.title)),
+      h('h2', {}, h('a', { href: address(`library/${encodeURIComponent(video.video)}`), title: video.path ?? video.name }, breakable(video.title))),
       labelList(video.labels),
       video.warning && h('p', { class: 'warning' }, icon('warning'), 'Read in part'),
     ),

@@ -36,15 +36,17 @@ export function playerOf({ video: id, title, duration, at = 0, from, to, thumbna
   video.addEventListener('loadedmetadata', () => cutFrom === null && video.videoWidth === 0 && fall());
   video.src = `${mediaLink(id)}#t=${at.toFixed(2)}`;
 
+  const row = h('div', { class: 'row' }, h('button', { type: 'button', onclick: () => onframe(now()) }, icon('search'), 'Search with the frame shown'));
   const element = h(
     'div',
     { class: 'player' },
     video,
     note,
-    h('div', { class: 'row' }, h('button', { type: 'button', onclick: () => onframe(now()) }, icon('search'), 'Search with the frame shown')),
+    row,
   );
   return {
     element,
+    row,
     video,
     play,
     at: now,
@@ -69,6 +71,7 @@ export function openPlayer(result, onframe) {
   const close = dialog.querySelector('[data-close]');
   if (!close.firstChild) close.append(icon('close'));
   const player = playerOf({ ...result, thumbnail: frameLink(result.video, result.at, 640) }, (at) => (dialog.close(), onframe(at)));
+  player.row.append(h('a', { class: 'button', href: `#/library/${encodeURIComponent(result.video)}` }, 'All of this video'));
   body.replaceChildren(player.element);
   dialog.addEventListener('close', () => (player.close(), body.replaceChildren()), { once: true });
   dialog.showModal();

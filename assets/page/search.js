@@ -18,6 +18,9 @@ const MOST_ANSWERS = 30;
 /** Answers of this visit, so that Back shows them at once. */
 const answers = new Map();
 
+/** As in style.css. */
+const narrow = matchMedia('(max-width: 58rem)');
+
 const chance = (p) => Math.round(1 / (1 - p));
 const thresholdWords = (p) => (p === 0 ? 'Everything is shown, however weak.' : `A picture that is not in these videos gets this far by chance once in ${number(chance(p))}.`);
 
@@ -41,11 +44,12 @@ export function searchView() {
   const file = h('input', { type: 'file', accept: 'image/*', class: 'unseen', tabindex: '-1', 'aria-hidden': 'true', onchange: () => (take(file.files), (file.value = '')) });
   const pick = h('button', { type: 'button', class: 'main', onclick: () => file.click() }, 'Choose a picture');
   const preview = h('div', { class: 'query' });
+  const wellWords = h('p', { class: 'well-words' });
   const well = h(
     'div',
     { class: 'well' },
     icon('picture'),
-    h('p', { class: 'well-words' }, 'Drop a picture here, or paste one with ', h('kbd', {}, 'Ctrl'), ' ', h('kbd', {}, 'V')),
+    wellWords,
     pick,
     file,
   );
@@ -74,6 +78,12 @@ export function searchView() {
   const threshold = h('div', { class: 'field' }, h('div', { class: 'split' }, h('label', { for: 'threshold' }, 'Least confidence'), figure), slider, words);
   slider.addEventListener('input', () => change({ min: STOPS[slider.value] === standard() ? null : STOPS[slider.value] }, { replace: true }));
 
+  // Folded where the page is narrow, so that the answers are in sight.
+  const options = h('details', { class: 'options' }, h('summary', {}, 'Filter and confidence'), h('div', { class: 'options-body' }, filter.element, groups, threshold));
+  const unfold = () => (options.open = !narrow.matches);
+  narrow.addEventListener('change', unfold);
+  unfold();
+
   // The answers.
 
   const heading = h('h2', { tabindex: '-1' });
@@ -99,7 +109,7 @@ export function searchView() {
       { class: 'panel', 'aria-label': 'Query' },
       h('h1', { tabindex: '-1' }, 'Which video is this from?'),
       h('div', { class: 'picture' }, preview, well, byAddress),
-      h('div', { class: 'options' }, filter.element, groups, threshold),
+      options,
     ),
     results,
   );
@@ -154,6 +164,7 @@ export function searchView() {
     root.dataset.state = asked ? 'asked' : 'start';
     results.hidden = !asked;
     pick.textContent = asked ? 'Choose another' : 'Choose a picture';
+    wellWords.replaceChildren(...(asked ? ['Or drop or paste one'] : ['Drop a picture here, or paste one with ', h('kbd', {}, 'Ctrl'), ' ', h('kbd', {}, 'V')]));
     pick.classList.toggle('main', !asked);
     const image = asked?.preview && h('img', { src: asked.preview, alt: 'The picture that is searched for' });
     image?.addEventListener('error', () => image.replaceWith(h('span', { class: 'no-picture' }, 'This browser cannot show it')));

@@ -3,7 +3,7 @@
 import * as api from './api.js';
 import { alerts } from './alerts.js';
 import { labelList } from './cards.js';
-import { bytes, clock, h, icon, number, thumbnail, when } from './dom.js';
+import { breakable, bytes, clock, h, icon, number, thumbnail, when } from './dom.js';
 import { playerOf } from './player.js';
 import { searchWith } from './search.js';
 
@@ -32,15 +32,15 @@ export function videoView() {
     player = playerOf(video, (at) => searchWith(video.video, at));
     const rows = [
       ['Length', clock(video.duration)],
-      ['Indexed as', `${number(video.rows)} rows`],
-      ['File', video.path ?? video.name],
+      ['Searchable pieces', number(video.rows)],
+      ['File', breakable(video.path ?? video.name)],
       ['Size', bytes(video.size)],
       ['Changed', when(video.modified)],
       ...extraRows(video.extra),
     ];
     root.replaceChildren(
       h('a', { class: 'back', href: '#/library' }, icon('back'), 'Library'),
-      h('h1', { tabindex: '-1' }, video.title),
+      h('h1', { tabindex: '-1' }, breakable(video.title)),
       ...[labelList(video.labels), video.warning && h('p', { class: 'warning box' }, icon('warning'), video.warning)].filter(Boolean),
       h(
         'div',
