@@ -34,7 +34,12 @@ impl std::fmt::Debug for Index {
 impl Index {
     /// Whether the folder holds an index, whole or damaged.
     pub fn exists(dir: impl AsRef<Path>) -> bool {
-        dir.as_ref().join(TEXT).join("meta.json").is_file()
+        Index::root(dir).is_file()
+    }
+
+    /// The file that each commit replaces by another one: whoever looks at its identity and time of change knows whether there was a commit.
+    pub fn root(dir: impl AsRef<Path>) -> PathBuf {
+        dir.as_ref().join(TEXT).join("meta.json")
     }
 
     /// Creates an empty index in a new or empty folder.

@@ -2,21 +2,54 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::IndexFolder;
-use crate::serve::{self, Options};
+use crate::serve::{self, Format, Options, Token};
+
+/// Where the token may come from.
+const TOKEN: &str = "REELSEEK_TOKEN";
 
 #[derive(Debug, Args)]
+#[command(after_help = "The log goes to standard error; one line on standard output says where the server listens. SIGINT or SIGTERM ends it when the requests that run are answered.
+
+Environment: REELSEEK_TOKEN what requests must show (`Authorization: Bearer TOKEN`); REELSEEK_INDEX folder of the index; REELSEEK_FFMPEG the ffmpeg program.")]
 pub(super) struct Arguments {
     /// Folders whose videos may be indexed from the page
     #[arg(value_name = "FOLDER")]
     library: Vec<PathBuf>,
     #[command(flatten)]
     folder: IndexFolder,
-    /// Where to listen
+    /// Where to listen; port 0 takes a free one. Other addresses than this machine's own need a token
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8787")]
     listen: SocketAddr,
+    /// File with the token that requests must show [default: REELSEEK_TOKEN, or none]
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Let everybody in without a token, whatever the address
+    #[arg(long, conflicts_with = "token_file")]
+    no_auth: bool,
+    /// Another name that the server goes by, such as that of a proxy before it (can be repeated)
+    #[arg(long, value_name = "NAME")]
+    allow_host: Vec<String>,
+    /// Origin whose web pages may ask, such as https://example.org (can be repeated)
+    #[arg(long, value_name = "ORIGIN")]
+    cors: Vec<String>,
+    /// Fetch pictures that are given by their address, from public addresses only
+    #[arg(long)]
+    fetch: bool,
+    /// Tell in answers where the files lie
+    #[arg(long)]
+    show_paths: bool,
+    /// Searches at once [default: one a processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: Option<u16>,
+    /// Requests that may wait for their turn; more are told to come again
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    queue: usize,
+    /// How the log is written
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Log::Text)]
+    log: Log,
     /// Folded checkpoint that the index was made with [default: the one that lies with it]
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
@@ -25,13 +58,50 @@ pub(super) struct Arguments {
     weights: Option<PathBuf>,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Log {
+    /// Lines for people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+impl Arguments {
+    /// The token of the file, or of the environment. Not an argument: the list of processes would tell it to everybody.
+    fn token(&self) -> anyhow::Result<Option<Token>> {
+        if self.no_auth {
+            return Ok(None);
+        }
+        match (&self.token_file, std::env::var(TOKEN)) {
+            (Some(path), _) => Ok(Some(Token::read(path)?)),
+            (None, Ok(text)) if !text.is_empty() => Ok(Some(Token::new(&text)?)),
+            (None, Err(std::env::VarError::NotUnicode(_))) => anyhow::bail!("{TOKEN} is not of characters that a header can carry"),
+            (None, _) => Ok(None),
+        }
+    }
+}
+
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let token = arguments.token()?;
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     serve::run(Options {
+        token,
         index: arguments.folder.index,
         library: arguments.library,
         listen: arguments.listen,
         checkpoint: arguments.checkpoint,
         weights: arguments.weights,
+        no_auth: arguments.no_auth,
+        hosts: arguments.allow_host,
+        origins: arguments.cors,
+        fetch: arguments.fetch,
+        show_paths: arguments.show_paths,
+        workers: arguments.workers.map_or(processors, usize::from),
+        queue: arguments.queue,
+        log: match arguments.log {
+            Log::Text => Format::Text,
+            Log::Json => Format::Json,
+        },
     })?;
     Ok(ExitCode::SUCCESS)
 }

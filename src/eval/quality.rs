@@ -213,7 +213,7 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
 fn is_gone(error: &media::Error) -> bool {
     match error {
         media::Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
-        media::Error::Picture { .. } | media::Error::NotAFile { .. } => true,
+        media::Error::Picture { .. } | media::Error::UnknownFormat { .. } | media::Error::NotAFile { .. } => true,
         _ => false,
     }
 }

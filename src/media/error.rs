@@ -77,6 +77,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The bytes are those of no picture, or of one of a kind that is not understood.
+    #[error("{name}: not a picture of a known format; JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, TGA and QOI are understood")]
+    UnknownFormat {
+        /// The file, or what the caller calls it.
+        name: String,
+    },
     /// A picture has more pixels than are allowed.
     #[error(
         "{name}: the picture is {width} x {height} pixels, more than the {max_pixels} that are read; shrink it first"

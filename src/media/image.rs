@@ -9,6 +9,8 @@ use super::{Error, Picture};
 const MAX_FILE_BYTES: u64 = 512 << 20;
 const MAX_PIXELS: u64 = 200_000_000;
 const MAX_ALLOC_BYTES: u64 = 2 << 30;
+/// Bytes that a decoder may take for each pixel: the largest pixel (four values of 32 bits), so that the pixels allowed bound the memory as well.
+const ALLOC_BYTES_PER_PIXEL: u64 = 16;
 
 /// Reads a picture from a file.
 ///
@@ -32,20 +34,31 @@ pub fn open(path: &Path) -> Result<Picture, Error> {
 /// The EXIF orientation is applied, transparency is laid on white, grey becomes RGB, 16 bits become 8.
 ///
 /// # Errors
-/// [`Error::Picture`] if it is damaged or of an unknown format, [`Error::PictureTooLarge`] over 200 million pixels.
+/// [`Error::UnknownFormat`], [`Error::Picture`] if it is damaged, [`Error::PictureTooLarge`] over 200 million pixels.
 pub fn read(bytes: &[u8], name: &str) -> Result<Picture, Error> {
+    read_within(bytes, name, MAX_PIXELS)
+}
+
+/// As [`read`], for at most so many pixels, and memory in proportion: for pictures of strangers.
+///
+/// # Errors
+/// As there.
+pub fn read_within(bytes: &[u8], name: &str, max_pixels: u64) -> Result<Picture, Error> {
     let wrong = |reason: String| Error::Picture { name: name.to_owned(), reason };
     if bytes.is_empty() {
         return Err(wrong("the file is empty".to_owned()));
     }
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| wrong(e.to_string()))?;
+    if !reader.format().is_some_and(|format| format.reading_enabled()) {
+        return Err(Error::UnknownFormat { name: name.to_owned() });
+    }
     let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_ALLOC_BYTES);
+    limits.max_alloc = Some(MAX_ALLOC_BYTES.min(max_pixels.saturating_mul(ALLOC_BYTES_PER_PIXEL)));
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(|e| wrong(e.to_string()))?;
     let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
-        return Err(Error::PictureTooLarge { name: name.to_owned(), width, height, max_pixels: MAX_PIXELS });
+    if u64::from(width) * u64::from(height) > max_pixels {
+        return Err(Error::PictureTooLarge { name: name.to_owned(), width, height, max_pixels });
     }
     if width == 0 || height == 0 {
         return Err(wrong(format!("{width} x {height} pixels")));

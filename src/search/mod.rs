@@ -162,6 +162,24 @@ impl Engine {
         Engine { searcher, encoder, checkpoint, calibration }
     }
 
+    /// The engine of the last commit of the same index, with this one's encoder and checkpoint, which need not be read again. If the index has become
+    /// another one, made with others, as [`Engine::open`].
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn renewed(&self, index: &Path, checkpoint: Option<&Path>, weights: Option<&Path>) -> Result<Engine, Error> {
+        let searcher = Index::open(index)?.searcher()?;
+        if searcher.settings() != self.searcher.settings() {
+            return Engine::open(index, checkpoint, weights);
+        }
+        Ok(Engine::new(searcher, self.encoder.clone(), self.checkpoint.clone()))
+    }
+
+    /// The encoder that pictures are described with.
+    pub fn encoder(&self) -> &dyn Encoder {
+        self.encoder.as_ref()
+    }
+
     /// The snapshot that is searched.
     pub fn searcher(&self) -> &Searcher {
         &self.searcher

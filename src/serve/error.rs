@@ -1,14 +1,16 @@
 //! What can go wrong: at the start ([`enum@Error`]), and in an answer ([`ApiError`]).
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use thiserror::Error as ThisError;
 
-use crate::search;
+use crate::{media, search};
 
 /// Why the server could not start or go on.
 #[derive(Debug, ThisError)]
@@ -23,6 +25,38 @@ pub enum Error {
         listen: SocketAddr,
         /// The system's word.
         source: std::io::Error,
+    },
+    /// Others could come in.
+    #[error(
+        "{listen} can be reached from other machines: set a token (REELSEEK_TOKEN, or --token-file FILE), or say --no-auth if everybody may search and see these videos"
+    )]
+    Open {
+        /// The address.
+        listen: SocketAddr,
+    },
+    /// The token cannot be used.
+    #[error("the token is {found}: it must be of visible ASCII characters, as `openssl rand -hex 16` makes it")]
+    Token {
+        /// What is wrong with it.
+        found: &'static str,
+    },
+    /// The file of the token cannot be read.
+    #[error("{}: {source}", path.display())]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// The system's word.
+        source: std::io::Error,
+    },
+    /// An origin or host that no browser could name.
+    #[error("{flag} {found}: expected {expected}")]
+    Name {
+        /// The flag.
+        flag: &'static str,
+        /// What was given.
+        found: String,
+        /// What it takes.
+        expected: &'static str,
     },
     /// The system refused threads or sockets.
     #[error("serving ended: {0}")]
@@ -40,30 +74,74 @@ pub(super) struct ApiError {
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct ErrorBody {
     /// What was wrong, and what to do.
-    error: String,
+    pub(super) error: String,
 }
+
+/// When who was sent away may ask again: a search is done in a fraction of it.
+const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, message: impl Into<String>) -> ApiError {
         ApiError { status, message: message.into() }
     }
+
+    /// 400: what was asked cannot be understood.
+    pub(super) fn malformed(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// 429: too much at once.
+    pub(super) fn busy(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)
+    }
+
+    /// 500 for a fault of ours; what it was goes to the log, since it may name files.
+    pub(super) fn internal(error: &dyn std::fmt::Display) -> ApiError {
+        tracing::error!("{error}");
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the server could not do this; its log says why")
+    }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(ErrorBody { error: self.message })).into_response()
+        let mut response = (self.status, Json(ErrorBody { error: self.message })).into_response();
+        if self.status == StatusCode::TOO_MANY_REQUESTS {
+            response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_S);
+        }
+        response
+    }
+}
+
+impl From<media::Error> for ApiError {
+    fn from(error: media::Error) -> ApiError {
+        let status = match &error {
+            media::Error::UnknownFormat { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            media::Error::Picture { .. } => StatusCode::BAD_REQUEST,
+            media::Error::PictureTooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            other => return ApiError::internal(other),
+        };
+        ApiError::new(status, error.to_string())
+    }
+}
+
+impl From<reelseek_index::Error> for ApiError {
+    fn from(error: reelseek_index::Error) -> ApiError {
+        use reelseek_index::Error as Wrong;
+        match &error {
+            Wrong::Filter { .. } | Wrong::Argument { .. } | Wrong::Length { .. } | Wrong::NotFinite { .. } => {
+                ApiError::malformed(error.to_string())
+            }
+            other => ApiError::internal(other),
+        }
     }
 }
 
 impl From<search::Error> for ApiError {
     fn from(error: search::Error) -> ApiError {
-        let status = match &error {
-            search::Error::Media(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            search::Error::Index(reelseek_index::Error::Filter { .. } | reelseek_index::Error::Argument { .. }) => {
-                StatusCode::BAD_REQUEST
-            }
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        ApiError::new(status, error.to_string())
+        match error {
+            search::Error::Media(error) => error.into(),
+            search::Error::Index(error) => error.into(),
+            other => ApiError::internal(&other),
+        }
     }
 }

@@ -1,20 +1,55 @@
 //! The web page and the HTTP API.
 //!
-//! Requests come through the guards (host, origin, token, sizes, times, a bounded queue) to a handler, which holds one snapshot of the index ([`state::App::engine`])
-//! from beginning to end; work that takes a processor runs on threads of its own, never on those that listen.
+//! A request comes over a connection that may not dawdle ([`listen`]), through the layers, outermost first: an id, a line in the log and the counters
+//! ([`observe`]), whatever panics below, Host and Origin ([`guard`]), the token ([`auth`]), and its body whole and within limits ([`body`]). A handler
+//! then holds one snapshot of the index ([`state::App::ready`]) from beginning to end. Work that takes a processor waits for its turn ([`gate`]) and runs on threads
+//! of its own, never on those that listen.
 
+mod ask;
+mod auth;
+mod body;
+mod compat;
 mod error;
+mod gate;
+mod guard;
+mod listen;
+mod log;
+mod metrics;
+mod observe;
+mod openapi;
+mod remote;
+mod search;
 mod state;
 
+use std::any::Any;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router, middleware};
+use tokio::sync::watch;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
 
+pub use auth::Token;
 pub use error::Error;
+pub use log::Format;
 
+use error::ApiError;
 use state::App;
+
+/// What a request hears that made a handler panic.
+const PANIC: &str = "the server failed at this request; its log says why";
+/// Threads that listen, read and write; what computes has its own.
+const LISTENERS: usize = 2;
+/// The stack of threads that compute, which is that of the main thread: decoders of pictures and the filter's parser recurse.
+const STACK_BYTES: usize = 8 << 20;
 
 /// What to serve, and to whom.
 #[derive(Debug, Clone)]
@@ -29,23 +64,139 @@ pub struct Options {
     pub checkpoint: Option<PathBuf>,
     /// Weights of the index's encoder, if not those that it remembers.
     pub weights: Option<PathBuf>,
+    /// What requests must show, if anything.
+    pub token: Option<Token>,
+    /// Whether everybody may come in over the network.
+    pub no_auth: bool,
+    /// Names that the server goes by, besides its address and those of loopback.
+    pub hosts: Vec<String>,
+    /// Origins whose pages may ask.
+    pub origins: Vec<String>,
+    /// Whether pictures may be fetched by their address.
+    pub fetch: bool,
+    /// Whether answers tell where files lie.
+    pub show_paths: bool,
+    /// Searches at once.
+    pub workers: usize,
+    /// Requests that may wait for their turn.
+    pub queue: usize,
+    /// How the log is written.
+    pub log: Format,
 }
 
-/// Serves until the process is asked to stop.
+/// Serves until the process is asked to stop (SIGINT or SIGTERM), and then until the requests that run are answered. Asked again, it stops at once.
 ///
 /// # Errors
-/// [`enum@Error`] if the index cannot be opened or the address not be listened on.
+/// [`enum@Error`] if the options do not go together, the index cannot be opened or the address not be listened on.
 pub fn run(options: Options) -> Result<(), Error> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime)?;
-    runtime.block_on(async {
-        let listen = options.listen;
-        let app = Arc::new(App::open(options)?);
-        let listener = tokio::net::TcpListener::bind(listen).await.map_err(|source| Error::Listen { listen, source })?;
-        axum::serve(listener, router(app)).await.map_err(Error::Runtime)
-    })
+    let listen = options.listen;
+    if !listen.ip().is_loopback() && options.token.is_none() && !options.no_auth {
+        return Err(Error::Open { listen });
+    }
+    log::start(options.log);
+    if options.token.as_ref().is_some_and(Token::is_short) {
+        tracing::warn!("the token is short enough to be guessed: `openssl rand -hex 16` makes a better one");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(LISTENERS)
+        .thread_stack_size(STACK_BYTES)
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    let app = Arc::new(App::open(options)?);
+    let outcome = runtime.block_on(until_stopped(listen, app));
+    // What still computes is of requests that were cut off.
+    runtime.shutdown_background();
+    outcome
 }
 
-/// All routes.
+async fn until_stopped(listen: SocketAddr, app: Arc<App>) -> Result<(), Error> {
+    let taken = |source| Error::Listen { listen, source };
+    let listener = tokio::net::TcpListener::bind(listen).await.map_err(taken)?;
+    let address = listener.local_addr().map_err(taken)?;
+    let (say_stop, stop) = watch::channel(false);
+    let mut asked = Asked::new().map_err(Error::Runtime)?;
+    let watching = tokio::spawn(app.clone().watch());
+    // Whoever started us reads where we are, and may have gone.
+    let _ = writeln!(std::io::stdout(), "listening on http://{address}");
+    let _ = std::io::stdout().flush();
+    let serving = listen::serve(listener, router(app.clone()), app.metrics.clone(), listen::room(), stop, listen::DRAIN);
+    let stopping = async {
+        asked.wait().await;
+        tracing::info!("stopping: requests that run are answered first (again to stop at once)");
+        app.stopping.set();
+        let _ = say_stop.send(true);
+        asked.wait().await;
+    };
+    tokio::select! {
+        () = serving => {}
+        () = stopping => {}
+    }
+    watching.abort();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// The system's word that the process shall stop.
+struct Asked {
+    #[cfg(unix)]
+    signals: [tokio::signal::unix::Signal; 2],
+}
+
+impl Asked {
+    #[cfg(unix)]
+    fn new() -> std::io::Result<Asked> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Asked { signals: [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?] })
+    }
+
+    #[cfg(unix)]
+    async fn wait(&mut self) {
+        let [interrupt, terminate] = &mut self.signals;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> std::io::Result<Asked> {
+        Ok(Asked {})
+    }
+
+    #[cfg(not(unix))]
+    async fn wait(&mut self) {
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}
+
+/// All routes, and the layers around them.
 fn router(app: Arc<App>) -> Router {
-    Router::new().with_state(app)
+    let open = openapi::open_routes().merge(auth::routes());
+    let (open, document) = OpenApiRouter::with_openapi(openapi::Api::openapi()).merge(open).split_for_parts();
+    let closed = search::routes().merge(compat::routes()).merge(openapi::routes());
+    let (closed, more) = OpenApiRouter::with_openapi(document).merge(closed).split_for_parts();
+    let document: Json<_> = Json(serde_json::to_value(more).unwrap_or_default());
+    let closed = closed
+        .route("/openapi.json", get(move || async move { document }))
+        .route_layer(middleware::from_fn_with_state(app.clone(), body::collect))
+        .route_layer(middleware::from_fn_with_state(app.clone(), auth::check));
+    let open = open.route_layer(middleware::from_fn_with_state(app.clone(), body::collect));
+    layered(open.merge(closed), app)
+}
+
+/// The layers that every request comes through, whether there is a route for it or not.
+fn layered(router: Router<Arc<App>>, app: Arc<App>) -> Router {
+    router
+        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "there is nothing at this address; /openapi.json tells what there is") })
+        .layer(DefaultBodyLimit::max(body::MAX_BYTES))
+        .layer(middleware::from_fn_with_state(app.clone(), guard::check))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(app.clone(), observe::observe))
+        .with_state(app)
+}
+
+/// The answer to a request that made a handler panic. The panic's own words go to the log by its hook.
+fn panicked(_: Box<dyn Any + Send>) -> Response {
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, PANIC).into_response()
 }

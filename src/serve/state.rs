@@ -1,16 +1,39 @@
-//! What all requests share: the options, and the newest snapshot of the index.
+//! What all requests share: the options, the guards, and the newest snapshot of the index.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
+use axum::http::StatusCode;
 use reelseek_index::Index;
 
+use super::auth::Auth;
+use super::body::Budget;
+use super::error::ApiError;
+use super::gate::Gate;
+use super::guard::Guard;
+use super::metrics::Metrics;
+use super::remote::Remote;
 use super::{Error, Options};
+use crate::media::Cancel;
 use crate::search::{self, Engine};
+
+/// How often the index is looked at for a new commit: it costs one look at one file.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Shared by all requests.
 pub(super) struct App {
     pub(super) options: Options,
+    pub(super) auth: Auth,
+    pub(super) guard: Guard,
+    pub(super) gate: Gate,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) bodies: Budget,
+    /// If the server may fetch.
+    pub(super) remote: Option<Remote>,
+    /// Set when the server is asked to stop.
+    pub(super) stopping: Cancel,
     snapshot: RwLock<Option<Arc<Snapshot>>>,
+    seen: Mutex<Option<Stamp>>,
 }
 
 /// One commit of the index, as long as a request holds it.
@@ -18,11 +41,28 @@ pub(super) struct Snapshot {
     pub(super) engine: Engine,
     /// Counts the commits that were taken up since the start.
     pub(super) generation: u64,
+    /// Live videos.
+    pub(super) videos: usize,
 }
+
+/// What changes with each commit: the identity, the time and the size of the file that it replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp(u64, Option<SystemTime>, u64);
 
 impl App {
     pub(super) fn open(options: Options) -> Result<App, Error> {
-        let app = App { options, snapshot: RwLock::default() };
+        let app = App {
+            auth: Auth::new(options.token.as_ref()),
+            guard: Guard::new(options.listen, &options.hosts, &options.origins)?,
+            gate: Gate::new(options.workers, options.queue),
+            metrics: Arc::default(),
+            bodies: Budget::default(),
+            remote: options.fetch.then(Remote::new),
+            stopping: Cancel::default(),
+            snapshot: RwLock::default(),
+            seen: Mutex::default(),
+            options,
+        };
         app.refresh()?;
         Ok(app)
     }
@@ -32,16 +72,66 @@ impl App {
         self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes up the last commit. Requests that run keep the one they have.
-    pub(super) fn refresh(&self) -> Result<(), search::Error> {
+    /// The newest snapshot, or 503.
+    pub(super) fn ready(&self) -> Result<Arc<Snapshot>, ApiError> {
+        let text = "there is no index yet: index a folder first";
+        self.snapshot().ok_or_else(|| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text))
+    }
+
+    /// A link to give out, such as `/v1/media/ID` or `/v1/thumbnail?video=ID&at=1`: signed where a token is set, so that a page or a chat can show it.
+    pub(super) fn link(&self, path_and_query: String) -> String {
+        self.auth.link(path_and_query)
+    }
+
+    /// Takes up the last commit, if there is a new one, and tells whether. Requests that run keep the snapshot they have.
+    pub(super) fn refresh(&self) -> Result<bool, search::Error> {
         let Options { index, checkpoint, weights, .. } = &self.options;
-        if !Index::exists(index) {
-            return Ok(());
+        // Held to the end: one at a time.
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at before the index is opened: a commit in between is taken up twice rather than never.
+        let stamp = self.stamp();
+        if stamp.is_none() || stamp == *seen {
+            return Ok(false);
         }
-        let engine = Engine::open(index, checkpoint.as_deref(), weights.as_deref())?;
-        let mut snapshot = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
-        let generation = snapshot.as_ref().map_or(1, |s| s.generation + 1);
-        *snapshot = Some(Arc::new(Snapshot { engine, generation }));
-        Ok(())
+        let before = self.snapshot();
+        let engine = match &before {
+            Some(before) => before.engine.renewed(index, checkpoint.as_deref(), weights.as_deref())?,
+            None => Engine::open(index, checkpoint.as_deref(), weights.as_deref())?,
+        };
+        let (rows, videos) = (engine.searcher().rows(), engine.searcher().video_numbers().len());
+        let generation = before.map_or(1, |before| before.generation + 1);
+        let snapshot = Arc::new(Snapshot { engine, generation, videos });
+        *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+        *seen = stamp;
+        self.metrics.snapshot(generation, rows, videos);
+        tracing::info!(generation, rows, videos, "index opened");
+        Ok(true)
+    }
+
+    fn stamp(&self) -> Option<Stamp> {
+        let meta = std::fs::metadata(Index::root(&self.options.index)).ok()?;
+        #[cfg(unix)]
+        let identity = std::os::unix::fs::MetadataExt::ino(&meta);
+        #[cfg(not(unix))]
+        let identity = 0;
+        Some(Stamp(identity, meta.modified().ok(), meta.len()))
+    }
+
+    /// Looks for new commits, until the process ends.
+    pub(super) async fn watch(self: Arc<App>) {
+        let mut complaint = String::new();
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let app = self.clone();
+            match tokio::task::spawn_blocking(move || app.refresh()).await {
+                Ok(Ok(_)) => complaint.clear(),
+                // The last good snapshot is served on. Said once, tried again at every look.
+                Ok(Err(error)) if complaint != error.to_string() => {
+                    complaint = error.to_string();
+                    tracing::warn!("the index cannot be opened: {complaint}");
+                }
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
     }
 }

@@ -1,0 +1,323 @@
+//! From a request's body to what is sought: a picture, its address, or a vector, with options.
+
+use axum::extract::{FromRequest, Multipart, Request};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::body::MAX_BYTES;
+use super::error::ApiError;
+use super::search::{GroupBy, Wish};
+use super::state::App;
+
+/// Queries of one batch.
+const MAX_QUERIES: usize = 32;
+/// Bytes of a form's field that is text: more than the longest filter and the longest address.
+const MAX_TEXT_BYTES: usize = 64 << 10;
+/// Fields of a form: the pictures of a batch, and each option.
+const MAX_FIELDS: usize = MAX_QUERIES + 16;
+
+/// What is asked for.
+pub(super) struct Ask {
+    pub(super) sought: Sought,
+    pub(super) wish: Wish,
+}
+
+/// Several at once, with the same options. What is wrong with one is told in its place.
+pub(super) struct Batch {
+    pub(super) sought: Vec<Result<Sought, ApiError>>,
+    pub(super) wish: Wish,
+}
+
+/// What is sought.
+#[derive(Debug)]
+pub(super) enum Sought {
+    Picture(Bytes),
+    Vector(Vec<f32>),
+    Url(String),
+}
+
+/// What is sought, fetched if need be.
+pub(super) enum Looked {
+    Picture(Bytes),
+    Vector(Vec<f32>),
+}
+
+impl Sought {
+    pub(super) async fn look(self, app: &App) -> Result<Looked, ApiError> {
+        match self {
+            Sought::Picture(bytes) => Ok(Looked::Picture(bytes)),
+            Sought::Vector(vector) => Ok(Looked::Vector(vector)),
+            Sought::Url(url) => app.fetch(url).await.map(Looked::Picture),
+        }
+    }
+}
+
+// The bodies as the API's document describes them; what is read is read below.
+
+/// A picture's file: JPEG, PNG, WebP, GIF, BMP, TIFF, PNM or QOI.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub(super) struct Raw(#[allow(dead_code, reason = "only its schema is used")] String);
+
+/// A picture, or its address, with options.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) struct Form {
+    /// The picture's file.
+    #[schema(value_type = Option<String>, format = Binary)]
+    image: Option<String>,
+    /// Address of a picture, in place of its file.
+    url: Option<String>,
+    #[schema(minimum = 1, maximum = 100)]
+    top: Option<usize>,
+    #[schema(minimum = 0, maximum = 10000)]
+    skip: Option<usize>,
+    filter: Option<String>,
+    exact: Option<bool>,
+    #[schema(minimum = 1, maximum = 100000)]
+    ef: Option<usize>,
+    #[schema(minimum = 0.0, maximum = 1.0)]
+    min_confidence: Option<f32>,
+    group: Option<GroupBy>,
+}
+
+/// Pictures, with options.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) struct Forms {
+    /// The pictures' files.
+    #[schema(value_type = Vec<String>, format = Binary, min_items = 1, max_items = 32)]
+    image: Vec<String>,
+    #[schema(minimum = 1, maximum = 100)]
+    top: Option<usize>,
+    #[schema(minimum = 0, maximum = 10000)]
+    skip: Option<usize>,
+    filter: Option<String>,
+    exact: Option<bool>,
+    #[schema(minimum = 1, maximum = 100000)]
+    ef: Option<usize>,
+    #[schema(minimum = 0.0, maximum = 1.0)]
+    min_confidence: Option<f32>,
+    group: Option<GroupBy>,
+}
+
+/// A vector or an address, with options.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) struct One {
+    /// An embedding, of the length that `/v1/info` tells; it need not be of length 1.
+    vector: Option<Vec<f32>>,
+    /// Address of a picture, in place of a vector.
+    url: Option<String>,
+    #[schema(minimum = 1, maximum = 100)]
+    top: Option<usize>,
+    #[schema(minimum = 0, maximum = 10000)]
+    skip: Option<usize>,
+    filter: Option<String>,
+    exact: Option<bool>,
+    #[schema(minimum = 1, maximum = 100000)]
+    ef: Option<usize>,
+    #[schema(minimum = 0.0, maximum = 1.0)]
+    min_confidence: Option<f32>,
+    group: Option<GroupBy>,
+}
+
+/// Vectors or addresses, with options for all.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) struct Many {
+    #[schema(min_items = 1, max_items = 32)]
+    queries: Vec<Either>,
+    #[schema(minimum = 1, maximum = 100)]
+    top: Option<usize>,
+    #[schema(minimum = 0, maximum = 10000)]
+    skip: Option<usize>,
+    filter: Option<String>,
+    exact: Option<bool>,
+    #[schema(minimum = 1, maximum = 100000)]
+    ef: Option<usize>,
+    #[schema(minimum = 0.0, maximum = 1.0)]
+    min_confidence: Option<f32>,
+    group: Option<GroupBy>,
+}
+
+/// One of the two.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) struct Either {
+    vector: Option<Vec<f32>>,
+    url: Option<String>,
+}
+
+/// What a body is, by its Content-Type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Form,
+    Json,
+    /// A picture; the content tells which format.
+    Picture,
+    /// Nothing is said, or what curl says when it is told nothing.
+    Unsaid,
+    Other,
+}
+
+impl Kind {
+    pub(super) fn of(headers: &HeaderMap) -> Kind {
+        let Some(value) = headers.get(CONTENT_TYPE) else { return Kind::Unsaid };
+        let essence = value.to_str().unwrap_or("?").split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        match essence.as_str() {
+            "multipart/form-data" => Kind::Form,
+            "application/json" => Kind::Json,
+            "application/octet-stream" => Kind::Picture,
+            "application/x-www-form-urlencoded" | "" => Kind::Unsaid,
+            other if other.starts_with("image/") => Kind::Picture,
+            _ => Kind::Other,
+        }
+    }
+}
+
+/// The body of a request, which [`super::body::collect`] made whole.
+pub(super) async fn whole(request: Request) -> Result<Bytes, ApiError> {
+    let body = request.into_body().collect().await;
+    Ok(body.map_err(|_| ApiError::malformed("the body broke off"))?.to_bytes())
+}
+
+/// One search.
+pub(super) async fn one(request: Request) -> Result<Ask, ApiError> {
+    match Kind::of(request.headers()) {
+        Kind::Picture => Ok(Ask { sought: Sought::Picture(whole(request).await?), wish: Wish::default() }),
+        Kind::Json => {
+            let mut object = object(&whole(request).await?)?;
+            let sought = sought(&mut object)?;
+            Ok(Ask { sought, wish: typed(Value::Object(object))? })
+        }
+        Kind::Form => {
+            let Fields { mut images, url, wish } = fields(request, 1).await?;
+            let sought = match (images.pop(), url) {
+                (Some(image), None) => Sought::Picture(image),
+                (None, Some(url)) => Sought::Url(url),
+                _ => return Err(ApiError::malformed("the form must have either the field `image` or `url`")),
+            };
+            Ok(Ask { sought, wish })
+        }
+        Kind::Unsaid | Kind::Other => Err(unsupported("a picture (image/*, application/octet-stream), a form (multipart/form-data) or JSON")),
+    }
+}
+
+/// Several searches.
+pub(super) async fn many(request: Request) -> Result<Batch, ApiError> {
+    let batch = match Kind::of(request.headers()) {
+        Kind::Json => {
+            let mut object = object(&whole(request).await?)?;
+            let Some(Value::Array(queries)) = object.remove("queries") else {
+                return Err(ApiError::malformed("`queries` must be a list of objects with `vector` or `url`"));
+            };
+            let one = |query: Value| {
+                let Value::Object(mut query) = query else {
+                    return Err(ApiError::malformed("each query must be an object with `vector` or `url`"));
+                };
+                let sought = sought(&mut query)?;
+                match query.keys().next() {
+                    Some(other) => Err(ApiError::malformed(format!("a query has no field `{other}`"))),
+                    None => Ok(sought),
+                }
+            };
+            // The list is looked at as a whole before anything is searched: what is malformed is malformed.
+            let sought = queries.into_iter().map(|query| one(query).map(Ok)).collect::<Result<Vec<_>, _>>()?;
+            Batch { sought, wish: typed(Value::Object(object))? }
+        }
+        Kind::Form => {
+            let Fields { images, url, wish } = fields(request, MAX_QUERIES).await?;
+            if url.is_some() {
+                return Err(ApiError::malformed("a form with several pictures takes no `url`: JSON does"));
+            }
+            Batch { sought: images.into_iter().map(|image| Ok(Sought::Picture(image))).collect(), wish }
+        }
+        _ => return Err(unsupported("a form (multipart/form-data) or JSON")),
+    };
+    match batch.sought.len() {
+        1..=MAX_QUERIES => Ok(batch),
+        found => Err(ApiError::malformed(format!("{found} queries: expected 1 to {MAX_QUERIES}"))),
+    }
+}
+
+pub(super) fn unsupported(expected: &str) -> ApiError {
+    ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("the Content-Type must be that of {expected}"))
+}
+
+fn object(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| ApiError::malformed(format!("the body must be a JSON object: {error}")))
+}
+
+fn typed<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
+    serde_json::from_value(value).map_err(|error| ApiError::malformed(error.to_string()))
+}
+
+/// Takes what is sought out of an object.
+fn sought(object: &mut Map<String, Value>) -> Result<Sought, ApiError> {
+    let mut take = |name| object.remove(name).filter(|value| !value.is_null());
+    match (take("vector"), take("url")) {
+        (Some(vector), None) => {
+            let wrong = |error| ApiError::malformed(format!("`vector` must be a list of numbers: {error}"));
+            serde_json::from_value(vector).map(Sought::Vector).map_err(wrong)
+        }
+        (None, Some(Value::String(url))) => Ok(Sought::Url(url)),
+        (None, Some(_)) => Err(ApiError::malformed("`url` must be text")),
+        _ => Err(ApiError::malformed("there must be either a `vector` or a `url`; a picture comes as a form, or as the body itself")),
+    }
+}
+
+/// What a form brings.
+#[derive(Default)]
+pub(super) struct Fields {
+    pub(super) images: Vec<Bytes>,
+    pub(super) url: Option<String>,
+    pub(super) wish: Wish,
+}
+
+/// Reads a form with at most so many pictures.
+pub(super) async fn fields(request: Request, max_images: usize) -> Result<Fields, ApiError> {
+    let broken = |error: &dyn std::fmt::Display| ApiError::malformed(format!("the form cannot be read: {error}"));
+    let mut form = Multipart::from_request(request, &()).await.map_err(|error| broken(&error.body_text()))?;
+    let mut fields = Fields::default();
+    let mut options = Vec::new();
+    let mut count = 0;
+    while let Some(field) = form.next_field().await.map_err(|error| broken(&error.body_text()))? {
+        count += 1;
+        if count > MAX_FIELDS {
+            return Err(ApiError::malformed(format!("the form has more than {MAX_FIELDS} fields")));
+        }
+        let name = field.name().unwrap_or_default().to_owned();
+        let bytes = field.bytes().await.map_err(|error| broken(&error.body_text()))?;
+        if name == "image" {
+            fields.images.push(bytes);
+            if fields.images.len() > max_images {
+                return Err(ApiError::malformed(format!("more than {max_images} fields `image`")));
+            }
+            continue;
+        }
+        if bytes.len() > MAX_TEXT_BYTES {
+            return Err(ApiError::malformed(format!("the field `{name}` has more than {MAX_TEXT_BYTES} bytes")));
+        }
+        let text = String::from_utf8(bytes.to_vec())
+            .map_err(|_| ApiError::malformed(format!("the field `{name}` is no UTF-8 text")))?;
+        match name.as_str() {
+            "url" => fields.url = Some(text),
+            _ => options.push((name, text)),
+        }
+    }
+    let encoded = serde_urlencoded::to_string(&options).map_err(|error| broken(&error))?;
+    fields.wish = serde_urlencoded::from_str(&encoded).map_err(|error| ApiError::malformed(error.to_string()))?;
+    Ok(fields)
+}
+
+const _: () = assert!(MAX_TEXT_BYTES < MAX_BYTES);

@@ -1,0 +1,300 @@
+//! Connections: how many there may be, how long each may dawdle, and how all of them end.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Sleep;
+use tower::ServiceExt;
+
+use super::metrics::Metrics;
+
+/// Longest time for the head of a request, and between two requests of a connection.
+const HEADER_TIME: Duration = Duration::from_secs(20);
+/// The largest head: many cookies, and the longest address.
+const HEAD_BYTES: usize = 64 << 10;
+/// Longest time in which a client takes nothing of an answer: players that pause come back with a range.
+const WRITE_STALL: Duration = Duration::from_secs(60);
+/// Connections at once. An idle one costs a few kilobytes and a file descriptor; when all are taken, the one that has been idle longest goes.
+pub(super) const MAX_CONNECTIONS: usize = 4096;
+/// File descriptors that are kept for the index, videos and ffmpeg.
+const OTHER_FILES: u64 = 256;
+/// Between attempts to accept while the system has no file descriptor left.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// How long connections are waited for that have said nothing when the server stops: a request may be under way.
+const LAST_WORD: Duration = Duration::from_millis(300);
+/// Longest wait for requests at the end: below the ten seconds after which Docker kills.
+pub(super) const DRAIN: Duration = Duration::from_secs(8);
+
+/// One connection.
+struct Connection {
+    /// Requests that are being answered, or heads that are being read do not count.
+    busy: AtomicUsize,
+    /// When it became idle.
+    since: Mutex<Instant>,
+    leave: Notify,
+}
+
+impl Connection {
+    fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Acquire) > 0
+    }
+
+    fn since(&self) -> Instant {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that is being answered.
+struct Busy(Arc<Connection>);
+
+impl Busy {
+    fn new(connection: &Arc<Connection>) -> Busy {
+        connection.busy.fetch_add(1, Ordering::AcqRel);
+        Busy(connection.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        *self.0.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.busy.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// All that are open.
+#[derive(Default)]
+struct Connections(Mutex<HashMap<u64, Arc<Connection>>>);
+
+impl Connections {
+    fn open(&self, number: u64) -> Arc<Connection> {
+        let connection = Connection { busy: AtomicUsize::new(0), since: Mutex::new(Instant::now()), leave: Notify::new() };
+        let connection = Arc::new(connection);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(number, connection.clone());
+        connection
+    }
+
+    fn close(&self, number: u64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+    }
+
+    /// Asks the one to leave that has been idle longest; tells whether there is one.
+    fn evict(&self) -> bool {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = all.iter().filter(|(_, connection)| !connection.is_busy());
+        let Some(number) = idle.min_by_key(|(_, connection)| connection.since()).map(|(number, _)| *number) else {
+            return false;
+        };
+        // Forgotten here, so that it is asked once.
+        all.remove(&number).is_some_and(|connection| {
+            connection.leave.notify_one();
+            true
+        })
+    }
+}
+
+/// Raises the limit of file descriptors as far as the system lets, and tells how many connections fit.
+pub(super) fn room() -> usize {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        let wanted = MAX_CONNECTIONS as u64 + OTHER_FILES;
+        if limit.current.is_some_and(|current| current < wanted) {
+            let before = limit.clone();
+            limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+            if setrlimit(Resource::Nofile, limit.clone()).is_err() {
+                limit = before;
+            }
+        }
+        let files = limit.current.unwrap_or(wanted).saturating_sub(OTHER_FILES).max(OTHER_FILES / 4);
+        usize::try_from(files).unwrap_or(MAX_CONNECTIONS).min(MAX_CONNECTIONS)
+    }
+    #[cfg(not(unix))]
+    MAX_CONNECTIONS
+}
+
+/// Accepts connections and serves them until `stop` says so; then lets those end that are being answered, for at most `drain`.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    metrics: Arc<Metrics>,
+    room: usize,
+    stop: watch::Receiver<bool>,
+    drain: Duration,
+) {
+    let places = Arc::new(Semaphore::new(room));
+    let connections = Arc::new(Connections::default());
+    let mut stopped = stop.clone();
+    let stopped = async move {
+        // An error: whoever could say stop has gone.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    let accept = async {
+        for number in 0u64.. {
+            let place = match places.clone().try_acquire_owned() {
+                Ok(place) => place,
+                Err(_) => {
+                    if connections.evict() {
+                        metrics.evicted.inc();
+                    }
+                    match places.clone().acquire_owned().await {
+                        Ok(place) => place,
+                        Err(_) => return,
+                    }
+                }
+            };
+            let stream = loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => break stream,
+                    // The client left before it was let in; or no file descriptor is left, and one that is idle may have one.
+                    Err(error) if is_passing(&error) => {}
+                    Err(error) => {
+                        tracing::warn!("no connection can be accepted: {error}");
+                        connections.evict();
+                        tokio::time::sleep(ACCEPT_AGAIN).await;
+                    }
+                }
+            };
+            let connection = connections.open(number);
+            let (router, metrics, connections, stop) =
+                (router.clone(), metrics.clone(), connections.clone(), stop.clone());
+            tokio::spawn(async move {
+                metrics.connections.inc();
+                talk(stream, router, connection, stop).await;
+                metrics.connections.dec();
+                connections.close(number);
+                drop(place);
+            });
+        }
+    };
+    tokio::select! {
+        () = stopped => {}
+        () = accept => {}
+    }
+    drop(listener);
+    let all = u32::try_from(room).unwrap_or(u32::MAX);
+    if tokio::time::timeout(drain, places.acquire_many(all)).await.is_err() {
+        tracing::warn!("requests were cut off that took longer than {} seconds to end", drain.as_secs());
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+/// Serves one connection to its end.
+async fn talk(stream: TcpStream, router: Router, connection: Arc<Connection>, mut stop: watch::Receiver<bool>) {
+    // Answers are written whole: waiting for more would only delay them.
+    let _ = stream.set_nodelay(true);
+    let own = connection.clone();
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let busy = Busy::new(&own);
+        let router = router.clone();
+        async move {
+            let request: Request = request.map(Body::new);
+            let response = router.oneshot(request).await?;
+            Ok::<_, std::convert::Infallible>(response.map(|body| {
+                if body.is_end_stream() {
+                    return body;
+                }
+                Body::new(body.map_frame(move |frame| {
+                    let _ = &busy;
+                    frame
+                }))
+            }))
+        }
+    });
+    let io = TokioIo::new(Patient { stream, stalled: None });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIME)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(io, service);
+    let mut serving = pin!(serving);
+    tokio::select! {
+        // Broken connections are the client's affair.
+        _ = serving.as_mut() => return,
+        // Idle when it was chosen: if a request came since, it is answered.
+        () = connection.leave.notified() => if !connection.is_busy() { return },
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+    serving.as_mut().graceful_shutdown();
+    loop {
+        match tokio::time::timeout(LAST_WORD, serving.as_mut()).await {
+            Ok(_) => return,
+            Err(_) if !connection.is_busy() => return,
+            Err(_) => {}
+        }
+    }
+}
+
+/// A stream that gives up when the other side takes nothing for too long.
+struct Patient {
+    stream: TcpStream,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patient {
+    /// What a write gives; an error if it has been waiting for too long.
+    fn watch<T>(&mut self, context: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watch(context, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, pieces);
+        self.watch(context, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
