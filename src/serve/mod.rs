@@ -17,6 +17,7 @@ mod log;
 mod metrics;
 mod observe;
 mod openapi;
+mod page;
 mod remote;
 mod search;
 mod state;
@@ -181,7 +182,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/openapi.json", get(move || async move { document }))
         .route_layer(middleware::from_fn_with_state(app.clone(), body::collect))
         .route_layer(middleware::from_fn_with_state(app.clone(), auth::check));
-    let open = open.route_layer(middleware::from_fn_with_state(app.clone(), body::collect));
+    let open = open.merge(page::routes()).route_layer(middleware::from_fn_with_state(app.clone(), body::collect));
     layered(open.merge(closed), app)
 }
 
