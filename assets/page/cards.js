@@ -49,10 +49,10 @@ export function moving({ still, preview, title, overlay, onopen, openLabel }) {
     frame.classList.remove('waiting', 'playing');
     face(false);
   };
-  const start = () => {
+  const start = (hovered) => {
     if (playing?.frame === frame) return;
     stop();
-    playing = { frame, end };
+    playing = { frame, end, hovered };
     face(true);
     frame.classList.add('waiting');
     const video = h('video', { muted: true, loop: true, playsinline: true, tabindex: '-1', 'aria-hidden': 'true' });
@@ -68,15 +68,15 @@ export function moving({ still, preview, title, overlay, onopen, openLabel }) {
     video.play().catch(() => null);
   };
   face(false);
-  toggle.addEventListener('click', () => (playing?.frame === frame ? stop() : start()));
+  toggle.addEventListener('click', () => (playing?.frame === frame ? stop() : start(false)));
   frame.addEventListener('pointerenter', (event) => {
-    if (event.pointerType === 'mouse' && hovers.matches && !calm.matches) timer = setTimeout(start, HOVER_MS);
+    if (event.pointerType === 'mouse' && hovers.matches && !calm.matches) timer = setTimeout(start, HOVER_MS, true);
   });
   frame.addEventListener('pointerleave', () => {
     clearTimeout(timer);
-    if (playing?.frame === frame && document.activeElement !== toggle) stop();
+    if (playing?.frame === frame && playing.hovered) stop();
   });
-  toggle.addEventListener('blur', () => playing?.frame === frame && !frame.matches(':hover') && stop());
+  toggle.addEventListener('blur', () => playing?.frame === frame && !playing.hovered && stop());
   return frame;
 }
 

@@ -81,7 +81,7 @@ export function libraryView() {
       pages.replaceChildren();
       total.textContent = '';
       if (error.status === 503) alerts.show(noIndex(await api.about().catch(() => ({}))));
-      else if (error.status === 400) query.wrong(error.detail || error.message);
+      else if (error.status === 400) query.wrong((error.detail || error.message).split('\n')[0]);
       else api.report(error, load);
     } finally {
       if (running === control) list.removeAttribute('aria-busy');

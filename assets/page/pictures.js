@@ -51,17 +51,22 @@ export const mayBePicture = (transfer) => ['Files', 'text/uri-list', 'text/html'
 
 /** The same picture as a JPEG that any server takes; null if this browser cannot read it either. */
 export async function redrawn(blob) {
-  const bitmap = await createImageBitmap(blob).catch(() => null);
-  if (!bitmap) return null;
-  const scale = Math.min(1, REDRAWN / Math.max(bitmap.width, bitmap.height));
+  const image = new Image();
+  image.src = URL.createObjectURL(blob);
+  const read = await image.decode().then(() => true, () => false);
+  if (!read) {
+    URL.revokeObjectURL(image.src);
+    return null;
+  }
+  const scale = Math.min(1, REDRAWN / Math.max(image.naturalWidth, image.naturalHeight, 1));
   const canvas = document.createElement('canvas');
-  canvas.width = Math.max(1, Math.round(bitmap.width * scale));
-  canvas.height = Math.max(1, Math.round(bitmap.height * scale));
+  canvas.width = Math.max(1, Math.round(image.naturalWidth * scale));
+  canvas.height = Math.max(1, Math.round(image.naturalHeight * scale));
   const pen = canvas.getContext('2d');
   pen.fillStyle = '#fff';
   pen.fillRect(0, 0, canvas.width, canvas.height);
-  pen.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
-  bitmap.close();
+  pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+  URL.revokeObjectURL(image.src);
   return new Promise((resolve) => canvas.toBlob(resolve, 'image/jpeg', 0.92));
 }
 

@@ -210,7 +210,7 @@ export function searchView() {
     } catch (error) {
       if (running !== control || error.name === 'AbortError') return;
       if (!next) fail(error);
-      if (error.status === 400 && options.filter) filter.wrong(error.detail || error.message);
+      if (error.status === 400 && options.filter) filter.wrong((error.detail || error.message).split('\n')[0]);
       else api.report(error, () => load(next));
     } finally {
       if (running === control) {

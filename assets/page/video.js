@@ -7,6 +7,9 @@ import { breakable, bytes, clock, h, icon, number, thumbnail, when } from './dom
 import { playerOf } from './player.js';
 import { searchWith } from './search.js';
 
+/** For screens with more than one dot a pixel. */
+const STILL_WIDTH = 320;
+
 /** The sidecar's other fields, as a list of what they say. */
 function extraRows(extra) {
   if (extra === null || typeof extra !== 'object' || Array.isArray(extra)) return [];
@@ -18,13 +21,13 @@ export function videoView() {
   const root = h('div', { class: 'video' });
   let player = null;
 
-  const still = (title, { at, thumbnail: src }) => {
+  const still = ({ video, title }, { at }) => {
     const time = clock(at);
     return h(
       'li',
       {},
-      h('button', { type: 'button', class: 'open', 'aria-label': `Play from ${time}`, onclick: () => player.seek(at) }, thumbnail(src), h('span', { class: 'clock', 'aria-hidden': 'true' }, time)),
-      h('button', { type: 'button', class: 'quiet', 'aria-label': `Search with the frame at ${time} of ${title}`, onclick: (event) => searchWith(event.currentTarget.closest('[data-video]').dataset.video, at) }, icon('search'), 'Search'),
+      h('button', { type: 'button', class: 'open', 'aria-label': `Play from ${time}`, onclick: () => player.seek(at) }, thumbnail(api.frameLink(video, at, STILL_WIDTH)), h('span', { class: 'clock', 'aria-hidden': 'true' }, time)),
+      h('button', { type: 'button', class: 'quiet', 'aria-label': `Search with the frame at ${time} of ${title}`, onclick: () => searchWith(video, at) }, icon('search'), 'Search'),
     );
   };
 
@@ -48,7 +51,7 @@ export function videoView() {
         player.element,
         h('section', { 'aria-labelledby': 'details' }, h('h2', { id: 'details' }, 'Details'), h('dl', {}, rows.map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value))))),
       ),
-      h('section', { 'aria-labelledby': 'strip', 'data-video': video.video }, h('h2', { id: 'strip' }, 'Frames'), h('ol', { class: 'strip' }, video.strip.map((frame) => still(video.title, frame)))),
+      h('section', { 'aria-labelledby': 'strip' }, h('h2', { id: 'strip' }, 'Frames'), h('ol', { class: 'strip' }, video.strip.map((frame) => still(video, frame)))),
     );
   }
 
