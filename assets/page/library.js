@@ -9,7 +9,7 @@ import { address, go } from './router.js';
 import { noIndex } from './search.js';
 
 const PAGE = 48;
-const SORTS = { name: 'Name', newest: 'Newest first', duration: 'Longest first' };
+const SORTS = { name: 'File name', newest: 'Newest first', duration: 'Longest first' };
 
 const videoCard = (video) =>
   h(

@@ -189,10 +189,10 @@ test('one result a video, or all of its moments', {}, async (page) => {
   assert.equal(await found.count(), 1);
   await page.getByRole('radio', { name: 'All moments' }).check();
   await page.waitForURL(/group=moment/);
-  await page.getByRole('heading', { name: '2 moments' }).waitFor();
+  await page.getByRole('heading', { name: /^\d+ moments$/ }).waitFor();
   const times = await found.locator('.clock').allTextContents();
-  assert.equal(new Set(times).size, 2, times.join());
-  assert.deepEqual(await titles(page), ['Twice', 'Twice']);
+  assert.deepEqual(times.slice(0, 2).toSorted(), ['0:02', '0:18'], 'the scene is there twice');
+  assert.deepEqual([...new Set(await titles(page))], ['Twice']);
 });
 
 test('a picture of nothing here is told so, and the nearest are offered', {}, async (page) => {
