@@ -11,9 +11,11 @@ use crate::serve::{self, Format, Options, Token};
 const TOKEN: &str = "REELSEEK_TOKEN";
 
 #[derive(Debug, Args)]
-#[command(after_help = "The log goes to standard error; one line on standard output says where the server listens. SIGINT or SIGTERM ends it when the requests that run are answered.
+#[command(
+    after_help = "The log goes to standard error; one line on standard output says where the server listens. SIGINT or SIGTERM ends it when the requests that run are answered.
 
-Environment: REELSEEK_TOKEN what requests must show (`Authorization: Bearer TOKEN`); REELSEEK_INDEX folder of the index; REELSEEK_FFMPEG the ffmpeg program.")]
+Environment: REELSEEK_TOKEN what requests must show (`Authorization: Bearer TOKEN`); REELSEEK_INDEX folder of the index; REELSEEK_FFMPEG the ffmpeg program."
+)]
 pub(super) struct Arguments {
     /// Folders whose videos may be indexed from the page
     #[arg(value_name = "FOLDER")]
@@ -75,7 +77,9 @@ impl Arguments {
         match (&self.token_file, std::env::var(TOKEN)) {
             (Some(path), _) => Ok(Some(Token::read(path)?)),
             (None, Ok(text)) if !text.is_empty() => Ok(Some(Token::new(&text)?)),
-            (None, Err(std::env::VarError::NotUnicode(_))) => anyhow::bail!("{TOKEN} is not of characters that a header can carry"),
+            (None, Err(std::env::VarError::NotUnicode(_))) => {
+                anyhow::bail!("{TOKEN} is not of characters that a header can carry")
+            }
             (None, _) => Ok(None),
         }
     }

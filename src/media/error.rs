@@ -78,7 +78,9 @@ pub enum Error {
         reason: String,
     },
     /// The bytes are those of no picture, or of one of a kind that is not understood.
-    #[error("{name}: not a picture of a known format; JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, TGA and QOI are understood")]
+    #[error(
+        "{name}: not a picture of a known format; JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, TGA and QOI are understood"
+    )]
     UnknownFormat {
         /// The file, or what the caller calls it.
         name: String,

@@ -221,7 +221,15 @@ impl Engine {
         let filter = options.filter.as_deref().map(|f| self.searcher.filter(f)).transpose()?;
         let length = vector.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
         let embedding = match length {
-            0.0 => return Ok(Answer { found: Vec::new(), more: false, exact: true, took: start.elapsed(), encoding: Duration::ZERO }),
+            0.0 => {
+                return Ok(Answer {
+                    found: Vec::new(),
+                    more: false,
+                    exact: true,
+                    took: start.elapsed(),
+                    encoding: Duration::ZERO,
+                });
+            }
             length => vector.iter().map(|v| (f64::from(*v) / length) as f32).collect(),
         };
         let asked = Asked { views: vec![View { embedding, mirrored: false }], laid: None };
@@ -255,9 +263,8 @@ impl Engine {
         options: &Options,
         found: &mut Vec<(f32, Found)>,
     ) -> Result<(), Error> {
-        let good = |row: &&Ranked| {
-            row.hit.score > 0.0 && self.calibration.confidence(row.evidence) >= options.min_confidence
-        };
+        let good =
+            |row: &&Ranked| row.hit.score > 0.0 && self.calibration.confidence(row.evidence) >= options.min_confidence;
         let good: Vec<&Ranked> = rows.iter().filter(good).collect();
         let Some(first) = good.first() else { return Ok(()) };
         let Some((spans, vectors)) = self.searcher.rows_of(first.hit.video)? else { return Ok(()) };

@@ -114,9 +114,7 @@ fn second_look(
 
 /// Videos by their best row, ties by number.
 fn sort(videos: &mut [Vec<Ranked>]) {
-    videos.sort_by(|a, b| {
-        b[0].evidence.total_cmp(&a[0].evidence).then(a[0].hit.video.cmp(&b[0].hit.video))
-    });
+    videos.sort_by(|a, b| b[0].evidence.total_cmp(&a[0].evidence).then(a[0].hit.video.cmp(&b[0].hit.video)));
 }
 
 /// What each frame loses for being that of many videos: an intro, a black frame, a test card, which whoever shows it is found by and which tells nothing.

@@ -209,7 +209,9 @@ pub(super) async fn one(request: Request) -> Result<Ask, ApiError> {
             };
             Ok(Ask { sought, wish })
         }
-        Kind::Unsaid | Kind::Other => Err(unsupported("a picture (image/*, application/octet-stream), a form (multipart/form-data) or JSON")),
+        Kind::Unsaid | Kind::Other => {
+            Err(unsupported("a picture (image/*, application/octet-stream), a form (multipart/form-data) or JSON"))
+        }
     }
 }
 
@@ -255,7 +257,8 @@ pub(super) fn unsupported(expected: &str) -> ApiError {
 }
 
 fn object(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
-    serde_json::from_slice(bytes).map_err(|error| ApiError::malformed(format!("the body must be a JSON object: {error}")))
+    serde_json::from_slice(bytes)
+        .map_err(|error| ApiError::malformed(format!("the body must be a JSON object: {error}")))
 }
 
 fn typed<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
@@ -272,7 +275,9 @@ fn sought(object: &mut Map<String, Value>) -> Result<Sought, ApiError> {
         }
         (None, Some(Value::String(url))) => Ok(Sought::Url(url)),
         (None, Some(_)) => Err(ApiError::malformed("`url` must be text")),
-        _ => Err(ApiError::malformed("there must be either a `vector` or a `url`; a picture comes as a form, or as the body itself")),
+        _ => Err(ApiError::malformed(
+            "there must be either a `vector` or a `url`; a picture comes as a form, or as the body itself",
+        )),
     }
 }
 

@@ -66,7 +66,8 @@ impl Token {
     /// # Errors
     /// [`Error::TokenFile`] if it cannot be read, else as [`Token::new`].
     pub fn read(path: &Path) -> Result<Token, Error> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::TokenFile { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| Error::TokenFile { path: path.to_owned(), source })?;
         Token::new(&text)
     }
 
@@ -89,7 +90,8 @@ impl Auth {
     pub(super) fn new(token: Option<&Token>) -> Auth {
         Auth(token.map(|Token(token)| Secrets {
             token: blake3::hash(token.as_bytes()),
-            cookie: blake3::Hash::from(blake3::derive_key("reelseek session v1", token.as_bytes())).to_hex().to_string(),
+            cookie:
+                blake3::Hash::from(blake3::derive_key("reelseek session v1", token.as_bytes())).to_hex().to_string(),
             link_key: blake3::derive_key("reelseek links v1", token.as_bytes()),
         }))
     }

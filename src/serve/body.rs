@@ -33,6 +33,13 @@ const LINGER: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(super) struct Budget(AtomicUsize);
 
+#[cfg(test)]
+impl Budget {
+    pub(super) fn held(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 /// A part of the budget, until dropped.
 struct Held<'a> {
     budget: &'a Budget,
@@ -75,12 +82,7 @@ pub(super) async fn collect(State(app): State<Arc<App>>, request: Request, next:
     }
 }
 
-async fn read(
-    body: &mut Body,
-    announced: Option<usize>,
-    waits: bool,
-    held: &mut Held<'_>,
-) -> Result<Bytes, ApiError> {
+async fn read(body: &mut Body, announced: Option<usize>, waits: bool, held: &mut Held<'_>) -> Result<Bytes, ApiError> {
     let too_large = || {
         let text = format!("the body is larger than the {} MB that are taken", MAX_BYTES / 1_000_000);
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text)

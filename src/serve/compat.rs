@@ -139,7 +139,9 @@ async fn by_image(
     let bytes = match (image, url.or(parameters.url)) {
         (Some(image), _) => image,
         (None, Some(url)) => app.fetch(url).await?,
-        (None, None) => return Err(ApiError::malformed("there is no picture: POST it as the body, or as the field `image`")),
+        (None, None) => {
+            return Err(ApiError::malformed("there is no picture: POST it as the body, or as the field `image`"));
+        }
     };
     answer(app, &headers, bytes).await
 }

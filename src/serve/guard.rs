@@ -48,13 +48,19 @@ impl Guard {
         let wrong = |flag, found: &String, expected| Error::Name { flag, found: found.clone(), expected };
         for host in hosts {
             if host.parse::<Authority>().is_err() || name_of(host).is_none_or(|name| name.len() != host.len()) {
-                return Err(wrong("--allow-host", host, "a name or an address without a port, such as videos.example.org"));
+                return Err(wrong(
+                    "--allow-host",
+                    host,
+                    "a name or an address without a port, such as videos.example.org",
+                ));
             }
         }
         for origin in origins {
             let uri = origin.parse::<Uri>().ok();
             let written = uri.as_ref().and_then(|uri| Some(format!("{}://{}", uri.scheme_str()?, uri.authority()?)));
-            if written.as_ref() != Some(origin) || !matches!(uri.and_then(|u| u.scheme_str().map(str::len)), Some(4 | 5)) {
+            if written.as_ref() != Some(origin)
+                || !matches!(uri.and_then(|u| u.scheme_str().map(str::len)), Some(4 | 5))
+            {
                 return Err(wrong("--cors", origin, "an origin as a browser names it, such as https://example.org"));
             }
         }
@@ -90,7 +96,8 @@ impl Guard {
         for host in std::iter::once(host).chain(in_uri) {
             if !self.knows(host) {
                 let shown: String = host.chars().take(100).collect();
-                let text = format!("this server does not go by the name {shown}; --allow-host NAME tells it that it does");
+                let text =
+                    format!("this server does not go by the name {shown}; --allow-host NAME tells it that it does");
                 return Err(ApiError::new(StatusCode::FORBIDDEN, text));
             }
         }
@@ -166,16 +173,14 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
     let signed = app.auth.is_signed(method, uri);
     let preflight = || (*method == Method::OPTIONS).then(|| guard.preflight(headers)).flatten();
-    let mut response = match guard
-        .check_host(uri, headers)
-        .and_then(|()| guard.check_origin(method, uri, headers, signed))
-    {
-        Err(error) => error.into_response(),
-        Ok(()) => match preflight() {
-            Some(response) => response,
-            None => next.run(request).await,
-        },
-    };
+    let mut response =
+        match guard.check_host(uri, headers).and_then(|()| guard.check_origin(method, uri, headers, signed)) {
+            Err(error) => error.into_response(),
+            Ok(()) => match preflight() {
+                Some(response) => response,
+                None => next.run(request).await,
+            },
+        };
     for (name, value) in HEADERS {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }

@@ -10,9 +10,8 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::extract::Request;
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,10 +22,11 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Sleep;
 use tower::ServiceExt;
 
+use super::held::hold;
 use super::metrics::Metrics;
 
 /// Longest time for the head of a request, and between two requests of a connection.
-const HEADER_TIME: Duration = Duration::from_secs(20);
+const HEADER_TIME: Duration = Duration::from_secs(15);
 /// The largest head: many cookies, and the longest address.
 const HEAD_BYTES: usize = 64 << 10;
 /// Longest time in which a client takes nothing of an answer: players that pause come back with a range.
@@ -44,7 +44,7 @@ pub(super) const DRAIN: Duration = Duration::from_secs(8);
 
 /// One connection.
 struct Connection {
-    /// Requests that are being answered, or heads that are being read do not count.
+    /// Requests that are being answered, to the last byte of the answer; one whose head is still coming does not count.
     busy: AtomicUsize,
     /// When it became idle.
     since: Mutex<Instant>,
@@ -84,7 +84,8 @@ struct Connections(Mutex<HashMap<u64, Arc<Connection>>>);
 
 impl Connections {
     fn open(&self, number: u64) -> Arc<Connection> {
-        let connection = Connection { busy: AtomicUsize::new(0), since: Mutex::new(Instant::now()), leave: Notify::new() };
+        let connection =
+            Connection { busy: AtomicUsize::new(0), since: Mutex::new(Instant::now()), leave: Notify::new() };
         let connection = Arc::new(connection);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(number, connection.clone());
         connection
@@ -210,16 +211,7 @@ async fn talk(stream: TcpStream, router: Router, connection: Arc<Connection>, mu
         let router = router.clone();
         async move {
             let request: Request = request.map(Body::new);
-            let response = router.oneshot(request).await?;
-            Ok::<_, std::convert::Infallible>(response.map(|body| {
-                if body.is_end_stream() {
-                    return body;
-                }
-                Body::new(body.map_frame(move |frame| {
-                    let _ = &busy;
-                    frame
-                }))
-            }))
+            router.oneshot(request).await.map(|response| hold(response, busy))
         }
     });
     let io = TokioIo::new(Patient { stream, stalled: None });
@@ -266,7 +258,11 @@ impl Patient {
 }
 
 impl AsyncRead for Patient {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
+use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 /// A part of a request's time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Waiting for a worker.
     Queue,
@@ -32,9 +32,22 @@ pub(super) enum Stage {
     Search,
 }
 
+impl Stage {
+    fn name(self) -> &'static str {
+        match self {
+            Stage::Queue => "queue",
+            Stage::Read => "read",
+            Stage::Fetch => "fetch",
+            Stage::Decode => "decode",
+            Stage::Encode => "encode",
+            Stage::Search => "search",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfStage {
-    stage: Stage,
+    stage: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -116,7 +129,7 @@ impl Metrics {
 
     /// Notes how long a stage took.
     pub(super) fn observe(&self, stage: Stage, took: Duration) {
-        self.stages.get_or_create(&OfStage { stage }).observe(took.as_secs_f64());
+        self.stages.get_or_create(&OfStage { stage: stage.name() }).observe(took.as_secs_f64());
     }
 
     /// Notes a request that was answered. Routes are those of the router, never what somebody asked for: there are only so many.

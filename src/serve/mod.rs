@@ -1,7 +1,7 @@
 //! The web page and the HTTP API.
 //!
 //! A request comes over a connection that may not dawdle ([`listen`]), through the layers, outermost first: an id, a line in the log and the counters
-//! ([`observe`]), whatever panics below, Host and Origin ([`guard`]), the token ([`auth`]), and its body whole and within limits ([`body`]). A handler
+//! ([`observe`]), Host and Origin ([`guard`]), a net for whatever panics, the token ([`auth`]), and its body whole and within limits ([`body`]). A handler
 //! then holds one snapshot of the index ([`state::App::ready`]) from beginning to end. Work that takes a processor waits for its turn ([`gate`]) and runs on threads
 //! of its own, never on those that listen.
 
@@ -12,6 +12,7 @@ mod compat;
 mod error;
 mod gate;
 mod guard;
+mod held;
 mod listen;
 mod log;
 mod metrics;
@@ -21,6 +22,8 @@ mod page;
 mod remote;
 mod search;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::any::Any;
 use std::io::Write;
@@ -121,7 +124,8 @@ async fn until_stopped(listen: SocketAddr, app: Arc<App>) -> Result<(), Error> {
     // Whoever started us reads where we are, and may have gone.
     let _ = writeln!(std::io::stdout(), "listening on http://{address}");
     let _ = std::io::stdout().flush();
-    let serving = listen::serve(listener, router(app.clone()), app.metrics.clone(), listen::room(), stop, listen::DRAIN);
+    let serving =
+        listen::serve(listener, router(app.clone()), app.metrics.clone(), listen::room(), stop, listen::DRAIN);
     let stopping = async {
         asked.wait().await;
         tracing::info!("stopping: requests that run are answered first (again to stop at once)");
@@ -173,26 +177,38 @@ impl Asked {
 
 /// All routes, and the layers around them.
 fn router(app: Arc<App>) -> Router {
-    let open = openapi::open_routes().merge(auth::routes());
-    let (open, document) = OpenApiRouter::with_openapi(openapi::Api::openapi()).merge(open).split_for_parts();
-    let closed = search::routes().merge(compat::routes()).merge(openapi::routes());
-    let (closed, more) = OpenApiRouter::with_openapi(document).merge(closed).split_for_parts();
-    let document: Json<_> = Json(serde_json::to_value(more).unwrap_or_default());
+    let (open, closed) = routes();
+    let (open, open_document) = open.split_for_parts();
+    let (closed, mut document) = closed.split_for_parts();
+    document.merge(open_document);
+    let document = Json(serde_json::to_value(document).unwrap_or_default());
+    let read = || middleware::from_fn_with_state(app.clone(), body::collect);
     let closed = closed
         .route("/openapi.json", get(move || async move { document }))
-        .route_layer(middleware::from_fn_with_state(app.clone(), body::collect))
+        .route_layer(read())
         .route_layer(middleware::from_fn_with_state(app.clone(), auth::check));
-    let open = open.merge(page::routes()).route_layer(middleware::from_fn_with_state(app.clone(), body::collect));
-    layered(open.merge(closed), app)
+    layered(open.merge(page::routes()).route_layer(read()).merge(closed), app)
+}
+
+/// The routes that need no token, and those that do.
+fn routes() -> (OpenApiRouter<Arc<App>>, OpenApiRouter<Arc<App>>) {
+    let open = OpenApiRouter::default().merge(openapi::open_routes()).merge(auth::routes());
+    let closed = OpenApiRouter::with_openapi(openapi::Api::openapi())
+        .merge(search::routes())
+        .merge(compat::routes())
+        .merge(openapi::routes());
+    (open, closed)
 }
 
 /// The layers that every request comes through, whether there is a route for it or not.
 fn layered(router: Router<Arc<App>>, app: Arc<App>) -> Router {
     router
-        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "there is nothing at this address; /openapi.json tells what there is") })
+        .fallback(|| async {
+            ApiError::new(StatusCode::NOT_FOUND, "there is nothing at this address; /openapi.json tells what there is")
+        })
         .layer(DefaultBodyLimit::max(body::MAX_BYTES))
-        .layer(middleware::from_fn_with_state(app.clone(), guard::check))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(app.clone(), guard::check))
         .layer(middleware::from_fn_with_state(app.clone(), observe::observe))
         .with_state(app)
 }

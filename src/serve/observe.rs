@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, UNIX_EPOCH};
 
-use axum::body::{Body, HttpBody};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
@@ -14,6 +13,7 @@ use http_body_util::{BodyExt, Limited};
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::error::ApiError;
+use super::held::hold;
 use super::state::App;
 
 /// Header of a request's id: that of a proxy before us, or our own.
@@ -53,15 +53,7 @@ pub(super) async fn observe(State(app): State<Arc<App>>, request: Request, next:
     tracing::info!(id = id.to_str().unwrap_or_default(), method, route, status, ms, "request");
     response.headers_mut().insert(REQUEST_ID, id);
     // In flight until the last byte of the answer.
-    response.map(|body| {
-        if body.is_end_stream() {
-            return body;
-        }
-        Body::new(body.map_frame(move |frame| {
-            let _ = &in_flight;
-            frame
-        }))
-    })
+    hold(response, in_flight)
 }
 
 fn request_id(request: &Request) -> HeaderValue {
@@ -69,7 +61,8 @@ fn request_id(request: &Request) -> HeaderValue {
     static START: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
     let plain = |value: &&HeaderValue| {
         let bytes = value.as_bytes();
-        (1..=MAX_ID_BYTES).contains(&bytes.len()) && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+        (1..=MAX_ID_BYTES).contains(&bytes.len())
+            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
     };
     if let Some(given) = request.headers().get(REQUEST_ID).filter(plain) {
         return given.clone();
@@ -106,7 +99,9 @@ async fn in_json(response: Response) -> Response {
     let text = text.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()).unwrap_or_default();
     let text = match status {
         _ if !text.is_empty() => text,
-        StatusCode::METHOD_NOT_ALLOWED => "this address does not take this method; the header Allow names those it takes".to_owned(),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            "this address does not take this method; the header Allow names those it takes".to_owned()
+        }
         _ => status.canonical_reason().unwrap_or("error").to_owned(),
     };
     let error = ApiError::new(status, text).into_response();

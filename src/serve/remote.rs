@@ -55,7 +55,10 @@ impl Remote {
             .accept_encoding("identity")
             .build();
         let resolver = Public { inner: DefaultResolver::default(), allowed };
-        Remote { agent: ureq::Agent::with_parts(config, DefaultConnector::default(), resolver), turns: Arc::new(Semaphore::new(AT_ONCE)) }
+        Remote {
+            agent: ureq::Agent::with_parts(config, DefaultConnector::default(), resolver),
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
+        }
     }
 
     /// The bytes behind an address.
@@ -197,18 +200,69 @@ mod tests {
     #[test]
     fn special_addresses_are_not_public() {
         let closed = [
-            "0.0.0.0", "0.1.2.3", "10.0.0.1", "100.64.0.1", "100.127.255.255", "127.0.0.1", "127.9.9.9", "169.254.169.254", "172.16.0.1",
-            "172.31.255.255", "192.0.0.8", "192.0.2.1", "192.88.99.1", "192.168.1.1", "198.18.0.1", "198.19.255.255", "198.51.100.7", "203.0.113.9",
-            "224.0.0.1", "239.255.255.255", "240.0.0.1", "255.255.255.255", "::", "::1", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "::127.0.0.1",
-            "64:ff9b::a00:1", "64:ff9b::7f00:1", "64:ff9b:1::1", "100::1", "2001::1", "2001:10::1", "2001:20::1", "2001:db8::1", "2002:7f00:1::",
-            "2002:c0a8:101::1", "3fff::1", "5f00::1", "fc00::1", "fd12:3456::1", "fe80::1", "fec0::1", "ff02::1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.0.0.1",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "127.9.9.9",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.8",
+            "192.0.2.1",
+            "192.88.99.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "198.51.100.7",
+            "203.0.113.9",
+            "224.0.0.1",
+            "239.255.255.255",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::ffff:8.8.8.8",
+            "::127.0.0.1",
+            "64:ff9b::a00:1",
+            "64:ff9b::7f00:1",
+            "64:ff9b:1::1",
+            "100::1",
+            "2001::1",
+            "2001:10::1",
+            "2001:20::1",
+            "2001:db8::1",
+            "2002:7f00:1::",
+            "2002:c0a8:101::1",
+            "3fff::1",
+            "5f00::1",
+            "fc00::1",
+            "fd12:3456::1",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
         ];
         for ip in closed {
             assert!(!is_public(ip.parse().unwrap()), "{ip}");
         }
         let open = [
-            "1.1.1.1", "8.8.8.8", "100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1", "192.0.1.1", "198.17.0.1", "198.20.0.1", "223.255.255.255",
-            "2606:4700::1111", "2a00:1450::1", "64:ff9b::808:808", "2002:808:808::1",
+            "1.1.1.1",
+            "8.8.8.8",
+            "100.63.255.255",
+            "100.128.0.1",
+            "172.15.0.1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "198.17.0.1",
+            "198.20.0.1",
+            "223.255.255.255",
+            "2606:4700::1111",
+            "2a00:1450::1",
+            "64:ff9b::808:808",
+            "2002:808:808::1",
         ];
         for ip in open {
             assert!(is_public(ip.parse().unwrap()), "{ip}");
@@ -217,7 +271,17 @@ mod tests {
 
     #[test]
     fn what_is_not_of_the_web_is_refused_before_anything_is_asked() {
-        for url in ["", "x", "/etc/passwd", "file:///etc/passwd", "ftp://a.org/x", "gopher://a.org/", "http://", "http://me:secret@a.org/x", "data:image/png;base64,AA"] {
+        for url in [
+            "",
+            "x",
+            "/etc/passwd",
+            "file:///etc/passwd",
+            "ftp://a.org/x",
+            "gopher://a.org/",
+            "http://",
+            "http://me:secret@a.org/x",
+            "data:image/png;base64,AA",
+        ] {
             assert_eq!(check(url).unwrap_err().status, StatusCode::BAD_REQUEST, "{url}");
         }
         assert!(check("https://example.org/a.jpg?b=c").is_ok());
@@ -251,7 +315,8 @@ mod tests {
     }
 
     fn answer(status: &str, body: &[u8]) -> Vec<u8> {
-        let mut bytes = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len()).into_bytes();
+        let mut bytes =
+            format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len()).into_bytes();
         bytes.extend(body);
         bytes
     }
@@ -274,7 +339,8 @@ mod tests {
 
     #[test]
     fn redirects_are_checked_as_the_first_address_is() {
-        for to in ["http://127.0.0.2:{port}/", "http://[::1]:{port}/", "file:///etc/passwd", "ftp://127.0.0.1:{port}/"] {
+        for to in ["http://127.0.0.2:{port}/", "http://[::1]:{port}/", "file:///etc/passwd", "ftp://127.0.0.1:{port}/"]
+        {
             let (port, thread) = server(vec![redirect(&to.replace("{port}", &"1".to_string()))]);
             let error = Remote::among(usual).get(&format!("http://127.0.0.1:{port}/")).unwrap_err();
             assert_eq!((error.status, thread.join().unwrap()), (StatusCode::BAD_GATEWAY, 1), "{to}");

@@ -261,7 +261,11 @@ fn by(app: &App, snapshot: &Snapshot, looked: &Looked, options: &Options) -> Res
         (status = 503, description = "No index yet, or it took too long", body = ErrorBody),
     )
 )]
-async fn search(State(app): State<Arc<App>>, Query(wish): Query<Wish>, request: Request) -> Result<Json<Reply>, ApiError> {
+async fn search(
+    State(app): State<Arc<App>>,
+    Query(wish): Query<Wish>,
+    request: Request,
+) -> Result<Json<Reply>, ApiError> {
     let Ask { sought, wish: own } = ask::one(request).await?;
     let options = own.or(wish).options()?;
     let snapshot = app.ready()?;
@@ -314,7 +318,11 @@ impl From<Result<Reply, ApiError>> for OneReply {
         (status = 503, description = "No index yet, or it took too long", body = ErrorBody),
     )
 )]
-async fn batch(State(app): State<Arc<App>>, Query(wish): Query<Wish>, request: Request) -> Result<Json<Replies>, ApiError> {
+async fn batch(
+    State(app): State<Arc<App>>,
+    Query(wish): Query<Wish>,
+    request: Request,
+) -> Result<Json<Replies>, ApiError> {
     let Batch { sought, wish: own } = ask::many(request).await?;
     let options = own.or(wish).options()?;
     let snapshot = app.ready()?;
