@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(400);
 const TOKEN: &str = "the-token-of-the-tests-of-the-page";
 
 const ZOOM: &str = "mandelbrot=size=640x360:rate=12";
-const CELLS: &str = "life=size=160x90:rate=8:mold=10:death_color=#803020:life_color=#40a0ff:seed=7,scale=640:360:flags=neighbor";
+const CELLS: &str =
+    "life=size=160x90:rate=8:mold=10:death_color=#803020:life_color=#40a0ff:seed=7,scale=640:360:flags=neighbor";
 const BARS: &str = "testsrc2=size=640x360:rate=10";
 const COLOURS: &str = "gradients=size=640x360:rate=10:seed=11:n=6:type=circular:speed=0.02:c0=#204060:c1=#e0a030:c2=#803060:c3=#40b0a0:c4=#f0e8d0:c5=#301040";
 const WEAVE: &str = "sierpinski=size=640x360:rate=10:seed=5:type=carpet";
@@ -31,7 +32,10 @@ impl Place {
     fn with_clips() -> Place {
         let place = Place(tempfile::tempdir().unwrap());
         place.clip(&["-f", "lavfi", "-i", ZOOM, "-t", "12"], "videos/zoom.mp4");
-        place.about("videos/zoom.mp4", &json!({"title": "Into the set", "labels": ["fractal"], "subject": "set of Mandelbrot"}));
+        place.about(
+            "videos/zoom.mp4",
+            &json!({"title": "Into the set", "labels": ["fractal"], "subject": "set of Mandelbrot"}),
+        );
         place.clip(&["-f", "lavfi", "-i", CELLS, "-t", "10"], "videos/cells.mkv");
         place.about("videos/cells.mkv", &json!({"title": "Life of cells", "labels": ["biology of grids"]}));
         place.clip(&["-f", "lavfi", "-i", BARS, "-t", "10", "-c:v", "mpeg4", "-q:v", "4"], "videos/bars.avi");
@@ -44,15 +48,31 @@ impl Place {
         place.clip(&["-f", "lavfi", "-i", COLOURS, "-t", "8"], "videos/holiday/sunset over the bay.mp4");
         place.about("videos/holiday/sunset over the bay.mp4", &json!({"labels": ["holiday", "evening"]}));
         place.clip(&["-f", "lavfi", "-i", WEAVE, "-t", "9"], "videos/holiday/carpet.mp4");
-        place.about("videos/holiday/carpet.mp4", &json!({"title": "Carpet of triangles", "labels": ["fractal", "holiday"]}));
+        place.about(
+            "videos/holiday/carpet.mp4",
+            &json!({"title": "Carpet of triangles", "labels": ["fractal", "holiday"]}),
+        );
         // The same scene at the beginning and at the end.
-        let again = format!("{RULE},trim=duration=6[a];{RULE},trim=duration=6[c];gradients=size=640x360:rate=10:seed=4:speed=0.03,trim=duration=10[b];[a][b][c]concat=n=3");
+        let again = format!(
+            "{RULE},trim=duration=6[a];{RULE},trim=duration=6[c];gradients=size=640x360:rate=10:seed=4:speed=0.03,trim=duration=10[b];[a][b][c]concat=n=3"
+        );
         place.clip(&["-f", "lavfi", "-i", &again], "videos/twice.mp4");
         place.about("videos/twice.mp4", &json!({"title": "Twice", "labels": ["rule 110"]}));
         // A copy of a part, as somebody else would have put it up.
         let zoom = place.path("videos/zoom.mp4");
         place.clip(
-            &["-ss", "3", "-t", "6", "-i", zoom.to_str().unwrap(), "-vf", "hflip,eq=gamma=1.15:saturation=0.8,scale=426:240", "-crf", "30"],
+            &[
+                "-ss",
+                "3",
+                "-t",
+                "6",
+                "-i",
+                zoom.to_str().unwrap(),
+                "-vf",
+                "hflip,eq=gamma=1.15:saturation=0.8,scale=426:240",
+                "-crf",
+                "30",
+            ],
             "videos/found on the web.mp4",
         );
         place.clip(&["-f", "lavfi", "-i", "testsrc=size=320x240:rate=10", "-t", "8"], "videos/torn.avi");
@@ -91,9 +111,17 @@ impl Place {
         self.frame("videos/zoom.mp4", "7", "null", "zoom.jpg");
         self.frame("videos/zoom.mp4", "7", "null", "zoom.png");
         // As filmed off a screen: cropped, paler, smaller.
-        self.frame("videos/zoom.mp4", "6", "crop=iw*0.9:ih*0.9,eq=contrast=0.85:brightness=0.04,scale=480:-2", "filmed.jpg");
+        self.frame(
+            "videos/zoom.mp4",
+            "6",
+            "crop=iw*0.9:ih*0.9,eq=contrast=0.85:brightness=0.04,scale=480:-2",
+            "filmed.jpg",
+        );
         self.frame("videos/bars.avi", "5", "null", "bars.jpg");
-        self.clip(&["-f", "lavfi", "-i", "nullsrc=size=320x240,geq=random(1)*255:128:128", "-frames:v", "1"], "noise.jpg");
+        self.clip(
+            &["-f", "lavfi", "-i", "nullsrc=size=320x240,geq=random(1)*255:128:128", "-frames:v", "1"],
+            "noise.jpg",
+        );
         if self.path("videos/twice.mp4").exists() {
             self.frame("videos/twice.mp4", "3", "null", "twice.jpg");
         }
@@ -150,11 +178,15 @@ impl Drop for Server {
 
 /// Node, its packages and the browser; or what is missing.
 fn tools() -> Result<(PathBuf, &'static str), String> {
-    let runs = |program: &str| Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
+    let runs =
+        |program: &str| Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
     if !runs("node") {
         return Err("Node is missing".into());
     }
-    let browser = ["chromium", "chromium-browser", "google-chrome"].into_iter().find(|name| runs(name)).ok_or("Chromium is missing")?;
+    let browser = ["chromium", "chromium-browser", "google-chrome"]
+        .into_iter()
+        .find(|name| runs(name))
+        .ok_or("Chromium is missing")?;
     // Beside `release`, in which the binary lies.
     let target = Path::new(env!("CARGO_BIN_EXE_reelseek")).ancestors().nth(2).unwrap();
     let modules = std::env::var_os("REELSEEK_NODE").map_or_else(|| target.join("node"), PathBuf::from);
@@ -168,7 +200,10 @@ fn tools() -> Result<(PathBuf, &'static str), String> {
 
 /// Where a program of the search path lies.
 fn place_of(program: &str) -> PathBuf {
-    std::env::split_paths(&std::env::var_os("PATH").unwrap()).map(|folder| folder.join(program)).find(|path| path.is_file()).unwrap()
+    std::env::split_paths(&std::env::var_os("PATH").unwrap())
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
+        .unwrap()
 }
 
 /// Runs a file of tests on what `prepare` serves.
@@ -218,7 +253,8 @@ fn walk(file: &str, prepare: impl FnOnce() -> (Place, Server)) {
 
 /// How many tests Node says passed: `# pass 3`, or `ℹ pass 3`.
 fn passed(said: &str) -> usize {
-    let counts = said.lines().filter_map(|line| line.split_once(" pass ")).filter_map(|(_, count)| count.trim().parse().ok());
+    let counts =
+        said.lines().filter_map(|line| line.split_once(" pass ")).filter_map(|(_, count)| count.trim().parse().ok());
     counts.sum()
 }
 
@@ -248,7 +284,10 @@ fn indexing_from_nothing() {
         let place = Place::with_clips();
         std::fs::write(place.path("videos/broken.mp4"), "this is no video").unwrap();
         // Long enough to be stopped on the way.
-        place.clip(&["-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=30", "-t", "240", "-preset", "ultrafast"], "slow/long.mp4");
+        place.clip(
+            &["-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=30", "-t", "240", "-preset", "ultrafast"],
+            "slow/long.mp4",
+        );
         let [videos, slow] = ["videos", "slow"].map(|name| place.path(name));
         let server = place.serve(&[videos.to_str().unwrap(), slow.to_str().unwrap()], None);
         (place, server)

@@ -28,6 +28,11 @@ const WORDS = {
   504: 'That took too long, so the server gave up.',
 };
 
+/** Where the sentence says all, and the server's own words are for programs. */
+const SAID = [401, 413, 415, 429];
+/** What would be refused again. */
+const FINAL = [400, 403, 404, 410, 413, 415, 422];
+
 const MOST_WAITS = 3;
 
 const pause = (ms, signal) =>
@@ -175,8 +180,8 @@ export function report(error, again) {
   if (error?.name === 'AbortError') return;
   const known = error instanceof Trouble;
   if (!known) console.error(error);
-  const actions = again ? [{ label: error.status === 401 ? 'Sign in' : 'Try again', run: again }] : [];
+  const actions = again && !FINAL.includes(error.status) ? [{ label: error.status === 401 ? 'Sign in' : 'Try again', run: again }] : [];
   if (error.status === 503) actions.unshift({ label: 'Go to indexing', run: () => (location.hash = '#/indexing') });
-  const detail = known && error.detail !== error.message ? error.detail : '';
+  const detail = known && !SAID.includes(error.status) && error.detail !== error.message ? error.detail : '';
   alerts.show({ words: known ? error.message : 'Something went wrong in this page.', detail, actions });
 }

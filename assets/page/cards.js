@@ -9,7 +9,7 @@ const LEVELS = [
   { from: 0.99, bars: 4, word: 'strong' },
   { from: FOUND, bars: 3, word: 'likely' },
   { from: 0.75, bars: 2, word: 'doubtful' },
-  { from: 0, bars: 1, word: 'chance' },
+  { from: 0, bars: 1, word: 'by chance' },
 ];
 const HOVER_MS = 250;
 

@@ -1,20 +1,14 @@
-//! Which encoder and which checkpoint: the same for every command that indexes.
+//! Which encoder and which checkpoint: the same arguments for every command that indexes.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use reelseek_index::Index;
 
-use crate::encode::registry::{self, LAYOUT};
-use crate::encode::{self, Encoder};
+use crate::encode::Encoder;
 use crate::gmf::Folded;
-use crate::ingest::closed_form;
-use crate::media::{Cancel, Tools, walk};
-use crate::search::{CHECKPOINT_FILE, ENCODER, WEIGHTS};
-
-/// Videos, and frames of each, that a checkpoint is fitted to where there is none.
-const SAMPLE: (usize, usize) = (256, 16);
+use crate::ingest;
+use crate::media::Cancel;
 
 #[derive(Debug, Args)]
 pub(super) struct Model {
@@ -30,10 +24,14 @@ pub(super) struct Model {
 }
 
 impl Model {
+    fn named(&self) -> ingest::Model {
+        let Model { encoder, weights, checkpoint } = self;
+        ingest::Model { encoder: encoder.clone(), weights: weights.clone(), checkpoint: checkpoint.clone() }
+    }
+
     /// The weights that the arguments name.
     pub(super) fn weights(&self) -> Option<PathBuf> {
-        let own = || self.encoder.as_deref().and_then(registry::weights_in).map(Path::to_owned);
-        self.weights.clone().or_else(own)
+        self.named().weights()
     }
 
     /// The encoder, and a checkpoint for it. `folder` may hold an index already.
@@ -43,35 +41,11 @@ impl Model {
         paths: &[PathBuf],
         cancel: &Cancel,
     ) -> anyhow::Result<(Arc<dyn Encoder>, Folded)> {
-        let attributes = match Index::exists(folder) {
-            true => Index::open(folder)?.settings().attributes.clone(),
-            false => Default::default(),
-        };
-        let named = attributes.get(ENCODER).and_then(|id| id.split('/').next());
-        let name = self.encoder.as_deref().or(named).unwrap_or(LAYOUT);
-        let weights = self.weights().or_else(|| attributes.get(WEIGHTS).map(PathBuf::from));
-        let encoder = encode::open(name, weights.as_deref())?;
-        let own = folder.join(CHECKPOINT_FILE);
-        let checkpoint = match &self.checkpoint {
-            Some(path) => Folded::open(path)?,
-            None if !attributes.is_empty() && own.exists() => Folded::open(&own)?,
-            None => default_checkpoint(encoder.as_ref(), paths, cancel)?.0,
-        };
-        Ok((encoder, checkpoint))
+        Ok(self.named().open(folder, paths, cancel, say)?)
     }
 }
 
-/// The checkpoint of an encoder where none is named, and what it is: the embedded one of layout, one fitted to the videos for another.
-pub(super) fn default_checkpoint(
-    encoder: &dyn Encoder,
-    paths: &[PathBuf],
-    cancel: &Cancel,
-) -> anyhow::Result<(Folded, String)> {
-    if encoder.about().name == LAYOUT {
-        return Ok((Folded::embedded(), "embedded GMF".to_owned()));
-    }
-    eprintln!("fitting a checkpoint for {} to frames of these videos", encoder.about().name);
-    let videos: Vec<PathBuf> = walk::videos(paths, &globset::GlobSet::empty()).into_iter().flatten().collect();
-    let fitted = closed_form::of_videos(&Tools::find()?, encoder, &videos, SAMPLE, cancel)?;
-    Ok((fitted, "principal directions".to_owned()))
+/// Tells the person what takes long.
+pub(super) fn say(what: &str) {
+    eprintln!("{what}");
 }

@@ -49,6 +49,9 @@ pub(super) struct Arguments {
     /// Requests that may wait for their turn; more are told to come again
     #[arg(long, value_name = "N", default_value_t = 64)]
     queue: usize,
+    /// Megabytes of thumbnails and previews that are kept on disk, in the folder that REELSEEK_CACHE names
+    #[arg(long, value_name = "MB", default_value_t = 1000)]
+    cache_mb: u64,
     /// How the log is written
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Log::Text)]
     log: Log,
@@ -102,6 +105,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         show_paths: arguments.show_paths,
         workers: arguments.workers.map_or(processors, usize::from),
         queue: arguments.queue,
+        cache_bytes: arguments.cache_mb.saturating_mul(1_000_000),
         log: match arguments.log {
             Log::Text => Format::Text,
             Log::Json => Format::Json,

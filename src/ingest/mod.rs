@@ -4,6 +4,7 @@ mod calibrate;
 mod clips;
 pub mod closed_form;
 pub mod extract;
+mod model;
 pub mod pairs;
 mod run;
 mod sidecar;
@@ -20,10 +21,11 @@ use thiserror::Error;
 
 pub use calibrate::calibrate;
 pub use clips::{ClipBuilder, Rows};
+pub use model::{Model, default_checkpoint};
 pub use sidecar::path_of;
 pub use work::Error as FileError;
 
-use crate::encode::Encoder;
+use crate::encode::{self, Encoder};
 use crate::gmf::{self, Folded};
 use crate::media::{self, Cancel, Limits, Tools};
 use crate::search::{self, CHECKPOINT, ENCODER, align};
@@ -40,6 +42,12 @@ pub enum Error {
     /// The checkpoint cannot be used.
     #[error(transparent)]
     Checkpoint(#[from] gmf::Error),
+    /// The encoder is not known, or not here.
+    #[error(transparent)]
+    Encoder(#[from] encode::Error),
+    /// No checkpoint can be fitted.
+    #[error(transparent)]
+    Fit(#[from] closed_form::OfVideos),
     /// The index was made with other weights.
     #[error(
         "the index was made with {what} {found}, but {given} is in use; name the one it was made with, or use another --index folder"

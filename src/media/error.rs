@@ -15,6 +15,14 @@ pub enum Error {
         /// What the system said.
         reason: String,
     },
+    /// This ffmpeg cannot write video that a browser plays.
+    #[error(
+        "{program} has none of the encoders libx264, libopenh264 and libvpx, so that no preview can be made; install an ffmpeg that has one or name it in REELSEEK_FFMPEG"
+    )]
+    NoCodec {
+        /// The program.
+        program: String,
+    },
     /// The file cannot be read.
     #[error("{}: {source}", path.display())]
     Io {

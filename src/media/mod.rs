@@ -1,5 +1,5 @@
-//! From files to pixels: which files are videos ([`walk`]), their frames with true times ([`frames`], [`frame_at`]), and
-//! pictures to search with ([`open`]).
+//! From files to pixels: which files are videos ([`walk`]), their frames with true times ([`frames`], [`frame_at`]), pictures and
+//! clips to show of them ([`Source`]), and pictures to search with ([`open`]).
 //!
 //! Videos are decoded by the `ffmpeg` program in a child process: a crash, a leak or an endless loop in a decoder costs
 //! one file, and the child can be ended at any time. Every time is in milliseconds and counts from the first frame of the
@@ -19,7 +19,10 @@ mod trim;
 pub mod walk;
 
 pub use error::Error;
-pub use ffmpeg::{Cancel, Frame, Frames, Limits, Plan, Summary, Tools, frame_at, frames, read_through, readable};
+pub use ffmpeg::{
+    Cancel, Codec, Cut, Frame, Frames, Limits, Opening, Plan, Source, Summary, Tools, frame_at, frames, read_through,
+    readable,
+};
 pub use fit::Fit;
 pub use image::{open, read};
 pub use picture::Picture;

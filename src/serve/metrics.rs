@@ -30,6 +30,8 @@ pub(super) enum Stage {
     Encode,
     /// From embeddings to answers.
     Search,
+    /// Making a thumbnail or a preview.
+    Cut,
 }
 
 impl Stage {
@@ -41,6 +43,7 @@ impl Stage {
             Stage::Decode => "decode",
             Stage::Encode => "encode",
             Stage::Search => "search",
+            Stage::Cut => "cut",
         }
     }
 }

@@ -8,13 +8,22 @@
 mod ask;
 mod auth;
 mod body;
+mod cache;
+mod catalogue;
+mod clock;
 mod compat;
 mod error;
+mod files;
+mod flights;
 mod gate;
 mod guard;
 mod held;
+mod hide;
+mod jobs;
+mod library;
 mod listen;
 mod log;
+mod media;
 mod metrics;
 mod observe;
 mod openapi;
@@ -84,6 +93,8 @@ pub struct Options {
     pub workers: usize,
     /// Requests that may wait for their turn.
     pub queue: usize,
+    /// Bytes of thumbnails and previews that are kept on disk.
+    pub cache_bytes: u64,
     /// How the log is written.
     pub log: Format,
 }
@@ -130,12 +141,22 @@ async fn until_stopped(listen: SocketAddr, app: Arc<App>) -> Result<(), Error> {
         asked.wait().await;
         tracing::info!("stopping: requests that run are answered first (again to stop at once)");
         app.stopping.set();
+        app.jobs.cancel();
         let _ = say_stop.send(true);
         asked.wait().await;
     };
-    tokio::select! {
-        () = serving => {}
-        () = stopping => {}
+    let patient = tokio::select! {
+        () = serving => true,
+        () = stopping => false,
+    };
+    if patient {
+        // A job that was cancelled puts away what it had finished.
+        let worker = app.clone();
+        let ended = tokio::task::spawn_blocking(move || worker.jobs.stop(listen::DRAIN));
+        tokio::select! {
+            _ = ended => {}
+            () = asked.wait() => {}
+        }
     }
     watching.abort();
     tracing::info!("stopped");
@@ -196,6 +217,9 @@ fn routes() -> (OpenApiRouter<Arc<App>>, OpenApiRouter<Arc<App>>) {
     let closed = OpenApiRouter::with_openapi(openapi::Api::openapi())
         .merge(search::routes())
         .merge(compat::routes())
+        .merge(library::routes())
+        .merge(media::routes())
+        .merge(jobs::routes())
         .merge(openapi::routes());
     (open, closed)
 }

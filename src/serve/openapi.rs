@@ -28,6 +28,9 @@ const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
     modifiers(&Schemes),
     tags(
         (name = "search", description = "Pictures or vectors in, moments out"),
+        (name = "library", description = "The videos of the index"),
+        (name = "media", description = "Pictures and clips of moments, and the videos themselves"),
+        (name = "indexing", description = "Bringing the index up to date"),
         (name = "session", description = "The token, for browsers"),
         (name = "trace.moe", description = "As trace.moe answers"),
         (name = "operation", description = "How the server is"),

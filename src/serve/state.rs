@@ -10,7 +10,10 @@ use super::auth::Auth;
 use super::body::Budget;
 use super::error::ApiError;
 use super::gate::Gate;
+use super::catalogue::Library;
 use super::guard::Guard;
+use super::jobs::Jobs;
+use super::media::Media;
 use super::metrics::Metrics;
 use super::remote::Remote;
 use super::{Error, Options};
@@ -32,6 +35,9 @@ pub(super) struct App {
     pub(super) remote: Option<Remote>,
     /// Set when the server is asked to stop.
     pub(super) stopping: Cancel,
+    pub(super) library: Library,
+    pub(super) media: Media,
+    pub(super) jobs: Arc<Jobs>,
     snapshot: RwLock<Option<Arc<Snapshot>>>,
     seen: Mutex<Option<Stamp>>,
 }
@@ -51,14 +57,18 @@ struct Stamp(u64, Option<SystemTime>, u64);
 
 impl App {
     pub(super) fn open(options: Options) -> Result<App, Error> {
+        let metrics = Arc::<Metrics>::default();
         let app = App {
             auth: Auth::new(options.token.as_ref()),
             guard: Guard::new(options.listen, &options.hosts, &options.origins)?,
             gate: Gate::new(options.workers, options.queue),
-            metrics: Arc::default(),
             bodies: Budget::default(),
             remote: options.fetch.then(Remote::new),
             stopping: Cancel::default(),
+            library: Library::default(),
+            media: Media::new(options.cache_bytes, &metrics),
+            metrics,
+            jobs: Arc::new(Jobs::new(&options.library)),
             snapshot: RwLock::default(),
             seen: Mutex::default(),
             options,

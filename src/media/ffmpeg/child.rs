@@ -17,6 +17,10 @@ const WATCH_EVERY: Duration = Duration::from_millis(50);
 const MAX_COMPLAINTS: usize = 3;
 const MAX_LINE_BYTES: u64 = 4096;
 
+/// Niceness of a child in the background.
+#[cfg(unix)]
+const BACKGROUND: i32 = 10;
+
 /// How long a child that has closed its output may take to end, and its talk to be heard.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -57,6 +61,21 @@ struct Talk {
     more: usize,
     /// ffmpeg says that it ends because it was asked to.
     asked_to_end: bool,
+    format: Option<String>,
+    first_s: Option<f64>,
+}
+
+/// What a child told of its file, by its end.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// The container's length in milliseconds.
+    pub(super) duration_ms: Option<u64>,
+    /// What ffmpeg complained of.
+    pub(super) complaints: Option<String>,
+    /// The names of the container's format.
+    pub(super) format: Option<String>,
+    /// The time of the first frame that passed the filter `showinfo`, in seconds.
+    pub(super) first_s: Option<f64>,
 }
 
 impl Child {
@@ -72,6 +91,9 @@ impl Child {
             .spawn()
             .map_err(|e| Error::NoFfmpeg { program, reason: e.to_string() })?;
         limit_memory(&process, limits.memory_bytes);
+        if limits.background {
+            step_back(&process);
+        }
         let stdout = process.stdout.take().expect("standard output is piped");
         let stderr = process.stderr.take().expect("standard error is piped");
         let name = path.to_string_lossy().into_owned();
@@ -146,11 +168,11 @@ impl Child {
         }
     }
 
-    /// Ends the child; the container's length in milliseconds, and what ffmpeg complained of.
+    /// Ends the child; what it told of its file.
     ///
     /// # Errors
     /// [`Error::Killed`] if somebody else ended it.
-    pub(super) fn finish(self) -> Result<(Option<u64>, Option<String>), Error> {
+    pub(super) fn finish(self) -> Result<Told, Error> {
         // ffmpeg has closed its output or is no longer wanted; a healthy one is gone within a moment.
         let patience = Instant::now() + PATIENCE;
         let status = loop {
@@ -179,7 +201,12 @@ impl Child {
                 complaints = format!("ffmpeg ended with {status} {complaints}").trim_end().to_owned();
             }
         }
-        Ok((talk.duration_ms, (!complaints.is_empty()).then_some(complaints)))
+        Ok(Told {
+            duration_ms: talk.duration_ms,
+            complaints: (!complaints.is_empty()).then_some(complaints),
+            format: talk.format,
+            first_s: talk.first_s,
+        })
     }
 }
 
@@ -278,6 +305,17 @@ fn limit_memory(process: &std::process::Child, bytes: u64) {
     let _ = (process, bytes);
 }
 
+/// Lets others go first: a person waits for a search, nobody for a whole folder of previews.
+fn step_back(process: &std::process::Child) {
+    #[cfg(unix)]
+    if let Some(pid) = i32::try_from(process.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        // Refused only for a process that has ended already.
+        let _ = rustix::process::setpriority_process(Some(pid), BACKGROUND);
+    }
+    #[cfg(not(unix))]
+    let _ = process;
+}
+
 /// Reads all of ffmpeg's talk, keeps the container's length and the first complaints.
 fn listen(stderr: impl Read, path: &str) -> Talk {
     let mut talk = Talk::default();
@@ -293,6 +331,14 @@ fn listen(stderr: impl Read, path: &str) -> Talk {
         let text = text.trim();
         if let Some(duration) = text.split_once("Duration: ").and_then(|(_, rest)| clock_ms(rest)) {
             talk.duration_ms.get_or_insert(duration);
+        }
+        if let Some((_, rest)) = text.split_once("Input #0, ") {
+            let format = rest.split_once(", from").map_or(rest, |(format, _)| format);
+            talk.format.get_or_insert_with(|| format.to_owned());
+        }
+        if talk.first_s.is_none() && text.contains("showinfo") {
+            let time = text.split_once("pts_time:").and_then(|(_, rest)| rest.split_whitespace().next());
+            talk.first_s = time.and_then(|time| time.parse().ok()).filter(|time: &f64| time.is_finite());
         }
         talk.asked_to_end |= text.contains("received signal");
         if let Some(complaint) = complaint(text, path) {
@@ -350,6 +396,16 @@ mod tests {
         );
         assert_eq!(talk.duration_ms, Some(62_340));
         assert_eq!(talk.complaints, ["moov atom not found", "Invalid data"]);
+    }
+
+    #[test]
+    fn reads_the_format_and_the_first_time_from_talk() {
+        let talk = listen(
+            &b"[info] Input #0, mov,mp4,m4a,3gp,3g2,mj2, from 'file:/a, from b.mp4':\n[Parsed_showinfo_0 @ 0x5] [info] config in time_base: 1/90000\n[Parsed_showinfo_0 @ 0x5] [info] n:   0 pts: 133200 pts_time:1.48    duration: 3600\n[Parsed_showinfo_0 @ 0x5] [info] n:   1 pts: 136800 pts_time:1.52\n"[..],
+            "/a, from b.mp4",
+        );
+        assert_eq!((talk.format.as_deref(), talk.first_s), (Some("mov,mp4,m4a,3gp,3g2,mj2"), Some(1.48)));
+        assert_eq!(listen(&b"[showinfo] pts_time:NOPTS \n"[..], "p").first_s, None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! refused. A watchdog ends a child that stalls, runs too long or is no longer wanted; dropping [`Frames`] ends it too.
 
 mod child;
+mod cut;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use super::{Error, Fit, Picture};
 use child::Child;
+pub use cut::{Codec, Cut, Opening, Source};
 
 /// Containers that are read: those that hold their own media. No playlists, no scripts, no picture sequences, no devices.
 const DEMUXERS: &str = "3gp,aiff,asf,avi,av1,dirac,dv,flv,gif,h263,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,rm,vc1,webm,wtv,yuv4mpegpipe";
@@ -34,7 +36,15 @@ impl Tools {
     /// # Errors
     /// [`Error::NoFfmpeg`] if it cannot be started; the message says how to install it.
     pub fn find() -> Result<Tools, Error> {
-        let ffmpeg = std::env::var_os("REELSEEK_FFMPEG").filter(|v| !v.is_empty()).unwrap_or_else(|| "ffmpeg".into());
+        Tools::at(std::env::var_os("REELSEEK_FFMPEG").filter(|v| !v.is_empty()).unwrap_or_else(|| "ffmpeg".into()))
+    }
+
+    /// The ffmpeg program of this name or path.
+    ///
+    /// # Errors
+    /// As [`Tools::find`].
+    pub fn at(ffmpeg: impl Into<OsString>) -> Result<Tools, Error> {
+        let ffmpeg = ffmpeg.into();
         let missing = |reason: String| Error::NoFfmpeg { program: ffmpeg.to_string_lossy().into_owned(), reason };
         let status = Command::new(&ffmpeg)
             .args(["-nostdin", "-version"])
@@ -81,6 +91,8 @@ pub struct Limits {
     pub wall: Duration,
     /// Address space of the child (on Linux).
     pub memory_bytes: u64,
+    /// Whether other programs go first (on Unix).
+    pub background: bool,
 }
 
 impl Default for Limits {
@@ -92,6 +104,7 @@ impl Default for Limits {
             stall: Duration::from_secs(60),
             wall: Duration::from_secs(24 * 3600),
             memory_bytes: 6 << 30,
+            background: false,
         }
     }
 }
@@ -174,20 +187,32 @@ pub fn frame_at(tools: &Tools, path: &Path, at_ms: u32, max_side: u32, cancel: &
     let limits = Limits { stall: Limits::default().wall, ..Limits::default() };
     // Time zero moves to the wanted one; of the frames up to there the last is given.
     let filter = format!(
-        "setpts=PTS-STARTPTS-{:.4}/TB,fps=fps=1:round=up:start_time=0,scale=w='max(1,round(iw*sar*min(1,{max_side}/max(iw*sar,ih))))':h='max(1,round(ih*min(1,{max_side}/max(iw*sar,ih))))',format=rgb24",
-        f64::from(at_ms) / 1000.0
+        "setpts=PTS-STARTPTS-{:.4}/TB,fps=fps=1:round=up:start_time=0,{}",
+        f64::from(at_ms) / 1000.0,
+        within(max_side)
     );
     readable(path)?;
     let mut command = input(tools, path, &limits, false);
     command.args(["-vf", &filter, "-frames:v", "1"]).args(["-c:v", "ppm", "-f", "image2pipe", "pipe:1"]);
-    let mut child = Child::start(command, path, &limits, cancel)?;
+    picture(command, path, at_ms, &limits, cancel)
+}
+
+/// The one picture that a command writes as PPM.
+fn picture(command: Command, path: &Path, at_ms: u32, limits: &Limits, cancel: &Cancel) -> Result<Picture, Error> {
+    let mut child = Child::start(command, path, limits, cancel)?;
     let bytes = child.read_to_end(limits.max_output_bytes.min(1 << 30))?;
-    let (_, reason) = child.finish()?;
+    let told = child.finish()?;
     if bytes.is_empty() {
-        let reason = reason.unwrap_or_else(|| format!("no frame at {:.2} s", f64::from(at_ms) / 1000.0));
+        let reason = told.complaints.unwrap_or_else(|| format!("no frame at {:.2} s", f64::from(at_ms) / 1000.0));
         return Err(Error::Undecodable { path: path.to_owned(), reason });
     }
     super::read(&bytes, &path.display().to_string())
+}
+
+/// The filters that bring a picture to square pixels, its longer side to at most `max_side`.
+fn within(max_side: u32) -> String {
+    let side = |side: &str| format!("max(1,round({side}*min(1,{max_side}/max(iw*sar,ih))))");
+    format!("scale=w='{}':h='{}',format=rgb24", side("iw*sar"), side("ih"))
 }
 
 /// Whether a file is there, and can be read at its first byte and at its last: what the system says is plainer than what ffmpeg makes of it.
@@ -230,15 +255,18 @@ pub fn read_through(path: &Path, cancel: &Cancel) -> Result<(), Error> {
 
 /// The command up to the choice of the stream.
 fn input(tools: &Tools, path: &Path, limits: &Limits, keyframes_only: bool) -> Command {
+    let before: &[&str] = if keyframes_only { &["-skip_frame", "nokey"] } else { &[] };
+    input_from(tools, path, limits, before)
+}
+
+/// As [`input`], with options of how the file is opened.
+fn input_from(tools: &Tools, path: &Path, limits: &Limits, before: &[&str]) -> Command {
     let mut command = Command::new(&tools.ffmpeg);
     command.args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info", "-threads", "1"]);
     command.args(["-protocol_whitelist", "file,pipe", "-format_whitelist", DEMUXERS]);
     command.arg("-max_pixels").arg(limits.max_pixels.to_string());
     // A size that changes midway must not start the filters, and with them the clock, anew: `scale` follows by itself.
-    command.args(["-reinit_filter", "0"]);
-    if keyframes_only {
-        command.args(["-skip_frame", "nokey"]);
-    }
+    command.args(["-reinit_filter", "0"]).args(before);
     let mut file = OsString::from("file:");
     file.push(path.as_os_str());
     // One thread for the filters too: a pipeline runs beside others.
@@ -285,7 +313,8 @@ impl Frames {
     /// [`Error::Undecodable`] if not one frame was given.
     pub fn finish(self) -> Result<Summary, Error> {
         let path: PathBuf = self.child.path().to_owned();
-        let (container_ms, warnings) = self.child.finish()?;
+        let told = self.child.finish()?;
+        let (container_ms, warnings) = (told.duration_ms, told.complaints);
         if self.given == 0 {
             let reason = warnings.unwrap_or_else(|| "it has no video frames".to_owned());
             return Err(Error::Undecodable { path, reason });
