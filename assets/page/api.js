@@ -112,7 +112,9 @@ let facets = null;
 
 /** Labels and folders, for completions; none if they cannot be had. */
 export function completions(fresh = false) {
-  if (!facets || fresh) facets = get('/v1/facets').catch(() => ((facets = null), { labels: [], folders: [] }));
+  const none = { labels: [], folders: [] };
+  const ask = async () => ((await about()).index ? get('/v1/facets') : Promise.reject(new Trouble('no index')));
+  if (!facets || fresh) facets = ask().catch(() => ((facets = null), none));
   return facets;
 }
 

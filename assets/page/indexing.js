@@ -33,7 +33,7 @@ export function indexingView() {
 
   const folders = h('fieldset', { class: 'field choices' });
   const option = (name, words, hint) =>
-    h('label', {}, h('input', { type: 'checkbox', name, 'aria-describedby': `${name}-hint` }), h('span', {}, words, h('small', { id: `${name}-hint` }, hint)));
+    h('label', {}, h('input', { type: 'checkbox', name, 'aria-labelledby': `${name}-words`, 'aria-describedby': `${name}-hint` }), h('span', {}, h('span', { id: `${name}-words` }, words), h('small', { id: `${name}-hint` }, hint)));
   const start = h('button', { type: 'submit', class: 'main' }, 'Start indexing');
   const form = h(
     'form',

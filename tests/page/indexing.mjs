@@ -7,15 +7,16 @@ test('folders are indexed from the page, and are then found', { allow: ['503'] }
   await page.getByRole('alert').getByText('There is no index to search yet').waitFor();
   await page.getByRole('button', { name: 'Go to indexing' }).click();
   await page.getByRole('heading', { level: 1, name: 'Indexing' }).waitFor();
-  const folder = page.getByRole('checkbox', { name: 'videos' });
+  const folder = page.getByRole('checkbox', { name: 'videos', exact: true });
   await folder.uncheck();
+  await page.getByRole('checkbox', { name: 'slow', exact: true }).uncheck();
   await page.getByRole('button', { name: 'Start indexing' }).click();
   await page.getByText('Choose at least one folder').waitFor();
   await folder.check();
   await page.getByRole('checkbox', { name: 'Forget videos that are gone' }).check();
 
   const [request] = await Promise.all([page.waitForRequest((r) => r.url().endsWith('/v1/index')), page.getByRole('button', { name: 'Start indexing' }).click()]);
-  assert.deepEqual(request.postDataJSON(), { prune: true, retry: false, keyframes: false });
+  assert.deepEqual(request.postDataJSON(), { folders: ['videos'], prune: true, retry: false, keyframes: false });
   const done = page.locator('.job.done').first();
   await done.waitFor({ timeout: 60_000 });
   assert.match(await done.textContent(), /^Done.*3 indexed · 0 unchanged · 1 failed/);
@@ -33,8 +34,7 @@ test('folders are indexed from the page, and are then found', { allow: ['503'] }
 
 test('a run can be watched and stopped', {}, async (page) => {
   await page.goto(`${settings.base}/#/indexing`);
-  await page.getByRole('checkbox', { name: 'slow' }).check();
-  await page.getByRole('checkbox', { name: 'videos' }).uncheck();
+  await page.getByRole('checkbox', { name: 'videos', exact: true }).uncheck();
   const [request] = await Promise.all([page.waitForRequest((r) => r.url().endsWith('/v1/index')), page.getByRole('button', { name: 'Start indexing' }).click()]);
   assert.deepEqual(request.postDataJSON().folders, ['slow']);
   const now = page.locator('.job-now');
