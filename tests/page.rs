@@ -183,6 +183,13 @@ fn tools() -> Result<(PathBuf, &'static str), String> {
     if !runs("node") {
         return Err("Node is missing".into());
     }
+    // Of which playwright-core wants 20 at least.
+    let version = Command::new("node").arg("--version").output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let version = version.unwrap_or_default();
+    let major = version.trim().trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
+    if major.is_none_or(|major| major < 20) {
+        return Err(format!("Node is {}, and 20 is the least", version.trim()));
+    }
     let browser = ["chromium", "chromium-browser", "google-chrome"]
         .into_iter()
         .find(|name| runs(name))
@@ -299,7 +306,7 @@ fn a_token_is_asked_for() {
     walk("token.mjs", || {
         let place = Place::with_clips();
         place.index();
-        let server = place.serve(&[], Some(TOKEN));
+        let server = place.serve(&["--fetch"], Some(TOKEN));
         (place, server)
     });
 }

@@ -1,4 +1,4 @@
-// A server that asks for a token, and one that was started without folders.
+// A server that asks for a token, that fetches, and that was started without folders.
 
 import { answered, assert, loaded, pick, settings, test, titles, until } from './lib.mjs';
 
@@ -30,7 +30,18 @@ test('the token is asked for once, and then everything works', { allow: ['401', 
   await page.getByRole('alert').getByText('This server asks for a token').first().waitFor();
 });
 
-test('without folders, the indexing view tells what to do', { allow: ['401'], extraHTTPHeaders: { Authorization: `Bearer ${settings.token}` } }, async (page) => {
+const signedIn = { extraHTTPHeaders: { Authorization: `Bearer ${settings.token}` } };
+
+test('a web address is given to a server that fetches, which tells why it cannot', { ...signedIn, allow: ['status of 4', 'status of 5'] }, async (page) => {
+  await page.goto(settings.base);
+  await page.getByLabel('Or its web address').fill(`${settings.base}/icon.svg`);
+  await page.keyboard.press('Enter');
+  await page.getByRole('alert').locator('.alert p').first().waitFor();
+  assert.match(page.url(), /url=http/);
+  await page.getByRole('heading', { name: 'No answer' }).waitFor();
+});
+
+test('without folders, the indexing view tells what to do', signedIn, async (page) => {
   await page.goto(`${settings.base}/#/indexing`);
   await page.getByText('started without folders').waitFor();
   assert.ok(await page.getByText('reelseek serve ~/Videos').isVisible());
