@@ -219,19 +219,17 @@ impl Engine {
     pub fn search_vector(&self, vector: &[f32], options: &Options) -> Result<Answer, Error> {
         let start = Instant::now();
         let filter = options.filter.as_deref().map(|f| self.searcher.filter(f)).transpose()?;
+        let expected = self.searcher.settings().dim;
+        if vector.len() != expected {
+            let wrong = reelseek_index::Error::Length { what: "the vector", expected, found: vector.len() };
+            return Err(wrong.into());
+        }
         let length = vector.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
-        let embedding = match length {
-            0.0 => {
-                return Ok(Answer {
-                    found: Vec::new(),
-                    more: false,
-                    exact: true,
-                    took: start.elapsed(),
-                    encoding: Duration::ZERO,
-                });
-            }
-            length => vector.iter().map(|v| (f64::from(*v) / length) as f32).collect(),
-        };
+        if length == 0.0 {
+            let (found, took) = (Vec::new(), start.elapsed());
+            return Ok(Answer { found, more: false, exact: true, took, encoding: Duration::ZERO });
+        }
+        let embedding = vector.iter().map(|v| (f64::from(*v) / length) as f32).collect();
         let asked = Asked { views: vec![View { embedding, mirrored: false }], laid: None };
         let answer = self.answer(&asked, options, filter.as_ref())?;
         Ok(Answer { took: start.elapsed(), ..answer })

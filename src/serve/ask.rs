@@ -70,60 +70,106 @@ pub(super) struct Raw(#[allow(dead_code, reason = "only its schema is used")] St
 #[allow(dead_code, reason = "only its schema is used")]
 pub(super) struct Form {
     /// The picture's file.
-    #[schema(value_type = Option<String>, format = Binary)]
+    #[schema(value_type = String, format = Binary, required = false)]
     image: Option<String>,
     /// Address of a picture, in place of its file.
+    #[schema(value_type = String, required = false)]
     url: Option<String>,
-    #[schema(minimum = 1, maximum = 100)]
-    top: Option<usize>,
-    #[schema(minimum = 0, maximum = 10000)]
-    skip: Option<usize>,
+    #[schema(value_type = u32, required = false, minimum = 1, maximum = 100)]
+    top: Option<u32>,
+    #[schema(value_type = u32, required = false, minimum = 0, maximum = 10000)]
+    skip: Option<u32>,
+    #[schema(value_type = String, required = false)]
     filter: Option<String>,
+    #[schema(value_type = bool, required = false)]
     exact: Option<bool>,
-    #[schema(minimum = 1, maximum = 100000)]
-    ef: Option<usize>,
-    #[schema(minimum = 0.0, maximum = 1.0)]
+    #[schema(value_type = u32, required = false, minimum = 1, maximum = 100000)]
+    ef: Option<u32>,
+    #[schema(value_type = f32, required = false, minimum = 0.0, maximum = 1.0)]
     min_confidence: Option<f32>,
+    #[schema(value_type = GroupBy, required = false, inline)]
     group: Option<GroupBy>,
 }
 
-/// Pictures, with options.
+/// A picture, or its address.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) struct PlainForm {
+    /// The picture's file.
+    #[schema(value_type = String, format = Binary, required = false)]
+    image: Option<String>,
+    /// Address of a picture, in place of its file.
+    #[schema(value_type = String, required = false)]
+    url: Option<String>,
+}
+
+/// Pictures, with options for all.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "only its schema is used")]
 pub(super) struct Forms {
     /// The pictures' files.
-    #[schema(value_type = Vec<String>, format = Binary, min_items = 1, max_items = 32)]
+    #[schema(value_type = Vec<Raw>, min_items = 1, max_items = 32)]
     image: Vec<String>,
-    #[schema(minimum = 1, maximum = 100)]
-    top: Option<usize>,
-    #[schema(minimum = 0, maximum = 10000)]
-    skip: Option<usize>,
+    #[schema(value_type = u32, required = false, minimum = 1, maximum = 100)]
+    top: Option<u32>,
+    #[schema(value_type = u32, required = false, minimum = 0, maximum = 10000)]
+    skip: Option<u32>,
+    #[schema(value_type = String, required = false)]
     filter: Option<String>,
+    #[schema(value_type = bool, required = false)]
     exact: Option<bool>,
-    #[schema(minimum = 1, maximum = 100000)]
-    ef: Option<usize>,
-    #[schema(minimum = 0.0, maximum = 1.0)]
+    #[schema(value_type = u32, required = false, minimum = 1, maximum = 100000)]
+    ef: Option<u32>,
+    #[schema(value_type = f32, required = false, minimum = 0.0, maximum = 1.0)]
     min_confidence: Option<f32>,
+    #[schema(value_type = GroupBy, required = false, inline)]
     group: Option<GroupBy>,
 }
 
 /// A vector or an address, with options.
 #[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) enum One {
+    Vector(ByVector),
+    Url(ByUrl),
+}
+
+/// A vector, with options.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "only its schema is used")]
-pub(super) struct One {
+pub(super) struct ByVector {
     /// An embedding, of the length that `/v1/info` tells; it need not be of length 1.
-    vector: Option<Vec<f32>>,
-    /// Address of a picture, in place of a vector.
-    url: Option<String>,
+    vector: Vec<f32>,
     #[schema(minimum = 1, maximum = 100)]
-    top: Option<usize>,
+    top: Option<u32>,
     #[schema(minimum = 0, maximum = 10000)]
-    skip: Option<usize>,
+    skip: Option<u32>,
     filter: Option<String>,
     exact: Option<bool>,
     #[schema(minimum = 1, maximum = 100000)]
-    ef: Option<usize>,
+    ef: Option<u32>,
+    #[schema(minimum = 0.0, maximum = 1.0)]
+    min_confidence: Option<f32>,
+    group: Option<GroupBy>,
+}
+
+/// The address of a picture, with options.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) struct ByUrl {
+    /// Of the web, if the server is allowed to fetch it.
+    url: String,
+    #[schema(minimum = 1, maximum = 100)]
+    top: Option<u32>,
+    #[schema(minimum = 0, maximum = 10000)]
+    skip: Option<u32>,
+    filter: Option<String>,
+    exact: Option<bool>,
+    #[schema(minimum = 1, maximum = 100000)]
+    ef: Option<u32>,
     #[schema(minimum = 0.0, maximum = 1.0)]
     min_confidence: Option<f32>,
     group: Option<GroupBy>,
@@ -137,13 +183,13 @@ pub(super) struct Many {
     #[schema(min_items = 1, max_items = 32)]
     queries: Vec<Either>,
     #[schema(minimum = 1, maximum = 100)]
-    top: Option<usize>,
+    top: Option<u32>,
     #[schema(minimum = 0, maximum = 10000)]
-    skip: Option<usize>,
+    skip: Option<u32>,
     filter: Option<String>,
     exact: Option<bool>,
     #[schema(minimum = 1, maximum = 100000)]
-    ef: Option<usize>,
+    ef: Option<u32>,
     #[schema(minimum = 0.0, maximum = 1.0)]
     min_confidence: Option<f32>,
     group: Option<GroupBy>,
@@ -151,11 +197,27 @@ pub(super) struct Many {
 
 /// One of the two.
 #[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) enum Either {
+    Vector(OneVector),
+    Url(OneUrl),
+}
+
+/// A vector.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "only its schema is used")]
-pub(super) struct Either {
-    vector: Option<Vec<f32>>,
-    url: Option<String>,
+pub(super) struct OneVector {
+    vector: Vec<f32>,
+}
+
+/// The address of a picture.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) struct OneUrl {
+    url: String,
 }
 
 /// What a body is, by its Content-Type.
@@ -201,7 +263,9 @@ pub(super) async fn one(request: Request) -> Result<Ask, ApiError> {
             Ok(Ask { sought, wish: typed(Value::Object(object))? })
         }
         Kind::Form => {
-            let Fields { mut images, url, wish } = fields(request, 1).await?;
+            let fields = fields(request, 1).await?;
+            let wish = fields.wish()?;
+            let Fields { mut images, url, .. } = fields;
             let sought = match (images.pop(), url) {
                 (Some(image), None) => Sought::Picture(image),
                 (None, Some(url)) => Sought::Url(url),
@@ -238,7 +302,9 @@ pub(super) async fn many(request: Request) -> Result<Batch, ApiError> {
             Batch { sought, wish: typed(Value::Object(object))? }
         }
         Kind::Form => {
-            let Fields { images, url, wish } = fields(request, MAX_QUERIES).await?;
+            let fields = fields(request, MAX_QUERIES).await?;
+            let wish = fields.wish()?;
+            let Fields { images, url, .. } = fields;
             if url.is_some() {
                 return Err(ApiError::malformed("a form with several pictures takes no `url`: JSON does"));
             }
@@ -286,7 +352,16 @@ fn sought(object: &mut Map<String, Value>) -> Result<Sought, ApiError> {
 pub(super) struct Fields {
     pub(super) images: Vec<Bytes>,
     pub(super) url: Option<String>,
-    pub(super) wish: Wish,
+    /// All other fields, as text.
+    options: Vec<(String, String)>,
+}
+
+impl Fields {
+    /// The other fields as options.
+    fn wish(&self) -> Result<Wish, ApiError> {
+        let encoded = serde_urlencoded::to_string(&self.options).map_err(|error| ApiError::internal(&error))?;
+        serde_urlencoded::from_str(&encoded).map_err(|error| ApiError::malformed(error.to_string()))
+    }
 }
 
 /// Reads a form with at most so many pictures.
@@ -294,7 +369,6 @@ pub(super) async fn fields(request: Request, max_images: usize) -> Result<Fields
     let broken = |error: &dyn std::fmt::Display| ApiError::malformed(format!("the form cannot be read: {error}"));
     let mut form = Multipart::from_request(request, &()).await.map_err(|error| broken(&error.body_text()))?;
     let mut fields = Fields::default();
-    let mut options = Vec::new();
     let mut count = 0;
     while let Some(field) = form.next_field().await.map_err(|error| broken(&error.body_text()))? {
         count += 1;
@@ -317,11 +391,9 @@ pub(super) async fn fields(request: Request, max_images: usize) -> Result<Fields
             .map_err(|_| ApiError::malformed(format!("the field `{name}` is no UTF-8 text")))?;
         match name.as_str() {
             "url" => fields.url = Some(text),
-            _ => options.push((name, text)),
+            _ => fields.options.push((name, text)),
         }
     }
-    let encoded = serde_urlencoded::to_string(&options).map_err(|error| broken(&error))?;
-    fields.wish = serde_urlencoded::from_str(&encoded).map_err(|error| ApiError::malformed(error.to_string()))?;
     Ok(fields)
 }
 

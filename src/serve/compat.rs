@@ -29,19 +29,34 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(by_url, by_image)).routes(routes!(me))
 }
 
-/// What trace.moe's clients send along. Unknown ones are ignored, as there.
+/// What trace.moe's clients send along. Others are ignored, as there: there is no anime to tell of.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct Parameters {
+#[allow(dead_code, reason = "what is ignored stands in the document all the same")]
+struct Address {
     /// Address of a picture, if the server is allowed to fetch it.
+    #[param(value_type = String, required = true)]
     url: Option<String>,
     /// Taken and ignored: borders are always looked at both with and without.
     #[serde(rename = "cutBorders")]
-    #[allow(dead_code, reason = "taken and ignored")]
     cut_borders: Option<String>,
-    /// Taken and ignored: these are not anime.
+    /// Taken and ignored.
     #[serde(rename = "anilistInfo")]
-    #[allow(dead_code, reason = "taken and ignored")]
+    anilist_info: Option<String>,
+}
+
+/// As [`Address`]; the address may take the picture's place.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "what is ignored stands in the document all the same")]
+struct Parameters {
+    /// Address of a picture, if none is sent.
+    url: Option<String>,
+    /// Taken and ignored: borders are always looked at both with and without.
+    #[serde(rename = "cutBorders")]
+    cut_borders: Option<String>,
+    /// Taken and ignored.
+    #[serde(rename = "anilistInfo")]
     anilist_info: Option<String>,
 }
 
@@ -75,7 +90,7 @@ struct Trace {
 
 /// As trace.moe: the picture by its address.
 #[utoipa::path(
-    get, path = "/search", tag = "trace.moe", params(Parameters),
+    get, path = "/search", tag = "trace.moe", params(Address),
     responses(
         (status = 200, description = "Moments, one a video, best first", body = Traced),
         (status = 400, description = "No picture, or no address", body = ErrorBody),
@@ -92,10 +107,10 @@ struct Trace {
 )]
 async fn by_url(
     State(app): State<Arc<App>>,
-    Query(parameters): Query<Parameters>,
+    Query(address): Query<Address>,
     headers: HeaderMap,
 ) -> Result<Json<Traced>, ApiError> {
-    let Some(url) = parameters.url else {
+    let Some(url) = address.url else {
         return Err(ApiError::malformed("`url` is missing: GET /search?url=ADDRESS, or POST the picture"));
     };
     let bytes = app.fetch(url).await?;
@@ -105,7 +120,7 @@ async fn by_url(
 /// As trace.moe: the picture as the body, or as the field `image` of a form.
 #[utoipa::path(
     post, path = "/search", tag = "trace.moe", params(Parameters),
-    request_body(content((ask::Form = "multipart/form-data"), (ask::Raw = "image/jpeg"), (ask::Raw = "application/octet-stream"))),
+    request_body(content((ask::PlainForm = "multipart/form-data"), (ask::Raw = "image/jpeg"), (ask::Raw = "application/octet-stream"))),
     responses(
         (status = 200, description = "Moments, one a video, best first", body = Traced),
         (status = 400, description = "Malformed, or a damaged picture", body = ErrorBody),

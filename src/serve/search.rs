@@ -51,7 +51,7 @@ pub(super) struct Wish {
     pub(super) filter: Option<String>,
     /// Compare with every row, so that nothing is missed.
     pub(super) exact: Option<bool>,
-    /// Breadth of the search in large indexes: more finds more, and takes longer.
+    /// Breadth of the search in large indexes: more finds more, and takes longer. Means nothing where `exact` is true.
     #[schema(minimum = 1, maximum = 100000)]
     #[param(minimum = 1, maximum = 100000)]
     pub(super) ef: Option<usize>,
@@ -74,9 +74,10 @@ pub(super) enum GroupBy {
 }
 
 impl Wish {
-    /// These, and where nothing is said, those.
-    pub(super) fn or(self, other: Wish) -> Wish {
-        Wish {
+    /// The options of the search: these, and where nothing is said, those. 400 if one of either is out of its range.
+    fn over(self, other: Wish) -> Result<Options, ApiError> {
+        other.options()?;
+        let both = Wish {
             top: self.top.or(other.top),
             skip: self.skip.or(other.skip),
             filter: self.filter.or(other.filter),
@@ -84,7 +85,8 @@ impl Wish {
             ef: self.ef.or(other.ef),
             min_confidence: self.min_confidence.or(other.min_confidence),
             group: self.group.or(other.group),
-        }
+        };
+        both.options()
     }
 
     /// The options of the search; 400 if one is out of its range.
@@ -98,8 +100,7 @@ impl Wish {
             if range.contains(&value) { Ok(value) } else { Err(ApiError::malformed(text())) }
         }
         let effort = match (self.exact, self.ef) {
-            (Some(true), Some(_)) => return Err(ApiError::malformed("exact and ef: expected one of them")),
-            (Some(true), None) => Effort::Exact,
+            (Some(true), ef) => ef.map_or(Ok(MAX_EF), |ef| within("ef", ef, 1..=MAX_EF)).map(|_| Effort::Exact)?,
             (_, Some(ef)) => Effort::Ef(within("ef", ef, 1..=MAX_EF)?),
             (_, None) => Effort::Default,
         };
@@ -267,7 +268,7 @@ async fn search(
     request: Request,
 ) -> Result<Json<Reply>, ApiError> {
     let Ask { sought, wish: own } = ask::one(request).await?;
-    let options = own.or(wish).options()?;
+    let options = own.over(wish)?;
     let snapshot = app.ready()?;
     let looked = sought.look(&app).await?;
     let worker = app.clone();
@@ -324,7 +325,7 @@ async fn batch(
     request: Request,
 ) -> Result<Json<Replies>, ApiError> {
     let Batch { sought, wish: own } = ask::many(request).await?;
-    let options = own.or(wish).options()?;
+    let options = own.over(wish)?;
     let snapshot = app.ready()?;
     // A filter that cannot be understood is one mistake, not one for each query.
     let mut looked = Vec::with_capacity(sought.len());

@@ -96,7 +96,6 @@ fn what_is_wrong_is_told_with_its_status() {
             ("?top=x", "application/json", ok.clone().into(), 400, "top: invalid digit"),
             ("?skip=10001", "application/json", ok.clone().into(), 400, "skip is 10001"),
             ("?ef=0", "application/json", ok.clone().into(), 400, "ef is 0"),
-            ("?ef=5&exact=true", "application/json", ok.clone().into(), 400, "exact and ef"),
             ("?min_confidence=1.5", "application/json", ok.clone().into(), 400, "min_confidence is 1.5"),
             ("?min_confidence=NaN", "application/json", ok.clone().into(), 400, "min_confidence is NaN"),
             ("?group=scene", "application/json", ok.clone().into(), 400, "group"),
@@ -107,6 +106,15 @@ fn what_is_wrong_is_told_with_its_status() {
             ("", "application/json", b"{}".to_vec(), 400, "either a `vector` or a `url`"),
             ("", "application/json", b"{\"vector\":\"x\"}".to_vec(), 400, "list of numbers"),
             ("", "application/json", b"{\"vector\":[1,2]}".to_vec(), 400, "expected 128"),
+            ("", "application/json", b"{\"vector\":[]}".to_vec(), 400, "expected 128"),
+            (
+                "?top=0",
+                "application/json",
+                json!({ "vector": vector(0), "top": 1 }).to_string().into(),
+                400,
+                "top is 0",
+            ),
+            ("?ef=0&exact=true", "application/json", ok.clone().into(), 400, "ef is 0"),
             ("", "application/json", json!({ "vector": vec![1e300; DIM] }).to_string().into(), 400, "finite"),
             ("", "application/json", b"{\"vector\":[1],\"url\":\"http://a.org\"}".to_vec(), 400, "either"),
             ("", "application/json", json!({ "vector": vector(0), "colour": 1 }).to_string().into(), 400, "colour"),
@@ -187,7 +195,7 @@ fn trace_moes_clients_find_what_they_look_for() {
     run(async {
         let server = Server::new();
         let keys = |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
-        let (kind, body) = form(&[("image", true, &png())]);
+        let (kind, body) = form(&[("anilistID", false, b"7"), ("image", true, &png())]);
         let formed = server.post("/search?cutBorders&anilistInfo", &kind, body).await;
         let raw = server.post("/search?cutBorders=1", "application/x-www-form-urlencoded", png()).await;
         assert_eq!((formed.status, raw.status), (StatusCode::OK, StatusCode::OK), "{} {}", formed.text(), raw.text());

@@ -1,0 +1,157 @@
+//! What the server keeps out, and what it does not tell.
+
+use super::*;
+
+#[test]
+fn it_opens_to_others_only_with_a_token_or_when_told_so() {
+    let place = Place::new();
+    let refused = place.run(&["serve", "--listen", "0.0.0.0:0"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(told.contains("REELSEEK_TOKEN") && told.contains("--no-auth"), "{told}");
+
+    let file = place.path("token");
+    std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
+    let command = place.command(&["serve", "--listen", "0.0.0.0:0", "--token-file", file.to_str().unwrap()]);
+    let mut server = Server::start(command, &place.path("log"));
+    server.base = server.base.replace("0.0.0.0", "127.0.0.1");
+    assert_eq!(server.get("/v1/info").status, 401);
+    let bearer =
+        server.agent.get(format!("{}/v1/info", server.base)).header("authorization", format!("Bearer {TOKEN}"));
+    assert_eq!(Reply::of(bearer.call()).status, 200);
+    drop(server);
+
+    let command = place.command(&["serve", "--listen", "0.0.0.0:0", "--no-auth"]);
+    let mut server = Server::start(command, &place.path("log"));
+    server.base = server.base.replace("0.0.0.0", "127.0.0.1");
+    assert_eq!(server.get("/v1/info").status, 200);
+
+    std::fs::write(&file, "\n").unwrap();
+    let empty = place.run(&["serve", "--token-file", file.to_str().unwrap()]);
+    assert_eq!(empty.status.code(), Some(2));
+    let taken = place.run(&["serve", "--no-auth", "--listen", &server.address().replace("127.0.0.1", "0.0.0.0")]);
+    assert!(String::from_utf8_lossy(&taken.stderr).contains("name another with --listen"));
+}
+
+#[test]
+fn a_rebound_name_and_a_foreign_page_are_refused() {
+    let place = Place::new();
+    let server = place.serve(&["--allow-host", "videos.test", "--cors", "https://app.test"]);
+    let ask = |method: &str, headers: &str| {
+        let mut stream = server.connect();
+        write!(stream, "{method} /v1/info HTTP/1.1\r\nConnection: close\r\nContent-Length: 0\r\n{headers}\r\n")
+            .unwrap();
+        rest(&stream).split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    assert_eq!(ask("GET", "Host: videos.test\r\n"), "200");
+    assert_eq!(ask("GET", "Host: evil.test\r\n"), "403");
+    assert_eq!(ask("GET", ""), "400");
+    assert_eq!(ask("GET", &format!("Host: {}\r\nOrigin: https://app.test\r\n", server.address())), "200");
+    assert_eq!(ask("GET", &format!("Host: {}\r\nOrigin: https://evil.test\r\n", server.address())), "403");
+    assert_eq!(ask("POST", &format!("Host: {}\r\nSec-Fetch-Site: cross-site\r\n", server.address())), "403");
+}
+
+#[test]
+fn a_session_of_a_browser_and_signed_links() {
+    let place = Place::new();
+    let server = place.serve_with_token(&[]);
+    let body = json!({ "token": TOKEN }).to_string();
+    let session = server.post("/v1/session", "application/json", body.as_bytes());
+    assert_eq!(session.status, 204);
+    let cookie = session.head["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+    let frame = place.frame("zoom.mp4", "7", "320:180");
+    let search = server
+        .agent
+        .post(format!("{}/v1/search", server.base))
+        .header("cookie", &cookie)
+        .header("content-type", "image/jpeg");
+    let best = Reply::of(search.send(&frame[..])).json()["results"][0].clone();
+    for link in ["thumbnail", "preview", "media"] {
+        let link = best[link].as_str().unwrap();
+        let (_, key) = link.split_once("key=").unwrap();
+        assert!(key.len() == 32 && key.bytes().all(|b| b.is_ascii_hexdigit()), "{link}");
+    }
+}
+
+#[test]
+fn the_log_tells_every_request_and_no_secret() {
+    let place = Place::new();
+    let mut server = place.serve_with_token(&["--log", "json"]);
+    let bearer = |path: &str| {
+        let request =
+            server.agent.get(format!("{}{path}", server.base)).header("authorization", format!("Bearer {TOKEN}"));
+        Reply::of(request.call())
+    };
+    let info = bearer("/v1/info?secret-word=1");
+    bearer("/v1/media/whatever?key=0123456789abcdef0123456789abcdef");
+    bearer("/search?url=http%3A%2F%2Fsecret-host.test%2F");
+    server.post("/v1/session", "application/json", json!({ "token": TOKEN }).to_string().as_bytes());
+    server.get("/secret-path");
+    stop::terminate(&server);
+    server.child.wait().unwrap();
+    let log = server.log();
+    for secret in [TOKEN, "key=", "secret", "url="] {
+        assert!(!log.contains(secret), "{secret} is in\n{log}");
+    }
+    let lines: Vec<Value> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect();
+    let requests: Vec<&Value> = lines.iter().filter(|line| line["message"] == "request").collect();
+    assert_eq!(requests.len(), 5, "{log}");
+    assert_eq!(requests[0]["id"], info.head["x-request-id"].to_str().unwrap());
+    assert_eq!(
+        (&requests[0]["route"], &requests[0]["status"], &requests[0]["method"]),
+        (&"/v1/info".into(), &200.into(), &"GET".into())
+    );
+    assert!(
+        requests.iter().all(|r| r["ms"].is_number() && r["level"] == "INFO" && r["timestamp"].is_string()),
+        "{log}"
+    );
+    assert_eq!((&requests[4]["route"], &requests[4]["status"]), (&"none".into(), &404.into()));
+}
+
+#[test]
+fn an_address_on_this_machine_is_not_fetched() {
+    let place = Place::new();
+    let server = place.serve(&["--fetch"]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433"] {
+        let reply = server.get(&format!("/search?url=http%3A%2F%2F{host}%3A{port}%2Fa.jpg").replace(['[', ']'], ""));
+        assert!(matches!(reply.status, 502 | 400), "{host}: {}", reply.body);
+        let body = json!({ "url": format!("http://{host}:{port}/a.jpg") }).to_string();
+        let reply = server.post("/v1/search", "application/json", body.as_bytes());
+        assert_eq!(reply.status, 502, "{host}: {}", reply.body);
+    }
+    assert!(listener.accept().is_err(), "nobody ever connected");
+    // What the cloud tells its machines of themselves.
+    let body = json!({ "url": "http://169.254.169.254/latest/meta-data/" }).to_string();
+    assert_eq!(server.post("/v1/search", "application/json", body.as_bytes()).status, 502);
+    let file = json!({ "url": "file:///etc/passwd" }).to_string();
+    assert_eq!(server.post("/v1/search", "application/json", file.as_bytes()).status, 400);
+}
+
+#[test]
+fn sizes_and_kinds_are_refused_by_their_own_status() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    // Sent without waiting: the answer is heard all the same.
+    let large = vec![0; 26_000_000];
+    let reply = server.post("/v1/search", "image/jpeg", &large);
+    assert_eq!(reply.status, 413);
+    assert!(reply.error().contains("25 MB"));
+    // Who waits to be asked is told at once.
+    let mut stream = server.connect();
+    let head = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 900000000\r\nExpect: 100-continue\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let answer = rest(&stream);
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    assert_eq!(server.post("/v1/search", "image/jpeg", b"no picture").status, 415);
+    assert_eq!(server.post("/v1/search", "text/plain", b"no picture").status, 415);
+    assert_eq!(server.post("/v1/search", "image/x-portable-pixmap", b"P6\n9000 9000\n255\n").status, 422);
+    assert_eq!(server.post("/v1/search", "application/json", b"{").status, 400);
+    let put = server.agent.put(format!("{}/v1/search", server.base)).send_empty();
+    let put = Reply::of(put);
+    assert_eq!((put.status, put.head["allow"].to_str().unwrap()), (405, "POST"));
+    assert_eq!(server.get("/nothing/here").status, 404);
+}

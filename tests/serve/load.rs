@@ -1,0 +1,113 @@
+//! Many clients, slow clients, clients that do nothing.
+
+use super::*;
+
+/// Lets this process hold many connections.
+fn allow_many_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
+}
+
+/// The slowest of some searches, one after another, each over a connection of its own.
+fn slowest(server: &Server, searches: usize) -> Duration {
+    let body = vector();
+    let search = |_| {
+        let start = Instant::now();
+        let mut stream = server.connect();
+        let head = format!(
+            "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(&[head.as_bytes(), &body].concat()).unwrap();
+        let answer = rest(&stream);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        start.elapsed()
+    };
+    (0..searches).map(search).max().unwrap()
+}
+
+/// Much more than a search takes, even on a machine that is busy otherwise, and much less than anything that a slow client could make others wait for.
+const PROMPT: Duration = Duration::from_secs(3);
+
+#[test]
+fn a_thousand_idle_connections_and_slow_heads_do_not_hurt_a_good_client() {
+    allow_many_files();
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let idle: Vec<TcpStream> = (0..1000).map(|_| server.connect()).collect();
+    let slow: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let mut stream = server.connect();
+            stream.write_all(b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nX-Sl").unwrap();
+            stream
+        })
+        .collect();
+    until("all are in", || server.get("/metrics").body.contains("reelseek_connections 110"));
+    let worst = slowest(&server, 50);
+    assert!(worst < PROMPT, "{worst:?}");
+    // None of them is kept for ever.
+    let start = Instant::now();
+    for stream in slow.iter().chain(&idle[..10]) {
+        rest(stream);
+    }
+    assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
+    until("all have gone", || server.get("/metrics").body.lines().any(|l| l == "reelseek_connections 1"));
+}
+
+#[test]
+fn where_connections_are_scarce_the_idle_ones_go() {
+    let place = Place::new();
+    // 64 connections fit into so few files.
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 300; exec \"$0\" serve --listen 127.0.0.1:0", env!("CARGO_BIN_EXE_reelseek")]);
+    command.env("REELSEEK_INDEX", place.path("index")).env_remove("REELSEEK_TOKEN");
+    let server = Server::start(command, &place.path("log"));
+    let idle: Vec<TcpStream> = (0..200).map(|_| server.connect()).collect();
+    let worst = slowest(&server, 20);
+    assert!(worst < PROMPT, "{worst:?}");
+    let metrics = server.get("/metrics").body;
+    let evicted = metrics.lines().find_map(|l| l.strip_prefix("reelseek_connections_evicted_total ")).unwrap();
+    assert!(evicted.parse::<u32>().unwrap() >= 100, "{metrics}");
+    drop(idle);
+}
+
+#[test]
+fn bodies_that_stop_coming_are_given_up() {
+    let place = Place::new();
+    let server = place.serve(&[]);
+    let mut slow: Vec<TcpStream> = (0..40).map(|_| server.connect()).collect();
+    for stream in &mut slow {
+        let head = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 5000\r\n\r\nhalf";
+        stream.write_all(head.as_bytes()).unwrap();
+    }
+    let worst = slowest(&server, 30);
+    assert!(worst < PROMPT, "{worst:?}");
+    for stream in &slow {
+        let answer = rest(stream);
+        assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("{\"error\":"), "{answer}");
+    }
+}
+
+#[test]
+fn who_comes_when_the_queue_is_full_is_told_to_come_again() {
+    let place = Place::new();
+    let server = place.serve(&["--workers", "1", "--queue", "2"]);
+    // Large enough to take a while each.
+    let frame = place.frame("bars.avi", "5", "6000:4000");
+    let statuses: Vec<(u16, bool)> = std::thread::scope(|scope| {
+        let ask = || {
+            let reply = server.post("/v1/search", "image/jpeg", &frame);
+            (reply.status, reply.head.get("retry-after").is_some_and(|v| v == "1"))
+        };
+        let all: Vec<_> = (0..12).map(|_| scope.spawn(ask)).collect();
+        // Those that need no worker are answered meanwhile.
+        assert_eq!(server.get("/healthz").status, 200);
+        all.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let count = |wanted| statuses.iter().filter(|status| **status == wanted).count();
+    assert_eq!(count((200, false)) + count((429, true)), 12, "{statuses:?}");
+    assert!(count((200, false)) >= 3 && count((429, true)) >= 1, "{statuses:?}");
+    assert!(server.get("/metrics").body.lines().any(|line| line == "reelseek_queue_depth 0"));
+}
