@@ -40,7 +40,25 @@ fn all(dir: &Path) -> Vec<PathBuf> {
     for name in ["late.mp4", "late.mkv"] {
         let late = dir.join(name);
         let video = dir.join("a.mp4").display().to_string();
-        make(&["-f", "lavfi", "-i", "sine=duration=17", "-itsoffset", "5", "-i", &video, "-map", "0", "-map", "1", "-c:v", "copy"], &late);
+        make(
+            &[
+                "-f",
+                "lavfi",
+                "-i",
+                "sine=duration=17",
+                "-itsoffset",
+                "5",
+                "-i",
+                &video,
+                "-map",
+                "0",
+                "-map",
+                "1",
+                "-c:v",
+                "copy",
+            ],
+            &late,
+        );
         files.push(late);
     }
     files
@@ -54,7 +72,11 @@ struct Hands {
 
 impl Hands {
     fn new() -> Hands {
-        Hands { tools: Tools::find().unwrap(), limits: Limits { background: true, ..Limits::default() }, cancel: Cancel::default() }
+        Hands {
+            tools: Tools::find().unwrap(),
+            limits: Limits { background: true, ..Limits::default() },
+            cancel: Cancel::default(),
+        }
     }
 
     fn source<'a>(&'a self, path: &'a Path) -> Source<'a> {
@@ -85,7 +107,11 @@ fn a_still_is_that_of_its_moment_in_every_container() {
             for opening in [Some(&opening), None] {
                 let grey = f64::from(source.still(opening, at_ms, 64).unwrap().pixel(9, 9)[0]);
                 // A grey can be 1 away from its number, and a frame at another rate up to half of one earlier.
-                assert!((grey - expected.floor()).abs() <= 2.5, "{} at {at_ms} ms ({opening:?}): {grey}", path.display());
+                assert!(
+                    (grey - expected.floor()).abs() <= 2.5,
+                    "{} at {at_ms} ms ({opening:?}): {grey}",
+                    path.display()
+                );
             }
         }
     }
@@ -99,7 +125,8 @@ fn seeking_gives_the_picture_that_decoding_from_the_start_gives() {
         let source = hands.source(&path);
         let opening = source.opening().unwrap();
         for at_ms in [3500, 6789, 9999, 11_990] {
-            let (sought, exact) = (source.still(Some(&opening), at_ms, 64).unwrap(), source.still(None, at_ms, 64).unwrap());
+            let (sought, exact) =
+                (source.still(Some(&opening), at_ms, 64).unwrap(), source.still(None, at_ms, 64).unwrap());
             let difference = i32::from(sought.pixel(9, 9)[0]) - i32::from(exact.pixel(9, 9)[0]);
             assert!(difference.abs() <= 1, "{} at {at_ms} ms: {difference}", path.display());
         }
@@ -124,7 +151,11 @@ fn a_cut_shows_its_moments_from_beginning_to_end() {
             let length_ms = to_ms.min(12_000) - from_ms;
             let expected = i64::from(length_ms / 50);
             let name = path.display();
-            assert!((greys.len() as i64 - expected).abs() <= 2, "{name} {from_ms}: {} frames of {expected}", greys.len());
+            assert!(
+                (greys.len() as i64 - expected).abs() <= 2,
+                "{name} {from_ms}: {} frames of {expected}",
+                greys.len()
+            );
             for (at_ms, grey) in greys {
                 let expected = f64::from(from_ms + at_ms) / 50.0;
                 assert!((grey - expected).abs() <= 4.0, "{name} {from_ms} + {at_ms} ms: {grey}");
@@ -139,7 +170,11 @@ fn a_cut_is_small_silent_and_ready_to_play() {
     let hands = Hands::new();
     let wide = dir.path().join("wide.mkv");
     let sound = ["-f", "lavfi", "-i", "sine=duration=6", "-shortest"];
-    make(&[&["-f", "lavfi", "-i", "testsrc2=size=1281x721:rate=60:duration=6"], &sound[..], &["-pix_fmt", "yuv444p"]].concat(), &wide);
+    make(
+        &[&["-f", "lavfi", "-i", "testsrc2=size=1281x721:rate=60:duration=6"], &sound[..], &["-pix_fmt", "yuv444p"]]
+            .concat(),
+        &wide,
+    );
     let to = dir.path().join("cut.mp4");
     std::fs::write(&to, "").unwrap();
     let source = hands.source(&wide);

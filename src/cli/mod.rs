@@ -37,7 +37,7 @@ struct Cli {
 
 const EXIT: &str = "Exit status: 0 done, 1 nothing found (search) or below the asked floor (quality, eval), 2 error, 130 interrupted (index and train keep what was finished).
 
-Environment: REELSEEK_INDEX folder of the index; REELSEEK_FFMPEG the ffmpeg program; REELSEEK_CACHE folder of encoders' weights;
+Environment: REELSEEK_INDEX folder of the index; REELSEEK_FFMPEG the ffmpeg program; REELSEEK_CACHE folder of encoders' weights and of previews;
 HF_ENDPOINT, HF_HUB_OFFLINE where weights are fetched from, and that none are.";
 
 #[derive(Debug, Subcommand)]

@@ -205,7 +205,8 @@ mod tests {
     /// Names and bytes of the files in the folder that are ours.
     fn ours(folder: &Path) -> (usize, u64) {
         let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap()).collect();
-        let ours = files.iter().filter(|e| is_ours(e.file_name().to_str().unwrap()) && e.file_type().unwrap().is_file());
+        let ours =
+            files.iter().filter(|e| is_ours(e.file_name().to_str().unwrap()) && e.file_type().unwrap().is_file());
         ours.fold((0, 0), |(n, bytes), e| (n + 1, bytes + e.metadata().unwrap().len()))
     }
 
@@ -278,7 +279,12 @@ mod tests {
         std::fs::create_dir_all(folder.join("parts")).unwrap();
         let name = key("a folder").name().to_owned();
         std::fs::create_dir(folder.join(&name)).unwrap();
-        let foreign = ["holiday.mp4", "0123456789abcdef0123456789abcdeg.mp4", "0123456789abcdef0123456789abcdef.txt", "parts/mine"];
+        let foreign = [
+            "holiday.mp4",
+            "0123456789abcdef0123456789abcdeg.mp4",
+            "0123456789abcdef0123456789abcdef.txt",
+            "parts/mine",
+        ];
         for name in foreign {
             std::fs::write(folder.join(name), [1; 500]).unwrap();
         }

@@ -53,8 +53,11 @@ impl Entry {
     fn new(number: VideoNumber, video: Video) -> Entry {
         let name = name_of(&video.path);
         let folder = name_of(video.path[..video.path.len() - name.len()].trim_end_matches(['/', '\\'])).to_owned();
-        let lines: Vec<String> =
-            [name, &video.title].into_iter().chain(video.labels.iter().map(String::as_str)).map(str::to_lowercase).collect();
+        let lines: Vec<String> = [name, &video.title]
+            .into_iter()
+            .chain(video.labels.iter().map(String::as_str))
+            .map(str::to_lowercase)
+            .collect();
         let (duration_ms, modified_ns) = (video.duration_ms, video.modified_ns);
         Entry { number, text: lines.join("\n"), folder, labels: video.labels, duration_ms, modified_ns }
     }
@@ -151,4 +154,101 @@ fn counted<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(String, usize)> {
     let mut counts: Vec<(&str, usize)> = counts.into_iter().collect();
     counts.sort_unstable_by(|(a, m), (b, n)| n.cmp(m).then_with(|| a.cmp(b)));
     counts.into_iter().take(MAX_FACETS).map(|(name, count)| (name.to_owned(), count)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reelseek_index::{Index, Settings, Span};
+
+    /// Puts videos with these numbers in their names.
+    fn put(index: &Index, numbers: std::ops::Range<usize>, gone: &[&str]) {
+        let mut writer = index.writer().unwrap();
+        let span = Span { start_ms: 0, end_ms: 1000, at_ms: 500 };
+        for number in numbers {
+            let video = Video {
+                id: format!("id{number}"),
+                path: format!("/films/{}/Clip {number}.mp4", number % 3),
+                title: format!("The {number}th"),
+                labels: vec!["all".to_owned(), "all".to_owned(), format!("mod {}", number % 2)],
+                duration_ms: 1000 * (number as u64 % 7),
+                modified_ns: -(number as i64),
+                probe: vec![0.123_456_7; 256],
+                ..Video::default()
+            };
+            writer.put(video, &[span], &[1.0, 0.0, 0.0, 0.0], &[]).unwrap();
+        }
+        gone.iter().for_each(|id| writer.remove(id).unwrap());
+        writer.commit().unwrap();
+        writer.close().unwrap();
+    }
+
+    fn known(catalogue: &Catalogue) -> HashMap<VideoNumber, Arc<Entry>> {
+        catalogue.entries.iter().map(|entry| (entry.number, entry.clone())).collect()
+    }
+
+    #[test]
+    fn a_new_commit_costs_the_reading_of_what_is_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::create(dir.path().join("index"), &Settings::new(4)).unwrap();
+        put(&index, 0..30, &[]);
+        let first = Catalogue::new(1, &index.searcher().unwrap(), &HashMap::new()).unwrap();
+        put(&index, 29..40, &["id3", "id4"]);
+        let searcher = index.searcher().unwrap();
+        let second = Catalogue::new(2, &searcher, &known(&first)).unwrap();
+        assert_eq!(second.entries.len(), 38);
+        let old = |entry: &&Arc<Entry>| first.entries.iter().any(|before| Arc::ptr_eq(before, entry));
+        assert_eq!(second.entries.iter().filter(old).count(), 27, "all but what was new, put again or removed");
+        let fresh = Catalogue::new(2, &searcher, &HashMap::new()).unwrap();
+        for order in [Order::Name, Order::Duration, Order::Newest] {
+            for text in ["", "clip 1", "label:\"mod 1\"", "3"] {
+                let found = second.find(&searcher, text, order).unwrap();
+                assert_eq!(found, fresh.find(&searcher, text, order).unwrap());
+                assert!(found.iter().all(|number| searcher.video(*number).is_ok()));
+            }
+        }
+        assert_eq!((&second.labels, &second.folders), (&fresh.labels, &fresh.folders));
+        assert_eq!(second.labels[0], ("all".to_owned(), 38), "a label counts once for a video");
+    }
+
+    #[test]
+    fn orders_and_facets_are_those_of_the_videos() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::create(dir.path().join("index"), &Settings::new(4)).unwrap();
+        put(&index, 0..12, &[]);
+        let searcher = index.searcher().unwrap();
+        let catalogue = Catalogue::new(1, &searcher, &HashMap::new()).unwrap();
+        let ids = |text, order| {
+            let found = catalogue.find(&searcher, text, order).unwrap();
+            found.into_iter().map(|number| searcher.video(number).unwrap().id).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(ids("", Order::Newest), "id0 id1 id2 id3 id4 id5 id6 id7 id8 id9 id10 id11");
+        assert_eq!(ids("", Order::Name), "id0 id1 id10 id11 id2 id3 id4 id5 id6 id7 id8 id9");
+        assert_eq!(ids("", Order::Duration), "id6 id5 id4 id11 id3 id10 id2 id9 id1 id8 id0 id7");
+        assert_eq!(ids("lip 1", Order::Name), "id1 id10 id11");
+        assert_eq!(ids("label:\"mod 1\" -clip", Order::Name), "", "what is excluded is no part of a word");
+        assert_eq!(catalogue.folders, [("0".to_owned(), 4), ("1".to_owned(), 4), ("2".to_owned(), 4)]);
+    }
+
+    #[test]
+    fn zz_measure() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::create(dir.path().join("index"), &Settings::new(4)).unwrap();
+        let t = std::time::Instant::now();
+        put(&index, 0..100_000, &[]);
+        println!("put {:?}", t.elapsed());
+        let searcher = index.searcher().unwrap();
+        let t = std::time::Instant::now();
+        let c = Catalogue::new(1, &searcher, &HashMap::new()).unwrap();
+        println!("first catalogue {:?}", t.elapsed());
+        let t = std::time::Instant::now();
+        let c = Catalogue::new(2, &searcher, &known(&c)).unwrap();
+        println!("again {:?}", t.elapsed());
+        for text in ["", "clip 99", "label:\"mod 1\""] {
+            let t = std::time::Instant::now();
+            let n = c.find(&searcher, text, Order::Name).unwrap();
+            let found: Vec<_> = n.iter().skip(500).take(50).map(|n| searcher.video(*n).unwrap()).collect();
+            println!("{text:?} {} {} {:?}", n.len(), found.len(), t.elapsed());
+        }
+    }
 }

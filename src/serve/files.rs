@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -87,7 +88,11 @@ pub(super) fn unchanged(head: &Head) -> Response {
 
 fn common(head: &Head) -> [(HeaderName, HeaderValue); 3] {
     let tag = HeaderValue::from_str(&format!("\"{}\"", head.tag)).unwrap_or(HeaderValue::from_static("\"\""));
-    [(ETAG, tag), (CACHE_CONTROL, HeaderValue::from_static(head.cache_control)), (ACCEPT_RANGES, HeaderValue::from_static("bytes"))]
+    [
+        (ETAG, tag),
+        (CACHE_CONTROL, HeaderValue::from_static(head.cache_control)),
+        (ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+    ]
 }
 
 /// An answer of so many bytes, the wanted ones of which `body` gives.
@@ -179,6 +184,34 @@ impl HttpBody for FileBody {
     }
 }
 
+/// A name as RFC 8187 writes it in a header.
+pub(super) fn encoded(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// What a file is, by its ending: never anything that a browser would run.
+pub(super) fn content_type(path: &Path) -> &'static str {
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
+    match extension.as_str() {
+        "mp4" | "m4v" | "f4v" => "video/mp4",
+        "mov" => "video/quicktime",
+        "webm" => "video/webm",
+        "mkv" => "video/x-matroska",
+        "ogv" | "ogm" => "video/ogg",
+        "avi" | "divx" => "video/x-msvideo",
+        "ts" | "m2t" | "m2ts" | "mts" => "video/mp2t",
+        "mpg" | "mpeg" | "mpv" | "m2v" | "vob" => "video/mpeg",
+        "3gp" => "video/3gpp",
+        "3g2" => "video/3gpp2",
+        "flv" => "video/x-flv",
+        "wmv" => "video/x-ms-wmv",
+        "asf" => "video/x-ms-asf",
+        "gif" => "image/gif",
+        _ => "application/octet-stream",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,11 +269,20 @@ mod tests {
     #[test]
     fn the_whole_a_part_and_no_part() {
         let (status, headers, body) = ask(Method::GET, &[]);
-        assert_eq!((status, &body[..], &headers[ETAG], &headers[CONTENT_LENGTH]), (StatusCode::OK, &b"0123456789"[..], &HeaderValue::from_static("\"abc\""), &HeaderValue::from(10)));
+        assert_eq!(
+            (status, &body[..], &headers[ETAG], &headers[CONTENT_LENGTH]),
+            (StatusCode::OK, &b"0123456789"[..], &HeaderValue::from_static("\"abc\""), &HeaderValue::from(10))
+        );
         let (status, headers, body) = ask(Method::GET, &[(RANGE, "bytes=-4")]);
-        assert_eq!((status, &body[..], &headers[CONTENT_RANGE]), (StatusCode::PARTIAL_CONTENT, &b"6789"[..], &HeaderValue::from_static("bytes 6-9/10")));
+        assert_eq!(
+            (status, &body[..], &headers[CONTENT_RANGE]),
+            (StatusCode::PARTIAL_CONTENT, &b"6789"[..], &HeaderValue::from_static("bytes 6-9/10"))
+        );
         let (status, headers, body) = ask(Method::GET, &[(RANGE, "bytes=10-")]);
-        assert_eq!((status, &headers[CONTENT_RANGE]), (StatusCode::RANGE_NOT_SATISFIABLE, &HeaderValue::from_static("bytes */10")));
+        assert_eq!(
+            (status, &headers[CONTENT_RANGE]),
+            (StatusCode::RANGE_NOT_SATISFIABLE, &HeaderValue::from_static("bytes */10"))
+        );
         assert!(body.starts_with(b"{\"error\""));
     }
 

@@ -14,8 +14,13 @@ impl App {
         // Where these lie is known, whatever their names look like: blanks and colons too.
         let library = self.options.library.iter().chain([&self.options.index]);
         for known in file.into_iter().chain(library.map(std::path::PathBuf::as_path)) {
-            for path in [Some(known.to_owned()), std::path::absolute(known).ok(), known.canonicalize().ok()].into_iter().flatten() {
-                if let (Some(folder), Some(name)) = (path.parent().filter(|folder| folder.is_absolute()), path.file_name()) {
+            for path in [Some(known.to_owned()), std::path::absolute(known).ok(), known.canonicalize().ok()]
+                .into_iter()
+                .flatten()
+            {
+                if let (Some(folder), Some(name)) =
+                    (path.parent().filter(|folder| folder.is_absolute()), path.file_name())
+                {
                     text = text.replace(&*path.to_string_lossy(), &name.to_string_lossy());
                     text = text.replace(&format!("{}{}", folder.to_string_lossy(), std::path::MAIN_SEPARATOR), "");
                 }

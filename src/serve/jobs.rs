@@ -239,7 +239,8 @@ impl Jobs {
             drop(all.jobs());
             all.ended.notify_all();
         };
-        std::thread::Builder::new().name("indexing".into()).spawn(run).map_err(|error| ApiError::internal(&error))?;
+        let thread = std::thread::Builder::new().name("indexing".into()).stack_size(super::STACK_BYTES);
+        thread.spawn(run).map_err(|error| ApiError::internal(&error))?;
         jobs.push_back(job.clone());
         if jobs.len() > MAX_JOBS {
             jobs.pop_front();
@@ -286,8 +287,7 @@ fn index(app: &App, job: &Job, order: &Order, folders: Vec<PathBuf>) -> Result<S
         }
     };
     let options = &app.options;
-    let model =
-        Model { encoder: None, weights: options.weights.clone(), checkpoint: options.checkpoint.clone() };
+    let model = Model { encoder: None, weights: options.weights.clone(), checkpoint: options.checkpoint.clone() };
     let say = |what: &str| tracing::info!("{what}");
     let (encoder, checkpoint) = model.open(&options.index, &folders, &job.cancel, say).map_err(told)?;
     // One processor is left to searches.
@@ -385,7 +385,9 @@ async fn start(State(app): State<Arc<App>>, request: Request) -> Result<Response
     };
     let folders = match &order.folders {
         None => app.jobs.folders.iter().map(|(_, path)| path.clone()).collect(),
-        Some(names) if names.is_empty() => return Err(ApiError::malformed("`folders` names none: leave it out for all")),
+        Some(names) if names.is_empty() => {
+            return Err(ApiError::malformed("`folders` names none: leave it out for all"));
+        }
         Some(names) => names.iter().map(folder).collect::<Result<Vec<_>, _>>()?,
     };
     if app.stopping.is_set() {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::Metadata;
 use std::io::ErrorKind;
-use std::path::{Path as FilePath, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use utoipa_axum::routes;
 use super::cache::{Cache, Key};
 use super::clock::since_1970_ns;
 use super::error::{ApiError, ErrorBody};
-use super::files::{self, Asked, Head};
+use super::files::{self, Asked, Head, content_type, encoded};
 use super::flights::Flights;
 use super::library;
 use super::metrics::{Metrics, Stage};
@@ -156,7 +156,8 @@ async fn locate(app: &Arc<App>, id: String) -> Result<Located, ApiError> {
     let work = move || {
         let video = library::find(&snapshot, &id)?;
         let path = ingest::path_of(&video);
-        let meta = std::fs::metadata(&path).map_err(|source| refused(media::Error::Io { path: path.clone(), source }))?;
+        let meta =
+            std::fs::metadata(&path).map_err(|source| refused(media::Error::Io { path: path.clone(), source }))?;
         if !meta.is_file() {
             return Err(gone());
         }
@@ -322,7 +323,9 @@ fn still(kept: &Media, file: &Located, at_ms: u32, side: u32, cancel: &Cancel) -
     let opening = kept.opening(file, &source)?;
     match source.still(opening.as_ref(), at_ms, side) {
         // The container may claim more than there is.
-        Err(media::Error::Undecodable { .. }) if at_ms > 0 && at_ms.saturating_add(LAST_FRAME_MS) > file.duration_ms => {
+        Err(media::Error::Undecodable { .. })
+            if at_ms > 0 && at_ms.saturating_add(LAST_FRAME_MS) > file.duration_ms =>
+        {
             source.still(opening.as_ref(), at_ms.saturating_sub(LAST_FRAME_MS), side)
         }
         found => found,
@@ -462,34 +465,6 @@ async fn whole(
         response.headers_mut().insert(CONTENT_DISPOSITION, value);
     }
     Ok(response)
-}
-
-/// A name as RFC 8187 writes it in a header.
-fn encoded(name: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
-}
-
-/// What a file is, by its ending: never anything that a browser would run.
-fn content_type(path: &FilePath) -> &'static str {
-    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
-    match extension.as_str() {
-        "mp4" | "m4v" | "f4v" => "video/mp4",
-        "mov" => "video/quicktime",
-        "webm" => "video/webm",
-        "mkv" => "video/x-matroska",
-        "ogv" | "ogm" => "video/ogg",
-        "avi" | "divx" => "video/x-msvideo",
-        "ts" | "m2t" | "m2ts" | "mts" => "video/mp2t",
-        "mpg" | "mpeg" | "mpv" | "m2v" | "vob" => "video/mpeg",
-        "3gp" => "video/3gpp",
-        "3g2" => "video/3gpp2",
-        "flv" => "video/x-flv",
-        "wmv" => "video/x-ms-wmv",
-        "asf" => "video/x-ms-asf",
-        "gif" => "image/gif",
-        _ => "application/octet-stream",
-    }
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use reelseek_index::Index;
 
 use super::auth::Auth;
 use super::body::Budget;
+use super::catalogue::Library;
 use super::error::ApiError;
 use super::gate::Gate;
-use super::catalogue::Library;
 use super::guard::Guard;
 use super::jobs::Jobs;
 use super::media::Media;

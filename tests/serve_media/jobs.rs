@@ -33,7 +33,10 @@ fn a_job_makes_an_index_and_keeps_it_up_to_date() {
     let job = server.wait(&format!("/v1/jobs/{first}"), is_over);
     assert_eq!((&job["state"], &job["error"]), (&"done".into(), &Value::Null), "{job}");
     assert_eq!((&job["indexed"], &job["failed"], &job["unchanged"]), (&2.into(), &1.into(), &0.into()), "{job}");
-    assert_eq!((&job["progress"], &job["eta_seconds"], &job["done_bytes"]), (&1.0.into(), &Value::Null, &job["total_bytes"]));
+    assert_eq!(
+        (&job["progress"], &job["eta_seconds"], &job["done_bytes"]),
+        (&1.0.into(), &Value::Null, &job["total_bytes"])
+    );
     assert!(job["rows"].as_u64() > Some(0) && job["started"].as_str().is_some_and(|text| text.ends_with('Z')));
     let failure = &job["failures"][0];
     assert_eq!((job["failures"].as_array().unwrap().len(), &failure["name"]), (1, &"broken one.mp4".into()));
@@ -57,9 +60,14 @@ fn a_job_makes_an_index_and_keeps_it_up_to_date() {
 fn what_cannot_be_begun_is_told() {
     let place = Place::new();
     let server = serve(&place);
-    for (body, word) in
-        [("{", "body"), ("[1]", "body"), (r#"{"folder":"videos"}"#, "folder"), (r#"{"folders":["x"]}"#, "`x`"), (r#"{"folders":[]}"#, "none"), (r#"{"prune":1}"#, "body")]
-    {
+    for (body, word) in [
+        ("{", "body"),
+        ("[1]", "body"),
+        (r#"{"folder":"videos"}"#, "folder"),
+        (r#"{"folders":["x"]}"#, "`x`"),
+        (r#"{"folders":[]}"#, "none"),
+        (r#"{"prune":1}"#, "body"),
+    ] {
         assert!(server.post("/v1/index", body).error(400).contains(word), "{body}");
     }
     server.ask("POST", "/v1/index", &[("content-type", "text/plain")], b"{}").error(415);
@@ -111,7 +119,11 @@ fn a_running_job_tells_how_far_it_is_refuses_another_and_can_be_cancelled() {
     let cancelled = server.ask("DELETE", &path, &[], b"");
     assert_eq!((cancelled.status, &cancelled.json()["job"]), (202, &id.as_str().into()));
     let job = server.wait(&path, is_over);
-    assert_eq!((&job["state"], &job["error"], &job["indexed"]), (&"cancelled".into(), &Value::Null, &1.into()), "{job}");
+    assert_eq!(
+        (&job["state"], &job["error"], &job["indexed"]),
+        (&"cancelled".into(), &Value::Null, &1.into()),
+        "{job}"
+    );
     assert_eq!(server.json("/v1/videos")["total"], 1, "what was finished is kept");
     assert_eq!(server.ask("DELETE", &path, &[], b"").json()["state"], "cancelled");
     // Then the next may begin.

@@ -10,13 +10,19 @@ fn names(page: &Value) -> Vec<&str> {
 /// Four videos in two folders, with titles and labels.
 fn place() -> Place {
     let place = Place::new();
-    for (source, seconds, name) in
-        [(ZOOM, 6, "deep/Zoom.mp4"), (BARS, 4, "bars.mp4"), (COUNTER, 12, "deep/counter.mp4"), (BARS, 3, "bars two.mp4")]
-    {
+    for (source, seconds, name) in [
+        (ZOOM, 6, "deep/Zoom.mp4"),
+        (BARS, 4, "bars.mp4"),
+        (COUNTER, 12, "deep/counter.mp4"),
+        (BARS, 3, "bars two.mp4"),
+    ] {
         place.clip(source, seconds, name);
         std::thread::sleep(Duration::from_millis(20));
     }
-    place.sidecar("bars.mp4", r#"{"title":"Colours of a test","labels":["pattern","colour \"bars\""],"camera":{"name":"gopro"}}"#);
+    place.sidecar(
+        "bars.mp4",
+        r#"{"title":"Colours of a test","labels":["pattern","colour \"bars\""],"camera":{"name":"gopro"}}"#,
+    );
     place.sidecar("deep/Zoom.mp4", r#"{"labels":["fractal","pattern"]}"#);
     place.index();
     place
@@ -29,10 +35,16 @@ fn videos_come_in_the_order_and_on_the_page_asked_for() {
     let all = server.json("/v1/videos");
     assert_eq!(names(&all), ["bars two.mp4", "bars.mp4", "counter.mp4", "Zoom.mp4"]);
     assert_eq!((&all["total"], &all["more"]), (&4.into(), &false.into()));
-    assert_eq!(names(&server.json("/v1/videos?sort=duration")), ["counter.mp4", "Zoom.mp4", "bars.mp4", "bars two.mp4"]);
+    assert_eq!(
+        names(&server.json("/v1/videos?sort=duration")),
+        ["counter.mp4", "Zoom.mp4", "bars.mp4", "bars two.mp4"]
+    );
     assert_eq!(names(&server.json("/v1/videos?sort=newest")), ["bars two.mp4", "counter.mp4", "bars.mp4", "Zoom.mp4"]);
     let page = server.json("/v1/videos?skip=1&top=2");
-    assert_eq!((names(&page), &page["total"], &page["more"]), (vec!["bars.mp4", "counter.mp4"], &4.into(), &true.into()));
+    assert_eq!(
+        (names(&page), &page["total"], &page["more"]),
+        (vec!["bars.mp4", "counter.mp4"], &4.into(), &true.into())
+    );
     let last = server.json("/v1/videos?skip=3&top=2");
     assert_eq!((names(&last), &last["more"]), (vec!["Zoom.mp4"], &false.into()));
     assert_eq!(names(&server.json("/v1/videos?skip=99999999999")).len(), 0);
@@ -98,7 +110,10 @@ fn labels_and_folders_are_counted() {
         {"label": "pattern", "videos": 2}, {"label": "colour \"bars\"", "videos": 1}, {"label": "fractal", "videos": 1}
     ]);
     assert_eq!(facets["labels"], labels);
-    assert_eq!(facets["folders"], serde_json::json!([{"folder": "deep", "videos": 2}, {"folder": "videos", "videos": 2}]));
+    assert_eq!(
+        facets["folders"],
+        serde_json::json!([{"folder": "deep", "videos": 2}, {"folder": "videos", "videos": 2}])
+    );
 }
 
 #[test]

@@ -39,7 +39,10 @@ fn thumbnails_have_the_width_asked_for_and_are_not_sent_twice() {
     let again = server.ask("GET", &path, &[("if-none-match", &tag)], b"");
     assert_eq!((again.status, again.body.len(), again.header("etag")), (304, 0, tag.as_str()));
     let head = server.ask("HEAD", &path, &[], b"");
-    assert_eq!((head.status, head.body.len(), head.header("content-length")), (200, 0, first.body.len().to_string().as_str()));
+    assert_eq!(
+        (head.status, head.body.len(), head.header("content-length")),
+        (200, 0, first.body.len().to_string().as_str())
+    );
     assert_ne!(server.get(&format!("/v1/thumbnail?video={id}&at=2")).header("etag"), tag);
 }
 
@@ -48,18 +51,37 @@ fn what_is_asked_wrongly_is_told() {
     let place = Place::new();
     place.clip(ZOOM, 3, "zoom.mp4");
     let server = place.serve(&[]);
-    for path in ["/v1/thumbnail?video=x", "/v1/preview?video=x", "/v1/media/x", "/v1/videos", "/v1/videos/x", "/v1/facets"] {
+    for path in
+        ["/v1/thumbnail?video=x", "/v1/preview?video=x", "/v1/media/x", "/v1/videos", "/v1/videos/x", "/v1/facets"]
+    {
         assert!(server.get(path).error(503).contains("no index"), "{path}");
     }
     place.index();
-    server.wait("/readyz", |ready| ready["status"] == "ok");
+    // The first commit of an index is empty.
+    server.wait("/v1/videos", |page| page["total"] == 1);
     let id = server.id("zoom.mp4");
-    for path in ["thumbnail?", "thumbnail?video={id}&at=-1", "thumbnail?video={id}&at=NaN", "thumbnail?video={id}&at=inf", "thumbnail?video={id}&at=x",
-        "thumbnail?video={id}&width=31", "thumbnail?video={id}&width=1281", "preview?video={id}&from=-1", "preview?video={id}&to=nan", "preview?from=1"]
-    {
+    for path in [
+        "thumbnail?",
+        "thumbnail?video={id}&at=-1",
+        "thumbnail?video={id}&at=NaN",
+        "thumbnail?video={id}&at=inf",
+        "thumbnail?video={id}&at=x",
+        "thumbnail?video={id}&width=31",
+        "thumbnail?video={id}&width=1281",
+        "preview?video={id}&from=-1",
+        "preview?video={id}&to=nan",
+        "preview?from=1",
+    ] {
         assert!(!server.get(&format!("/v1/{}", path.replace("{id}", &id))).error(400).is_empty(), "{path}");
     }
-    for path in ["thumbnail?video=x", "preview?video=x", "media/x", "media/..%2f..%2fetc%2fpasswd", "thumbnail?video=%2fetc%2fpasswd", "videos/x"] {
+    for path in [
+        "thumbnail?video=x",
+        "preview?video=x",
+        "media/x",
+        "media/..%2f..%2fetc%2fpasswd",
+        "thumbnail?video=%2fetc%2fpasswd",
+        "videos/x",
+    ] {
         assert!(server.get(&format!("/v1/{path}")).error(404).contains("no video with this id"), "{path}");
     }
 }
@@ -72,7 +94,10 @@ fn files_are_served_whole_and_in_parts() {
     let server = place.serve(&[]);
     let path = format!("/v1/media/{}", server.id("zoom.mp4"));
     let whole = server.get(&path);
-    assert_eq!((whole.status, whole.header("content-type"), whole.header("accept-ranges")), (200, "video/mp4", "bytes"));
+    assert_eq!(
+        (whole.status, whole.header("content-type"), whole.header("accept-ranges")),
+        (200, "video/mp4", "bytes")
+    );
     assert!(whole.body == file);
     let length = file.len();
     let part = |range: &str| server.ask("GET", &path, &[("range", range)], b"");
@@ -109,7 +134,15 @@ fn files_are_served_whole_and_in_parts() {
 #[test]
 fn names_may_be_as_odd_as_the_file_system_takes_them() {
     let place = Place::new();
-    let names = ["with space.mp4", "it's \"quoted\".mp4", "été ☃ 海.mp4", "100% #1 ?&=+.mp4", "-y.mp4", "a;b|c$(d)`e`.mp4", "file:x.mp4"];
+    let names = [
+        "with space.mp4",
+        "it's \"quoted\".mp4",
+        "été ☃ 海.mp4",
+        "100% #1 ?&=+.mp4",
+        "-y.mp4",
+        "a;b|c$(d)`e`.mp4",
+        "file:x.mp4",
+    ];
     for name in names {
         place.clip(BARS, 4, name);
     }
@@ -145,7 +178,8 @@ fn a_name_that_is_not_unicode_is_served_too() {
 #[test]
 fn a_file_that_has_gone_is_gone_and_nothing_else_is_served_in_its_place() {
     let place = Place::new();
-    let (gone, folder, broken) = (place.clip(ZOOM, 3, "gone.mp4"), place.clip(BARS, 3, "folder.mp4"), place.clip(COUNTER, 5, "broken.mp4"));
+    let (gone, folder, broken) =
+        (place.clip(ZOOM, 3, "gone.mp4"), place.clip(BARS, 3, "folder.mp4"), place.clip(COUNTER, 5, "broken.mp4"));
     place.index();
     let server = place.serve(&[]);
     let ids = ["gone.mp4", "folder.mp4", "broken.mp4"].map(|name| server.id(name));

@@ -55,7 +55,8 @@ fn stopping_cancels_what_runs_and_waits_for_its_end() {
     jobs.stop(SOON);
     assert_eq!(job.show().state, Status::Cancelled);
     let (go, wait) = mpsc::channel::<()>();
-    let deaf = jobs.begin(move |_| wait.recv().map(|()| Summary::default()).map_err(|e| e.to_string())).unwrap().ok().unwrap();
+    let deaf =
+        jobs.begin(move |_| wait.recv().map(|()| Summary::default()).map_err(|e| e.to_string())).unwrap().ok().unwrap();
     jobs.stop(Duration::from_millis(20));
     assert_eq!(deaf.show().state, Status::Running, "stopping does not wait for ever");
     go.send(()).unwrap();
@@ -66,7 +67,8 @@ fn stopping_cancels_what_runs_and_waits_for_its_end() {
 fn progress_is_a_share_and_the_rest_takes_as_long() {
     let jobs = jobs();
     let (go, wait) = mpsc::channel::<()>();
-    let job = jobs.begin(move |_| wait.recv().map(|()| Summary::default()).map_err(|e| e.to_string())).unwrap().ok().unwrap();
+    let job =
+        jobs.begin(move |_| wait.recv().map(|()| Summary::default()).map_err(|e| e.to_string())).unwrap().ok().unwrap();
     let shown = job.show();
     assert_eq!((shown.progress, shown.eta_seconds), (0.0, None));
     (job.progress().done_bytes, job.progress().total_bytes) = (75, 100);

@@ -1,3 +1,5 @@
+use std::path::Path as FilePath;
+
 use super::*;
 
 #[test]
@@ -42,9 +44,15 @@ fn errors_tell_no_path() {
         (io(ErrorKind::NotFound), StatusCode::GONE),
         (io(ErrorKind::PermissionDenied), StatusCode::INTERNAL_SERVER_ERROR),
         (media::Error::NotAFile { path: path.clone(), found: "a folder" }, StatusCode::GONE),
-        (media::Error::Undecodable { path: path.clone(), reason: "file:/srv/secret place/a.mp4: bad".into() }, StatusCode::UNPROCESSABLE_ENTITY),
+        (
+            media::Error::Undecodable { path: path.clone(), reason: "file:/srv/secret place/a.mp4: bad".into() },
+            StatusCode::UNPROCESSABLE_ENTITY,
+        ),
         (media::Error::Limit { path: path.clone(), what: "took long".into() }, StatusCode::SERVICE_UNAVAILABLE),
-        (media::Error::NoFfmpeg { program: "/srv/secret place/ffmpeg".into(), reason: "none".into() }, StatusCode::NOT_IMPLEMENTED),
+        (
+            media::Error::NoFfmpeg { program: "/srv/secret place/ffmpeg".into(), reason: "none".into() },
+            StatusCode::NOT_IMPLEMENTED,
+        ),
         (media::Error::NoCodec { program: "/srv/secret place/ffmpeg".into() }, StatusCode::NOT_IMPLEMENTED),
     ] {
         let refused = refused(error);

@@ -42,6 +42,7 @@ fn options(index: &Path) -> Options {
         show_paths: false,
         workers: 2,
         queue: 8,
+        cache_bytes: 1_000_000,
         log: Format::Text,
     }
 }
