@@ -184,7 +184,10 @@ fn tools() -> Result<(PathBuf, &'static str), String> {
         return Err("Node is missing".into());
     }
     // Of which playwright-core wants 20 at least.
-    let version = Command::new("node").arg("--version").output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let version = Command::new("node")
+        .arg("--version")
+        .output()
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     let version = version.unwrap_or_default();
     let major = version.trim().trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
     if major.is_none_or(|major| major < 20) {
@@ -260,8 +263,10 @@ fn walk(file: &str, prepare: impl FnOnce() -> (Place, Server)) {
 
 /// How many tests Node says passed: `# pass 3`, or `ℹ pass 3`.
 fn passed(said: &str) -> usize {
-    let counts =
-        said.lines().filter_map(|line| line.split_once(" pass ")).filter_map(|(_, count)| count.trim().parse().ok());
+    let counts = said
+        .lines()
+        .filter_map(|line| line.split_once(" pass "))
+        .filter_map(|(_, count)| count.trim().parse::<usize>().ok());
     counts.sum()
 }
 
@@ -290,11 +295,10 @@ fn indexing_from_nothing() {
     walk("indexing.mjs", || {
         let place = Place::with_clips();
         std::fs::write(place.path("videos/broken.mp4"), "this is no video").unwrap();
-        // Long enough to be stopped on the way.
-        place.clip(
-            &["-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=30", "-t", "240", "-preset", "ultrafast"],
-            "slow/long.mp4",
-        );
+        // Long enough to be stopped on the way: the same seconds over and over.
+        place.clip(&["-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=30", "-t", "4"], "seconds.mp4");
+        let seconds = place.path("seconds.mp4");
+        place.clip(&["-stream_loop", "39", "-i", seconds.to_str().unwrap(), "-c", "copy"], "slow/long.mp4");
         let [videos, slow] = ["videos", "slow"].map(|name| place.path(name));
         let server = place.serve(&[videos.to_str().unwrap(), slow.to_str().unwrap()], None);
         (place, server)
