@@ -79,9 +79,49 @@ export function when(rfc3339) {
   return Number.isNaN(date.getTime()) ? String(rfc3339) : dates.format(date);
 }
 
+// Thumbnails come when they are near the window, and only a few at once: a browser has six connections for a server, and
+// a page of new thumbnails, each of which takes a while to make, must not stand in the way of searches.
+
+const MOST_AT_ONCE = 4;
+const due = [];
+let coming = 0;
+
+const watcher = new IntersectionObserver(
+  (entries) => {
+    for (const { target } of entries.filter((entry) => entry.isIntersecting)) {
+      watcher.unobserve(target);
+      due.push(target);
+    }
+    fetchNext();
+  },
+  { rootMargin: '300px' },
+);
+
+function fetchNext() {
+  while (coming < MOST_AT_ONCE && due.length > 0) {
+    const image = due.shift();
+    if (image.isConnected) {
+      coming += 1;
+      image.src = image.dataset.src;
+    } else {
+      // Of a view that was left meanwhile: again when it is shown again.
+      watcher.observe(image);
+    }
+  }
+}
+
 /** A thumbnail that says so if it cannot be had. */
-export function thumbnail(src, alt = '') {
-  const image = h('img', { src, alt, loading: 'lazy', decoding: 'async', width: 320, height: 180 });
-  image.addEventListener('error', () => image.replaceWith(h('span', { class: 'no-picture' }, 'No picture: the file is gone or cannot be read')));
+export function thumbnail(src) {
+  const image = h('img', { 'data-src': src, alt: '', decoding: 'async', width: 320, height: 180 });
+  const come = () => {
+    coming -= 1;
+    fetchNext();
+  };
+  image.addEventListener('load', come, { once: true });
+  image.addEventListener('error', () => {
+    image.replaceWith(h('span', { class: 'no-picture' }, 'No picture: the file is gone or cannot be read'));
+    come();
+  });
+  watcher.observe(image);
   return image;
 }

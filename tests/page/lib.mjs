@@ -92,8 +92,8 @@ export async function answered(page) {
 /** Titles of the cards that are in sight. */
 export const titles = (page) => page.locator('.results .card:visible h3').allTextContents();
 
-/** Waits until an image has come. */
-export const loaded = (image) => image.evaluate((img) => img.complete || new Promise((resolve, reject) => (img.addEventListener('load', resolve), img.addEventListener('error', reject)))).then(() => image.evaluate((img) => img.naturalWidth));
+/** Waits until an image has come, and gives its width. */
+export const loaded = (image) => until('a picture', () => image.evaluate((img) => img.complete && img.naturalWidth));
 
 /** What axe-core finds wrong in what is shown, in words. */
 export async function faults(page) {
