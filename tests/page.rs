@@ -151,7 +151,7 @@ impl Place {
         let mut command = self.reelseek();
         command.args(["serve", "--listen", "127.0.0.1:0"]).args(more);
         // What previews and thumbnails are kept in goes with the test too.
-        command.env("XDG_CACHE_HOME", self.path("cache")).env("TMPDIR", self.0.path());
+        command.env("REELSEEK_CACHE", self.path("cache")).env("TMPDIR", self.0.path());
         if let Some(token) = token {
             command.env("REELSEEK_TOKEN", token);
         }
