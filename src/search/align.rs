@@ -126,12 +126,14 @@ impl Grey {
         Grey { side: self.side, values }
     }
 
-    fn at(&self, x: f32, y: f32) -> f32 {
-        let last = (self.side - 1) as f32;
-        let (x, y) = (x.clamp(0.0, last), y.clamp(0.0, last));
-        let (x0, y0) = (x as usize, y as usize);
-        let (x1, y1) = ((x0 + 1).min(self.side - 1), (y0 + 1).min(self.side - 1));
-        let (fx, fy) = (x - x0 as f32, y - y0 as f32);
+    /// Between which two columns (or rows) a place lies, and its share of the second.
+    fn between(&self, place: f32) -> (usize, usize, f32) {
+        let place = place.clamp(0.0, (self.side - 1) as f32);
+        let first = place as usize;
+        (first, (first + 1).min(self.side - 1), place - first as f32)
+    }
+
+    fn at(&self, (x0, x1, fx): (usize, usize, f32), (y0, y1, fy): (usize, usize, f32)) -> f32 {
         let value = |x: usize, y: usize| self.values[y * self.side + x];
         (value(x0, y0) * (1.0 - fx) + value(x1, y0) * fx) * (1.0 - fy)
             + (value(x0, y1) * (1.0 - fx) + value(x1, y1) * fx) * fy
@@ -143,17 +145,34 @@ impl Grey {
         let full = self.side as f32;
         let step = share * full / side as f32;
         let mut values = Vec::with_capacity(side * side);
-        for row in 0..side {
-            for column in 0..side {
-                // Four samples a cell: a part may be half as fine as the picture.
-                let sample = |(oy, ox): (f32, f32)| {
-                    let (u, v) = (column as f32 + ox - side as f32 / 2.0, row as f32 + oy - side as f32 / 2.0);
-                    let (x, y) = ((u * cos - v * sin) * step, (u * sin + v * cos) * step);
-                    self.at(middle[0] * full + x - 0.5, middle[1] * full + y - 0.5)
-                };
-                values.push(
-                    [(0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)].map(sample).iter().sum::<f32>() / 4.0,
-                );
+        // Four samples a cell: a part may be half as fine as the picture.
+        let off = |cell: usize, half: usize| cell as f32 + [0.25, 0.75][half] - side as f32 / 2.0;
+        if angle == 0.0 {
+            // Columns and rows do not depend on each other: each is looked up once.
+            let places = |middle: f32| -> Vec<[(usize, usize, f32); 2]> {
+                let place = |cell, half| self.between(middle * full + off(cell, half) * step - 0.5);
+                (0..side).map(|cell| [place(cell, 0), place(cell, 1)]).collect()
+            };
+            let (columns, rows) = (places(middle[0]), places(middle[1]));
+            for [above, below] in rows {
+                for [left, right] in &columns {
+                    let sum =
+                        self.at(*left, above) + self.at(*right, above) + self.at(*left, below) + self.at(*right, below);
+                    values.push(sum / 4.0);
+                }
+            }
+        } else {
+            for row in 0..side {
+                for column in 0..side {
+                    let mut sum = 0.0;
+                    for (oy, ox) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                        let (u, v) = (off(column, ox), off(row, oy));
+                        let (x, y) = ((u * cos - v * sin) * step, (u * sin + v * cos) * step);
+                        let x = self.between(middle[0] * full + x - 0.5);
+                        sum += self.at(x, self.between(middle[1] * full + y - 0.5));
+                    }
+                    values.push(sum / 4.0);
+                }
             }
         }
         without_local_mean(&mut values, side);

@@ -288,10 +288,19 @@ impl Engine {
 /// # Errors
 /// [`Error::Encoder`] if the encoder fails, [`Error::Checkpoint`] if encoder and checkpoint do not fit.
 pub fn views(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Vec<View>, Error> {
+    views_of(picture, media::trim_borders(picture).as_ref(), encoder, checkpoint)
+}
+
+/// As [`views`], with what is left of the picture without its borders.
+fn views_of(
+    picture: &Picture,
+    trimmed: Option<&Picture>,
+    encoder: &dyn Encoder,
+    checkpoint: &Folded,
+) -> Result<Vec<View>, Error> {
     let sampling = &encoder.about().sampling;
-    let trimmed = media::trim_borders(picture);
     let seen: Vec<Picture> =
-        std::iter::once(picture).chain(&trimmed).map(|picture| encode::fit(picture, sampling)).collect();
+        std::iter::once(picture).chain(trimmed).map(|picture| encode::fit(picture, sampling)).collect();
     let mut embeddings = Vec::with_capacity(4);
     for descriptor in encoder.describe(&seen)?.into_iter().filter(|descriptor| !descriptor.is_flat()) {
         embeddings.push(View { embedding: checkpoint.embed_image(&encoder.image(&descriptor))?, mirrored: false });
@@ -307,8 +316,9 @@ pub fn views(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> R
 /// # Errors
 /// As [`views`].
 pub fn ask(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Asked, Error> {
-    let views = views(picture, encoder, checkpoint)?;
+    let trimmed = media::trim_borders(picture);
+    let views = views_of(picture, trimmed.as_ref(), encoder, checkpoint)?;
     let laid = (encoder.about().same_scene && !views.is_empty())
-        .then(|| align::Query::new(media::trim_borders(picture).as_ref().unwrap_or(picture)));
+        .then(|| align::Query::new(trimmed.as_ref().unwrap_or(picture)));
     Ok(Asked { views, laid })
 }
