@@ -27,6 +27,7 @@ mod media;
 mod metrics;
 mod observe;
 mod openapi;
+mod page;
 mod remote;
 mod search;
 mod state;
@@ -207,7 +208,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/openapi.json", get(move || async move { document }))
         .route_layer(read())
         .route_layer(middleware::from_fn_with_state(app.clone(), auth::check));
-    layered(open.route_layer(read()).merge(closed), app)
+    layered(open.merge(page::routes()).route_layer(read()).merge(closed), app)
 }
 
 /// The routes that need no token, and those that do.

@@ -1,0 +1,105 @@
+// The library view: what is in the index.
+
+import * as api from './api.js';
+import { alerts } from './alerts.js';
+import { labelList } from './cards.js';
+import { breakable, clock, code, count, h, icon, number, say, thumbnail } from './dom.js';
+import { filterBox } from './filter.js';
+import { address, go } from './router.js';
+import { noIndex } from './search.js';
+
+const PAGE = 48;
+const SORTS = { name: 'File name', newest: 'Newest first', duration: 'Longest first' };
+
+const videoCard = (video) =>
+  h(
+    'li',
+    { class: 'card' },
+    h(
+      'div',
+      { class: 'frame' },
+      h('a', { class: 'open', href: address(`library/${encodeURIComponent(video.video)}`), tabindex: '-1', 'aria-hidden': 'true' }, thumbnail(video.thumbnail)),
+      h('span', { class: 'clock' }, h('span', { class: 'unseen' }, 'Length '), clock(video.duration)),
+    ),
+    h(
+      'div',
+      { class: 'words' },
+      h('h2', {}, h('a', { href: address(`library/${encodeURIComponent(video.video)}`), title: video.path ?? video.name }, breakable(video.title))),
+      labelList(video.labels),
+      video.warning && h('p', { class: 'warning' }, icon('warning'), 'Read in part'),
+    ),
+  );
+
+export function libraryView() {
+  let route = null;
+  let running = null;
+
+  const query = filterBox({
+    label: 'Find videos',
+    placeholder: 'words, or label:surfing',
+    hint: ['Words of titles, names and labels, or fields as in ', code('label:'), ' and ', code('path:'), '.'],
+    onapply: (text) => go('library', { query: text, sort: route.params.get('sort') }),
+  });
+  const sort = h(
+    'select',
+    { id: 'sort', onchange: () => go('library', { query: route.params.get('query'), sort: sort.value === 'name' ? null : sort.value }) },
+    Object.entries(SORTS).map(([value, words]) => h('option', { value }, words)),
+  );
+  const total = h('p', { class: 'total' });
+  const list = h('ul', { class: 'cards small' });
+  const pages = h('nav', { class: 'pages', 'aria-label': 'Pages' });
+  const root = h(
+    'div',
+    { class: 'library' },
+    h('div', { class: 'view-head' }, h('h1', { tabindex: '-1' }, 'Library'), total),
+    h('div', { class: 'tools' }, query.element, h('div', { class: 'field' }, h('label', { for: 'sort' }, 'Sort by'), sort)),
+    list,
+    pages,
+  );
+
+  const step = (words, skip) => h('a', { class: 'button', href: address('library', { query: route.params.get('query'), sort: route.params.get('sort'), skip: skip || null }) }, words);
+
+  async function load() {
+    running?.abort();
+    const control = new AbortController();
+    running = control;
+    const skip = Math.max(0, Number.parseInt(route.params.get('skip'), 10) || 0);
+    list.setAttribute('aria-busy', 'true');
+    try {
+      const answer = await api.get('/v1/videos', { query: route.params.get('query'), sort: route.params.get('sort') ?? 'name', top: PAGE, skip }, control.signal);
+      if (running !== control) return;
+      alerts.clear();
+      query.wrong('');
+      list.replaceChildren(...answer.videos.map(videoCard));
+      const last = skip + answer.videos.length;
+      total.textContent = answer.total === 0 ? 'No videos' : answer.total === answer.videos.length ? count(answer.total, 'video') : `${number(skip + 1)}–${number(last)} of ${count(answer.total, 'video')}`;
+      pages.replaceChildren(...[skip > 0 && step('Previous', Math.max(0, skip - PAGE)), answer.more && step('Next', last)].filter(Boolean));
+      say(total.textContent);
+    } catch (error) {
+      if (running !== control || error.name === 'AbortError') return;
+      list.replaceChildren();
+      pages.replaceChildren();
+      total.textContent = '';
+      if (error.status === 503) alerts.show(noIndex(await api.about().catch(() => ({}))));
+      else if (error.status === 400) query.wrong((error.detail || error.message).split('\n')[0]);
+      else api.report(error, load);
+    } finally {
+      if (running === control) list.removeAttribute('aria-busy');
+    }
+  }
+
+  return {
+    title: 'Library',
+    root,
+    async update(next) {
+      const turned = route && route.params.get('skip') !== next.params.get('skip');
+      route = next;
+      query.value = route.params.get('query') ?? '';
+      sort.value = SORTS[route.params.get('sort')] ? route.params.get('sort') : 'name';
+      await load();
+      if (turned) root.querySelector('h1').focus();
+    },
+    enter() {},
+    leave: () => running?.abort(),
+  };
+}

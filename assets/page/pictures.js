@@ -1,0 +1,83 @@
+// Query pictures: how they come in, and where they are kept while this page is open.
+
+import { Trouble } from './api.js';
+
+/** Pictures of this visit by the name that stands in the address, so that Back finds them. */
+const kept = new Map();
+const MOST_KEPT = 30;
+/** What a picture that the server cannot read, or that is too large for it, is drawn to at most. */
+const REDRAWN = 1600;
+
+export function keep(blob, name) {
+  const key = Math.random().toString(36).slice(2, 10);
+  kept.set(key, { blob, name, preview: URL.createObjectURL(blob) });
+  for (const [old, { preview }] of kept) {
+    if (kept.size <= MOST_KEPT) break;
+    URL.revokeObjectURL(preview);
+    kept.delete(old);
+  }
+  return key;
+}
+
+export const recall = (key) => kept.get(key);
+
+function fromDataAddress(address) {
+  const parts = /^data:([^;,]*)([^,]*),(.*)$/s.exec(address);
+  if (!parts) return null;
+  const [, type, coding, data] = parts;
+  const bytes = coding.endsWith('base64') ? Uint8Array.from(atob(data), (c) => c.charCodeAt(0)) : new TextEncoder().encode(decodeURIComponent(data));
+  return new Blob([bytes], { type });
+}
+
+const isAddress = (text) => /^https?:\/\/\S+$/i.test(text);
+
+/** What was dropped or pasted: `{blob, name}`, `{address}`, or null. */
+export function taken(transfer) {
+  const file = [...transfer.files].find((f) => f.type.startsWith('image/')) ?? transfer.files[0];
+  if (file) return { blob: file, name: file.name };
+  const html = transfer.getData('text/html');
+  const inPage = html && new DOMParser().parseFromString(html, 'text/html').querySelector('img')?.getAttribute('src');
+  const list = transfer.getData('text/uri-list').split('\n').find((line) => line && !line.startsWith('#'));
+  for (const address of [inPage, list, transfer.getData('text/plain')].map((a) => a?.trim()).filter(Boolean)) {
+    const blob = address.startsWith('data:image/') && fromDataAddress(address);
+    if (blob) return { blob, name: 'dragged picture' };
+    if (isAddress(address)) return { address };
+  }
+  return null;
+}
+
+/** Whether something that is dragged may be a picture. */
+export const mayBePicture = (transfer) => ['Files', 'text/uri-list', 'text/html'].some((type) => transfer.types.includes(type));
+
+/** The same picture as a JPEG that any server takes; null if this browser cannot read it either. */
+export async function redrawn(blob) {
+  const image = new Image();
+  image.src = URL.createObjectURL(blob);
+  const read = await image.decode().then(() => true, () => false);
+  if (!read) {
+    URL.revokeObjectURL(image.src);
+    return null;
+  }
+  const scale = Math.min(1, REDRAWN / Math.max(image.naturalWidth, image.naturalHeight, 1));
+  const canvas = document.createElement('canvas');
+  canvas.width = Math.max(1, Math.round(image.naturalWidth * scale));
+  canvas.height = Math.max(1, Math.round(image.naturalHeight * scale));
+  const pen = canvas.getContext('2d');
+  pen.fillStyle = '#fff';
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+  URL.revokeObjectURL(image.src);
+  return new Promise((resolve) => canvas.toBlob(resolve, 'image/jpeg', 0.92));
+}
+
+/** Calls `ask` with the picture and, if the server cannot take it as it is (too large, AVIF, SVG), once more with it redrawn. */
+export async function asked(blob, ask) {
+  try {
+    return await ask(blob);
+  } catch (error) {
+    if (!(error instanceof Trouble) || ![413, 415, 422].includes(error.status)) throw error;
+    const again = await redrawn(blob);
+    if (!again) throw error;
+    return ask(again);
+  }
+}

@@ -1,0 +1,48 @@
+// From an empty index to a first answer, by the page alone.
+
+import { answered, assert, pick, settings, test, titles, until } from './lib.mjs';
+
+test('folders are indexed from the page, and are then found', { allow: ['503'] }, async (page) => {
+  await page.goto(settings.base);
+  await page.getByRole('alert').getByText('There is no index to search yet').waitFor();
+  await page.getByRole('button', { name: 'Go to indexing' }).click();
+  await page.getByRole('heading', { level: 1, name: 'Indexing' }).waitFor();
+  const folder = page.getByRole('checkbox', { name: 'videos', exact: true });
+  await folder.uncheck();
+  await page.getByRole('checkbox', { name: 'slow', exact: true }).uncheck();
+  await page.getByRole('button', { name: 'Start indexing' }).click();
+  await page.getByText('Choose at least one folder').waitFor();
+  await folder.check();
+  await page.getByRole('checkbox', { name: 'Forget videos that are gone' }).check();
+
+  const [request] = await Promise.all([page.waitForRequest((r) => r.url().endsWith('/v1/index')), page.getByRole('button', { name: 'Start indexing' }).click()]);
+  assert.deepEqual(request.postDataJSON(), { folders: ['videos'], prune: true, retry: false, keyframes: false });
+  const done = page.locator('.job.done').first();
+  await done.waitFor({ timeout: 60_000 });
+  assert.match(await done.textContent(), /^Done.*3 indexed · 0 unchanged · 1 failed/);
+  await done.locator('summary').click();
+  assert.match(await done.locator('.failures li').textContent(), /^broken\.mp4 .{10}/, 'each file with its reason');
+  await until('it is said', async () => /^Indexing: done\. 3 indexed/.test(await page.locator('#say').textContent()));
+  await until('the stock is told', async () => (await page.locator('#stock').textContent()) === '3 videos');
+  assert.ok(await page.getByRole('button', { name: 'Start indexing' }).isEnabled());
+
+  await page.getByRole('link', { name: 'Search' }).click();
+  await pick(page, settings.pictures.zoom);
+  await answered(page);
+  assert.equal((await titles(page))[0], 'Into the set');
+});
+
+test('a run can be watched and stopped', {}, async (page) => {
+  await page.goto(`${settings.base}/#/indexing`);
+  await page.getByRole('checkbox', { name: 'videos', exact: true }).uncheck();
+  const [request] = await Promise.all([page.waitForRequest((r) => r.url().endsWith('/v1/index')), page.getByRole('button', { name: 'Start indexing' }).click()]);
+  assert.deepEqual(request.postDataJSON().folders, ['slow']);
+  const now = page.locator('.job-now');
+  await now.waitFor();
+  assert.ok(await now.getByRole('progressbar').isVisible());
+  assert.ok(await page.getByRole('button', { name: 'Start indexing' }).isDisabled());
+  await until('progress is told', async () => /^\d+ %$/.test(await now.locator('b').first().textContent()));
+  await now.getByRole('button', { name: 'Stop' }).click();
+  await page.locator('.job.cancelled').waitFor({ timeout: 30_000 });
+  assert.ok(await now.isHidden());
+});

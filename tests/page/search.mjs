@@ -1,0 +1,306 @@
+// The search view, from a picture to the video at its second.
+
+import { answered, assert, drop, loaded, pick, searched, settings, test, titles, until } from './lib.mjs';
+
+const { zoom, twice, noise, text, filmed } = settings.pictures;
+const first = (page) => page.locator('.results .card').first();
+
+test('a picture that is dropped finds its video and its moment', {}, async (page) => {
+  await page.goto(settings.base);
+  await drop(page, { files: [zoom] });
+  await answered(page);
+  assert.equal((await titles(page))[0], 'Into the set');
+  const card = first(page);
+  assert.match(await card.locator('.clock').textContent(), /^0:0[6-8]$/);
+  assert.match(await card.locator('.sureness').textContent(), /Confidence 99\.\d % strong/);
+  assert.match(await card.locator('.times').textContent(), /^0:0\d – 0:\d\d of 0:12$/);
+  assert.equal(await card.locator('.labels').textContent(), 'fractal');
+  assert.equal(await loaded(card.locator('img')), 320);
+  assert.ok((await loaded(page.locator('.query img'))) > 0, 'the query is shown');
+  assert.match(await page.locator('#say').textContent(), /First: Into the set at 0:0\d/, 'a screen reader hears it');
+  assert.match(page.url(), /#\/search\?picture=\w+$/);
+});
+
+test('a picture is pasted with Ctrl-V, and text in a box stays text', {}, async (page, context) => {
+  await context.grantPermissions(['clipboard-read', 'clipboard-write']);
+  await page.goto(settings.base);
+  const copy = (type, data) => page.evaluate(async ([type, data]) => navigator.clipboard.write([new ClipboardItem({ [type]: new Blob([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], { type }) })]), [type, data]);
+  await copy('text/plain', btoa('path:zoom'));
+  await page.getByRole('combobox', { name: 'Filter' }).focus();
+  await page.keyboard.press('Control+v');
+  assert.equal(await page.getByRole('combobox', { name: 'Filter' }).inputValue(), 'path:zoom');
+  await page.locator('body').click({ position: { x: 5, y: 400 } });
+  const { readFileSync } = await import('node:fs');
+  await copy('image/png', readFileSync(settings.pictures.zoomPng).toString('base64'));
+  await page.keyboard.press('Control+v');
+  await answered(page);
+  assert.deepEqual(await titles(page), ['Into the set'], 'found, and filtered by what was typed');
+});
+
+test('a picture of a page is dragged in: by its data, or by its address only where the server fetches', {}, async (page) => {
+  await page.goto(settings.base);
+  await drop(page, { items: [{ mimeType: 'text/uri-list', data: 'https://pictures.example/a.jpg' }] });
+  await page.getByRole('alert').getByText('this server fetches none').waitFor();
+  assert.ok(await page.getByLabel('Or its web address').isHidden());
+  const { readFileSync } = await import('node:fs');
+  const data = `data:image/jpeg;base64,${readFileSync(zoom).toString('base64')}`;
+  await drop(page, { items: [{ mimeType: 'text/html', data: `<p><img src="${data}"></p>` }] });
+  await answered(page);
+  assert.equal((await titles(page))[0], 'Into the set');
+  assert.equal(await page.locator('#alerts').textContent(), '', 'the old alert is gone');
+  await drop(page, { items: [{ mimeType: 'text/html', data: '<p>no picture</p>' }] });
+  await page.getByRole('alert').getByText('There is no picture in that').waitFor();
+});
+
+test('the moment plays in place, muted and again and again', {}, async (page) => {
+  await searched(page, zoom);
+  const card = first(page);
+  await card.getByRole('button', { name: 'Play the moment of Into the set' }).click();
+  const video = card.locator('video');
+  await until('it plays', () => video.evaluate((v) => v.readyState >= 2 && v.currentTime > 0.2));
+  assert.deepEqual(await video.evaluate((v) => [v.muted, v.loop, v.controls]), [true, true, false]);
+  await until('it begins again', () => video.evaluate((v) => ((v.currentTime = v.duration - 0.1), new Promise((done) => setTimeout(() => done(v.currentTime < 1), 400)))));
+  await card.getByRole('button', { name: 'Stop the moment of Into the set' }).click();
+  assert.equal(await video.count(), 0);
+  // With a mouse, staying on it is enough.
+  await page.mouse.move(5, 5);
+  await card.locator('.frame').hover();
+  await until('it plays', () => video.count());
+  await page.mouse.move(5, 5);
+  await until('it ends', async () => (await video.count()) === 0);
+});
+
+test('who asked for less motion is not shown any by staying on a card', { reducedMotion: 'reduce' }, async (page) => {
+  await searched(page, zoom);
+  await first(page).locator('.frame').hover();
+  await page.waitForTimeout(700);
+  assert.equal(await first(page).locator('video').count(), 0);
+  await first(page).getByRole('button', { name: 'Play the moment' }).click();
+  assert.equal(await first(page).locator('video').count(), 1);
+});
+
+test('a result opens the video at its second', {}, async (page) => {
+  await searched(page, zoom);
+  await first(page).getByRole('button', { name: /^Open Into the set at 0:0\d$/ }).click();
+  const dialog = page.getByRole('dialog', { name: /Into the set, at 0:0\d/ });
+  const video = dialog.locator('video');
+  await until('it plays from there', () => video.evaluate((v) => v.readyState >= 2 && v.currentTime > 4 && v.currentTime < 12));
+  assert.match(await video.getAttribute('src'), /^\/v1\/media\/[^?#/]+#t=\d+\.\d\d$/);
+  await page.keyboard.press('Escape');
+  assert.ok(await dialog.isHidden());
+  assert.match(await page.evaluate(() => document.activeElement.getAttribute('aria-label')), /^Open Into the set/, 'the focus is back');
+});
+
+test('a file that the browser cannot play plays as a cut', {}, async (page) => {
+  await searched(page, settings.pictures.bars);
+  assert.equal((await titles(page))[0], 'bars');
+  await first(page).getByRole('button', { name: /^Open/ }).click();
+  const dialog = page.getByRole('dialog');
+  await dialog.getByText('This browser cannot play the file itself').waitFor();
+  await until('the cut plays', () => dialog.locator('video').evaluate((v) => v.readyState >= 2 && v.currentTime > 0));
+  assert.match(await dialog.locator('video').getAttribute('src'), /^\/v1\/preview\?/);
+});
+
+test('a frame that was found is searched with, and Back returns', {}, async (page) => {
+  await searched(page, filmed);
+  await page.getByRole('button', { name: 'Search with this frame of Into the set' }).first().click();
+  await page.waitForURL(/frame=[^&]+%40\d/);
+  await answered(page);
+  assert.equal((await titles(page))[0], 'Into the set');
+  assert.match(await page.locator('.query-name').textContent(), /^Frame at 0:/);
+  assert.equal(await page.evaluate(() => document.activeElement.tagName), 'H2', 'the focus is at the results');
+  await page.goBack();
+  await until('the first picture is back', async () => (await page.locator('.query-name').textContent()) === 'filmed.jpg');
+  await answered(page);
+  await page.goForward();
+  await page.reload();
+  await answered(page);
+  assert.equal((await titles(page))[0], 'Into the set', 'a frame is in the address, so it outlives the page');
+});
+
+test('the filter is completed by keyboard', {}, async (page) => {
+  await searched(page, zoom);
+  const box = page.getByRole('combobox', { name: 'Filter' });
+  await box.focus();
+  await page.keyboard.type('lab');
+  const list = page.getByRole('listbox');
+  await list.waitFor();
+  assert.equal(await box.getAttribute('aria-expanded'), 'true');
+  await page.keyboard.press('ArrowDown');
+  const active = () => box.evaluate((e) => document.getElementById(e.getAttribute('aria-activedescendant'))?.textContent ?? '');
+  assert.match(await active(), /^label:/);
+  await page.keyboard.press('Enter');
+  assert.equal(await box.inputValue(), 'label:');
+  await page.keyboard.type('bio');
+  await until('it is proposed', async () => (await list.locator('li').allTextContents()).join() === 'label:"biology of grids"1 video');
+  await page.keyboard.press('ArrowUp');
+  assert.match(await active(), /biology/);
+  await page.keyboard.press('Enter');
+  await page.waitForURL(/filter=label%3A%22biology\+of\+grids%22/);
+  await page.getByRole('heading', { name: 'Nothing like this here' }).waitFor();
+  await page.locator('.weak summary').click();
+  assert.deepEqual(await titles(page), ['Life of cells']);
+  // Folders too; Escape closes the list, then leaves what was typed.
+  await box.fill('');
+  await page.keyboard.type('holi');
+  await until('the folder is proposed', async () => (await list.locator('li').allTextContents()).some((words) => words.startsWith('path:"holiday"')));
+  await page.keyboard.press('Escape');
+  assert.ok(await list.isHidden());
+  assert.equal(await box.inputValue(), 'holi');
+  await page.goBack();
+  await until('Back takes the filter away', async () => (await box.inputValue()) === '');
+});
+
+test('a filter that is not understood is said beside it', { allow: ['400'] }, async (page) => {
+  await searched(page, zoom);
+  const box = page.getByRole('combobox', { name: 'Filter' });
+  await box.fill('duration:[1 TO');
+  await page.keyboard.press('Enter');
+  await page.locator('.combobox .wrong:not(:empty)').waitFor();
+  assert.equal(await box.getAttribute('aria-invalid'), 'true');
+  await box.fill('duration:[1 TO 100]');
+  await page.keyboard.press('Enter');
+  await answered(page);
+  assert.equal((await titles(page))[0], 'Into the set');
+  assert.equal(await box.getAttribute('aria-invalid'), null);
+});
+
+test('the threshold moves the border between what is found and what is weak', {}, async (page) => {
+  await searched(page, zoom);
+  const slider = page.getByRole('slider', { name: 'Least confidence' });
+  assert.match(await slider.getAttribute('aria-valuetext'), /^95 %\. .*once in 20\.$/);
+  const sure = await page.locator('.results > .cards .card').count();
+  const weak = await page.locator('.weak .card').count();
+  assert.ok(sure >= 1 && weak >= 1, `${sure} found, ${weak} weak`);
+  assert.ok(await page.locator('.weak .card').first().isHidden());
+  await slider.focus();
+  await page.keyboard.press('Home');
+  await page.waitForURL(/min=0/);
+  assert.match(await slider.getAttribute('aria-valuetext'), /^any\. Everything/);
+  assert.equal(await page.locator('.results > .cards .card').count(), sure + weak);
+  assert.ok(await page.locator('.weak').isHidden());
+  await page.keyboard.press('End');
+  assert.match(await slider.getAttribute('aria-valuetext'), /once in 1,000\.$/);
+});
+
+test('one result a video, or all of its moments', {}, async (page) => {
+  await searched(page, twice);
+  const found = page.locator('.results > .cards .card');
+  assert.equal(await found.count(), 1);
+  await page.getByRole('radio', { name: 'All moments' }).check();
+  await page.waitForURL(/group=moment/);
+  await page.getByRole('heading', { name: /^\d+ moments$/ }).waitFor();
+  const times = await found.locator('.clock').allTextContents();
+  assert.deepEqual(times.slice(0, 2).sort(), ['0:02', '0:18'], 'the scene is there twice');
+  assert.deepEqual([...new Set(await titles(page))], ['Twice']);
+});
+
+test('more results come page by page', {}, async (page) => {
+  await page.goto(`${settings.base}/#/search?group=moment&min=0`);
+  await pick(page, zoom);
+  await answered(page);
+  const cards = page.locator('.results > .cards .card');
+  assert.equal(await cards.count(), 24);
+  await page.getByRole('heading', { name: '24 moments and more' }).waitFor();
+  await page.getByRole('button', { name: 'Show more' }).click();
+  await until('the next page', async () => (await cards.count()) > 24);
+  const focused = () => page.evaluate(() => [...document.querySelectorAll('.card')].indexOf(document.activeElement.closest('.card')));
+  await until('the focus is at its first', async () => (await focused()) === 24);
+});
+
+test('a picture of nothing here is told so, and the nearest are offered', {}, async (page) => {
+  await searched(page, noise);
+  await page.getByRole('heading', { name: 'Nothing like this here' }).waitFor();
+  assert.match(await page.locator('#say').textContent(), /^Nothing like this here/);
+  assert.deepEqual(await titles(page), []);
+  const offer = page.locator('.weak summary');
+  assert.match(await offer.textContent(), /^Show the \d+ nearest videos? anyway$/);
+  await offer.click();
+  assert.ok((await titles(page)).length >= 1);
+});
+
+test('what is no picture, or too large, is told in plain words', { allow: ['415', '413'] }, async (page) => {
+  await page.goto(settings.base);
+  await drop(page, { files: [text] });
+  await page.getByRole('alert').getByText('not a picture that can be read').waitFor();
+  await page.getByRole('heading', { name: 'No answer' }).waitFor();
+  await pick(page, settings.pictures.heavy);
+  await page.getByRole('alert').getByText('25 MB is the most').waitFor();
+  await page.getByRole('button', { name: 'Dismiss' }).click();
+  assert.equal(await page.locator('.alert').count(), 0);
+});
+
+test('a picture that only the browser can read is redrawn for the server', { allow: ['415', '422'] }, async (page) => {
+  await searched(page, settings.pictures.drawing);
+  assert.ok(await page.locator('.results-head h2').textContent());
+  assert.equal(await page.locator('.alert').count(), 0);
+});
+
+test('a busy server is asked again after the time that it names', { allow: ['429'] }, async (page) => {
+  let refused = 0;
+  await page.route('**/v1/search**', (route) => {
+    refused += 1;
+    return refused === 1 ? route.fulfill({ status: 429, headers: { 'Retry-After': '1' }, json: { error: 'busy' } }) : route.continue();
+  });
+  await page.goto(settings.base);
+  await pick(page, zoom);
+  await page.getByRole('alert').getByText('trying again in 1 s').waitFor();
+  await answered(page);
+  assert.equal((await titles(page))[0], 'Into the set');
+  assert.equal(await page.locator('.alert').count(), 0);
+});
+
+test('a whole search with the keyboard alone', {}, async (page) => {
+  // Asked for before the page is opened: the browser takes up that it shall tell of choosers some time after it is told.
+  const asked = page.waitForEvent('filechooser', { timeout: 60_000 });
+  await page.goto(settings.base);
+  const focused = () => page.evaluate(() => document.activeElement.textContent.trim() || document.activeElement.getAttribute('aria-label') || document.activeElement.id);
+  const tabTo = async (words) => {
+    for (let i = 0; i < 40; i += 1) {
+      await page.keyboard.press('Tab');
+      const outline = await page.evaluate(() => getComputedStyle(document.activeElement).outlineStyle);
+      assert.notEqual(outline, 'none', `the focus is seen on ${await focused()}`);
+      if (words.test(await focused())) return;
+    }
+    assert.fail(`Tab never comes to ${words}`);
+  };
+  await page.keyboard.press('Tab');
+  assert.equal(await focused(), 'Skip to content');
+  await page.keyboard.press('Enter');
+  await tabTo(/^Choose a picture$/);
+  await page.keyboard.press('Enter');
+  await (await asked).setFiles(zoom);
+  await answered(page);
+  await tabTo(/^threshold$/);
+  await page.keyboard.press('ArrowLeft');
+  await tabTo(/^Open Into the set/);
+  await page.keyboard.press('Tab');
+  assert.match(await page.evaluate(() => document.activeElement.getAttribute('aria-label')), /^Play the moment of Into the set/);
+  await page.keyboard.press('Space');
+  await until('it plays', () => page.locator('.card video').count());
+  await page.keyboard.press('Escape');
+  assert.equal(await page.locator('.card video').count(), 0);
+  await page.keyboard.press('Shift+Tab');
+  await page.keyboard.press('Enter');
+  await page.getByRole('dialog').waitFor();
+  await page.keyboard.press('Escape');
+  await tabTo(/^Into the set$/);
+  await page.keyboard.press('Enter');
+  await page.getByRole('heading', { level: 1, name: 'Into the set' }).waitFor();
+  await until('the focus is at the new view', () => page.evaluate(() => document.activeElement.tagName === 'H1'));
+  // No trap: from the last thing on, Tab comes round to the first.
+  for (let i = 0, round = false; !round; i += 1) {
+    assert.ok(i < 80, 'Tab comes round');
+    await page.keyboard.press('Tab');
+    round = (await focused()) === 'Skip to content';
+  }
+});
+
+// The last: it ends the server.
+test('a server that is gone is told', { allow: ['ERR_CONNECTION_REFUSED', 'Failed to load resource'] }, async (page) => {
+  await searched(page, zoom);
+  process.kill(settings.pid, 'SIGKILL');
+  await pick(page, twice);
+  await page.getByRole('alert').getByText('The server does not answer. Is reelseek serve still running?').waitFor();
+  assert.ok(await page.getByRole('button', { name: 'Try again' }).isVisible());
+});
