@@ -15,11 +15,13 @@ pub mod layout;
 mod mobileclip;
 mod mobilenet_v2;
 mod onnx;
+mod pickle;
 mod pooled;
 #[cfg(test)]
 mod reference;
 pub mod registry;
 mod siglip;
+mod stored;
 mod weights;
 
 use std::path::PathBuf;
