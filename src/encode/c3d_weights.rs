@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -209,7 +209,7 @@ fn pickled_tensor(pickle: &Pickle, name: &str, mut value: At) -> Option<Pickled>
 /// What `torch.save` wrote before version 1.6: pickles, then the numbers of one storage after the other.
 fn pickled(file: &File, _: u64) -> Result<Tensors, String> {
     let mut reader = BufReader::new(file);
-    reader.seek_relative(MAGIC.len() as i64).map_err(|e| e.to_string())?;
+    reader.seek(SeekFrom::Start(MAGIC.len() as u64)).map_err(|e| e.to_string())?;
     let (_system, state_dict) = (Pickle::read(&mut reader)?, Pickle::read(&mut reader)?);
     let keys = Pickle::read(&mut reader)?;
     let tensors = state(&state_dict)?;
@@ -246,7 +246,7 @@ fn zipped(file: &File, length: u64) -> Result<Tensors, String> {
     };
     let Place { start, bytes } = place.ok_or_else(|| format!("`{name}` {}", packed()))?;
     let mut reader = BufReader::new(file);
-    reader.seek(std::io::SeekFrom::Start(start)).map_err(|e| e.to_string())?;
+    reader.seek(SeekFrom::Start(start)).map_err(|e| e.to_string())?;
     let tensors = state(&Pickle::read(&mut reader.take(bytes))?)?;
     let folder = name.trim_end_matches("data.pkl");
     let place = |tensor: &Pickled| {

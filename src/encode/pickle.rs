@@ -372,9 +372,9 @@ mod tests {
             (b"(.", "takes more values"),
             (b"t.", "a mark"),
             (b"h\x01.", "has not remembered"),
-            (b"Ka.", "ends early"),
+            (b"K", "ends early"),
             (b"X\xff\xff\xff\xffabc.", "ends after 4"),
-            (b"Na.", "takes more values"),
+            (b"Na.", "neither a list nor a dict"),
             (b"NNa.", "neither a list nor a dict"),
             (b"\x95.", "the opcode 0x95"),
         ] {
