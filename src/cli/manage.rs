@@ -7,8 +7,9 @@ use clap::Args;
 use reelseek_index::{Effort, Index, Precision, Searcher};
 
 use super::{FAILED, FOUND_NOTHING, IndexFolder, talk};
+use crate::encode::registry::LAYOUT;
 use crate::ingest;
-use crate::search::State;
+use crate::search::{ENCODER, State};
 
 #[derive(Debug, Args)]
 pub(super) struct Info {
@@ -78,7 +79,9 @@ pub(super) fn info(arguments: &Info) -> anyhow::Result<ExitCode> {
         videos.push(searcher.video(number)?);
     }
     let state = State::of(&searcher);
-    let calibration = &state.calibration;
+    let (calibration, _) = state.calibrations(searcher.settings().sketch > 0);
+    let encoder = searcher.settings().attributes.get(ENCODER);
+    let same_scene = encoder.is_none_or(|id| id.split('/').next() == Some(LAYOUT));
     let duration_ms: u64 = videos.iter().map(|v| v.duration_ms).sum();
     let settings = searcher.settings();
     let recall = recall(&searcher)?;
@@ -102,6 +105,7 @@ pub(super) fn info(arguments: &Info) -> anyhow::Result<ExitCode> {
             "ann_recall@10": recall.as_ref().map_or(1.0, |r| r.default),
             "ef_for_0.99": recall.as_ref().and_then(|r| r.ef),
             "bits": bits,
+            "sketch_bytes": settings.sketch,
             "rounding_recall@10": rounding,
         });
         if arguments.videos {
@@ -150,11 +154,24 @@ pub(super) fn info(arguments: &Info) -> anyhow::Result<ExitCode> {
     }
     writeln!(
         std::io::stdout(),
-        "confidence  a foreign picture scores {:.2} ± {:.2} here ({} probes)",
+        "confidence  a foreign picture gets to {:.2} - {:.2} + {:.2} here ({} probes)",
         calibration.location,
         calibration.scale,
+        if calibration.upper > 0.0 { calibration.upper } else { calibration.scale },
         calibration.probes
     )?;
+    if settings.sketch > 0 {
+        writeln!(
+            std::io::stdout(),
+            "sketches    {} bytes a row: the best candidates get a second look",
+            settings.sketch
+        )?;
+    } else if same_scene {
+        writeln!(
+            std::io::stdout(),
+            "sketches    none: made by an earlier version; index into another folder for a second look at candidates"
+        )?;
+    }
     if arguments.videos {
         for video in &videos {
             writeln!(

@@ -9,8 +9,6 @@ use crate::search::{Asked, Calibration, Measured, State, View, align, rank};
 
 /// Probes searched for.
 const MAX_PROBES: usize = 256;
-/// Videos that are ranked for each.
-const MOST: usize = 32;
 
 /// Publishes `state`, with a calibration that belongs to the index as it is committed now. Nothing is measured or
 /// written if what the index has is of today.
@@ -19,16 +17,42 @@ const MOST: usize = 32;
 /// [`Error::Index`] if the index cannot be read or written.
 pub fn calibrate(index: &Index, writer: &mut Writer, mut state: State) -> Result<(), Error> {
     let searcher = index.searcher()?;
-    let numbers = searcher.video_numbers();
-    // Numbers are never used again: the newest and their count name exactly these videos.
-    let on = Measured { newest: numbers.last().map_or(0, |n| n.0), videos: numbers.len() };
-    if state.measured != Some(on) {
-        let (evidence, cosines) = null_scores(&searcher)?.into_iter().unzip();
-        state.calibration = Calibration::fit(evidence, searcher.settings().sketch > 0);
-        state.by_cosine = Calibration::fit(cosines, false);
-        state.measured = Some(on);
+    if state.measured != Some(measured(&searcher)) || state.by_cosine.is_none() {
+        measure(&searcher, &mut state)?;
     }
-    if state != State::of(&searcher) {
+    publish(&searcher, writer, &state)
+}
+
+/// [`calibrate`] within a run, once the index has grown to twice what it was measured on: whoever searches meanwhile should be told what is true by then.
+///
+/// # Errors
+/// As there.
+pub(super) fn calibrate_if_outgrown(index: &Index, writer: &mut Writer, state: &mut State) -> Result<(), Error> {
+    let searcher = index.searcher()?;
+    let before = state.measured.map_or(0, |measured| measured.videos);
+    if measured(&searcher).videos < 2 * before.max(1) {
+        return Ok(());
+    }
+    measure(&searcher, state)?;
+    publish(&searcher, writer, state)
+}
+
+/// Numbers are never used again: the newest and their count name exactly these videos.
+fn measured(searcher: &Searcher) -> Measured {
+    let numbers = searcher.video_numbers();
+    Measured { newest: numbers.last().map_or(0, |n| n.0), videos: numbers.len() }
+}
+
+fn measure(searcher: &Searcher, state: &mut State) -> Result<(), Error> {
+    let (evidence, cosines) = null_scores(searcher)?.into_iter().unzip();
+    state.calibration = Some(Calibration::fit(evidence, searcher.settings().sketch > 0));
+    state.by_cosine = Some(Calibration::fit(cosines, false));
+    state.measured = Some(measured(searcher));
+    Ok(())
+}
+
+fn publish(searcher: &Searcher, writer: &mut Writer, state: &State) -> Result<(), Error> {
+    if *state != State::of(searcher) {
         writer.set_state(state.to_json());
         writer.commit()?;
     }
@@ -53,9 +77,10 @@ fn null_scores(searcher: &Searcher) -> Result<Vec<(f32, f32)>, Error> {
             None => None,
         };
         let foreign: VideoSet = numbers.iter().copied().filter(|n| n != own).collect();
-        // Not one only: the highest cosine may be another video's than the best evidence.
-        let best = rank(searcher, &Asked { views, laid }, MOST, Some(&foreign), Effort::Exact)?;
-        let cosine = best.iter().flatten().map(|row| row.hit.score).max_by(f32::total_cmp);
+        // An embedding comes alone: how it is mirrored nobody knows.
+        let plain = views.first().map(|view| searcher.search(&view.embedding, 1, Some(&foreign), Effort::Exact));
+        let cosine = plain.transpose()?.and_then(|hits| Some(hits.first()?.score));
+        let best = rank(searcher, &Asked { views, laid }, 1, Some(&foreign), Effort::Exact)?;
         Ok(best.first().map(|rows| rows[0].evidence).zip(cosine))
     });
     Ok(best.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())

@@ -199,7 +199,7 @@ pub fn run(
         // Without an index to write to, what is still being decoded is of no use.
         done.try_for_each(|(task, done)| run.take(&task, done)).inspect_err(|_| cancel.set())
     })?;
-    let mut summary = run.end(&index)?;
+    let mut summary = run.end()?;
     summary.cancelled = cancel.is_set();
     summary.took = start.elapsed();
     Ok(summary)

@@ -20,7 +20,8 @@ const MAX_FAILURES: usize = 1000;
 const MAX_REASON_BYTES: usize = 256;
 
 /// The writer, with all that a run keeps count of.
-pub(super) struct Run<T> {
+pub(super) struct Run<'a, T> {
+    index: &'a Index,
     writer: Writer,
     snapshot: Searcher,
     known: HashMap<String, (VideoNumber, Video)>,
@@ -34,8 +35,8 @@ pub(super) struct Run<T> {
     committed: Instant,
 }
 
-impl<T: FnMut(&Event)> Run<T> {
-    pub(super) fn begin(index: &Index, tell: T) -> Result<Run<T>, Error> {
+impl<'a, T: FnMut(&Event)> Run<'a, T> {
+    pub(super) fn begin(index: &'a Index, tell: T) -> Result<Run<'a, T>, Error> {
         let writer = index.writer()?;
         let snapshot = index.searcher()?;
         let mut known = HashMap::new();
@@ -45,6 +46,7 @@ impl<T: FnMut(&Event)> Run<T> {
         }
         Ok(Run {
             state: State::of(&snapshot),
+            index,
             writer,
             snapshot,
             known,
@@ -188,6 +190,7 @@ impl<T: FnMut(&Event)> Run<T> {
             // The calibration in it stays that of the videos that it names.
             self.writer.set_state(self.state.to_json());
             self.writer.commit()?;
+            calibrate::calibrate_if_outgrown(self.index, &mut self.writer, &mut self.state)?;
             self.pending = false;
             self.committed = Instant::now();
         }
@@ -195,13 +198,13 @@ impl<T: FnMut(&Event)> Run<T> {
     }
 
     /// Commits, brings what the index remembers up to date, and gives the totals.
-    pub(super) fn end(mut self, index: &Index) -> Result<Summary, Error> {
+    pub(super) fn end(mut self) -> Result<Summary, Error> {
         if self.pending {
             self.writer.commit()?;
         }
-        calibrate(index, &mut self.writer, self.state)?;
+        calibrate::calibrate(self.index, &mut self.writer, self.state)?;
         self.writer.close()?;
-        let after = index.searcher()?;
+        let after = self.index.searcher()?;
         Ok(Summary { rows: after.rows(), videos: after.video_numbers().len(), ..self.summary })
     }
 }

@@ -13,12 +13,14 @@ pub fn trim_borders(picture: &Picture) -> Option<Picture> {
     let mut bright_in_row = vec![0u32; height];
     let mut bright_in_column = vec![0u32; width];
     for (y, row) in picture.rgb.chunks_exact((width * 3).max(1)).enumerate() {
-        for (x, pixel) in row.chunks_exact(3).enumerate() {
+        let mut in_row = 0;
+        for (pixel, in_column) in row.chunks_exact(3).zip(&mut bright_in_column) {
             let luma = 299 * u32::from(pixel[0]) + 587 * u32::from(pixel[1]) + 114 * u32::from(pixel[2]);
             let bright = u32::from(luma > BLACK * 1000);
-            bright_in_row[y] += bright;
-            bright_in_column[x] += bright;
+            in_row += bright;
+            *in_column += bright;
         }
+        bright_in_row[y] = in_row;
     }
     let (top, bottom) = content(&bright_in_row, width)?;
     let (left, right) = content(&bright_in_column, bottom - top)?;

@@ -4,7 +4,7 @@
 //! frame: whole, cropped at any place, turned a little, surrounded by something, mirrored. The score is the highest normalised cross-correlation of the two, both without their
 //! local mean, so that brightness, contrast and slow shading say nothing:
 //!
-//! `ncc = Σ q f / √(Σ q² (Σ f² + floor))`, sums over the overlap, `f` about its mean there.
+//! `ncc = Σ q f / √((Σ q² + floor) (Σ f² + floor))`, sums over the overlap, `q` and `f` about their means there; `floor` is the square of [`FLOOR`] for each cell.
 
 use crate::media::Picture;
 
@@ -53,6 +53,7 @@ impl Query {
     /// All ways in which a picture may lie on a frame.
     pub fn new(picture: &Picture) -> Query {
         let grey = Grey::of(picture, 2 * SIDE);
+        let aspect = picture.width as f32 / picture.height as f32;
         let whole = [0.5, 0.5];
         let mut templates = Vec::new();
         let full = grey.part(whole, 1.0, SIDE);
@@ -72,7 +73,7 @@ impl Query {
         }
         let side = (TURNED * SIDE as f32).round() as usize;
         for angle in ANGLES {
-            templates.push(Template::of(&grey.turned(TURNED, angle, side), side, side, false));
+            templates.push(Template::of(&grey.turned(TURNED, angle, aspect, side), side, side, false));
         }
         // Places and angles come in pairs: the ways of the mirrored picture are the mirrored ways.
         let mirrored = templates.iter().map(Template::mirrored).collect();
@@ -163,8 +164,9 @@ impl Grey {
         (low, (low + 1).min(self.side - 1), at - low as f32)
     }
 
-    /// The middle `share` of the sides, turned by `angle`, in `side` x `side`, without its local mean.
-    fn turned(&self, share: f32, angle: f32, side: usize) -> Grey {
+    /// The middle `share` of the sides, turned by `angle`, in `side` x `side`, without its local mean. `aspect` is the picture's width by its height before it was
+    /// stretched to a square: what is turned there is no turn here.
+    fn turned(&self, share: f32, angle: f32, aspect: f32, side: usize) -> Grey {
         let (sin, cos) = angle.to_radians().sin_cos();
         let middle = self.side as f32 / 2.0;
         let step = share * self.side as f32 / side as f32;
@@ -174,7 +176,7 @@ impl Grey {
                 // Four samples a cell: it may be twice as wide as the picture's.
                 let sample = |(oy, ox): (f32, f32)| {
                     let (u, v) = (column as f32 + ox - side as f32 / 2.0, row as f32 + oy - side as f32 / 2.0);
-                    let (x, y) = ((u * cos - v * sin) * step, (u * sin + v * cos) * step);
+                    let (x, y) = ((u * cos - v * sin / aspect) * step, (u * sin * aspect + v * cos) * step);
                     self.at(middle + x - 0.5, middle + y - 0.5)
                 };
                 values.push(
@@ -336,10 +338,28 @@ mod tests {
     }
 
     #[test]
+    fn a_wide_picture_that_was_turned_lies_on_its_frame() {
+        let frame = scene(8);
+        for angle in [-4.0f32, 4.0] {
+            let (sin, cos) = angle.to_radians().sin_cos();
+            let mut turned = frame.clone();
+            for i in 0..320 * 180 {
+                let (u, v) = ((i % 320) as f32 - 159.5, (i / 320) as f32 - 89.5);
+                let (x, y) = (u * cos - v * sin + 159.5, u * sin + v * cos + 89.5);
+                let at = |value: f32, size: u32| value.round().clamp(0.0, (size - 1) as f32) as u32;
+                let pixel = frame.pixel(at(x, 320), at(y, 180));
+                turned.rgb[3 * i..3 * i + 3].copy_from_slice(&pixel);
+            }
+            let score = Query::new(&turned).score(&sketch(&frame), false);
+            assert!(score > 0.85, "{angle}: {score}");
+        }
+    }
+
+    #[test]
     fn a_part_that_is_not_turned_is_the_same_by_either_way() {
         let grey = Grey::of(&scene(7), 2 * SIDE);
         for (share, side) in [(1.0, SIDE), (1.0, 24), (0.8, SIDE)] {
-            let (straight, turned) = (grey.part([0.5, 0.5], share, side), grey.turned(share, 0.0, side));
+            let (straight, turned) = (grey.part([0.5, 0.5], share, side), grey.turned(share, 0.0, 1.7, side));
             let off = straight.values.iter().zip(&turned.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(off < 1e-3, "{share} {side}: {off}");
         }

@@ -123,6 +123,27 @@ mod tests {
     }
 
     #[test]
+    fn with_sketches_too_where_the_upper_side_is_wider() {
+        // Scales of 0.08 below the median and 0.14 above it, as scenes that look alike make it.
+        let at = |p: f64| {
+            let (mut low, mut high) = (-6.0, 6.0);
+            for _ in 0..60 {
+                let middle = 0.5 * (low + high);
+                if normal_cdf(middle) < p { low = middle } else { high = middle }
+            }
+            (0.5 + if low > 0.0 { 0.14 * low } else { 0.08 * low }) as f32
+        };
+        let mut null: Vec<f32> = (1..1000).map(|i| at(f64::from(i) / 1000.0)).collect();
+        null.retain(|v| *v < COPY);
+        let calibration = Calibration::fit(null.clone(), true);
+        let passed = null.iter().filter(|s| calibration.confidence(**s) >= 0.95).count();
+        assert!((35..=65).contains(&passed), "{passed} of 999");
+        // The same by the lower side alone would let through far more.
+        let one_sided = Calibration::fit(null.clone(), false);
+        assert!(null.iter().filter(|s| one_sided.confidence(**s) >= 0.95).count() > 130);
+    }
+
+    #[test]
     fn copies_in_the_gallery_hardly_move_it() {
         let clean: Vec<f32> = (0..100).map(|i| 0.3 + 0.002 * i as f32).collect();
         let mut copies = clean.clone();

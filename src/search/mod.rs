@@ -102,6 +102,8 @@ pub struct Found {
     pub video: reelseek_index::Video,
     /// Cosine of the query's best view and the moment's best row.
     pub score: f32,
+    /// What order and confidence go by: the cosine, and where the picture was laid over the row's frame, what that told.
+    pub evidence: f32,
     /// See [`Calibration::confidence`].
     pub confidence: f32,
     /// The moment, in milliseconds from the first frame.
@@ -128,7 +130,8 @@ pub struct Engine {
     searcher: Searcher,
     encoder: Arc<dyn Encoder>,
     checkpoint: Folded,
-    state: State,
+    calibration: Calibration,
+    by_cosine: Calibration,
 }
 
 impl Engine {
@@ -158,8 +161,8 @@ impl Engine {
 
     /// An engine from its parts.
     pub fn new(searcher: Searcher, encoder: Arc<dyn Encoder>, checkpoint: Folded) -> Engine {
-        let state = State::of(&searcher);
-        Engine { searcher, encoder, checkpoint, state }
+        let (calibration, by_cosine) = State::of(&searcher).calibrations(searcher.settings().sketch > 0);
+        Engine { searcher, encoder, checkpoint, calibration, by_cosine }
     }
 
     /// The engine of the last commit of the same index, with this one's encoder and checkpoint, which need not be read again. If the index has become
@@ -241,11 +244,11 @@ impl Engine {
         if options.group == Group::Video {
             videos.iter_mut().for_each(|rows| rows.truncate(1));
         }
-        let mut found: Vec<(f32, Found)> = Vec::new();
+        let mut found: Vec<(Ranked, Found)> = Vec::new();
         for rows in videos {
             self.moments_of(&rows, asked, options, &mut found)?;
         }
-        found.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        found.sort_by(|(a, _), (b, _)| a.order(b));
         let more = found.len() > wanted;
         let found = found.into_iter().map(|(_, found)| found).skip(options.skip).take(options.top).collect();
         // Without graphs every row is compared.
@@ -259,9 +262,9 @@ impl Engine {
         rows: &[Ranked],
         asked: &Asked,
         options: &Options,
-        found: &mut Vec<(f32, Found)>,
+        found: &mut Vec<(Ranked, Found)>,
     ) -> Result<(), Error> {
-        let calibration = if asked.laid.is_some() { self.state.calibration } else { self.state.by_cosine };
+        let calibration = if asked.laid.is_some() { self.calibration } else { self.by_cosine };
         let good =
             |row: &&Ranked| row.hit.score > 0.0 && calibration.confidence(row.evidence) >= options.min_confidence;
         let good: Vec<&Ranked> = rows.iter().filter(good).collect();
@@ -277,7 +280,8 @@ impl Engine {
             let moment = Moment::around(row.hit.span, &spans, &vectors, &asked.views[row.view].embedding);
             moments.push(moment);
             let confidence = calibration.confidence(row.evidence);
-            found.push((row.evidence, Found { video: video.clone(), score: row.hit.score, confidence, moment }));
+            let (video, score, evidence) = (video.clone(), row.hit.score, row.evidence);
+            found.push((row.clone(), Found { video, score, evidence, confidence, moment }));
         }
         Ok(())
     }
@@ -289,10 +293,19 @@ impl Engine {
 /// # Errors
 /// [`Error::Encoder`] if the encoder fails, [`Error::Checkpoint`] if encoder and checkpoint do not fit.
 pub fn views(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Vec<View>, Error> {
+    views_of(picture, media::trim_borders(picture).as_ref(), encoder, checkpoint)
+}
+
+/// As [`views`], with what is left of the picture without its borders.
+fn views_of(
+    picture: &Picture,
+    trimmed: Option<&Picture>,
+    encoder: &dyn Encoder,
+    checkpoint: &Folded,
+) -> Result<Vec<View>, Error> {
     let sampling = &encoder.about().sampling;
-    let trimmed = media::trim_borders(picture);
     let seen: Vec<Picture> =
-        std::iter::once(picture).chain(&trimmed).map(|picture| encode::fit(picture, sampling)).collect();
+        std::iter::once(picture).chain(trimmed).map(|picture| encode::fit(picture, sampling)).collect();
     let mut embeddings = Vec::with_capacity(4);
     for descriptor in encoder.describe(&seen)?.into_iter().filter(|descriptor| !descriptor.is_flat()) {
         embeddings.push(View { embedding: checkpoint.embed_image(&encoder.image(&descriptor))?, mirrored: false });
@@ -308,8 +321,9 @@ pub fn views(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> R
 /// # Errors
 /// As [`views`].
 pub fn ask(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Asked, Error> {
-    let views = views(picture, encoder, checkpoint)?;
+    let trimmed = media::trim_borders(picture);
+    let views = views_of(picture, trimmed.as_ref(), encoder, checkpoint)?;
     let laid = (encoder.about().same_scene && !views.is_empty())
-        .then(|| align::Query::new(media::trim_borders(picture).as_ref().unwrap_or(picture)));
+        .then(|| align::Query::new(trimmed.as_ref().unwrap_or(picture)));
     Ok(Asked { views, laid })
 }

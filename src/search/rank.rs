@@ -44,11 +44,27 @@ pub(crate) struct Ranked {
     pub(crate) hit: Hit,
     /// The view that found the row.
     pub(crate) view: usize,
-    /// What the order and the confidence go by: the row's cosine, and in an index with sketches, `WEIGHT` times the correlation with its frame more.
+    /// What the order and the confidence go by: the row's cosine, and if its frame was looked at, `WEIGHT` times the correlation with it more.
     pub(crate) evidence: f32,
+    /// Whether its frame was looked at. Those come before others, whatever the others' cosine.
+    pub(crate) looked: bool,
 }
 
-/// The best `top` videos, best first, ties by number; of each the rows that were looked at, best first.
+impl Ranked {
+    /// Best first: looked at, evidence, number of the video, place in it.
+    pub(crate) fn order(&self, other: &Ranked) -> std::cmp::Ordering {
+        let by_evidence = other.evidence.total_cmp(&self.evidence);
+        other.looked.cmp(&self.looked).then(by_evidence).then_with(|| self.place().cmp(&other.place()))
+    }
+
+    fn place(&self) -> (VideoNumber, u32) {
+        (self.hit.video, self.hit.nth)
+    }
+}
+
+/// The best `top` videos, best first, ties by number; of each the rows that were found, best first.
+///
+/// The same videos are looked at twice whatever `top` is, so that a longer list begins with the shorter one.
 pub(crate) fn rank(
     searcher: &Searcher,
     asked: &Asked,
@@ -57,10 +73,13 @@ pub(crate) fn rank(
     effort: Effort,
 ) -> reelseek_index::Result<Vec<Vec<Ranked>>> {
     let laid = asked.laid.as_ref().filter(|_| searcher.settings().sketch as usize == align::BYTES);
-    let wanted = if laid.is_some() { top.max(CANDIDATES) } else { top };
-    let mut videos = nearest(searcher, &asked.views, wanted, filter, effort)?;
-    if let Some(laid) = laid {
-        second_look(searcher, asked, laid, &mut videos)?;
+    let Some(laid) = laid else { return nearest(searcher, &asked.views, top, filter, effort) };
+    let mut videos = nearest(searcher, &asked.views, CANDIDATES, filter, effort)?;
+    second_look(searcher, asked, laid, &mut videos)?;
+    if top > CANDIDATES && videos.len() == CANDIDATES {
+        let known: HashSet<VideoNumber> = videos.iter().map(|rows| rows[0].hit.video).collect();
+        let more = nearest(searcher, &asked.views, top, filter, effort)?;
+        videos.extend(more.into_iter().filter(|rows| !known.contains(&rows[0].hit.video)));
     }
     videos.truncate(top);
     Ok(videos)
@@ -73,65 +92,66 @@ fn second_look(
     laid: &align::Query,
     videos: &mut [Vec<Ranked>],
 ) -> reelseek_index::Result<()> {
-    let look = |row: &mut Ranked| -> reelseek_index::Result<Vec<u8>> {
-        let sketch = searcher.sketch_of(&row.hit)?.unwrap_or_default();
-        if !sketch.is_empty() {
-            row.evidence += WEIGHT * laid.score(&sketch, asked.views[row.view].mirrored).max(0.0);
-        }
-        Ok(sketch)
-    };
-    // The place of the row among the candidates' best, and its sketch.
-    let mut sketches: Vec<(f32, Vec<u8>)> = vec![(f32::MIN, Vec::new()); videos.len()];
-    let mut look_at = |i: usize, rows: &mut [Ranked]| -> reelseek_index::Result<()> {
+    // Of each video, the sketches of the rows looked at: as many as stand first in it.
+    let mut sketches: Vec<Vec<Vec<u8>>> = vec![Vec::new(); videos.len()];
+    let mut look = |i: usize, rows: &mut [Ranked]| -> reelseek_index::Result<()> {
         for row in rows {
-            let sketch = look(row)?;
-            if row.evidence > sketches[i].0 {
-                sketches[i] = (row.evidence, sketch);
+            let sketch = searcher.sketch_of(&row.hit)?.unwrap_or_default();
+            if !sketch.is_empty() {
+                row.evidence += WEIGHT * laid.score(&sketch, asked.views[row.view].mirrored).max(0.0);
+                row.looked = true;
             }
+            sketches[i].push(sketch);
         }
         Ok(())
     };
-    for (i, rows) in videos.iter_mut().enumerate().take(CANDIDATES) {
+    for (i, rows) in videos.iter_mut().enumerate() {
         let few = rows.len().min(FIRST_ROWS);
-        look_at(i, &mut rows[..few])?;
+        look(i, &mut rows[..few])?;
     }
     let best_of = |rows: &[Ranked]| rows.iter().map(|row| row.evidence).fold(f32::MIN, f32::max);
-    let mut order: Vec<usize> = (0..videos.len().min(CANDIDATES)).collect();
+    let mut order: Vec<usize> = (0..videos.len()).collect();
     order.sort_by(|a, b| best_of(&videos[*b]).total_cmp(&best_of(&videos[*a])));
     for i in order.into_iter().take(BEST) {
-        let rows = &mut videos[i];
-        let few = rows.len().min(FIRST_ROWS);
-        look_at(i, &mut rows[few..])?;
+        let few = videos[i].len().min(FIRST_ROWS);
+        look(i, &mut videos[i][few..])?;
     }
-    let sketches: Vec<Vec<u8>> = sketches.into_iter().map(|(_, sketch)| sketch).collect();
-    for (rows, cost) in videos.iter_mut().zip(shared_costs(&sketches)) {
-        rows.iter_mut().for_each(|row| row.evidence -= cost);
-        rows.sort_by(|a, b| b.evidence.total_cmp(&a.evidence).then(a.hit.nth.cmp(&b.hit.nth)));
+    for (rows, costs) in videos.iter_mut().zip(shared_costs(&sketches)) {
+        rows.iter_mut().zip(costs).for_each(|(row, cost)| row.evidence -= cost);
+        rows.sort_by(Ranked::order);
     }
-    sort(videos);
+    videos.sort_by(|a, b| a[0].order(&b[0]));
     Ok(())
 }
 
-/// Videos by their best row, ties by number.
-fn sort(videos: &mut [Vec<Ranked>]) {
-    videos.sort_by(|a, b| b[0].evidence.total_cmp(&a[0].evidence).then(a[0].hit.video.cmp(&b[0].hit.video)));
-}
-
-/// What each frame loses for being that of many videos: an intro, a black frame, a test card, which whoever shows it is found by and which tells nothing.
-fn shared_costs(sketches: &[Vec<u8>]) -> Vec<f32> {
-    let same = |a: &[u8], b: &[u8]| {
-        let difference: u32 = a.iter().zip(b).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
-        !a.is_empty() && !b.is_empty() && difference <= SAME_PICTURE * align::BYTES as u32
-    };
-    let cost = |i: usize| {
-        let others = sketches.iter().enumerate().filter(|(j, other)| *j != i && same(&sketches[i], other)).count();
-        if others < SHARED_FREE {
+/// What each frame loses for being that of many videos: an intro, a black frame, a test card, which whoever shows it is found by and which tells nothing. For each video and
+/// each of its sketches.
+fn shared_costs(videos: &[Vec<Vec<u8>>]) -> Vec<Vec<f32>> {
+    let limits: Vec<Vec<u32>> =
+        videos.iter().map(|sketches| sketches.iter().map(|sketch| same_picture(sketch)).collect()).collect();
+    let cost = |i: usize, j: usize| {
+        let (own, limit) = (&videos[i][j], limits[i][j]);
+        let same = |other: &Vec<u8>| !other.is_empty() && difference(own, other) <= limit;
+        let others = videos.iter().enumerate().filter(|(k, sketches)| *k != i && sketches.iter().any(same)).count();
+        if own.is_empty() || others < SHARED_FREE {
             0.0
         } else {
             SHARED_COST * ((others + 1) as f32 / SHARED_FREE as f32).log2().max(0.0)
         }
     };
-    (0..sketches.len()).map(cost).collect()
+    (0..videos.len()).map(|i| (0..videos[i].len()).map(|j| cost(i, j)).collect()).collect()
+}
+
+/// Sum of absolute differences up to which another sketch is of the same picture: [`SAME_PICTURE`] a cell, less where there is little to tell pictures apart by, as in the dark.
+fn same_picture(sketch: &[u8]) -> u32 {
+    let cells = sketch.len().max(1) as u32;
+    let mean = sketch.iter().map(|v| u32::from(*v)).sum::<u32>() / cells;
+    let deviation: u32 = sketch.iter().map(|v| u32::from(*v).abs_diff(mean)).sum();
+    (deviation / 4).clamp(cells, SAME_PICTURE * cells)
+}
+
+fn difference(a: &[u8], b: &[u8]) -> u32 {
+    a.iter().zip(b).map(|(a, b)| u32::from(a.abs_diff(*b))).sum()
 }
 
 /// The best rows of each of the best `top` videos over all views, by cosine; videos and rows best first.
@@ -158,7 +178,7 @@ fn nearest(
                     found.push(Vec::new());
                     found.len() - 1
                 });
-                found[place].push(Ranked { hit, view, evidence: hit.score });
+                found[place].push(Ranked { hit, view, evidence: hit.score, looked: false });
             }
         }
         if !enough {
@@ -166,12 +186,12 @@ fn nearest(
             continue;
         }
         for rows in &mut found {
-            rows.sort_by(|a, b| b.evidence.total_cmp(&a.evidence).then(a.hit.nth.cmp(&b.hit.nth)));
+            rows.sort_by(Ranked::order);
             let mut seen = HashSet::new();
             rows.retain(|row| seen.insert(row.hit.nth));
             rows.truncate(ROWS);
         }
-        sort(&mut found);
+        found.sort_by(|a, b| a[0].order(&b[0]));
         found.truncate(top);
         return Ok(found);
     }
@@ -252,12 +272,54 @@ mod tests {
         let mut videos: Vec<_> = (0..12).map(|i| (format!("intro{i}"), [0.90, 0.0, 0.0], 1)).collect();
         videos.push(("own".to_owned(), [0.88, 0.0, 0.0], 2));
         let searcher = index_of(&dir.path().join("index"), &videos);
+        let first = |asked: &Asked, searcher: &Searcher| {
+            let best = rank(searcher, asked, 13, None, Effort::Default).unwrap();
+            searcher.video(best[0][0].hit.video).unwrap().id
+        };
         let laid = align::Query::new(&picture(9));
-        let asked = Asked { views: vec![view([1.0, 0.0, 0.0])], laid: Some(laid) };
-        let best = rank(&searcher, &asked, 13, None, Effort::Default).unwrap();
-        assert_eq!(searcher.video(best[0][0].hit.video).unwrap().id, "own");
+        let mut asked = Asked { views: vec![view([1.0, 0.0, 0.0])], laid: Some(laid) };
+        assert_eq!(first(&asked, &searcher), "own");
+        // It is the sharing that does it: of an intro that two videos have, the higher cosine wins, and without a second look too.
+        let few = index_of(&dir.path().join("few"), &videos[10..]);
+        assert!(first(&asked, &few).starts_with("intro"));
+        asked.laid = None;
+        assert!(first(&asked, &searcher).starts_with("intro"));
+    }
+
+    #[test]
+    fn a_shared_frame_costs_itself_and_not_its_video() {
+        let sketch = |seed| align::sketch(&picture(seed));
+        let mut videos = vec![vec![sketch(1)]; 5];
+        videos[0].push(sketch(2));
+        let costs = shared_costs(&videos);
+        assert!(costs[0][0] > 0.0 && costs[0][1] == 0.0, "{costs:?}");
         // Three copies are no intro.
-        let costs = shared_costs(&vec![align::sketch(&picture(1)); 3]);
-        assert_eq!(costs, [0.0; 3]);
+        assert_eq!(shared_costs(&videos[1..4]), vec![vec![0.0]; 3]);
+        // Dark frames of other scenes are not one picture, however little they differ; black ones are.
+        let dark = |seed| sketch(seed).iter().map(|v| v / 32).collect::<Vec<u8>>();
+        let scenes: Vec<_> = (0..5).map(|i| vec![dark(20 + i)]).collect();
+        assert_eq!(shared_costs(&scenes), vec![vec![0.0]; 5]);
+        let black = shared_costs(&vec![vec![vec![3u8; align::BYTES]]; 5]);
+        assert!(black.iter().all(|costs| costs[0] > 0.0));
+    }
+
+    #[test]
+    fn a_longer_list_begins_with_the_shorter_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let videos: Vec<_> =
+            (0..60u16).map(|i| (format!("v{i}"), [0.99 - 0.01 * f32::from(i), 0.1, 0.0], u32::from(i))).collect();
+        let searcher = index_of(&dir.path().join("index"), &videos);
+        let laid = Some(align::Query::new(&picture(25)));
+        let asked = Asked { views: vec![view([1.0, 0.0, 0.0])], laid };
+        let list = |top| {
+            let best = rank(&searcher, &asked, top, None, Effort::Default).unwrap();
+            best.iter().map(|rows| rows[0].hit.video).collect::<Vec<_>>()
+        };
+        let all = list(60);
+        assert_eq!(all.len(), 60);
+        assert_eq!(searcher.video(all[0]).unwrap().id, "v25");
+        for top in [1, 5, 31, 32, 33, 45] {
+            assert_eq!(list(top), all[..top]);
+        }
     }
 }

@@ -12,10 +12,10 @@ use super::Calibration;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct State {
-    /// How well foreign pictures score.
-    pub calibration: Calibration,
+    /// How far foreign pictures get; `None` before it was measured.
+    pub calibration: Option<Calibration>,
     /// The same by the cosine alone, for embeddings that come without a picture to lay over sketches.
-    pub by_cosine: Calibration,
+    pub by_cosine: Option<Calibration>,
     /// The videos that the calibration was measured on; `None` before the first.
     pub measured: Option<Measured>,
     /// Files that could not be decoded, by the id that their video would have.
@@ -84,6 +84,14 @@ impl State {
     /// The state of a snapshot; the default if it has none that can be read.
     pub fn of(searcher: &Searcher) -> State {
         searcher.state().and_then(|json| serde_json::from_value(json.clone()).ok()).unwrap_or_default()
+    }
+
+    /// How far foreign pictures get, and by their cosine alone, in an index with sketches or without; what is usual where it was not measured.
+    pub fn calibrations(&self, sketches: bool) -> (Calibration, Calibration) {
+        let usual = |sketches| Calibration::fit(Vec::new(), sketches);
+        let calibration = self.calibration.unwrap_or_else(|| usual(sketches));
+        let by_cosine = self.by_cosine.unwrap_or_else(|| if sketches { usual(false) } else { calibration });
+        (calibration, by_cosine)
     }
 
     /// The state as JSON.

@@ -91,6 +91,18 @@ pub(super) struct Form {
     group: Option<GroupBy>,
 }
 
+/// A picture, or its address.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(super) struct PlainForm {
+    /// The picture's file.
+    #[schema(value_type = String, format = Binary, required = false)]
+    image: Option<String>,
+    /// Address of a picture, in place of its file.
+    #[schema(value_type = String, required = false)]
+    url: Option<String>,
+}
+
 /// Pictures, with options for all.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "only its schema is used")]
@@ -251,7 +263,9 @@ pub(super) async fn one(request: Request) -> Result<Ask, ApiError> {
             Ok(Ask { sought, wish: typed(Value::Object(object))? })
         }
         Kind::Form => {
-            let Fields { mut images, url, wish } = fields(request, 1).await?;
+            let fields = fields(request, 1).await?;
+            let wish = fields.wish()?;
+            let Fields { mut images, url, .. } = fields;
             let sought = match (images.pop(), url) {
                 (Some(image), None) => Sought::Picture(image),
                 (None, Some(url)) => Sought::Url(url),
@@ -288,7 +302,9 @@ pub(super) async fn many(request: Request) -> Result<Batch, ApiError> {
             Batch { sought, wish: typed(Value::Object(object))? }
         }
         Kind::Form => {
-            let Fields { images, url, wish } = fields(request, MAX_QUERIES).await?;
+            let fields = fields(request, MAX_QUERIES).await?;
+            let wish = fields.wish()?;
+            let Fields { images, url, .. } = fields;
             if url.is_some() {
                 return Err(ApiError::malformed("a form with several pictures takes no `url`: JSON does"));
             }
@@ -336,7 +352,16 @@ fn sought(object: &mut Map<String, Value>) -> Result<Sought, ApiError> {
 pub(super) struct Fields {
     pub(super) images: Vec<Bytes>,
     pub(super) url: Option<String>,
-    pub(super) wish: Wish,
+    /// All other fields, as text.
+    options: Vec<(String, String)>,
+}
+
+impl Fields {
+    /// The other fields as options.
+    fn wish(&self) -> Result<Wish, ApiError> {
+        let encoded = serde_urlencoded::to_string(&self.options).map_err(|error| ApiError::internal(&error))?;
+        serde_urlencoded::from_str(&encoded).map_err(|error| ApiError::malformed(error.to_string()))
+    }
 }
 
 /// Reads a form with at most so many pictures.
@@ -344,7 +369,6 @@ pub(super) async fn fields(request: Request, max_images: usize) -> Result<Fields
     let broken = |error: &dyn std::fmt::Display| ApiError::malformed(format!("the form cannot be read: {error}"));
     let mut form = Multipart::from_request(request, &()).await.map_err(|error| broken(&error.body_text()))?;
     let mut fields = Fields::default();
-    let mut options = Vec::new();
     let mut count = 0;
     while let Some(field) = form.next_field().await.map_err(|error| broken(&error.body_text()))? {
         count += 1;
@@ -367,11 +391,9 @@ pub(super) async fn fields(request: Request, max_images: usize) -> Result<Fields
             .map_err(|_| ApiError::malformed(format!("the field `{name}` is no UTF-8 text")))?;
         match name.as_str() {
             "url" => fields.url = Some(text),
-            _ => options.push((name, text)),
+            _ => fields.options.push((name, text)),
         }
     }
-    let encoded = serde_urlencoded::to_string(&options).map_err(|error| broken(&error))?;
-    fields.wish = serde_urlencoded::from_str(&encoded).map_err(|error| ApiError::malformed(error.to_string()))?;
     Ok(fields)
 }
 

@@ -134,7 +134,7 @@ impl Auth {
             link.push('?');
             link.push_str(&rest.join("&"));
         }
-        same(key["key=".len()..].as_bytes(), secrets.sign(&link).as_bytes())
+        same(&key.as_bytes()["key=".len()..], secrets.sign(&link).as_bytes())
     }
 }
 

@@ -120,7 +120,7 @@ async fn by_url(
 /// As trace.moe: the picture as the body, or as the field `image` of a form.
 #[utoipa::path(
     post, path = "/search", tag = "trace.moe", params(Parameters),
-    request_body(content((ask::Form = "multipart/form-data"), (ask::Raw = "image/jpeg"), (ask::Raw = "application/octet-stream"))),
+    request_body(content((ask::PlainForm = "multipart/form-data"), (ask::Raw = "image/jpeg"), (ask::Raw = "application/octet-stream"))),
     responses(
         (status = 200, description = "Moments, one a video, best first", body = Traced),
         (status = 400, description = "Malformed, or a damaged picture", body = ErrorBody),

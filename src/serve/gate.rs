@@ -150,7 +150,12 @@ mod tests {
             let gate = Gate { work_time: Duration::from_millis(20), ..Gate::new(1, 1) };
             let metrics = Metrics::default();
             let (go, wait) = mpsc::channel::<()>();
-            let late = gate.run(&metrics, move || Ok(wait.recv().unwrap())).await;
+            let late = gate
+                .run(&metrics, move || {
+                    wait.recv().unwrap();
+                    Ok(())
+                })
+                .await;
             assert_eq!(late.unwrap_err().status, StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(gate.workers.available_permits(), 0);
             go.send(()).unwrap();

@@ -118,9 +118,9 @@ pub(super) fn room() -> usize {
         let mut limit = getrlimit(Resource::Nofile);
         let wanted = MAX_CONNECTIONS as u64 + OTHER_FILES;
         if limit.current.is_some_and(|current| current < wanted) {
-            let before = limit.clone();
+            let before = limit;
             limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
-            if setrlimit(Resource::Nofile, limit.clone()).is_err() {
+            if setrlimit(Resource::Nofile, limit).is_err() {
                 limit = before;
             }
         }

@@ -1,8 +1,8 @@
 //! The web page and the HTTP API.
 //!
-//! A request comes over a connection that may not dawdle ([`listen`]), through the layers, outermost first: an id, a line in the log and the counters
-//! ([`observe`]), Host and Origin ([`guard`]), a net for whatever panics, the token ([`auth`]), and its body whole and within limits ([`body`]). A handler
-//! then holds one snapshot of the index ([`state::App::ready`]) from beginning to end. Work that takes a processor waits for its turn ([`gate`]) and runs on threads
+//! A request comes over a connection that may not dawdle (`listen`), through the layers, outermost first: an id, a line in the log and the counters
+//! (`observe`), Host and Origin (`guard`), a net for whatever panics, the token (`auth`), and its body whole and within limits (`body`). A handler
+//! then holds one snapshot of the index (`state::App::ready`) from beginning to end. Work that takes a processor waits for its turn (`gate`) and runs on threads
 //! of its own, never on those that listen.
 
 mod ask;

@@ -341,7 +341,7 @@ mod tests {
     fn redirects_are_checked_as_the_first_address_is() {
         for to in ["http://127.0.0.2:{port}/", "http://[::1]:{port}/", "file:///etc/passwd", "ftp://127.0.0.1:{port}/"]
         {
-            let (port, thread) = server(vec![redirect(&to.replace("{port}", &"1".to_string()))]);
+            let (port, thread) = server(vec![redirect(&to.replace("{port}", "1"))]);
             let error = Remote::among(usual).get(&format!("http://127.0.0.1:{port}/")).unwrap_err();
             assert_eq!((error.status, thread.join().unwrap()), (StatusCode::BAD_GATEWAY, 1), "{to}");
         }

@@ -186,7 +186,7 @@ impl Reply {
     fn new(app: &App, snapshot: &Snapshot, options: &Options, answer: Answer) -> Reply {
         let results = answer.found.into_iter().enumerate().map(|(i, found)| {
             let (thumbnail, preview) = links(app, &found);
-            let Found { video, score, confidence, moment } = found;
+            let Found { video, score, confidence, moment, .. } = found;
             Shown {
                 rank: options.skip + i + 1,
                 name: name_of(&video.path).to_owned(),

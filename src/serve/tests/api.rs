@@ -195,7 +195,7 @@ fn trace_moes_clients_find_what_they_look_for() {
     run(async {
         let server = Server::new();
         let keys = |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
-        let (kind, body) = form(&[("image", true, &png())]);
+        let (kind, body) = form(&[("anilistID", false, b"7"), ("image", true, &png())]);
         let formed = server.post("/search?cutBorders&anilistInfo", &kind, body).await;
         let raw = server.post("/search?cutBorders=1", "application/x-www-form-urlencoded", png()).await;
         assert_eq!((formed.status, raw.status), (StatusCode::OK, StatusCode::OK), "{} {}", formed.text(), raw.text());

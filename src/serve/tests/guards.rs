@@ -55,7 +55,8 @@ fn pages_of_other_origins_cannot_ask_in_their_visitors_name() {
         let own = ("origin", "http://localhost:8787");
         let app = ("origin", "https://app.example.org");
         let cross = ("sec-fetch-site", "cross-site");
-        let cases: Vec<(Method, &str, Vec<(&str, &str)>, bool, bool)> = vec![
+        type Case = (Method, &'static str, Vec<(&'static str, &'static str)>, bool, bool);
+        let cases: Vec<Case> = vec![
             (Method::POST, "/v1/search", vec![], true, true),
             (Method::POST, "/v1/search", vec![own], true, true),
             (Method::POST, "/v1/search", vec![own, ("sec-fetch-site", "same-origin")], true, true),

@@ -69,7 +69,7 @@ fn put(index: &Path, number: usize) {
         id: format!("id{number}"),
         path: format!("/secret/folder/clip {number}.mp4"),
         title: format!("clip {number}"),
-        labels: vec![if number % 2 == 0 { "even".to_owned() } else { "odd".to_owned() }],
+        labels: vec![if number.is_multiple_of(2) { "even".to_owned() } else { "odd".to_owned() }],
         duration_ms: 30_000,
         ..Video::default()
     };
