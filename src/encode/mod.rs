@@ -27,7 +27,7 @@ mod weights;
 use std::path::PathBuf;
 
 pub use layout::{Layout, Projection};
-pub use registry::{Entry, open, open_as};
+pub use registry::{Entry, open, open_as, open_known};
 
 use crate::media::{self, Fit, Picture};
 use thiserror::Error;
@@ -228,9 +228,7 @@ pub enum Error {
         found: String,
     },
     /// Other weights than an index or a checkpoint was made with.
-    #[error(
-        "{what} needs the encoder {needed}, but {given} is here: name its weights with --weights, or index again into another folder"
-    )]
+    #[error("{what} needs the encoder {needed}, but {given} is here: {how}, or index again into another folder")]
     Other {
         /// `the index` or `the checkpoint`.
         what: &'static str,
@@ -238,6 +236,8 @@ pub enum Error {
         needed: String,
         /// The id of what was opened.
         given: String,
+        /// How to get the right one.
+        how: String,
     },
     /// An encoder that computes nothing sensible.
     #[error("the encoder failed: {0}")]
