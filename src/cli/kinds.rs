@@ -95,7 +95,7 @@ fn measure(
     let paths: Vec<PathBuf> = videos.iter().map(|video| video.path.clone()).collect();
     let (folded, of) = match checkpoint {
         Some(path) => (Folded::open(path)?, path.file_stem().unwrap_or_default().to_string_lossy().into_owned()),
-        None => ingest::default_checkpoint(encoder.as_ref(), &paths, cancel, model::say)?,
+        None => ingest::default_checkpoint(encoder.as_ref(), (&paths, &GlobSet::empty()), cancel, model::say)?,
     };
     let folder = tempfile::tempdir()?;
     let folder = folder.path().join("index");

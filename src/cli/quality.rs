@@ -47,7 +47,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let cancel = talk::cancel_on_interrupt()?;
     let temporary = tempfile::tempdir()?;
     let folder = arguments.index.clone().unwrap_or_else(|| temporary.path().join("index"));
-    let (encoder, checkpoint) = arguments.model.open(&folder, &arguments.paths, &cancel)?;
+    let (encoder, checkpoint) = arguments.model.open(&folder, &arguments.paths, &GlobSet::empty(), &cancel)?;
     let trained: Vec<String> = match (arguments.held_out, checkpoint.record.training.get("videos")) {
         (true, Some(videos)) => serde_json::from_value(videos.clone()).context("the checkpoint's list of videos")?,
         _ => Vec::new(),
