@@ -154,7 +154,10 @@ impl Cache {
         for proxy in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
             command.env_remove(proxy);
         }
-        command.env_remove("HF_HUB_OFFLINE").env("HF_HOME", self.0.path().join("home"));
+        command
+            .env_remove("HF_HUB_OFFLINE")
+            .env_remove("HF_HUB_DOWNLOAD_TIMEOUT")
+            .env("HF_HOME", self.0.path().join("home"));
         command.env("HF_ENDPOINT", format!("http://127.0.0.1:{port}/")).env("REELSEEK_CACHE", self.0.path());
         command.arg("encoders").args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -177,7 +180,9 @@ impl Cache {
     fn refused(&self, mut command: Command) -> String {
         let output = command.output().unwrap();
         assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), String::new()));
-        text(&output.stderr)
+        let told = text(&output.stderr);
+        assert!(!told.contains("panicked"), "{told}");
+        told
     }
 
     fn path(&self) -> PathBuf {
@@ -350,6 +355,74 @@ fn refusals_say_what_to_do() {
     let told = cache.refused(cache.command(server.port, &["pull", NAME]));
     assert!(told.contains("the ETag `w/5f3a` is no hash"), "{told}");
     assert_eq!(cache.files(), [""; 0]);
+}
+
+/// A hub that answers each request with this head, or never; its port, and a sign for each request.
+fn odd_hub(head: Option<String>) -> (u16, Receiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (asked, requests) = channel();
+    std::thread::spawn(move || {
+        // Those that wait for an answer keep waiting.
+        let mut waiting = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut line = String::new();
+            let mut reader = BufReader::new(&stream);
+            while reader.read_line(&mut line).unwrap_or(0) > 2 {
+                line.clear();
+            }
+            asked.send(()).ok();
+            match &head {
+                Some(head) => write!(stream, "{head}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap_or(()),
+                None => waiting.push(stream),
+            }
+        }
+    });
+    (port, requests)
+}
+
+#[test]
+fn a_redirect_without_end_or_aim_is_no_hub() {
+    let told = format!("X-Repo-Commit: {COMMIT}\r\nETag: \"{}\"", hex(&Sha256::digest(bytes())));
+    for (head, expected, most) in [
+        (format!("HTTP/1.1 302 Found\r\n{told}\r\nLocation: {FILE}"), "more than 10 redirects", 11),
+        (format!("HTTP/1.1 302 Found\r\n{told}"), "a redirect that leads nowhere", 1),
+        (format!("HTTP/1.1 200 OK\r\n{told}"), "no Content-Range", 1),
+        ("HTTP/1.1 200 OK\r\nETag: \"5\"".to_owned(), "no X-Repo-Commit", 1),
+    ] {
+        let cache = Cache::new();
+        let (port, requests) = odd_hub(Some(head));
+        let told = cache.refused(cache.command(port, &["pull", NAME]));
+        assert!(told.contains(&format!("does not answer as a hub does ({expected}")), "{told}");
+        assert_eq!((requests.try_iter().count(), cache.files().len()), (most, 0), "{expected}");
+    }
+}
+
+#[test]
+fn a_hub_that_never_answers_is_not_awaited_for_ever() {
+    let cache = Cache::new();
+    let (port, _requests) = odd_hub(None);
+    let mut command = cache.command(port, &["pull", NAME]);
+    command.env("HF_HUB_DOWNLOAD_TIMEOUT", "1");
+    let told = cache.refused(command);
+    assert!(told.contains("cannot be reached (timeout") && told.contains("--weights"), "{told}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_does_not_wait_for_an_answer() {
+    let cache = Cache::new();
+    let (port, requests) = odd_hub(None);
+    let child = cache.command(port, &["pull", NAME]).spawn().unwrap();
+    requests.recv().unwrap();
+    let start = std::time::Instant::now();
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{told}");
+    assert!(told.contains("mobilenet-v2: stopped before anything was fetched"), "{told}");
+    assert!(start.elapsed() < std::time::Duration::from_secs(30), "the hub's minute is not waited for");
 }
 
 #[test]

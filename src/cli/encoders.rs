@@ -126,7 +126,7 @@ fn pull(names: &[String], json: bool) -> anyhow::Result<ExitCode> {
         });
         bar.finish_and_clear();
         let fetched = match outcome {
-            Err(stopped @ hub::Error::Cancelled { .. }) => {
+            Err(stopped @ (hub::Error::Cancelled { .. } | hub::Error::Stopped)) => {
                 eprintln!("{}: {stopped}", entry.name);
                 return Ok(ExitCode::from(INTERRUPTED));
             }

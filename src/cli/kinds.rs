@@ -8,14 +8,13 @@ use clap::Args;
 use globset::GlobSet;
 use reelseek_index::Index;
 
-use super::model;
-use super::talk;
-use crate::encode::registry::{ENTRIES, LAYOUT};
+use super::{FAILED, INTERRUPTED, gallery, model, talk};
+use crate::encode::registry::{ENTRIES, Entry, LAYOUT};
 use crate::encode::{self, Encoder};
 use crate::eval::kinds::{self, Report};
 use crate::eval::metrics::Normaliser;
 use crate::gmf::{Folded, Record};
-use crate::ingest::{self, Plan};
+use crate::ingest;
 use crate::media::Cancel;
 use crate::search::Engine;
 
@@ -53,16 +52,23 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (videos, images) = (kinds::manifest(&arguments.videos)?, kinds::manifest(&arguments.images)?);
     let cancel = talk::cancel_on_interrupt()?;
     let weights = |name: &str| arguments.weights.iter().find(|(of, _)| of == name).map(|(_, file)| file.as_path());
-    let at_hand = |name: &str| weights(name).is_some() || encode::open(name, None).is_ok();
-    let all = std::iter::once(LAYOUT).chain(ENTRIES.iter().map(|entry| entry.name));
-    let names: Vec<&str> = match arguments.encoders.is_empty() {
-        true => all.filter(|name| at_hand(name)).collect(),
-        false => arguments.encoders.iter().map(String::as_str).collect(),
+    // Whether there is a file; if it is a broken one, that is told.
+    let at_hand = |entry: &Entry| weights(entry.name).is_some() || entry.path().exists();
+    let mut jobs: Vec<(&str, Vec<Option<&Path>>)> = match arguments.encoders.is_empty() {
+        true => {
+            let here = ENTRIES.iter().filter(|entry| at_hand(entry)).map(|entry| entry.name);
+            std::iter::once(LAYOUT).chain(here).map(|name| (name, vec![None])).collect()
+        }
+        false => arguments.encoders.iter().map(|name| (name.as_str(), vec![None])).collect(),
     };
-    let mut jobs: Vec<(&str, Option<&Path>)> = names.iter().map(|name| (*name, None)).collect();
     let records: Vec<Record> = arguments.checkpoint.iter().map(|path| Record::open(path)).collect::<Result<_, _>>()?;
     for (path, record) in arguments.checkpoint.iter().zip(&records) {
-        jobs.push((record.encoder.split('/').next().unwrap_or_default(), Some(path)));
+        let name = record.encoder.split('/').next().unwrap_or_default();
+        // With its encoder, which is then opened once.
+        match jobs.iter_mut().find(|(job, _)| *job == name) {
+            Some((_, checkpoints)) => checkpoints.push(Some(path)),
+            None => jobs.push((name, vec![Some(path)])),
+        }
     }
     if let Some((name, _)) = arguments.weights.iter().find(|(name, _)| !jobs.iter().any(|(job, _)| job == name)) {
         bail!("--weights {name}=...: no encoder {name} is measured; add it to --encoders");
@@ -71,58 +77,85 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if !arguments.json {
         writeln!(
             out,
-            "{:<16} {:<28} {:>8} {:>6} {:>6}   {:>8} {:>6} {:>6} {:>8}",
-            "encoder", "checkpoint", "class", "@1", "@5", "group", "@1", "@5", "ms"
+            "{:<16} {:<28} {:>8} {:>6} {:>6}   {:>8} {:>6} {:>6} {:>8} {:>7} {:>9} {:>8}",
+            "encoder", "checkpoint", "class", "@1", "@5", "group", "@1", "@5", "gallery", "failed", "falsely", "ms"
         )?;
     }
-    for (name, checkpoint) in jobs {
-        let encoder = encode::open(name, weights(name))?;
-        let (report, of) = measure(arguments, (&videos, &images), &encoder, checkpoint, &cancel)
-            .with_context(|| format!("measuring {name}"))?;
-        print(&mut out, arguments, (&encoder.about().id, name, &of), &report)?;
+    let mut broken = false;
+    for (name, checkpoints) in jobs {
+        // One that cannot be opened stops no other, and is not passed over in silence.
+        let encoder = match encode::open(name, weights(name)) {
+            Ok(encoder) => encoder,
+            Err(error) => {
+                talk::error(&anyhow::Error::new(error).context(format!("measuring {name}")));
+                broken = true;
+                continue;
+            }
+        };
+        for checkpoint in checkpoints {
+            let measured = measure(arguments, (&videos, &images), &encoder, checkpoint, &cancel);
+            // Half a gallery, or half of the photographs, would be measured as if it were all.
+            if cancel.is_set() {
+                return Ok(ExitCode::from(INTERRUPTED));
+            }
+            let measured = measured.with_context(|| format!("measuring {name}"))?;
+            print(&mut out, arguments, (&encoder.about().id, name), &measured)?;
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    if !arguments.json {
+        writeln!(
+            out,
+            "class, group: mAP@10 with normaliser `{}`; @1, @5: share with a right answer first, or among the first five;",
+            arguments.normaliser
+        )?;
+        writeln!(
+            out,
+            "falsely: of the photographs that show no class and no group of the gallery, those answered with confidence of 0.95 or more"
+        )?;
+    }
+    Ok(if broken { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
 }
 
-/// Indexes the videos into a temporary folder, and asks. Gives the checkpoint's description too.
+/// What came of one encoder and checkpoint.
+struct Measured {
+    report: Report,
+    /// What the checkpoint is called.
+    checkpoint: String,
+    /// Videos that could not be indexed.
+    failed: usize,
+}
+
+/// Indexes the videos into a temporary folder, and asks.
 fn measure(
     arguments: &Arguments,
     (videos, images): (&[kinds::Shown], &[kinds::Shown]),
     encoder: &Arc<dyn Encoder>,
     checkpoint: Option<&Path>,
     cancel: &Cancel,
-) -> anyhow::Result<(Report, String)> {
+) -> anyhow::Result<Measured> {
     let paths: Vec<PathBuf> = videos.iter().map(|video| video.path.clone()).collect();
     let (folded, of) = match checkpoint {
         Some(path) => (Folded::open(path)?, path.file_stem().unwrap_or_default().to_string_lossy().into_owned()),
-        None => ingest::default_checkpoint(encoder.as_ref(), &paths, cancel, model::say)?,
+        None => ingest::default_checkpoint(encoder.as_ref(), (&paths, &GlobSet::empty()), cancel, model::say)?,
     };
     let folder = tempfile::tempdir()?;
     let folder = folder.path().join("index");
-    let plan = Plan {
-        paths,
-        exclude: GlobSet::empty(),
-        jobs: std::thread::available_parallelism().map_or(1, usize::from),
-        keyframes: false,
-        prune: false,
-        retry: false,
-        half: false,
-        weights: None,
-    };
-    ingest::run(&folder, &plan, encoder.as_ref(), &folded, cancel, |_| {})?;
+    let failed = gallery::make(&folder, &paths, encoder.as_ref(), &folded, cancel)?.failed;
     let engine = Engine::new(Index::open(&folder)?.searcher()?, encoder.clone(), folded);
-    Ok((kinds::run(&engine, videos, images, arguments.normaliser)?, of))
+    let report = kinds::run(&engine, videos, images, arguments.normaliser, cancel)?;
+    Ok(Measured { report, checkpoint: of, failed })
 }
 
 fn print(
     out: &mut impl Write,
     arguments: &Arguments,
-    (id, name, checkpoint): (&str, &str, &str),
-    report: &Report,
+    (id, name): (&str, &str),
+    measured: &Measured,
 ) -> anyhow::Result<()> {
+    let Measured { report, checkpoint, failed } = measured;
     if arguments.json {
         let mut value = serde_json::json!({
-            "encoder": id, "checkpoint": checkpoint, "normaliser": arguments.normaliser,
+            "encoder": id, "checkpoint": checkpoint, "normaliser": arguments.normaliser, "failed": failed,
         });
         if let (Some(value), serde_json::Value::Object(report)) = (value.as_object_mut(), serde_json::to_value(report)?)
         {
@@ -134,13 +167,16 @@ fn print(
     let (class, group) = (&report.class, &report.group);
     writeln!(
         out,
-        "{name:<16} {checkpoint:<28} {:>8.3} {:>6.3} {:>6.3}   {:>8.3} {:>6.3} {:>6.3} {:>8.1}",
+        "{name:<16} {checkpoint:<28} {:>8.3} {:>6.3} {:>6.3}   {:>8.3} {:>6.3} {:>6.3} {:>8} {:>7} {:>9} {:>8.1}",
         class.map10,
         class.success1,
         class.success5,
         group.map10,
         group.success1,
         group.success5,
+        report.gallery,
+        failed,
+        format!("{}/{}", report.no_match.falsely, report.no_match.queries),
         report.median_query_ms
     )?;
     Ok(())

@@ -6,6 +6,7 @@ mod encoders;
 mod eval;
 mod extract;
 mod fold;
+mod gallery;
 mod index;
 mod kinds;
 mod manage;

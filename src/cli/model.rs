@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use globset::GlobSet;
 
 use crate::encode::Encoder;
 use crate::gmf::Folded;
@@ -34,14 +35,15 @@ impl Model {
         self.named().weights()
     }
 
-    /// The encoder, and a checkpoint for it. `folder` may hold an index already.
+    /// The encoder, and a checkpoint for it. `folder` may hold an index already; what `exclude` matches is not looked at.
     pub(super) fn open(
         &self,
         folder: &Path,
         paths: &[PathBuf],
+        exclude: &GlobSet,
         cancel: &Cancel,
     ) -> anyhow::Result<(Arc<dyn Encoder>, Folded)> {
-        Ok(self.named().open(folder, paths, cancel, say)?)
+        Ok(self.named().open_but(folder, (paths, exclude), cancel, say)?)
     }
 }
 

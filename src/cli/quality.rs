@@ -8,9 +8,8 @@ use globset::GlobSet;
 use reelseek_index::Index;
 
 use super::model::Model;
-use super::{FOUND_NOTHING, talk};
+use super::{FOUND_NOTHING, INTERRUPTED, gallery, talk};
 use crate::eval::quality::{self, Equivalent, Report, Suite};
-use crate::ingest::{self, Plan};
 use crate::search::Engine;
 
 #[derive(Debug, Args)]
@@ -47,7 +46,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let cancel = talk::cancel_on_interrupt()?;
     let temporary = tempfile::tempdir()?;
     let folder = arguments.index.clone().unwrap_or_else(|| temporary.path().join("index"));
-    let (encoder, checkpoint) = arguments.model.open(&folder, &arguments.paths, &cancel)?;
+    let opened = arguments.model.open(&folder, &arguments.paths, &GlobSet::empty(), &cancel);
+    if cancel.is_set() {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    let (encoder, checkpoint) = opened?;
     let trained: Vec<String> = match (arguments.held_out, checkpoint.record.training.get("videos")) {
         (true, Some(videos)) => serde_json::from_value(videos.clone()).context("the checkpoint's list of videos")?,
         _ => Vec::new(),
@@ -58,24 +61,23 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         leave_out: trained,
         equivalents: arguments.equivalents.as_deref().map(Equivalent::read).transpose()?.unwrap_or_default(),
     };
+    let mut failed = 0;
     if arguments.index.is_none() {
-        let plan = Plan {
-            paths: arguments.paths.clone(),
-            exclude: GlobSet::empty(),
-            jobs: std::thread::available_parallelism().map_or(1, usize::from),
-            keyframes: false,
-            prune: false,
-            retry: false,
-            half: false,
-            weights: None,
-        };
-        ingest::run(&folder, &plan, encoder.as_ref(), &checkpoint, &cancel, |_| {})?;
+        failed = gallery::make(&folder, &arguments.paths, encoder.as_ref(), &checkpoint, &cancel)?.failed;
+    }
+    // A gallery that is half there would be measured as if it were whole.
+    if cancel.is_set() {
+        return Ok(ExitCode::from(INTERRUPTED));
     }
     let engine = Engine::new(Index::open(&folder)?.searcher()?, encoder, checkpoint);
-    let report = quality::run(&engine, &suite, &cancel, |path| eprintln!("{}", talk::printable(path)))?;
+    let report = quality::run(&engine, &suite, &cancel, |path| eprintln!("{}", talk::printable(path)));
+    if cancel.is_set() {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    let report = report?;
     // Before anything is printed: a reader that goes away does not make a measure pass.
     let passed = passes(arguments.floor, &report);
-    let printed = if arguments.json { print_json(&report, suite.seed) } else { print(&report) };
+    let printed = if arguments.json { print_json(&report, failed, suite.seed) } else { print(&report, failed) };
     if passed {
         printed?;
         return Ok(ExitCode::SUCCESS);
@@ -89,10 +91,10 @@ fn passes(floor: Option<f64>, report: &Report) -> bool {
     floor.is_none_or(|floor| right >= floor && report.undecodable_frames == 0)
 }
 
-fn print_json(report: &Report, seed: u64) -> std::io::Result<()> {
+fn print_json(report: &Report, failed: usize, seed: u64) -> std::io::Result<()> {
     let rows = report.distortions.iter().map(|(name, row)| json(name, row));
     let value = serde_json::json!({
-        "gallery": report.gallery, "asked": report.asked, "flat_frames": report.flat_frames, "undecodable_frames": report.undecodable_frames,
+        "gallery": report.gallery, "failed": failed, "asked": report.asked, "flat_frames": report.flat_frames, "undecodable_frames": report.undecodable_frames,
         "seed": seed, "median_query_ms": report.median_query_ms,
         "distortions": rows.collect::<Vec<_>>(), "overall": json("overall", &report.overall),
     });
@@ -106,7 +108,7 @@ fn json(name: &str, row: &quality::Row) -> serde_json::Value {
     })
 }
 
-fn print(report: &Report) -> std::io::Result<()> {
+fn print(report: &Report, failed: usize) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
@@ -129,6 +131,9 @@ fn print(report: &Report) -> std::io::Result<()> {
         "{} videos in the gallery, {} asked for, {} flat frames left out, {:.2} ms a query (median)",
         report.gallery, report.asked, report.flat_frames, report.median_query_ms
     )?;
+    if failed > 0 {
+        writeln!(out, "{failed} videos could not be indexed and are not in the gallery")?;
+    }
     if report.undecodable_frames > 0 {
         writeln!(
             out,

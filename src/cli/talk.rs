@@ -24,6 +24,19 @@ pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().filter_map(kind).any(|k| k == std::io::ErrorKind::BrokenPipe)
 }
 
+/// Failures that are listed in full.
+const MAX_LISTED: usize = 50;
+
+/// Tells which files failed, and why.
+pub(super) fn failures(reasons: &[String]) {
+    for reason in reasons.iter().take(MAX_LISTED) {
+        eprintln!("failed: {}", printable(reason));
+    }
+    if reasons.len() > MAX_LISTED {
+        eprintln!("failed: and {} more (`index --json` lists all)", reasons.len() - MAX_LISTED);
+    }
+}
+
 /// A clock time: `1:05` or `2:03:04`.
 pub(super) fn clock(ms: u64) -> String {
     let seconds = (ms + 500) / 1000;

@@ -161,7 +161,12 @@ impl Pool {
             let [f, r, c] = [frame / self.frames, (row + self.before) / 2, (column + self.before) / 2];
             if f < frames && r < side && c < side {
                 let out = &mut values[((f * side + r) * side + c) * x.channels..][..x.channels];
-                out.iter_mut().zip(pixel).for_each(|(most, value)| *most = most.max(*value));
+                for (most, value) in out.iter_mut().zip(pixel) {
+                    // What is no number stays that.
+                    if value > most || value.is_nan() {
+                        *most = *value;
+                    }
+                }
             }
         }
         Volume { frames, side, values, ..*x }
@@ -197,7 +202,7 @@ impl C3d {
     }
 
     /// The features of 16 frames, the last one repeated if there are fewer.
-    fn features(&self, frames: &[&Descriptor]) -> Result<Vec<f32>> {
+    fn features(&self, frames: &[&Descriptor]) -> std::result::Result<Vec<f32>, Error> {
         let mut values = Vec::with_capacity(FRAMES * 3 * SIDE * SIDE);
         for i in 0..FRAMES {
             if let Some(frame) = frames.get(i).or(frames.last()) {
@@ -206,6 +211,9 @@ impl C3d {
         }
         let mut features = self.network.forward(Volume { frames: FRAMES, side: SIDE, channels: 3, values })?;
         let norm = features.iter().map(|x| x * x).sum::<f32>().sqrt();
+        if !norm.is_finite() {
+            return Err(Error::Compute(format!("{} numbers of norm {norm}", features.len())));
+        }
         features.iter_mut().for_each(|x| *x /= norm.max(f32::MIN_POSITIVE));
         Ok(features)
     }
@@ -233,7 +241,11 @@ impl Encoder for C3d {
     }
 
     fn image(&self, descriptor: &Descriptor) -> Vec<f32> {
-        self.features(&[descriptor]).expect("the shapes of the weights were checked, and a descriptor is a whole frame")
+        self.try_image(descriptor).unwrap_or_default()
+    }
+
+    fn try_image(&self, descriptor: &Descriptor) -> std::result::Result<Vec<f32>, Error> {
+        self.features(&[descriptor])
     }
 
     fn clip(&self, frames: &[&Descriptor]) -> std::result::Result<Option<Vec<f32>>, Error> {
@@ -285,5 +297,25 @@ mod tests {
         assert!(encoder.clip(&[&flat, &flat]).unwrap().is_none());
         let (_folder, path) = Case::of("c3d").file_without("conv4b.bias");
         assert_eq!(Network::read(&path, 16).err().unwrap(), "it has no tensor `conv4b.bias`");
+    }
+
+    #[test]
+    fn numbers_beyond_what_f32_holds_are_an_error() {
+        let (folder, _) = Case::of("c3d").file();
+        let path = folder.path().join("large.safetensors");
+        // Every layer multiplies by far more than it should.
+        let made: Vec<_> = Case::of("c3d").tensors();
+        let large: Vec<Vec<f32>> = made.iter().map(|(.., values)| values.iter().map(|x| x * 1e6).collect()).collect();
+        let tensors: Vec<_> =
+            made.iter().zip(&large).map(|((name, shape, _), x)| (name.clone(), shape.clone(), x.as_slice())).collect();
+        crate::tensors::save(&path, &tensors, std::collections::HashMap::new()).unwrap();
+        let (_folder, zeros) = reference::published("c3d");
+        let about = C3d::open(&zeros, "c3d", "c3d/1+0".to_owned()).unwrap().about;
+        let encoder = C3d { about, network: Network::read(&path, 16).unwrap() };
+        let frame = Descriptor::new((0..encoder.about.descriptor_len).map(|i| (i * 7 % 256) as f32).collect());
+        let told = "the encoder failed: 256 numbers of norm";
+        assert!(encoder.clip(&[&frame]).unwrap_err().to_string().starts_with(told));
+        assert!(encoder.try_image(&frame).unwrap_err().to_string().starts_with(told));
+        assert!(encoder.image(&frame).is_empty());
     }
 }

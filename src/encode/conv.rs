@@ -22,7 +22,8 @@ impl Activation {
     fn apply(self, values: &mut [f32]) {
         match self {
             Activation::None => (),
-            Activation::Relu => values.iter_mut().for_each(|x| *x = x.max(0.0)),
+            // `max` would make 0 of what is no number, and hide that the network has failed.
+            Activation::Relu => values.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x }),
             Activation::Relu6 => values.iter_mut().for_each(|x| *x = x.clamp(0.0, 6.0)),
             Activation::Gelu => values.iter_mut().for_each(|x| *x = gelu(*x)),
         }

@@ -1,18 +1,17 @@
 //! Weights from the Hugging Face hub: fetched, checked against the hash that the hub announces, and recorded beside the file.
 //!
-//! `hf-hub` tells where a file is and what the hub announces of it. The transfer is ours, since that of `hf-hub` checks no hash, appends to what it has even if
-//! the server starts anew, and cannot finish a part that is whole already.
+//! `hf-hub` tells where a file is. The requests are ours: `hf-hub` waits for an answer without end, follows redirects without end and panics at one that leads
+//! nowhere, and its transfer checks no hash, appends to what it has even if the server starts anew, and cannot finish a part that is whole already.
 //!
 //! While it comes, the file is called `FILE.HASH.part`, so that what broke off (a transfer, or the program) is gone on with as long as the hub has the same file;
 //! under its own name it appears whole and checked.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, UNIX_EPOCH};
 
-use hf_hub::api::sync::{ApiBuilder, ApiError};
 use hf_hub::{Repo, RepoType};
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
@@ -20,12 +19,16 @@ use sha2::Sha256;
 use sha2::digest::DynDigest;
 use thiserror::Error;
 
-use super::registry::{Entry, cache};
+use super::registry::Entry;
 use crate::media::Cancel;
 use crate::tensors;
 
-/// Longest wait for a connection, an answer, or the next bytes.
+/// Longest wait for a connection, an answer, or the next bytes, unless `HF_HUB_DOWNLOAD_TIMEOUT` says otherwise, in seconds, as the hub's own tools take it.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Redirects from the hub to where the bytes are: usually one.
+const MAX_REDIRECTS: usize = 10;
+/// While an answer is awaited, a wish to stop is looked for this often.
+const GLANCE: Duration = Duration::from_millis(100);
 /// Where the hub is, unless `HF_ENDPOINT` says otherwise.
 const ENDPOINT: &str = "https://huggingface.co";
 
@@ -153,6 +156,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Somebody asked to stop before anything came.
+    #[error("stopped before anything was fetched: the same command begins again")]
+    Stopped,
     /// Somebody asked to stop.
     #[error("stopped after {done} of {bytes} bytes: they are kept, the same command goes on from there")]
     Cancelled {
@@ -187,36 +193,23 @@ pub fn fetch(entry: &Entry, cancel: &Cancel, tell: impl FnMut(u64, u64)) -> Resu
     {
         return Ok(Fetched { path, record, transferred: 0 });
     }
-    // The cache is named only because it must be. All that is fetched is open to everybody, and hf-hub would send a token to the store that the hub points to as well.
-    let api = ApiBuilder::from_cache(hf_hub::Cache::new(cache()))
-        .with_endpoint(endpoint())
-        .with_token(None)
-        .build()
-        .map_err(|error| refused(endpoint(), error))?;
     let url_at = |revision: &str| {
         let repository = Repo::with_revision(hub.repository.to_owned(), RepoType::Model, revision.to_owned());
-        api.repo(repository).url(hub.file)
+        format!("{}/{}/resolve/{}/{}", endpoint(), repository.url(), repository.url_revision(), hub.file)
     };
     let url = url_at(hub.revision);
     if is_offline() {
         return Err(Error::Offline { url, path });
     }
-    // hf-hub trusts the hub: a redirect that leads nowhere makes it panic.
-    let asked = catch_unwind(AssertUnwindSafe(|| api.metadata(&url)));
-    let metadata = asked
-        .map_err(|_| Error::NoHub { url: url.clone(), found: "a redirect that leads nowhere".to_owned() })?
-        .map_err(|error| refused(url.clone(), error))?;
+    let announced = announced(&url, cancel)?;
     let record = Record {
         repository: hub.repository.to_owned(),
         revision: hub.revision.to_owned(),
-        commit: metadata.commit_hash().to_owned(),
-        hash: metadata.etag().to_ascii_lowercase(),
-        bytes: metadata.size() as u64,
+        commit: announced.commit,
+        hash: announced.hash,
+        bytes: announced.bytes,
         fetched_s: UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
     };
-    if !matches!(record.hash.len(), 40 | 64) || !record.hash.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(Error::NoHub { url, found: format!("the ETag `{}` is no hash", record.hash) });
-    }
     let mut transferred = 0;
     if hash_of(&path, record.bytes, record.hash.len())?.is_none_or(|hash| hash != record.hash) {
         // Of the commit: a branch may move on while the file comes.
@@ -251,11 +244,79 @@ fn io(path: &Path, source: std::io::Error) -> Error {
     Error::Io { path: path.to_owned(), source }
 }
 
-/// What an error of the hub's client means.
-fn refused(url: String, error: ApiError) -> Error {
-    match error {
-        ApiError::RequestError(error) => unanswered(url, *error),
-        other => Error::NoHub { url, found: other.to_string() },
+/// What the hub says of a file.
+struct Announced {
+    commit: String,
+    hash: String,
+    bytes: u64,
+}
+
+/// Asks for the first byte of a file. The answer of the hub tells commit and hash; that of the store that it points to, the size.
+fn announced(url: &str, cancel: &Cancel) -> Result<Announced, Error> {
+    let no_hub = |found: String| Error::NoHub { url: url.to_owned(), found };
+    // Looked at one by one: what the hub says of the file stands in its redirect.
+    let agent: ureq::Agent = patient().max_redirects(0).max_redirects_will_error(false).build().into();
+    let (mut told, mut at) = (None, url.to_owned());
+    for _ in 0..=MAX_REDIRECTS {
+        let answer = first_byte(&agent, &at, cancel)?.map_err(|error| unanswered(url.to_owned(), error))?;
+        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        if told.is_none()
+            && let (Some(commit), Some(etag)) =
+                (header("x-repo-commit"), header("x-linked-etag").or_else(|| header("etag")))
+        {
+            let hash = etag.trim_matches('"').to_ascii_lowercase();
+            if !matches!(hash.len(), 40 | 64) || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(no_hub(format!("the ETag `{hash}` is no hash")));
+            }
+            told = Some((commit.to_owned(), hash));
+        }
+        if answer.status().is_redirection() {
+            let location = header("location").ok_or_else(|| no_hub("a redirect that leads nowhere".to_owned()))?;
+            at = joined(&at, location);
+            continue;
+        }
+        let (commit, hash) = told.ok_or_else(|| no_hub("no X-Repo-Commit with an ETag".to_owned()))?;
+        let size = header("content-range").and_then(|range| range.rsplit('/').next()?.trim().parse().ok());
+        return Ok(Announced { commit, hash, bytes: size.ok_or_else(|| no_hub("no Content-Range".to_owned()))? });
+    }
+    Err(no_hub(format!("more than {MAX_REDIRECTS} redirects")))
+}
+
+type Answer = ureq::http::Response<ureq::Body>;
+
+/// One request, on a thread of its own: whoever wants to stop need not wait for an answer.
+fn first_byte(agent: &ureq::Agent, url: &str, cancel: &Cancel) -> Result<Result<Answer, ureq::Error>, Error> {
+    let (sender, receiver) = channel();
+    let request = agent.get(url).header("Range", "bytes=0-0");
+    std::thread::spawn(move || {
+        // Nobody may listen any more.
+        let _ = sender.send(request.call());
+    });
+    loop {
+        match receiver.recv_timeout(GLANCE) {
+            _ if cancel.is_set() => return Err(Error::Stopped),
+            Ok(answer) => return Ok(answer),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(Error::Unreachable { url: url.to_owned(), why: "the request failed".to_owned() });
+            }
+        }
+    }
+}
+
+/// Where a redirect leads from an address.
+fn joined(from: &str, location: &str) -> String {
+    let authority = from.find("://").map_or(0, |at| at + 3);
+    let path = from[authority..].find('/').map_or(from.len(), |at| authority + at);
+    if location.contains("://") {
+        location.to_owned()
+    } else if location.starts_with("//") {
+        format!("{}{location}", &from[..authority.saturating_sub(2)])
+    } else if location.starts_with('/') {
+        format!("{}{location}", &from[..path])
+    } else {
+        let folder = from.split('?').next().unwrap_or(from).rfind('/').filter(|at| *at >= path);
+        format!("{}/{location}", &from[..folder.unwrap_or(path)])
     }
 }
 
@@ -392,12 +453,35 @@ enum Fault {
 }
 
 fn agent() -> ureq::Agent {
+    patient().build().into()
+}
+
+fn patient() -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {
+    let named = std::env::var("HF_HUB_DOWNLOAD_TIMEOUT").ok().and_then(|seconds| seconds.parse().ok());
+    let patience = named.filter(|seconds| *seconds > 0).map_or(PATIENCE, Duration::from_secs);
     ureq::Agent::config_builder()
         // Compressed bytes have no ranges.
         .accept_encoding("identity")
-        .timeout_connect(Some(PATIENCE))
-        .timeout_recv_response(Some(PATIENCE))
-        .timeout_per_read(Some(PATIENCE))
-        .build()
-        .into()
+        .timeout_connect(Some(patience))
+        .timeout_recv_response(Some(patience))
+        .timeout_per_read(Some(patience))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_lead_where_browsers_would_go() {
+        let from = "https://hub.example:8/a/b?c=d/e";
+        for (location, to) in [
+            ("http://store.example/x", "http://store.example/x"),
+            ("//store.example/x", "https://store.example/x"),
+            ("/x/y", "https://hub.example:8/x/y"),
+            ("x", "https://hub.example:8/a/x"),
+        ] {
+            assert_eq!(joined(from, location), to);
+        }
+        assert_eq!(joined("https://hub.example", "x"), "https://hub.example/x");
+    }
 }

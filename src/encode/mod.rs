@@ -15,17 +15,19 @@ pub mod layout;
 mod mobileclip;
 mod mobilenet_v2;
 mod onnx;
+mod pickle;
 mod pooled;
 #[cfg(test)]
 mod reference;
 pub mod registry;
 mod siglip;
+mod stored;
 mod weights;
 
 use std::path::PathBuf;
 
 pub use layout::{Layout, Projection};
-pub use registry::{Entry, open, open_as};
+pub use registry::{Entry, open, open_as, open_known};
 
 use crate::media::{self, Fit, Picture};
 use thiserror::Error;
@@ -123,9 +125,17 @@ pub trait Encoder: Send + Sync + std::fmt::Debug {
         None
     }
 
-    /// The features of an image.
+    /// The features of an image; none at all if the encoder fails, which no checkpoint takes for features.
     fn image(&self, descriptor: &Descriptor) -> Vec<f32> {
         descriptor.values.clone()
+    }
+
+    /// The features of an image, or why there are none.
+    ///
+    /// # Errors
+    /// As [`Encoder::describe`].
+    fn try_image(&self, descriptor: &Descriptor) -> Result<Vec<f32>, Error> {
+        Ok(self.image(descriptor))
     }
 
     /// The features of a clip from its frames in order of time. A clip cut short by the end of the video may have fewer than it should. `None` if
@@ -218,9 +228,7 @@ pub enum Error {
         found: String,
     },
     /// Other weights than an index or a checkpoint was made with.
-    #[error(
-        "{what} needs the encoder {needed}, but {given} is here: name its weights with --weights, or index again into another folder"
-    )]
+    #[error("{what} needs the encoder {needed}, but {given} is here: {how}, or index again into another folder")]
     Other {
         /// `the index` or `the checkpoint`.
         what: &'static str,
@@ -228,6 +236,8 @@ pub enum Error {
         needed: String,
         /// The id of what was opened.
         given: String,
+        /// How to get the right one.
+        how: String,
     },
     /// An encoder that computes nothing sensible.
     #[error("the encoder failed: {0}")]

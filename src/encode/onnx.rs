@@ -4,9 +4,10 @@
 //! 1 x length. Beside `model.onnx` lies `model.json`, an object whose fields are those of [`Description`]; each has a default, so that `{}` will do for a network
 //! of fixed size that wants pixels as numbers of 0 to 1.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -119,6 +120,28 @@ impl Description {
     }
 }
 
+thread_local! {
+    /// Whether a panic on this thread is awaited.
+    static AWAITED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs what may panic at a fault of somebody's file: `None` then, and nobody is told of a bug.
+fn quietly<T>(work: impl FnOnce() -> T) -> Option<T> {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !AWAITED.get() {
+                usual(panic);
+            }
+        }));
+    });
+    let before = AWAITED.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    AWAITED.set(before);
+    outcome.ok()
+}
+
 /// A network of fixed size, ready to run.
 struct Plan {
     plan: Arc<TypedRunnableModel>,
@@ -127,10 +150,17 @@ struct Plan {
 
 impl Plan {
     /// One picture, (3, height, width), to its features.
-    fn one(&self, picture: &[f32], height: usize, width: usize) -> TractResult<Vec<f32>> {
-        let input = tract_onnx::prelude::Tensor::from_shape(&[1, 3, height, width], picture)?;
-        let output = self.plan.run([TValue::from(input)].into_iter().collect())?;
-        Ok(output[0].to_plain_array_view::<f32>()?.iter().copied().collect())
+    fn one(&self, picture: &[f32], height: usize, width: usize) -> Result<Vec<f32>, String> {
+        let run = || -> TractResult<Vec<f32>> {
+            let input = tract_onnx::prelude::Tensor::from_shape(&[1, 3, height, width], picture)?;
+            let output = self.plan.run([TValue::from(input)].into_iter().collect())?;
+            Ok(output[0].to_plain_array_view::<f32>()?.iter().copied().collect())
+        };
+        let features = quietly(run).ok_or("the network contradicts itself")?.map_err(|e| format!("{e:#}"))?;
+        match features.len() == self.length {
+            true => Ok(features),
+            false => Err(format!("the network gives {} numbers, not {}", features.len(), self.length)),
+        }
     }
 }
 
@@ -139,9 +169,9 @@ impl Backbone for Plan {
         let (n, _, height, width) = pictures.dims4()?;
         let values = pictures.flatten_all()?.to_vec1::<f32>()?;
         // One picture a thread: tract runs a network on one.
-        let rows: TractResult<Vec<Vec<f32>>> =
+        let rows: Result<Vec<Vec<f32>>, String> =
             values.par_chunks(3 * height * width).map(|picture| self.one(picture, height, width)).collect();
-        let rows = rows.map_err(|e| candle_core::Error::Msg(format!("{e:#}")))?;
+        let rows = rows.map_err(candle_core::Error::Msg)?;
         Tensor::from_vec(rows.concat(), (n, self.length), pictures.device())
     }
 }
@@ -209,11 +239,11 @@ pub(super) fn file(name: &str) -> Option<&Path> {
     name.strip_prefix(PREFIX).map(Path::new)
 }
 
-/// Opens the encoder of an ONNX file and the JSON file beside it.
+/// Opens the encoder of an ONNX file and the JSON file beside it. The id is `known` if that is of the same bytes.
 ///
 /// # Errors
 /// [`Error::Onnx`].
-pub(super) fn open(path: &Path) -> Result<Arc<dyn Encoder>, Error> {
+pub(super) fn open(path: &Path, known: Option<&str>) -> Result<Arc<dyn Encoder>, Error> {
     let wrong = |path: &Path, found: String| Error::Onnx { path: path.to_owned(), found };
     let beside = path.with_extension("json");
     let bytes = std::fs::read(path).map_err(|e| {
@@ -236,14 +266,16 @@ pub(super) fn open(path: &Path) -> Result<Arc<dyn Encoder>, Error> {
         .filter(|model| model.graph.is_some())
         .ok_or_else(|| wrong(path, "no ONNX file".to_owned()))?;
     // tract trusts the graph: one whose output belongs to no node makes it panic.
-    let built = catch_unwind(AssertUnwindSafe(|| build(&model, &description)))
-        .unwrap_or_else(|_| Err("the network contradicts itself".to_owned()));
+    let built =
+        quietly(|| build(&model, &description)).unwrap_or_else(|| Err("the network contradicts itself".to_owned()));
     let (plan, width, height) = built.map_err(|found| wrong(path, found))?;
     let sampling = description.sampling(width, height).map_err(|found| wrong(&beside, found))?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     // Both files decide what the features are.
     let hash = blake3::Hasher::new().update(&bytes).update(&text).finalize().to_hex();
-    let id = format!("{PREFIX}{stem}/{VERSION}+{}", &hash[..8]);
+    let bytes = format!("/{VERSION}+{}", &hash[..8]);
+    let known = known.filter(|id| id.starts_with(PREFIX) && id.ends_with(&bytes));
+    let id = known.map_or_else(|| format!("{PREFIX}{stem}{bytes}"), str::to_owned);
     let normalise = Normalise { mean: description.mean, deviation: description.deviation };
     let name = format!("{PREFIX}{}", path.display());
     Ok(Arc::new(Pooled::new(&name, id, plan.length, sampling, normalise, Box::new(plan))))
@@ -265,7 +297,7 @@ mod tests {
         let path = dir.path().join("tiny.onnx");
         std::fs::write(&path, model).unwrap();
         std::fs::write(dir.path().join("tiny.json"), description).unwrap();
-        open(&path).map_err(|e| e.to_string().replace(&*dir.path().to_string_lossy(), ""))
+        open(&path, None).map_err(|e| e.to_string().replace(&*dir.path().to_string_lossy(), ""))
     }
 
     fn model() -> ModelProto {
@@ -371,12 +403,33 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_is_nothing_and_the_next_one_is_told_again() {
+        assert_eq!(quietly(|| quietly(|| panic!("a fault of the file")).is_none()), Some(true));
+        assert!(quietly(|| -> u8 { panic!("and again") }).is_none());
+        assert!(!AWAITED.get());
+    }
+
+    #[test]
+    fn a_renamed_file_keeps_the_id_it_is_known_by() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("renamed.onnx");
+        std::fs::write(&path, TINY).unwrap();
+        std::fs::write(path.with_extension("json"), "{}").unwrap();
+        let known = opened(TINY, "{}").unwrap().about().id.clone();
+        let id = |known: &str| open(&path, Some(known)).unwrap().about().id.clone();
+        assert_eq!(id(&known), known);
+        // Other bytes are another encoder.
+        let (name, own) = (id("onnx:tiny/1+00000000"), id("layout/1"));
+        assert!(name == own && own.starts_with("onnx:renamed/1+"), "{name} {own}");
+    }
+
+    #[test]
     fn a_file_that_is_missing_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tiny.onnx");
-        assert!(open(&path).unwrap_err().to_string().contains("--encoder onnx:FILE"));
+        assert!(open(&path, None).unwrap_err().to_string().contains("--encoder onnx:FILE"));
         std::fs::write(&path, TINY).unwrap();
-        let error = open(&path).unwrap_err().to_string();
+        let error = open(&path, None).unwrap_err().to_string();
         assert!(error.contains("tiny.json: ") && error.contains("needs this file beside it"), "{error}");
     }
 }

@@ -32,7 +32,7 @@ pub struct Entry {
     pub weights: &'static str,
     /// Whether its answers were checked with the real weights, or its arithmetic only, with seeded ones.
     pub verified: bool,
-    /// Floating-point operations for an image, or for a clip if it is not made of images: multiply-adds times two.
+    /// Floating-point operations for an image, all its views, or for a clip if it is not made of images: multiply-adds times two.
     pub flops: f64,
     /// Opens it from its weights.
     build: Build,
@@ -73,7 +73,8 @@ pub static ENTRIES: &[Entry] = &[
         }),
         weights: "model.safetensors of google/mobilenet_v2_1.0_224, or the same network with batch normalisation folded in (stem, block0..16, head)",
         verified: true,
-        flops: mobilenet_v2::FLOPS,
+        // It sees each picture twice.
+        flops: 2.0 * mobilenet_v2::FLOPS,
         build: |entry, path, id| {
             let (network, normalise) = MobileNetV2::open(path)?;
             // The reference keeps the shape and cuts the middle out; of wide pictures that loses half. Squeezed, and seen from afar and close, kinds are
@@ -259,11 +260,19 @@ pub fn weights_in(name: &str) -> Option<&Path> {
 /// # Errors
 /// [`Error::Unknown`]; [`Error::NoWeights`] if they are not here; [`Error::Weights`] or [`Error::Onnx`] if they are something else.
 pub fn open(name: &str, weights: Option<&Path>) -> Result<Arc<dyn Encoder>, Error> {
+    open_known(name, weights, None)
+}
+
+/// As [`open`], where an index or a checkpoint may know the encoder by an id. An ONNX file is the one it knows if its bytes are, whatever it is called now, and keeps that id.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_known(name: &str, weights: Option<&Path>, known: Option<&str>) -> Result<Arc<dyn Encoder>, Error> {
     if name == LAYOUT {
         return Ok(Arc::new(Layout::embedded()));
     }
     if let Some(file) = onnx::file(name) {
-        return onnx::open(weights.unwrap_or(file));
+        return onnx::open(weights.unwrap_or(file), known);
     }
     entry(name)?.open(weights)
 }
@@ -273,10 +282,51 @@ pub fn open(name: &str, weights: Option<&Path>) -> Result<Arc<dyn Encoder>, Erro
 /// # Errors
 /// As [`open`]; [`Error::Other`] if the weights are not those of the id.
 pub fn open_as(id: &str, weights: Option<&Path>, what: &'static str) -> Result<Arc<dyn Encoder>, Error> {
-    let encoder = open(id.split('/').next().unwrap_or(id), weights)?;
-    let given = encoder.about().id.clone();
-    if given != id {
-        return Err(Error::Other { what, needed: id.to_owned(), given });
-    }
+    let encoder = open_known(named(id), weights, Some(id))?;
+    expect(id, encoder.as_ref(), what)?;
     Ok(encoder)
+}
+
+/// Refuses an encoder that is not the one that `what` recorded, and says how to get that.
+///
+/// # Errors
+/// [`Error::Other`].
+pub fn expect(needed: &str, encoder: &dyn Encoder, what: &'static str) -> Result<(), Error> {
+    let given = encoder.about().id.clone();
+    if given == needed {
+        return Ok(());
+    }
+    let how = match (named(needed), entry(named(needed))) {
+        (LAYOUT, _) => "it is part of the program, so name no other with --encoder".to_owned(),
+        (name, Ok(Entry { hub: Some(_), .. })) => {
+            format!("fetch its weights with `reelseek encoders pull {name}`, or name them with --weights FILE")
+        }
+        (_, Ok(_)) => "name its weights with --weights FILE".to_owned(),
+        (_, Err(_)) => "name its own file, with the same JSON file beside it, with --weights FILE".to_owned(),
+    };
+    Err(Error::Other { what, needed: needed.to_owned(), given, how })
+}
+
+/// The name in an id.
+fn named(id: &str) -> &str {
+    id.split('/').next().unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_encoder_is_refused_with_the_way_to_the_right_one() {
+        let given = Layout::embedded();
+        for (needed, told) in [
+            ("mobilenet-v2/1+0123abcd", "`reelseek encoders pull mobilenet-v2`, or name them with --weights FILE"),
+            ("c3d/1+0123abcd", "name its weights with --weights FILE"),
+            ("onnx:mine/1+0123abcd", "name its own file, with the same JSON file beside it, with --weights FILE"),
+        ] {
+            let error = expect(needed, &given, "the index").unwrap_err().to_string();
+            let expected = format!("the index needs the encoder {needed}, but {} is here: ", given.about().id);
+            assert!(error.starts_with(&expected) && error.contains(told), "{error}");
+        }
+    }
 }

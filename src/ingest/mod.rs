@@ -48,6 +48,17 @@ pub enum Error {
     /// No checkpoint can be fitted.
     #[error(transparent)]
     Fit(#[from] closed_form::OfVideos),
+    /// The checkpoint in the index's folder is gone.
+    #[error(
+        "{} is missing: the index was made with it ({fingerprint}), and nothing can be added without it; put it back or name a copy with --checkpoint, or index again into another folder",
+        path.display()
+    )]
+    NoCheckpoint {
+        /// The file.
+        path: PathBuf,
+        /// Recorded in the index.
+        fingerprint: String,
+    },
     /// The index was made with other weights.
     #[error(
         "the index was made with {what} {found}, but {given} is in use; name the one it was made with, or use another --index folder"
@@ -205,12 +216,28 @@ pub fn run(
     Ok(summary)
 }
 
+/// What the checkpoint of an index is called while the index is created. An index takes a folder in which a creation was cut short, and knows what that leaves by this beginning.
+fn coming(folder: &Path, fingerprint: &str) -> PathBuf {
+    folder.join(format!("text.new.checkpoint.{fingerprint}"))
+}
+
+/// Gives the checkpoint of a new index its own name, be it that an earlier run was cut short before it.
+fn settle(folder: &Path, index: &Index) -> Result<(), Error> {
+    let Some(fingerprint) = index.settings().attributes.get(CHECKPOINT) else { return Ok(()) };
+    let (coming, path) = (coming(folder, fingerprint), folder.join(search::CHECKPOINT_FILE));
+    if coming.exists() {
+        std::fs::rename(&coming, &path).map_err(|source| media::Error::io(&path, source))?;
+    }
+    Ok(())
+}
+
 fn open_or_create(folder: &Path, encoder: &dyn Encoder, checkpoint: &Folded, plan: &Plan) -> Result<Index, Error> {
     let id = &encoder.about().id;
     checkpoint.expect_encoder(id, "in use")?;
     let fingerprint = checkpoint.fingerprint();
     if !Index::exists(folder) {
-        let mut attributes = BTreeMap::from([(ENCODER.to_owned(), id.clone()), (CHECKPOINT.to_owned(), fingerprint)]);
+        let mut attributes =
+            BTreeMap::from([(ENCODER.to_owned(), id.clone()), (CHECKPOINT.to_owned(), fingerprint.clone())]);
         if let Some(weights) = &plan.weights {
             let path = std::path::absolute(weights).unwrap_or_else(|_| weights.clone());
             attributes.insert(search::WEIGHTS.to_owned(), path.to_string_lossy().into_owned());
@@ -218,16 +245,24 @@ fn open_or_create(folder: &Path, encoder: &dyn Encoder, checkpoint: &Folded, pla
         let precision = if plan.half { Precision::Half } else { Precision::Full };
         let sketch = if encoder.about().same_scene { align::BYTES as u32 } else { 0 };
         let settings = Settings { attributes, precision, sketch, ..Settings::new(checkpoint.record.invariant) };
-        let index = Index::create(folder, &settings)?;
-        // With the index lies what a search needs of it.
+        // With the index lies what a search needs of it. It is on disk before there is an index, which would be lost without it.
+        let coming = coming(folder, &fingerprint);
         if *checkpoint != Folded::embedded() {
-            let path = folder.join(search::CHECKPOINT_FILE);
-            let write = |part: &Path| std::fs::write(part, checkpoint.to_bytes());
-            crate::tensors::replace(&path, write).map_err(|source| media::Error::io(&path, source))?;
+            let written = std::fs::create_dir_all(folder)
+                .and_then(|()| crate::tensors::replace(&coming, |part| std::fs::write(part, checkpoint.to_bytes())));
+            written.map_err(|source| media::Error::io(&coming, source))?;
         }
+        let created = Index::create(folder, &settings);
+        if created.is_err() && !Index::exists(folder) {
+            // Nothing was begun here, and nobody will look for it. The error to tell is the first one.
+            let _ = std::fs::remove_file(&coming);
+        }
+        let index = created?;
+        settle(folder, &index)?;
         return Ok(index);
     }
     let index = Index::open(folder)?;
+    settle(folder, &index)?;
     for (what, given) in [(ENCODER, id.clone()), (CHECKPOINT, fingerprint)] {
         if let Some(found) = index.settings().attributes.get(what)
             && *found != given

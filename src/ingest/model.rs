@@ -1,19 +1,18 @@
 //! Which encoder and which checkpoint an index is made with: the same for everybody who indexes.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use globset::GlobSet;
 use reelseek_index::Index;
 
-use super::{Error, closed_form};
+use super::{Error, closed_form, settle};
 use crate::encode::registry::{self, LAYOUT};
 use crate::encode::{self, Encoder};
 use crate::gmf::Folded;
 use crate::media::{Cancel, Tools, walk};
-use crate::search::{CHECKPOINT_FILE, ENCODER, WEIGHTS};
-
-/// Videos, and frames of each, that a checkpoint is fitted to where there is none.
-const SAMPLE: (usize, usize) = (256, 16);
+use crate::search::{CHECKPOINT, CHECKPOINT_FILE, ENCODER, WEIGHTS};
 
 /// What is named of it. Where nothing is: what the index has, or else [`LAYOUT`] with the embedded checkpoint.
 #[derive(Debug, Clone, Default)]
@@ -42,21 +41,47 @@ impl Model {
         folder: &Path,
         paths: &[PathBuf],
         cancel: &Cancel,
-        tell: impl FnOnce(&str),
+        tell: impl FnMut(&str),
     ) -> Result<(Arc<dyn Encoder>, Folded), Error> {
-        let attributes = match Index::exists(folder) {
-            true => Index::open(folder)?.settings().attributes.clone(),
-            false => Default::default(),
-        };
-        let named = attributes.get(ENCODER).and_then(|id| id.split('/').next());
-        let name = self.encoder.as_deref().or(named).unwrap_or(LAYOUT);
+        self.open_but(folder, (paths, &GlobSet::empty()), cancel, tell)
+    }
+
+    /// As [`Model::open`], where what `exclude` matches is left out.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_but(
+        &self,
+        folder: &Path,
+        (paths, exclude): (&[PathBuf], &GlobSet),
+        cancel: &Cancel,
+        tell: impl FnMut(&str),
+    ) -> Result<(Arc<dyn Encoder>, Folded), Error> {
+        let mut attributes = BTreeMap::new();
+        if Index::exists(folder) {
+            let index = Index::open(folder)?;
+            settle(folder, &index)?;
+            attributes.clone_from(&index.settings().attributes);
+        }
+        let recorded = attributes.get(ENCODER);
+        let name = self.encoder.as_deref().or(recorded.and_then(|id| id.split('/').next())).unwrap_or(LAYOUT);
         let weights = self.weights().or_else(|| attributes.get(WEIGHTS).map(PathBuf::from));
-        let encoder = encode::open(name, weights.as_deref())?;
+        let named = self.checkpoint.as_deref().map(Folded::open).transpose()?;
+        // A file that was renamed is known by what is in it.
+        let known = recorded.or(named.as_ref().map(|checkpoint| &checkpoint.record.encoder)).map(String::as_str);
+        let encoder = encode::open_known(name, weights.as_deref(), known)?;
+        // Before anything is fitted: it would be of no use.
+        if let Some(recorded) = recorded {
+            registry::expect(recorded, encoder.as_ref(), "the index")?;
+        }
         let own = folder.join(CHECKPOINT_FILE);
-        let checkpoint = match &self.checkpoint {
-            Some(path) => Folded::open(path)?,
-            None if !attributes.is_empty() && own.exists() => Folded::open(&own)?,
-            None => default_checkpoint(encoder.as_ref(), paths, cancel, tell)?.0,
+        let checkpoint = match (named, attributes.get(CHECKPOINT)) {
+            (Some(checkpoint), _) => checkpoint,
+            (None, Some(_)) if own.exists() => Folded::open(&own)?,
+            (None, Some(made_with)) if *made_with != Folded::embedded().fingerprint() => {
+                return Err(Error::NoCheckpoint { path: own, fingerprint: made_with.clone() });
+            }
+            _ => default_checkpoint(encoder.as_ref(), (paths, exclude), cancel, tell)?.0,
         };
         Ok((encoder, checkpoint))
     }
@@ -68,15 +93,17 @@ impl Model {
 /// [`enum@Error`] if none can be fitted.
 pub fn default_checkpoint(
     encoder: &dyn Encoder,
-    paths: &[PathBuf],
+    (paths, exclude): (&[PathBuf], &GlobSet),
     cancel: &Cancel,
-    tell: impl FnOnce(&str),
+    mut tell: impl FnMut(&str),
 ) -> Result<(Folded, String), Error> {
     if encoder.about().name == LAYOUT {
         return Ok((Folded::embedded(), "embedded GMF".to_owned()));
     }
+    let tools = Tools::find()?;
     tell(&format!("fitting a checkpoint for {} to frames of these videos", encoder.about().name));
-    let videos: Vec<PathBuf> = walk::videos(paths, &globset::GlobSet::empty()).into_iter().flatten().collect();
-    let fitted = closed_form::of_videos(&Tools::find()?, encoder, &videos, SAMPLE, cancel)?;
-    Ok((fitted, "principal directions".to_owned()))
+    let videos: Vec<PathBuf> = walk::videos(paths, exclude).into_iter().flatten().collect();
+    let fitted = closed_form::of_videos(&tools, encoder, &videos, cancel, tell)?;
+    let what = fitted.record.training["start"].as_str().unwrap_or_default().to_owned();
+    Ok((fitted, what))
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 mod failures;
+mod kinds;
 mod onnx;
 mod sketches;
 

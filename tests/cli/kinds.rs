@@ -1,0 +1,137 @@
+//! `kinds` and `quality`: whole measurements, and those that lack something.
+
+use super::*;
+
+/// Clips of three kinds, and photographs of two of them, of something else, and of one that is said to be something else.
+fn kinds() -> Place {
+    let place = Place::with_clips();
+    let shown = |rows: &[(&str, &str, &str)]| {
+        let line = |(path, class, group): &(&str, &str, &str)| {
+            format!("{}\n", serde_json::json!({ "path": path, "class": class, "group": group }))
+        };
+        rows.iter().map(line).collect::<String>()
+    };
+    let videos = [("zoom.mp4", "fractal", "shapes"), ("cells.mkv", "cells", "life"), ("bars.avi", "bars", "signal")];
+    std::fs::write(place.videos().join("manifest.jsonl"), shown(&videos)).unwrap();
+    std::fs::create_dir(place.path("photos")).unwrap();
+    place.frame("zoom.mp4", "5", "photos/zoom.png");
+    place.frame("cells.mkv", "6", "photos/cells.png");
+    place.frame("bars.avi", "5", "photos/bars.png");
+    // A plain sweep of grey, of which no clip has anything.
+    let sweep: Vec<u8> = (0..64 * 64u32).map(|i| (i % 64 * 4) as u8).collect();
+    std::fs::write(place.path("photos/sweep.pgm"), [&b"P5 64 64 255\n"[..], &sweep].concat()).unwrap();
+    let photographs = [
+        ("zoom.png", "fractal", "shapes"),
+        ("cells.png", "mould", "life"),
+        ("bars.png", "negative", "nothing"),
+        ("sweep.pgm", "negative", "nothing"),
+    ];
+    std::fs::write(place.path("photos/manifest.jsonl"), shown(&photographs)).unwrap();
+    place
+}
+
+/// `kinds` on them, with a cache of its own.
+fn command(place: &Place, more: &[&str]) -> Command {
+    let (videos, photos) = (place.videos(), place.path("photos"));
+    let fixed = ["kinds", videos.to_str().unwrap(), "--images", photos.to_str().unwrap()];
+    let mut command = place.command(&[&fixed[..], more].concat());
+    command.env("REELSEEK_CACHE", place.path("cache"));
+    command
+}
+
+#[test]
+fn kinds_are_measured_and_what_shows_none_is_counted() {
+    let place = kinds();
+    let output = command(&place, &["--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let rows = lines(&output);
+    let [row] = &rows[..] else { panic!("layout alone is at hand: {rows:?}") };
+    assert!(row["encoder"].as_str().unwrap().starts_with("layout/"), "{row}");
+    assert_eq!((&row["normaliser"], &row["gallery"], &row["failed"]), (&"hits".into(), &3.into(), &0.into()));
+    // The mould is of no class in the gallery, but of a group.
+    assert_eq!((&row["class"]["queries"], &row["group"]["queries"]), (&1.into(), &2.into()));
+    for by in ["class", "group"] {
+        let worth = ["map10", "map10_min", "success1", "success5"].map(|key| row[by][key].as_f64().unwrap());
+        assert_eq!(worth, [1.0; 4], "{row}");
+    }
+    // The bars are in the gallery, whatever the manifest says; the sweep is not.
+    assert_eq!(row["no_match"], serde_json::json!({ "queries": 2, "falsely": 1 }));
+
+    let output = command(&place, &["--normaliser", "min"]).output().unwrap();
+    let table = text(&output.stdout);
+    assert!(table.contains("mAP@10 with normaliser `min`") && table.contains(" 1/2 "), "{table}");
+}
+
+#[test]
+fn kinds_of_a_learned_encoder_are_measured() {
+    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/weights/mobilenet_v2_1.0_224.safetensors");
+    if !weights.exists() {
+        println!("skipped: {} is not at hand", weights.display());
+        return;
+    }
+    let place = kinds();
+    let named = format!("mobilenet-v2={}", weights.display());
+    let output = command(&place, &["--json", "--weights", &named]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let [layout, learned] = &lines(&output)[..] else { panic!("two are at hand: {}", text(&output.stdout)) };
+    assert_eq!(layout["checkpoint"], "embedded GMF");
+    assert!(learned["encoder"].as_str().unwrap().starts_with("mobilenet-v2/1+"), "{learned}");
+    assert_eq!((&learned["group"]["success1"], &learned["no_match"]["queries"]), (&1.0.into(), &2.into()));
+    // Three videos are too few to fit to.
+    assert_eq!(learned["checkpoint"], "random directions beside those of few videos");
+    assert!(text(&output.stderr).contains("3 videos with "), "{}", text(&output.stderr));
+}
+
+#[test]
+fn weights_that_are_broken_are_told_and_stop_no_other() {
+    let place = kinds();
+    let weights = place.path("cache/mobilenet-v2/model.safetensors");
+    std::fs::create_dir_all(weights.parent().unwrap()).unwrap();
+    std::fs::write(&weights, "not a network").unwrap();
+    let output = command(&place, &["--json"]).output().unwrap();
+    let told = text(&output.stderr);
+    assert_eq!((output.status.code(), lines(&output).len()), (Some(2), 1), "{told}");
+    assert!(told.contains("measuring mobilenet-v2") && told.contains(&*weights.to_string_lossy()), "{told}");
+}
+
+#[test]
+fn videos_that_are_not_in_the_figures_are_told() {
+    let place = kinds();
+    std::fs::write(place.videos().join("cells.mkv"), "no video").unwrap();
+    let output = command(&place, &["--json"]).output().unwrap();
+    let row = &lines(&output)[0];
+    assert_eq!((&row["gallery"], &row["failed"]), (&2.into(), &1.into()));
+    assert!(text(&output.stderr).contains("failed: ") && text(&output.stderr).contains("cells.mkv"));
+
+    let videos = place.videos();
+    let quality = |more: &[&str]| place.run(&[&["quality", videos.to_str().unwrap(), "--frames", "1"], more].concat());
+    let output = quality(&["--json"]);
+    assert_eq!((&lines(&output)[0]["gallery"], &lines(&output)[0]["failed"]), (&2.into(), &1.into()));
+    assert!(text(&output.stderr).contains("failed: "), "{}", text(&output.stderr));
+    assert!(text(&quality(&[]).stdout).contains("1 videos could not be indexed and are not in the gallery"));
+}
+
+/// Ctrl-C in the midst of indexing: half a gallery is no measurement.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_measurement_that_was_stopped_prints_none() {
+    let place = kinds();
+    let videos = place.videos();
+    let quality = place.command(&["quality", videos.to_str().unwrap(), "--json"]);
+    for (n, mut command) in [command(&place, &["--json"]), quality].into_iter().enumerate() {
+        let pid = place.path(&format!("pid{n}"));
+        // It decodes forever. The others, which the first one's end lets go on, are not to be begun.
+        let stub = stand_in(&place, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
+        command.env("REELSEEK_FFMPEG", &stub).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        wait_for_line(&pid);
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(
+            (output.status.code(), text(&output.stdout)),
+            (Some(130), String::new()),
+            "{}",
+            text(&output.stderr)
+        );
+    }
+}
