@@ -290,7 +290,7 @@ mod tests {
             })
             .collect();
         let value = |x: f32, y: f32| {
-            let over = blobs.iter().filter(|[bx, by, r, _]| (x - bx).hypot(y - by) < *r).next_back();
+            let over = blobs.iter().rfind(|[bx, by, r, _]| (x - bx).hypot(y - by) < *r);
             over.map_or(100.0, |[_, _, _, v]| *v) as u8
         };
         let rgb = (0..320 * 180).flat_map(|i| [value((i % 320) as f32, (i / 320) as f32); 3]).collect();
