@@ -240,11 +240,7 @@ impl Encoder for C3d {
         Ok(pictures.iter().map(pixels).collect())
     }
 
-    fn image(&self, descriptor: &Descriptor) -> Vec<f32> {
-        self.try_image(descriptor).unwrap_or_default()
-    }
-
-    fn try_image(&self, descriptor: &Descriptor) -> std::result::Result<Vec<f32>, Error> {
+    fn image(&self, descriptor: &Descriptor) -> std::result::Result<Vec<f32>, Error> {
         self.features(&[descriptor])
     }
 
@@ -315,7 +311,6 @@ mod tests {
         let frame = Descriptor::new((0..encoder.about.descriptor_len).map(|i| (i * 7 % 256) as f32).collect());
         let told = "the encoder failed: 256 numbers of norm";
         assert!(encoder.clip(&[&frame]).unwrap_err().to_string().starts_with(told));
-        assert!(encoder.try_image(&frame).unwrap_err().to_string().starts_with(told));
-        assert!(encoder.image(&frame).is_empty());
+        assert!(encoder.image(&frame).unwrap_err().to_string().starts_with(told));
     }
 }

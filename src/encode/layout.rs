@@ -252,13 +252,10 @@ impl Encoder for Layout {
     }
 
     /// 128 numbers.
-    fn image(&self, descriptor: &Descriptor) -> Vec<f32> {
+    fn image(&self, descriptor: &Descriptor) -> Result<Vec<f32>, Error> {
         let centred: Vec<f32> = descriptor.values.iter().zip(&self.projection.mean).map(|(v, m)| v - m).collect();
-        self.projection
-            .rows
-            .chunks_exact(DESCRIPTOR_LEN)
-            .map(|row| row.iter().zip(&centred).map(|(a, b)| a * b).sum())
-            .collect()
+        let rows = self.projection.rows.chunks_exact(DESCRIPTOR_LEN);
+        Ok(rows.map(|row| row.iter().zip(&centred).map(|(a, b)| a * b).sum()).collect())
     }
 
     /// 4096 numbers: the frames' descriptors one after the other. A clip of fewer than 8 frames repeats its last

@@ -125,17 +125,12 @@ pub trait Encoder: Send + Sync + std::fmt::Debug {
         None
     }
 
-    /// The features of an image; none at all if the encoder fails, which no checkpoint takes for features.
-    fn image(&self, descriptor: &Descriptor) -> Vec<f32> {
-        descriptor.values.clone()
-    }
-
-    /// The features of an image, or why there are none.
+    /// The features of an image.
     ///
     /// # Errors
     /// As [`Encoder::describe`].
-    fn try_image(&self, descriptor: &Descriptor) -> Result<Vec<f32>, Error> {
-        Ok(self.image(descriptor))
+    fn image(&self, descriptor: &Descriptor) -> Result<Vec<f32>, Error> {
+        Ok(descriptor.values.clone())
     }
 
     /// The features of a clip from its frames in order of time. A clip cut short by the end of the video may have fewer than it should. `None` if

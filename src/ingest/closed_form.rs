@@ -89,7 +89,7 @@ pub fn of_videos(
                 if cancel.is_set() {
                     return Err(OfVideos::Cancelled);
                 }
-                rows.push(encoder.try_image(descriptor)?);
+                rows.push(encoder.image(descriptor)?);
             }
         }
         if cancel.is_set() {

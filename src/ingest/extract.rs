@@ -247,7 +247,10 @@ fn row(encoder: &dyn Encoder, described: &Described, item: &Item) -> Made {
             if frame.is_flat() {
                 return left_out("its picture is flat");
             }
-            Ok((item.kind, line(item), encoder.image(frame)))
+            match encoder.image(frame) {
+                Ok(features) => Ok((item.kind, line(item), features)),
+                Err(error) => left_out(&error.to_string()),
+            }
         }
         Kind::Clip => {
             let n = encoder.about().sampling.frames_per_clip;

@@ -251,7 +251,7 @@ mod tests {
             ("100CANON/MVI_0001.MP4".to_owned(), Example { frames: vec![frame], moments: vec![moment] })
         };
         let encoder = Layout::embedded();
-        let set = set(&[example(3), example(7)], &encoder, |d| encoder.image(d), 0.0, 1).unwrap();
+        let set = set(&[example(3), example(7)], &encoder, |d| encoder.image(d).unwrap(), 0.0, 1).unwrap();
         let (image, other) = (&set.images.rows[0], &set.videos.rows[2]);
         assert_eq!(image.instance(), set.videos.rows[0].instance());
         assert_ne!(image.instance(), other.instance());

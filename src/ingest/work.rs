@@ -234,11 +234,11 @@ impl Probe {
     }
 
     /// The frame's image embedding, plain and (where the encoder tells them apart) mirrored, one after the other; empty if all frames were flat.
-    fn embed(&self, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Vec<f32>, gmf::Error> {
+    fn embed(&self, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Vec<f32>, Error> {
         let Some(kept) = &self.kept else { return Ok(Vec::new()) };
-        let mut views = checkpoint.embed_image(&encoder.image(kept))?;
+        let mut views = checkpoint.embed_image(&encoder.image(kept)?)?;
         if let Some(mirrored) = encoder.mirrored(kept) {
-            views.extend(checkpoint.embed_image(&encoder.image(&mirrored))?);
+            views.extend(checkpoint.embed_image(&encoder.image(&mirrored)?)?);
         }
         Ok(views)
     }

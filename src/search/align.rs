@@ -4,7 +4,7 @@
 //! frame: whole, cropped at any place, turned a little, surrounded by something, mirrored. The score is the highest normalised cross-correlation of the two, both without their
 //! local mean, so that brightness, contrast and slow shading say nothing:
 //!
-//! `ncc = Σ q f / √((Σ q² + floor) (Σ f² + floor))`, sums over the overlap, `q` and `f` about their means there; `floor` is the square of [`FLOOR`] for each cell.
+//! `ncc = Σ q f / √((Σ q² + floor) (Σ f² + floor))`, sums over the overlap, `q` and `f` about their means there; `floor` is 2.25 (1.5 grey levels, squared) for each cell.
 
 use crate::media::Picture;
 

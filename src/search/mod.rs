@@ -47,6 +47,14 @@ pub enum Error {
     /// The encoder is not known.
     #[error(transparent)]
     Encoder(#[from] encode::Error),
+    /// The index's own checkpoint is not there any more.
+    #[error("{}: the checkpoint {found} that the index was made with is gone; put it back, name a copy with --checkpoint, or index again into another folder", path.display())]
+    Lost {
+        /// Where it was.
+        path: PathBuf,
+        /// Its fingerprint.
+        found: String,
+    },
     /// The index was made with other weights.
     #[error(
         "the index was made with {what} {found}, but {given} is in use; search with the one it was made with, or index again into another folder"
@@ -138,11 +146,12 @@ impl Engine {
     /// Opens an index with the encoder and the checkpoint that it was made with: those that it remembers, or the ones named.
     ///
     /// # Errors
-    /// [`Error::Index`] if there is no sound index; [`Error::Encoder`] if its encoder is not here; [`Error::Mismatch`] if it was made with other weights.
+    /// [`Error::Index`] if there is no sound index; [`Error::Encoder`] if its encoder is not here; [`Error::Mismatch`] if it was made with other weights, [`Error::Lost`] if its own are gone.
     pub fn open(index: &Path, checkpoint: Option<&Path>, weights: Option<&Path>) -> Result<Engine, Error> {
         let searcher = Index::open(index)?.searcher()?;
         let attributes = &searcher.settings().attributes;
         let own = index.join(CHECKPOINT_FILE);
+        let named = checkpoint.is_some();
         let checkpoint = match checkpoint {
             Some(path) => Folded::open(path)?,
             None if own.exists() => Folded::open(&own)?,
@@ -153,6 +162,9 @@ impl Engine {
         let encoder = encode::open_as(id, weights.as_deref(), "the index")?;
         let given = checkpoint.fingerprint();
         if let Some(found) = attributes.get(CHECKPOINT).filter(|found| **found != given) {
+            if !named && !own.exists() {
+                return Err(Error::Lost { path: own, found: found.clone() });
+            }
             return Err(Error::Mismatch { what: CHECKPOINT, found: found.clone(), given });
         }
         checkpoint.expect_encoder(id, "in use")?;
@@ -256,7 +268,7 @@ impl Engine {
         Ok(Answer { found, more, exact, took: Duration::ZERO, encoding: Duration::ZERO })
     }
 
-    /// The moments of a video's rows, best first, with their evidence: a row within a moment that a better one made adds nothing.
+    /// The moments of a video's rows, best first, with their evidence: one that overlaps a better one is left out.
     fn moments_of(
         &self,
         rows: &[Ranked],
@@ -273,11 +285,10 @@ impl Engine {
         let video = self.searcher.video(first.hit.video)?;
         let mut moments: Vec<Moment> = Vec::new();
         for row in good {
-            let at = row.hit.span.at_ms;
-            if moments.iter().any(|m| (m.from_ms..m.to_ms.max(m.from_ms + 1)).contains(&at)) {
+            let moment = Moment::around(row.hit.span, &spans, &vectors, &asked.views[row.view].embedding);
+            if moments.iter().any(|other| moment.overlaps(other)) {
                 continue;
             }
-            let moment = Moment::around(row.hit.span, &spans, &vectors, &asked.views[row.view].embedding);
             moments.push(moment);
             let confidence = calibration.confidence(row.evidence);
             let (video, score, evidence) = (video.clone(), row.hit.score, row.evidence);
@@ -308,9 +319,9 @@ fn views_of(
         std::iter::once(picture).chain(trimmed).map(|picture| encode::fit(picture, sampling)).collect();
     let mut embeddings = Vec::with_capacity(4);
     for descriptor in encoder.describe(&seen)?.into_iter().filter(|descriptor| !descriptor.is_flat()) {
-        embeddings.push(View { embedding: checkpoint.embed_image(&encoder.image(&descriptor))?, mirrored: false });
+        embeddings.push(View { embedding: checkpoint.embed_image(&encoder.image(&descriptor)?)?, mirrored: false });
         if let Some(mirrored) = encoder.mirrored(&descriptor) {
-            embeddings.push(View { embedding: checkpoint.embed_image(&encoder.image(&mirrored))?, mirrored: true });
+            embeddings.push(View { embedding: checkpoint.embed_image(&encoder.image(&mirrored)?)?, mirrored: true });
         }
     }
     Ok(embeddings)

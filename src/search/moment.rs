@@ -17,6 +17,11 @@ pub struct Moment {
 }
 
 impl Moment {
+    /// Whether both have a stretch of the video in common.
+    pub(crate) fn overlaps(&self, other: &Moment) -> bool {
+        self.from_ms < other.to_ms && other.from_ms < self.to_ms || self.at_ms == other.at_ms
+    }
+
     /// Grows the best row to both sides over rows that touch it and score nearly as well. `spans` and `vectors` are
     /// all rows of the video in order of time, `query` is the embedding that found `best`.
     pub(crate) fn around(best: Span, spans: &[Span], vectors: &[f32], query: &[f32]) -> Moment {

@@ -89,6 +89,13 @@ fn an_index_is_not_there_without_its_checkpoint() {
     assert_eq!(output.status.code(), Some(2));
     assert!(told.contains("checkpoint.safetensors is missing") && told.contains("--checkpoint"), "{told}");
     assert!(!told.contains("fitting"), "{told}");
+    let output = place.run(&["search", place.path("flat.png").to_str().unwrap()]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        told.contains("checkpoint.safetensors") && told.contains("is gone") && told.contains("--checkpoint"),
+        "{told}"
+    );
     let kept = place.path("kept");
     assert_eq!(place.index(&["--checkpoint", kept.to_str().unwrap()]).last().unwrap()["unchanged"], 3);
 }
