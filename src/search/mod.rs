@@ -268,7 +268,7 @@ impl Engine {
         Ok(Answer { found, more, exact, took: Duration::ZERO, encoding: Duration::ZERO })
     }
 
-    /// The moments of a video's rows, best first, with their evidence: one that overlaps a better one is left out.
+    /// The moments of a video's rows, best first, with their evidence: a row that meets a better one's moment adds nothing.
     fn moments_of(
         &self,
         rows: &[Ranked],
@@ -285,10 +285,11 @@ impl Engine {
         let video = self.searcher.video(first.hit.video)?;
         let mut moments: Vec<Moment> = Vec::new();
         for row in good {
-            let moment = Moment::around(row.hit.span, &spans, &vectors, &asked.views[row.view].embedding);
-            if moments.iter().any(|other| moment.overlaps(other)) {
+            if moments.iter().any(|better| better.meets(row.hit.span)) {
                 continue;
             }
+            let grown = Moment::around(row.hit.span, &spans, &vectors, &asked.views[row.view].embedding);
+            let moment = moments.iter().fold(grown, |moment, better| moment.beside(better));
             moments.push(moment);
             let confidence = calibration.confidence(row.evidence);
             let (video, score, evidence) = (video.clone(), row.hit.score, row.evidence);

@@ -17,9 +17,17 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// Whether both have a stretch of the video in common.
-    pub(crate) fn overlaps(&self, other: &Moment) -> bool {
-        self.from_ms < other.to_ms && other.from_ms < self.to_ms || self.at_ms == other.at_ms
+    /// Whether a row has a stretch of the video in common with it.
+    pub(crate) fn meets(&self, row: Span) -> bool {
+        self.from_ms < row.end_ms && row.start_ms < self.to_ms || self.at_ms == row.at_ms
+    }
+
+    /// As much of it as lies on its side of a better moment, which its best place does not lie in.
+    pub(crate) fn beside(self, better: &Moment) -> Moment {
+        match self.at_ms < better.at_ms {
+            true => Moment { to_ms: self.to_ms.min(better.from_ms), ..self },
+            false => Moment { from_ms: self.from_ms.max(better.to_ms), ..self },
+        }
     }
 
     /// Grows the best row to both sides over rows that touch it and score nearly as well. `spans` and `vectors` are
@@ -61,6 +69,17 @@ mod tests {
         let vectors = [0.1, 0.9, 0.95, 0.9, 0.95];
         let moment = Moment::around(spans[2], &spans, &vectors, &[1.0]);
         assert_eq!(moment, Moment { from_ms: 1000, at_ms: 3000, to_ms: 5000 });
+    }
+
+    #[test]
+    fn moments_of_one_video_do_not_overlap() {
+        let better = Moment { from_ms: 3000, at_ms: 4000, to_ms: 6000 };
+        assert!(better.meets(span(5000, 7000)) && better.meets(span(2000, 3500)));
+        assert!(!better.meets(span(6000, 8000)) && !better.meets(span(1000, 3000)));
+        let grown = |from_ms, at_ms, to_ms| Moment { from_ms, at_ms, to_ms }.beside(&better);
+        assert_eq!(grown(0, 2000, 5000), Moment { from_ms: 0, at_ms: 2000, to_ms: 3000 });
+        assert_eq!(grown(2000, 7000, 9000), Moment { from_ms: 6000, at_ms: 7000, to_ms: 9000 });
+        assert_eq!(grown(7000, 8000, 9000), Moment { from_ms: 7000, at_ms: 8000, to_ms: 9000 });
     }
 
     #[test]

@@ -20,6 +20,8 @@ use crate::ingest;
 
 const DEFAULT_TOP: usize = 50;
 const MAX_TOP: usize = 200;
+/// Videos that may be left out: more than there can be.
+const MAX_SKIP: usize = 1_000_000_000;
 /// Pictures of a video's strip, and their longer side.
 const STRIP: u32 = 12;
 const STRIP_WIDTH: u32 = 160;
@@ -37,7 +39,7 @@ struct Wish {
     /// Words that may be parts of words, or a filter as in `label:surfing duration:[10 TO 60]`; all videos if not given.
     query: Option<String>,
     /// Videos that are left out: those of the pages before.
-    #[param(minimum = 0)]
+    #[param(minimum = 0, maximum = 1000000000)]
     skip: Option<usize>,
     /// Videos at most; 50 if not given.
     #[param(minimum = 1, maximum = 200)]
@@ -164,6 +166,9 @@ async fn videos(State(app): State<Arc<App>>, Query(wish): Query<Wish>) -> Result
     let (skip, top) = (wish.skip.unwrap_or(0), wish.top.unwrap_or(DEFAULT_TOP));
     if !(1..=MAX_TOP).contains(&top) {
         return Err(ApiError::malformed(format!("top is {top}: expected 1 to {MAX_TOP}")));
+    }
+    if skip > MAX_SKIP {
+        return Err(ApiError::malformed(format!("skip is {skip}: expected 0 to {MAX_SKIP}")));
     }
     let order = match wish.sort.unwrap_or_default() {
         Sort::Name => Order::Name,

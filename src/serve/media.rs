@@ -421,8 +421,12 @@ fn clip(kept: &Media, file: &Located, cut: &Cut, codec: Codec, key: &Key, cancel
 #[utoipa::path(
     get, path = "/v1/media/{id}", tag = "media", params(("id" = String, Path, description = "Id of a video")),
     responses(
-        (status = 200, description = "The file", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 206, description = "A part of it", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 200, description = "The file", content(
+            (Vec<u8> = "video/*"), (Vec<u8> = "image/gif"), (Vec<u8> = "application/octet-stream")
+        )),
+        (status = 206, description = "A part of it", content(
+            (Vec<u8> = "video/*"), (Vec<u8> = "image/gif"), (Vec<u8> = "application/octet-stream")
+        )),
         (status = 304, description = "The asker has it already"),
         (status = 400, description = "Malformed", body = ErrorBody),
         (status = 401, description = "A token or a signed link is needed", body = ErrorBody),
