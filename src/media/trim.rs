@@ -10,13 +10,25 @@ const LEAST_SIDE: f32 = 0.3;
 /// The picture without plain black bars at its sides; `None` if it has none, or if all of it is dark.
 pub fn trim_borders(picture: &Picture) -> Option<Picture> {
     let (width, height) = (picture.width as usize, picture.height as usize);
+    // Most pictures have no bars, which their four outer lines tell.
+    let count = |pixels: &mut dyn Iterator<Item = &[u8]>| pixels.filter(|pixel| bright(pixel)).count() as u32;
+    let line = |y: usize| count(&mut picture.rgb[y * width * 3..(y + 1) * width * 3].chunks_exact(3));
+    let column = |x: usize| count(&mut picture.rgb.chunks_exact(3).skip(x).step_by(width));
+    if width == 0 || height == 0 {
+        return None;
+    }
+    let shown = |n: u32, length: usize| content(&[n], length).is_some();
+    if [0, height - 1].into_iter().all(|y| shown(line(y), width))
+        && [0, width - 1].into_iter().all(|x| shown(column(x), height))
+    {
+        return None;
+    }
     let mut bright_in_row = vec![0u32; height];
     let mut bright_in_column = vec![0u32; width];
-    for (y, row) in picture.rgb.chunks_exact((width * 3).max(1)).enumerate() {
+    for (y, row) in picture.rgb.chunks_exact(width * 3).enumerate() {
         let mut in_row = 0;
         for (pixel, in_column) in row.chunks_exact(3).zip(&mut bright_in_column) {
-            let luma = 299 * u32::from(pixel[0]) + 587 * u32::from(pixel[1]) + 114 * u32::from(pixel[2]);
-            let bright = u32::from(luma > BLACK * 1000);
+            let bright = u32::from(bright(pixel));
             in_row += bright;
             *in_column += bright;
         }
@@ -29,6 +41,10 @@ pub fn trim_borders(picture: &Picture) -> Option<Picture> {
         return None;
     }
     Some(picture.cropped(left as u32, top as u32, w as u32, h as u32))
+}
+
+fn bright(pixel: &[u8]) -> bool {
+    299 * u32::from(pixel[0]) + 587 * u32::from(pixel[1]) + 114 * u32::from(pixel[2]) > BLACK * 1000
 }
 
 /// The first line that is not border, and the one after the last.

@@ -39,7 +39,7 @@ struct Template {
     height: usize,
     /// Whether it lies at the frame's upper left corner only, or anywhere.
     fixed: bool,
-    /// Rows of [`SIDE`] numbers, zero beyond `width`.
+    /// An even number of rows of [`SIDE`] numbers, zero beyond `width` and `height`.
     values: Vec<f32>,
 }
 
@@ -87,22 +87,42 @@ impl Query {
     pub fn score(&self, sketch: &[u8], mirrored: bool) -> f32 {
         let plane = Plane::of(sketch);
         let templates = &self.templates[usize::from(mirrored)];
-        pulp::Arch::new().dispatch(|| templates.iter().map(|t| plane.best(t)).fold(-1.0, f32::max))
+        pulp::Arch::new().dispatch(Laying { plane: &plane, templates })
+    }
+}
+
+/// All templates over one plane. A type of its own and no closure: a closure of this size is not made part of the function that may use the processor's widest vectors.
+struct Laying<'a> {
+    plane: &'a Plane,
+    templates: &'a [Template],
+}
+
+impl pulp::WithSimd for Laying<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, simd: S) -> f32 {
+        let mut best = -1.0f32;
+        for template in self.templates {
+            best = best.max(self.plane.best(simd, template));
+        }
+        best
     }
 }
 
 impl Template {
     /// The upper left part of a square that lost its local mean.
     fn of(square: &Grey, width: usize, height: usize, fixed: bool) -> Template {
-        let mut values = vec![0f32; SIDE * height];
-        let rows = square.values.chunks_exact(square.side);
+        let mut values = vec![0f32; SIDE * height.next_multiple_of(2)];
+        let rows = square.values.chunks_exact(square.side).take(height);
         values.chunks_exact_mut(SIDE).zip(rows).for_each(|(out, row)| out[..width].copy_from_slice(&row[..width]));
-        let cells = || values.chunks_exact(SIDE).flat_map(|row| &row[..width]);
+        let cells = || values.chunks_exact(SIDE).take(height).flat_map(|row| &row[..width]);
         let count = (width * height) as f32;
         let mean = cells().sum::<f32>() / count;
         let squares = cells().map(|v| (v - mean) * (v - mean)).sum::<f32>();
         let norm = (squares + count * FLOOR * FLOOR).sqrt();
-        values.chunks_exact_mut(SIDE).for_each(|row| row[..width].iter_mut().for_each(|v| *v = (*v - mean) / norm));
+        let rows = values.chunks_exact_mut(SIDE).take(height);
+        rows.for_each(|row| row[..width].iter_mut().for_each(|v| *v = (*v - mean) / norm));
         Template { width, height, fixed, values }
     }
 
@@ -191,7 +211,7 @@ impl Grey {
 
 /// A frame's sketch without its local mean, and the sums that windows need.
 struct Plane {
-    /// [`SIDE`] rows of twice as many numbers, zero on the right.
+    /// [`SIDE`] rows of twice as many numbers, zero on the right, and one of zeros.
     values: Vec<f32>,
     /// Sums of the values and of their squares, above and left of each corner.
     sums: Vec<(f64, f64)>,
@@ -202,7 +222,7 @@ impl Plane {
         assert_eq!(sketch.len(), BYTES, "a sketch");
         let mut square: Vec<f32> = sketch.iter().map(|v| f32::from(*v)).collect();
         without_local_mean(&mut square, SIDE);
-        let mut values = vec![0f32; 2 * BYTES];
+        let mut values = vec![0f32; 2 * (SIDE + 1) * SIDE];
         let mut sums = vec![(0.0, 0.0); (SIDE + 1) * (SIDE + 1)];
         for (y, row) in square.chunks_exact(SIDE).enumerate() {
             values[2 * y * SIDE..][..SIDE].copy_from_slice(row);
@@ -217,6 +237,7 @@ impl Plane {
     }
 
     /// `Σ (f - mean)²` of a window.
+    #[inline(always)]
     fn spread(&self, x: usize, y: usize, template: &Template) -> f32 {
         let at = |x: usize, y: usize| self.sums[y * (SIDE + 1) + x];
         let (x1, y1) = (x + template.width, y + template.height);
@@ -226,7 +247,7 @@ impl Plane {
     }
 
     #[inline(always)]
-    fn best(&self, template: &Template) -> f32 {
+    fn best<S: pulp::Simd>(&self, simd: S, template: &Template) -> f32 {
         let floor = (template.width * template.height) as f32 * FLOOR * FLOOR;
         let (right, down) = match template.fixed {
             true => (0, 0),
@@ -235,37 +256,51 @@ impl Plane {
         let mut best = -1.0f32;
         for y in 0..=down {
             for x in 0..=right {
-                // Lanes of their own, for sums that the compiler may not reorder.
-                let mut sums = [0f32; SIDE];
-                for (row, wanted) in template.values.chunks_exact(SIDE).enumerate() {
-                    let found = &self.values[2 * (y + row) * SIDE + x..][..SIDE];
-                    (0..SIDE).for_each(|i| sums[i] += found[i] * wanted[i]);
-                }
-                let product: f32 = sums.iter().sum();
+                let product = self.product(simd, x, y, template);
                 best = best.max(product / (self.spread(x, y, template) + floor).sqrt());
             }
         }
         best
     }
+
+    /// `Σ q f` of a window: two rows at a time, in four sums that need not wait for each other.
+    #[inline(always)]
+    fn product<S: pulp::Simd>(&self, simd: S, x: usize, y: usize, template: &Template) -> f32 {
+        let mut sums = [simd.splat_f32s(0.0); 4];
+        for (pair, wanted) in template.values.chunks_exact(2 * SIDE).enumerate() {
+            let row = |row: usize| &self.values[2 * (y + row) * SIDE + x..][..SIDE];
+            let (above, below) = (S::as_simd_f32s(row(2 * pair)).0, S::as_simd_f32s(row(2 * pair + 1)).0);
+            let (wanted_above, wanted_below) = (S::as_simd_f32s(&wanted[..SIDE]).0, S::as_simd_f32s(&wanted[SIDE..]).0);
+            let mut i = 0;
+            // A row is 32 numbers, a vector 16 at most.
+            while i + 1 < above.len() {
+                sums[0] = simd.mul_add_e_f32s(above[i], wanted_above[i], sums[0]);
+                sums[1] = simd.mul_add_e_f32s(above[i + 1], wanted_above[i + 1], sums[1]);
+                sums[2] = simd.mul_add_e_f32s(below[i], wanted_below[i], sums[2]);
+                sums[3] = simd.mul_add_e_f32s(below[i + 1], wanted_below[i + 1], sums[3]);
+                i += 2;
+            }
+        }
+        simd.reduce_sum_f32s(simd.add_f32s(simd.add_f32s(sums[0], sums[1]), simd.add_f32s(sums[2], sums[3])))
+    }
 }
 
 /// Takes the mean of the window around each value away.
 fn without_local_mean(values: &mut [f32], side: usize) {
-    let mut sums = vec![0f32; (side + 1) * (side + 1)];
-    for y in 0..side {
-        let mut row = 0.0;
-        for x in 0..side {
-            row += values[y * side + x];
-            sums[(y + 1) * (side + 1) + x + 1] = sums[y * (side + 1) + x + 1] + row;
+    let reach = |at: usize| (at.saturating_sub(BLUR), (at + BLUR + 1).min(side));
+    let shares: Vec<f32> = (0..side).map(|x| 1.0 / (reach(x).1 - reach(x).0) as f32).collect();
+    let original = values.to_vec();
+    // The sums of the columns within reach of a row, with zeros on both sides.
+    let mut columns = vec![0f32; side + 2 * BLUR];
+    for (y, row) in values.chunks_exact_mut(side).enumerate() {
+        let (first, end) = reach(y);
+        columns[BLUR..BLUR + side].fill(0.0);
+        for above in original[first * side..end * side].chunks_exact(side) {
+            columns[BLUR..].iter_mut().zip(above).for_each(|(sum, v)| *sum += v);
         }
-    }
-    for y in 0..side {
-        for x in 0..side {
-            let (y0, y1) = (y.saturating_sub(BLUR), (y + BLUR + 1).min(side));
-            let (x0, x1) = (x.saturating_sub(BLUR), (x + BLUR + 1).min(side));
-            let at = |y: usize, x: usize| sums[y * (side + 1) + x];
-            let sum = at(y1, x1) - at(y0, x1) - at(y1, x0) + at(y0, x0);
-            values[y * side + x] -= sum / ((y1 - y0) * (x1 - x0)) as f32;
+        let share = 1.0 / (end - first) as f32;
+        for (x, v) in row.iter_mut().enumerate() {
+            *v -= columns[x..=x + 2 * BLUR].iter().sum::<f32>() * shares[x] * share;
         }
     }
 }
@@ -366,12 +401,27 @@ mod tests {
     }
 
     #[test]
+    fn the_local_mean_is_that_of_the_window() {
+        let mut random = Random::new(9, "mean");
+        let original: Vec<f32> = (0..20 * 20).map(|_| random.up_to(255) as f32).collect();
+        let mut without = original.clone();
+        without_local_mean(&mut without, 20);
+        for (x, y) in [(0, 0), (19, 19), (10, 10), (2, 17), (0, 9)] {
+            let near = |a: usize, b: usize| a.abs_diff(b) <= BLUR;
+            let window: Vec<f32> =
+                (0..400).filter(|i| near(i % 20, x) && near(i / 20, y)).map(|i| original[i]).collect();
+            let expected = original[y * 20 + x] - window.iter().sum::<f32>() / window.len() as f32;
+            assert!((without[y * 20 + x] - expected).abs() < 1e-3, "{x} {y}");
+        }
+    }
+
+    #[test]
     fn the_correlation_is_the_formula() {
         // One template over one place, by hand.
         let (query, frame) = (scene(5), scene(6));
         let whole = Grey::of(&query, 2 * SIDE).part([0.5, 0.5], 1.0, SIDE);
         let template = Template::of(&whole, SIDE, SIDE, true);
-        let found = Plane::of(&sketch(&frame)).best(&template);
+        let found = Plane::of(&sketch(&frame)).best(pulp::Scalar::new(), &template);
         let mut plane: Vec<f32> = sketch(&frame).iter().map(|v| f32::from(*v)).collect();
         without_local_mean(&mut plane, SIDE);
         let about_mean = |v: &[f32]| {

@@ -127,12 +127,16 @@ fn second_look(
 /// What each frame loses for being that of many videos: an intro, a black frame, a test card, which whoever shows it is found by and which tells nothing. For each video and
 /// each of its sketches.
 fn shared_costs(videos: &[Vec<Vec<u8>>]) -> Vec<Vec<f32>> {
-    let limits: Vec<Vec<u32>> =
-        videos.iter().map(|sketches| sketches.iter().map(|sketch| same_picture(sketch)).collect()).collect();
+    let sum = |sketch: &Vec<u8>| sketch.iter().map(|v| u32::from(*v)).sum::<u32>();
+    let sums: Vec<Vec<u32>> = videos.iter().map(|sketches| sketches.iter().map(sum).collect()).collect();
     let cost = |i: usize, j: usize| {
-        let (own, limit) = (&videos[i][j], limits[i][j]);
-        let same = |other: &Vec<u8>| !other.is_empty() && difference(own, other) <= limit;
-        let others = videos.iter().enumerate().filter(|(k, sketches)| *k != i && sketches.iter().any(same)).count();
+        let (own, limit) = (&videos[i][j], same_picture(&videos[i][j], sums[i][j]));
+        // Pictures differ by at least as much as their sums do, which spares looking at most of them.
+        let same = |(other, sum): (&Vec<u8>, &u32)| {
+            !other.is_empty() && sums[i][j].abs_diff(*sum) <= limit && difference(own, other) <= limit
+        };
+        let shows = |(k, sketches): &(usize, &Vec<Vec<u8>>)| *k != i && sketches.iter().zip(&sums[*k]).any(same);
+        let others = videos.iter().enumerate().filter(shows).count();
         if own.is_empty() || others < SHARED_FREE {
             0.0
         } else {
@@ -143,9 +147,9 @@ fn shared_costs(videos: &[Vec<Vec<u8>>]) -> Vec<Vec<f32>> {
 }
 
 /// Sum of absolute differences up to which another sketch is of the same picture: [`SAME_PICTURE`] a cell, less where there is little to tell pictures apart by, as in the dark.
-fn same_picture(sketch: &[u8]) -> u32 {
+fn same_picture(sketch: &[u8], sum: u32) -> u32 {
     let cells = sketch.len().max(1) as u32;
-    let mean = sketch.iter().map(|v| u32::from(*v)).sum::<u32>() / cells;
+    let mean = sum / cells;
     let deviation: u32 = sketch.iter().map(|v| u32::from(*v).abs_diff(mean)).sum();
     (deviation / 4).clamp(cells, SAME_PICTURE * cells)
 }
