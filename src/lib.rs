@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! video ─ media ─ frames ─ encode ─ clip features (4096) ─┐ gmf  ┌─ embedding (128, unit) ─ index ─┐
-//! image ─ media ─ pixels ─ encode ─ image features (128) ─┘(fold)└─ embedding (128, unit) ─────────┴─ search ─ moments ─ cli
+//! image ─ media ─ pixels ─ encode ─ image features (128) ─┘(fold)└─ embedding (128, unit) ─────────┴─ search ─ moments ─ cli │ serve
 //!                           features + labels ─ train ─ checkpoint ─┘
 //! ```
 //!
@@ -37,6 +37,9 @@
 //! And how a checkpoint comes to be: `cli::train` opens a [`features::Set`], or makes one of videos with [`ingest::pairs`], and hands
 //! it to [`gmf::train()`], which steps a [`gmf::Cpu`] (gradients by hand; [`gmf::Autograd`] is the reference, and the way to a GPU) and keeps
 //! the epoch that [`eval::retrieval`] finds best. [`gmf::Weights::fold`] makes of it the small [`gmf::Folded`] that indexing and searching use.
+//!
+//! `cli::serve` opens the same [`search::Engine`] to the web ([`serve::run`]): each request holds one snapshot of the index, passes the guards and waits for its turn; the page in
+//! `assets/page` is one of its clients.
 //!
 //! Which encoders there are says [`encode::registry`]; `cli::encoders` has [`encode::hub`] fetch their weights.
 //!
