@@ -69,7 +69,7 @@ struct Hands {
     scores: Vec<f32>,
 }
 
-/// See [`super::build`].
+/// See [`super::build()`].
 pub(super) fn build(codes: Codes<'_>, rows: u32, settings: &Hnsw) -> Graph {
     let builder = Builder::new(codes, rows, settings);
     let next = AtomicUsize::new(0);

@@ -1,7 +1,7 @@
 //! HNSW graphs (Malkov and Yashunin, "Efficient and robust approximate nearest neighbor search using
 //! Hierarchical Navigable Small World graphs", IEEE TPAMI 2020, arXiv:1603.09320) over the rows of one segment.
 //!
-//! [`build`] makes one, [`file`] freezes it as flat arrays in a file of its own, [`walk`] searches it, while it
+//! [`mod@build`] makes one, [`mod@file`] freezes it as flat arrays in a file of its own, [`walk`] searches it, while it
 //! is built and afterwards alike. A walk reads the codes of the vectors only (see [`crate::packed`]); what it finds is
 //! scored exactly by its caller.
 
