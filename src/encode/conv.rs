@@ -22,10 +22,22 @@ impl Activation {
     fn apply(self, values: &mut [f32]) {
         match self {
             Activation::None => (),
-            // `max` would make 0 of what is no number, and hide that the network has failed.
-            Activation::Relu => values.iter_mut().for_each(|x| *x = if *x < 0.0 { 0.0 } else { *x }),
-            Activation::Relu6 => values.iter_mut().for_each(|x| *x = x.clamp(0.0, 6.0)),
-            Activation::Gelu => values.iter_mut().for_each(|x| *x = gelu(*x)),
+            Activation::Relu => {
+                for x in values {
+                    // `max` would make 0 of what is no number, and hide that the network has failed.
+                    *x = if *x < 0.0 { 0.0 } else { *x };
+                }
+            }
+            Activation::Relu6 => {
+                for x in values {
+                    *x = x.clamp(0.0, 6.0);
+                }
+            }
+            Activation::Gelu => {
+                for x in values {
+                    *x = gelu(*x);
+                }
+            }
         }
     }
 }
@@ -45,8 +57,13 @@ fn gelu(x: f32) -> f32 {
     const Q: [f32; 5] = [-1.456_607_2e-5, -2.133_740_6e-4, -1.682_827e-3, -7.373_329_2e-3, -1.426_474e-2];
     let t = (x * std::f32::consts::FRAC_1_SQRT_2).clamp(-4.0, 4.0);
     let square = t * t;
-    let p = P[1..].iter().fold(P[0], |sum, c| sum * square + c);
-    let q = Q[1..].iter().fold(Q[0], |sum, c| sum * square + c);
+    let (mut p, mut q) = (P[0], Q[0]);
+    for c in &P[1..] {
+        p = p * square + c;
+    }
+    for c in &Q[1..] {
+        q = q * square + c;
+    }
     0.5 * x * (1.0 + t * p / q)
 }
 
@@ -73,7 +90,7 @@ impl Pointwise {
     /// (positions, inputs) to (positions, outputs).
     pub(super) fn apply(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         let y = x.matmul(&self.weight)?;
-        y.inplace_op2(&self.bias, &Bias(activation))?;
+        y.inplace_op2(&self.bias, &Each(Step::Plus, activation))?;
         Ok(y)
     }
 }
@@ -116,12 +133,12 @@ impl Depthwise {
 
 /// `x += y`.
 pub(super) fn add(x: &Tensor, y: &Tensor) -> Result<()> {
-    x.inplace_op2(y, &Add)
+    x.inplace_op2(y, &Each(Step::Plus, Activation::None))
 }
 
 /// `x = a(x · factors)`, a factor for each channel.
 pub(super) fn scale(x: &Tensor, factors: &Tensor, activation: Activation) -> Result<()> {
-    x.inplace_op2(factors, &Scale(activation))
+    x.inplace_op2(factors, &Each(Step::Times, activation))
 }
 
 /// Every channel twice, one beside the other: a depthwise convolution with two kernels for each channel becomes one with one.
@@ -176,8 +193,29 @@ impl CustomOp3 for Taps {
         let (x, weight, bias) = (x.as_slice::<f32>()?, weight.as_slice::<f32>()?, bias.as_slice::<f32>()?);
         let size = self.side.div_ceil(self.stride);
         let mut out = vec![0f32; size * size * channels];
-        pulp::Arch::new().dispatch(|| self.run(x, weight, bias, &mut out, channels));
+        pulp::Arch::new().dispatch(TapsOf { taps: self, x, weight, bias, out: &mut out, channels });
         Ok((CpuStorage::F32(out), (size * size, channels).into()))
+    }
+}
+
+// Loops, not closures, in what runs by `pulp`: a closure that is not inlined is compiled without the processor's wide vectors.
+
+struct TapsOf<'a> {
+    taps: &'a Taps,
+    x: &'a [f32],
+    weight: &'a [f32],
+    bias: &'a [f32],
+    out: &'a mut [f32],
+    channels: usize,
+}
+
+impl pulp::WithSimd for TapsOf<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        let TapsOf { taps, x, weight, bias, out, channels } = self;
+        taps.run(x, weight, bias, out, channels);
     }
 }
 
@@ -203,7 +241,9 @@ impl Taps {
                     let mut sums = lanes(bias, from);
                     for (tap, at) in &taps {
                         let (x, w) = (lanes(x, at + from), lanes(weight, tap + from));
-                        (0..LANES).for_each(|i| sums[i] += x[i] * w[i]);
+                        for ((sum, x), w) in sums.iter_mut().zip(x).zip(w) {
+                            *sum += x * w;
+                        }
                     }
                     self.activation.apply(&mut sums);
                     *out = sums;
@@ -226,57 +266,56 @@ fn lanes(values: &[f32], from: usize) -> [f32; LANES] {
     out
 }
 
-/// Adds a bias to each position, then the activation.
-struct Bias(Activation);
-
-impl InplaceOp2 for Bias {
-    fn name(&self) -> &'static str {
-        "bias"
-    }
-
-    fn cpu_fwd(&self, x: &mut CpuStorage, _: &Layout, bias: &CpuStorage, _: &Layout) -> Result<()> {
-        let (CpuStorage::F32(x), CpuStorage::F32(bias)) = (x, bias) else { return Err(not_f32()) };
-        pulp::Arch::new().dispatch(|| {
-            for row in x.chunks_exact_mut(bias.len()) {
-                row.iter_mut().zip(bias.iter()).for_each(|(x, b)| *x += b);
-                self.0.apply(row);
-            }
-        });
-        Ok(())
-    }
+/// What is done to each position with one number for each channel.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Plus,
+    Times,
 }
 
-/// Multiplies each position by a factor for each channel, then the activation.
-struct Scale(Activation);
+/// A step with each position, then the activation.
+#[derive(Debug, Clone, Copy)]
+struct Each(Step, Activation);
 
-impl InplaceOp2 for Scale {
+impl InplaceOp2 for Each {
     fn name(&self) -> &'static str {
-        "scale"
-    }
-
-    fn cpu_fwd(&self, x: &mut CpuStorage, _: &Layout, factors: &CpuStorage, _: &Layout) -> Result<()> {
-        let (CpuStorage::F32(x), CpuStorage::F32(factors)) = (x, factors) else { return Err(not_f32()) };
-        pulp::Arch::new().dispatch(|| {
-            for row in x.chunks_exact_mut(factors.len()) {
-                row.iter_mut().zip(factors.iter()).for_each(|(x, factor)| *x *= factor);
-                self.0.apply(row);
-            }
-        });
-        Ok(())
-    }
-}
-
-struct Add;
-
-impl InplaceOp2 for Add {
-    fn name(&self) -> &'static str {
-        "add"
+        "each"
     }
 
     fn cpu_fwd(&self, x: &mut CpuStorage, _: &Layout, y: &CpuStorage, _: &Layout) -> Result<()> {
         let (CpuStorage::F32(x), CpuStorage::F32(y)) = (x, y) else { return Err(not_f32()) };
-        pulp::Arch::new().dispatch(|| x.iter_mut().zip(y).for_each(|(x, y)| *x += y));
+        pulp::Arch::new().dispatch(EachOf { each: *self, x, y });
         Ok(())
+    }
+}
+
+struct EachOf<'a> {
+    each: Each,
+    x: &'a mut [f32],
+    y: &'a [f32],
+}
+
+impl pulp::WithSimd for EachOf<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        let EachOf { each: Each(step, activation), x, y } = self;
+        for row in x.chunks_exact_mut(y.len()) {
+            match step {
+                Step::Plus => {
+                    for (x, y) in row.iter_mut().zip(y) {
+                        *x += y;
+                    }
+                }
+                Step::Times => {
+                    for (x, y) in row.iter_mut().zip(y) {
+                        *x *= y;
+                    }
+                }
+            }
+            activation.apply(row);
+        }
     }
 }
 
