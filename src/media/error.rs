@@ -94,16 +94,12 @@ pub enum Error {
         name: String,
     },
     /// A picture has more pixels than are allowed.
-    #[error(
-        "{name}: the picture is {width} x {height} pixels, more than the {max_pixels} that are read; shrink it first"
-    )]
+    #[error("{name}: the picture {found}, more than the {max_pixels} pixels that are read; shrink it first")]
     PictureTooLarge {
         /// The file, or what the caller calls it.
         name: String,
-        /// Width found.
-        width: u32,
-        /// Height found.
-        height: u32,
+        /// What it says of its size.
+        found: String,
         /// Pixels allowed.
         max_pixels: u64,
     },

@@ -1,7 +1,7 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use ::image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use ::image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
 
 use super::{Error, Picture};
 
@@ -55,16 +55,21 @@ pub fn read_within(bytes: &[u8], name: &str, max_pixels: u64) -> Result<Picture,
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_ALLOC_BYTES.min(max_pixels.saturating_mul(ALLOC_BYTES_PER_PIXEL)));
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(|e| wrong(e.to_string()))?;
+    let large = |found: String| Error::PictureTooLarge { name: name.to_owned(), found, max_pixels };
+    let refused = |error: ImageError| match claims_too_much(&error) {
+        true => large("says that it is larger than its decoder allows".to_owned()),
+        false => wrong(error.to_string()),
+    };
+    let mut decoder = reader.into_decoder().map_err(refused)?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > max_pixels {
-        return Err(Error::PictureTooLarge { name: name.to_owned(), width, height, max_pixels });
+        return Err(large(format!("has {width} x {height} pixels")));
     }
     if width == 0 || height == 0 {
         return Err(wrong(format!("{width} x {height} pixels")));
     }
     let orientation = decoder.orientation().ok();
-    let mut image = DynamicImage::from_decoder(decoder).map_err(|e| wrong(e.to_string()))?;
+    let mut image = DynamicImage::from_decoder(decoder).map_err(refused)?;
     if let Some(orientation) = orientation {
         image.apply_orientation(orientation);
     }
@@ -78,6 +83,18 @@ pub fn read_within(bytes: &[u8], name: &str, max_pixels: u64) -> Result<Picture,
         image.into_rgb8().into_raw()
     };
     Ok(Picture { width, height, rgb })
+}
+
+/// Whether a decoder refuses a size before we see it. Those of BMP and QOI have no type for that, only words.
+fn claims_too_much(error: &ImageError) -> bool {
+    let words = || error.to_string().to_lowercase();
+    match error {
+        ImageError::Limits(_) => true,
+        ImageError::Decoding(_) => {
+            ["image too large", "invalid image dimensions"].iter().any(|said| words().contains(said))
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -140,7 +157,30 @@ mod tests {
         bytes[20..24].copy_from_slice(&60_000u32.to_be_bytes());
         let crc = crc(&bytes[12..29]);
         bytes[29..33].copy_from_slice(&crc.to_be_bytes());
-        assert!(matches!(read(&bytes, "a"), Err(Error::PictureTooLarge { width: 60_000, .. })));
+        let error = read(&bytes, "a").unwrap_err();
+        assert!(
+            matches!(&error, Error::PictureTooLarge { found, .. } if found == "has 60000 x 60000 pixels"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_size_that_a_decoder_refuses_is_too_large_in_every_format() {
+        let mut bmp = Cursor::new(Vec::new());
+        DynamicImage::new_rgb8(1, 1).write_to(&mut bmp, ImageFormat::Bmp).unwrap();
+        let mut bmp = bmp.into_inner();
+        bmp[18..22].copy_from_slice(&100_000i32.to_le_bytes());
+        bmp[22..26].copy_from_slice(&100_000i32.to_le_bytes());
+        let mut qoi = Cursor::new(Vec::new());
+        DynamicImage::new_rgb8(1, 1).write_to(&mut qoi, ImageFormat::Qoi).unwrap();
+        let mut qoi = qoi.into_inner();
+        qoi[4..12].copy_from_slice(&[0xff; 8]);
+        // A screen of one pixel, with a picture of 65,535 x 65,535 on it.
+        let gif = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\xff\xff\xff\xff\0\x02\x02D\x01\0;".to_vec();
+        for (name, bytes) in [("bmp", bmp), ("qoi", qoi), ("gif", gif)] {
+            let error = read_within(&bytes, name, 40_000_000).unwrap_err();
+            assert!(matches!(error, Error::PictureTooLarge { .. }), "{error}");
+        }
     }
 
     fn crc(bytes: &[u8]) -> u32 {

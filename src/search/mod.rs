@@ -289,7 +289,7 @@ impl Engine {
                 continue;
             }
             let grown = Moment::around(row.hit.span, &spans, &vectors, &asked.views[row.view].embedding);
-            let moment = moments.iter().fold(grown, |moment, better| moment.beside(better));
+            let moment = moments.iter().fold(grown, |moment, better| moment.beside(better)).within(video.duration_ms);
             moments.push(moment);
             let confidence = calibration.confidence(row.evidence);
             let (video, score, evidence) = (video.clone(), row.hit.score, row.evidence);

@@ -30,6 +30,12 @@ impl Moment {
         }
     }
 
+    /// As much of it as the video has: its last row is as long as all others, and the video may end in the midst of it.
+    pub(crate) fn within(self, duration_ms: u64) -> Moment {
+        let end_ms = u32::try_from(duration_ms).unwrap_or(u32::MAX).max(self.at_ms);
+        Moment { to_ms: self.to_ms.min(end_ms), ..self }
+    }
+
     /// Grows the best row to both sides over rows that touch it and score nearly as well. `spans` and `vectors` are
     /// all rows of the video in order of time, `query` is the embedding that found `best`.
     pub(crate) fn around(best: Span, spans: &[Span], vectors: &[f32], query: &[f32]) -> Moment {
@@ -80,6 +86,14 @@ mod tests {
         assert_eq!(grown(0, 2000, 5000), Moment { from_ms: 0, at_ms: 2000, to_ms: 3000 });
         assert_eq!(grown(2000, 7000, 9000), Moment { from_ms: 6000, at_ms: 7000, to_ms: 9000 });
         assert_eq!(grown(7000, 8000, 9000), Moment { from_ms: 7000, at_ms: 8000, to_ms: 9000 });
+    }
+
+    #[test]
+    fn a_moment_ends_with_its_video_at_the_latest() {
+        let moment = Moment { from_ms: 8000, at_ms: 10_000, to_ms: 10_500 };
+        assert_eq!(moment.within(10_290), Moment { to_ms: 10_290, ..moment });
+        assert_eq!(moment.within(11_000), moment);
+        assert_eq!(moment.within(9000), Moment { to_ms: 10_000, ..moment }, "a wrong length hides no place");
     }
 
     #[test]
