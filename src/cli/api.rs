@@ -1,5 +1,7 @@
 //! The JSON that the command line prints: types of its own, so that inner changes do not break scripts.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use crate::ingest;
@@ -82,16 +84,16 @@ pub(super) struct FileEvent {
 }
 
 impl FileEvent {
-    pub(super) fn new(event: &ingest::Event) -> FileEvent {
+    pub(super) fn new(path: &Path, outcome: &ingest::Outcome) -> FileEvent {
         use ingest::Outcome;
-        let (name, rows, error, warning) = match event.outcome.clone() {
+        let (name, rows, error, warning) = match outcome.clone() {
             Outcome::Indexed { rows, warning } => ("indexed", rows, None, warning),
             Outcome::Unchanged { rows } => ("unchanged", rows, None, None),
             Outcome::Failed { reason } => ("failed", 0, Some(reason), None),
             Outcome::Skipped { reason } => ("skipped", 0, Some(reason), None),
             Outcome::Removed => ("removed", 0, None, None),
         };
-        FileEvent { event: name, path: event.path.to_string_lossy().into_owned(), rows, error, warning }
+        FileEvent { event: name, path: path.to_string_lossy().into_owned(), rows, error, warning }
     }
 }
 

@@ -7,7 +7,7 @@ use globset::GlobSet;
 use super::talk;
 use crate::encode::Encoder;
 use crate::gmf::Folded;
-use crate::ingest::{self, Outcome, Plan, Summary};
+use crate::ingest::{self, Event, Outcome, Plan, Summary};
 use crate::media::Cancel;
 
 /// Indexes the videos, and tells which of them the figures will know nothing of.
@@ -30,7 +30,7 @@ pub(super) fn make(
     };
     let mut failures = Vec::new();
     let summary = ingest::run(folder, &plan, encoder, checkpoint, cancel, |event| {
-        if let Outcome::Failed { reason } = &event.outcome {
+        if let Event::File { outcome: Outcome::Failed { reason }, .. } = event {
             failures.push(reason.clone());
         }
     })?;

@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::model::Model;
 use super::{FAILED, INTERRUPTED, IndexFolder, api, talk};
 use crate::ingest::closed_form::Fitted;
-use crate::ingest::{self, Outcome, Plan};
+use crate::ingest::{self, Event, Outcome, Plan};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -67,10 +67,16 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut failures = Vec::new();
     let mut broken = None;
     let summary = ingest::run(folder, &plan, encoder.as_ref(), &checkpoint, &cancel, |event| {
-        bar.set_length(event.total_bytes);
-        bar.set_position(event.done_bytes);
-        let name = talk::printable(&event.path.to_string_lossy());
-        match &event.outcome {
+        let (path, outcome) = match event {
+            Event::File { path, outcome } => (path, outcome),
+            Event::Progress { done_bytes, total_bytes } => {
+                bar.set_length(*total_bytes);
+                bar.set_position(*done_bytes);
+                return;
+            }
+        };
+        let name = talk::printable(&path.to_string_lossy());
+        match outcome {
             Outcome::Failed { reason } => failures.push(reason.clone()),
             Outcome::Indexed { warning: Some(warning), .. } if !arguments.json => {
                 bar.suspend(|| eprintln!("warning: {name}: {}", talk::printable(warning)));
@@ -80,7 +86,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             _ => {}
         }
         if arguments.json && broken.is_none() {
-            broken = bar.suspend(|| line(&api::FileEvent::new(event))).err();
+            broken = bar.suspend(|| line(&api::FileEvent::new(path, outcome))).err();
         }
     })
     .with_context(|| format!("indexing into {}", folder.display()))?;

@@ -12,7 +12,8 @@ mod work;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use globset::GlobSet;
@@ -123,17 +124,23 @@ pub enum Outcome {
     Removed,
 }
 
-/// The outcome of one file, with how far the run is.
+/// What happens in a run.
 #[derive(Debug, Clone)]
-pub struct Event {
-    /// The file.
-    pub path: PathBuf,
-    /// What became of it.
-    pub outcome: Outcome,
-    /// Bytes of files dealt with so far.
-    pub done_bytes: u64,
-    /// Bytes of all files that have to be read.
-    pub total_bytes: u64,
+pub enum Event {
+    /// A file was dealt with.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// How far the run is: told when it knows what there is to read, after each file, and now and then within long ones.
+    Progress {
+        /// Bytes of files read so far; of files that are being read, by the share of their length.
+        done_bytes: u64,
+        /// Bytes of all files that have to be read.
+        total_bytes: u64,
+    },
 }
 
 /// Totals of a run.
@@ -159,6 +166,9 @@ pub struct Summary {
     pub took: Duration,
 }
 
+/// How often progress is told while no file comes to its end.
+const TELL_EVERY: Duration = Duration::from_millis(250);
+
 /// Brings an index up to date with files and folders. Creates it if there is none.
 ///
 /// Unchanged files (same path, size and modification time) are not opened, nor are those (up to 1,000) that could not
@@ -179,6 +189,7 @@ pub fn run(
     let index = open_or_create(folder, encoder, checkpoint, plan)?;
     let mut run = run::Run::begin(&index, tell)?;
     let todo = run.survey(plan)?;
+    let under_way = AtomicU64::new(0);
     let context = work::Context {
         tools: &tools,
         encoder,
@@ -187,6 +198,7 @@ pub fn run(
         sketches: index.settings().sketch > 0,
         limits: Limits::default(),
         cancel,
+        under_way: &under_way,
     };
     let queue = std::sync::Mutex::new(todo.into_iter());
     std::thread::scope(|scope| {
@@ -197,8 +209,8 @@ pub fn run(
                 loop {
                     let task = queue.lock().map(|mut q| q.next()).unwrap_or(None);
                     let Some(task) = task.filter(|_| !context.cancel.is_set()) else { return };
-                    let done = context.index(&task);
-                    if sender.send((task, done)).is_err() {
+                    let finished = context.index(task);
+                    if sender.send(finished).is_err() {
                         return;
                     }
                 }
@@ -206,9 +218,15 @@ pub fn run(
         }
         drop(sender);
         // What is half decoded when the person stops is no outcome; a later run takes it up again.
-        let mut done = receiver.into_iter().filter(|_| !cancel.is_set());
-        // Without an index to write to, what is still being decoded is of no use.
-        done.try_for_each(|(task, done)| run.take(&task, done)).inspect_err(|_| cancel.set())
+        loop {
+            match receiver.recv_timeout(TELL_EVERY) {
+                Err(RecvTimeoutError::Disconnected) => return Ok::<(), Error>(()),
+                Err(RecvTimeoutError::Timeout) => run.tell_progress(&under_way),
+                Ok(_) if cancel.is_set() => {}
+                // Without an index to write to, what is still being decoded is of no use.
+                Ok(finished) => run.take(finished, &under_way).inspect_err(|_| cancel.set())?,
+            }
+        }
     })?;
     let mut summary = run.end()?;
     summary.cancelled = cancel.is_set();

@@ -2,11 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use reelseek_index::{Index, Searcher, Video, VideoNumber, Writer};
 
-use super::work::{self, Done, Task};
+use super::work::{self, Finished, Task};
 use super::{Error, Event, Outcome, Plan, Summary, calibrate, sidecar};
 use crate::media;
 use crate::search::{Failure, State};
@@ -69,7 +70,13 @@ impl<'a, T: FnMut(&Event)> Run<'a, T> {
             Outcome::Removed => self.summary.removed += 1,
         }
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        (self.tell)(&Event { path, outcome, done_bytes: self.done_bytes, total_bytes: self.total_bytes });
+        (self.tell)(&Event::File { path, outcome });
+    }
+
+    /// Tells how far the run is, with bytes of files that are not done.
+    pub(super) fn tell_progress(&mut self, under_way: &AtomicU64) {
+        let done_bytes = self.done_bytes + under_way.load(Ordering::Relaxed);
+        (self.tell)(&Event::Progress { done_bytes, total_bytes: self.total_bytes });
     }
 
     /// Looks at all files from outside, deals with those that need no decoding and gives the others, the longest first:
@@ -94,6 +101,7 @@ impl<'a, T: FnMut(&Event)> Run<'a, T> {
         }
         self.vanished(plan, &present, &unread)?;
         self.total_bytes = todo.iter().map(|t| t.size_bytes).sum();
+        (self.tell)(&Event::Progress { done_bytes: 0, total_bytes: self.total_bytes });
         todo.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.path.cmp(&b.path)));
         Ok(todo)
     }
@@ -161,8 +169,11 @@ impl<'a, T: FnMut(&Event)> Run<'a, T> {
     }
 
     /// Takes what became of one file into the index.
-    pub(super) fn take(&mut self, task: &Task, done: Result<Done, work::Error>) -> Result<(), Error> {
+    pub(super) fn take(&mut self, finished: Finished, under_way: &AtomicU64) -> Result<(), Error> {
+        let Finished { task, done, counted_bytes } = finished;
         self.done_bytes += task.size_bytes;
+        under_way.fetch_sub(counted_bytes, Ordering::Relaxed);
+        self.tell_progress(under_way);
         self.state.failed.remove(&task.id);
         let outcome = match done {
             Ok(done) => {

@@ -1,6 +1,7 @@
 //! One file: what is known of it from outside, and how it becomes rows.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use reelseek_index::Video;
@@ -124,6 +125,31 @@ pub(super) struct Done {
     pub(super) warning: Option<String>,
 }
 
+/// A file that a worker has done with.
+pub(super) struct Finished {
+    pub(super) task: Task,
+    pub(super) done: Result<Done, Error>,
+    /// Bytes of the file that were added to those under way.
+    pub(super) counted_bytes: u64,
+}
+
+/// How much of a file has been read, added to the bytes of all files that are being read.
+struct Reading<'a> {
+    under_way: &'a AtomicU64,
+    size_bytes: u64,
+    counted_bytes: u64,
+}
+
+impl Reading<'_> {
+    /// Takes note of a place in the video. A file that is decoded again does not go back.
+    fn reached(&mut self, at_ms: u32, duration_ms: u64) {
+        let share = (f64::from(at_ms) / duration_ms.max(1) as f64).min(1.0);
+        let bytes = (self.size_bytes as f64 * share) as u64;
+        self.under_way.fetch_add(bytes.saturating_sub(self.counted_bytes), Ordering::Relaxed);
+        self.counted_bytes = self.counted_bytes.max(bytes);
+    }
+}
+
 /// Whether ffmpeg spoke of a failed read or of missing memory, be it after some frames.
 fn is_doubtful(done: &Result<Done, Error>) -> bool {
     let said = match done {
@@ -144,17 +170,25 @@ pub(super) struct Context<'a> {
     pub(super) sketches: bool,
     pub(super) limits: Limits,
     pub(super) cancel: &'a Cancel,
+    /// Bytes read of files that are not done.
+    pub(super) under_way: &'a AtomicU64,
 }
 
 impl Context<'_> {
     /// Decodes and embeds one file.
-    pub(super) fn index(&self, task: &Task) -> Result<Done, Error> {
-        let mut done = self.decode_as_asked(task);
+    pub(super) fn index(&self, task: Task) -> Finished {
+        let mut reading = Reading { under_way: self.under_way, size_bytes: task.size_bytes, counted_bytes: 0 };
+        let done = self.attempt(&task, &mut reading);
+        Finished { task, done, counted_bytes: reading.counted_bytes }
+    }
+
+    fn attempt(&self, task: &Task, reading: &mut Reading<'_>) -> Result<Done, Error> {
+        let mut done = self.decode_as_asked(task, reading);
         if is_doubtful(&done) {
             // ffmpeg says this of a drive that fails for a moment, and of some damaged files. The system knows which:
             // if it can read every byte, what ffmpeg says of them a second time is true of the file.
             media::read_through(&task.path, self.cancel)?;
-            done = self.decode_as_asked(task);
+            done = self.decode_as_asked(task, reading);
         }
         if done.as_ref().err().is_none_or(Error::is_lasting) {
             // ffmpeg takes a drive that is gone for the end of the file: neither rows nor failure would be the file's own.
@@ -167,15 +201,15 @@ impl Context<'_> {
         done
     }
 
-    fn decode_as_asked(&self, task: &Task) -> Result<Done, Error> {
-        match self.decode(task, self.keyframes) {
+    fn decode_as_asked(&self, task: &Task, reading: &mut Reading<'_>) -> Result<Done, Error> {
+        match self.decode(task, self.keyframes, reading) {
             // The only keyframe may be one that an edit list hides, or a damaged one: the other frames can still be good.
-            Err(error) if self.keyframes && error.is_lasting() => self.decode(task, false),
+            Err(error) if self.keyframes && error.is_lasting() => self.decode(task, false, reading),
             done => done,
         }
     }
 
-    fn decode(&self, task: &Task, keyframes: bool) -> Result<Done, Error> {
+    fn decode(&self, task: &Task, keyframes: bool, reading: &mut Reading<'_>) -> Result<Done, Error> {
         let plan = self.encoder.about().sampling.plan(keyframes);
         let mut frames = media::frames(self.tools, &task.path, &plan, &self.limits, self.cancel)?;
         let mut builder = if keyframes {
@@ -193,6 +227,9 @@ impl Context<'_> {
                 pictures.push(frame.picture);
             });
             if pictures.len() == BATCH || ended {
+                if let (Some(at_ms), Some(duration_ms)) = (times.last(), frames.announced_ms()) {
+                    reading.reached(*at_ms, duration_ms);
+                }
                 let described = self.encoder.describe(&pictures)?;
                 for ((at_ms, descriptor), picture) in times.drain(..).zip(described).zip(&pictures) {
                     probe.offer(&descriptor);

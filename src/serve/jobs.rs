@@ -50,6 +50,8 @@ struct Job {
 struct Progress {
     state: Status,
     took: Option<Duration>,
+    /// When it knew what there is to read.
+    reading_since: Option<Instant>,
     done_bytes: u64,
     total_bytes: u64,
     indexed: usize,
@@ -94,9 +96,9 @@ struct Shown {
     started: String,
     /// How long it has been running, or ran.
     seconds: f64,
-    /// Bytes of files that it has dealt with.
+    /// Bytes of files that it has read; of those that it is reading, by the share of their length.
     done_bytes: u64,
-    /// Bytes of all files that it has to read; 0 as long as it looks for them.
+    /// Bytes of all files that it has to read; 0 as long as it looks for them, and if there are none.
     total_bytes: u64,
     /// From 0 to 1.
     progress: f64,
@@ -133,7 +135,9 @@ impl Job {
             (_, 0) => 0.0,
             (_, total) => (progress.done_bytes as f64 / total as f64).min(1.0),
         };
-        let eta = (progress.state == Status::Running && share > 0.0).then(|| took * (1.0 - share) / share);
+        // Looking for files and opening the model tell nothing of how fast files are read.
+        let reading = progress.reading_since.filter(|_| progress.state == Status::Running && share > 0.0);
+        let eta = reading.map(|since| since.elapsed().as_secs_f64() * (1.0 - share) / share);
         Shown {
             job: self.id.clone(),
             state: progress.state,
@@ -154,11 +158,17 @@ impl Job {
         }
     }
 
-    /// Takes note of what became of a file.
     fn hear(&self, app: &App, event: &Event) {
         let mut progress = self.progress();
-        (progress.done_bytes, progress.total_bytes) = (event.done_bytes, event.total_bytes);
-        match &event.outcome {
+        let (path, outcome) = match event {
+            Event::File { path, outcome } => (path, outcome),
+            Event::Progress { done_bytes, total_bytes } => {
+                progress.reading_since.get_or_insert_with(Instant::now);
+                (progress.done_bytes, progress.total_bytes) = (*done_bytes, *total_bytes);
+                return;
+            }
+        };
+        match outcome {
             Outcome::Indexed { rows, .. } => {
                 progress.indexed += 1;
                 progress.rows += u64::from(*rows);
@@ -169,10 +179,10 @@ impl Job {
             Outcome::Failed { reason } => {
                 progress.failed += 1;
                 if progress.failures.len() < MAX_FAILURES {
-                    let name = event.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
                     // What the command line says of its options holds for those of a request.
                     let reason = reason.replace("--retry", "`retry`");
-                    let reason = app.shown(&reason, Some(&event.path));
+                    let reason = app.shown(&reason, Some(path));
                     let reason = reason.strip_prefix(&format!("{name}: ")).map(str::to_owned).unwrap_or(reason);
                     progress.failures.push(Failure { name, reason });
                 }
@@ -229,7 +239,10 @@ impl Jobs {
             match outcome {
                 Ok(summary) if summary.cancelled => progress.state = Status::Cancelled,
                 Ok(_) => progress.state = Status::Done,
-                Err(_) if own.cancel.is_set() => progress.state = Status::Cancelled,
+                Err(error) if own.cancel.is_set() => {
+                    tracing::info!(job = own.id, "while it was being stopped: {error}");
+                    progress.state = Status::Cancelled;
+                }
                 Err(error) => (progress.state, progress.error) = (Status::Failed, Some(error)),
             }
             let Progress { state, indexed, failed, .. } = &*progress;

@@ -133,6 +133,24 @@ fn a_running_job_tells_how_far_it_is_refuses_another_and_can_be_cancelled() {
 }
 
 #[test]
+fn a_job_tells_how_far_it_is_within_a_long_file() {
+    let place = Place::new();
+    place.clip(COUNTER, 30, "long.mp4");
+    // As slow as it is played.
+    let server = place.serve_noting("exec ffmpeg -re \"$@\"", &[place.videos().to_str().unwrap()]);
+    let id = begin(&server, "{}");
+    let path = format!("/v1/jobs/{id}");
+    let job = server.wait(&path, |job| is_over(job) || job["progress"].as_f64().unwrap() > 0.0);
+    assert_eq!((&job["state"], &job["indexed"]), (&"running".into(), &0.into()), "{job}");
+    let (done, total) = (job["done_bytes"].as_u64().unwrap(), job["total_bytes"].as_u64().unwrap());
+    assert!(done > 0 && done < total && total == place.videos().join("long.mp4").metadata().unwrap().len(), "{job}");
+    let eta = job["eta_seconds"].as_f64().unwrap();
+    assert!(eta > 0.0, "{job}");
+    server.ask("DELETE", &path, &[], b"");
+    assert_eq!(server.wait(&path, is_over)["state"], "cancelled");
+}
+
+#[test]
 fn an_index_that_another_process_writes_is_a_failed_job() {
     let place = Place::new();
     place.clip(ZOOM, 3, "zoom.mp4");

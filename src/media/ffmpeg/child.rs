@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Cancel, Limits};
@@ -45,6 +45,8 @@ struct Watch {
     progress_ms: AtomicU64,
     /// Why the watchdog ended the child.
     reason: Mutex<Option<String>>,
+    /// The container's length, as soon as it is told.
+    announced_ms: OnceLock<u64>,
 }
 
 impl Watch {
@@ -56,7 +58,6 @@ impl Watch {
 /// What ffmpeg wrote on its standard error.
 #[derive(Debug, Default)]
 struct Talk {
-    duration_ms: Option<u64>,
     complaints: Vec<String>,
     more: usize,
     /// ffmpeg says that it ends because it was asked to.
@@ -97,14 +98,19 @@ impl Child {
         let stdout = process.stdout.take().expect("standard output is piped");
         let stderr = process.stderr.take().expect("standard error is piped");
         let name = path.to_string_lossy().into_owned();
+        let watch = Arc::new(Watch {
+            started: Instant::now(),
+            progress_ms: AtomicU64::new(0),
+            reason: Mutex::new(None),
+            announced_ms: OnceLock::new(),
+        });
         let (speaker, talk) = mpsc::channel();
+        let heard = watch.clone();
         std::thread::spawn(move || {
             // Nobody listens any more if the child was dropped.
-            let _ = speaker.send(listen(stderr, &name));
+            let _ = speaker.send(listen(stderr, &name, &heard.announced_ms));
         });
         let process = Arc::new(Mutex::new(Process { child: process, reaped: false }));
-        let watch =
-            Arc::new(Watch { started: Instant::now(), progress_ms: AtomicU64::new(0), reason: Mutex::new(None) });
         let (watchdog, ended) = mpsc::channel();
         {
             let (process, watch, limits, cancel) = (process.clone(), watch.clone(), limits.clone(), cancel.clone());
@@ -115,6 +121,11 @@ impl Child {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The container's length in milliseconds, if it has been told.
+    pub(super) fn announced_ms(&self) -> Option<u64> {
+        self.watch.announced_ms.get().copied()
     }
 
     /// Ends the child and gives the error that says why.
@@ -202,7 +213,7 @@ impl Child {
             }
         }
         Ok(Told {
-            duration_ms: talk.duration_ms,
+            duration_ms: self.announced_ms(),
             complaints: (!complaints.is_empty()).then_some(complaints),
             format: talk.format,
             first_s: talk.first_s,
@@ -317,7 +328,7 @@ fn step_back(process: &std::process::Child) {
 }
 
 /// Reads all of ffmpeg's talk, keeps the container's length and the first complaints.
-fn listen(stderr: impl Read, path: &str) -> Talk {
+fn listen(stderr: impl Read, path: &str, announced_ms: &OnceLock<u64>) -> Talk {
     let mut talk = Talk::default();
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
@@ -330,7 +341,7 @@ fn listen(stderr: impl Read, path: &str) -> Talk {
         let text = String::from_utf8_lossy(&line);
         let text = text.trim();
         if let Some(duration) = text.split_once("Duration: ").and_then(|(_, rest)| clock_ms(rest)) {
-            talk.duration_ms.get_or_insert(duration);
+            announced_ms.get_or_init(|| duration);
         }
         if let Some((_, rest)) = text.split_once("Input #0, ") {
             let format = rest.split_once(", from").map_or(rest, |(format, _)| format);
@@ -390,11 +401,13 @@ mod tests {
 
     #[test]
     fn reads_length_and_complaints_from_talk() {
+        let announced = OnceLock::new();
         let talk = listen(
             &b"[info]   Duration: 00:01:02.34, start: 0.00\n[mov @ 0x55] [error] moov atom not found\n[error] file:/a b.mp4: Invalid data\n[info] fine\n"[..],
             "/a b.mp4",
+            &announced,
         );
-        assert_eq!(talk.duration_ms, Some(62_340));
+        assert_eq!(announced.get(), Some(&62_340));
         assert_eq!(talk.complaints, ["moov atom not found", "Invalid data"]);
     }
 
@@ -403,17 +416,18 @@ mod tests {
         let talk = listen(
             &b"[info] Input #0, mov,mp4,m4a,3gp,3g2,mj2, from 'file:/a, from b.mp4':\n[Parsed_showinfo_0 @ 0x5] [info] config in time_base: 1/90000\n[Parsed_showinfo_0 @ 0x5] [info] n:   0 pts: 133200 pts_time:1.48    duration: 3600\n[Parsed_showinfo_0 @ 0x5] [info] n:   1 pts: 136800 pts_time:1.52\n"[..],
             "/a, from b.mp4",
+            &OnceLock::new(),
         );
         assert_eq!((talk.format.as_deref(), talk.first_s), (Some("mov,mp4,m4a,3gp,3g2,mj2"), Some(1.48)));
-        assert_eq!(listen(&b"[showinfo] pts_time:NOPTS \n"[..], "p").first_s, None);
+        assert_eq!(listen(&b"[showinfo] pts_time:NOPTS \n"[..], "p", &OnceLock::new()).first_s, None);
     }
 
     #[test]
     fn endless_talk_takes_bounded_memory() {
-        let talk = listen(std::io::repeat(b'x').take(1 << 22), "p");
+        let talk = listen(std::io::repeat(b'x').take(1 << 22), "p", &OnceLock::new());
         assert!(talk.complaints.is_empty());
         let many: String = (0..5000).map(|i| format!("[error] fault {i}\n")).collect();
-        let talk = listen(many.as_bytes(), "p");
+        let talk = listen(many.as_bytes(), "p", &OnceLock::new());
         assert_eq!((talk.complaints.len(), talk.more), (MAX_COMPLAINTS, 5000 - MAX_COMPLAINTS));
     }
 

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use super::child::Child;
 use super::{Cancel, Limits, Tools, input_from, picture, readable, within};
@@ -58,17 +58,19 @@ impl Codec {
     /// The best one that ffmpeg has.
     ///
     /// # Errors
-    /// [`Error::NoCodec`] if it has none, [`Error::NoFfmpeg`] if it cannot be started.
-    pub fn of(tools: &Tools) -> Result<Codec, Error> {
-        let program = || tools.ffmpeg.to_string_lossy().into_owned();
+    /// [`Error::NoCodec`] if it has none, [`Error::NoFfmpeg`] if it cannot be started, [`Error::Limit`] if it does not come to an end, [`Error::Cancelled`].
+    pub fn of(tools: &Tools, limits: &Limits, cancel: &Cancel) -> Result<Codec, Error> {
         let mut command = Command::new(&tools.ffmpeg);
-        command.args(["-nostdin", "-hide_banner", "-v", "error", "-encoders"]).stdin(Stdio::null());
-        let output = command.output().map_err(|e| Error::NoFfmpeg { program: program(), reason: e.to_string() })?;
-        let listed = String::from_utf8_lossy(&output.stdout);
+        command.args(["-nostdin", "-hide_banner", "-v", "error", "-encoders"]);
+        let mut child = Child::start(command, Path::new(&tools.ffmpeg), limits, cancel)?;
+        let output = child.read_to_end(1 << 20)?;
+        child.finish()?;
+        let listed = String::from_utf8_lossy(&output);
         // ` V....D libx264              libx264 H.264 / AVC ...`
         let has = |name: &str| listed.lines().any(|line| line.split_whitespace().nth(1) == Some(name));
         let known = [("libx264", Codec::X264), ("libopenh264", Codec::OpenH264), ("libvpx", Codec::Vp8)];
         let found = known.into_iter().find(|(name, _)| has(name));
+        let program = || tools.ffmpeg.to_string_lossy().into_owned();
         found.map(|(_, codec)| codec).ok_or_else(|| Error::NoCodec { program: program() })
     }
 

@@ -285,6 +285,11 @@ fn input_from(tools: &Tools, path: &Path, limits: &Limits, before: &[&str]) -> C
 }
 
 impl Frames {
+    /// The length in milliseconds that the container announces, as soon as it is known: enough to tell how far the reading is.
+    pub fn announced_ms(&self) -> Option<u64> {
+        self.child.announced_ms()
+    }
+
     /// The next frame, or `None` after the last.
     ///
     /// # Errors
