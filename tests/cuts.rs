@@ -137,7 +137,7 @@ fn seeking_gives_the_picture_that_decoding_from_the_start_gives() {
 fn a_cut_shows_its_moments_from_beginning_to_end() {
     let dir = tempfile::tempdir().unwrap();
     let hands = Hands::new();
-    let best = Codec::of(&hands.tools).unwrap();
+    let best = Codec::of(&hands.tools, &Limits::default(), &Cancel::default()).unwrap();
     let mut each: Vec<(PathBuf, Codec)> = all(dir.path()).into_iter().map(|path| (path, best)).collect();
     each.push((dir.path().join("a.mp4"), Codec::Vp8));
     for (path, codec) in each {
@@ -217,7 +217,7 @@ fn an_ffmpeg_without_h264_falls_back_and_one_without_any_encoder_is_told() {
     let has = |listed: &str| {
         std::fs::write(&path, format!("#!/bin/sh\n[ \"$2\" = -version ] && exit 0\nprintf '{listed}'\n")).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-        Codec::of(&Tools::at(&path).unwrap())
+        Codec::of(&Tools::at(&path).unwrap(), &Limits::default(), &Cancel::default())
     };
     assert_eq!(has(" V....D libx264  H.264\\n V....D libvpx  VP8\\n").unwrap(), Codec::X264);
     assert_eq!(has(" V....D libx264rgb  H.264\\n V....D libvpx  VP8\\n").unwrap(), Codec::Vp8);

@@ -104,34 +104,57 @@ impl Cache {
         Some(bytes)
     }
 
-    /// A new file in which something can be made; it goes away with the handle, unless it is kept.
-    pub(super) fn part(&self) -> Result<NamedTempFile> {
+    /// A new file in which something can be made; it goes away with the handle, unless it is kept. Where the folder cannot be written, it lies among the
+    /// system's temporary files.
+    pub(super) fn part_anywhere(&self) -> Result<NamedTempFile> {
+        self.part().or_else(|error| {
+            self.warn(&error);
+            NamedTempFile::with_prefix("reelseek-")
+        })
+    }
+
+    fn part(&self) -> Result<NamedTempFile> {
         let folder = self.folder.join(PARTS);
         std::fs::create_dir_all(&folder)?;
         tempfile::Builder::new().prefix("reelseek-").suffix(".part").tempfile_in(folder)
     }
 
-    /// Keeps these bytes.
-    pub(super) fn keep_bytes(&self, key: &Key, bytes: &[u8]) -> Result<Bytes> {
-        let mut part = self.part()?;
-        part.write_all(bytes)?;
-        self.keep(key, part)
+    /// Keeps these bytes, if it can: without a cache all is slower, but it is.
+    pub(super) fn keep_bytes(&self, key: &Key, bytes: &[u8]) {
+        let kept = self.part().and_then(|mut part| {
+            part.write_all(bytes)?;
+            self.put(key, part, bytes.len() as u64)
+        });
+        kept.unwrap_or_else(|error| self.warn(&error));
     }
 
-    /// Keeps a finished part and gives what is in it. What was used least goes first to make room; a part larger than all room is not kept.
+    /// Keeps a finished part, if it can, and gives what is in it.
+    ///
+    /// # Errors
+    /// If the part cannot be read.
     pub(super) fn keep(&self, key: &Key, part: NamedTempFile) -> Result<Bytes> {
         // Another program may have put a new file in the place of ours.
-        let file = File::open(part.path())?;
-        let bytes = read(&file)?;
-        let size = bytes.len() as u64;
+        let bytes = read(&File::open(part.path())?)?;
+        self.put(key, part, bytes.len() as u64).unwrap_or_else(|error| self.warn(&error));
+        Ok(bytes)
+    }
+
+    fn warn(&self, error: &std::io::Error) {
+        let folder = self.folder.display();
+        tracing::warn!("{folder}: what was made cannot be kept: {error}; REELSEEK_CACHE names another folder");
+    }
+
+    /// Puts a finished part into the folder. What was used least goes first to make room; a part larger than all room is not kept.
+    fn put(&self, key: &Key, part: NamedTempFile, size: u64) -> Result<()> {
         if size > self.limit {
-            return Ok(bytes);
+            return Ok(());
         }
         // A name must not come to stand for a file whose bytes a crash has lost.
-        file.sync_data()?;
-        let mut state = self.lock();
+        File::open(part.path())?.sync_data()?;
+        // First the folder, then what is known of it: whoever looks something up does not wait for another process.
         let lock = File::create(self.folder.join(LOCK))?;
         lock.lock()?;
+        let mut state = self.lock();
         let modified = || std::fs::metadata(&self.folder).and_then(|meta| meta.modified()).ok();
         if state.as_of.is_none() || state.as_of != modified() {
             *state = survey(&self.folder)?;
@@ -149,7 +172,7 @@ impl Cache {
         part.persist(self.folder.join(key.name())).map_err(|error| error.error)?;
         state.put(key.name(), size, SystemTime::now());
         state.as_of = modified();
-        Ok(bytes)
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -216,7 +239,7 @@ mod tests {
         let folder = dir.path().join("new/previews");
         let cache = Cache::new(folder.clone(), 1000);
         assert_eq!(cache.get(&key("a")), None);
-        assert_eq!(cache.keep_bytes(&key("a"), b"abc").unwrap(), "abc");
+        cache.keep_bytes(&key("a"), b"abc");
         assert_eq!(cache.get(&key("a")).unwrap(), "abc");
         assert_eq!(Cache::new(folder, 1000).get(&key("a")).unwrap(), "abc");
     }
@@ -226,21 +249,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::new(dir.path().to_owned(), 100);
         for name in ["a", "b", "c"] {
-            cache.keep_bytes(&key(name), &[7; 30]).unwrap();
+            cache.keep_bytes(&key(name), &[7; 30]);
         }
         assert!(cache.get(&key("a")).is_some(), "now b is the oldest");
-        cache.keep_bytes(&key("d"), &[7; 30]).unwrap();
+        cache.keep_bytes(&key("d"), &[7; 30]);
         assert_eq!(cache.get(&key("b")), None);
         assert!(["a", "c", "d"].iter().all(|name| cache.get(&key(name)).is_some()));
         for i in 0..50 {
-            cache.keep_bytes(&key(&i.to_string()), &vec![7; i % 40 + 1]).unwrap();
+            cache.keep_bytes(&key(&i.to_string()), &vec![7; i % 40 + 1]);
             assert!(ours(dir.path()).1 <= 100);
         }
         // The same again takes no room twice, and what is larger than all room is given but not kept.
         let before = ours(dir.path());
-        cache.keep_bytes(&key("49"), &[8; 10]).unwrap();
+        cache.keep_bytes(&key("49"), &[8; 10]);
         assert_eq!(ours(dir.path()), before);
-        assert_eq!(cache.keep_bytes(&key("huge"), &[1; 101]).unwrap().len(), 101);
+        cache.keep_bytes(&key("huge"), &[1; 101]);
         assert_eq!((cache.get(&key("huge")), ours(dir.path())), (None, before));
     }
 
@@ -249,12 +272,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::new(dir.path().to_owned(), 100);
         for name in ["a", "b", "c"] {
-            cache.keep_bytes(&key(name), &[7; 30]).unwrap();
+            cache.keep_bytes(&key(name), &[7; 30]);
             std::thread::sleep(Duration::from_millis(20));
         }
         assert!(cache.get(&key("a")).is_some());
         let cache = Cache::new(dir.path().to_owned(), 65);
-        cache.keep_bytes(&key("d"), &[7; 30]).unwrap();
+        cache.keep_bytes(&key("d"), &[7; 30]);
         assert_eq!(ours(dir.path()), (2, 60));
         assert!(cache.get(&key("a")).is_some() && cache.get(&key("d")).is_some());
     }
@@ -264,7 +287,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let caches = [(); 2].map(|()| Cache::new(dir.path().to_owned(), 100));
         for i in 0..40 {
-            caches[i % 2].keep_bytes(&key(&i.to_string()), &[7; 30]).unwrap();
+            caches[i % 2].keep_bytes(&key(&i.to_string()), &[7; 30]);
             assert!(ours(dir.path()).1 <= 100);
             // Clocks of file systems tick every few milliseconds.
             std::thread::sleep(Duration::from_millis(12));
@@ -296,7 +319,7 @@ mod tests {
         }
         let cache = Cache::new(folder.clone(), 100);
         for i in 0..20 {
-            cache.keep_bytes(&key(&i.to_string()), &[7; 30]).unwrap();
+            cache.keep_bytes(&key(&i.to_string()), &[7; 30]);
         }
         assert_eq!(ours(&folder), (3, 90));
         assert!(foreign.iter().all(|name| folder.join(name).metadata().unwrap().len() == 500));

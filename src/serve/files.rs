@@ -137,7 +137,7 @@ pub(super) fn file(asked: &Asked<'_>, head: &Head, file: File, length: u64) -> R
     answer(asked, head, length, |range| {
         let mut file = tokio::fs::File::from_std(file);
         file.set_max_buf_size(CHUNK);
-        Body::new(FileBody { file, seek: Some(range.start), left: range.end - range.start })
+        Body::new(FileBody { file, seek: Some(range.start), left: range.end - range.start, chunk: BytesMut::new() })
     })
 }
 
@@ -147,6 +147,8 @@ struct FileBody {
     /// Where reading begins, as long as it has not.
     seek: Option<u64>,
     left: u64,
+    /// Where the next bytes go, from one poll to the next.
+    chunk: BytesMut,
 }
 
 impl HttpBody for FileBody {
@@ -162,17 +164,17 @@ impl HttpBody for FileBody {
             tokio::io::AsyncSeek::start_seek(seek, std::io::SeekFrom::Start(place))?;
         }
         ready!(tokio::io::AsyncSeek::poll_complete(Pin::new(&mut self.file), context))?;
-        let mut chunk = BytesMut::zeroed(CHUNK.min(self.left as usize));
-        let mut buffer = ReadBuf::new(&mut chunk);
-        ready!(Pin::new(&mut self.file).poll_read(context, &mut buffer))?;
+        let FileBody { file, left, chunk, .. } = &mut *self;
+        chunk.resize(CHUNK.min(*left as usize), 0);
+        let mut buffer = ReadBuf::new(chunk);
+        ready!(Pin::new(file).poll_read(context, &mut buffer))?;
         let filled = buffer.filled().len();
         if filled == 0 {
             // Fewer bytes than were promised: the connection is closed, so that the asker knows.
             return Poll::Ready(Some(Err(std::io::ErrorKind::UnexpectedEof.into())));
         }
-        chunk.truncate(filled);
-        self.left -= filled as u64;
-        Poll::Ready(Some(Ok(Frame::data(chunk.freeze()))))
+        *left -= filled as u64;
+        Poll::Ready(Some(Ok(Frame::data(chunk.split_to(filled).freeze()))))
     }
 
     fn is_end_stream(&self) -> bool {

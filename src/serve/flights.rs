@@ -1,10 +1,11 @@
-//! One worker for all who wait for the same: the first asks for it, others join. When the last has gone, the work is stopped.
+//! One worker for all who wait for the same: the first asks for it, others join. When the last has gone, the work is stopped, and leaves the queue if it stood there.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 
 use super::cache::Key;
 use crate::media::Cancel;
@@ -17,6 +18,8 @@ pub(super) struct Flights<T>(Mutex<HashMap<Key, Flight<T>>>);
 struct Flight<T> {
     done: watch::Receiver<Option<T>>,
     cancel: Cancel,
+    /// Of what waits for the work; the work itself hears of it by `cancel`.
+    task: AbortHandle,
     waiting: usize,
 }
 
@@ -43,11 +46,11 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
                 let cancel = Cancel::default();
                 let landing = Landing { flights: self.clone(), key: key.clone(), sender };
                 let work = work(cancel.clone());
-                tokio::spawn(async move {
+                let task = tokio::spawn(async move {
                     let outcome = work.await;
                     landing.sender.send_replace(Some(outcome));
                 });
-                Flight { done, cancel, waiting: 0 }
+                Flight { done, cancel, task: task.abort_handle(), waiting: 0 }
             });
             flight.waiting += 1;
             (flight.done.clone(), Seat { flights: self.clone(), key: key.clone(), done: flight.done.clone() })
@@ -89,9 +92,13 @@ impl<T: Clone + Send + Sync + 'static> Drop for Seat<T> {
             return;
         };
         flight.waiting -= 1;
-        if flight.waiting == 0 {
+        if flight.waiting == 0
+            && let Some(flight) = flights.remove(&self.key)
+        {
+            // Its landing wants the list.
+            drop(flights);
             flight.cancel.set();
-            flights.remove(&self.key);
+            flight.task.abort();
         }
     }
 }

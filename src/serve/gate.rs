@@ -20,7 +20,10 @@ pub(super) struct Gate {
     workers: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
     queue: usize,
+    queue_time: Duration,
     work_time: Duration,
+    /// What waiting is noted as.
+    stage: Stage,
 }
 
 /// A place in the queue; given back when whoever waits has gone, too.
@@ -35,7 +38,19 @@ impl Drop for Place {
 impl Gate {
     pub(super) fn new(workers: usize, queue: usize) -> Gate {
         let workers = workers.clamp(1, Semaphore::MAX_PERMITS);
-        Gate { workers: Arc::new(Semaphore::new(workers)), waiting: Arc::default(), queue, work_time: WORK_TIME }
+        Gate {
+            workers: Arc::new(Semaphore::new(workers)),
+            waiting: Arc::default(),
+            queue,
+            queue_time: QUEUE_TIME,
+            work_time: WORK_TIME,
+            stage: Stage::Queue,
+        }
+    }
+
+    /// With other patience, and waiting noted as another stage.
+    pub(super) fn with(self, queue_time: Duration, work_time: Duration, stage: Stage) -> Gate {
+        Gate { queue_time, work_time, stage, ..self }
     }
 
     /// Requests that wait.
@@ -63,12 +78,12 @@ impl Gate {
                 if before >= self.queue {
                     return Err(ApiError::busy("too many requests at once: try again in a moment"));
                 }
-                let turn = tokio::time::timeout(QUEUE_TIME, self.workers.clone().acquire_owned()).await;
+                let turn = tokio::time::timeout(self.queue_time, self.workers.clone().acquire_owned()).await;
                 let turn = turn.map_err(|_| ApiError::busy("the queue is too long: try again in a moment"))?;
                 turn.map_err(|error| ApiError::internal(&error))?
             }
         };
-        metrics.observe(Stage::Queue, start.elapsed());
+        metrics.observe(self.stage, start.elapsed());
         let work = tokio::task::spawn_blocking(move || {
             let _worker = worker;
             work()

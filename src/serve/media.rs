@@ -15,8 +15,8 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -26,6 +26,7 @@ use super::clock::since_1970_ns;
 use super::error::{ApiError, ErrorBody};
 use super::files::{self, Asked, Head, content_type, encoded};
 use super::flights::Flights;
+use super::gate::Gate;
 use super::library;
 use super::metrics::{Metrics, Stage};
 use super::search::name_of;
@@ -33,11 +34,20 @@ use super::state::App;
 use crate::encode::registry;
 use crate::ingest;
 use crate::media::{self, Cancel, Codec, Cut, Limits, Opening, Picture, Source, Tools};
+use crate::search::Moment;
 
-/// Children at once: a page of fifty results must not hurt a search.
-const CHILDREN: usize = 2;
-/// Longest time for one of them: who waits for a picture has gone by then.
+/// Thumbnails made at once: a page of fifty results must not hurt a search.
+const STILLS: usize = 2;
+/// Previews made at once. They have a queue of their own: no thumbnail waits for one.
+const CLIPS: usize = 1;
+/// Who may wait: a long page's pictures, and the previews of a few people.
+const MAX_WAITING: [usize; 2] = [256, 32];
+/// Longest wait in these queues.
+const QUEUE_TIME: Duration = Duration::from_secs(30);
+/// Longest time for ffmpeg: who waits for a picture has gone by then.
 const WALL: Duration = Duration::from_secs(60);
+/// What is made may need two of them, as where seeking fails.
+const WORK_TIME: Duration = Duration::from_secs(2 * 60 + 5);
 /// Sides of thumbnails in pixels.
 const WIDTHS: std::ops::RangeInclusive<u32> = 32..=1280;
 const DEFAULT_WIDTH: u32 = 320;
@@ -46,6 +56,8 @@ const JPEG_QUALITY: u8 = 80;
 const PREVIEW_SIDE: u32 = 640;
 /// Shortest, usual and longest preview, in milliseconds.
 const PREVIEW_MS: [u32; 3] = [2000, 6000, 15_000];
+/// What is shown of a long moment before its best place.
+const BEFORE_MS: u32 = 5000;
 /// The last frame of a video may begin so much before its end.
 const LAST_FRAME_MS: u32 = 1000;
 /// Videos whose openings are remembered.
@@ -57,11 +69,14 @@ const VERSION: &[u8] = b"1";
 pub(super) struct Media {
     tools: OnceLock<Tools>,
     codec: OnceLock<Codec>,
+    asking: Arc<Flights<Result<Codec, ApiError>>>,
     cache: Cache,
     hits: Counter,
     misses: Counter,
     flights: Arc<Flights<Result<Bytes, ApiError>>>,
-    children: Arc<Semaphore>,
+    stills: Gate,
+    clips: Gate,
+    queue: Gauge,
     /// By the identity of the file; none where it cannot be told.
     openings: Mutex<HashMap<Vec<u8>, Option<Opening>>>,
     limits: Limits,
@@ -70,19 +85,24 @@ pub(super) struct Media {
 impl Media {
     /// Keeps at most so many bytes of what it makes.
     pub(super) fn new(cache_bytes: u64, metrics: &Metrics) -> Media {
-        let (hits, misses) = (Counter::default(), Counter::default());
+        let (hits, misses, queue) = (Counter::default(), Counter::default(), Gauge::default());
         metrics.register(|r| {
             r.register("cache_hits", "Thumbnails and previews that were there", hits.clone());
             r.register("cache_misses", "Thumbnails and previews that had to be made", misses.clone());
+            r.register("media_queue_depth", "Thumbnails and previews that wait to be made", queue.clone());
         });
+        let gate = |at_once, waiting| Gate::new(at_once, waiting).with(QUEUE_TIME, WORK_TIME, Stage::CutQueue);
         Media {
             hits,
             misses,
             tools: OnceLock::new(),
             codec: OnceLock::new(),
+            asking: Arc::default(),
             cache: Cache::new(registry::cache().join("previews"), cache_bytes),
             flights: Arc::default(),
-            children: Arc::new(Semaphore::new(CHILDREN)),
+            stills: gate(STILLS, MAX_WAITING[0]),
+            clips: gate(CLIPS, MAX_WAITING[1]),
+            queue,
             openings: Mutex::default(),
             limits: Limits { wall: WALL, background: true, ..Limits::default() },
         }
@@ -96,11 +116,9 @@ impl Media {
         }
     }
 
-    fn codec(&self) -> Result<Codec, media::Error> {
-        match self.codec.get() {
-            Some(codec) => Ok(*codec),
-            None => Codec::of(self.tools()?).map(|codec| *self.codec.get_or_init(|| codec)),
-        }
+    /// Tells the metrics how many wait.
+    pub(super) fn note_queue(&self) {
+        self.queue.set(i64::try_from(self.stills.waiting() + self.clips.waiting()).unwrap_or(i64::MAX));
     }
 
     /// Where the time of a file begins, asked once as long as it does not change.
@@ -202,26 +220,50 @@ fn refused(error: media::Error) -> ApiError {
     }
 }
 
-/// What is kept under a key, or else what `make` makes, once for all who ask meanwhile.
+/// How this server's ffmpeg encodes previews: asked once, by one for all.
+async fn codec(app: &Arc<App>) -> Result<Codec, ApiError> {
+    if let Some(codec) = app.media.codec.get() {
+        return Ok(*codec);
+    }
+    let work = |cancel: Cancel| {
+        let app = app.clone();
+        async move {
+            let worker = app.clone();
+            let work = move || {
+                let media = &worker.media;
+                let codec = Codec::of(media.tools().map_err(refused)?, &media.limits, &cancel).map_err(refused)?;
+                Ok(*media.codec.get_or_init(|| codec))
+            };
+            app.media.clips.run(&app.metrics, work).await
+        }
+    };
+    landed(app.media.asking.join(&Key::new(&[b"codec"], ""), work).await)
+}
+
+/// What a flight brought.
+fn landed<T>(outcome: Option<Result<T, ApiError>>) -> Result<T, ApiError> {
+    outcome.unwrap_or_else(|| Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, super::PANIC)))
+}
+
+/// What is kept under a key, or else what `make` makes when its turn has come at the gate, once for all who ask meanwhile.
 async fn made(
     app: &Arc<App>,
+    gate: fn(&Media) -> &Gate,
     key: Key,
     make: impl FnOnce(&App, &Key, &Cancel) -> Result<Bytes, ApiError> + Send + 'static,
 ) -> Result<Bytes, ApiError> {
-    let blocking = |work: Box<dyn FnOnce() -> Result<Option<Bytes>, ApiError> + Send>| async {
-        tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))?
-    };
     let (worker, own) = (app.clone(), key.clone());
-    if let Some(bytes) = blocking(Box::new(move || Ok(worker.media.cache.get(&own)))).await? {
+    let kept = tokio::task::spawn_blocking(move || worker.media.cache.get(&own)).await;
+    if let Some(bytes) = kept.map_err(|error| ApiError::internal(&error))? {
         app.media.hits.inc();
         return Ok(bytes);
     }
     let work = |cancel: Cancel| {
         let (app, key) = (app.clone(), key.clone());
         async move {
-            let turn = app.media.children.clone().acquire_owned().await.map_err(|error| ApiError::internal(&error))?;
+            let worker = app.clone();
             let work = move || {
-                let _turn = turn;
+                let app = &worker;
                 if cancel.is_set() {
                     return Err(refused(media::Error::Cancelled { path: PathBuf::new() }));
                 }
@@ -231,15 +273,14 @@ async fn made(
                 }
                 app.media.misses.inc();
                 let start = std::time::Instant::now();
-                let made = make(&app, &key, &cancel);
+                let made = make(app, &key, &cancel);
                 app.metrics.observe(Stage::Cut, start.elapsed());
                 made
             };
-            tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))?
+            gate(&app.media).run(&app.metrics, work).await
         }
     };
-    let made = app.media.flights.join(&key, work).await;
-    made.unwrap_or_else(|| Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, super::PANIC)))
+    landed(app.media.flights.join(&key, work).await)
 }
 
 /// Seconds of a request as milliseconds.
@@ -253,7 +294,7 @@ fn milliseconds(name: &str, seconds: f64) -> Result<u32, ApiError> {
 /// Which moment, and how large.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct Moment {
+struct At {
     /// Id of the video.
     video: String,
     /// Seconds from its start; 0 if not given, its last frame if that is beyond its end.
@@ -266,7 +307,7 @@ struct Moment {
 
 /// A picture of a moment.
 #[utoipa::path(
-    get, path = "/v1/thumbnail", tag = "media", params(Moment),
+    get, path = "/v1/thumbnail", tag = "media", params(At),
     responses(
         (status = 200, description = "The picture", body = Vec<u8>, content_type = "image/jpeg", headers(("ETag" = String, description = "Names the content"))),
         (status = 206, description = "A part of it", body = Vec<u8>, content_type = "image/jpeg"),
@@ -278,6 +319,7 @@ struct Moment {
         (status = 410, description = "The video's file has gone", body = ErrorBody),
         (status = 416, description = "It has no such bytes", body = ErrorBody),
         (status = 422, description = "The video cannot be decoded there", body = ErrorBody),
+        (status = 429, description = "Too many wait", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
         (status = 500, description = "A fault of the server", body = ErrorBody),
         (status = 501, description = "The server has no ffmpeg", body = ErrorBody),
         (status = 503, description = "No index yet, or it took too long", body = ErrorBody),
@@ -285,7 +327,7 @@ struct Moment {
 )]
 async fn thumbnail(
     State(app): State<Arc<App>>,
-    Query(moment): Query<Moment>,
+    Query(moment): Query<At>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -305,13 +347,10 @@ async fn thumbnail(
     let make = move |app: &App, key: &Key, cancel: &Cancel| {
         let picture = still(&app.media, &file, at_ms, width, cancel).map_err(refused)?;
         let jpeg = jpeg(&picture).map_err(|error| ApiError::internal(&error))?;
-        app.media.cache.keep_bytes(key, &jpeg).or_else(|error| {
-            // Without a cache it is slower, but it is.
-            tracing::warn!("a thumbnail cannot be kept: {error}; REELSEEK_CACHE names another folder");
-            Ok(jpeg.into())
-        })
+        app.media.cache.keep_bytes(key, &jpeg);
+        Ok(jpeg.into())
     };
-    Ok(files::bytes(&asked, &head, &made(&app, key, make).await?))
+    Ok(files::bytes(&asked, &head, &made(&app, |media| &media.stills, key, make).await?))
 }
 
 fn head(key: &Key, content_type: &'static str) -> Head {
@@ -353,6 +392,15 @@ struct Moments {
     to: Option<f64>,
 }
 
+/// What a preview of a moment shows, in milliseconds: all of it, or of a long one as much as a preview may, from 5 seconds before its best place on.
+pub(super) fn shown(moment: Moment) -> (u32, u32) {
+    let Moment { from_ms, at_ms, to_ms } = moment;
+    let longest = PREVIEW_MS[2];
+    let last = to_ms.saturating_sub(longest).max(from_ms);
+    let from_ms = at_ms.saturating_sub(BEFORE_MS).clamp(from_ms, last);
+    (from_ms, to_ms.min(from_ms.saturating_add(longest)))
+}
+
 /// Milliseconds of what shall be shown of a video so long.
 fn span(from_ms: u32, to_ms: Option<u32>, duration_ms: u32) -> (u32, u32) {
     let [shortest, usual, longest] = PREVIEW_MS;
@@ -375,6 +423,7 @@ fn span(from_ms: u32, to_ms: Option<u32>, duration_ms: u32) -> (u32, u32) {
         (status = 410, description = "The video's file has gone", body = ErrorBody),
         (status = 416, description = "It has no such bytes", body = ErrorBody),
         (status = 422, description = "The video cannot be decoded there", body = ErrorBody),
+        (status = 429, description = "Too many wait", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
         (status = 500, description = "A fault of the server", body = ErrorBody),
         (status = 501, description = "The server's ffmpeg cannot make it", body = ErrorBody),
         (status = 503, description = "No index yet, or it took too long", body = ErrorBody),
@@ -388,11 +437,14 @@ async fn preview(
 ) -> Result<Response, ApiError> {
     let from_ms = milliseconds("from", moments.from.unwrap_or(0.0))?;
     let to_ms = moments.to.map(|to| milliseconds("to", to)).transpose()?;
+    if let (Some(to), Some(to_ms)) = (moments.to, to_ms)
+        && to_ms < from_ms
+    {
+        return Err(ApiError::malformed(format!("to is {to}: expected what comes after from")));
+    }
     let file = locate(&app, moments.video).await?;
     let (from_ms, to_ms) = span(from_ms, to_ms, file.duration_ms);
-    let worker = app.clone();
-    let codec = tokio::task::spawn_blocking(move || worker.media.codec()).await;
-    let codec = codec.map_err(|error| ApiError::internal(&error))?.map_err(refused)?;
+    let codec = codec(&app).await?;
     let key = file.key("clip", &[from_ms, to_ms], codec.extension());
     let head = head(&key, if codec == Codec::Vp8 { "video/webm" } else { "video/mp4" });
     let asked = Asked { method: &method, headers: &headers };
@@ -401,20 +453,20 @@ async fn preview(
     }
     let cut = Cut { from_ms, to_ms, max_side: PREVIEW_SIDE };
     let make = move |app: &App, key: &Key, cancel: &Cancel| clip(&app.media, &file, &cut, codec, key, cancel);
-    Ok(files::bytes(&asked, &head, &made(&app, key, make).await?))
+    Ok(files::bytes(&asked, &head, &made(&app, |media| &media.clips, key, make).await?))
 }
 
 fn clip(kept: &Media, file: &Located, cut: &Cut, codec: Codec, key: &Key, cancel: &Cancel) -> Result<Bytes, ApiError> {
-    let unkept = |error: std::io::Error| {
-        let hint = "REELSEEK_CACHE names another folder for what is made";
-        ApiError::internal(&format!("a preview cannot be written: {error}; {hint}"))
+    let unwritten = |error: std::io::Error| {
+        tracing::error!("a preview cannot be written: {error}; REELSEEK_CACHE names another folder for what is made");
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server has no place to make previews in; its log says why")
     };
     let tools = kept.tools().map_err(refused)?;
     let source = Source { tools, path: &file.path, limits: &kept.limits, cancel };
     let opening = kept.opening(file, &source).map_err(refused)?;
-    let part = kept.cache.part().map_err(unkept)?;
+    let part = kept.cache.part_anywhere().map_err(unwritten)?;
     source.cut(opening.as_ref(), cut, codec, part.path()).map_err(refused)?;
-    kept.cache.keep(key, part).map_err(unkept)
+    kept.cache.keep(key, part).map_err(unwritten)
 }
 
 /// The file of a video.

@@ -30,6 +30,8 @@ pub(super) enum Stage {
     Encode,
     /// From embeddings to answers.
     Search,
+    /// Waiting for the making of a thumbnail or a preview to begin.
+    CutQueue,
     /// Making a thumbnail or a preview.
     Cut,
 }
@@ -43,6 +45,7 @@ impl Stage {
             Stage::Decode => "decode",
             Stage::Encode => "encode",
             Stage::Search => "search",
+            Stage::CutQueue => "cut_queue",
             Stage::Cut => "cut",
         }
     }

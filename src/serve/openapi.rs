@@ -101,6 +101,7 @@ async fn readyz(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
     )
 )]
 async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    app.media.note_queue();
     let text = app.metrics.text(app.gate.waiting()).map_err(|error| ApiError::internal(&error))?;
     Ok(([(CONTENT_TYPE, METRICS_TYPE)], text).into_response())
 }

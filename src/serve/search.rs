@@ -14,6 +14,7 @@ use utoipa_axum::routes;
 
 use super::ask::{self, Ask, Batch, Looked};
 use super::error::{ApiError, ErrorBody};
+use super::media::shown;
 use super::metrics::Stage;
 use super::state::{App, Snapshot};
 use crate::media;
@@ -178,7 +179,8 @@ pub(super) fn name_of(path: &str) -> &str {
 pub(super) fn links(app: &App, found: &Found) -> (String, String) {
     let (id, moment) = (&found.video.id, found.moment);
     let thumbnail = app.link(format!("/v1/thumbnail?video={id}&at={}", seconds(moment.at_ms)));
-    let (from, to) = (seconds(moment.from_ms), seconds(moment.to_ms));
+    let (from_ms, to_ms) = shown(moment);
+    let (from, to) = (seconds(from_ms), seconds(to_ms));
     (thumbnail, app.link(format!("/v1/preview?video={id}&from={from}&to={to}")))
 }
 

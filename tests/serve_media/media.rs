@@ -70,6 +70,7 @@ fn what_is_asked_wrongly_is_told() {
         "thumbnail?video={id}&width=1281",
         "preview?video={id}&from=-1",
         "preview?video={id}&to=nan",
+        "preview?video={id}&from=9&to=1",
         "preview?from=1",
     ] {
         assert!(!server.get(&format!("/v1/{}", path.replace("{id}", &id))).error(400).is_empty(), "{path}");

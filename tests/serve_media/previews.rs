@@ -160,6 +160,58 @@ fn who_goes_away_leaves_no_work_behind() {
 }
 
 #[test]
+fn too_many_previews_are_sent_away_pictures_go_on_and_who_leaves_leaves_the_queue() {
+    let place = Place::new();
+    place.clip(ZOOM, 12, "zoom.mp4");
+    place.index();
+    let server = place.serve_noting("case \"$*\" in *-progress*) exec sleep 600;; esac", &[]);
+    let id = server.id("zoom.mp4");
+    let address = server.address.strip_prefix("http://").unwrap();
+    // One is being made, 32 wait.
+    let waiting: Vec<_> = (0..33)
+        .map(|n| {
+            let mut socket = std::net::TcpStream::connect(address).unwrap();
+            let path = format!("/v1/preview?video={id}&from={}&to=11", f64::from(n) / 10.0);
+            let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n");
+            std::io::Write::write_all(&mut socket, request.as_bytes()).unwrap();
+            socket
+        })
+        .collect();
+    let start = Instant::now();
+    let until = |depth: &str| {
+        while !String::from_utf8(server.get("/metrics").body).unwrap().contains(depth) {
+            assert!(start.elapsed() < SOON, "never {depth}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    until("\nreelseek_media_queue_depth 32\n");
+    let refused = server.get(&format!("/v1/preview?video={id}&from=9&to=12"));
+    assert_eq!((refused.status, refused.header("retry-after").is_empty()), (429, false));
+    assert_eq!(server.get(&format!("/v1/thumbnail?video={id}&at=3")).status, 200);
+    assert_eq!(place.calls("-encoders"), 1, "asked by one for all");
+    drop(waiting);
+    until("\nreelseek_media_queue_depth 0\n");
+    assert_eq!(place.calls("-progress"), 1, "nothing is begun for those who have gone");
+}
+
+#[test]
+fn without_a_place_for_the_cache_all_is_made_anew() {
+    let place = Place::new();
+    place.clip(ZOOM, 12, "zoom.mp4");
+    place.index();
+    let file = place.path("file");
+    std::fs::write(&file, "no folder").unwrap();
+    let mut command = place.command(&["serve", "--listen", "127.0.0.1:0"]);
+    command.env("REELSEEK_CACHE", &file);
+    let server = Server::start(&place, command);
+    let id = server.id("zoom.mp4");
+    for path in ["thumbnail", "preview"] {
+        assert_eq!(server.get(&format!("/v1/{path}?video={id}")).status, 200, "{path}");
+    }
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "no folder");
+}
+
+#[test]
 fn an_ffmpeg_that_is_missing_or_cannot_encode_is_told() {
     let place = Place::new();
     place.clip(ZOOM, 12, "zoom.mp4");

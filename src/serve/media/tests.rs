@@ -20,6 +20,20 @@ fn a_preview_is_neither_too_short_nor_too_long_nor_beyond_the_end() {
 }
 
 #[test]
+fn the_preview_of_a_long_moment_is_about_its_best_place() {
+    for ((from_ms, at_ms, to_ms), shown) in [
+        ((3000, 4000, 7000), (3000, 7000)),
+        ((0, 33_000, 39_500), (24_500, 39_500)),
+        ((0, 33_000, 90_000), (28_000, 43_000)),
+        ((0, 2000, 90_000), (0, 15_000)),
+        ((10_000, 10_000, 90_000), (10_000, 25_000)),
+        ((0, 15_000, 15_000), (0, 15_000)),
+    ] {
+        assert_eq!(super::shown(Moment { from_ms, at_ms, to_ms }), shown);
+    }
+}
+
+#[test]
 fn names_in_headers_are_ascii() {
     assert_eq!(encoded("été \"1\"; #%.mp4"), "%C3%A9t%C3%A9%20%221%22%3B%20%23%25.mp4");
 }
