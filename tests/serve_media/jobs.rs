@@ -132,6 +132,7 @@ fn a_running_job_tells_how_far_it_is_refuses_another_and_can_be_cancelled() {
     assert_eq!(server.wait(&format!("/v1/jobs/{next}"), is_over)["state"], "cancelled");
 }
 
+#[cfg(unix)]
 #[test]
 fn a_job_tells_how_far_it_is_within_a_long_file() {
     let place = Place::new();

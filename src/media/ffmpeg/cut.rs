@@ -173,7 +173,7 @@ impl Source<'_> {
         Ok(Opening { first_s, lead_s: if broadcast { LEAD_S } else { 0.0 } })
     }
 
-    /// As [`super::frame_at`], but fast wherever in the video: by seeking from an [`Opening`], if it is known.
+    /// As [`super::frame_at`], but fast wherever in the video where an [`Opening`] is known: by seeking from it.
     ///
     /// # Errors
     /// As [`super::frame_at`].

@@ -183,18 +183,7 @@ pub fn frames(tools: &Tools, path: &Path, plan: &Plan, limits: &Limits, cancel: 
 /// # Errors
 /// [`Error::Undecodable`] if there is no such frame, else as [`frames`].
 pub fn frame_at(tools: &Tools, path: &Path, at_ms: u32, max_side: u32, cancel: &Cancel) -> Result<Picture, Error> {
-    // Nothing is given before the frame is reached, so that only the limit on the whole counts.
-    let limits = Limits { stall: Limits::default().wall, ..Limits::default() };
-    // Time zero moves to the wanted one; of the frames up to there the last is given.
-    let filter = format!(
-        "setpts=PTS-STARTPTS-{:.4}/TB,fps=fps=1:round=up:start_time=0,{}",
-        f64::from(at_ms) / 1000.0,
-        within(max_side)
-    );
-    readable(path)?;
-    let mut command = input(tools, path, &limits, false);
-    command.args(["-vf", &filter, "-frames:v", "1"]).args(["-c:v", "ppm", "-f", "image2pipe", "pipe:1"]);
-    picture(command, path, at_ms, &limits, cancel)
+    Source { tools, path, limits: &Limits::default(), cancel }.still(None, at_ms, max_side)
 }
 
 /// The one picture that a command writes as PPM.
