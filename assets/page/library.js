@@ -3,8 +3,9 @@
 import * as api from './api.js';
 import { alerts } from './alerts.js';
 import { labelList } from './cards.js';
-import { breakable, clock, code, count, h, icon, number, say, thumbnail } from './dom.js';
+import { breakable, clock, code, count, h, icon, number, say } from './dom.js';
 import { filterBox } from './filter.js';
+import { thumbnail } from './media.js';
 import { address, go } from './router.js';
 import { noIndex } from './search.js';
 
