@@ -38,7 +38,8 @@ impl Place {
         );
         place.clip(&["-f", "lavfi", "-i", CELLS, "-t", "10"], "videos/cells.mkv");
         place.about("videos/cells.mkv", &json!({"title": "Life of cells", "labels": ["biology of grids"]}));
-        place.clip(&["-f", "lavfi", "-i", BARS, "-t", "10", "-c:v", "mpeg4", "-q:v", "4"], "videos/bars.avi");
+        // Longer than one cut of what a browser cannot play.
+        place.clip(&["-f", "lavfi", "-i", BARS, "-t", "20", "-c:v", "mpeg4", "-q:v", "4"], "videos/bars.avi");
         place
     }
 
@@ -117,7 +118,7 @@ impl Place {
             "crop=iw*0.9:ih*0.9,eq=contrast=0.85:brightness=0.04,scale=480:-2",
             "filmed.jpg",
         );
-        self.frame("videos/bars.avi", "5", "null", "bars.jpg");
+        self.frame("videos/bars.avi", "3", "null", "bars.jpg");
         self.clip(
             &["-f", "lavfi", "-i", "nullsrc=size=320x240,geq=random(1)*255:128:128", "-frames:v", "1"],
             "noise.jpg",
@@ -132,7 +133,7 @@ impl Place {
         json!({
             "zoom": self.path("zoom.jpg"), "zoomPng": self.path("zoom.png"), "filmed": self.path("filmed.jpg"), "bars": self.path("bars.jpg"),
             "noise": self.path("noise.jpg"), "twice": self.path("twice.jpg"), "text": self.path("notes.txt"), "heavy": self.path("heavy.jpg"),
-            "drawing": self.path("drawing.svg"),
+            "drawing": self.path("drawing.svg"), "weave": self.path("weave.jpg"),
         })
     }
 
@@ -301,6 +302,20 @@ fn indexing_from_nothing() {
         place.clip(&["-stream_loop", "39", "-i", seconds.to_str().unwrap(), "-c", "copy"], "slow/long.mp4");
         let [videos, slow] = ["videos", "slow"].map(|name| place.path(name));
         let server = place.serve(&[videos.to_str().unwrap(), slow.to_str().unwrap()], None);
+        (place, server)
+    });
+}
+
+#[test]
+fn an_index_that_comes_later() {
+    walk("later.mjs", || {
+        let place = Place::with_clips();
+        // For a folder that is served, while it is served.
+        place.clip(&["-f", "lavfi", "-i", WEAVE, "-t", "8"], "weave.mp4");
+        place.clip(&["-f", "lavfi", "-i", RULE, "-t", "8"], "twice.mp4");
+        place.frame("weave.mp4", "4", "null", "weave.jpg");
+        place.frame("twice.mp4", "3", "null", "twice.jpg");
+        let server = place.serve(&[place.path("videos").to_str().unwrap()], None);
         (place, server)
     });
 }

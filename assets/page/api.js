@@ -2,13 +2,16 @@
 
 import { byId } from './dom.js';
 import { alerts } from './alerts.js';
+import { go } from './router.js';
 
 /** What went wrong, in plain words, and what the server said. */
 export class Trouble extends Error {
-  constructor(words, { status = 0, detail = '' } = {}) {
+  constructor(words, { status = 0, detail = '', without = null } = {}) {
     super(words);
     this.status = status;
     this.detail = detail;
+    /** What the server is, if what it lacks is an index. */
+    this.without = without;
   }
 }
 
@@ -24,7 +27,7 @@ const WORDS = {
   422: 'This picture cannot be used.',
   429: 'The server is busy with other requests. Try again in a moment.',
   500: 'Something went wrong in the server. Its log says more.',
-  503: 'There is no index to search yet.',
+  503: 'The server could not do that now.',
   504: 'That took too long, so the server gave up.',
 };
 
@@ -34,6 +37,8 @@ const SAID = [401, 413, 415, 429];
 const FINAL = [400, 403, 404, 410, 413, 415, 422];
 
 const MOST_WAITS = 3;
+const INFO = '/v1/info';
+const NO_INDEX = 'There is no index to search yet.';
 
 const pause = (ms, signal) =>
   new Promise((resolve, reject) => {
@@ -41,8 +46,8 @@ const pause = (ms, signal) =>
     signal?.addEventListener('abort', () => (clearTimeout(timer), reject(signal.reason)), { once: true });
   });
 
-/** One request. Waits and asks again while the server is busy; asks the reader for the token if one is needed. */
-async function send(path, options = {}) {
+/** One request. Waits and asks again while the server is busy; asks the reader for the token if one is needed. `quiet` ones, which nobody asked for, only fail. */
+async function send(path, { quiet = false, ...options } = {}) {
   for (let waits = 0; ; waits += 1) {
     let response;
     try {
@@ -52,14 +57,18 @@ async function send(path, options = {}) {
       throw new Trouble('The server does not answer. Is reelseek serve still running?');
     }
     if (response.ok) return response;
-    if (response.status === 401 && (await askForToken())) continue;
-    if (response.status === 429 && waits < MOST_WAITS) {
+    if (response.status === 401 && !quiet && (await askForToken())) continue;
+    if (response.status === 429 && !quiet && waits < MOST_WAITS) {
       const seconds = Math.min(30, Math.max(1, Number(response.headers.get('Retry-After')) || 1));
       const notice = alerts.show({ words: `The server is busy; trying again in ${seconds} s.` });
       await pause(seconds * 1000, options.signal).finally(() => notice.remove());
       continue;
     }
     const detail = await response.json().then((body) => body.error ?? '', () => '');
+    const now = response.status === 503 && path !== INFO ? await about(true, true).catch(() => null) : null;
+    if (now && !now.index) throw new Trouble(NO_INDEX, { status: 503, without: now });
+    // It came while this was asked.
+    if (now && /no index/.test(detail) && waits < MOST_WAITS) continue;
     throw new Trouble(WORDS[response.status] ?? (detail || `The server answered ${response.status}.`), { status: response.status, detail });
   }
 }
@@ -71,6 +80,9 @@ export function link(path, query = {}) {
 }
 
 export const get = async (path, query, signal) => (await send(link(path, query), { signal })).json();
+
+/** For what the page asks by itself. */
+export const quietly = async (path) => (await send(path, { quiet: true })).json();
 
 export const picture = async (path, signal) => (await send(path, { signal })).blob();
 
@@ -88,7 +100,9 @@ export async function search(query, options, signal) {
     body: address ? JSON.stringify({ url: query }) : query,
     signal,
   });
-  return response.json();
+  const answer = await response.json();
+  if (known && answer.generation !== known.generation) about(true, true).catch(() => null);
+  return answer;
 }
 
 export const frameLink = (video, at, width) => link('/v1/thumbnail', { video, at, width });
@@ -96,25 +110,55 @@ export const previewLink = (video, from, to) => link('/v1/preview', { video, fro
 export const mediaLink = (video) => `/v1/media/${encodeURIComponent(video)}`;
 
 let info = null;
+/** What was heard of the server last. */
+let known = null;
+let facets = null;
 
-/** What the server can do and has; asked once, and again after `fresh`. */
-export async function about(fresh = false) {
-  if (!info || fresh) info = get('/v1/info');
+/** What the server can do and has; asked once, again after `fresh`, and each time while there is no index: one may come at any time. */
+export async function about(fresh = false, quiet = false) {
+  if (!info || fresh) info = quiet ? quietly(INFO) : get(INFO);
+  const asked = info;
   try {
-    return await info;
+    const now = await asked;
+    if (info === asked) heed(now);
+    return now;
   } catch (error) {
-    info = null;
+    if (info === asked) info = null;
     throw error;
   }
 }
 
-let facets = null;
+/** Tells the page, by the event `reelseek-indexed`, when the index is not the one that was known. */
+function heed(now) {
+  const before = known;
+  known = now;
+  if (!now.index) info = null;
+  else lacking?.remove();
+  if (!before || ['index', 'generation', 'videos', 'rows'].every((name) => before[name] === now[name])) return;
+  facets = null;
+  dispatchEvent(new CustomEvent('reelseek-indexed', { detail: now }));
+}
+
+let lacking = null;
+
+/** Says what to do while there is no index, until there is one. */
+export function tellNoIndex({ indexing }) {
+  lacking = alerts.show({
+    words: NO_INDEX,
+    detail: indexing ? 'Start one in the indexing view.' : 'Make one with: reelseek index FOLDER. This page takes it up by itself.',
+    actions: [{ label: 'Go to indexing', run: () => go('indexing') }],
+  });
+  return lacking;
+}
 
 /** Labels and folders, for completions; none if they cannot be had. */
-export function completions(fresh = false) {
+export function completions() {
   const none = { labels: [], folders: [] };
   const ask = async () => ((await about()).index ? get('/v1/facets') : Promise.reject(new Trouble('no index')));
-  if (!facets || fresh) facets = ask().catch(() => ((facets = null), none));
+  if (!facets) {
+    const asked = ask().catch(() => ((facets = facets === asked ? null : facets), none));
+    facets = asked;
+  }
   return facets;
 }
 
@@ -177,13 +221,13 @@ export function offerToLeave() {
   });
 }
 
-/** Shows a failure; `again` is what the button "Try again" does. Aborted calls are no failure. */
+/** Shows a failure, and gives the alert; `again` is what the button "Try again" does. Aborted calls are no failure. */
 export function report(error, again) {
-  if (error?.name === 'AbortError') return;
-  const known = error instanceof Trouble;
-  if (!known) console.error(error);
+  if (error?.name === 'AbortError') return null;
+  const ours = error instanceof Trouble;
+  if (!ours) console.error(error);
+  if (error.without) return tellNoIndex(error.without);
   const actions = again && !FINAL.includes(error.status) ? [{ label: error.status === 401 ? 'Sign in' : 'Try again', run: again }] : [];
-  if (error.status === 503) actions.unshift({ label: 'Go to indexing', run: () => (location.hash = '#/indexing') });
-  const detail = known && !SAID.includes(error.status) && error.detail !== error.message ? error.detail : '';
-  alerts.show({ words: known ? error.message : 'Something went wrong in this page.', detail, actions });
+  const detail = ours && !SAID.includes(error.status) && error.detail !== error.message ? error.detail : '';
+  return alerts.show({ words: ours ? error.message : 'Something went wrong in this page.', detail, actions });
 }

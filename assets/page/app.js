@@ -4,6 +4,7 @@ import * as api from './api.js';
 import { alerts } from './alerts.js';
 import { byId, count } from './dom.js';
 import { indexingView } from './indexing.js';
+import * as jobs from './jobs.js';
 import { libraryView } from './library.js';
 import { mayBePicture } from './pictures.js';
 import { go, onroute, parse } from './router.js';
@@ -103,3 +104,5 @@ api.offerToLeave();
 onroute(show);
 show(parse()).then(() => api.completions());
 showStock();
+// What runs already, and whether an index comes.
+api.about().then(({ indexing }) => jobs.look(indexing), () => null);

@@ -1,6 +1,7 @@
 // One result as a card, and previews that play in place.
 
-import { breakable, clock, h, icon, thumbnail } from './dom.js';
+import { breakable, clock, h, icon } from './dom.js';
+import { persist, thumbnail } from './media.js';
 import { openPlayer } from './player.js';
 
 /** Confidence from which a result counts as found: a foreign picture gets there once in 20. */
@@ -12,6 +13,8 @@ const LEVELS = [
   { from: 0, bars: 1, word: 'by chance' },
 ];
 const HOVER_MS = 250;
+/** Attempts at a preview that the server cannot give yet. */
+const MOST_TRIES = 3;
 
 const calm = matchMedia('(prefers-reduced-motion: reduce)');
 const hovers = matchMedia('(hover: hover)');
@@ -54,18 +57,25 @@ export function moving({ still, preview, title, overlay, onopen, openLabel }) {
     stop();
     playing = { frame, end, hovered };
     face(true);
+    frame.classList.remove('failed');
     frame.classList.add('waiting');
     const video = h('video', { muted: true, loop: true, playsinline: true, tabindex: '-1', 'aria-hidden': 'true' });
     video.muted = true;
     video.addEventListener('playing', () => (frame.classList.remove('waiting'), frame.classList.add('playing')), { once: true });
-    video.addEventListener('error', () => {
-      if (playing?.frame === frame) stop();
+    const load = () => {
+      if (!video.isConnected) return;
+      video.src = preview;
+      video.play().catch(() => null);
+    };
+    const lost = () => {
+      if (!video.isConnected) return;
+      stop();
       frame.classList.add('failed');
       toggle.setAttribute('aria-label', `The moment of ${title} cannot be played`);
-    });
-    video.src = preview;
+    };
+    persist(video, load, { lost, most: MOST_TRIES });
     open.append(video);
-    video.play().catch(() => null);
+    load();
   };
   face(false);
   toggle.addEventListener('click', () => (playing?.frame === frame ? stop() : start(false)));
@@ -76,7 +86,8 @@ export function moving({ still, preview, title, overlay, onopen, openLabel }) {
     clearTimeout(timer);
     if (playing?.frame === frame && playing.hovered) stop();
   });
-  toggle.addEventListener('blur', () => playing?.frame === frame && !playing.hovered && stop());
+  // Not for a press on the frame itself: the video would go from under the pointer before the click.
+  frame.addEventListener('focusout', ({ relatedTarget }) => playing?.frame === frame && !playing.hovered && !frame.contains(relatedTarget) && stop());
   return frame;
 }
 

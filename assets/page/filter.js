@@ -24,6 +24,17 @@ export function wordAt(text, caret) {
   return { start: caret - word.length, field, typed: word.slice(colon + 1).replace(/^"/, '').toLowerCase() };
 }
 
+/** What stays behind the caret when the word is completed: what follows the word. After a field's name only the name itself is replaced. */
+export function restAfter(text, caret, whole) {
+  const rest = text.slice(caret);
+  if (!whole) return rest.replace(/^[a-z]*:?\[?/i, '');
+  const quotes = (part) => part.split('"').length - 1;
+  const inQuotes = quotes(text.slice(0, caret)) % 2 === 1;
+  // A quote that was opened may be closed behind the caret, or not yet.
+  if (inQuotes && quotes(rest) % 2 === 1) return rest.replace(/^[^"]*"/, '').trimStart();
+  return rest.replace(/^[^\s"()]*(?:(?<=:)"[^"]*"?)?/, '').trimStart();
+}
+
 /** What may stand in place of the word: `{text, note, whole}`; `whole` is false where more must be typed. */
 export function proposals({ field, typed }, { labels, folders }) {
   const fits = (name) => name.toLowerCase().includes(typed);
@@ -91,9 +102,9 @@ export function filterBox({ label, hint, placeholder, onapply }) {
   const accept = (index) => {
     const { start } = wordAt(input.value, input.selectionStart);
     const { text, whole } = offered[index];
-    const rest = input.value.slice(input.selectionStart).replace(/^"/, '');
+    const rest = restAfter(input.value, input.selectionStart, whole);
     const put = whole ? `${text} ` : text;
-    input.value = input.value.slice(0, start) + put + rest.trimStart();
+    input.value = input.value.slice(0, start) + put + rest;
     input.setSelectionRange(start + put.length, start + put.length);
     input.focus();
     if (whole) apply();

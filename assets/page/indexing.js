@@ -2,34 +2,26 @@
 
 import * as api from './api.js';
 import { about, bytes, code, count, h, number, say, when } from './dom.js';
+import * as jobs from './jobs.js';
+import { STATES, totals } from './jobs.js';
 
-const POLL_MS = 1000;
-const STATES = { running: 'Running', done: 'Done', failed: 'Failed', cancelled: 'Stopped' };
 const SPOKEN_STEP = 0.25;
-
-const totals = (job) =>
-  [
-    `${number(job.indexed)} indexed`,
-    `${number(job.unchanged)} unchanged`,
-    job.failed > 0 && `${number(job.failed)} failed`,
-    job.skipped > 0 && `${number(job.skipped)} skipped`,
-    job.removed > 0 && `${number(job.removed)} removed`,
-  ].filter(Boolean);
 
 const failures = (job) =>
   job.failures.length > 0 &&
   h(
     'details',
     { class: 'failures' },
-    h('summary', {}, `${count(job.failures.length, 'file')} could not be indexed`),
+    h('summary', {}, `${count(job.failed, 'file')} could not be indexed`),
+    job.failures.length < job.failed && h('p', { class: 'hint' }, `The first ${number(job.failures.length)} are listed.`),
     h('ul', {}, job.failures.map(({ name, reason }) => h('li', {}, h('b', {}, name), ' ', reason))),
   );
 
 export function indexingView() {
-  let timer = 0;
   let alive = false;
   let spoken = -1;
   let watched = null;
+  let complaint = null;
 
   const folders = h('fieldset', { class: 'field choices' });
   const option = (name, words, hint) =>
@@ -72,7 +64,7 @@ export function indexingView() {
     jobFailures,
   );
   const earlier = h('ol', { class: 'jobs' });
-  const history = h('section', { 'aria-labelledby': 'earlier', hidden: true }, h('h2', { id: 'earlier' }, 'Earlier runs'), earlier);
+  const history = h('section', { 'aria-labelledby': 'earlier', hidden: true }, h('h2', { id: 'earlier', tabindex: '-1' }, 'Earlier runs'), earlier);
   const root = h(
     'div',
     { class: 'indexing' },
@@ -95,7 +87,7 @@ export function indexingView() {
     start.disabled = true;
     try {
       const ticked = (name) => form.elements[name].checked;
-      await api.post('/v1/index', {
+      const { job } = await api.post('/v1/index', {
         ...(chosen.length < all && { folders: chosen }),
         prune: ticked('prune'),
         retry: ticked('retry'),
@@ -103,12 +95,13 @@ export function indexingView() {
       });
       say('Indexing has begun');
       spoken = 0;
+      await jobs.follow(job);
     } catch (error) {
       start.disabled = false;
       if (error.status !== 409) return api.report(error);
+      await jobs.look(true);
     }
-    await poll();
-    root.querySelector('#job-now').focus();
+    if (alive) (current.hidden ? history : current).querySelector('h2').focus();
   }
 
   async function cancel() {
@@ -122,39 +115,28 @@ export function indexingView() {
     }
   }
 
-  async function poll() {
-    clearTimeout(timer);
-    let jobs;
-    try {
-      ({ jobs } = await api.get('/v1/jobs'));
-    } catch (error) {
-      if (alive) api.report(error, poll);
-      return;
-    }
-    if (!alive) return;
-    const running = jobs.find((job) => job.state === 'running');
-    const ended = watched && !running && jobs.find((job) => job.job === watched);
-    if (ended) {
-      say(`Indexing: ${STATES[ended.state].toLowerCase()}. ${totals(ended).join(', ')}`);
-      api.about(true).then(() => dispatchEvent(new Event('reelseek-indexed')), () => null);
-      api.completions(true);
-    }
-    if (running && running.job !== watched) stop.disabled = false;
+  /** All jobs, the newest first. */
+  function list(all) {
+    const running = all.find((job) => job.state === 'running');
     const hadFocus = current.contains(document.activeElement);
-    watched = running?.job ?? null;
+    if (!running) watched = null;
     current.hidden = !running;
     start.disabled = Boolean(running);
     if (running) showRunning(running);
-    showEarlier(jobs.filter((job) => job !== running));
+    showEarlier(all.filter((job) => job !== running));
     if (!running && hadFocus) history.querySelector('h2').focus();
-    if (running) timer = setTimeout(poll, POLL_MS);
   }
 
   function showRunning(job) {
-    bar.value = job.progress;
+    if (job.job !== watched) stop.disabled = false;
+    watched = job.job;
+    // As long as it looks for files it cannot tell how much there is.
+    const looking = job.total_bytes === 0;
+    if (looking) bar.removeAttribute('value');
+    else bar.value = job.progress;
     share.textContent = `${Math.floor(job.progress * 100)} %`;
     if (!stop.disabled) eta.textContent = job.eta_seconds === null ? 'Estimating the time left' : `About ${about(job.eta_seconds)} left`;
-    doneWords.textContent = [...totals(job), `${bytes(job.done_bytes)} of ${bytes(job.total_bytes)}`, `${about(job.seconds)} so far`].join(' · ');
+    doneWords.textContent = [...totals(job), !looking && `${bytes(job.done_bytes)} of ${bytes(job.total_bytes)}`, `${about(job.seconds)} so far`].filter(Boolean).join(' · ');
     const open = jobFailures.querySelector('details')?.open;
     jobFailures.replaceChildren(...[failures(job)].filter(Boolean));
     if (open) jobFailures.querySelector('details').open = true;
@@ -164,13 +146,14 @@ export function indexingView() {
     }
   }
 
-  function showEarlier(jobs) {
-    history.hidden = jobs.length === 0;
-    const known = JSON.stringify(jobs);
+  function showEarlier(ended) {
+    history.hidden = ended.length === 0;
+    // What has ended does not change any more.
+    const known = ended.map((job) => job.job).join();
     if (earlier.dataset.known === known) return;
     earlier.dataset.known = known;
     earlier.replaceChildren(
-      ...jobs.map((job) =>
+      ...ended.map((job) =>
         h(
           'li',
           { class: `job ${job.state}` },
@@ -181,6 +164,16 @@ export function indexingView() {
         ),
       ),
     );
+  }
+
+  /** Said once, however often it is tried. */
+  function trouble(error) {
+    complaint ??= api.report(error, () => ((complaint = null), jobs.look(true)));
+  }
+
+  function well() {
+    complaint?.remove();
+    complaint = null;
   }
 
   return {
@@ -204,11 +197,12 @@ export function indexingView() {
       } catch (error) {
         return api.report(error, () => this.enter());
       }
-      await poll();
+      if (alive) await jobs.enter({ show: showRunning, list, trouble, well });
     },
     leave() {
       alive = false;
-      clearTimeout(timer);
+      complaint = null;
+      jobs.leave();
     },
   };
 }

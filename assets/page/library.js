@@ -3,10 +3,10 @@
 import * as api from './api.js';
 import { alerts } from './alerts.js';
 import { labelList } from './cards.js';
-import { breakable, clock, code, count, h, icon, number, say, thumbnail } from './dom.js';
+import { breakable, clock, code, count, h, icon, number, say } from './dom.js';
 import { filterBox } from './filter.js';
+import { thumbnail } from './media.js';
 import { address, go } from './router.js';
-import { noIndex } from './search.js';
 
 const PAGE = 48;
 const SORTS = { name: 'File name', newest: 'Newest first', duration: 'Longest first' };
@@ -47,19 +47,32 @@ export function libraryView() {
   );
   const total = h('p', { class: 'total' });
   const list = h('ul', { class: 'cards small' });
+  const nothingWords = h('p');
+  const nothingHint = h('p', { class: 'hint' }, 'Words may be parts of words. Quotes and brackets belong to filters: each is closed, and stands around something.');
+  const showAll = h('button', { type: 'button', onclick: () => (go('library', { sort: route.params.get('sort') }), query.input.focus()) }, 'Show all videos');
+  const nothing = h('div', { class: 'nothing', hidden: true }, nothingWords, nothingHint, h('div', { class: 'row' }, showAll));
   const pages = h('nav', { class: 'pages', 'aria-label': 'Pages' });
   const root = h(
     'div',
     { class: 'library' },
     h('div', { class: 'view-head' }, h('h1', { tabindex: '-1' }, 'Library'), total),
     h('div', { class: 'tools' }, query.element, h('div', { class: 'field' }, h('label', { for: 'sort' }, 'Sort by'), sort)),
+    nothing,
     list,
     pages,
   );
 
   const step = (words, skip) => h('a', { class: 'button', href: address('library', { query: route.params.get('query'), sort: route.params.get('sort'), skip: skip || null }) }, words);
 
-  async function load() {
+  /** Nothing found and nothing there are told apart. */
+  function showNothing(none) {
+    const asked = route.params.get('query')?.trim();
+    nothing.hidden = !none;
+    nothingWords.textContent = asked ? `No video matches “${asked}”.` : 'There are no videos in the index yet.';
+    nothingHint.hidden = showAll.hidden = !asked;
+  }
+
+  async function load(asked = true) {
     running?.abort();
     const control = new AbortController();
     running = control;
@@ -72,21 +85,25 @@ export function libraryView() {
       query.wrong('');
       list.replaceChildren(...answer.videos.map(videoCard));
       const last = skip + answer.videos.length;
-      total.textContent = answer.total === 0 ? 'No videos' : answer.total === answer.videos.length ? count(answer.total, 'video') : `${number(skip + 1)}–${number(last)} of ${count(answer.total, 'video')}`;
+      showNothing(answer.total === 0);
+      total.textContent = answer.total === 0 ? '' : answer.total === answer.videos.length ? count(answer.total, 'video') : `${number(skip + 1)}–${number(last)} of ${count(answer.total, 'video')}`;
       pages.replaceChildren(...[skip > 0 && step('Previous', Math.max(0, skip - PAGE)), answer.more && step('Next', last)].filter(Boolean));
-      say(total.textContent);
+      if (asked) say(answer.total === 0 ? nothingWords.textContent : total.textContent);
     } catch (error) {
       if (running !== control || error.name === 'AbortError') return;
       list.replaceChildren();
       pages.replaceChildren();
       total.textContent = '';
-      if (error.status === 503) alerts.show(noIndex(await api.about().catch(() => ({}))));
-      else if (error.status === 400) query.wrong((error.detail || error.message).split('\n')[0]);
+      showNothing(false);
+      if (error.status === 400) query.wrong((error.detail || error.message).split('\n')[0]);
       else api.report(error, load);
     } finally {
       if (running === control) list.removeAttribute('aria-busy');
     }
   }
+
+  // What was not there may be there now; what is listed stays as it is under the reader's eyes.
+  addEventListener('reelseek-indexed', () => root.isConnected && list.children.length === 0 && !list.hasAttribute('aria-busy') && load(false));
 
   return {
     title: 'Library',

@@ -25,11 +25,17 @@ function fromDataAddress(address) {
   const parts = /^data:([^;,]*)([^,]*),(.*)$/s.exec(address);
   if (!parts) return null;
   const [, type, coding, data] = parts;
-  const bytes = coding.endsWith('base64') ? Uint8Array.from(atob(data), (c) => c.charCodeAt(0)) : new TextEncoder().encode(decodeURIComponent(data));
-  return new Blob([bytes], { type });
+  try {
+    const plain = decodeURIComponent(data);
+    const bytes = coding.endsWith('base64') ? Uint8Array.from(atob(plain), (c) => c.charCodeAt(0)) : new TextEncoder().encode(plain);
+    return new Blob([bytes], { type });
+  } catch {
+    // Neither a `%` nor a letter need be what it should be.
+    return null;
+  }
 }
 
-const isAddress = (text) => /^https?:\/\/\S+$/i.test(text);
+const isAddress = (text) => /^https?:\/\/\S+$/i.test(text) && URL.canParse(text);
 
 /** What was dropped or pasted: `{blob, name}`, `{address}`, or null. */
 export function taken(transfer) {

@@ -23,6 +23,8 @@ export function address(path, params = {}) {
 const listeners = [];
 export const onroute = (listener) => listeners.push(listener);
 const tell = () => listeners.forEach((listener) => listener(parse()));
+/** Shows once more what the address names. */
+export const again = tell;
 
 /** Goes there; `replace` leaves no step for the Back button, for what is only turned a little (a slider). */
 export function go(path, params, { replace = false } = {}) {

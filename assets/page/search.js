@@ -5,6 +5,7 @@ import { alerts } from './alerts.js';
 import { FOUND, card, percent } from './cards.js';
 import { clock, code, count, h, icon, number, say } from './dom.js';
 import { filterBox } from './filter.js';
+import { persist } from './media.js';
 import * as pictures from './pictures.js';
 import { go, parse } from './router.js';
 
@@ -15,7 +16,7 @@ const STOPS = [0, 0.5, 0.75, 0.9, FOUND, 0.98, 0.99, 0.999];
 const FRAME_WIDTH = 1280;
 const MOST_ANSWERS = 30;
 
-/** Answers of this visit, so that Back shows them at once. */
+/** Answers of this visit, so that Back shows them at once; of the index as it is now. */
 const answers = new Map();
 
 /** As in style.css. */
@@ -167,7 +168,10 @@ export function searchView() {
     wellWords.replaceChildren(...(asked ? ['Or drop or paste one'] : ['Drop a picture here, or paste one with ', h('kbd', {}, 'Ctrl'), ' ', h('kbd', {}, 'V')]));
     pick.classList.toggle('main', !asked);
     const image = asked?.preview && h('img', { src: asked.preview, alt: 'The picture that is searched for' });
-    image?.addEventListener('error', () => image.replaceWith(h('span', { class: 'no-picture' }, 'This browser cannot show it')));
+    const lost = (why) => image.replaceWith(h('span', { class: 'no-picture' }, why ? 'No picture: the file is gone or cannot be read' : 'This browser cannot show it'));
+    // The server's may come later; the reader's own does not.
+    if (asked?.preview?.startsWith('/')) persist(image, () => (image.src = asked.preview), { lost });
+    else image?.addEventListener('error', () => lost(null));
     preview.replaceChildren(...(asked ? [image ?? h('span', { class: 'no-picture' }, 'A picture from the web'), h('p', { class: 'query-name' }, asked.name)] : []));
   }
 
@@ -180,33 +184,43 @@ export function searchView() {
     }
     const options = { filter: route.params.get('filter'), group: route.params.get('group') };
     const key = JSON.stringify([asked.key, options]);
-    if (!next && answers.has(key)) {
-      shown = answers.get(key);
-      return show();
-    }
     const before = next ? shown : null;
     const control = new AbortController();
     running = control;
     results.setAttribute('aria-busy', 'true');
+    if (!next && answers.has(key)) {
+      // If there is another index by now, this answer goes.
+      await api.about(true, true).catch(() => null);
+      if (running !== control) return;
+      if (answers.has(key)) {
+        running = null;
+        results.setAttribute('aria-busy', 'false');
+        shown = answers.get(key);
+        return show();
+      }
+    }
     if (!next) {
       say('Searching');
       heading.textContent = 'Searching…';
     }
     try {
       const picture = await asked.load();
-      const run = (body) => api.search(body, { ...options, top: PAGE, skip: before?.results.length }, control.signal);
+      const run = (body) => api.search(body, { ...options, top: PAGE, skip: before?.looked }, control.signal);
       const answer = await (typeof picture === 'string' ? run(picture) : pictures.asked(picture, run));
       if (running !== control) return;
       alerts.clear();
       filter.wrong('');
-      const list = (before?.results ?? []).concat(answer.results);
-      shown = { ...answer, key, results: list, cards: before?.cards ?? new Map() };
+      // A page of another index than the one before may hold what is there already.
+      const nameOf = ({ video, at }) => (options.group === 'moment' ? `${video}@${at}` : video);
+      const there = new Set(before?.results.map(nameOf));
+      const fresh = answer.results.filter((result) => !there.has(nameOf(result)));
+      const old = before ?? { generation: answer.generation, looked: 0, results: [], cards: new Map() };
+      shown = { ...old, ...answer, generation: old.generation, key, looked: old.looked + answer.results.length, results: old.results.concat(fresh) };
       answers.delete(key);
       answers.set(key, shown);
       if (answers.size > MOST_ANSWERS) answers.delete(answers.keys().next().value);
-      const firstNew = before?.results.length;
       show();
-      if (next) shown.cards.get(shown.results[firstNew])?.querySelector('.open').focus();
+      if (next) leadTo(fresh[0]);
     } catch (error) {
       if (running !== control || error.name === 'AbortError') return;
       if (!next) fail(error);
@@ -217,6 +231,19 @@ export function searchView() {
         running = null;
         results.setAttribute('aria-busy', 'false');
       }
+    }
+  }
+
+  /** The focus, from "Show more" to the first of what came; or to what unfolds it. */
+  function leadTo(result) {
+    const first = shown.cards.get(result);
+    if (first && !(weak.contains(first) && !weak.open)) return first.querySelector('.open').focus();
+    if (first) {
+      weakWords.focus();
+      say(`No more as sure as is asked for. ${weakWords.textContent}`);
+    } else {
+      (more.hidden ? heading : more).focus();
+      say('That is all');
     }
   }
 
@@ -256,6 +283,16 @@ export function searchView() {
     const first = sure[0];
     say(none ? heading.textContent : `${heading.textContent}. First: ${first.title} at ${clock(first.at)}, confidence ${percent(first.confidence)}`);
   }
+
+  addEventListener('reelseek-indexed', ({ detail: now }) => {
+    info = now;
+    for (const [key, { generation }] of answers) if (generation !== now.generation) answers.delete(key);
+    if (shown && shown.generation !== now.generation) shown.stale = true;
+    // What was not found may be there now; what was found stays as it is under the reader's eyes.
+    const nothingFound = !shown || (shown.stale && found.hidden);
+    if (root.isConnected && route && nothingFound && !running) load(false);
+  });
+
   weak.addEventListener('toggle', () => shown && (more.hidden = !shown.more || (!weakList.hidden && weakList.children.length > 0 && !weak.open)));
 
   function showOptions() {
@@ -279,32 +316,27 @@ export function searchView() {
       route = next;
       showOptions();
       showQuery(query());
-      if (sameQuestion && shown) return show();
+      if (sameQuestion && shown && !shown.stale) return show();
       const leftBehind = found.contains(document.activeElement) || weakList.contains(document.activeElement);
       const loaded = load(false);
       if (leftBehind && !results.hidden) heading.focus();
       await loaded;
     },
     async enter() {
+      const before = standard();
       try {
-        info = await api.about();
+        info = await api.about(true);
       } catch (error) {
         return api.report(error, () => location.reload());
       }
       byAddress.hidden = !info.fetch;
       if (route) showOptions();
-      if (!info.index) alerts.show(noIndex(info));
-      if (shown) show();
+      if (!info.index) api.tellNoIndex(info);
+      if (shown?.stale && !running) await load(false);
+      else if (shown && standard() !== before) show();
     },
     leave() {
       running?.abort();
     },
   };
 }
-
-/** What to do while there is no index. */
-export const noIndex = (info) => ({
-  words: 'There is no index to search yet.',
-  detail: info.indexing ? 'Start one in the indexing view.' : 'Make one with: reelseek index FOLDER. This page takes it up by itself.',
-  actions: [{ label: 'Go to indexing', run: () => go('indexing') }],
-});

@@ -3,8 +3,10 @@
 import * as api from './api.js';
 import { alerts } from './alerts.js';
 import { labelList } from './cards.js';
-import { breakable, bytes, clock, h, icon, number, thumbnail, when } from './dom.js';
+import { breakable, bytes, clock, h, icon, number, when } from './dom.js';
+import { thumbnail } from './media.js';
 import { playerOf } from './player.js';
+import { again } from './router.js';
 import { searchWith } from './search.js';
 
 /** For screens with more than one dot a pixel. */
@@ -20,6 +22,7 @@ function extraRows(extra) {
 export function videoView() {
   const root = h('div', { class: 'video' });
   let player = null;
+  let wanted = null;
 
   const still = ({ video, title }, { at }) => {
     const time = clock(at);
@@ -60,17 +63,24 @@ export function videoView() {
     root,
     async update({ rest: [id] }) {
       player?.close();
+      wanted = id;
       try {
         const video = await api.get(`/v1/videos/${encodeURIComponent(id)}`);
+        if (wanted !== id) return;
         alerts.clear();
         show(video);
         this.title = video.title;
       } catch (error) {
-        root.replaceChildren(h('a', { class: 'back', href: '#/library' }, icon('back'), 'Library'), h('h1', { tabindex: '-1' }, 'No such video'));
-        api.report(error, () => this.update({ rest: [id] }));
+        if (wanted !== id) return;
+        this.title = [400, 404].includes(error.status) ? 'No such video' : 'No answer';
+        root.replaceChildren(h('a', { class: 'back', href: '#/library' }, icon('back'), 'Library'), h('h1', { tabindex: '-1' }, this.title));
+        api.report(error, again);
       }
     },
     enter() {},
-    leave: () => player?.close(),
+    leave() {
+      wanted = null;
+      player?.close();
+    },
   };
 }

@@ -19,7 +19,7 @@ macro_rules! file {
     };
 }
 
-static FILES: [File; 16] = [
+static FILES: [File; 18] = [
     ("/", HTML, include_bytes!("../../assets/page/index.html").as_slice()),
     file!("/style.css", STYLE),
     file!("/icon.svg", DRAWING),
@@ -30,7 +30,9 @@ static FILES: [File; 16] = [
     file!("/dom.js", SCRIPT),
     file!("/filter.js", SCRIPT),
     file!("/indexing.js", SCRIPT),
+    file!("/jobs.js", SCRIPT),
     file!("/library.js", SCRIPT),
+    file!("/media.js", SCRIPT),
     file!("/pictures.js", SCRIPT),
     file!("/player.js", SCRIPT),
     file!("/router.js", SCRIPT),

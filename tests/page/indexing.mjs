@@ -32,7 +32,20 @@ test('folders are indexed from the page, and are then found', { allow: ['503'] }
   assert.equal((await titles(page))[0], 'Into the set');
 });
 
+test('failures are counted beyond those that are listed', {}, async (page) => {
+  const failures = Array.from({ length: 100 }, (_, i) => ({ name: `${i}.mp4`, reason: 'no video' }));
+  const job = { job: '1', state: 'done', started: '2024-01-01T00:00:00Z', seconds: 9, done_bytes: 9, total_bytes: 9, progress: 1, eta_seconds: null, indexed: 0, unchanged: 0, failed: 150, skipped: 0, removed: 0, rows: 0, failures, error: null };
+  await page.route('**/v1/jobs', (route) => route.fulfill({ json: { jobs: [job] } }));
+  await page.goto(`${settings.base}/#/indexing`);
+  await page.locator('.job.done summary').click();
+  assert.equal(await page.locator('.job.done summary').textContent(), '150 files could not be indexed');
+  assert.ok(await page.getByText('The first 100 are listed.').isVisible());
+  assert.equal(await page.locator('.failures li').count(), 100);
+});
+
 test('a run can be watched and stopped', {}, async (page) => {
+  const asked = [];
+  page.on('request', (request) => request.url().includes('/v1/jobs') && asked.push(new URL(request.url()).pathname));
   await page.goto(`${settings.base}/#/indexing`);
   await page.getByRole('checkbox', { name: 'videos', exact: true }).uncheck();
   const [request] = await Promise.all([page.waitForRequest((r) => r.url().endsWith('/v1/index')), page.getByRole('button', { name: 'Start indexing' }).click()]);
@@ -42,6 +55,11 @@ test('a run can be watched and stopped', {}, async (page) => {
   assert.ok(await now.getByRole('progressbar').isVisible());
   assert.ok(await page.getByRole('button', { name: 'Start indexing' }).isDisabled());
   await until('progress is told', async () => /^\d+ %$/.test(await now.locator('b').first().textContent()));
+  const lists = () => asked.filter((path) => path === '/v1/jobs').length;
+  const before = lists();
+  const polled = asked.length;
+  await until('it is asked about twice', () => asked.length >= polled + 2);
+  assert.equal(lists(), before, 'that job alone');
   await now.getByRole('button', { name: 'Stop' }).click();
   await page.locator('.job.cancelled').waitFor({ timeout: 30_000 });
   assert.ok(await now.isHidden());

@@ -25,8 +25,20 @@ test('the library lists, finds and sorts the videos', {}, async (page) => {
   await until('words find', async () => (await names(page)).join() === 'Life of cells');
   await box.fill('nothing of the kind');
   await page.keyboard.press('Enter');
-  await until('none is told', async () => (await page.locator('.total').textContent()) === 'No videos');
-  await page.goBack();
+  await page.locator('.nothing').getByText('No video matches “nothing of the kind”.').waitFor();
+  assert.match(await page.locator('#say').textContent(), /^No video matches/);
+  // What is no filter, for want of words, and finds nothing.
+  await box.fill('(');
+  await page.keyboard.press('Enter');
+  await page.locator('.nothing').getByText('No video matches “(”.').waitFor();
+  assert.ok(await page.getByText('Quotes and brackets belong to filters').isVisible());
+  await page.getByRole('button', { name: 'Show all videos' }).click();
+  await until('all are back', async () => (await names(page)).length === all.length);
+  assert.ok(await page.locator('.nothing').isHidden());
+  assert.match(page.url(), /sort=duration/);
+  assert.equal(await box.inputValue(), '');
+  assert.ok(await box.evaluate((input) => input === document.activeElement), 'the focus is kept');
+  for (let i = 0; i < 3; i += 1) await page.goBack();
   await until('Back', async () => (await names(page)).join() === 'Life of cells');
   await page.getByRole('list', { name: 'Labels' }).getByRole('link').first().click();
   await page.waitForURL(/query=label%3A/);
@@ -57,6 +69,30 @@ test('a video plays from any of its frames, and each can be searched with', {}, 
   await page.getByRole('heading', { level: 1, name: 'Into the set' }).waitFor();
 });
 
+test('a file that the browser cannot play is cut when it is played, and then to its end', {}, async (page) => {
+  const cuts = [];
+  page.on('request', (request) => request.url().includes('/v1/preview') && cuts.push(request.url()));
+  await page.goto(`${settings.base}/#/library?query=bars`);
+  await page.getByRole('link', { name: 'bars' }).click();
+  await page.locator('.player').getByText('What plays is a small copy of 0:00 – 0:15').waitFor();
+  const video = page.locator('.player video');
+  assert.deepEqual([await video.evaluate((v) => v.paused), cuts], [true, []], 'nobody has asked for it yet');
+  await video.focus();
+  await page.keyboard.press('Space');
+  await until('it plays', () => video.evaluate((v) => v.readyState >= 2 && v.currentTime > 0));
+  const further = page.getByRole('button', { name: 'Go on at 0:15' });
+  await video.evaluate((v) => (v.currentTime = v.duration - 0.2));
+  await page.locator('.player button.main').waitFor();
+  await further.focus();
+  await page.keyboard.press('Enter');
+  await page.locator('.player').getByText('a small copy of 0:15 – 0:20').waitFor();
+  await until('it goes on', () => video.evaluate((v) => v.src.includes('from=15') && v.readyState >= 2 && v.currentTime > 0));
+  assert.ok(await further.isHidden(), 'that was the end');
+  assert.ok(await video.evaluate((v) => v === document.activeElement), 'the focus is kept');
+  await page.getByRole('button', { name: 'Back to 0:00' }).click();
+  await until('it is at the beginning', () => video.evaluate((v) => v.src.includes('from=0') && v.readyState >= 2));
+});
+
 test('a damaged video says what is wrong with it', {}, async (page) => {
   await page.goto(`${settings.base}/#/library?query=torn`);
   await page.getByText('Read in part').waitFor();
@@ -67,5 +103,11 @@ test('a damaged video says what is wrong with it', {}, async (page) => {
 test('a video that is not there is told', { allow: ['404', '400'] }, async (page) => {
   await page.goto(`${settings.base}/#/library/00000000000000000000000000000000`);
   await page.getByRole('heading', { name: 'No such video' }).waitFor();
+  await page.getByRole('link', { name: 'Library' }).last().click();
+  await page.getByRole('link', { name: 'Into the set' }).click();
+  await until('its title', async () => (await page.title()) === 'Into the set · reelseek');
+  await page.goto(`${settings.base}/#/library/nope`);
+  await page.getByRole('heading', { name: 'No such video' }).waitFor();
+  await until('no title of before', async () => (await page.title()) === 'No such video · reelseek');
   assert.ok(await page.getByRole('alert').first().textContent());
 });

@@ -50,6 +50,17 @@ test('a picture of a page is dragged in: by its data, or by its address only whe
   assert.equal(await page.locator('#alerts').textContent(), '', 'the old alert is gone');
   await drop(page, { items: [{ mimeType: 'text/html', data: '<p>no picture</p>' }] });
   await page.getByRole('alert').getByText('There is no picture in that').waitFor();
+  // Addresses and data that are none.
+  for (const src of ['http://[x', 'data:image/png;base64,no%', 'data:image/png;base64,!!']) {
+    await page.getByRole('button', { name: 'Dismiss' }).click();
+    await drop(page, { items: [{ mimeType: 'text/html', data: `<img src="${src}">` }] });
+    await page.getByRole('alert').getByText('There is no picture in that').waitFor();
+  }
+  // In an address `=` and `+` may be written with a `%`.
+  await drop(page, { items: [{ mimeType: 'text/html', data: `<img src="data:image/jpeg;base64,${encodeURIComponent(readFileSync(filmed).toString('base64'))}">` }] });
+  await until('the other is asked for', () => page.locator('.query img').evaluate((img) => img.naturalWidth === 480));
+  await answered(page);
+  assert.equal((await titles(page))[0], 'Into the set');
 });
 
 test('the moment plays in place, muted and again and again', {}, async (page) => {
@@ -97,8 +108,69 @@ test('a file that the browser cannot play plays as a cut', {}, async (page) => {
   await first(page).getByRole('button', { name: /^Open/ }).click();
   const dialog = page.getByRole('dialog');
   await dialog.getByText('This browser cannot play the file itself').waitFor();
-  await until('the cut plays', () => dialog.locator('video').evaluate((v) => v.readyState >= 2 && v.currentTime > 0));
-  assert.match(await dialog.locator('video').getAttribute('src'), /^\/v1\/preview\?/);
+  const video = dialog.locator('video');
+  const { from, at } = await cutOf(video);
+  assert.ok(Math.abs(from - 3) < 1 && at >= from && at < from + 3, `cut from ${from}, plays at ${at}`);
+  await page.keyboard.press('Escape');
+  // The shortest cut begins before a moment that is so near the end.
+  await page.route('**/v1/search**', async (route) => {
+    const answer = await (await route.fetch()).json();
+    answer.results[0].at = 19;
+    return route.fulfill({ json: answer });
+  });
+  await pick(page, settings.pictures.bars);
+  await first(page).getByRole('button', { name: 'Open bars at 0:19' }).click();
+  const end = await cutOf(video);
+  assert.ok(end.from === 18 && end.at >= 19, `cut from ${end.from}, plays at ${end.at}`);
+});
+
+/** Where a cut begins and where it is, in seconds of the file, once it plays. */
+async function cutOf(video) {
+  await until('the cut plays', () => video.evaluate((v) => v.readyState >= 2 && v.currentTime > 0 && v.src.includes('/v1/preview')));
+  return video.evaluate((v) => {
+    const from = Number(new URL(v.src).searchParams.get('from'));
+    return { from, at: from + v.currentTime };
+  });
+}
+
+for (const [hand, options] of Object.entries({ mouse: {}, finger: { hasTouch: true, isMobile: true, viewport: { width: 360, height: 740 } } })) {
+  test(`a moment that plays opens its video: by ${hand}`, options, async (page) => {
+    await searched(page, zoom);
+    const frame = first(page).locator('.frame');
+    const toggle = frame.getByRole('button', { name: 'Play the moment' });
+    await (hand === 'mouse' ? toggle.click() : toggle.tap());
+    await until('it plays', () => frame.locator('video').evaluate((v) => v.currentTime > 0));
+    const { x, y, width, height } = await frame.boundingBox();
+    const [device, press] = hand === 'mouse' ? [page.mouse, 'click'] : [page.touchscreen, 'tap'];
+    await device[press](x + width / 2, y + height / 2);
+    await page.getByRole('dialog', { name: /Into the set, at/ }).waitFor();
+    assert.equal(await frame.locator('video').count(), 0);
+  });
+}
+
+test('thumbnails and previews come when a busy server can make them', { allow: ['429'] }, async (page) => {
+  const refused = new Map();
+  await page.route(/\/v1\/(thumbnail|preview)/, (route) => {
+    const url = route.request().url();
+    const times = (refused.get(url) ?? 0) + 1;
+    refused.set(url, times);
+    return times <= 3 ? route.fulfill({ status: 429, headers: { 'Retry-After': '1' }, json: { error: 'busy' } }) : route.continue();
+  });
+  await searched(page, zoom);
+  const card = first(page);
+  assert.equal(await loaded(card.locator('img')), 320);
+  await card.getByRole('button', { name: 'Play the moment' }).click();
+  await until('it plays', () => card.locator('video').evaluate((v) => v.currentTime > 0));
+  assert.ok([...refused.values()].every((times) => times > 3));
+});
+
+test('only a file that is gone has no picture for good', { allow: ['410', '503'] }, async (page) => {
+  let gone = false;
+  await page.route('**/v1/thumbnail?**', (route) => route.fulfill({ status: gone ? 410 : 503, headers: { 'Retry-After': '5' }, json: { error: 'x' } }));
+  await searched(page, zoom);
+  await first(page).getByText('No picture yet').waitFor();
+  gone = true;
+  await first(page).getByText('No picture: the file is gone or cannot be read').waitFor();
 });
 
 test('a frame that was found is searched with, and Back returns', {}, async (page) => {
@@ -149,6 +221,27 @@ test('the filter is completed by keyboard', {}, async (page) => {
   assert.equal(await box.inputValue(), 'holi');
   await page.goBack();
   await until('Back takes the filter away', async () => (await box.inputValue()) === '');
+});
+
+test('a completion takes the place of the whole word around the caret', {}, async (page) => {
+  await page.goto(settings.base);
+  const box = page.getByRole('combobox', { name: 'Filter' });
+  for (const [text, wanted, completed] of [
+    ['lab|el', 'label:', 'label:'],
+    ['lab|el:fractal x', 'label:', 'label:fractal x'],
+    ['dur|ation:[1 TO 9]', 'duration:[', 'duration:[1 TO 9]'],
+    ['NOT label:fra|gment AND x', 'label:"fractal"', 'NOT label:"fractal" AND x'],
+    ['label:"bio|logy of grids" AND x', 'label:"biology of grids"', 'label:"biology of grids" AND x'],
+    ['label:"bio|lo AND x', 'label:"biology of grids"', 'label:"biology of grids" AND x'],
+  ]) {
+    await box.fill(text.replace('|', ''));
+    await box.evaluate((input, caret) => input.setSelectionRange(caret, caret), text.indexOf('|'));
+    // What was offered for the caret at the end is offered anew.
+    await page.keyboard.press('Escape');
+    await page.keyboard.press('ArrowDown');
+    await page.getByRole('option', { name: wanted }).first().click();
+    assert.equal((await box.inputValue()).trim(), completed, text);
+  }
 });
 
 test('a filter that is not understood is said beside it', { allow: ['400'] }, async (page) => {
@@ -212,6 +305,38 @@ test('more results come page by page', {}, async (page) => {
   await until('the next page', async () => (await cards.count()) > 4);
   const focused = () => page.evaluate(() => [...document.querySelectorAll('.card')].indexOf(document.activeElement.closest('.card')));
   await until('the focus is at its first', async () => (await focused()) === 4);
+});
+
+test('where only weaker results come, the focus is at what unfolds them', {}, async (page) => {
+  await page.route('**/v1/search?**', async (route) => {
+    const url = new URL(route.request().url());
+    const skip = Number(url.searchParams.get('skip') ?? 0);
+    url.searchParams.set('top', '2');
+    const answer = await (await route.fetch({ url: url.href })).json();
+    for (const result of answer.results) result.confidence = skip === 0 ? 0.99 : 0.2;
+    return route.fulfill({ json: { ...answer, more: skip === 0 } });
+  });
+  await page.goto(`${settings.base}/#/search?group=moment`);
+  await pick(page, zoom);
+  await answered(page);
+  await page.getByRole('button', { name: 'Show more' }).focus();
+  await page.keyboard.press('Enter');
+  await until('they are there', async () => (await page.locator('.weak summary').textContent()) === '2 weaker moments');
+  await until('the focus is there', () => page.evaluate(() => document.activeElement.matches('.weak summary')));
+  assert.equal(await page.locator('#say').textContent(), 'No more as sure as is asked for. 2 weaker moments');
+  await page.keyboard.press('Enter');
+  assert.ok(await page.locator('.weak .card').first().isVisible());
+});
+
+test('what the server could not do is told in its words', { allow: ['503'] }, async (page) => {
+  await page.route('**/v1/search**', (route) => route.fulfill({ status: 503, json: { error: 'this took more than 30 seconds' } }));
+  await page.goto(settings.base);
+  await pick(page, zoom);
+  const alert = page.locator('.alert');
+  await alert.getByText('The server could not do that now').waitFor();
+  assert.ok(await alert.getByText('this took more than 30 seconds').isVisible());
+  assert.ok(await alert.getByRole('button', { name: 'Try again' }).isVisible());
+  assert.equal(await alert.getByRole('button', { name: 'Go to indexing' }).count(), 0, 'there is an index');
 });
 
 test('a picture of nothing here is told so, and the nearest are offered', {}, async (page) => {
