@@ -40,9 +40,14 @@ export const code = (text) => h('code', {}, text);
 
 export const byId = (id) => document.getElementById(id);
 
+/** Words that stay in the log: whoever listens is not through with one when the next comes. */
+const WORDS = 3;
+
 /** Tells a screen reader what the eye sees at once. */
 export function say(text) {
-  byId('say').textContent = text;
+  const log = byId('say');
+  log.append(h('p', {}, text));
+  while (log.children.length > WORDS) log.firstChild.remove();
 }
 
 /** 3725.4 → "1:02:05". */

@@ -17,7 +17,7 @@ test('a picture that is dropped finds its video and its moment', {}, async (page
   assert.equal(await card.locator('.labels').textContent(), 'fractal');
   assert.equal(await loaded(card.locator('img')), 320);
   assert.ok((await loaded(page.locator('.query img'))) > 0, 'the query is shown');
-  assert.match(await page.locator('#say').textContent(), /First: Into the set at 0:0\d/, 'a screen reader hears it');
+  assert.match(await page.locator('#say p').last().textContent(), /First: Into the set at 0:0\d/, 'a screen reader hears it');
   assert.match(page.url(), /#\/search\?picture=\w+$/);
 });
 
@@ -323,7 +323,7 @@ test('where only weaker results come, the focus is at what unfolds them', {}, as
   await page.keyboard.press('Enter');
   await until('they are there', async () => (await page.locator('.weak summary').textContent()) === '2 weaker moments');
   await until('the focus is there', () => page.evaluate(() => document.activeElement.matches('.weak summary')));
-  assert.equal(await page.locator('#say').textContent(), 'No more as sure as is asked for. 2 weaker moments');
+  assert.equal(await page.locator('#say p').last().textContent(), 'No more as sure as is asked for. 2 weaker moments');
   await page.keyboard.press('Enter');
   assert.ok(await page.locator('.weak .card').first().isVisible());
 });
@@ -342,7 +342,7 @@ test('what the server could not do is told in its words', { allow: ['503'] }, as
 test('a picture of nothing here is told so, and the nearest are offered', {}, async (page) => {
   await searched(page, noise);
   await page.getByRole('heading', { name: 'Nothing like this here' }).waitFor();
-  assert.match(await page.locator('#say').textContent(), /^Nothing like this here/);
+  assert.match(await page.locator('#say p').last().textContent(), /^Nothing like this here/);
   assert.deepEqual(await titles(page), []);
   const offer = page.locator('.weak summary');
   assert.match(await offer.textContent(), /^Show the \d+ nearest videos? anyway$/);
