@@ -8,6 +8,7 @@
 mod ask;
 mod auth;
 mod body;
+mod budget;
 mod cache;
 mod catalogue;
 mod clock;
