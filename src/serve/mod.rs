@@ -21,6 +21,7 @@ mod guard;
 mod held;
 mod hide;
 mod jobs;
+mod json;
 mod library;
 mod listen;
 mod log;
