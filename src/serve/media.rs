@@ -267,6 +267,7 @@ struct Moment {
 /// A picture of a moment.
 #[utoipa::path(
     get, path = "/v1/thumbnail", tag = "media", params(Moment),
+    security(("bearer" = []), ("cookie" = []), ("link" = [])),
     responses(
         (status = 200, description = "The picture", body = Vec<u8>, content_type = "image/jpeg", headers(("ETag" = String, description = "Names the content"))),
         (status = 206, description = "A part of it", body = Vec<u8>, content_type = "image/jpeg"),
@@ -364,6 +365,7 @@ fn span(from_ms: u32, to_ms: Option<u32>, duration_ms: u32) -> (u32, u32) {
 /// A moment as a short video: without sound, 640 pixels at most, H.264 in MP4, or VP8 in WebM where the server's ffmpeg has no encoder for that.
 #[utoipa::path(
     get, path = "/v1/preview", tag = "media", params(Moments),
+    security(("bearer" = []), ("cookie" = []), ("link" = [])),
     responses(
         (status = 200, description = "The video", content((Vec<u8> = "video/mp4"), (Vec<u8> = "video/webm"))),
         (status = 206, description = "A part of it", content((Vec<u8> = "video/mp4"), (Vec<u8> = "video/webm"))),
@@ -420,6 +422,7 @@ fn clip(kept: &Media, file: &Located, cut: &Cut, codec: Codec, key: &Key, cancel
 /// The file of a video.
 #[utoipa::path(
     get, path = "/v1/media/{id}", tag = "media", params(("id" = String, Path, description = "Id of a video")),
+    security(("bearer" = []), ("cookie" = []), ("link" = [])),
     responses(
         (status = 200, description = "The file", content(
             (Vec<u8> = "video/*"), (Vec<u8> = "image/gif"), (Vec<u8> = "application/octet-stream")

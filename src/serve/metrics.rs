@@ -119,7 +119,7 @@ impl Default for Metrics {
                 metrics.evicted.clone(),
             );
             r.register("queue_depth", "Requests that wait for a worker", metrics.queue.clone());
-            r.register("index_generation", "Commits of the index taken up", metrics.generation.clone());
+            r.register("index_generation", "Commits of the index taken up since the start", metrics.generation.clone());
             r.register("index_rows", "Rows that are searched", metrics.rows.clone());
             r.register("index_videos", "Videos that are searched", metrics.videos.clone());
             r.register("start_time_seconds", "Start of the server, since 1970", metrics.start.clone());
