@@ -15,4 +15,5 @@ ENV REELSEEK_INDEX=/data/index REELSEEK_CACHE=/data/cache
 EXPOSE 8787
 # Within a container every address is another machine's: REELSEEK_TOKEN must be set.
 ENTRYPOINT ["reelseek"]
-CMD ["serve", "--listen", "0.0.0.0:8787", "--allow-host", "localhost", "/videos"]
+CMD ["serve", "--listen", "0.0.0.0:8787", "/videos"]
+HEALTHCHECK --start-period=30s CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8787 && printf 'GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n' >&3 && grep -q '^HTTP/1.1 200' <&3"]

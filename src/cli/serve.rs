@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,9 +12,9 @@ const TOKEN: &str = "REELSEEK_TOKEN";
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The log goes to standard error; one line on standard output says where the server listens. SIGINT or SIGTERM ends it when the requests that run are answered.
+    after_help = "The log goes to standard error, a line for each request; one line on standard output says where the server listens. SIGINT or SIGTERM ends it when the requests that run are answered.
 
-Environment: REELSEEK_TOKEN what requests must show (`Authorization: Bearer TOKEN`); REELSEEK_INDEX folder of the index; REELSEEK_FFMPEG the ffmpeg program."
+Environment: REELSEEK_TOKEN what requests must show (`Authorization: Bearer TOKEN`, or x-trace-key: TOKEN as trace.moe's clients do); REELSEEK_INDEX folder of the index; REELSEEK_FFMPEG the ffmpeg program."
 )]
 pub(super) struct Arguments {
     /// Folders whose videos may be indexed from the page
@@ -22,13 +22,13 @@ pub(super) struct Arguments {
     library: Vec<PathBuf>,
     #[command(flatten)]
     folder: IndexFolder,
-    /// Where to listen; port 0 takes a free one. Other addresses than this machine's own need a token
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8787")]
+    /// Where to listen; port 0 takes a free one, and a name the first of its addresses. Other addresses than this machine's own need a token
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8787", value_parser = address)]
     listen: SocketAddr,
     /// File with the token that requests must show [default: REELSEEK_TOKEN, or none]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Let everybody in without a token, whatever the address
+    /// Let everybody in without a token, whatever the address, even if REELSEEK_TOKEN is set
     #[arg(long, conflicts_with = "token_file")]
     no_auth: bool,
     /// Another name that the server goes by, such as that of a proxy before it (can be repeated)
@@ -74,9 +74,6 @@ enum Log {
 impl Arguments {
     /// The token of the file, or of the environment. Not an argument: the list of processes would tell it to everybody.
     fn token(&self) -> anyhow::Result<Option<Token>> {
-        if self.no_auth {
-            return Ok(None);
-        }
         match (&self.token_file, std::env::var(TOKEN)) {
             (Some(path), _) => Ok(Some(Token::read(path)?)),
             (None, Ok(text)) if !text.is_empty() => Ok(Some(Token::new(&text)?)),
@@ -86,6 +83,14 @@ impl Arguments {
             (None, _) => Ok(None),
         }
     }
+}
+
+/// An address, or the first one of a name: IPv4 if it has one, as browsers take it.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let expected = "expected ADDRESS:PORT, such as 127.0.0.1:8787, localhost:8787 or [::1]:8787";
+    let mut found: Vec<SocketAddr> = text.to_socket_addrs().map_err(|error| format!("{error}; {expected}"))?.collect();
+    found.sort_by_key(SocketAddr::is_ipv6);
+    found.first().copied().ok_or_else(|| format!("the name has no address; {expected}"))
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {

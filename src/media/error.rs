@@ -77,7 +77,7 @@ pub enum Error {
     },
     /// A picture could not be read.
     #[error(
-        "{name}: not a picture that can be read ({reason}); JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, TGA and QOI are understood"
+        "{name}: not a picture that can be read ({reason}); JPEG, PNG, WebP, GIF, BMP, TIFF, PNM and QOI are understood"
     )]
     Picture {
         /// The file, or what the caller calls it.
@@ -86,9 +86,7 @@ pub enum Error {
         reason: String,
     },
     /// The bytes are those of no picture, or of one of a kind that is not understood.
-    #[error(
-        "{name}: not a picture of a known format; JPEG, PNG, WebP, GIF, BMP, TIFF, PNM, TGA and QOI are understood"
-    )]
+    #[error("{name}: not a picture of a known format; JPEG, PNG, WebP, GIF, BMP, TIFF, PNM and QOI are understood")]
     UnknownFormat {
         /// The file, or what the caller calls it.
         name: String,

@@ -1,22 +1,23 @@
 //! From a request's body to what is sought: a picture, its address, or a vector, with options.
 
+use std::time::Instant;
+
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::body::MAX_BYTES;
 use super::error::ApiError;
+use super::json::{self, Body, Query};
 use super::search::{GroupBy, Wish};
 use super::state::App;
 
 /// Queries of one batch.
-const MAX_QUERIES: usize = 32;
+pub(super) const MAX_QUERIES: usize = 32;
 /// Bytes of a form's field that is text: more than the longest filter and the longest address.
 const MAX_TEXT_BYTES: usize = 64 << 10;
 /// Fields of a form: the pictures of a batch, and each option.
@@ -28,9 +29,9 @@ pub(super) struct Ask {
     pub(super) wish: Wish,
 }
 
-/// Several at once, with the same options. What is wrong with one is told in its place.
+/// Several at once, with the same options.
 pub(super) struct Batch {
-    pub(super) sought: Vec<Result<Sought, ApiError>>,
+    pub(super) sought: Vec<Sought>,
     pub(super) wish: Wish,
 }
 
@@ -49,11 +50,12 @@ pub(super) enum Looked {
 }
 
 impl Sought {
-    pub(super) async fn look(self, app: &App) -> Result<Looked, ApiError> {
+    /// What is fetched must be there by then.
+    pub(super) async fn look(self, app: &App, until: Instant) -> Result<Looked, ApiError> {
         match self {
             Sought::Picture(bytes) => Ok(Looked::Picture(bytes)),
             Sought::Vector(vector) => Ok(Looked::Vector(vector)),
-            Sought::Url(url) => app.fetch(url).await.map(Looked::Picture),
+            Sought::Url(url) => app.fetch(url, until).await.map(Looked::Picture),
         }
     }
 }
@@ -254,13 +256,15 @@ pub(super) async fn whole(request: Request) -> Result<Bytes, ApiError> {
 }
 
 /// One search.
-pub(super) async fn one(request: Request) -> Result<Ask, ApiError> {
+pub(super) async fn one(app: &App, request: Request) -> Result<Ask, ApiError> {
     match Kind::of(request.headers()) {
         Kind::Picture => Ok(Ask { sought: Sought::Picture(whole(request).await?), wish: Wish::default() }),
         Kind::Json => {
-            let mut object = object(&whole(request).await?)?;
-            let sought = sought(&mut object)?;
-            Ok(Ask { sought, wish: typed(Value::Object(object))? })
+            let Body { query, queries, wish } = json::read(app, whole(request).await?).await?;
+            if queries.is_some() {
+                return Err(ApiError::malformed("`queries` are what /v1/search/batch takes"));
+            }
+            Ok(Ask { sought: query.sought()?, wish })
         }
         Kind::Form => {
             let fields = fields(request, 1).await?;
@@ -280,26 +284,15 @@ pub(super) async fn one(request: Request) -> Result<Ask, ApiError> {
 }
 
 /// Several searches.
-pub(super) async fn many(request: Request) -> Result<Batch, ApiError> {
+pub(super) async fn many(app: &App, request: Request) -> Result<Batch, ApiError> {
     let batch = match Kind::of(request.headers()) {
         Kind::Json => {
-            let mut object = object(&whole(request).await?)?;
-            let Some(Value::Array(queries)) = object.remove("queries") else {
-                return Err(ApiError::malformed("`queries` must be a list of objects with `vector` or `url`"));
-            };
-            let one = |query: Value| {
-                let Value::Object(mut query) = query else {
-                    return Err(ApiError::malformed("each query must be an object with `vector` or `url`"));
-                };
-                let sought = sought(&mut query)?;
-                match query.keys().next() {
-                    Some(other) => Err(ApiError::malformed(format!("a query has no field `{other}`"))),
-                    None => Ok(sought),
-                }
+            let Body { query, queries, wish } = json::read(app, whole(request).await?).await?;
+            let (None, Some(queries)) = (query.given(), queries) else {
+                return Err(ApiError::malformed("there must be `queries`: a list of objects with `vector` or `url`"));
             };
             // The list is looked at as a whole before anything is searched: what is malformed is malformed.
-            let sought = queries.into_iter().map(|query| one(query).map(Ok)).collect::<Result<Vec<_>, _>>()?;
-            Batch { sought, wish: typed(Value::Object(object))? }
+            Batch { sought: queries.into_iter().map(Query::sought).collect::<Result<Vec<_>, _>>()?, wish }
         }
         Kind::Form => {
             let fields = fields(request, MAX_QUERIES).await?;
@@ -308,7 +301,7 @@ pub(super) async fn many(request: Request) -> Result<Batch, ApiError> {
             if url.is_some() {
                 return Err(ApiError::malformed("a form with several pictures takes no `url`: JSON does"));
             }
-            Batch { sought: images.into_iter().map(|image| Ok(Sought::Picture(image))).collect(), wish }
+            Batch { sought: images.into_iter().map(Sought::Picture).collect(), wish }
         }
         _ => return Err(unsupported("a form (multipart/form-data) or JSON")),
     };
@@ -320,31 +313,6 @@ pub(super) async fn many(request: Request) -> Result<Batch, ApiError> {
 
 pub(super) fn unsupported(expected: &str) -> ApiError {
     ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("the Content-Type must be that of {expected}"))
-}
-
-fn object(bytes: &[u8]) -> Result<Map<String, Value>, ApiError> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| ApiError::malformed(format!("the body must be a JSON object: {error}")))
-}
-
-fn typed<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
-    serde_json::from_value(value).map_err(|error| ApiError::malformed(error.to_string()))
-}
-
-/// Takes what is sought out of an object.
-fn sought(object: &mut Map<String, Value>) -> Result<Sought, ApiError> {
-    let mut take = |name| object.remove(name).filter(|value| !value.is_null());
-    match (take("vector"), take("url")) {
-        (Some(vector), None) => {
-            let wrong = |error| ApiError::malformed(format!("`vector` must be a list of numbers: {error}"));
-            serde_json::from_value(vector).map(Sought::Vector).map_err(wrong)
-        }
-        (None, Some(Value::String(url))) => Ok(Sought::Url(url)),
-        (None, Some(_)) => Err(ApiError::malformed("`url` must be text")),
-        _ => Err(ApiError::malformed(
-            "there must be either a `vector` or a `url`; a picture comes as a form, or as the body itself",
-        )),
-    }
 }
 
 /// What a form brings.
@@ -375,7 +343,9 @@ pub(super) async fn fields(request: Request, max_images: usize) -> Result<Fields
         if count > MAX_FIELDS {
             return Err(ApiError::malformed(format!("the form has more than {MAX_FIELDS} fields")));
         }
-        let name = field.name().unwrap_or_default().to_owned();
+        let Some(name) = field.name().map(str::to_owned) else {
+            return Err(ApiError::malformed("a part of the form has no name: expected name=\"image\", or an option's"));
+        };
         let bytes = field.bytes().await.map_err(|error| broken(&error.body_text()))?;
         if name == "image" {
             fields.images.push(bytes);
@@ -389,9 +359,10 @@ pub(super) async fn fields(request: Request, max_images: usize) -> Result<Fields
         }
         let text = String::from_utf8(bytes.to_vec())
             .map_err(|_| ApiError::malformed(format!("the field `{name}` is no UTF-8 text")))?;
-        match name.as_str() {
-            "url" => fields.url = Some(text),
-            _ => fields.options.push((name, text)),
+        if name != "url" {
+            fields.options.push((name, text));
+        } else if fields.url.replace(text).is_some() {
+            return Err(ApiError::malformed("the form has more than 1 field `url`"));
         }
     }
     Ok(fields)

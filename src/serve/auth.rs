@@ -27,12 +27,35 @@ const COOKIE_S: u32 = 30 * 24 * 3600;
 const KEY_DIGITS: usize = 32;
 /// Fewer characters than these can be guessed.
 const SHORT: usize = 16;
-/// What a signed link may lead to.
-const MEDIA: [&str; 3] = ["/v1/thumbnail", "/v1/preview", "/v1/media/"];
+/// What a signed link may lead to, and the parameters that mean something there. Others change nothing, so that they are not signed: trace.moe's clients
+/// append `&size=l` or `&mute`.
+const MEDIA: [(&str, &[&str]); 3] =
+    [("/v1/thumbnail", &["video", "at", "width"]), ("/v1/preview", &["video", "from", "to"]), ("/v1/media/", &[])];
+/// Where trace.moe's clients ask, and the header of their key, which is our token. They may append it as `key`, too.
+const TRACE: [&str; 2] = ["/search", "/me"];
+const TRACE_KEY: &str = "x-trace-key";
 
-/// Whether the path is one that a page shows as a picture or a video, for which it can send no header.
+/// What a link to media says by its parameters; none if the path is not one that a page shows as a picture or a video, for which it can send no header.
+fn parameters(path: &str) -> Option<&'static [&'static str]> {
+    let leads = |media: &str| path == media || media.ends_with('/') && path.starts_with(media);
+    MEDIA.iter().find(|(media, _)| leads(media)).map(|(_, parameters)| *parameters)
+}
+
 pub(super) fn is_media(path: &str) -> bool {
-    MEDIA.iter().any(|media| path == *media || media.ends_with('/') && path.starts_with(media))
+    parameters(path).is_some()
+}
+
+/// The names and values in a query, decoded as handlers get them.
+fn pairs(query: &str) -> Vec<(String, String)> {
+    serde_urlencoded::from_str(query).unwrap_or_default()
+}
+
+/// What of a query, or of a link without its signature, is signed.
+fn meant(path: &str, query: &str) -> String {
+    let known = parameters(path).unwrap_or_default();
+    let means = |pair: &&str| pairs(pair).iter().any(|(name, _)| known.contains(&name.as_str()));
+    let meant: Vec<&str> = query.split('&').filter(means).collect();
+    if meant.is_empty() { path.to_owned() } else { format!("{path}?{}", meant.join("&")) }
 }
 
 /// What a request must show that comes to a closed server.
@@ -103,21 +126,35 @@ impl Auth {
 
     fn admits(&self, headers: &HeaderMap) -> bool {
         let Some(secrets) = &self.0 else { return true };
-        let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let bearer = bearer.and_then(|value| value.split_once(' '));
-        if let Some((scheme, token)) = bearer {
-            return scheme.eq_ignore_ascii_case("bearer") && self.is_token(token.trim());
+        let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        // Of another scheme, it is meant for a proxy before us.
+        if let Some((scheme, token)) = authorization.and_then(|value| value.split_once(' '))
+            && scheme.eq_ignore_ascii_case("bearer")
+        {
+            return self.is_token(token.trim());
         }
         let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
         let mut pairs = cookies.flat_map(|value| value.split(';')).filter_map(|pair| pair.trim().split_once('='));
         pairs.any(|(name, value)| name == COOKIE && same(value.as_bytes(), secrets.cookie.as_bytes()))
     }
 
+    /// Whether one of trace.moe's clients shows the token as its key.
+    fn admits_trace(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+        if !TRACE.contains(&uri.path()) {
+            return false;
+        }
+        let header = headers.get(TRACE_KEY).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let parameters = pairs(uri.query().unwrap_or_default()).into_iter();
+        let parameters = parameters.filter(|(name, _)| name == "key").map(|(_, value)| value);
+        header.into_iter().chain(parameters).any(|key| self.is_token(key.trim()))
+    }
+
     /// A link that opens by itself: with its signature if a token is set.
     pub(super) fn link(&self, path_and_query: String) -> String {
         let Some(secrets) = &self.0 else { return path_and_query };
         let joint = if path_and_query.contains('?') { '&' } else { '?' };
-        let key = secrets.sign(&path_and_query);
+        let (path, query) = path_and_query.split_once('?').unwrap_or((&path_and_query, ""));
+        let key = secrets.sign(&meant(path, query));
         format!("{path_and_query}{joint}key={key}")
     }
 
@@ -127,14 +164,9 @@ impl Auth {
         if !matches!(*method, Method::GET | Method::HEAD) || !is_media(uri.path()) {
             return false;
         }
-        let (keys, rest): (Vec<&str>, Vec<&str>) = query.split('&').partition(|pair| pair.starts_with("key="));
+        let keys: Vec<&str> = query.split('&').filter_map(|pair| pair.strip_prefix("key=")).collect();
         let [key] = keys[..] else { return false };
-        let mut link = uri.path().to_owned();
-        if !rest.is_empty() {
-            link.push('?');
-            link.push_str(&rest.join("&"));
-        }
-        same(&key.as_bytes()["key=".len()..], secrets.sign(&link).as_bytes())
+        same(key.as_bytes(), secrets.sign(&meant(uri.path(), query)).as_bytes())
     }
 }
 
@@ -153,7 +185,8 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 
 /// The guard before every route but the open ones.
 pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if app.auth.admits(request.headers()) || app.auth.is_signed(request.method(), request.uri()) {
+    let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+    if app.auth.admits(headers) || app.auth.is_signed(method, uri) || app.auth.admits_trace(uri, headers) {
         return next.run(request).await;
     }
     refused()
@@ -185,9 +218,11 @@ struct Session {
         (status = 400, description = "Malformed", body = ErrorBody),
         (status = 401, description = "Not the token", body = ErrorBody),
         (status = 403, description = "Another Host or Origin", body = ErrorBody),
-        (status = 413, description = "More than 25 MB", body = ErrorBody),
+        (status = 408, description = "The body did not come in time", body = ErrorBody),
+        (status = 413, description = "More than 4 kB", body = ErrorBody),
         (status = 415, description = "No JSON", body = ErrorBody),
         (status = 422, description = "No token in it", body = ErrorBody),
+        (status = 429, description = "Too many requests at once", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
     )
 )]
 async fn begin(State(app): State<Arc<App>>, headers: HeaderMap, Json(session): Json<Session>) -> Response {

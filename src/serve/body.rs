@@ -1,11 +1,10 @@
-//! Bodies come whole before a handler sees them: within a size, within a time, and all together within a budget.
+//! Bodies come whole before a handler sees them: within a size, within a time, not too slowly, and all together within a budget.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{CONTENT_LENGTH, EXPECT};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
@@ -13,53 +12,40 @@ use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use http_body_util::BodyExt;
 
+use super::ask::Kind;
+use super::budget::Held;
 use super::error::ApiError;
 use super::metrics::Stage;
 use super::state::App;
 
-/// The largest body: 25 MB, as trace.moe takes it, and as cameras make it.
+/// The largest picture, or form of pictures: 25 MB, as trace.moe takes it, and as cameras make it.
 pub(super) const MAX_BYTES: usize = 25_000_000;
-/// All bodies that are held at once: ten of the largest.
-const BUDGET_BYTES: usize = 10 * MAX_BYTES;
-/// Longest wait for the next piece.
-const STALL: Duration = Duration::from_secs(10);
+/// The largest body of JSON that asks: a batch of 32 vectors of 4,096 numbers, written with all their digits.
+pub(super) const JSON_BYTES: usize = 4_000_000;
+/// The largest order to index: names of folders.
+const ORDER_BYTES: usize = 64_000;
+/// The largest body of everything else, of what is open to everybody too: a token.
+const OTHER_BYTES: usize = 4_000;
+/// So much of a body must come in each window of time, 32 kB/s, or the end of it.
+const WINDOW: Duration = Duration::from_secs(5);
+const WINDOW_BYTES: usize = 160_000;
+/// How much longer the first window is: small bodies may come over any line.
+const GRACE: Duration = Duration::from_secs(5);
 /// Longest time for the whole: the largest body over a line of 4 Mbit/s.
 const WHOLE: Duration = Duration::from_secs(60);
 /// What is read, and thrown away, beyond the largest body: who sends first and listens afterwards shall hear why it was refused.
 const LINGER_BYTES: usize = 2 * MAX_BYTES;
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Bytes of bodies that are held now.
-#[derive(Default)]
-pub(super) struct Budget(AtomicUsize);
-
-#[cfg(test)]
-impl Budget {
-    pub(super) fn held(&self) -> usize {
-        self.0.load(Ordering::Acquire)
-    }
-}
-
-/// A part of the budget, until dropped.
-struct Held<'a> {
-    budget: &'a Budget,
-    bytes: usize,
-}
-
-impl Held<'_> {
-    fn more(&mut self, bytes: usize) -> Result<(), ApiError> {
-        let before = self.budget.0.fetch_add(bytes, Ordering::AcqRel);
-        self.bytes += bytes;
-        if before.saturating_add(bytes) > BUDGET_BYTES {
-            return Err(ApiError::busy("too many large requests at once: try again in a moment"));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.budget.0.fetch_sub(self.bytes, Ordering::AcqRel);
+/// The most that a request may bring, by its route.
+fn most(request: &Request) -> usize {
+    match request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str) {
+        "/v1/search" | "/v1/search/batch" | "/search" => match Kind::of(request.headers()) {
+            Kind::Json => JSON_BYTES,
+            _ => MAX_BYTES,
+        },
+        "/v1/index" => ORDER_BYTES,
+        _ => OTHER_BYTES,
     }
 }
 
@@ -68,13 +54,19 @@ pub(super) async fn collect(State(app): State<Arc<App>>, request: Request, next:
     if matches!(*request.method(), Method::GET | Method::HEAD) || request.body().is_end_stream() {
         return next.run(request).await;
     }
+    let most = most(&request);
     let (parts, mut body) = request.into_parts();
-    let mut held = Held { budget: &app.bodies, bytes: 0 };
+    let held = Held::coming(&app.bodies);
     let announced = parts.headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
     let waits = parts.headers.contains_key(EXPECT);
     let start = Instant::now();
-    match read(&mut body, announced, waits, &mut held).await {
+    let outcome = tokio::select! {
+        outcome = read(&mut body, most, announced, waits, &held) => outcome,
+        error = held.cut() => Err(error),
+    };
+    match outcome {
         Ok(bytes) => {
+            held.whole();
             app.metrics.observe(Stage::Read, start.elapsed());
             next.run(Request::from_parts(parts, Body::from(bytes))).await
         }
@@ -82,12 +74,19 @@ pub(super) async fn collect(State(app): State<Arc<App>>, request: Request, next:
     }
 }
 
-async fn read(body: &mut Body, announced: Option<usize>, waits: bool, held: &mut Held<'_>) -> Result<Bytes, ApiError> {
+async fn read(
+    body: &mut Body,
+    most: usize,
+    announced: Option<usize>,
+    waits: bool,
+    held: &Held,
+) -> Result<Bytes, ApiError> {
     let too_large = || {
-        let text = format!("the body is larger than the {} MB that are taken", MAX_BYTES / 1_000_000);
+        let shown = if most < 1_000_000 { format!("{} kB", most / 1000) } else { format!("{} MB", most / 1_000_000) };
+        let text = format!("the body is larger than the {shown} that are taken");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text)
     };
-    if announced.is_some_and(|bytes| bytes > MAX_BYTES) {
+    if announced.is_some_and(|bytes| bytes > most) {
         // Who waits to be asked for the body has not sent it.
         if !waits && announced.is_some_and(|bytes| bytes <= LINGER_BYTES) {
             linger(body, 0).await;
@@ -95,23 +94,28 @@ async fn read(body: &mut Body, announced: Option<usize>, waits: bool, held: &mut
         return Err(too_large());
     }
     let late = |what: &str| ApiError::new(StatusCode::REQUEST_TIMEOUT, format!("the body {what}"));
-    let whole = tokio::time::Instant::now() + WHOLE;
+    let start = tokio::time::Instant::now();
+    let (whole, mut window, mut in_window) = (start + WHOLE, start + GRACE + WINDOW, 0);
     let mut bytes = BytesMut::new();
     loop {
-        let until = whole.min(tokio::time::Instant::now() + STALL);
-        let frame = match tokio::time::timeout_at(until, body.frame()).await {
-            Err(_) if until == whole => return Err(late("took too long to come")),
-            Err(_) => return Err(late("stopped coming")),
+        let frame = match tokio::time::timeout_at(whole.min(window), body.frame()).await {
+            Err(_) if window >= whole => return Err(late("took too long to come")),
+            Err(_) if in_window < WINDOW_BYTES => return Err(late("comes too slowly")),
+            Err(_) => {
+                (window, in_window) = (window + WINDOW, 0);
+                continue;
+            }
             Ok(None) => return Ok(bytes.freeze()),
             Ok(Some(Err(_))) => return Err(ApiError::malformed("the body broke off")),
             Ok(Some(Ok(frame))) => frame,
         };
         let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > MAX_BYTES {
+        if bytes.len() + data.len() > most {
             linger(body, bytes.len() + data.len()).await;
             return Err(too_large());
         }
         held.more(data.len())?;
+        in_window += data.len();
         bytes.extend_from_slice(&data);
     }
 }

@@ -3,6 +3,7 @@
 //! Borders: trace.moe cuts them if `cutBorders` is there; we always search both with and without.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{Query, Request, State};
@@ -17,6 +18,7 @@ use utoipa_axum::routes;
 use super::ask::{self, Fields, Kind};
 use super::auth::is_https;
 use super::error::{ApiError, ErrorBody};
+use super::remote;
 use super::search::{by_picture, links, name_of, seconds};
 use super::state::App;
 use crate::search::{Group, Options};
@@ -91,6 +93,7 @@ struct Trace {
 /// As trace.moe: the picture by its address.
 #[utoipa::path(
     get, path = "/search", tag = "trace.moe", params(Address),
+    security(("bearer" = []), ("cookie" = []), ("trace_header" = []), ("trace_query" = [])),
     responses(
         (status = 200, description = "Moments, one a video, best first", body = Traced),
         (status = 400, description = "No picture, or no address", body = ErrorBody),
@@ -102,7 +105,7 @@ struct Trace {
         (status = 429, description = "Too many requests at once", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
         (status = 500, description = "A fault of the server", body = ErrorBody),
         (status = 502, description = "The address of the picture does not answer", body = ErrorBody),
-        (status = 503, description = "No index yet, or it took too long", body = ErrorBody),
+        (status = 503, description = "No index yet, or it took too long", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
     )
 )]
 async fn by_url(
@@ -113,13 +116,14 @@ async fn by_url(
     let Some(url) = address.url else {
         return Err(ApiError::malformed("`url` is missing: GET /search?url=ADDRESS, or POST the picture"));
     };
-    let bytes = app.fetch(url).await?;
+    let bytes = app.fetch(url, Instant::now() + remote::TIME).await?;
     answer(app, &headers, bytes).await
 }
 
 /// As trace.moe: the picture as the body, or as the field `image` of a form.
 #[utoipa::path(
     post, path = "/search", tag = "trace.moe", params(Parameters),
+    security(("bearer" = []), ("cookie" = []), ("trace_header" = []), ("trace_query" = [])),
     request_body(content((ask::PlainForm = "multipart/form-data"), (ask::Raw = "image/jpeg"), (ask::Raw = "application/octet-stream"))),
     responses(
         (status = 200, description = "Moments, one a video, best first", body = Traced),
@@ -133,7 +137,7 @@ async fn by_url(
         (status = 429, description = "Too many requests at once", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
         (status = 500, description = "A fault of the server", body = ErrorBody),
         (status = 502, description = "The address of the picture does not answer", body = ErrorBody),
-        (status = 503, description = "No index yet, or it took too long", body = ErrorBody),
+        (status = 503, description = "No index yet, or it took too long", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
     )
 )]
 async fn by_image(
@@ -147,13 +151,15 @@ async fn by_image(
             let Fields { mut images, url, .. } = ask::fields(request, 1).await?;
             (images.pop(), url)
         }
-        // What curl's --data-binary calls a form is the picture itself, as there.
-        Kind::Picture | Kind::Unsaid => (Some(ask::whole(request).await?).filter(|bytes| !bytes.is_empty()), None),
-        Kind::Json | Kind::Other => return Err(ask::unsupported("a picture or a form (multipart/form-data)")),
+        // What curl's --data-binary calls a form is the picture itself, as there; and what a program calls text may be one.
+        Kind::Picture | Kind::Unsaid | Kind::Other => {
+            (Some(ask::whole(request).await?).filter(|bytes| !bytes.is_empty()), None)
+        }
+        Kind::Json => return Err(ask::unsupported("a picture or a form (multipart/form-data)")),
     };
     let bytes = match (image, url.or(parameters.url)) {
         (Some(image), _) => image,
-        (None, Some(url)) => app.fetch(url).await?,
+        (None, Some(url)) => app.fetch(url, Instant::now() + remote::TIME).await?,
         (None, None) => {
             return Err(ApiError::malformed("there is no picture: POST it as the body, or as the field `image`"));
         }
@@ -202,6 +208,7 @@ struct Me {
 /// As trace.moe: what the client may do.
 #[utoipa::path(
     get, path = "/me", tag = "trace.moe",
+    security(("bearer" = []), ("cookie" = []), ("trace_header" = []), ("trace_query" = [])),
     responses(
         (status = 200, description = "There is no quota", body = Me),
         (status = 401, description = "A token is needed", body = ErrorBody),

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use axum::Json;
 use axum::http::header::RETRY_AFTER;
@@ -58,6 +59,15 @@ pub enum Error {
         /// What it takes.
         expected: &'static str,
     },
+    /// Where the index should be is something else.
+    #[error("{} is not a folder: --index (or REELSEEK_INDEX) names the folder of the index", path.display())]
+    Index {
+        /// What was named.
+        path: PathBuf,
+    },
+    /// The description of the API cannot be written: a fault of ours.
+    #[error("the API's document cannot be written: {0}")]
+    Document(serde_json::Error),
     /// The system refused threads or sockets.
     #[error("serving ended: {0}")]
     Runtime(std::io::Error),
@@ -68,6 +78,7 @@ pub enum Error {
 pub(super) struct ApiError {
     pub(super) status: StatusCode,
     pub(super) message: String,
+    retry_after_s: Option<u32>,
 }
 
 /// Its JSON.
@@ -78,11 +89,27 @@ pub(super) struct ErrorBody {
 }
 
 /// When who was sent away may ask again: a search is done in a fraction of it.
-const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("1");
+const BUSY_S: u32 = 1;
+/// And when who asked for what the server has not yet: an index, or the end of what holds it up.
+const UNREADY_S: u32 = 5;
+/// The longest message, in characters: some repeat what was asked.
+const MAX_MESSAGE: usize = 2000;
+/// What is kept of the beginning of a longer one.
+const MESSAGE_START: usize = 500;
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, message: impl Into<String>) -> ApiError {
-        ApiError { status, message: message.into() }
+        let retry_after_s = match status {
+            StatusCode::TOO_MANY_REQUESTS => Some(BUSY_S),
+            StatusCode::SERVICE_UNAVAILABLE => Some(UNREADY_S),
+            _ => None,
+        };
+        ApiError { status, message: shortened(message.into()), retry_after_s }
+    }
+
+    /// With another word on when to ask again.
+    pub(super) fn after(self, wait: Duration) -> ApiError {
+        ApiError { retry_after_s: u32::try_from(wait.as_secs()).ok(), ..self }
     }
 
     /// 400: what was asked cannot be understood.
@@ -105,11 +132,22 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(ErrorBody { error: self.message })).into_response();
-        if self.status == StatusCode::TOO_MANY_REQUESTS {
-            response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_S);
+        if let Some(seconds) = self.retry_after_s {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }
+}
+
+/// A message without its middle, if it is too long.
+fn shortened(message: String) -> String {
+    let length = message.chars().count();
+    if length <= MAX_MESSAGE {
+        return message;
+    }
+    let start: String = message.chars().take(MESSAGE_START).collect();
+    let end: String = message.chars().skip(length - (MAX_MESSAGE - MESSAGE_START)).collect();
+    format!("{start} ... {end}")
 }
 
 impl From<media::Error> for ApiError {

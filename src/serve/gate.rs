@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use tokio::sync::Semaphore;
 
 use super::error::ApiError;
+use super::log;
 use super::metrics::{Metrics, Stage};
 
 /// Longest wait in the queue: who waits longer than this has most likely gone.
@@ -63,7 +64,8 @@ impl Gate {
     /// A worker is free again when the work has ended, not when nobody waits for it any more: there is never more of it at once than there are workers.
     ///
     /// # Errors
-    /// 429 if too many wait, or the wait is too long; 503 if the work takes too long; 500 if it panics; else what the work says.
+    /// 429 if too many wait, or the wait is too long, with as long a wait before the next attempt; 503 if the work takes too long; 500 if it panics; else
+    /// what the work says.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         metrics: &Metrics,
@@ -79,12 +81,13 @@ impl Gate {
                     return Err(ApiError::busy("too many requests at once: try again in a moment"));
                 }
                 let turn = tokio::time::timeout(self.queue_time, self.workers.clone().acquire_owned()).await;
-                let turn = turn.map_err(|_| ApiError::busy("the queue is too long: try again in a moment"))?;
+                let turn =
+                    turn.map_err(|_| ApiError::busy("the queue is too long: try again later").after(self.queue_time))?;
                 turn.map_err(|error| ApiError::internal(&error))?
             }
         };
         metrics.observe(self.stage, start.elapsed());
-        let work = tokio::task::spawn_blocking(move || {
+        let work = log::blocking(move || {
             let _worker = worker;
             work()
         });

@@ -34,6 +34,10 @@ const ACTING: [&str; 1] = ["/search"];
 /// How long a browser may remember that an origin is allowed.
 const PREFLIGHT_S: &str = "600";
 
+/// Headers that a page of an allowed origin may read, besides those that every page may.
+const EXPOSED: HeaderValue =
+    HeaderValue::from_static("retry-after, x-request-id, etag, content-range, accept-ranges, allow");
+
 /// From where requests may come.
 #[derive(Debug)]
 pub(super) struct Guard {
@@ -135,6 +139,7 @@ impl Guard {
         response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
         if let Some(origin) = origin.filter(|o| o.to_str().is_ok_and(|o| self.allows(o))) {
             response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            response.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
         }
     }
 
@@ -144,7 +149,7 @@ impl Guard {
         (asks && allowed).then(|| {
             let headers = [
                 (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, DELETE"),
-                (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, range"),
+                (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, range, x-trace-key"),
                 (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_S),
             ];
             (StatusCode::NO_CONTENT, headers).into_response()
@@ -172,6 +177,8 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
     let origin = request.headers().get(header::ORIGIN).cloned();
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
     let signed = app.auth.is_signed(method, uri);
+    // Signed links, and all media once an origin is named, may stand in other pages.
+    let shared = signed || auth::is_media(uri.path()) && !guard.origins.is_empty();
     let preflight = || (*method == Method::OPTIONS).then(|| guard.preflight(headers)).flatten();
     let mut response =
         match guard.check_host(uri, headers).and_then(|()| guard.check_origin(method, uri, headers, signed)) {
@@ -184,8 +191,7 @@ pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: N
     for (name, value) in HEADERS {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
-    // Signed links, and all media once an origin is named, may stand in other pages.
-    let policy = if signed || !guard.origins.is_empty() { "cross-origin" } else { "same-origin" };
+    let policy = if shared { "cross-origin" } else { "same-origin" };
     response.headers_mut().insert(RESOURCE_POLICY, HeaderValue::from_static(policy));
     guard.cors(origin.as_ref(), &mut response);
     response

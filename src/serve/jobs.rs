@@ -368,7 +368,7 @@ struct Running {
         (status = 403, description = "Another Host or Origin, or the server has no folders to index", body = ErrorBody),
         (status = 408, description = "The body did not come in time", body = ErrorBody),
         (status = 409, description = "Another job runs", body = Running),
-        (status = 413, description = "More than 25 MB", body = ErrorBody),
+        (status = 413, description = "More than 64 kB", body = ErrorBody),
         (status = 415, description = "Not JSON", body = ErrorBody),
         (status = 429, description = "Too many requests at once", body = ErrorBody),
         (status = 500, description = "A fault of the server", body = ErrorBody),

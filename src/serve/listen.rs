@@ -3,22 +3,23 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 use tower::ServiceExt;
 
@@ -31,7 +32,8 @@ const HEADER_TIME: Duration = Duration::from_secs(15);
 const HEAD_BYTES: usize = 64 << 10;
 /// Longest time in which a client takes nothing of an answer: players that pause come back with a range.
 const WRITE_STALL: Duration = Duration::from_secs(60);
-/// Connections at once. An idle one costs a few kilobytes and a file descriptor; when all are taken, the one that has been idle longest goes.
+/// Connections at once. An idle one costs a few kilobytes and a file descriptor; when all are taken, the one that has been idle longest goes,
+/// or else the one that has been sending a body longest.
 pub(super) const MAX_CONNECTIONS: usize = 4096;
 /// File descriptors that are kept for the index, videos and ffmpeg.
 const OTHER_FILES: u64 = 256;
@@ -39,14 +41,26 @@ const OTHER_FILES: u64 = 256;
 const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// How long connections are waited for that have said nothing when the server stops: a request may be under way.
 const LAST_WORD: Duration = Duration::from_millis(300);
-/// Longest wait for requests at the end: below the ten seconds after which Docker kills.
+/// Longest wait for requests and an indexing job at the end, together: below the ten seconds after which Docker kills.
 pub(super) const DRAIN: Duration = Duration::from_secs(8);
+/// Longest wait for a place before it is looked again whether a connection may go for it.
+const EVICT_AGAIN: Duration = Duration::from_millis(20);
+/// How long a connection may be idle, or sending the body of a request, before it may go for others.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long it may be idle where only such as are younger are left: the head of a request must come within that.
+const NEW: Duration = Duration::from_millis(100);
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer(pub(super) SocketAddr);
 
 /// One connection.
 struct Connection {
     /// Requests that are being answered, to the last byte of the answer; one whose head is still coming does not count.
     busy: AtomicUsize,
-    /// When it became idle.
+    /// Whether a request's body is still coming.
+    receives: AtomicBool,
+    /// When it became idle, or began to receive a body.
     since: Mutex<Instant>,
     leave: Notify,
 }
@@ -54,6 +68,32 @@ struct Connection {
 impl Connection {
     fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Acquire) > 0
+    }
+
+    fn receives(&self) -> bool {
+        self.receives.load(Ordering::Acquire)
+    }
+
+    fn answers(&self) -> bool {
+        self.is_busy() && !self.receives()
+    }
+
+    /// If it may go for another: its place in the order in which they go. Those that are idle go first, then those that are sending, and last those that
+    /// may be about to ask.
+    fn order(&self) -> Option<(u8, Instant)> {
+        let since = self.since();
+        let age = since.elapsed();
+        let class = match (self.receives(), self.is_busy()) {
+            (false, false) if age >= FRESH => 0,
+            (true, _) if age >= FRESH => 1,
+            (false, false) if age >= NEW => 2,
+            _ => return None,
+        };
+        Some((class, since))
+    }
+
+    fn mark(&self) {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     fn since(&self) -> Instant {
@@ -73,8 +113,62 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        *self.0.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.mark();
         self.0.busy.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A request whose body is still coming.
+struct Receiving(Arc<Connection>);
+
+impl Receiving {
+    fn new(connection: &Arc<Connection>) -> Receiving {
+        connection.mark();
+        connection.receives.store(true, Ordering::Release);
+        Receiving(connection.clone())
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        self.0.receives.store(false, Ordering::Release);
+    }
+}
+
+/// A request's body, whose connection knows whether it is still coming.
+struct Coming {
+    body: Incoming,
+    receiving: Option<Receiving>,
+}
+
+impl Coming {
+    fn new(body: Incoming, connection: &Arc<Connection>) -> Coming {
+        let receiving = (!body.is_end_stream()).then(|| Receiving::new(connection));
+        Coming { body, receiving }
+    }
+}
+
+impl HttpBody for Coming {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if !matches!(frame, Some(Ok(_))) || self.body.is_end_stream() {
+            self.receiving = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -84,9 +178,12 @@ struct Connections(Mutex<HashMap<u64, Arc<Connection>>>);
 
 impl Connections {
     fn open(&self, number: u64) -> Arc<Connection> {
-        let connection =
-            Connection { busy: AtomicUsize::new(0), since: Mutex::new(Instant::now()), leave: Notify::new() };
-        let connection = Arc::new(connection);
+        let connection = Arc::new(Connection {
+            busy: AtomicUsize::new(0),
+            receives: AtomicBool::new(false),
+            since: Mutex::new(Instant::now()),
+            leave: Notify::new(),
+        });
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(number, connection.clone());
         connection
     }
@@ -95,13 +192,11 @@ impl Connections {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
     }
 
-    /// Asks the one to leave that has been idle longest; tells whether there is one.
+    /// Asks the one to leave that has been idle longest, or else whose request's body has been coming longest; tells whether there is one.
     fn evict(&self) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = all.iter().filter(|(_, connection)| !connection.is_busy());
-        let Some(number) = idle.min_by_key(|(_, connection)| connection.since()).map(|(number, _)| *number) else {
-            return false;
-        };
+        let may_go = all.iter().filter_map(|(number, connection)| Some((connection.order()?, *number)));
+        let Some((_, number)) = may_go.min() else { return false };
         // Forgotten here, so that it is asked once.
         all.remove(&number).is_some_and(|connection| {
             connection.leave.notify_one();
@@ -147,38 +242,33 @@ pub(super) async fn serve(
         // An error: whoever could say stop has gone.
         let _ = stopped.wait_for(|stop| *stop).await;
     };
+    let evict = || {
+        if connections.evict() {
+            metrics.evicted.inc();
+        }
+    };
     let accept = async {
         for number in 0u64.. {
-            let place = match places.clone().try_acquire_owned() {
-                Ok(place) => place,
-                Err(_) => {
-                    if connections.evict() {
-                        metrics.evicted.inc();
-                    }
-                    match places.clone().acquire_owned().await {
-                        Ok(place) => place,
-                        Err(_) => return,
-                    }
-                }
-            };
-            let stream = loop {
+            let (stream, peer) = loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => break stream,
+                    Ok(accepted) => break accepted,
                     // The client left before it was let in; or no file descriptor is left, and one that is idle may have one.
                     Err(error) if is_passing(&error) => {}
                     Err(error) => {
                         tracing::warn!("no connection can be accepted: {error}");
-                        connections.evict();
+                        evict();
                         tokio::time::sleep(ACCEPT_AGAIN).await;
                     }
                 }
             };
+            // Nobody goes before somebody is there who takes the place.
+            let Some(place) = place(&places, evict).await else { return };
             let connection = connections.open(number);
             let (router, metrics, connections, stop) =
                 (router.clone(), metrics.clone(), connections.clone(), stop.clone());
             tokio::spawn(async move {
                 metrics.connections.inc();
-                talk(stream, router, connection, stop).await;
+                talk(stream, Peer(peer), router, connection, stop).await;
                 metrics.connections.dec();
                 connections.close(number);
                 drop(place);
@@ -196,21 +286,42 @@ pub(super) async fn serve(
     }
 }
 
+/// A place for one connection more. While there is none, others are asked to leave.
+async fn place(places: &Arc<Semaphore>, evict: impl Fn()) -> Option<OwnedSemaphorePermit> {
+    if let Ok(place) = places.clone().try_acquire_owned() {
+        return Some(place);
+    }
+    loop {
+        evict();
+        if let Ok(place) = tokio::time::timeout(EVICT_AGAIN, places.clone().acquire_owned()).await {
+            return place.ok();
+        }
+    }
+}
+
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
 /// Serves one connection to its end.
-async fn talk(stream: TcpStream, router: Router, connection: Arc<Connection>, mut stop: watch::Receiver<bool>) {
+async fn talk(
+    stream: TcpStream,
+    peer: Peer,
+    router: Router,
+    connection: Arc<Connection>,
+    mut stop: watch::Receiver<bool>,
+) {
     // Answers are written whole: waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
     let own = connection.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let busy = Busy::new(&own);
         let router = router.clone();
+        let request = request.map(|body| Coming::new(body, &own));
         async move {
-            let request: Request = request.map(Body::new);
+            let mut request: Request = request.map(Body::new);
+            request.extensions_mut().insert(peer);
             router.oneshot(request).await.map(|response| hold(response, busy))
         }
     });
@@ -224,8 +335,8 @@ async fn talk(stream: TcpStream, router: Router, connection: Arc<Connection>, mu
     tokio::select! {
         // Broken connections are the client's affair.
         _ = serving.as_mut() => return,
-        // Idle when it was chosen: if a request came since, it is answered.
-        () = connection.leave.notified() => if !connection.is_busy() { return },
+        // If all of a request has come since it was chosen, that is answered.
+        () = connection.leave.notified() => if !connection.answers() { return },
         _ = stop.wait_for(|stop| *stop) => {}
     }
     serving.as_mut().graceful_shutdown();

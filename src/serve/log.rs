@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 
+use tokio::task::JoinHandle;
 use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -24,9 +25,15 @@ pub(super) fn start(format: Format) {
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     let started = match format {
         Format::Text => registry.with(layer.with_ansi(std::io::stderr().is_terminal())).try_init(),
-        Format::Json => registry.with(layer.json().flatten_event(true).with_current_span(false)).try_init(),
+        Format::Json => registry.with(layer.json().flatten_event(true).with_span_list(false)).try_init(),
     };
     if started.is_ok() {
         std::panic::set_hook(Box::new(|panic| tracing::error!("a bug: {panic}")));
     }
+}
+
+/// As [`tokio::task::spawn_blocking`], within the span of whoever asks: what the work logs, and its panic, names the request.
+pub(super) fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work))
 }

@@ -28,6 +28,7 @@ use super::files::{self, Asked, Head, content_type, encoded};
 use super::flights::Flights;
 use super::gate::Gate;
 use super::library;
+use super::log;
 use super::metrics::{Metrics, Stage};
 use super::search::name_of;
 use super::state::App;
@@ -181,7 +182,7 @@ async fn locate(app: &Arc<App>, id: String) -> Result<Located, ApiError> {
         }
         Ok(Located::new(&id, path, video.duration_ms, &meta))
     };
-    tokio::task::spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))?
+    log::blocking(work).await.map_err(|error| ApiError::internal(&error))?
 }
 
 fn gone() -> ApiError {
@@ -253,7 +254,7 @@ async fn made(
     make: impl FnOnce(&App, &Key, &Cancel) -> Result<Bytes, ApiError> + Send + 'static,
 ) -> Result<Bytes, ApiError> {
     let (worker, own) = (app.clone(), key.clone());
-    let kept = tokio::task::spawn_blocking(move || worker.media.cache.get(&own)).await;
+    let kept = log::blocking(move || worker.media.cache.get(&own)).await;
     if let Some(bytes) = kept.map_err(|error| ApiError::internal(&error))? {
         app.media.hits.inc();
         return Ok(bytes);
@@ -308,6 +309,7 @@ struct At {
 /// A picture of a moment.
 #[utoipa::path(
     get, path = "/v1/thumbnail", tag = "media", params(At),
+    security(("bearer" = []), ("cookie" = []), ("link" = [])),
     responses(
         (status = 200, description = "The picture", body = Vec<u8>, content_type = "image/jpeg", headers(("ETag" = String, description = "Names the content"))),
         (status = 206, description = "A part of it", body = Vec<u8>, content_type = "image/jpeg"),
@@ -412,6 +414,7 @@ fn span(from_ms: u32, to_ms: Option<u32>, duration_ms: u32) -> (u32, u32) {
 /// A moment as a short video: without sound, 640 pixels at most, H.264 in MP4, or VP8 in WebM where the server's ffmpeg has no encoder for that.
 #[utoipa::path(
     get, path = "/v1/preview", tag = "media", params(Moments),
+    security(("bearer" = []), ("cookie" = []), ("link" = [])),
     responses(
         (status = 200, description = "The video", content((Vec<u8> = "video/mp4"), (Vec<u8> = "video/webm"))),
         (status = 206, description = "A part of it", content((Vec<u8> = "video/mp4"), (Vec<u8> = "video/webm"))),
@@ -472,6 +475,7 @@ fn clip(kept: &Media, file: &Located, cut: &Cut, codec: Codec, key: &Key, cancel
 /// The file of a video.
 #[utoipa::path(
     get, path = "/v1/media/{id}", tag = "media", params(("id" = String, Path, description = "Id of a video")),
+    security(("bearer" = []), ("cookie" = []), ("link" = [])),
     responses(
         (status = 200, description = "The file", content(
             (Vec<u8> = "video/*"), (Vec<u8> = "image/gif"), (Vec<u8> = "application/octet-stream")
@@ -511,7 +515,7 @@ async fn whole(
         }
         Ok((open, Located::new(&own, file.path.clone(), 0, &meta)))
     };
-    let opened = tokio::task::spawn_blocking(open).await;
+    let opened = log::blocking(open).await;
     let (open, now) = opened.map_err(|error| ApiError::internal(&error))??;
     let tag = blake3::hash(&now.identity).to_hex()[..32].to_owned();
     let head = Head { content_type, tag, cache_control: "private, no-cache" };

@@ -116,9 +116,13 @@ impl Default for Metrics {
             r.register("requests", "Requests by route, method and status", metrics.answers.clone());
             r.register("requests_in_flight", "Requests that are being answered", metrics.in_flight.clone());
             r.register("connections", "Open connections", metrics.connections.clone());
-            r.register("connections_evicted", "Idle connections closed for others", metrics.evicted.clone());
+            r.register(
+                "connections_evicted",
+                "Connections closed for others: idle, or slow to send",
+                metrics.evicted.clone(),
+            );
             r.register("queue_depth", "Requests that wait for a worker", metrics.queue.clone());
-            r.register("index_generation", "Commits of the index taken up", metrics.generation.clone());
+            r.register("index_generation", "Commits of the index taken up since the start", metrics.generation.clone());
             r.register("index_rows", "Rows that are searched", metrics.rows.clone());
             r.register("index_videos", "Videos that are searched", metrics.videos.clone());
             r.register("start_time_seconds", "Start of the server, since 1970", metrics.start.clone());

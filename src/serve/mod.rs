@@ -8,6 +8,7 @@
 mod ask;
 mod auth;
 mod body;
+mod budget;
 mod cache;
 mod catalogue;
 mod clock;
@@ -20,6 +21,7 @@ mod guard;
 mod held;
 mod hide;
 mod jobs;
+mod json;
 mod library;
 mod listen;
 mod log;
@@ -35,10 +37,12 @@ mod state;
 mod tests;
 
 use std::any::Any;
+use std::cell::Cell;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
@@ -103,12 +107,23 @@ pub struct Options {
 ///
 /// # Errors
 /// [`enum@Error`] if the options do not go together, the index cannot be opened or the address not be listened on.
-pub fn run(options: Options) -> Result<(), Error> {
+pub fn run(mut options: Options) -> Result<(), Error> {
     let listen = options.listen;
     if !listen.ip().is_loopback() && options.token.is_none() && !options.no_auth {
         return Err(Error::Open { listen });
     }
     log::start(options.log);
+    if options.no_auth && options.token.take().is_some() {
+        tracing::warn!("a token is set, and --no-auth lets everybody in without it");
+    }
+    match std::fs::metadata(&options.index) {
+        Ok(found) if !found.is_dir() => return Err(Error::Index { path: options.index }),
+        _ if !reelseek_index::Index::exists(&options.index) => {
+            let index = options.index.display();
+            tracing::warn!("there is no index at {index}: searches are answered as soon as there is one");
+        }
+        _ => {}
+    }
     if options.token.as_ref().is_some_and(Token::is_short) {
         tracing::warn!("the token is short enough to be guessed: `openssl rand -hex 16` makes a better one");
     }
@@ -126,6 +141,7 @@ pub fn run(options: Options) -> Result<(), Error> {
 }
 
 async fn until_stopped(listen: SocketAddr, app: Arc<App>) -> Result<(), Error> {
+    let router = router(app.clone())?;
     let taken = |source| Error::Listen { listen, source };
     let listener = tokio::net::TcpListener::bind(listen).await.map_err(taken)?;
     let address = listener.local_addr().map_err(taken)?;
@@ -135,10 +151,11 @@ async fn until_stopped(listen: SocketAddr, app: Arc<App>) -> Result<(), Error> {
     // Whoever started us reads where we are, and may have gone.
     let _ = writeln!(std::io::stdout(), "listening on http://{address}");
     let _ = std::io::stdout().flush();
-    let serving =
-        listen::serve(listener, router(app.clone()), app.metrics.clone(), listen::room(), stop, listen::DRAIN);
+    let serving = listen::serve(listener, router, app.metrics.clone(), listen::room(), stop, listen::DRAIN);
+    let asked_at = Cell::new(None);
     let stopping = async {
         asked.wait().await;
+        asked_at.set(Some(Instant::now()));
         tracing::info!("stopping: requests that run are answered first (again to stop at once)");
         app.stopping.set();
         app.jobs.cancel();
@@ -150,9 +167,10 @@ async fn until_stopped(listen: SocketAddr, app: Arc<App>) -> Result<(), Error> {
         () = stopping => false,
     };
     if patient {
-        // A job that was cancelled puts away what it had finished.
+        // A job that was cancelled puts away what it had finished, in what the requests left of the time.
+        let left = asked_at.get().map_or(listen::DRAIN, |at| listen::DRAIN.saturating_sub(at.elapsed()));
         let worker = app.clone();
-        let ended = tokio::task::spawn_blocking(move || worker.jobs.stop(listen::DRAIN));
+        let ended = tokio::task::spawn_blocking(move || worker.jobs.stop(left));
         tokio::select! {
             _ = ended => {}
             () = asked.wait() => {}
@@ -197,18 +215,18 @@ impl Asked {
 }
 
 /// All routes, and the layers around them.
-fn router(app: Arc<App>) -> Router {
+fn router(app: Arc<App>) -> Result<Router, Error> {
     let (open, closed) = routes();
     let (open, open_document) = open.split_for_parts();
     let (closed, mut document) = closed.split_for_parts();
     document.merge(open_document);
-    let document = Json(serde_json::to_value(document).unwrap_or_default());
+    let document = Json(serde_json::to_value(document).map_err(Error::Document)?);
     let read = || middleware::from_fn_with_state(app.clone(), body::collect);
     let closed = closed
         .route("/openapi.json", get(move || async move { document }))
         .route_layer(read())
         .route_layer(middleware::from_fn_with_state(app.clone(), auth::check));
-    layered(open.merge(page::routes()).route_layer(read()).merge(closed), app)
+    Ok(layered(open.merge(page::routes()).route_layer(read()).merge(closed), app))
 }
 
 /// The routes that need no token, and those that do.

@@ -11,9 +11,11 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, Limited};
 use prometheus_client::metrics::gauge::Gauge;
+use tracing::Instrument;
 
 use super::error::ApiError;
 use super::held::hold;
+use super::listen::Peer;
 use super::state::App;
 
 /// Header of a request's id: that of a proxy before us, or our own.
@@ -21,6 +23,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_ID_BYTES: usize = 64;
 /// The longest text of an error that is turned into JSON.
 const MAX_ERROR_BYTES: usize = 16 << 10;
+
+/// The status of a request whose client did not wait for the answer, as nginx has it.
+const CLIENT_LEFT: u16 = 499;
 
 /// Counts one up as long as it lives.
 struct Counted(Gauge);
@@ -38,20 +43,55 @@ impl Drop for Counted {
     }
 }
 
+/// A request that is to be counted and told of in the log, with its answer or without.
+struct Noted {
+    app: Arc<App>,
+    start: Instant,
+    id: HeaderValue,
+    peer: String,
+    method: &'static str,
+    route: String,
+    answered: bool,
+}
+
+impl Noted {
+    fn note(&self, status: u16, what: &str) {
+        let took = self.start.elapsed();
+        self.app.metrics.answered(&self.route, self.method, status, took);
+        // The route and never the address: that may carry the key of a link, or what somebody looks for.
+        let Noted { peer, method, route, .. } = self;
+        let ms = (took.as_secs_f64() * 1e5).round() / 100.0;
+        tracing::info!(id = self.id.to_str().unwrap_or_default(), peer, method, route, status, ms, "{what}");
+    }
+}
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.note(CLIENT_LEFT, "client left");
+        }
+    }
+}
+
 /// The outermost layer.
 pub(super) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let start = Instant::now();
     let in_flight = Counted::new(&app.metrics.in_flight);
-    let id = request_id(&request);
-    let method = known(request.method());
-    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
-    let mut response = in_json(next.run(request).await).await;
-    let (took, status) = (start.elapsed(), response.status().as_u16());
-    app.metrics.answered(&route, method, status, took);
-    // The route and never the address: that may carry the key of a link, or what somebody looks for.
-    let ms = (took.as_secs_f64() * 1e5).round() / 100.0;
-    tracing::info!(id = id.to_str().unwrap_or_default(), method, route, status, ms, "request");
-    response.headers_mut().insert(REQUEST_ID, id);
+    let mut noted = Noted {
+        start: Instant::now(),
+        id: request_id(&request),
+        peer: request.extensions().get::<Peer>().map_or("none".to_owned(), |Peer(address)| address.to_string()),
+        method: known(request.method()),
+        route: request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned(),
+        answered: false,
+        app,
+    };
+    // What is logged on the way names the request.
+    let Noted { id, peer, method, route, .. } = &noted;
+    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), peer, method, route);
+    let mut response = in_json(next.run(request).instrument(span).await).await;
+    noted.answered = true;
+    noted.note(response.status().as_u16(), "request");
+    response.headers_mut().insert(REQUEST_ID, noted.id.clone());
     // In flight until the last byte of the answer.
     hold(response, in_flight)
 }

@@ -44,7 +44,13 @@ impl Modify for Schemes {
     fn modify(&self, document: &mut Document) {
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
-        components.add_security_scheme("cookie", SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new("reelseek"))));
+        let mut key = |name, key| components.add_security_scheme(name, SecurityScheme::ApiKey(key));
+        key("cookie", ApiKey::Cookie(ApiKeyValue::new("reelseek")));
+        let signature = "Of a link that an answer gave; it opens what that leads to.";
+        key("link", ApiKey::Query(ApiKeyValue::with_description("key", signature)));
+        let token = "The token, where trace.moe's clients put their key.";
+        key("trace_header", ApiKey::Header(ApiKeyValue::with_description("x-trace-key", token)));
+        key("trace_query", ApiKey::Query(ApiKeyValue::with_description("key", token)));
     }
 }
 
@@ -80,7 +86,7 @@ async fn healthz() -> Json<Health> {
     responses(
         (status = 200, description = "They can", body = Health),
         (status = 403, description = "Another Host or Origin", body = ErrorBody),
-        (status = 503, description = "They cannot", body = ErrorBody),
+        (status = 503, description = "They cannot", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
     )
 )]
 async fn readyz(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
@@ -90,7 +96,7 @@ async fn readyz(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
     app.ready().map(|_| Json(Health { status: "ok" }))
 }
 
-/// Counters and histograms, as Prometheus reads them.
+/// Counters and histograms, as Prometheus reads them: always as OpenMetrics, whatever the request accepts.
 #[utoipa::path(
     get, path = "/metrics", tag = "operation",
     responses(

@@ -17,17 +17,34 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::body::MAX_BYTES;
+use super::budget::{Budget, Held};
 use super::error::ApiError;
+use super::log;
 use super::metrics::Stage;
 use super::state::App;
 
-/// Longest time for all of it, redirects included.
-const TIME: Duration = Duration::from_secs(15);
+/// Longest time for all of a picture, redirects included.
+pub(super) const TIME: Duration = Duration::from_secs(15);
 const REDIRECTS: u32 = 5;
 /// Fetches at once: they wait for others, and hold a thread and up to 25 MB each.
 const AT_ONCE: usize = 8;
 /// The longest address that is asked for.
 const MAX_URL_BYTES: usize = 4096;
+
+/// What is read of an answer before it is charged.
+const PIECE_BYTES: u64 = 64 << 10;
+
+/// What was fetched, and its part of the budget.
+struct Fetched {
+    bytes: Vec<u8>,
+    held: Held,
+}
+
+impl AsRef<[u8]> for Fetched {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
 
 /// Fetches pictures.
 #[derive(Clone)]
@@ -42,9 +59,8 @@ impl Remote {
     }
 
     /// From the addresses that are allowed.
-    fn among(allowed: fn(IpAddr) -> bool) -> Remote {
+    pub(super) fn among(allowed: fn(IpAddr) -> bool) -> Remote {
         let config = Config::builder()
-            .timeout_global(Some(TIME))
             .max_redirects(REDIRECTS)
             .max_redirects_will_error(true)
             .save_redirect_history(false)
@@ -61,20 +77,32 @@ impl Remote {
         }
     }
 
-    /// The bytes behind an address.
-    fn get(&self, url: &str) -> Result<Bytes, ApiError> {
-        let bad = |text: String| ApiError::new(StatusCode::BAD_GATEWAY, text);
-        let response = self.agent.get(url).call().map_err(refused)?;
-        let mut bytes = Vec::new();
+    /// The bytes behind an address, which are charged to the budget as long as they live.
+    fn get(&self, url: &str, until: Instant, budget: &Arc<Budget>) -> Result<Bytes, ApiError> {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(bad("there was no time left to ask the address"));
+        }
+        let request = self.agent.get(url).config().timeout_global(Some(left)).build();
+        let response = request.call().map_err(refused)?;
+        let mut fetched = Fetched { bytes: Vec::new(), held: Held::brief(budget) };
         // One byte more, to see whether there is one.
         let body = response.into_body().into_with_config().limit(MAX_BYTES as u64 + 1).reader();
-        let read = body.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes);
-        read.map_err(|_| bad("the address broke off its answer".to_owned()))?;
-        if bytes.len() > MAX_BYTES {
-            let text = format!("the address sends more than the {} MB that are taken", MAX_BYTES / 1_000_000);
-            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text));
+        let mut body = body.take(MAX_BYTES as u64 + 1);
+        loop {
+            let before = fetched.bytes.len();
+            let read = (&mut body).take(PIECE_BYTES).read_to_end(&mut fetched.bytes);
+            read.map_err(|_| bad("the address broke off its answer"))?;
+            let more = fetched.bytes.len() - before;
+            if fetched.bytes.len() > MAX_BYTES {
+                let text = format!("the address sends more than the {} MB that are taken", MAX_BYTES / 1_000_000);
+                return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text));
+            }
+            if more == 0 {
+                return Ok(Bytes::from_owner(fetched));
+            }
+            fetched.held.more(more)?;
         }
-        Ok(bytes.into())
     }
 }
 
@@ -94,16 +122,19 @@ fn check(url: &str) -> Result<(), ApiError> {
     }
 }
 
+fn bad(text: impl Into<String>) -> ApiError {
+    ApiError::new(StatusCode::BAD_GATEWAY, text)
+}
+
 fn refused(error: ureq::Error) -> ApiError {
-    let text = match error {
+    bad(match error {
         ureq::Error::StatusCode(status) => format!("the address answers {status}"),
         ureq::Error::HostNotFound => "the address has no public host".to_owned(),
         ureq::Error::Timeout(_) => "the address does not answer in time".to_owned(),
         ureq::Error::TooManyRedirects => "the address leads from one to another without end".to_owned(),
         // What the network says of other machines is nobody's business.
         _ => "the address cannot be reached".to_owned(),
-    };
-    ApiError::new(StatusCode::BAD_GATEWAY, text)
+    })
 }
 
 /// Resolves names as the system does, and keeps the addresses that are allowed.
@@ -166,11 +197,11 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
 }
 
 impl App {
-    /// Fetches a picture, if the server may.
+    /// Fetches a picture, if the server may; it must be there by then.
     ///
     /// # Errors
-    /// 403 if it may not, 400 for what is no address, 502 if nothing good comes, 413 if too much comes, 429 if too many are fetched at once.
-    pub(super) async fn fetch(&self, url: String) -> Result<Bytes, ApiError> {
+    /// 403 if it may not, 400 for what is no address, 502 if nothing good comes in time, 413 if too much comes, 429 if too many are fetched at once.
+    pub(super) async fn fetch(&self, url: String, until: Instant) -> Result<Bytes, ApiError> {
         let Some(remote) = &self.remote else {
             let text = "this server does not fetch pictures: send the picture itself, or start it with --fetch";
             return Err(ApiError::new(StatusCode::FORBIDDEN, text));
@@ -180,10 +211,10 @@ impl App {
         let turn = remote.turns.clone().try_acquire_owned();
         let turn = turn.map_err(|_| ApiError::busy("too many fetches at once: try again in a moment"))?;
         let start = Instant::now();
-        let worker = remote.clone();
-        let fetched = tokio::task::spawn_blocking(move || {
+        let (worker, budget) = (remote.clone(), self.bodies.clone());
+        let fetched = log::blocking(move || {
             let _turn = turn;
-            worker.get(&url)
+            worker.get(&url, until, &budget)
         })
         .await;
         self.metrics.observe(Stage::Fetch, start.elapsed());
@@ -325,6 +356,10 @@ mod tests {
         format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").into_bytes()
     }
 
+    fn get(remote: &Remote, url: &str) -> Result<Bytes, ApiError> {
+        remote.get(url, Instant::now() + TIME, &Arc::default())
+    }
+
     /// Loopback under its usual address only: what follows stands in for the public internet, 127.0.0.2 for what is not.
     fn usual(ip: IpAddr) -> bool {
         ip == IpAddr::V4(Ipv4Addr::LOCALHOST)
@@ -333,7 +368,7 @@ mod tests {
     #[test]
     fn a_picture_comes_over_a_redirect() {
         let (port, thread) = server(vec![redirect("/there"), answer("200 OK", b"picture")]);
-        let bytes = Remote::among(usual).get(&format!("http://127.0.0.1:{port}/here")).unwrap();
+        let bytes = get(&Remote::among(usual), &format!("http://127.0.0.1:{port}/here")).unwrap();
         assert_eq!((&bytes[..], thread.join().unwrap()), (&b"picture"[..], 2));
     }
 
@@ -342,7 +377,7 @@ mod tests {
         for to in ["http://127.0.0.2:{port}/", "http://[::1]:{port}/", "file:///etc/passwd", "ftp://127.0.0.1:{port}/"]
         {
             let (port, thread) = server(vec![redirect(&to.replace("{port}", "1"))]);
-            let error = Remote::among(usual).get(&format!("http://127.0.0.1:{port}/")).unwrap_err();
+            let error = get(&Remote::among(usual), &format!("http://127.0.0.1:{port}/")).unwrap_err();
             assert_eq!((error.status, thread.join().unwrap()), (StatusCode::BAD_GATEWAY, 1), "{to}");
         }
     }
@@ -353,7 +388,7 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         for host in ["localhost", "127.0.0.1", "127.1", "2130706433", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"] {
-            let error = Remote::new().get(&format!("http://{host}:{port}/")).unwrap_err();
+            let error = get(&Remote::new(), &format!("http://{host}:{port}/")).unwrap_err();
             assert_eq!(error.status, StatusCode::BAD_GATEWAY, "{host}");
         }
         assert!(listener.accept().is_err(), "nobody ever connected");
@@ -362,16 +397,40 @@ mod tests {
     #[test]
     fn what_is_too_large_or_refused_is_told_so() {
         let (port, thread) = server(vec![answer("200 OK", &vec![7; MAX_BYTES + 1])]);
-        let error = Remote::among(usual).get(&format!("http://127.0.0.1:{port}/")).unwrap_err();
+        let error = get(&Remote::among(usual), &format!("http://127.0.0.1:{port}/")).unwrap_err();
         assert_eq!(error.status, StatusCode::PAYLOAD_TOO_LARGE);
         thread.join().unwrap();
         let (port, thread) = server(vec![answer("404 Not Found", b"no")]);
-        let error = Remote::among(usual).get(&format!("http://127.0.0.1:{port}/")).unwrap_err();
+        let error = get(&Remote::among(usual), &format!("http://127.0.0.1:{port}/")).unwrap_err();
         assert_eq!((error.status, error.message.as_str()), (StatusCode::BAD_GATEWAY, "the address answers 404"));
         thread.join().unwrap();
         let (port, thread) = server((0..6).map(|_| redirect("/again")).collect());
-        let error = Remote::among(usual).get(&format!("http://127.0.0.1:{port}/")).unwrap_err();
+        let error = get(&Remote::among(usual), &format!("http://127.0.0.1:{port}/")).unwrap_err();
         assert_eq!(error.status, StatusCode::BAD_GATEWAY);
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn what_is_fetched_is_in_the_budget_as_long_as_it_lives() {
+        let (port, thread) = server(vec![answer("200 OK", &vec![7; 300_000])]);
+        let budget = Arc::<Budget>::default();
+        let url = format!("http://127.0.0.1:{port}/");
+        let bytes = Remote::among(usual).get(&url, Instant::now() + TIME, &budget).unwrap();
+        thread.join().unwrap();
+        assert_eq!((bytes.len(), budget.held()), (300_000, 300_000));
+        drop(bytes);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn an_address_that_does_not_answer_costs_no_more_than_the_time_that_is_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://127.0.0.1:{}/", listener.local_addr().unwrap().port());
+        let start = Instant::now();
+        for left in [Duration::ZERO, Duration::from_millis(200)] {
+            let error = Remote::among(usual).get(&url, Instant::now() + left, &Arc::default()).unwrap_err();
+            assert_eq!(error.status, StatusCode::BAD_GATEWAY, "{}", error.message);
+        }
+        assert!(start.elapsed() < TIME, "{:?}", start.elapsed());
     }
 }

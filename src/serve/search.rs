@@ -1,5 +1,6 @@
 //! `/v1/search`, `/v1/search/batch`, `/v1/info`: pictures or vectors in, moments out.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use axum::extract::{Query, Request, State};
 use bytes::Bytes;
 use reelseek_index::Effort;
 use serde::{Deserialize, Serialize};
+use tracing::Instrument;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -16,6 +18,7 @@ use super::ask::{self, Ask, Batch, Looked};
 use super::error::{ApiError, ErrorBody};
 use super::media::shown;
 use super::metrics::Stage;
+use super::remote;
 use super::state::{App, Snapshot};
 use crate::media;
 use crate::search::{Answer, Found, Group, Options};
@@ -27,8 +30,10 @@ const MAX_TOP: usize = 100;
 const MAX_SKIP: usize = 10_000;
 const MAX_EF: usize = 100_000;
 const DEFAULT_TOP: usize = 10;
-/// Longest time for all of a batch: less than the gate waits for its answer, so that what is done by then is told.
+/// Longest time for all of a batch, fetching and waiting included: what is done by then is told.
 const BATCH_TIME: Duration = Duration::from_secs(20);
+/// Queries of a batch that are fetched before their turn.
+const AHEAD: usize = 4;
 
 /// Routes of this file.
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -255,13 +260,13 @@ fn by(app: &App, snapshot: &Snapshot, looked: &Looked, options: &Options) -> Res
         (status = 401, description = "A token is needed", body = ErrorBody),
         (status = 403, description = "Another Host or Origin, or a `url` where the server may not fetch", body = ErrorBody),
         (status = 408, description = "The body did not come in time", body = ErrorBody),
-        (status = 413, description = "More than 25 MB", body = ErrorBody),
+        (status = 413, description = "More than 25 MB, or 4 MB of JSON", body = ErrorBody),
         (status = 415, description = "No picture of a known kind", body = ErrorBody),
         (status = 422, description = "More than 50 million pixels", body = ErrorBody),
         (status = 429, description = "Too many requests at once", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
         (status = 500, description = "A fault of the server", body = ErrorBody),
         (status = 502, description = "The address of the picture does not answer", body = ErrorBody),
-        (status = 503, description = "No index yet, or it took too long", body = ErrorBody),
+        (status = 503, description = "No index yet, or it took too long", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
     )
 )]
 async fn search(
@@ -269,10 +274,10 @@ async fn search(
     Query(wish): Query<Wish>,
     request: Request,
 ) -> Result<Json<Reply>, ApiError> {
-    let Ask { sought, wish: own } = ask::one(request).await?;
+    let Ask { sought, wish: own } = ask::one(&app, request).await?;
     let options = own.over(wish)?;
     let snapshot = app.ready()?;
-    let looked = sought.look(&app).await?;
+    let looked = sought.look(&app, Instant::now() + remote::TIME).await?;
     let worker = app.clone();
     let reply = app.gate.run(&app.metrics, move || by(&worker, &snapshot, &looked, &options)).await?;
     Ok(Json(reply))
@@ -314,11 +319,11 @@ impl From<Result<Reply, ApiError>> for OneReply {
         (status = 401, description = "A token is needed", body = ErrorBody),
         (status = 403, description = "Another Host or Origin", body = ErrorBody),
         (status = 408, description = "The body did not come in time", body = ErrorBody),
-        (status = 413, description = "More than 25 MB", body = ErrorBody),
+        (status = 413, description = "More than 25 MB, or 4 MB of JSON", body = ErrorBody),
         (status = 415, description = "Neither a form nor JSON", body = ErrorBody),
         (status = 429, description = "Too many requests at once", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
         (status = 500, description = "A fault of the server", body = ErrorBody),
-        (status = 503, description = "No index yet, or it took too long", body = ErrorBody),
+        (status = 503, description = "No index yet, or it took too long", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
     )
 )]
 async fn batch(
@@ -326,32 +331,38 @@ async fn batch(
     Query(wish): Query<Wish>,
     request: Request,
 ) -> Result<Json<Replies>, ApiError> {
-    let Batch { sought, wish: own } = ask::many(request).await?;
-    let options = own.over(wish)?;
+    let Batch { sought, wish: own } = ask::many(&app, request).await?;
+    let options = Arc::new(own.over(wish)?);
     let snapshot = app.ready()?;
-    // A filter that cannot be understood is one mistake, not one for each query.
-    let mut looked = Vec::with_capacity(sought.len());
-    for sought in sought {
-        looked.push(match sought {
-            Ok(sought) => sought.look(&app).await,
-            Err(error) => Err(error),
-        });
-    }
-    let worker = app.clone();
-    let work = move || {
-        if let Some(filter) = &options.filter {
-            snapshot.engine.searcher().filter(filter)?;
-        }
-        let until = Instant::now() + BATCH_TIME;
-        let one = |looked: Result<Looked, ApiError>| {
-            if Instant::now() > until {
-                return Err(ApiError::busy("the batch took too long before it came to this one"));
-            }
-            by(&worker, &snapshot, &looked?, &options)
-        };
-        Ok(looked.into_iter().map(|looked| one(looked).into()).collect())
+    // A filter that cannot be understood is one mistake, not one for each query; and who comes when too many wait is sent away before anything is fetched.
+    let (held, wish) = (snapshot.clone(), options.clone());
+    let check = move || match &wish.filter {
+        Some(filter) => held.engine.searcher().filter(filter).map(drop).map_err(ApiError::from),
+        None => Ok(()),
     };
-    Ok(Json(Replies { answers: app.gate.run(&app.metrics, work).await? }))
+    app.gate.run(&app.metrics, check).await?;
+    let until = Instant::now() + BATCH_TIME;
+    let mut queries = sought.into_iter();
+    let mut coming = VecDeque::with_capacity(AHEAD);
+    let mut answers = Vec::with_capacity(queries.len());
+    loop {
+        while let Some(sought) = (coming.len() < AHEAD).then(|| queries.next()).flatten() {
+            let app = app.clone();
+            let look = async move { sought.look(&app, until.min(Instant::now() + remote::TIME)).await };
+            coming.push_back(tokio::spawn(look.in_current_span()));
+        }
+        let Some(next) = coming.pop_front() else { break };
+        let looked = next.await.map_err(|error| ApiError::internal(&error))?;
+        let (worker, snapshot, options) = (app.clone(), snapshot.clone(), options.clone());
+        let outcome = match looked {
+            _ if Instant::now() > until => Err(ApiError::busy("the batch took too long before it came to this one")),
+            // A turn for each: single searches come in between.
+            Ok(looked) => app.gate.run(&app.metrics, move || by(&worker, &snapshot, &looked, &options)).await,
+            Err(error) => Err(error),
+        };
+        answers.push(outcome.into());
+    }
+    Ok(Json(Replies { answers }))
 }
 
 /// What this server is.

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use reelseek_index::Index;
 
 use super::auth::Auth;
-use super::body::Budget;
+use super::budget::Budget;
 use super::catalogue::Library;
 use super::error::ApiError;
 use super::gate::Gate;
@@ -30,7 +30,7 @@ pub(super) struct App {
     pub(super) guard: Guard,
     pub(super) gate: Gate,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) bodies: Budget,
+    pub(super) bodies: Arc<Budget>,
     /// If the server may fetch.
     pub(super) remote: Option<Remote>,
     /// Set when the server is asked to stop.
@@ -62,7 +62,7 @@ impl App {
             auth: Auth::new(options.token.as_ref()),
             guard: Guard::new(options.listen, &options.hosts, &options.origins)?,
             gate: Gate::new(options.workers, options.queue),
-            bodies: Budget::default(),
+            bodies: Arc::default(),
             remote: options.fetch.then(Remote::new),
             stopping: Cancel::default(),
             library: Library::default(),

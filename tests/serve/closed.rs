@@ -66,10 +66,18 @@ fn a_session_of_a_browser_and_signed_links() {
         .header("cookie", &cookie)
         .header("content-type", "image/jpeg");
     let best = Reply::of(search.send(&frame[..])).json()["results"][0].clone();
-    for link in ["thumbnail", "preview", "media"] {
+    for (link, kind) in [("thumbnail", "image/jpeg"), ("preview", "video/"), ("media", "video/mp4")] {
         let link = best[link].as_str().unwrap();
-        let (_, key) = link.split_once("key=").unwrap();
+        let (unsigned, key) = link.split_once("key=").unwrap();
         assert!(key.len() == 32 && key.bytes().all(|b| b.is_ascii_hexdigit()), "{link}");
+        // Opened by whoever has it, as trace.moe's clients write it, too.
+        for link in [link.to_owned(), format!("{link}&size=l&mute")] {
+            let mut opened = server.agent.get(format!("{}{link}", server.base)).call().unwrap();
+            assert_eq!(opened.status().as_u16(), 200, "{link}");
+            assert!(opened.headers()["content-type"].to_str().unwrap().starts_with(kind), "{link}");
+            assert!(opened.body_mut().read_to_vec().unwrap().len() > 1000, "{link}");
+        }
+        assert_eq!(server.get(&unsigned[..unsigned.len() - 1]).status, 401);
     }
 }
 
@@ -110,6 +118,67 @@ fn the_log_tells_every_request_and_no_secret() {
 }
 
 #[test]
+fn the_log_tells_which_request_went_wrong_and_who_left() {
+    let place = Place::new();
+    let server = place.serve(&["--log", "json", "--workers", "1"]);
+    // An index that is damaged while it is searched.
+    let segment = std::fs::read_dir(place.path("index/segments")).unwrap().next().unwrap().unwrap().path();
+    std::fs::OpenOptions::new().write(true).open(segment).unwrap().set_len(100).unwrap();
+    let reply = server.post("/v1/search", "application/json", &vector());
+    assert_eq!((reply.status, reply.error().contains("segments")), (500, false), "{}", reply.body);
+    // Who leaves before its turn has come.
+    let frame = place.frame("bars.avi", "5", "6000:4000");
+    let ask = || {
+        let mut stream = server.connect();
+        let head = format!(
+            "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n",
+            frame.len()
+        );
+        stream.write_all(&[head.as_bytes(), &frame].concat()).unwrap();
+        stream
+    };
+    let before: Vec<TcpStream> = (0..8).map(|_| ask()).collect();
+    let left = ask();
+    let from = left.local_addr().unwrap().to_string();
+    drop(left);
+    // The last line may be half written.
+    let lines = || -> Vec<Value> { server.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect() };
+    until("who left is told of", || lines().iter().any(|line| line["peer"] == from.as_str()));
+    let lines = lines();
+    let gone = lines.iter().find(|line| line["peer"] == from.as_str()).unwrap();
+    assert_eq!((&gone["status"], &gone["message"]), (&499.into(), &"client left".into()), "{gone}");
+    drop(before);
+    let error = lines.iter().find(|line| line["level"] == "ERROR").unwrap();
+    let id = reply.head["x-request-id"].to_str().unwrap();
+    assert_eq!((&error["span"]["id"], &error["span"]["route"]), (&id.into(), &"/v1/search".into()), "{error}");
+    let peer = error["span"]["peer"].as_str().unwrap();
+    assert!(peer.starts_with("127.0.0.1:"), "{error}");
+    let request = lines.iter().find(|line| line["id"] == id).unwrap();
+    assert_eq!((&request["status"], &request["peer"]), (&500.into(), &peer.into()), "{request}");
+}
+
+#[test]
+fn what_is_odd_at_the_start_is_told() {
+    let place = Place::new();
+    let file = place.path("token");
+    std::fs::write(&file, "x").unwrap();
+    let refused = place.run(&["serve", "--index", file.to_str().unwrap()]);
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is not a folder"));
+    let refused = place.run(&["serve", "--listen", "localhost"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("expected ADDRESS:PORT"));
+
+    let nowhere = place.path("nowhere");
+    let mut command = place.command(&["serve", "--no-auth", "--listen", "localhost:0"]);
+    command.args(["--index", nowhere.to_str().unwrap()]).env("REELSEEK_TOKEN", TOKEN);
+    let server = Server::start(command, &place.path("log"));
+    assert_eq!((server.get("/v1/info").status, server.get("/readyz").status), (200, 503));
+    let log = server.log();
+    assert!(log.contains(&format!("there is no index at {}", nowhere.display())), "{log}");
+    assert!(log.contains("--no-auth lets everybody in"), "{log}");
+}
+
+#[test]
 fn an_address_on_this_machine_is_not_fetched() {
     let place = Place::new();
     let server = place.serve(&["--fetch"]);
@@ -117,8 +186,9 @@ fn an_address_on_this_machine_is_not_fetched() {
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
     for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433"] {
-        let reply = server.get(&format!("/search?url=http%3A%2F%2F{host}%3A{port}%2Fa.jpg").replace(['[', ']'], ""));
-        assert!(matches!(reply.status, 502 | 400), "{host}: {}", reply.body);
+        let encoded = host.replace('[', "%5B").replace(']', "%5D").replace(':', "%3A");
+        let reply = server.get(&format!("/search?url=http%3A%2F%2F{encoded}%3A{port}%2Fa.jpg"));
+        assert_eq!(reply.status, 502, "{host}: {}", reply.body);
         let body = json!({ "url": format!("http://{host}:{port}/a.jpg") }).to_string();
         let reply = server.post("/v1/search", "application/json", body.as_bytes());
         assert_eq!(reply.status, 502, "{host}: {}", reply.body);

@@ -59,11 +59,7 @@ fn a_thousand_idle_connections_and_slow_heads_do_not_hurt_a_good_client() {
 #[test]
 fn where_connections_are_scarce_the_idle_ones_go() {
     let place = Place::new();
-    // 64 connections fit into so few files.
-    let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n 300; exec \"$0\" serve --listen 127.0.0.1:0", env!("CARGO_BIN_EXE_reelseek")]);
-    command.env("REELSEEK_INDEX", place.path("index")).env_remove("REELSEEK_TOKEN");
-    let server = Server::start(command, &place.path("log"));
+    let server = place.serve_with_few_files();
     let idle: Vec<TcpStream> = (0..200).map(|_| server.connect()).collect();
     let worst = slowest(&server, 20);
     assert!(worst < PROMPT, "{worst:?}");
@@ -87,6 +83,71 @@ fn bodies_that_stop_coming_are_given_up() {
     for stream in &slow {
         let answer = rest(stream);
         assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("{\"error\":"), "{answer}");
+    }
+}
+
+#[test]
+fn slow_bodies_do_not_hold_every_place() {
+    let place = Place::new();
+    let server = place.serve_with_few_files();
+    let head =
+        "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 5000\r\n\r\n";
+    let mut slow: Vec<TcpStream> = (0..70).map(|_| server.connect()).collect();
+    // Those that were closed meanwhile cannot be written to.
+    let mut drip = |bytes: &[u8]| slow.iter_mut().for_each(|stream| stream.write_all(bytes).unwrap_or_default());
+    drip(head.as_bytes());
+    for _ in 0..10 {
+        drip(b"x");
+        let worst = slowest(&server, 1);
+        assert!(worst < PROMPT, "{worst:?}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let evicted = server.get("/metrics").body;
+    let evicted = evicted.lines().find_map(|l| l.strip_prefix("reelseek_connections_evicted_total ")).unwrap();
+    assert!(evicted.parse::<u32>().unwrap() >= 7, "{evicted}");
+}
+
+/// Ten bodies of 25 MB, all but their last bytes, which come one by one: all that is held at once.
+fn fill(server: &Server, path: &str) -> Vec<TcpStream> {
+    const BYTES: usize = 24_999_000;
+    let body = vec![b' '; BYTES];
+    let one = |_| {
+        let mut stream = server.connect();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n",
+            BYTES + 1000
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        // Refused or cut off, it does not take all of it.
+        let _ = stream.write_all(&body);
+        stream
+    };
+    (0..10).map(one).collect()
+}
+
+#[test]
+fn bodies_that_fill_the_budget_and_stop_coming_do_not_shut_others_out() {
+    let place = Place::new();
+    let frame = place.frame("zoom.mp4", "7", "2560:1440");
+    assert!(frame.len() > 100_000, "{} bytes are no usual picture", frame.len());
+    let closed = place.serve_with_token(&[]);
+    let open = place.serve(&[]);
+    for (server, path) in [(&closed, "/v1/session"), (&open, "/v1/search")] {
+        let mut held = fill(server, path);
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(3) {
+            let search = server.agent.post(format!("{}/v1/search", server.base)).header("content-type", "image/jpeg");
+            let reply = Reply::of(search.header("authorization", format!("Bearer {TOKEN}")).send(&frame[..]));
+            assert_eq!(reply.status, 200, "{path}: {}", reply.body);
+            held.iter_mut().for_each(|stream| stream.write_all(b" ").unwrap_or_default());
+        }
+        // All of them are given up: refused, cut off, or too slow.
+        for stream in &held {
+            let answer = rest(stream);
+            let status = answer.get(9..12).unwrap_or("none");
+            assert!(["413", "429", "408", "none"].contains(&status), "{path}: {answer}");
+        }
+        assert!(start.elapsed() < Duration::from_secs(40), "{path}: {:?}", start.elapsed());
     }
 }
 

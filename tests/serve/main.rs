@@ -88,6 +88,14 @@ impl Place {
         Server::start(command, &self.path("log"))
     }
 
+    /// With so few files that 64 connections fit.
+    fn serve_with_few_files(&self) -> Server {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n 300; exec \"$0\" serve --listen 127.0.0.1:0", env!("CARGO_BIN_EXE_reelseek")]);
+        command.env("REELSEEK_INDEX", self.path("index")).env_remove("REELSEEK_TOKEN");
+        Server::start(command, &self.path("log"))
+    }
+
     fn serve_with_token(&self, more: &[&str]) -> Server {
         let mut command = self.command(&[&["serve", "--listen", "127.0.0.1:0"], more].concat());
         command.env("REELSEEK_TOKEN", TOKEN);

@@ -1,5 +1,6 @@
 use super::*;
 use crate::serve::error::ApiError;
+use crate::serve::remote::Remote;
 use serde_json::json;
 
 #[test]
@@ -87,6 +88,8 @@ fn what_is_wrong_is_told_with_its_status() {
         let ok = json!({ "vector": vector(0) }).to_string();
         let (form_kind, no_image) = form(&[("top", false, b"3")]);
         let (_, two) = form(&[("image", true, b"a"), ("image", true, b"b")]);
+        let (_, two_urls) = form(&[("url", false, b"http://a.org"), ("url", false, b"http://b.org")]);
+        let nameless = b"--xx\r\nContent-Disposition: form-data\r\n\r\n3\r\n--xx--\r\n".to_vec();
         let (_, bad_option) = form(&[("image", true, &png()), ("top", false, b"many")]);
         let (_, unknown) = form(&[("image", true, &png()), ("colour", false, b"red")]);
         let cut = png()[..200].to_vec();
@@ -101,8 +104,8 @@ fn what_is_wrong_is_told_with_its_status() {
             ("?group=scene", "application/json", ok.clone().into(), 400, "group"),
             ("?colour=red", "application/json", ok.clone().into(), 400, "colour"),
             ("?filter=nosuchfield%3Ax", "application/json", ok.clone().into(), 400, "cannot understand the filter"),
-            ("", "application/json", b"{".to_vec(), 400, "JSON object"),
-            ("", "application/json", b"[]".to_vec(), 400, "JSON object"),
+            ("", "application/json", b"{".to_vec(), 400, "read as JSON: EOF"),
+            ("", "application/json", b"[]".to_vec(), 400, "expected a JSON object"),
             ("", "application/json", b"{}".to_vec(), 400, "either a `vector` or a `url`"),
             ("", "application/json", b"{\"vector\":\"x\"}".to_vec(), 400, "list of numbers"),
             ("", "application/json", b"{\"vector\":[1,2]}".to_vec(), 400, "expected 128"),
@@ -115,11 +118,14 @@ fn what_is_wrong_is_told_with_its_status() {
                 "top is 0",
             ),
             ("?ef=0&exact=true", "application/json", ok.clone().into(), 400, "ef is 0"),
-            ("", "application/json", json!({ "vector": vec![1e300; DIM] }).to_string().into(), 400, "finite"),
+            ("", "application/json", json!({ "vector": vec![1e300; DIM] }).to_string().into(), 400, "out of range"),
             ("", "application/json", b"{\"vector\":[1],\"url\":\"http://a.org\"}".to_vec(), 400, "either"),
             ("", "application/json", json!({ "vector": vector(0), "colour": 1 }).to_string().into(), 400, "colour"),
             ("", "application/json", b"{\"url\":\"http://example.org/a.jpg\"}".to_vec(), 403, "--fetch"),
-            ("", "application/json", b"{\"url\":7}".to_vec(), 400, "`url` must be text"),
+            ("", "application/json", b"{\"url\":7}".to_vec(), 400, "expected a string"),
+            ("", "application/json", b"{\"queries\":[{\"vector\":[1]}]}".to_vec(), 400, "/v1/search/batch"),
+            ("", &form_kind, two_urls, 400, "more than 1 field `url`"),
+            ("", &form_kind, nameless, 400, "no name"),
             ("", &form_kind, no_image, 400, "either the field `image` or `url`"),
             ("", &form_kind, two, 400, "more than 1"),
             ("", &form_kind, bad_option, 400, "invalid digit"),
@@ -174,10 +180,10 @@ fn a_batch_answers_in_order_and_tells_what_is_wrong_with_one_in_its_place() {
 
         for (body, words) in [
             (json!({ "queries": [] }), "0 queries"),
-            (json!({ "queries": vec![json!({ "vector": [1.0] }); 33] }), "33 queries"),
-            (json!({ "queries": [7] }), "must be an object"),
-            (json!({ "queries": [{ "vector": [1.0], "top": 3 }] }), "no field `top`"),
-            (json!({ "vector": [1.0] }), "`queries` must be a list"),
+            (json!({ "queries": vec![json!({ "vector": [1.0] }); 33] }), "more than 32 queries"),
+            (json!({ "queries": [7] }), "expected a JSON object"),
+            (json!({ "queries": [{ "vector": [1.0], "top": 3 }] }), "unknown field `top`"),
+            (json!({ "vector": [1.0] }), "there must be `queries`"),
             (
                 json!({ "queries": [{ "vector": vector(0) }], "filter": "nosuchfield:x" }),
                 "cannot understand the filter",
@@ -187,6 +193,57 @@ fn a_batch_answers_in_order_and_tells_what_is_wrong_with_one_in_its_place() {
             assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{body}");
             assert!(reply.error().contains(words), "{body}: {}", reply.error());
         }
+    });
+}
+
+/// Between them single searches come to their turn.
+#[test]
+fn each_query_of_a_batch_takes_a_turn_of_its_own() {
+    run(async {
+        let server = Server::new();
+        let queries: Vec<Value> = (0..5).map(|n| json!({ "vector": vector(n * 8) })).collect();
+        server.post("/v1/search/batch", "application/json", json!({ "queries": queries }).to_string()).await;
+        let text = server.get("/metrics").await.text();
+        let (turns, searches) =
+            ("reelseek_stage_seconds_count{stage=\"queue\"} 6", "reelseek_stage_seconds_count{stage=\"search\"} 5");
+        assert!(text.contains(turns) && text.contains(searches), "{text}");
+    });
+}
+
+/// Four are asked at a time, and all have one time to answer in.
+#[test]
+fn a_batch_of_addresses_that_do_not_answer_ends() {
+    run(async {
+        let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/a.jpg", mute.local_addr().unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        put(&folder.path().join("index"), 0);
+        let mut app = App::open(Options { fetch: true, ..options(&folder.path().join("index")) }).unwrap();
+        app.remote = Some(Remote::among(|_| true));
+        let router = router(Arc::new(app)).unwrap();
+        let body = json!({ "queries": vec![json!({ "url": url }); 32] }).to_string();
+        let asked = request(Method::POST, "/v1/search/batch").header("content-type", "application/json");
+        let start = std::time::Instant::now();
+        let reply = Reply::of(router, asked.body(Body::from(body)).unwrap()).await;
+        assert!(start.elapsed().as_secs() < 40, "{:?}", start.elapsed());
+        let answers = reply.json()["answers"].as_array().unwrap().clone();
+        assert!(answers.len() == 32 && answers.iter().all(|answer| answer["error"].is_string()), "{answers:?}");
+        mute.set_nonblocking(true).unwrap();
+        let asked = std::iter::from_fn(|| mute.accept().ok()).count();
+        assert!((4..=12).contains(&asked), "{asked} were asked");
+    });
+}
+
+#[test]
+fn a_long_filter_is_not_repeated_whole() {
+    run(async {
+        let server = Server::new();
+        let filter = "nosuchfield:".to_owned() + &"x".repeat(30_000);
+        let body = json!({ "vector": vector(0) }).to_string();
+        let reply = server.post(&format!("/v1/search?filter={filter}"), "application/json", body).await;
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST);
+        let told = reply.error();
+        assert!(told.len() < 3000 && told.contains("cannot understand the filter"), "{} bytes", told.len());
     });
 }
 
@@ -210,6 +267,8 @@ fn trace_moes_clients_find_what_they_look_for() {
         assert!(best["video"].as_str().unwrap().starts_with("http://localhost:8787/v1/preview?video=id"), "{best}");
 
         assert_eq!(server.get("/search?url=http%3A%2F%2Fexample.org%2Fa.jpg").await.status, StatusCode::FORBIDDEN);
+        let text = server.post("/search", "text/plain;charset=UTF-8", png()).await;
+        assert_eq!((text.status, text.json()), (StatusCode::OK, reply), "the bytes tell what they are");
         assert!(server.get("/search").await.error().contains("`url` is missing"));
         assert!(server.post("/search", "image/jpeg", Body::empty()).await.error().contains("no picture"));
         assert_eq!(server.post("/search", "image/jpeg", "hello").await.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
@@ -308,6 +367,18 @@ fn the_document_names_every_route_and_its_errors() {
         ] {
             assert!(paths.contains_key(path), "{path}");
         }
+        for (path, schemes) in [
+            ("/v1/thumbnail", ["bearer", "cookie", "link"].as_slice()),
+            ("/v1/preview", &["bearer", "cookie", "link"]),
+            ("/v1/media/{id}", &["bearer", "cookie", "link"]),
+            ("/search", &["bearer", "cookie", "trace_header", "trace_query"]),
+            ("/me", &["bearer", "cookie", "trace_header", "trace_query"]),
+        ] {
+            let told = document["paths"][path]["get"]["security"].as_array().unwrap();
+            let told: Vec<&String> = told.iter().flat_map(|one| one.as_object().unwrap().keys()).collect();
+            assert_eq!(told, schemes, "{path}");
+            assert!(schemes.iter().all(|scheme| document["components"]["securitySchemes"][scheme].is_object()));
+        }
         for (path, item) in paths {
             for (method, operation) in item.as_object().unwrap() {
                 let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes()).unwrap();
@@ -318,6 +389,13 @@ fn the_document_names_every_route_and_its_errors() {
                 );
                 let reply = server.ask(request(method.clone(), path).body(Body::empty()).unwrap()).await;
                 assert_ne!(reply.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+                // What every body may come to.
+                if operation.get("requestBody").is_some() {
+                    assert!(
+                        ["408", "413", "429"].iter().all(|status| answers.contains_key(*status)),
+                        "{method} {path}"
+                    );
+                }
                 let told = answers.contains_key(reply.status.as_str());
                 assert!(told, "{method} {path} answers {}, which the document does not tell", reply.status);
             }

@@ -3,8 +3,6 @@ use crate::serve::{body, layered};
 use axum::routing::{get, post};
 use std::time::Duration;
 
-const TOKEN: &str = "correct-horse-battery-staple";
-
 #[test]
 fn hosts_are_those_that_the_server_goes_by() {
     run(async {
@@ -112,6 +110,13 @@ fn browsers_of_a_named_origin_are_told_that_it_may_ask() {
         assert_eq!(reply.header("access-control-allow-origin"), "https://app.example.org");
         assert_eq!(reply.header("access-control-allow-methods"), "GET, HEAD, POST, DELETE");
         assert_eq!(reply.header("vary"), "origin");
+        let info = request(Method::GET, "/v1/info").header("origin", "https://app.example.org");
+        let info = named.ask(info.body(Body::empty()).unwrap()).await;
+        assert!(info.header("access-control-expose-headers").starts_with("retry-after, x-request-id"));
+        // Pages of others may show media, and nothing else.
+        assert_eq!(info.header("cross-origin-resource-policy"), "same-origin");
+        let media = named.get("/v1/media/none").await;
+        assert_eq!(media.header("cross-origin-resource-policy"), "cross-origin");
         for (server, origin) in [(&named, "https://evil.org"), (&Server::new(), "https://app.example.org")] {
             let reply = server.ask(preflight(origin)).await;
             assert_eq!((reply.status, reply.header("access-control-allow-origin")), (StatusCode::FORBIDDEN, ""));
@@ -141,117 +146,6 @@ fn names_that_no_browser_could_send_are_refused_at_the_start() {
         assert!(Token::new(token).is_err(), "{token:?}");
     }
     assert_eq!(format!("{:?}", Token::new(" abc\n").unwrap()), "Token(..)");
-}
-
-#[test]
-fn nothing_but_health_and_the_session_is_open_without_the_token() {
-    run(async {
-        let server = Server::with_token();
-        let document = Server::new().get("/openapi.json").await.json();
-        for path in document["paths"].as_object().unwrap().keys() {
-            for method in [Method::GET, Method::POST] {
-                let reply = server
-                    .ask(request(method.clone(), &path.replace(['{', '}'], "")).body(Body::empty()).unwrap())
-                    .await;
-                let open = ["/healthz", "/readyz", "/v1/session"].contains(&path.as_str());
-                assert_eq!(reply.status == StatusCode::UNAUTHORIZED, !open, "{method} {path}: {}", reply.status);
-            }
-        }
-        assert_eq!(server.get("/openapi.json").await.status, StatusCode::UNAUTHORIZED);
-        let reply = server.get("/v1/info").await;
-        assert_eq!(reply.header("www-authenticate"), "Bearer");
-        assert!(reply.error().contains("Authorization: Bearer"));
-        for (value, status) in [
-            (format!("Bearer {TOKEN}"), 200),
-            (format!("bearer {TOKEN}"), 200),
-            (format!("Bearer {TOKEN}x"), 401),
-            (format!("Bearer {}", &TOKEN[1..]), 401),
-            (format!("Basic {TOKEN}"), 401),
-            ("Bearer ".to_owned(), 401),
-            (TOKEN.to_owned(), 401),
-        ] {
-            let request = request(Method::GET, "/v1/info").header("authorization", &value).body(Body::empty()).unwrap();
-            assert_eq!(server.ask(request).await.status.as_u16(), status, "{value}");
-        }
-    });
-}
-
-#[test]
-fn a_session_opens_what_the_token_opens() {
-    run(async {
-        let server = Server::with_token();
-        let wrong = server.post("/v1/session", "application/json", "{\"token\":\"wrong\"}").await;
-        assert_eq!((wrong.status, wrong.header("set-cookie")), (StatusCode::UNAUTHORIZED, ""));
-        wrong.error();
-        let right = server.post("/v1/session", "application/json", format!("{{\"token\":\"{TOKEN}\"}}")).await;
-        assert_eq!(right.status, StatusCode::NO_CONTENT);
-        let cookie = right.header("set-cookie").to_owned();
-        assert!(cookie.ends_with("; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000"), "{cookie}");
-        assert!(!cookie.contains(TOKEN));
-        let pair = cookie.split(';').next().unwrap();
-        for (cookie, status) in [
-            (format!("a=b; {pair}"), 200),
-            (format!("{pair}0"), 401),
-            (format!("reelseek={TOKEN}"), 401),
-            ("reelseek=".to_owned(), 401),
-        ] {
-            let request = request(Method::GET, "/v1/info").header("cookie", &cookie).body(Body::empty()).unwrap();
-            assert_eq!(server.ask(request).await.status.as_u16(), status, "{cookie}");
-        }
-        let end = server.ask(request(Method::DELETE, "/v1/session").body(Body::empty()).unwrap()).await;
-        assert!(end.header("set-cookie").starts_with("reelseek=; ") && end.header("set-cookie").contains("Max-Age=0"));
-        for (kind, body, status) in
-            [("text/plain", "{}", 415), ("application/json", "{", 400), ("application/json", "{}", 422)]
-        {
-            let reply = server.post("/v1/session", kind, body).await;
-            assert_eq!(reply.status.as_u16(), status);
-            reply.error();
-        }
-        // Where no token is set, none is needed.
-        let open = Server::new().post("/v1/session", "application/json", "{\"token\":\"any\"}").await;
-        assert_eq!((open.status, open.header("set-cookie")), (StatusCode::NO_CONTENT, ""));
-    });
-}
-
-#[test]
-fn signed_links_open_by_themselves_and_nothing_else() {
-    run(async {
-        let server = Server::with_token();
-        let app = server.app.clone();
-        let closed = Router::new()
-            .route("/v1/media/{id}", get(|| async { "media" }))
-            .route("/v1/thumbnail", get(|| async { "thumbnail" }));
-        let closed = closed.route("/v1/videos", get(|| async { "videos" }));
-        let closed = closed.route_layer(axum::middleware::from_fn_with_state(app.clone(), crate::serve::auth::check));
-        let router = layered(closed, app.clone());
-        let status = |path: String| {
-            let request =
-                request(Method::GET, &path).header("sec-fetch-site", "cross-site").header("sec-fetch-mode", "no-cors");
-            let asked = Reply::of(router.clone(), request.body(Body::empty()).unwrap());
-            async move { asked.await.status.as_u16() }
-        };
-        let media = app.link("/v1/media/abc".to_owned());
-        let thumbnail = app.link("/v1/thumbnail?video=abc&at=1.5".to_owned());
-        assert!(media.starts_with("/v1/media/abc?key=") && media.len() == "/v1/media/abc?key=".len() + 32, "{media}");
-        assert!(thumbnail.starts_with("/v1/thumbnail?video=abc&at=1.5&key="), "{thumbnail}");
-        assert_eq!((status(media.clone()).await, status(thumbnail.clone()).await), (200, 200));
-        for wrong in [
-            "/v1/media/abc".to_owned(),
-            media.replace("abc", "abd"),
-            media[..media.len() - 1].to_owned(),
-            format!("{media}&width=3"),
-            format!("{media}&key=0"),
-            media.replace("key=", "key=0"),
-            thumbnail.replace("at=1.5", "at=1.6"),
-            thumbnail.replace("/v1/thumbnail", "/v1/preview"),
-        ] {
-            assert_ne!(status(wrong.clone()).await, 200, "{wrong}");
-        }
-        let other = app.link("/v1/videos".to_owned());
-        assert_eq!(status(other).await, 403, "a link opens media only");
-        // Without a token links need no signature.
-        assert_eq!(Server::new().app.link("/v1/media/abc".to_owned()), "/v1/media/abc");
-    });
 }
 
 #[test]
@@ -343,6 +237,11 @@ fn who_comes_when_all_is_taken_is_told_when_to_come_again() {
         let reply = server.post("/v1/search", "image/png", png()).await;
         assert_eq!((reply.status, reply.header("retry-after")), (StatusCode::TOO_MANY_REQUESTS, "1"));
         reply.error();
+        // Large JSON is not read without a turn either, and a batch is sent away as a whole.
+        let long = format!("{{\"vector\":[{}0]}}", "0,".repeat(30_000));
+        assert_eq!(server.post("/v1/search", "application/json", long).await.status, StatusCode::TOO_MANY_REQUESTS);
+        let batch = server.post("/v1/search/batch", "application/json", "{\"queries\":[{\"vector\":[0]}]}").await;
+        assert_eq!(batch.status, StatusCode::TOO_MANY_REQUESTS);
         // What needs no worker is answered meanwhile.
         assert_eq!(server.get("/healthz").await.status, StatusCode::OK);
         go.send(()).unwrap();
@@ -365,6 +264,17 @@ fn bodies_are_bounded() {
         let pieces = futures_of(body::MAX_BYTES / 100_000 + 1, 100_000);
         let reply = server.post("/v1/search", "image/png", pieces).await;
         assert_eq!(reply.status, StatusCode::PAYLOAD_TOO_LARGE);
+        for (path, kind, most, shown) in [
+            ("/v1/search", "application/json", body::JSON_BYTES, "4 MB"),
+            ("/v1/search/batch", "application/json", body::JSON_BYTES, "4 MB"),
+            ("/v1/index", "application/json", 64_000, "64 kB"),
+            ("/v1/session", "application/json", 4_000, "4 kB"),
+        ] {
+            let reply = server.post(path, kind, vec![b' '; most + 1]).await;
+            assert_eq!(reply.status, StatusCode::PAYLOAD_TOO_LARGE, "{path}");
+            assert!(reply.error().contains(shown), "{path}: {}", reply.error());
+            assert_ne!(server.post(path, kind, vec![b' '; most]).await.status, StatusCode::PAYLOAD_TOO_LARGE, "{path}");
+        }
         let just = server.post("/v1/search", "image/png", vec![0; body::MAX_BYTES]).await;
         assert_eq!(just.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "it was read whole, and is no picture");
         assert_eq!(server.app.bodies.held(), 0, "all that was held is given back");
@@ -403,5 +313,39 @@ fn new_commits_are_seen_by_looking() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         watching.abort();
+    });
+}
+
+#[test]
+fn a_request_whose_client_leaves_is_counted_too() {
+    run(async {
+        let server = Server::new();
+        let (started, has_started) = tokio::sync::oneshot::channel::<()>();
+        let started = Arc::new(std::sync::Mutex::new(Some(started)));
+        let never = move || async move {
+            started.lock().unwrap().take().unwrap().send(()).unwrap();
+            std::future::pending::<()>().await;
+        };
+        let router = layered(Router::new().route("/never", get(never)), server.app.clone());
+        let asked = request(Method::GET, "/never").body(Body::empty()).unwrap();
+        let waiting = tokio::spawn(router.oneshot(asked));
+        has_started.await.unwrap();
+        waiting.abort();
+        assert!(waiting.await.unwrap_err().is_cancelled());
+        let text = server.get("/metrics").await.text();
+        assert!(text.contains("reelseek_requests_total{route=\"/never\",method=\"GET\",status=\"499\"} 1"), "{text}");
+        assert!(text.contains("reelseek_request_seconds_count{route=\"/never\"} 1"), "{text}");
+        assert!(text.contains("reelseek_requests_in_flight 1"), "{text}");
+    });
+}
+
+#[test]
+fn what_is_not_ready_says_when_to_ask_again() {
+    run(async {
+        let server = Server::on(tempfile::tempdir().unwrap(), |_| {});
+        for reply in [server.get("/readyz").await, server.post("/v1/search", "image/png", png()).await] {
+            assert_eq!((reply.status, reply.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "5"));
+        }
+        assert_eq!(server.get("/no/such/route").await.header("retry-after"), "");
     });
 }

@@ -1,6 +1,7 @@
 //! Handlers and guards, without a socket.
 
 mod api;
+mod auth;
 mod guards;
 
 use std::path::Path;
@@ -94,7 +95,7 @@ impl Server {
         let mut options = options(&folder.path().join("index"));
         change(&mut options);
         let app = Arc::new(App::open(options).unwrap());
-        Server { router: router(app.clone()), app, folder }
+        Server { router: router(app.clone()).unwrap(), app, folder }
     }
 
     fn with_token() -> Server {
