@@ -44,6 +44,7 @@ struct Wish {
     /// Videos at most; 50 if not given.
     #[param(minimum = 1, maximum = 200)]
     top: Option<usize>,
+    #[param(inline)]
     sort: Option<Sort>,
 }
 

@@ -353,6 +353,11 @@ fn the_document_names_every_route_and_its_errors() {
         let server = Server::new();
         let document = server.get("/openapi.json").await.json();
         assert!(document["openapi"].as_str().unwrap().starts_with("3.1"), "{}", document["openapi"]);
+        let text = document.to_string();
+        for (at, name) in text.match_indices("\"$ref\":\"#").map(|(at, name)| (at + name.len(), name)) {
+            let pointer = text[at..].split('"').next().unwrap();
+            assert!(document.pointer(pointer).is_some(), "{name}{pointer} leads nowhere");
+        }
         let paths = document["paths"].as_object().unwrap();
         for path in [
             "/v1/search",
