@@ -286,8 +286,9 @@ export function searchView() {
 
   addEventListener('reelseek-indexed', ({ detail: now }) => {
     info = now;
-    for (const [key, { generation }] of answers) if (generation !== now.generation) answers.delete(key);
-    if (shown && shown.generation !== now.generation) shown.stale = true;
+    // Not by their generation: a server that was started anew counts from one again.
+    answers.clear();
+    if (shown) shown.stale = true;
     // What was not found may be there now; what was found stays as it is under the reader's eyes.
     const nothingFound = !shown || (shown.stale && found.hidden);
     if (root.isConnected && route && nothingFound && !running) load(false);
@@ -337,6 +338,8 @@ export function searchView() {
     },
     leave() {
       running?.abort();
+      running = null;
+      results.setAttribute('aria-busy', 'false');
     },
   };
 }

@@ -23,8 +23,8 @@ pub(super) struct Arguments {
     #[command(flatten)]
     folder: IndexFolder,
     /// Where to listen; port 0 takes a free one, and a name the first of its addresses. Other addresses than this machine's own need a token
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8787", value_parser = address)]
-    listen: SocketAddr,
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8787", value_parser = listen)]
+    listen: Listen,
     /// File with the token that requests must show [default: REELSEEK_TOKEN, or none]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -76,6 +76,12 @@ impl Arguments {
     fn token(&self) -> anyhow::Result<Option<Token>> {
         match (&self.token_file, std::env::var(TOKEN)) {
             (Some(path), _) => Ok(Some(Token::read(path)?)),
+            (None, Ok(text)) if self.no_auth => {
+                if !text.is_empty() {
+                    eprintln!("reelseek: {TOKEN} is set, and --no-auth lets everybody in without it");
+                }
+                Ok(None)
+            }
             (None, Ok(text)) if !text.is_empty() => Ok(Some(Token::new(&text)?)),
             (None, Err(std::env::VarError::NotUnicode(_))) => {
                 anyhow::bail!("{TOKEN} is not of characters that a header can carry")
@@ -85,12 +91,22 @@ impl Arguments {
     }
 }
 
+/// Where to listen.
+#[derive(Debug, Clone)]
+struct Listen {
+    address: SocketAddr,
+    /// The name that it was given by, if it was not an address.
+    name: Option<String>,
+}
+
 /// An address, or the first one of a name: IPv4 if it has one, as browsers take it.
-fn address(text: &str) -> Result<SocketAddr, String> {
+fn listen(text: &str) -> Result<Listen, String> {
     let expected = "expected ADDRESS:PORT, such as 127.0.0.1:8787, localhost:8787 or [::1]:8787";
     let mut found: Vec<SocketAddr> = text.to_socket_addrs().map_err(|error| format!("{error}; {expected}"))?.collect();
     found.sort_by_key(SocketAddr::is_ipv6);
-    found.first().copied().ok_or_else(|| format!("the name has no address; {expected}"))
+    let address = *found.first().ok_or_else(|| format!("the name has no address; {expected}"))?;
+    let name = text.rsplit_once(':').map(|(name, _)| name).filter(|_| text.parse::<SocketAddr>().is_err());
+    Ok(Listen { address, name: name.map(str::to_owned) })
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -100,11 +116,12 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         token,
         index: arguments.folder.index,
         library: arguments.library,
-        listen: arguments.listen,
+        listen: arguments.listen.address,
         checkpoint: arguments.checkpoint,
         weights: arguments.weights,
         no_auth: arguments.no_auth,
-        hosts: arguments.allow_host,
+        // Who asks it to listen by a name will call it by that.
+        hosts: arguments.allow_host.into_iter().chain(arguments.listen.name).collect(),
         origins: arguments.cors,
         fetch: arguments.fetch,
         show_paths: arguments.show_paths,
@@ -117,4 +134,20 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         },
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_to_listen_by_is_one_that_it_goes_by() {
+        let given = |text: &str| listen(text).map(|found| (found.address.to_string(), found.name));
+        assert_eq!(given("127.0.0.1:80"), Ok(("127.0.0.1:80".into(), None)));
+        assert_eq!(given("[::1]:80"), Ok(("[::1]:80".into(), None)));
+        let (address, name) = given("localhost:80").unwrap();
+        assert!(address.parse::<SocketAddr>().unwrap().ip().is_loopback());
+        assert_eq!(name.as_deref(), Some("localhost"));
+        assert!(given("localhost").is_err() && given(":80").is_err());
+    }
 }

@@ -56,7 +56,7 @@ pub fn read_within(bytes: &[u8], name: &str, max_pixels: u64) -> Result<Picture,
     limits.max_alloc = Some(MAX_ALLOC_BYTES.min(max_pixels.saturating_mul(ALLOC_BYTES_PER_PIXEL)));
     reader.limits(limits);
     let large = |found: String| Error::PictureTooLarge { name: name.to_owned(), found, max_pixels };
-    let refused = |error: ImageError| match claims_too_much(&error) {
+    let refused = |error: ImageError| match claims_too_much(&error, bytes) {
         true => large("says that it is larger than its decoder allows".to_owned()),
         false => wrong(error.to_string()),
     };
@@ -86,12 +86,14 @@ pub fn read_within(bytes: &[u8], name: &str, max_pixels: u64) -> Result<Picture,
 }
 
 /// Whether a decoder refuses a size before we see it. Those of BMP and QOI have no type for that, only words.
-fn claims_too_much(error: &ImageError) -> bool {
+fn claims_too_much(error: &ImageError, bytes: &[u8]) -> bool {
     let words = || error.to_string().to_lowercase();
+    // Width and height of QOI, for which nothing is as wrong as too much.
+    let is_nothing = || [4..8, 8..12].into_iter().any(|side| bytes.get(side) == Some(&[0; 4][..]));
     match error {
         ImageError::Limits(_) => true,
         ImageError::Decoding(_) => {
-            ["image too large", "invalid image dimensions"].iter().any(|said| words().contains(said))
+            words().contains("image too large") || words().contains("invalid image dimensions") && !is_nothing()
         }
         _ => false,
     }
@@ -175,6 +177,10 @@ mod tests {
         DynamicImage::new_rgb8(1, 1).write_to(&mut qoi, ImageFormat::Qoi).unwrap();
         let mut qoi = qoi.into_inner();
         qoi[4..12].copy_from_slice(&[0xff; 8]);
+        let mut none = qoi.clone();
+        none[4..12].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 7]);
+        let error = read_within(&none, "none", 40_000_000).unwrap_err();
+        assert!(matches!(error, Error::Picture { .. }), "{error}");
         // A screen of one pixel, with a picture of 65,535 x 65,535 on it.
         let gif = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\xff\xff\xff\xff\0\x02\x02D\x01\0;".to_vec();
         for (name, bytes) in [("bmp", bmp), ("qoi", qoi), ("gif", gif)] {

@@ -16,6 +16,7 @@ use super::ask::Kind;
 use super::budget::Held;
 use super::error::ApiError;
 use super::metrics::Stage;
+use super::observe::CLIENT_LEFT;
 use super::state::App;
 
 /// The largest picture, or form of pictures: 25 MB, as trace.moe takes it, and as cameras make it.
@@ -26,13 +27,11 @@ pub(super) const JSON_BYTES: usize = 4_000_000;
 const ORDER_BYTES: usize = 64_000;
 /// The largest body of everything else, of what is open to everybody too: a token.
 const OTHER_BYTES: usize = 4_000;
-/// So much of a body must come in each window of time, 32 kB/s, or the end of it.
+/// So much of a body must come in each window of time, 32 kB/s, or the end of it: the largest body takes 13 minutes at most.
 const WINDOW: Duration = Duration::from_secs(5);
 const WINDOW_BYTES: usize = 160_000;
 /// How much longer the first window is: small bodies may come over any line.
 const GRACE: Duration = Duration::from_secs(5);
-/// Longest time for the whole: the largest body over a line of 4 Mbit/s.
-const WHOLE: Duration = Duration::from_secs(60);
 /// What is read, and thrown away, beyond the largest body: who sends first and listens afterwards shall hear why it was refused.
 const LINGER_BYTES: usize = 2 * MAX_BYTES;
 const LINGER: Duration = Duration::from_secs(5);
@@ -93,20 +92,19 @@ async fn read(
         }
         return Err(too_large());
     }
-    let late = |what: &str| ApiError::new(StatusCode::REQUEST_TIMEOUT, format!("the body {what}"));
+    let late = || ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body comes too slowly");
     let start = tokio::time::Instant::now();
-    let (whole, mut window, mut in_window) = (start + WHOLE, start + GRACE + WINDOW, 0);
+    let (mut window, mut in_window) = (start + GRACE + WINDOW, 0);
     let mut bytes = BytesMut::new();
     loop {
-        let frame = match tokio::time::timeout_at(whole.min(window), body.frame()).await {
-            Err(_) if window >= whole => return Err(late("took too long to come")),
-            Err(_) if in_window < WINDOW_BYTES => return Err(late("comes too slowly")),
+        let frame = match tokio::time::timeout_at(window, body.frame()).await {
+            Err(_) if in_window < WINDOW_BYTES => return Err(late()),
             Err(_) => {
                 (window, in_window) = (window + WINDOW, 0);
                 continue;
             }
             Ok(None) => return Ok(bytes.freeze()),
-            Ok(Some(Err(_))) => return Err(ApiError::malformed("the body broke off")),
+            Ok(Some(Err(error))) => return Err(broken(&error)),
             Ok(Some(Ok(frame))) => frame,
         };
         let Ok(data) = frame.into_data() else { continue };
@@ -117,6 +115,16 @@ async fn read(
         held.more(data.len())?;
         in_window += data.len();
         bytes.extend_from_slice(&data);
+    }
+}
+
+/// A body that ends before its end: its sender has left, or does not know how bodies are sent.
+fn broken(error: &axum::Error) -> ApiError {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<hyper::Error>());
+    let left = source.is_some_and(|error| error.is_incomplete_message() || error.is_closed());
+    match StatusCode::from_u16(CLIENT_LEFT) {
+        Ok(status) if left => ApiError::new(status, "the body broke off"),
+        _ => ApiError::malformed("the body broke off"),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tracing::Instrument;
 
 use super::cache::Key;
 use crate::media::Cancel;
@@ -46,10 +47,12 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
                 let cancel = Cancel::default();
                 let landing = Landing { flights: self.clone(), key: key.clone(), sender };
                 let work = work(cancel.clone());
-                let task = tokio::spawn(async move {
+                let flight = async move {
                     let outcome = work.await;
                     landing.sender.send_replace(Some(outcome));
-                });
+                };
+                // What goes wrong is told of the request that was the first to ask.
+                let task = tokio::spawn(flight.in_current_span());
                 Flight { done, cancel, task: task.abort_handle(), waiting: 0 }
             });
             flight.waiting += 1;

@@ -71,18 +71,41 @@ impl Gate {
         metrics: &Metrics,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
+        self.run_within(metrics, self.queue, self.queue_time, work).await
+    }
+
+    /// As [`Gate::run`], for a further part of a request that was let in before: it is not sent away, however many wait, and waits until then.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) async fn run_further<T: Send + 'static>(
+        &self,
+        metrics: &Metrics,
+        until: Instant,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        self.run_within(metrics, usize::MAX, until.saturating_duration_since(Instant::now()), work).await
+    }
+
+    async fn run_within<T: Send + 'static>(
+        &self,
+        metrics: &Metrics,
+        queue: usize,
+        queue_time: Duration,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
         let start = Instant::now();
         let worker = match self.workers.clone().try_acquire_owned() {
             Ok(worker) => worker,
             Err(_) => {
                 let before = self.waiting.fetch_add(1, Ordering::AcqRel);
                 let _place = Place(self.waiting.clone());
-                if before >= self.queue {
+                if before >= queue {
                     return Err(ApiError::busy("too many requests at once: try again in a moment"));
                 }
-                let turn = tokio::time::timeout(self.queue_time, self.workers.clone().acquire_owned()).await;
+                let turn = tokio::time::timeout(queue_time, self.workers.clone().acquire_owned()).await;
                 let turn =
-                    turn.map_err(|_| ApiError::busy("the queue is too long: try again later").after(self.queue_time))?;
+                    turn.map_err(|_| ApiError::busy("the queue is too long: try again later").after(queue_time))?;
                 turn.map_err(|error| ApiError::internal(&error))?
             }
         };
@@ -140,6 +163,26 @@ mod tests {
             go.send(()).unwrap();
             assert_eq!((first.await.unwrap().unwrap(), second.await.unwrap().unwrap()), (1, 2));
             assert_eq!(gate.waiting(), 0);
+        });
+    }
+
+    #[test]
+    fn a_further_part_waits_where_others_are_sent_away_but_not_for_ever() {
+        runtime().block_on(async {
+            let gate = Arc::new(Gate::new(1, 0));
+            let metrics = Arc::new(Metrics::default());
+            let held = gate.workers.clone().acquire_owned().await.unwrap();
+            let (g, m) = (gate.clone(), metrics.clone());
+            let until = Instant::now() + Duration::from_secs(60);
+            let further = tokio::spawn(async move { g.run_further(&m, until, || Ok(1)).await });
+            while gate.waiting() == 0 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(gate.run(&metrics, || Ok(2)).await.unwrap_err().status, StatusCode::TOO_MANY_REQUESTS);
+            let late = gate.run_further(&metrics, Instant::now(), || Ok(3)).await;
+            assert_eq!(late.unwrap_err().status, StatusCode::TOO_MANY_REQUESTS);
+            drop(held);
+            assert_eq!(further.await.unwrap().unwrap(), 1);
         });
     }
 

@@ -370,9 +370,9 @@ struct Running {
         (status = 409, description = "Another job runs", body = Running),
         (status = 413, description = "More than 64 kB", body = ErrorBody),
         (status = 415, description = "Not JSON", body = ErrorBody),
-        (status = 429, description = "Too many requests at once", body = ErrorBody),
+        (status = 429, description = "Too many requests at once", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
         (status = 500, description = "A fault of the server", body = ErrorBody),
-        (status = 503, description = "The server is stopping", body = ErrorBody),
+        (status = 503, description = "The server is stopping", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
     )
 )]
 async fn start(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {

@@ -160,7 +160,7 @@ pub(super) fn find(snapshot: &Snapshot, id: &str) -> Result<Video, ApiError> {
         (status = 403, description = "Another Host or Origin", body = ErrorBody),
         (status = 429, description = "Too many requests at once", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
         (status = 500, description = "A fault of the server", body = ErrorBody),
-        (status = 503, description = "No index yet, or it took too long", body = ErrorBody),
+        (status = 503, description = "No index yet, or it took too long", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
     )
 )]
 async fn videos(State(app): State<Arc<App>>, Query(wish): Query<Wish>) -> Result<Json<Page>, ApiError> {
@@ -201,7 +201,7 @@ async fn videos(State(app): State<Arc<App>>, Query(wish): Query<Wish>) -> Result
         (status = 404, description = "No such video", body = ErrorBody),
         (status = 429, description = "Too many requests at once", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
         (status = 500, description = "A fault of the server", body = ErrorBody),
-        (status = 503, description = "No index yet, or it took too long", body = ErrorBody),
+        (status = 503, description = "No index yet, or it took too long", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
     )
 )]
 async fn video(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<Whole>, ApiError> {
@@ -248,7 +248,7 @@ struct Folder {
         (status = 403, description = "Another Host or Origin", body = ErrorBody),
         (status = 429, description = "Too many requests at once", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
         (status = 500, description = "A fault of the server", body = ErrorBody),
-        (status = 503, description = "No index yet, or it took too long", body = ErrorBody),
+        (status = 503, description = "No index yet, or it took too long", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
     )
 )]
 async fn facets(State(app): State<Arc<App>>) -> Result<Json<Facets>, ApiError> {

@@ -33,7 +33,7 @@ const HEAD_BYTES: usize = 64 << 10;
 /// Longest time in which a client takes nothing of an answer: players that pause come back with a range.
 const WRITE_STALL: Duration = Duration::from_secs(60);
 /// Connections at once. An idle one costs a few kilobytes and a file descriptor; when all are taken, the one that has been idle longest goes,
-/// or else the one that has been sending a body longest.
+/// or else the one whose body has not come for longest.
 pub(super) const MAX_CONNECTIONS: usize = 4096;
 /// File descriptors that are kept for the index, videos and ffmpeg.
 const OTHER_FILES: u64 = 256;
@@ -51,8 +51,12 @@ const FRESH: Duration = Duration::from_secs(1);
 const NEW: Duration = Duration::from_millis(100);
 
 /// Who asks.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer(pub(super) SocketAddr);
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    /// Whether the connection was asked to leave for another.
+    pub(super) sent_away: Arc<AtomicBool>,
+}
 
 /// One connection.
 struct Connection {
@@ -60,9 +64,12 @@ struct Connection {
     busy: AtomicUsize,
     /// Whether a request's body is still coming.
     receives: AtomicBool,
-    /// When it became idle, or began to receive a body.
+    /// When it became idle, or the last bytes of a body came that are worth a mark.
     since: Mutex<Instant>,
+    /// Bytes of the body since then.
+    unmarked: AtomicUsize,
     leave: Notify,
+    peer: Peer,
 }
 
 impl Connection {
@@ -78,8 +85,8 @@ impl Connection {
         self.is_busy() && !self.receives()
     }
 
-    /// If it may go for another: its place in the order in which they go. Those that are idle go first, then those that are sending, and last those that
-    /// may be about to ask.
+    /// If it may go for another: its place in the order in which they go. Those that are idle go first, then those whose bodies do not come, then those that
+    /// may be about to ask, and last those that are sending.
     fn order(&self) -> Option<(u8, Instant)> {
         let since = self.since();
         let age = since.elapsed();
@@ -87,12 +94,21 @@ impl Connection {
             (false, false) if age >= FRESH => 0,
             (true, _) if age >= FRESH => 1,
             (false, false) if age >= NEW => 2,
+            (true, _) if age >= NEW => 3,
             _ => return None,
         };
         Some((class, since))
     }
 
+    /// So many bytes of a body came.
+    fn came(&self, bytes: usize) {
+        if self.unmarked.fetch_add(bytes, Ordering::AcqRel) + bytes >= PROGRESS_BYTES {
+            self.mark();
+        }
+    }
+
     fn mark(&self) {
+        self.unmarked.store(0, Ordering::Release);
         *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
@@ -141,6 +157,9 @@ struct Coming {
     receiving: Option<Receiving>,
 }
 
+/// A body that brings so much within a second is coming: half of what it must bring on the whole.
+const PROGRESS_BYTES: usize = 16_000;
+
 impl Coming {
     fn new(body: Incoming, connection: &Arc<Connection>) -> Coming {
         let receiving = (!body.is_end_stream()).then(|| Receiving::new(connection));
@@ -157,6 +176,9 @@ impl HttpBody for Coming {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let (Some(Ok(frame)), Some(receiving)) = (&frame, &self.receiving) {
+            receiving.0.came(frame.data_ref().map_or(0, Bytes::len));
+        }
         if !matches!(frame, Some(Ok(_))) || self.body.is_end_stream() {
             self.receiving = None;
         }
@@ -177,12 +199,14 @@ impl HttpBody for Coming {
 struct Connections(Mutex<HashMap<u64, Arc<Connection>>>);
 
 impl Connections {
-    fn open(&self, number: u64) -> Arc<Connection> {
+    fn open(&self, number: u64, address: SocketAddr) -> Arc<Connection> {
         let connection = Arc::new(Connection {
             busy: AtomicUsize::new(0),
             receives: AtomicBool::new(false),
             since: Mutex::new(Instant::now()),
+            unmarked: AtomicUsize::new(0),
             leave: Notify::new(),
+            peer: Peer { address, sent_away: Arc::default() },
         });
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(number, connection.clone());
         connection
@@ -192,13 +216,14 @@ impl Connections {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
     }
 
-    /// Asks the one to leave that has been idle longest, or else whose request's body has been coming longest; tells whether there is one.
+    /// Asks the one to leave that has been idle longest, or else whose body has not come for longest; tells whether there is one.
     fn evict(&self) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let may_go = all.iter().filter_map(|(number, connection)| Some((connection.order()?, *number)));
         let Some((_, number)) = may_go.min() else { return false };
         // Forgotten here, so that it is asked once.
         all.remove(&number).is_some_and(|connection| {
+            connection.peer.sent_away.store(true, Ordering::Release);
             connection.leave.notify_one();
             true
         })
@@ -249,7 +274,7 @@ pub(super) async fn serve(
     };
     let accept = async {
         for number in 0u64.. {
-            let (stream, peer) = loop {
+            let (stream, address) = loop {
                 match listener.accept().await {
                     Ok(accepted) => break accepted,
                     // The client left before it was let in; or no file descriptor is left, and one that is idle may have one.
@@ -263,12 +288,12 @@ pub(super) async fn serve(
             };
             // Nobody goes before somebody is there who takes the place.
             let Some(place) = place(&places, evict).await else { return };
-            let connection = connections.open(number);
+            let connection = connections.open(number, address);
             let (router, metrics, connections, stop) =
                 (router.clone(), metrics.clone(), connections.clone(), stop.clone());
             tokio::spawn(async move {
                 metrics.connections.inc();
-                talk(stream, Peer(peer), router, connection, stop).await;
+                talk(stream, router, connection, stop).await;
                 metrics.connections.dec();
                 connections.close(number);
                 drop(place);
@@ -305,13 +330,7 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// Serves one connection to its end.
-async fn talk(
-    stream: TcpStream,
-    peer: Peer,
-    router: Router,
-    connection: Arc<Connection>,
-    mut stop: watch::Receiver<bool>,
-) {
+async fn talk(stream: TcpStream, router: Router, connection: Arc<Connection>, mut stop: watch::Receiver<bool>) {
     // Answers are written whole: waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
     let own = connection.clone();
@@ -319,6 +338,7 @@ async fn talk(
         let busy = Busy::new(&own);
         let router = router.clone();
         let request = request.map(|body| Coming::new(body, &own));
+        let peer = own.peer.clone();
         async move {
             let mut request: Request = request.map(Body::new);
             request.extensions_mut().insert(peer);

@@ -324,7 +324,7 @@ struct At {
         (status = 429, description = "Too many wait", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
         (status = 500, description = "A fault of the server", body = ErrorBody),
         (status = 501, description = "The server has no ffmpeg", body = ErrorBody),
-        (status = 503, description = "No index yet, or it took too long", body = ErrorBody),
+        (status = 503, description = "No index yet, or it took too long", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
     )
 )]
 async fn thumbnail(
@@ -429,7 +429,7 @@ fn span(from_ms: u32, to_ms: Option<u32>, duration_ms: u32) -> (u32, u32) {
         (status = 429, description = "Too many wait", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
         (status = 500, description = "A fault of the server", body = ErrorBody),
         (status = 501, description = "The server's ffmpeg cannot make it", body = ErrorBody),
-        (status = 503, description = "No index yet, or it took too long", body = ErrorBody),
+        (status = 503, description = "No index yet, or it took too long", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
     )
 )]
 async fn preview(
@@ -491,7 +491,7 @@ fn clip(kept: &Media, file: &Located, cut: &Cut, codec: Codec, key: &Key, cancel
         (status = 410, description = "The video's file has gone", body = ErrorBody),
         (status = 416, description = "It has no such bytes", body = ErrorBody),
         (status = 500, description = "A fault of the server", body = ErrorBody),
-        (status = 503, description = "No index yet", body = ErrorBody),
+        (status = 503, description = "No index yet", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
     )
 )]
 async fn whole(

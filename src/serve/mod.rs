@@ -107,15 +107,12 @@ pub struct Options {
 ///
 /// # Errors
 /// [`enum@Error`] if the options do not go together, the index cannot be opened or the address not be listened on.
-pub fn run(mut options: Options) -> Result<(), Error> {
+pub fn run(options: Options) -> Result<(), Error> {
     let listen = options.listen;
     if !listen.ip().is_loopback() && options.token.is_none() && !options.no_auth {
         return Err(Error::Open { listen });
     }
     log::start(options.log);
-    if options.no_auth && options.token.take().is_some() {
-        tracing::warn!("a token is set, and --no-auth lets everybody in without it");
-    }
     match std::fs::metadata(&options.index) {
         Ok(found) if !found.is_dir() => return Err(Error::Index { path: options.index }),
         _ if !reelseek_index::Index::exists(&options.index) => {

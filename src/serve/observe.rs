@@ -25,7 +25,7 @@ const MAX_ID_BYTES: usize = 64;
 const MAX_ERROR_BYTES: usize = 16 << 10;
 
 /// The status of a request whose client did not wait for the answer, as nginx has it.
-const CLIENT_LEFT: u16 = 499;
+pub(super) const CLIENT_LEFT: u16 = 499;
 
 /// Counts one up as long as it lives.
 struct Counted(Gauge);
@@ -48,18 +48,23 @@ struct Noted {
     app: Arc<App>,
     start: Instant,
     id: HeaderValue,
-    peer: String,
+    peer: Option<Peer>,
     method: &'static str,
     route: String,
     answered: bool,
 }
 
 impl Noted {
+    fn peer(&self) -> String {
+        self.peer.as_ref().map_or("none".to_owned(), |peer| peer.address.to_string())
+    }
+
     fn note(&self, status: u16, what: &str) {
         let took = self.start.elapsed();
         self.app.metrics.answered(&self.route, self.method, status, took);
         // The route and never the address: that may carry the key of a link, or what somebody looks for.
-        let Noted { peer, method, route, .. } = self;
+        let Noted { method, route, .. } = self;
+        let peer = self.peer();
         let ms = (took.as_secs_f64() * 1e5).round() / 100.0;
         tracing::info!(id = self.id.to_str().unwrap_or_default(), peer, method, route, status, ms, "{what}");
     }
@@ -67,8 +72,11 @@ impl Noted {
 
 impl Drop for Noted {
     fn drop(&mut self) {
-        if !self.answered {
-            self.note(CLIENT_LEFT, "client left");
+        let sent_away = || self.peer.as_ref().is_some_and(|peer| peer.sent_away.load(Ordering::Acquire));
+        match self.answered {
+            true => {}
+            false if sent_away() => self.note(StatusCode::SERVICE_UNAVAILABLE.as_u16(), "connection closed for others"),
+            false => self.note(CLIENT_LEFT, "client left"),
         }
     }
 }
@@ -79,14 +87,14 @@ pub(super) async fn observe(State(app): State<Arc<App>>, request: Request, next:
     let mut noted = Noted {
         start: Instant::now(),
         id: request_id(&request),
-        peer: request.extensions().get::<Peer>().map_or("none".to_owned(), |Peer(address)| address.to_string()),
+        peer: request.extensions().get::<Peer>().cloned(),
         method: known(request.method()),
         route: request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned(),
         answered: false,
         app,
     };
     // What is logged on the way names the request.
-    let Noted { id, peer, method, route, .. } = &noted;
+    let (Noted { id, method, route, .. }, peer) = (&noted, noted.peer());
     let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), peer, method, route);
     let mut response = in_json(next.run(request).instrument(span).await).await;
     noted.answered = true;

@@ -208,8 +208,9 @@ impl App {
         };
         check(&url)?;
         // The fetch keeps its turn, even if nobody waits for it any more.
-        let turn = remote.turns.clone().try_acquire_owned();
+        let turn = tokio::time::timeout_at(until.into(), remote.turns.clone().acquire_owned()).await;
         let turn = turn.map_err(|_| ApiError::busy("too many fetches at once: try again in a moment"))?;
+        let turn = turn.map_err(|error| ApiError::internal(&error))?;
         let start = Instant::now();
         let (worker, budget) = (remote.clone(), self.bodies.clone());
         let fetched = log::blocking(move || {

@@ -9,6 +9,7 @@ use axum::extract::{Query, Request, State};
 use bytes::Bytes;
 use reelseek_index::Effort;
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 use tracing::Instrument;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -30,7 +31,7 @@ const MAX_TOP: usize = 100;
 const MAX_SKIP: usize = 10_000;
 const MAX_EF: usize = 100_000;
 const DEFAULT_TOP: usize = 10;
-/// Longest time for all of a batch, fetching and waiting included: what is done by then is told.
+/// Time in which the queries of a batch must have their turns, fetched pictures included: what is done by then is told.
 const BATCH_TIME: Duration = Duration::from_secs(20);
 /// Queries of a batch that are fetched before their turn.
 const AHEAD: usize = 4;
@@ -309,6 +310,15 @@ impl From<Result<Reply, ApiError>> for OneReply {
     }
 }
 
+/// What is looked up before its turn; no longer than somebody waits for it.
+struct Ahead<T>(VecDeque<JoinHandle<T>>);
+
+impl<T> Drop for Ahead<T> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
 /// Several searches at once, up to 32, on one snapshot of the index.
 #[utoipa::path(
     post, path = "/v1/search/batch", tag = "search", params(Wish),
@@ -343,21 +353,24 @@ async fn batch(
     app.gate.run(&app.metrics, check).await?;
     let until = Instant::now() + BATCH_TIME;
     let mut queries = sought.into_iter();
-    let mut coming = VecDeque::with_capacity(AHEAD);
+    let mut coming = Ahead(VecDeque::with_capacity(AHEAD));
     let mut answers = Vec::with_capacity(queries.len());
     loop {
-        while let Some(sought) = (coming.len() < AHEAD).then(|| queries.next()).flatten() {
+        while let Some(sought) = (coming.0.len() < AHEAD).then(|| queries.next()).flatten() {
             let app = app.clone();
             let look = async move { sought.look(&app, until.min(Instant::now() + remote::TIME)).await };
-            coming.push_back(tokio::spawn(look.in_current_span()));
+            coming.0.push_back(tokio::spawn(look.in_current_span()));
         }
-        let Some(next) = coming.pop_front() else { break };
+        let Some(next) = coming.0.pop_front() else { break };
         let looked = next.await.map_err(|error| ApiError::internal(&error))?;
         let (worker, snapshot, options) = (app.clone(), snapshot.clone(), options.clone());
         let outcome = match looked {
             _ if Instant::now() > until => Err(ApiError::busy("the batch took too long before it came to this one")),
             // A turn for each: single searches come in between.
-            Ok(looked) => app.gate.run(&app.metrics, move || by(&worker, &snapshot, &looked, &options)).await,
+            Ok(looked) => {
+                let work = move || by(&worker, &snapshot, &looked, &options);
+                app.gate.run_further(&app.metrics, until, work).await
+            }
             Err(error) => Err(error),
         };
         answers.push(outcome.into());

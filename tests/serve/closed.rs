@@ -121,13 +121,19 @@ fn the_log_tells_every_request_and_no_secret() {
 fn the_log_tells_which_request_went_wrong_and_who_left() {
     let place = Place::new();
     let server = place.serve(&["--log", "json", "--workers", "1"]);
+    let listed: Value = serde_json::from_str(&server.get("/v1/videos").body).unwrap();
+    let frame = place.frame("bars.avi", "5", "6000:4000");
     // An index that is damaged while it is searched.
     let segment = std::fs::read_dir(place.path("index/segments")).unwrap().next().unwrap().unwrap().path();
     std::fs::OpenOptions::new().write(true).open(segment).unwrap().set_len(100).unwrap();
     let reply = server.post("/v1/search", "application/json", &vector());
     assert_eq!((reply.status, reply.error().contains("segments")), (500, false), "{}", reply.body);
+    // A video that was damaged since it was indexed.
+    let (name, id) = (listed["videos"][0]["name"].as_str().unwrap(), listed["videos"][0]["video"].as_str().unwrap());
+    std::fs::write(place.path("videos").join(name), b"no video").unwrap();
+    let picture = server.get(&format!("/v1/thumbnail?video={id}"));
+    assert_eq!(picture.status, 422, "{}", picture.body);
     // Who leaves before its turn has come.
-    let frame = place.frame("bars.avi", "5", "6000:4000");
     let ask = || {
         let mut stream = server.connect();
         let head = format!(
@@ -155,6 +161,9 @@ fn the_log_tells_which_request_went_wrong_and_who_left() {
     assert!(peer.starts_with("127.0.0.1:"), "{error}");
     let request = lines.iter().find(|line| line["id"] == id).unwrap();
     assert_eq!((&request["status"], &request["peer"]), (&500.into(), &peer.into()), "{request}");
+    let warning =
+        lines.iter().find(|line| line["level"] == "WARN" && line["span"]["route"] == "/v1/thumbnail").unwrap();
+    assert_eq!(warning["span"]["id"], picture.head["x-request-id"].to_str().unwrap(), "{warning}");
 }
 
 #[test]

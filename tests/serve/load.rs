@@ -96,12 +96,24 @@ fn slow_bodies_do_not_hold_every_place() {
     // Those that were closed meanwhile cannot be written to.
     let mut drip = |bytes: &[u8]| slow.iter_mut().for_each(|stream| stream.write_all(bytes).unwrap_or_default());
     drip(head.as_bytes());
-    for _ in 0..10 {
+    // A slow line over which a body comes all the same, from before the others' last bytes until after them.
+    let mut picture = place.frame("zoom.mp4", "7", "640:360");
+    picture.resize(10 * 20_000, 0);
+    let mut steady = server.connect();
+    let head = format!(
+        "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        picture.len()
+    );
+    steady.write_all(head.as_bytes()).unwrap();
+    for piece in picture.chunks(20_000) {
+        steady.write_all(piece).unwrap();
         drip(b"x");
         let worst = slowest(&server, 1);
         assert!(worst < PROMPT, "{worst:?}");
         std::thread::sleep(Duration::from_millis(200));
     }
+    let answer = rest(&steady);
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     let evicted = server.get("/metrics").body;
     let evicted = evicted.lines().find_map(|l| l.strip_prefix("reelseek_connections_evicted_total ")).unwrap();
     assert!(evicted.parse::<u32>().unwrap() >= 7, "{evicted}");
