@@ -76,12 +76,7 @@ impl Arguments {
     fn token(&self) -> anyhow::Result<Option<Token>> {
         match (&self.token_file, std::env::var(TOKEN)) {
             (Some(path), _) => Ok(Some(Token::read(path)?)),
-            (None, Ok(text)) if self.no_auth => {
-                if !text.is_empty() {
-                    eprintln!("reelseek: {TOKEN} is set, and --no-auth lets everybody in without it");
-                }
-                Ok(None)
-            }
+            (None, _) if self.no_auth => Ok(None),
             (None, Ok(text)) if !text.is_empty() => Ok(Some(Token::new(&text)?)),
             (None, Err(std::env::VarError::NotUnicode(_))) => {
                 anyhow::bail!("{TOKEN} is not of characters that a header can carry")
@@ -105,7 +100,8 @@ fn listen(text: &str) -> Result<Listen, String> {
     let mut found: Vec<SocketAddr> = text.to_socket_addrs().map_err(|error| format!("{error}; {expected}"))?.collect();
     found.sort_by_key(SocketAddr::is_ipv6);
     let address = *found.first().ok_or_else(|| format!("the name has no address; {expected}"))?;
-    let name = text.rsplit_once(':').map(|(name, _)| name).filter(|_| text.parse::<SocketAddr>().is_err());
+    let name = text.rsplit_once(':').map(|(name, _)| name.trim_start_matches('[').trim_end_matches(']'));
+    let name = name.filter(|name| name.parse::<std::net::IpAddr>().is_err());
     Ok(Listen { address, name: name.map(str::to_owned) })
 }
 
@@ -120,6 +116,7 @@ pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         checkpoint: arguments.checkpoint,
         weights: arguments.weights,
         no_auth: arguments.no_auth,
+        unused_token: arguments.no_auth && std::env::var_os(TOKEN).is_some_and(|token| !token.is_empty()),
         // Who asks it to listen by a name will call it by that.
         hosts: arguments.allow_host.into_iter().chain(arguments.listen.name).collect(),
         origins: arguments.cors,
@@ -145,6 +142,7 @@ mod tests {
         let given = |text: &str| listen(text).map(|found| (found.address.to_string(), found.name));
         assert_eq!(given("127.0.0.1:80"), Ok(("127.0.0.1:80".into(), None)));
         assert_eq!(given("[::1]:80"), Ok(("[::1]:80".into(), None)));
+        assert_eq!(given("::1:80"), Ok(("[::1]:80".into(), None)));
         let (address, name) = given("localhost:80").unwrap();
         assert!(address.parse::<SocketAddr>().unwrap().ip().is_loopback());
         assert_eq!(name.as_deref(), Some("localhost"));

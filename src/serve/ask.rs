@@ -51,7 +51,7 @@ pub(super) enum Looked {
 
 impl Sought {
     /// What is fetched must be there by then.
-    pub(super) async fn look(self, app: &App, until: Instant) -> Result<Looked, ApiError> {
+    pub(super) async fn look(self, app: &App, until: Option<Instant>) -> Result<Looked, ApiError> {
         match self {
             Sought::Picture(bytes) => Ok(Looked::Picture(bytes)),
             Sought::Vector(vector) => Ok(Looked::Vector(vector)),

@@ -120,8 +120,12 @@ async fn read(
 
 /// A body that ends before its end: its sender has left, or does not know how bodies are sent.
 fn broken(error: &axum::Error) -> ApiError {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<hyper::Error>());
-    let left = source.is_some_and(|error| error.is_incomplete_message() || error.is_closed());
+    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let left = causes.any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        matches!(io, Some(UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe))
+    });
     match StatusCode::from_u16(CLIENT_LEFT) {
         Ok(status) if left => ApiError::new(status, "the body broke off"),
         _ => ApiError::malformed("the body broke off"),

@@ -3,7 +3,6 @@
 //! Borders: trace.moe cuts them if `cutBorders` is there; we always search both with and without.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{Query, Request, State};
@@ -18,7 +17,6 @@ use utoipa_axum::routes;
 use super::ask::{self, Fields, Kind};
 use super::auth::is_https;
 use super::error::{ApiError, ErrorBody};
-use super::remote;
 use super::search::{by_picture, links, name_of, seconds};
 use super::state::App;
 use crate::search::{Group, Options};
@@ -116,7 +114,7 @@ async fn by_url(
     let Some(url) = address.url else {
         return Err(ApiError::malformed("`url` is missing: GET /search?url=ADDRESS, or POST the picture"));
     };
-    let bytes = app.fetch(url, Instant::now() + remote::TIME).await?;
+    let bytes = app.fetch(url, None).await?;
     answer(app, &headers, bytes).await
 }
 
@@ -159,7 +157,7 @@ async fn by_image(
     };
     let bytes = match (image, url.or(parameters.url)) {
         (Some(image), _) => image,
-        (None, Some(url)) => app.fetch(url, Instant::now() + remote::TIME).await?,
+        (None, Some(url)) => app.fetch(url, None).await?,
         (None, None) => {
             return Err(ApiError::malformed("there is no picture: POST it as the body, or as the field `image`"));
         }

@@ -20,6 +20,8 @@ const WORK_TIME: Duration = Duration::from_secs(30);
 pub(super) struct Gate {
     workers: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
+    /// Those who wait and were let in before: they take nobody's place in the queue.
+    further: Arc<AtomicUsize>,
     queue: usize,
     queue_time: Duration,
     work_time: Duration,
@@ -42,6 +44,7 @@ impl Gate {
         Gate {
             workers: Arc::new(Semaphore::new(workers)),
             waiting: Arc::default(),
+            further: Arc::default(),
             queue,
             queue_time: QUEUE_TIME,
             work_time: WORK_TIME,
@@ -56,7 +59,7 @@ impl Gate {
 
     /// Requests that wait.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Acquire)
+        self.waiting.load(Ordering::Acquire) + self.further.load(Ordering::Acquire)
     }
 
     /// Does the work on a thread of its own, when its turn has come.
@@ -71,7 +74,7 @@ impl Gate {
         metrics: &Metrics,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        self.run_within(metrics, self.queue, self.queue_time, work).await
+        self.run_among(metrics, &self.waiting, self.queue, self.queue_time, work).await
     }
 
     /// As [`Gate::run`], for a further part of a request that was let in before: it is not sent away, however many wait, and waits until then.
@@ -84,12 +87,14 @@ impl Gate {
         until: Instant,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        self.run_within(metrics, usize::MAX, until.saturating_duration_since(Instant::now()), work).await
+        let patience = until.saturating_duration_since(Instant::now());
+        self.run_among(metrics, &self.further, usize::MAX, patience, work).await
     }
 
-    async fn run_within<T: Send + 'static>(
+    async fn run_among<T: Send + 'static>(
         &self,
         metrics: &Metrics,
+        waiting: &Arc<AtomicUsize>,
         queue: usize,
         queue_time: Duration,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
@@ -98,8 +103,8 @@ impl Gate {
         let worker = match self.workers.clone().try_acquire_owned() {
             Ok(worker) => worker,
             Err(_) => {
-                let before = self.waiting.fetch_add(1, Ordering::AcqRel);
-                let _place = Place(self.waiting.clone());
+                let before = waiting.fetch_add(1, Ordering::AcqRel);
+                let _place = Place(waiting.clone());
                 if before >= queue {
                     return Err(ApiError::busy("too many requests at once: try again in a moment"));
                 }
@@ -169,7 +174,7 @@ mod tests {
     #[test]
     fn a_further_part_waits_where_others_are_sent_away_but_not_for_ever() {
         runtime().block_on(async {
-            let gate = Arc::new(Gate::new(1, 0));
+            let gate = Arc::new(Gate::new(1, 1));
             let metrics = Arc::new(Metrics::default());
             let held = gate.workers.clone().acquire_owned().await.unwrap();
             let (g, m) = (gate.clone(), metrics.clone());
@@ -178,11 +183,18 @@ mod tests {
             while gate.waiting() == 0 {
                 tokio::task::yield_now().await;
             }
-            assert_eq!(gate.run(&metrics, || Ok(2)).await.unwrap_err().status, StatusCode::TOO_MANY_REQUESTS);
+            let (g, m) = (gate.clone(), metrics.clone());
+            let single = tokio::spawn(async move { g.run(&m, || Ok(2)).await });
+            while gate.waiting() == 1 {
+                tokio::task::yield_now().await;
+            }
+            let third = gate.run(&metrics, || Ok(3)).await.unwrap_err();
+            assert_eq!(third.status, StatusCode::TOO_MANY_REQUESTS, "one may wait, besides the further part");
             let late = gate.run_further(&metrics, Instant::now(), || Ok(3)).await;
             assert_eq!(late.unwrap_err().status, StatusCode::TOO_MANY_REQUESTS);
             drop(held);
-            assert_eq!(further.await.unwrap().unwrap(), 1);
+            assert_eq!((further.await.unwrap().unwrap(), single.await.unwrap().unwrap()), (1, 2));
+            assert_eq!(gate.waiting(), 0);
         });
     }
 

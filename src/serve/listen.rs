@@ -47,7 +47,7 @@ pub(super) const DRAIN: Duration = Duration::from_secs(8);
 const EVICT_AGAIN: Duration = Duration::from_millis(20);
 /// How long a connection may be idle, or sending the body of a request, before it may go for others.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long it may be idle where only such as are younger are left: the head of a request must come within that.
+/// How long it may be idle, or bring too little of a body to count, where only such as are younger are left: the head of a request must come within that.
 const NEW: Duration = Duration::from_millis(100);
 
 /// Who asks.
@@ -68,6 +68,8 @@ struct Connection {
     since: Mutex<Instant>,
     /// Bytes of the body since then.
     unmarked: AtomicUsize,
+    /// Whether the body has brought what is worth a mark.
+    proven: AtomicBool,
     leave: Notify,
     peer: Peer,
 }
@@ -86,7 +88,7 @@ impl Connection {
     }
 
     /// If it may go for another: its place in the order in which they go. Those that are idle go first, then those whose bodies do not come, then those that
-    /// may be about to ask, and last those that are sending.
+    /// may be about to ask, and last those whose bodies have only begun. Those whose bodies come stay.
     fn order(&self) -> Option<(u8, Instant)> {
         let since = self.since();
         let age = since.elapsed();
@@ -94,7 +96,7 @@ impl Connection {
             (false, false) if age >= FRESH => 0,
             (true, _) if age >= FRESH => 1,
             (false, false) if age >= NEW => 2,
-            (true, _) if age >= NEW => 3,
+            (true, _) if age >= NEW && !self.proven.load(Ordering::Acquire) => 3,
             _ => return None,
         };
         Some((class, since))
@@ -103,6 +105,7 @@ impl Connection {
     /// So many bytes of a body came.
     fn came(&self, bytes: usize) {
         if self.unmarked.fetch_add(bytes, Ordering::AcqRel) + bytes >= PROGRESS_BYTES {
+            self.proven.store(true, Ordering::Release);
             self.mark();
         }
     }
@@ -140,6 +143,7 @@ struct Receiving(Arc<Connection>);
 impl Receiving {
     fn new(connection: &Arc<Connection>) -> Receiving {
         connection.mark();
+        connection.proven.store(false, Ordering::Release);
         connection.receives.store(true, Ordering::Release);
         Receiving(connection.clone())
     }
@@ -205,6 +209,7 @@ impl Connections {
             receives: AtomicBool::new(false),
             since: Mutex::new(Instant::now()),
             unmarked: AtomicUsize::new(0),
+            proven: AtomicBool::new(false),
             leave: Notify::new(),
             peer: Peer { address, sent_away: Arc::default() },
         });

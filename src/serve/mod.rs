@@ -85,6 +85,8 @@ pub struct Options {
     pub token: Option<Token>,
     /// Whether everybody may come in over the network.
     pub no_auth: bool,
+    /// Whether a token is set that nobody is asked for because of that: the log warns of it.
+    pub unused_token: bool,
     /// Names that the server goes by, besides its address and those of loopback.
     pub hosts: Vec<String>,
     /// Origins whose pages may ask.
@@ -113,6 +115,9 @@ pub fn run(options: Options) -> Result<(), Error> {
         return Err(Error::Open { listen });
     }
     log::start(options.log);
+    if options.unused_token {
+        tracing::warn!("a token is set, and --no-auth lets everybody in without it");
+    }
     match std::fs::metadata(&options.index) {
         Ok(found) if !found.is_dir() => return Err(Error::Index { path: options.index }),
         _ if !reelseek_index::Index::exists(&options.index) => {

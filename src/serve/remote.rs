@@ -24,7 +24,10 @@ use super::metrics::Stage;
 use super::state::App;
 
 /// Longest time for all of a picture, redirects included.
-pub(super) const TIME: Duration = Duration::from_secs(15);
+const TIME: Duration = Duration::from_secs(15);
+/// Longest wait for a turn, where no other limit is given, and how many may wait.
+const TURN_TIME: Duration = Duration::from_secs(3);
+const MAX_WAITING: usize = 64;
 const REDIRECTS: u32 = 5;
 /// Fetches at once: they wait for others, and hold a thread and up to 25 MB each.
 const AT_ONCE: usize = 8;
@@ -51,6 +54,8 @@ impl AsRef<[u8]> for Fetched {
 pub(super) struct Remote {
     agent: ureq::Agent,
     turns: Arc<Semaphore>,
+    /// Places for those who wait for one.
+    places: Arc<Semaphore>,
 }
 
 impl Remote {
@@ -74,6 +79,7 @@ impl Remote {
         Remote {
             agent: ureq::Agent::with_parts(config, DefaultConnector::default(), resolver),
             turns: Arc::new(Semaphore::new(AT_ONCE)),
+            places: Arc::new(Semaphore::new(MAX_WAITING)),
         }
     }
 
@@ -197,21 +203,26 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
 }
 
 impl App {
-    /// Fetches a picture, if the server may; it must be there by then.
+    /// Fetches a picture, if the server may; if `until` is given, it must be there by then.
     ///
     /// # Errors
     /// 403 if it may not, 400 for what is no address, 502 if nothing good comes in time, 413 if too much comes, 429 if too many are fetched at once.
-    pub(super) async fn fetch(&self, url: String, until: Instant) -> Result<Bytes, ApiError> {
+    pub(super) async fn fetch(&self, url: String, until: Option<Instant>) -> Result<Bytes, ApiError> {
         let Some(remote) = &self.remote else {
             let text = "this server does not fetch pictures: send the picture itself, or start it with --fetch";
             return Err(ApiError::new(StatusCode::FORBIDDEN, text));
         };
         check(&url)?;
         // The fetch keeps its turn, even if nobody waits for it any more.
-        let turn = tokio::time::timeout_at(until.into(), remote.turns.clone().acquire_owned()).await;
-        let turn = turn.map_err(|_| ApiError::busy("too many fetches at once: try again in a moment"))?;
-        let turn = turn.map_err(|error| ApiError::internal(&error))?;
+        let busy = || ApiError::busy("too many fetches at once: try again in a moment");
+        let place = remote.places.clone().try_acquire_owned().map_err(|_| busy())?;
+        let patience = until.unwrap_or_else(|| Instant::now() + TURN_TIME);
+        let turn = tokio::time::timeout_at(patience.into(), remote.turns.clone().acquire_owned()).await;
+        let turn = turn.map_err(|_| busy())?.map_err(|error| ApiError::internal(&error))?;
+        drop(place);
+        // What was waited for the turn is not the address's fault.
         let start = Instant::now();
+        let until = until.map_or(start + TIME, |until| until.min(start + TIME));
         let (worker, budget) = (remote.clone(), self.bodies.clone());
         let fetched = log::blocking(move || {
             let _turn = turn;

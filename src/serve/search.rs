@@ -19,7 +19,6 @@ use super::ask::{self, Ask, Batch, Looked};
 use super::error::{ApiError, ErrorBody};
 use super::media::shown;
 use super::metrics::Stage;
-use super::remote;
 use super::state::{App, Snapshot};
 use crate::media;
 use crate::search::{Answer, Found, Group, Options};
@@ -278,7 +277,7 @@ async fn search(
     let Ask { sought, wish: own } = ask::one(&app, request).await?;
     let options = own.over(wish)?;
     let snapshot = app.ready()?;
-    let looked = sought.look(&app, Instant::now() + remote::TIME).await?;
+    let looked = sought.look(&app, None).await?;
     let worker = app.clone();
     let reply = app.gate.run(&app.metrics, move || by(&worker, &snapshot, &looked, &options)).await?;
     Ok(Json(reply))
@@ -358,11 +357,13 @@ async fn batch(
     loop {
         while let Some(sought) = (coming.0.len() < AHEAD).then(|| queries.next()).flatten() {
             let app = app.clone();
-            let look = async move { sought.look(&app, until.min(Instant::now() + remote::TIME)).await };
+            let look = async move { sought.look(&app, Some(until)).await };
             coming.0.push_back(tokio::spawn(look.in_current_span()));
         }
-        let Some(next) = coming.0.pop_front() else { break };
+        // It stays among them until it is there: whoever leaves stops it too.
+        let Some(next) = coming.0.front_mut() else { break };
         let looked = next.await.map_err(|error| ApiError::internal(&error))?;
+        coming.0.pop_front();
         let (worker, snapshot, options) = (app.clone(), snapshot.clone(), options.clone());
         let outcome = match looked {
             _ if Instant::now() > until => Err(ApiError::busy("the batch took too long before it came to this one")),

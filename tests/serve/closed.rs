@@ -133,6 +133,13 @@ fn the_log_tells_which_request_went_wrong_and_who_left() {
     std::fs::write(place.path("videos").join(name), b"no video").unwrap();
     let picture = server.get(&format!("/v1/thumbnail?video={id}"));
     assert_eq!(picture.status, 422, "{}", picture.body);
+    // Who leaves in the midst of a body.
+    let mut half = server.connect();
+    let half_from = half.local_addr().unwrap().to_string();
+    let head =
+        "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 1000\r\n\r\nhalf";
+    half.write_all(head.as_bytes()).unwrap();
+    drop(half);
     // Who leaves before its turn has come.
     let ask = || {
         let mut stream = server.connect();
@@ -149,10 +156,14 @@ fn the_log_tells_which_request_went_wrong_and_who_left() {
     drop(left);
     // The last line may be half written.
     let lines = || -> Vec<Value> { server.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect() };
-    until("who left is told of", || lines().iter().any(|line| line["peer"] == from.as_str()));
+    until("who left is told of", || {
+        [&from, &half_from].iter().all(|peer| lines().iter().any(|line| line["peer"] == peer.as_str()))
+    });
     let lines = lines();
     let gone = lines.iter().find(|line| line["peer"] == from.as_str()).unwrap();
     assert_eq!((&gone["status"], &gone["message"]), (&499.into(), &"client left".into()), "{gone}");
+    let half = lines.iter().find(|line| line["peer"] == half_from.as_str()).unwrap();
+    assert_eq!(half["status"], 499, "{half}");
     drop(before);
     let error = lines.iter().find(|line| line["level"] == "ERROR").unwrap();
     let id = reply.head["x-request-id"].to_str().unwrap();

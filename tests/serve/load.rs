@@ -90,22 +90,26 @@ fn bodies_that_stop_coming_are_given_up() {
 fn slow_bodies_do_not_hold_every_place() {
     let place = Place::new();
     let server = place.serve_with_few_files();
-    let head =
-        "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 5000\r\n\r\n";
+    let head = |bytes: usize| {
+        format!(
+            "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nConnection: close\r\nContent-Length: {bytes}\r\n\r\n"
+        )
+    };
+    // A slow line over which a body comes all the same: it began before all others, and ends after them.
+    let mut picture = place.frame("zoom.mp4", "7", "640:360");
+    picture.resize(16 * 20_000, 0);
+    let (first, later) = picture.split_at(6 * 20_000);
+    let mut steady = server.connect();
+    steady.write_all(head(picture.len()).as_bytes()).unwrap();
+    for piece in first.chunks(20_000) {
+        steady.write_all(piece).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+    }
     let mut slow: Vec<TcpStream> = (0..70).map(|_| server.connect()).collect();
     // Those that were closed meanwhile cannot be written to.
     let mut drip = |bytes: &[u8]| slow.iter_mut().for_each(|stream| stream.write_all(bytes).unwrap_or_default());
-    drip(head.as_bytes());
-    // A slow line over which a body comes all the same, from before the others' last bytes until after them.
-    let mut picture = place.frame("zoom.mp4", "7", "640:360");
-    picture.resize(10 * 20_000, 0);
-    let mut steady = server.connect();
-    let head = format!(
-        "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-        picture.len()
-    );
-    steady.write_all(head.as_bytes()).unwrap();
-    for piece in picture.chunks(20_000) {
+    drip(head(5000).as_bytes());
+    for piece in later.chunks(20_000) {
         steady.write_all(piece).unwrap();
         drip(b"x");
         let worst = slowest(&server, 1);

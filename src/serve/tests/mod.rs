@@ -37,6 +37,7 @@ fn options(index: &Path) -> Options {
         weights: None,
         token: None,
         no_auth: false,
+        unused_token: false,
         hosts: Vec::new(),
         origins: Vec::new(),
         fetch: false,
