@@ -48,14 +48,15 @@
 // One file of the engine has `unsafe`: `gmf/gemm.rs`, for the call of a matrix product. A test holds that.
 #![deny(unsafe_code)]
 
+mod base;
 pub mod cli;
 pub mod encode;
-pub mod eval;
 pub mod features;
 pub mod gmf;
 pub mod ingest;
 pub mod media;
+pub mod research;
 pub mod search;
-mod seeded;
 pub mod serve;
-mod tensors;
+
+pub use base::Cancel;

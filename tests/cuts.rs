@@ -5,7 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use reelseek::media::{Cancel, Codec, Cut, Error, Fit, Limits, Plan, Source, Tools, frames};
+use reelseek::Cancel;
+use reelseek::media::{Codec, Cut, Error, Fit, Limits, Plan, Source, Tools, frames};
 
 fn make(arguments: &[&str], out: &Path) {
     let mut command = Command::new(std::env::var_os("REELSEEK_FFMPEG").unwrap_or_else(|| "ffmpeg".into()));

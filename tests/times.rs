@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use reelseek::media::{self, Cancel, Error, Fit, Limits, Plan, Tools};
+use reelseek::Cancel;
+use reelseek::media::{self, Error, Fit, Limits, Plan, Tools};
 
 const PLAN: Plan = Plan { rate_hz: 4.0, width: 32, height: 32, fit: Fit::Stretch, keyframes_only: false };
 

@@ -116,7 +116,7 @@ fn write(
     out: &Path,
     fill: impl FnOnce(&mut std::io::BufWriter<std::fs::File>) -> std::io::Result<()>,
 ) -> anyhow::Result<()> {
-    tensors::replace(out, |part| {
+    files::replace(out, |part| {
         let mut file = std::io::BufWriter::new(std::fs::File::create(part)?);
         fill(&mut file)?;
         file.flush()

@@ -10,18 +10,18 @@ use reelseek_index::Effort;
 use serde_json::Value;
 
 use super::{FOUND_NOTHING, INTERRUPTED, talk};
-use crate::eval::methods::{self, Fitted, Training};
-use crate::eval::metrics::Normaliser;
-use crate::eval::ranking::Pooling;
-use crate::eval::report::{self, Content, Media};
-use crate::eval::retrieval::{Error, Relevance, Task};
-use crate::eval::summary::Summary;
-use crate::eval::table::{self, Plan};
-use crate::eval::trec;
+use crate::research::eval::methods::{self, Fitted, Training};
+use crate::research::eval::metrics::Normaliser;
+use crate::research::eval::ranking::Pooling;
+use crate::research::eval::report::{self, Content, Media};
+use crate::research::eval::retrieval::{Error, Relevance, Task};
+use crate::research::eval::summary::Summary;
+use crate::research::eval::table::{self, Plan};
+use crate::research::eval::trec;
 use crate::features::activitynet::Annotations;
 use crate::features::{Set, Split};
 use crate::gmf::{Config, Data, Folded, Options, Record, Weights};
-use crate::media::Cancel;
+use crate::base::Cancel;
 
 /// Videos of a run that trec_eval reads, at least.
 const TREC_DEPTH: usize = 1000;

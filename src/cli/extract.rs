@@ -12,7 +12,7 @@ use crate::encode::{self, registry::LAYOUT};
 use crate::features::Split;
 use crate::features::benchmark::Benchmark;
 use crate::features::sources::Source;
-use crate::ingest::extract::{self, Error};
+use crate::research::extract::{self, Error};
 use crate::media;
 
 /// Rows left out that are told one by one.

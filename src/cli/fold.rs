@@ -32,7 +32,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (weights, record) = Weights::open(&arguments.checkpoint)?;
     let folded = weights.fold(&record)?;
     let bytes = if arguments.half { folded.halved()? } else { folded }.to_bytes();
-    tensors::replace(out, |part| std::fs::write(part, &bytes)).with_context(|| format!("writing {}", out.display()))?;
+    files::replace(out, |part| std::fs::write(part, &bytes)).with_context(|| format!("writing {}", out.display()))?;
     writeln!(std::io::stdout(), "{}: {} bytes, for {}", out.display(), bytes.len(), record.encoder)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,7 @@ use super::talk;
 use crate::encode::Encoder;
 use crate::gmf::Folded;
 use crate::ingest::{self, Event, Outcome, Plan, Summary};
-use crate::media::Cancel;
+use crate::base::Cancel;
 
 /// Indexes the videos, and tells which of them the figures will know nothing of.
 pub(super) fn make(

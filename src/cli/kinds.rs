@@ -11,11 +11,11 @@ use reelseek_index::Index;
 use super::{FAILED, INTERRUPTED, gallery, model, talk};
 use crate::encode::registry::{ENTRIES, Entry, LAYOUT};
 use crate::encode::{self, Encoder};
-use crate::eval::kinds::{self, Report};
-use crate::eval::metrics::Normaliser;
+use crate::research::eval::kinds::{self, Report};
+use crate::research::eval::metrics::Normaliser;
 use crate::gmf::{Folded, Record};
 use crate::ingest;
-use crate::media::Cancel;
+use crate::base::Cancel;
 use crate::search::Engine;
 
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@ use globset::GlobSet;
 use crate::encode::Encoder;
 use crate::gmf::Folded;
 use crate::ingest;
-use crate::media::Cancel;
+use crate::base::Cancel;
 
 #[derive(Debug, Args)]
 pub(super) struct Model {

@@ -9,7 +9,7 @@ use reelseek_index::Index;
 
 use super::model::Model;
 use super::{FOUND_NOTHING, INTERRUPTED, gallery, talk};
-use crate::eval::quality::{self, Equivalent, Report, Suite};
+use crate::research::eval::quality::{self, Equivalent, Report, Suite};
 use crate::search::Engine;
 
 #[derive(Debug, Args)]

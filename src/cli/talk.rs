@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::media::Cancel;
+use crate::base::Cancel;
 
 /// Prints an error with its chain, each cause once.
 pub(super) fn error(error: &anyhow::Error) {

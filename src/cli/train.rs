@@ -10,13 +10,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{INTERRUPTED, talk};
 use crate::encode::registry::LAYOUT;
 use crate::encode::{self, Encoder, Layout, Projection, layout};
-use crate::eval::retrieval;
+use crate::research::eval::retrieval;
 use crate::features::Set;
 use crate::features::activitynet::Annotations;
 use crate::gmf::fit::{Covariances, Moments};
 use crate::gmf::{self, Affine, Config, Data, Folded, Modality, Objective, Options, Outcome, Progress, Task, Weights};
 use crate::ingest::{FileError, closed_form, pairs};
-use crate::media::{self, Cancel, Tools};
+use crate::media::{self, Tools};
+use crate::base::Cancel;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -388,7 +389,7 @@ fn layout_projection(arguments: &Arguments, covariances: &Covariances) -> anyhow
     if !same && out.exists() && !arguments.force {
         bail!("{} exists and holds something else; --force replaces it", out.display());
     }
-    crate::tensors::replace(out, |part| std::fs::write(part, &bytes))
+    crate::base::files::replace(out, |part| std::fs::write(part, &bytes))
         .with_context(|| format!("writing {}", out.display()))?;
     // Go on with the numbers as they are on disk.
     Ok(affine(&Projection::parse(&bytes, &out.to_string_lossy())?))

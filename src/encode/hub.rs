@@ -20,7 +20,7 @@ use sha2::digest::DynDigest;
 use thiserror::Error;
 
 use super::registry::Entry;
-use crate::media::Cancel;
+use crate::base::Cancel;
 use crate::tensors;
 
 /// Longest wait for a connection, an answer, or the next bytes, unless `HF_HUB_DOWNLOAD_TIMEOUT` says otherwise, in seconds, as the hub's own tools take it.
@@ -218,7 +218,7 @@ pub fn fetch(entry: &Entry, cancel: &Cancel, tell: impl FnMut(u64, u64)) -> Resu
     }
     let text = serde_json::to_vec_pretty(&record).expect("a record is plain text and numbers");
     let beside = beside(&path, ".json");
-    tensors::replace(&beside, |part| std::fs::write(part, &text)).map_err(|e| io(&beside, e))?;
+    files::replace(&beside, |part| std::fs::write(part, &text)).map_err(|e| io(&beside, e))?;
     Ok(Fetched { path, record, transferred })
 }
 

@@ -183,7 +183,7 @@ impl Projection {
     /// [`Error::Projection`] if the file is damaged, or lacks a tensor, or has one of another shape.
     pub fn parse(bytes: &[u8], name: &str) -> Result<Projection, Error> {
         let wrong = |found: String| Error::Projection { name: name.to_owned(), found };
-        let file = crate::tensors::parse(bytes).map_err(|e| wrong(e.to_string()))?;
+        let file = crate::base::tensors::parse(bytes).map_err(|e| wrong(e.to_string()))?;
         let mean = file.take("mean", &[DESCRIPTOR_LEN]).map_err(|e| wrong(e.to_string()))?;
         let rows = file.take("projection", &[IMAGE_LEN, DESCRIPTOR_LEN]).map_err(|e| wrong(e.to_string()))?;
         Ok(Projection { mean, rows })
@@ -191,9 +191,9 @@ impl Projection {
 
     /// The bytes of the file that [`Projection::parse`] reads, with numbers as f16.
     pub fn to_bytes(&self) -> Vec<u8> {
-        crate::tensors::write(
+        crate::base::tensors::write(
             &[("mean", &[DESCRIPTOR_LEN], &self.mean), ("projection", &[IMAGE_LEN, DESCRIPTOR_LEN], &self.rows)],
-            crate::tensors::Precision::F16,
+            crate::base::tensors::Precision::F16,
             [("encoder".to_owned(), ID.to_owned())].into(),
         )
     }

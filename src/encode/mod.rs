@@ -4,25 +4,12 @@
 //! Learned backbones find the same kind of scene; their weights are pulled on request or given as a file. An index and a checkpoint record the [`About::id`] they
 //! were made with and refuse another one.
 
-mod attention;
-mod c3d;
-mod c3d_weights;
-mod clip;
-mod conv;
-mod dinov2;
 pub mod hub;
 pub mod layout;
-mod mobileclip;
-mod mobilenet_v2;
+mod models;
 mod onnx;
-mod pickle;
-mod pooled;
-#[cfg(test)]
-mod reference;
 pub mod registry;
-mod siglip;
 mod stored;
-mod weights;
 
 use std::path::PathBuf;
 

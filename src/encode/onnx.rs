@@ -20,7 +20,7 @@ use tract_onnx::prelude::{
 use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::internal::DimLike;
 
-use super::pooled::{Backbone, Normalise, Pooled};
+use super::models::pooled::{Backbone, Normalise, Pooled};
 use super::{Encoder, Error, Sampling};
 use crate::media::{Filter, Fit};
 

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::c3d::{self, C3d};
-use super::clip::{self, Clip};
-use super::dinov2::{self, Dinov2};
-use super::mobileclip::{self, MobileClip};
-use super::mobilenet_v2::{self, MobileNetV2};
-use super::pooled::{Backbone, Normalise, Pooled};
-use super::siglip::{self, Siglip};
+use super::models::c3d::{self, C3d};
+use super::models::clip::{self, Clip};
+use super::models::dinov2::{self, Dinov2};
+use super::models::mobileclip::{self, MobileClip};
+use super::models::mobilenet_v2::{self, MobileNetV2};
+use super::models::pooled::{Backbone, Normalise, Pooled};
+use super::models::siglip::{self, Siglip};
 use super::{Encoder, Error, Layout, Sampling, onnx};
 use crate::media::{Filter, Fit};
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::activitynet::{Annotations, Subset};
 use super::{Error, Split};
-use crate::seeded::Random;
+use crate::base::seeded::Random;
 
 /// How a benchmark is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::config::Modality;
-use crate::tensors::{self, Precision};
+use crate::base::tensors::{self, Precision};
 
 /// Version of the file's layout.
 pub(super) const FORMAT: u32 = 1;

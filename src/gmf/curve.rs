@@ -95,7 +95,7 @@ impl Curve {
     /// Writes `csv` and `svg` beside a checkpoint.
     pub(super) fn save(&self, checkpoint: &Path) -> std::io::Result<()> {
         for (ending, text) in [("csv", self.csv()), ("svg", self.svg())] {
-            tensors::replace(&checkpoint.with_extension(ending), |part| std::fs::write(part, &text))?;
+            files::replace(&checkpoint.with_extension(ending), |part| std::fs::write(part, &text))?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use super::loss::{Relation, Relations};
 use super::step::Batch;
 use super::train::TrainError;
 use crate::features::{self, Row, Set, Split};
-use crate::seeded::Random;
+use crate::base::seeded::Random;
 
 /// Which images and videos to learn from, and which belong together.
 #[derive(Debug)]

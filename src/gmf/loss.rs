@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::gemm::{self, View};
+use crate::base::linalg::{self, View};
 
 /// The retrieval loss over the invariant parts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -209,14 +209,14 @@ pub(super) fn on_embeddings(
         for q in p + 1..d {
             let (u, w) = (View::rows(&scratch.units[p], n), View::rows(&scratch.units[q], n));
             scratch.s.resize(n * n, 0.0);
-            gemm::multiply(&mut scratch.s, 0.0, u.transposed(), w);
+            linalg::multiply(&mut scratch.s, 0.0, u.transposed(), w);
             scratch.ds.clear();
             scratch.ds.resize(n * n, 0.0);
             value += on_cosines(task, &scratch.s, relations, &mut scratch.ds) / f64::from(pairs);
             let ds = View::rows(&scratch.ds, n);
             // dU = W · dSᵀ, dW = U · dS, then through the scaling to length 1: de = (du − u · (u·du)) / |e|.
             for (j, other, ds) in [(p, w, ds.transposed()), (q, u, ds)] {
-                gemm::multiply(&mut scratch.toward, 0.0, other, ds);
+                linalg::multiply(&mut scratch.toward, 0.0, other, ds);
                 let mut along = vec![0f32; n];
                 for (du, u) in scratch.toward.chunks_exact(n).zip(scratch.units[j].chunks_exact(n)) {
                     for ((sum, du), u) in along.iter_mut().zip(du).zip(u) {

@@ -20,7 +20,6 @@ mod config;
 mod curve;
 mod data;
 pub mod fit;
-pub(crate) mod gemm;
 mod loss;
 mod model;
 mod options;

@@ -297,7 +297,7 @@ mod tests {
 
     use super::super::config::Modality;
     use super::*;
-    use crate::seeded::Random;
+    use crate::base::seeded::Random;
 
     fn tensor(rows: usize, columns: usize, text: &str) -> Tensor {
         let mut random = Random::new(1, text);

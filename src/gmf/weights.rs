@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::checkpoint::{Affine, Error, FORMAT, Folded, KEY, Record};
 use super::config::{Config, Map};
-use super::gemm::{self, View};
-use crate::seeded::Random;
-use crate::tensors::{self, Precision};
+use crate::base::linalg::{self, View};
+use crate::base::seeded::Random;
+use crate::base::tensors::{self, Precision};
 
 /// An affine map `y = W x + c`, in torch layout: `W` is (outputs, inputs), row after row.
 pub(super) type Linear = Affine;
@@ -233,7 +233,7 @@ impl Weights {
         let (dissociate, concentrate) = (self.map(j, Map::Dissociate), self.map(j, Map::ConcentrateInvariant));
         let mut weight = vec![0f32; shared * l];
         let inner = View::rows(&dissociate.weight[..b * l], l);
-        gemm::multiply(&mut weight, 0.0, View::rows(&concentrate.weight, b), inner);
+        linalg::multiply(&mut weight, 0.0, View::rows(&concentrate.weight, b), inner);
         let bias = concentrate
             .weight
             .chunks_exact(b)

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::encode::{self, Encoder, registry};
 use crate::gmf::fit::{Covariances, Error};
 use crate::gmf::{Affine, Config, ConfigError, Folded, Record, Weights};
-use crate::media::{self, Cancel, Limits, Picture, Plan, Tools};
-use crate::seeded::Random;
+use crate::media::{self, Limits, Picture, Plan, Tools};
+use crate::base::Cancel;
+use crate::base::seeded::Random;
 
 /// Length of the shared space.
 pub const LENGTH: usize = 128;

@@ -3,9 +3,7 @@
 mod calibrate;
 mod clips;
 pub mod closed_form;
-pub mod extract;
 mod model;
-pub mod pairs;
 mod run;
 mod sidecar;
 mod work;
@@ -28,7 +26,8 @@ pub use work::Error as FileError;
 
 use crate::encode::{self, Encoder};
 use crate::gmf::{self, Folded};
-use crate::media::{self, Cancel, Limits, Tools};
+use crate::media::{self, Limits, Tools};
+use crate::base::Cancel;
 use crate::search::{self, CHECKPOINT, ENCODER, align};
 
 /// Why indexing could not run at all; what is wrong with one file is an [`Event`].
@@ -267,7 +266,7 @@ fn open_or_create(folder: &Path, encoder: &dyn Encoder, checkpoint: &Folded, pla
         let coming = coming(folder, &fingerprint);
         if *checkpoint != Folded::embedded() {
             let written = std::fs::create_dir_all(folder)
-                .and_then(|()| crate::tensors::replace(&coming, |part| std::fs::write(part, checkpoint.to_bytes())));
+                .and_then(|()| crate::base::files::replace(&coming, |part| std::fs::write(part, checkpoint.to_bytes())));
             written.map_err(|source| media::Error::io(&coming, source))?;
         }
         let created = Index::create(folder, &settings);

@@ -10,7 +10,8 @@ use thiserror::Error as ThisError;
 use super::{ClipBuilder, Rows, sidecar};
 use crate::encode::{self, Descriptor, Encoder};
 use crate::gmf::{self, Folded};
-use crate::media::{self, Cancel, Limits, Tools};
+use crate::media::{self, Limits, Tools};
+use crate::base::Cancel;
 use crate::search::align;
 
 /// Why one file gave no rows.

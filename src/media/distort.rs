@@ -7,7 +7,7 @@ use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
 
 use super::Picture;
-use crate::seeded::Random;
+use crate::base::seeded::Random;
 
 /// One way to distort a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -71,7 +71,7 @@ impl Fit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seeded::Random;
+    use crate::base::seeded::Random;
 
     /// What `tests/reference/pictures.py` made with Pillow, torchvision and transformers.
     const EXPECTED: &str = include_str!("../../tests/reference/pictures.json");

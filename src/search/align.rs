@@ -309,7 +309,7 @@ fn without_local_mean(values: &mut [f32], side: usize) {
 mod tests {
     use super::*;
     use crate::media::distort::Distortion;
-    use crate::seeded::Random;
+    use crate::base::seeded::Random;
 
     /// A picture of soft blobs and hard edges, drawn from a seed.
     fn scene(seed: u64) -> Picture {

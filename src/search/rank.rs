@@ -237,7 +237,7 @@ mod tests {
 
     /// A picture of blocks, drawn from a seed.
     fn picture(seed: u32) -> crate::media::Picture {
-        let mut random = crate::seeded::Random::new(u64::from(seed), "picture");
+        let mut random = crate::base::seeded::Random::new(u64::from(seed), "picture");
         let blocks: Vec<u8> = (0..64).map(|_| random.up_to(255) as u8).collect();
         let rgb = (0..64 * 64).flat_map(|i| [blocks[i / 64 / 8 * 8 + i % 64 / 8]; 3]).collect();
         crate::media::Picture { width: 64, height: 64, rgb }

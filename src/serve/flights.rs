@@ -9,7 +9,7 @@ use tokio::task::AbortHandle;
 use tracing::Instrument;
 
 use super::cache::Key;
-use crate::media::Cancel;
+use crate::base::Cancel;
 
 /// The work that goes on, by what it makes.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use super::clock::{rfc3339, since_1970_ns};
 use super::error::{ApiError, ErrorBody};
 use super::state::App;
 use crate::ingest::{self, Event, Model, Outcome, Plan, Summary};
-use crate::media::Cancel;
+use crate::base::Cancel;
 
 /// Failures that a job tells, and jobs that are remembered.
 const MAX_FAILURES: usize = 100;

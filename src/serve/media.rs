@@ -34,7 +34,8 @@ use super::search::name_of;
 use super::state::App;
 use crate::encode::registry;
 use crate::ingest;
-use crate::media::{self, Cancel, Codec, Cut, Limits, Opening, Picture, Source, Tools};
+use crate::media::{self, Codec, Cut, Limits, Opening, Picture, Source, Tools};
+use crate::base::Cancel;
 use crate::search::Moment;
 
 /// Thumbnails made at once: a page of fifty results must not hurt a search.

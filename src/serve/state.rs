@@ -17,7 +17,7 @@ use super::media::Media;
 use super::metrics::Metrics;
 use super::remote::Remote;
 use super::{Error, Options};
-use crate::media::Cancel;
+use crate::base::Cancel;
 use crate::search::{self, Engine};
 
 /// How often the index is looked at for a new commit: it costs one look at one file.

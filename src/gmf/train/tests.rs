@@ -6,7 +6,7 @@ use super::super::config::Modality;
 use super::super::options::Plateau;
 use super::*;
 use crate::features::{Matrix, Row, Set, Split, Table};
-use crate::seeded::Random;
+use crate::base::seeded::Random;
 
 /// 6 classes of images (5 numbers) and videos (9 numbers) around class means, with splits.
 fn set() -> Set {

@@ -60,22 +60,6 @@ impl Tools {
     }
 }
 
-/// A wish to stop, shared between threads.
-#[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    /// Asks all who hold a copy to stop.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether somebody asked.
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 /// What guards the machine against a hostile or broken file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {

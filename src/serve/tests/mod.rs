@@ -183,7 +183,7 @@ fn form(fields: &[(&str, bool, &[u8])]) -> (String, Vec<u8>) {
 
 /// A picture of coloured blocks as PNG.
 fn png() -> Vec<u8> {
-    let mut random = crate::seeded::Random::new(3, "picture");
+    let mut random = crate::base::seeded::Random::new(3, "picture");
     let blocks: Vec<u8> = (0..64 * 3).map(|_| random.up_to(255) as u8).collect();
     let image = image::RgbImage::from_fn(128, 128, |x, y| {
         let at = (y / 16 * 8 + x / 16) as usize * 3;

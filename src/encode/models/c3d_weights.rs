@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::pickle::{At, Pickle, Value};
-use super::stored::{self, Place};
+use crate::encode::stored::{self, Place};
 use crate::tensors;
 
 /// The tensors of a file, read as they are asked for.

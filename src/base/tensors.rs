@@ -9,6 +9,8 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
 use thiserror::Error;
 
+use super::files;
+
 /// Longest header that is read; the format's own limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
@@ -225,7 +227,7 @@ pub(crate) fn save(
             TensorView::new(Dtype::F32, shape.clone(), bytes).expect("shape and values agree: callers give both");
         (name.as_str(), view)
     });
-    replace(path, |part| {
+    files::replace(path, |part| {
         // safetensors makes a file that only its owner may read: give it the rights of any file that one makes here.
         let usual = std::fs::File::create(part)?.metadata()?.permissions();
         safetensors::serialize_to_file(views, Some(metadata), part).map_err(|e| match e {
@@ -235,22 +237,6 @@ pub(crate) fn save(
         std::fs::set_permissions(part, usual)
     })?;
     Ok(())
-}
-
-/// Lets `write` make a sibling of the file, then puts it in its place.
-pub(crate) fn replace(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let part = Path::new(&part);
-    let outcome = write(part).and_then(|()| {
-        std::fs::File::open(part)?.sync_all()?;
-        std::fs::rename(part, path)
-    });
-    if outcome.is_err() {
-        // What is half written is ours alone; the error to tell is the first one.
-        let _ = std::fs::remove_file(part);
-    }
-    outcome
 }
 
 fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {

@@ -13,7 +13,8 @@ use crate::features::activitynet::video_name;
 use crate::features::benchmark::{Benchmark, Item, Kind};
 use crate::features::sources::Source;
 use crate::features::{self, Labels, Line, Split, Writer};
-use crate::media::{self, Cancel, Tools};
+use crate::media::{self, Tools};
+use crate::base::Cancel;
 
 /// Why no feature set could be made.
 #[derive(Debug, Error)]

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::conv::{Activation, Depthwise, Pointwise, add, patches};
 use super::pooled::{Backbone, Normalise};
-use crate::tensors::{self, File};
+use crate::base::tensors::{self, File};
 
 /// Output channels and stride of each block.
 const BLOCKS: [(usize, usize); 17] = [

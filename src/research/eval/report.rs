@@ -15,7 +15,8 @@ use super::summary::Summary;
 use super::table::Table;
 use crate::features::Split;
 use crate::features::activitynet::video_name;
-use crate::media::{self, Cancel, Picture, Tools};
+use crate::media::{self, Picture, Tools};
+use crate::base::Cancel;
 
 /// The page's file.
 pub const PAGE: &str = "index.html";
@@ -119,7 +120,7 @@ fn page(folder: &Path, title: &str, body: &str) -> Result<(), Error> {
          <title>{title}</title><style>{STYLE}</style></head><body>\n<h1>{title}</h1>\n{body}</body></html>\n",
         title = escape(title)
     );
-    crate::tensors::replace(&folder.join(PAGE), |part| std::fs::write(part, &html)).map_err(io)
+    crate::base::files::replace(&folder.join(PAGE), |part| std::fs::write(part, &html)).map_err(io)
 }
 
 fn rows_of(body: &mut String, table: &Table) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use tempfile::TempDir;
 
-use crate::seeded::Random;
+use crate::base::seeded::Random;
 use crate::tensors;
 
 const CASES: &str = include_str!("../../tests/reference/encoders.json");

@@ -8,7 +8,8 @@ use thiserror::Error;
 
 use super::metrics::{self, Judged, Normaliser};
 use crate::ingest::path_of;
-use crate::media::{self, Cancel};
+use crate::media;
+use crate::base::Cancel;
 use crate::search::{self, Engine, Options};
 use reelseek_index::Effort;
 

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::attention::attention;
 use super::conv::{Activation, Depthwise, Pointwise, add, doubled, patches, scale};
 use super::pooled::{Backbone, Normalise};
-use crate::tensors::{self, File};
+use crate::base::tensors::{self, File};
 
 /// Length of the features.
 pub(super) const LENGTH: usize = 512;

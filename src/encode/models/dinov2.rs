@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::attention::attention;
 use super::conv::{Activation, Pointwise, add};
 use super::pooled::{Backbone, Normalise};
-use crate::tensors::{self, File};
+use crate::base::tensors::{self, File};
 
 /// Length of the features.
 pub(super) const LENGTH: usize = SMALL.length;

@@ -3,7 +3,7 @@
 //! centred by the training pairs' means, and compared about those. λ is chosen on the validation rows.
 
 use super::{Fitted, Method, Training, regression};
-use crate::eval::retrieval::Error;
+use crate::research::eval::retrieval::Error;
 
 pub(super) struct Ridge {
     /// Images are mapped to the videos' length, or videos to the images'.

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Error, Result, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 
-use crate::tensors::{self, File};
+use crate::base::tensors::{self, File};
 
 struct Weights(File<'static>);
 

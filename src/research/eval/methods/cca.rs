@@ -6,8 +6,8 @@ use nalgebra::{DMatrix, SymmetricEigen};
 
 use super::linear::{Dense, Factor, Moments, Side, product};
 use super::{Fitted, Lengths, Method, Training, chain_both, offset};
-use crate::eval::embedding::{Map, Maps};
-use crate::eval::retrieval::Error;
+use crate::research::eval::embedding::{Map, Maps};
+use crate::research::eval::retrieval::Error;
 use crate::gmf::Affine;
 
 pub(super) struct Cca {

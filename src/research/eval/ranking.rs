@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::gmf::gemm::{View, multiply_here};
+use crate::base::linalg::{View, multiply_here};
 
 /// Queries of a block: their scores over a gallery of some thousand rows stay in the cache.
 const BLOCK: usize = 64;
@@ -204,7 +204,7 @@ fn answer(scores: &[f32], k: usize, relevant: &[u32], keys: &mut Vec<u64>) -> Ra
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seeded::Random;
+    use crate::base::seeded::Random;
 
     fn numbers(n: usize, name: &str) -> Vec<f32> {
         let mut random = Random::new(1, name);

@@ -8,8 +8,9 @@ use crate::encode::{self, Descriptor, Encoder};
 use crate::features::{Matrix, Row, Set, Split, Table};
 use crate::gmf::fit::Moments;
 use crate::media::distort::Distortion;
-use crate::media::{self, Cancel, Frame, Limits, Tools};
-use crate::seeded::Random;
+use crate::media::{self, Frame, Limits, Tools};
+use crate::base::Cancel;
+use crate::base::seeded::Random;
 
 /// Frames taken of each video, and how often each is distorted each way.
 const FRAMES: usize = 8;

@@ -3,7 +3,7 @@
 //! or learned: features are compared as they are, about the origin, as those of one encoder are meant to be.
 
 use super::{Fitted, Lengths, Method, Training};
-use crate::eval::retrieval::Error;
+use crate::research::eval::retrieval::Error;
 
 pub(super) struct Cosine;
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::metrics::{self, Judged, Normaliser};
 use super::retrieval::Answer;
-use crate::seeded::Random;
+use crate::base::seeded::Random;
 
 /// What a set of answers is worth. By `k` where there is one.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::retrieval::Error;
 use crate::features::Table;
-use crate::gmf::gemm::{View, multiply_here};
+use crate::base::linalg::{View, multiply_here};
 use crate::gmf::{self, Affine, Folded};
 
 /// Rows of a block.

@@ -7,8 +7,8 @@
 //! pairs that made a mAP@10 of 0.45 on made features where canonical correlations have 0.48.
 
 use super::{Fitted, Lengths, Method, Training, cca, chain_both};
-use crate::eval::embedding::{Map, Maps};
-use crate::eval::retrieval::{self, Error};
+use crate::research::eval::embedding::{Map, Maps};
+use crate::research::eval::retrieval::{self, Error};
 use crate::gmf::{self, Affine, Config, Folded, Options, Outcome, Progress, Weights};
 
 /// Learning rate for GMF among these methods: small, for it starts near its end.

@@ -7,9 +7,10 @@ use thiserror::Error;
 
 use crate::ingest::{pairs, path_of};
 use crate::media::distort::Distortion;
-use crate::media::{self, Cancel, Tools};
+use crate::media::{self, Tools};
+use crate::base::Cancel;
 use crate::search::{self, Engine, Options};
-use crate::seeded::Random;
+use crate::base::seeded::Random;
 
 /// `at` counts as right up to this far from the true time, in milliseconds.
 const MOMENT_MS: u32 = 2000;

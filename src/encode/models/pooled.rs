@@ -3,7 +3,7 @@
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
-use super::{About, Descriptor, Encoder, Error, Sampling, is_flat};
+use crate::encode::{About, Descriptor, Encoder, Error, Sampling, is_flat};
 use crate::media::Picture;
 
 /// A network from pictures to features.

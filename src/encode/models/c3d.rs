@@ -12,7 +12,8 @@ use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
 use super::conv::{Activation, Pointwise};
-use super::{About, Descriptor, Encoder, Error, Sampling, c3d_weights, is_flat};
+use super::c3d_weights;
+use crate::encode::{About, Descriptor, Encoder, Error, Sampling, is_flat};
 use crate::media::{Filter, Fit, Picture};
 
 /// Length of the features.
@@ -304,7 +305,7 @@ mod tests {
         let large: Vec<Vec<f32>> = made.iter().map(|(.., values)| values.iter().map(|x| x * 1e6).collect()).collect();
         let tensors: Vec<_> =
             made.iter().zip(&large).map(|((name, shape, _), x)| (name.clone(), shape.clone(), x.as_slice())).collect();
-        crate::tensors::save(&path, &tensors, std::collections::HashMap::new()).unwrap();
+        crate::base::tensors::save(&path, &tensors, std::collections::HashMap::new()).unwrap();
         let (_folder, zeros) = reference::published("c3d");
         let about = C3d::open(&zeros, "c3d", "c3d/1+0".to_owned()).unwrap().about;
         let encoder = C3d { about, network: Network::read(&path, 16).unwrap() };
