@@ -1,12 +1,12 @@
-//! Pictures by their address, where the server was told to fetch them: from public addresses only.
+//! Fetches pictures by their URL, if enabled: from public addresses only.
 //!
-//! Addresses are checked after the name was resolved and before the connection is made, for every redirect anew, so that no name server can say one thing
-//! to the check and another to the connection.
+//! Addresses are checked after the name is resolved and before the connection is made, again for every redirect. So a
+//! name server cannot return one address to the check and another to the connection.
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::http::StatusCode;
 use bytes::Bytes;
@@ -16,31 +16,19 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
-use crate::serve::admission::budget::{Budget, Held};
-use crate::serve::connection::body::MAX_BYTES;
+use crate::serve::admission::budget::{BodyBudget, Reservation};
 use crate::serve::error::ApiError;
-use crate::serve::observe::log;
-use crate::serve::observe::metrics::Stage;
-use crate::serve::state::App;
+use crate::serve::limits::{
+    FETCH_CHUNK_BYTES, FETCH_QUEUE_TIME, FETCH_TIME, MAX_BODY_BYTES, MAX_FETCHES, MAX_QUEUED_FETCHES, MAX_REDIRECTS,
+    MAX_URL_BYTES,
+};
+use crate::serve::observe::logging::spawn_blocking;
+use crate::serve::observe::metrics::{Metrics, Stage};
 
-/// Longest time for all of a picture, redirects included.
-const TIME: Duration = Duration::from_secs(15);
-/// Longest wait for a turn, where no other limit is given, and how many may wait.
-const TURN_TIME: Duration = Duration::from_secs(3);
-const MAX_WAITING: usize = 64;
-const REDIRECTS: u32 = 5;
-/// Fetches at once: they wait for others, and hold a thread and up to 25 MB each.
-const AT_ONCE: usize = 8;
-/// The longest address that is asked for.
-const MAX_URL_BYTES: usize = 4096;
-
-/// What is read of an answer before it is charged.
-const PIECE_BYTES: u64 = 64 << 10;
-
-/// What was fetched, and its part of the budget.
+/// A fetched picture and its share of the memory budget.
 struct Fetched {
     bytes: Vec<u8>,
-    held: Held,
+    reservation: Reservation,
 }
 
 impl AsRef<[u8]> for Fetched {
@@ -49,24 +37,29 @@ impl AsRef<[u8]> for Fetched {
     }
 }
 
-/// Fetches pictures.
-#[derive(Clone)]
-pub(crate) struct Remote {
-    agent: ureq::Agent,
-    turns: Arc<Semaphore>,
-    /// Places for those who wait for one.
-    places: Arc<Semaphore>,
+/// Fetches pictures, if the server is allowed to.
+pub(crate) struct Fetcher {
+    client: Option<FetchClient>,
+    /// Permits of running fetches, and of those that wait.
+    running: Arc<Semaphore>,
+    queue: Arc<Semaphore>,
+    budget: Arc<BodyBudget>,
+    metrics: Arc<Metrics>,
 }
 
-impl Remote {
-    pub(crate) fn new() -> Remote {
-        Remote::among(is_public)
+#[derive(Clone)]
+pub(crate) struct FetchClient(ureq::Agent);
+
+impl FetchClient {
+    /// A client that connects to public addresses only.
+    pub(crate) fn public() -> FetchClient {
+        FetchClient::restricted(is_public)
     }
 
-    /// From the addresses that are allowed.
-    pub(crate) fn among(allowed: fn(IpAddr) -> bool) -> Remote {
+    /// A client that connects to the addresses for which `allowed` is true.
+    pub(crate) fn restricted(allowed: fn(IpAddr) -> bool) -> FetchClient {
         let config = Config::builder()
-            .max_redirects(REDIRECTS)
+            .max_redirects(MAX_REDIRECTS)
             .max_redirects_will_error(true)
             .save_redirect_history(false)
             // A proxy would resolve names itself.
@@ -75,82 +68,124 @@ impl Remote {
             .accept("image/*")
             .accept_encoding("identity")
             .build();
-        let resolver = Public { inner: DefaultResolver::default(), allowed };
-        Remote {
-            agent: ureq::Agent::with_parts(config, DefaultConnector::default(), resolver),
-            turns: Arc::new(Semaphore::new(AT_ONCE)),
-            places: Arc::new(Semaphore::new(MAX_WAITING)),
-        }
+        let resolver = FilteredResolver { inner: DefaultResolver::default(), allowed };
+        FetchClient(ureq::Agent::with_parts(config, DefaultConnector::default(), resolver))
     }
 
-    /// The bytes behind an address, which are charged to the budget as long as they live.
-    fn get(&self, url: &str, until: Instant, budget: &Arc<Budget>) -> Result<Bytes, ApiError> {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(bad("there was no time left to ask the address"));
+    /// The bytes behind a URL. They are charged to the budget while they live.
+    fn get(&self, url: &str, deadline: Instant, budget: &Arc<BodyBudget>) -> Result<Bytes, ApiError> {
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
+            return Err(bad_gateway("the deadline passed before the URL was fetched"));
         }
-        let request = self.agent.get(url).config().timeout_global(Some(left)).build();
-        let response = request.call().map_err(refused)?;
-        let mut fetched = Fetched { bytes: Vec::new(), held: Held::brief(budget) };
-        // One byte more, to see whether there is one.
-        let body = response.into_body().into_with_config().limit(MAX_BYTES as u64 + 1).reader();
-        let mut body = body.take(MAX_BYTES as u64 + 1);
+        let request = self.0.get(url).config().timeout_global(Some(remaining)).build();
+        let response = request.call().map_err(fetch_error)?;
+        let mut fetched = Fetched { bytes: Vec::new(), reservation: Reservation::fixed(budget) };
+        // One byte more, to notice a picture that is too large.
+        let body = response.into_body().into_with_config().limit(MAX_BODY_BYTES as u64 + 1).reader();
+        let mut body = body.take(MAX_BODY_BYTES as u64 + 1);
         loop {
             let before = fetched.bytes.len();
-            let read = (&mut body).take(PIECE_BYTES).read_to_end(&mut fetched.bytes);
-            read.map_err(|_| bad("the address broke off its answer"))?;
+            let read = (&mut body).take(FETCH_CHUNK_BYTES).read_to_end(&mut fetched.bytes);
+            read.map_err(|_| bad_gateway("the response of the URL is incomplete"))?;
             let more = fetched.bytes.len() - before;
-            if fetched.bytes.len() > MAX_BYTES {
-                let text = format!("the address sends more than the {} MB that are taken", MAX_BYTES / 1_000_000);
+            if fetched.bytes.len() > MAX_BODY_BYTES {
+                let text = format!("the URL sends more than the limit of {} MB", MAX_BODY_BYTES / 1_000_000);
                 return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, text));
             }
             if more == 0 {
                 return Ok(Bytes::from_owner(fetched));
             }
-            fetched.held.more(more)?;
+            fetched.reservation.grow(more)?;
         }
     }
 }
 
-/// What an address must look like, before anything is asked.
+impl Fetcher {
+    /// A fetcher, disabled if there is no client.
+    pub(crate) fn new(client: Option<FetchClient>, budget: &Arc<BodyBudget>, metrics: &Arc<Metrics>) -> Fetcher {
+        Fetcher {
+            client,
+            running: Arc::new(Semaphore::new(MAX_FETCHES)),
+            queue: Arc::new(Semaphore::new(MAX_QUEUED_FETCHES)),
+            budget: budget.clone(),
+            metrics: metrics.clone(),
+        }
+    }
+
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.client.is_some()
+    }
+
+    /// Fetches a picture, by `deadline` if there is one.
+    ///
+    /// # Errors
+    /// 403 if fetching is disabled, 400 for a malformed URL, 502 if the other server fails or is too slow, 413 for too
+    /// many bytes, 429 for too many fetches at once.
+    pub(crate) async fn fetch(&self, url: String, deadline: Option<Instant>) -> Result<Bytes, ApiError> {
+        let Some(client) = self.client.clone() else {
+            let text = "this server does not fetch pictures: send the picture itself, or start the server with --fetch";
+            return Err(ApiError::forbidden(text));
+        };
+        check(&url)?;
+        let busy = || ApiError::busy("too many fetches at once: try again in a moment");
+        let place = self.queue.clone().try_acquire_owned().map_err(|_| busy())?;
+        let start_by = deadline.unwrap_or_else(|| Instant::now() + FETCH_QUEUE_TIME);
+        let permit = tokio::time::timeout_at(start_by.into(), self.running.clone().acquire_owned()).await;
+        let permit = permit.map_err(|_| busy())?.map_err(|error| ApiError::internal(&error))?;
+        drop(place);
+        // The time in the queue is not charged to the other server.
+        let start = Instant::now();
+        let deadline = deadline.map_or(start + FETCH_TIME, |deadline| deadline.min(start + FETCH_TIME));
+        let budget = self.budget.clone();
+        let fetched = spawn_blocking(move || {
+            // Kept until the fetch ends, even if its client has left.
+            let _permit = permit;
+            client.get(&url, deadline, &budget)
+        })
+        .await;
+        self.metrics.observe(Stage::Fetch, start.elapsed());
+        fetched.map_err(|error| ApiError::internal(&error))?
+    }
+}
+
+/// Checks a URL before anything is sent.
 fn check(url: &str) -> Result<(), ApiError> {
     let wrong = |what: &str| Err(ApiError::malformed(format!("`url` {what}: expected http://... or https://...")));
     if url.len() > MAX_URL_BYTES {
         return wrong("is too long");
     }
-    let Ok(uri) = url.parse::<Uri>() else { return wrong("is no address") };
+    let Ok(uri) = url.parse::<Uri>() else { return wrong("is not a URL") };
     match (uri.scheme_str(), uri.authority()) {
-        (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => {
-            wrong("has a user's name in it")
-        }
+        (Some("http" | "https"), Some(authority)) if authority.as_str().contains('@') => wrong("contains a user name"),
         (Some("http" | "https"), Some(authority)) if !authority.host().is_empty() => Ok(()),
-        _ => wrong("is not of the web"),
+        _ => wrong("is not a web address"),
     }
 }
 
-fn bad(text: impl Into<String>) -> ApiError {
+fn bad_gateway(text: impl Into<String>) -> ApiError {
     ApiError::new(StatusCode::BAD_GATEWAY, text)
 }
 
-fn refused(error: ureq::Error) -> ApiError {
-    bad(match error {
-        ureq::Error::StatusCode(status) => format!("the address answers {status}"),
-        ureq::Error::HostNotFound => "the address has no public host".to_owned(),
-        ureq::Error::Timeout(_) => "the address does not answer in time".to_owned(),
-        ureq::Error::TooManyRedirects => "the address leads from one to another without end".to_owned(),
-        // What the network says of other machines is nobody's business.
-        _ => "the address cannot be reached".to_owned(),
+fn fetch_error(error: ureq::Error) -> ApiError {
+    bad_gateway(match error {
+        ureq::Error::StatusCode(status) => format!("the URL returns status {status}"),
+        ureq::Error::HostNotFound => "the host of the URL has no public address".to_owned(),
+        ureq::Error::Timeout(_) => "the URL does not respond in time".to_owned(),
+        ureq::Error::TooManyRedirects => "the URL redirects too often".to_owned(),
+        // Details would reveal other machines of the network.
+        _ => "the URL cannot be reached".to_owned(),
     })
 }
 
-/// Resolves names as the system does, and keeps the addresses that are allowed.
+/// Resolves names as the system does, and keeps the allowed addresses.
 #[derive(Debug)]
-struct Public {
+struct FilteredResolver {
     inner: DefaultResolver,
     allowed: fn(IpAddr) -> bool,
 }
 
-impl Resolver for Public {
+impl Resolver for FilteredResolver {
     fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let found = self.inner.resolve(uri, config, timeout)?;
         let mut kept = self.empty();
@@ -160,8 +195,8 @@ impl Resolver for Public {
     }
 }
 
-/// Whether an address is one of the public internet: none of the special-purpose ones of IANA's registries (RFC 6890), and no IPv6 address that carries
-/// an IPv4 one to somewhere else.
+/// Whether an address belongs to the public internet: not to IANA's special-purpose registries (RFC 6890), and not an
+/// IPv6 address that embeds such an IPv4 address.
 fn is_public(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_public_v4(ip),
@@ -190,47 +225,16 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
     let s = ip.segments();
     let v4 = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
     match s {
-        // Translated by NAT64: the IPv4 address is where it goes.
+        // NAT64 translates to the embedded IPv4 address.
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => is_public_v4(v4(high, low)),
         // 6to4.
         [0x2002, high, low, ..] => is_public_v4(v4(high, low)),
-        // Protocol assignments (Teredo, ORCHID), documentation (two prefixes), and 6bone of old.
+        // Protocol assignments (Teredo, ORCHID), documentation (two prefixes), and the former 6bone.
         [0x2001, 0..=0x1ff, ..] | [0x2001, 0xdb8, ..] | [0x3ffe, ..] | [0x3fff, 0..=0xfff, ..] => false,
-        // Only this block is given out: mapped, loopback, link-local, site-local, unique local and multicast addresses lie outside.
+        // Only this block is assigned. Mapped, loopback, link-local, site-local, unique local and multicast addresses are
+        // outside of it.
         [0x2000..=0x3fff, ..] => true,
         _ => false,
-    }
-}
-
-impl App {
-    /// Fetches a picture, if the server may; if `until` is given, it must be there by then.
-    ///
-    /// # Errors
-    /// 403 if it may not, 400 for what is no address, 502 if nothing good comes in time, 413 if too much comes, 429 if too many are fetched at once.
-    pub(crate) async fn fetch(&self, url: String, until: Option<Instant>) -> Result<Bytes, ApiError> {
-        let Some(remote) = &self.remote else {
-            let text = "this server does not fetch pictures: send the picture itself, or start it with --fetch";
-            return Err(ApiError::new(StatusCode::FORBIDDEN, text));
-        };
-        check(&url)?;
-        // The fetch keeps its turn, even if nobody waits for it any more.
-        let busy = || ApiError::busy("too many fetches at once: try again in a moment");
-        let place = remote.places.clone().try_acquire_owned().map_err(|_| busy())?;
-        let patience = until.unwrap_or_else(|| Instant::now() + TURN_TIME);
-        let turn = tokio::time::timeout_at(patience.into(), remote.turns.clone().acquire_owned()).await;
-        let turn = turn.map_err(|_| busy())?.map_err(|error| ApiError::internal(&error))?;
-        drop(place);
-        // What was waited for the turn is not the address's fault.
-        let start = Instant::now();
-        let until = until.map_or(start + TIME, |until| until.min(start + TIME));
-        let (worker, budget) = (remote.clone(), self.bodies.clone());
-        let fetched = log::blocking(move || {
-            let _turn = turn;
-            worker.get(&url, until, &budget)
-        })
-        .await;
-        self.metrics.observe(Stage::Fetch, start.elapsed());
-        fetched.map_err(|error| ApiError::internal(&error))?
     }
 }
 
@@ -239,6 +243,7 @@ mod tests {
     use super::*;
     use std::io::Write;
     use std::net::TcpListener;
+    use std::time::Duration;
 
     #[test]
     fn special_addresses_are_not_public() {
@@ -313,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_of_the_web_is_refused_before_anything_is_asked() {
+    fn refuses_urls_that_are_not_web_addresses() {
         for url in [
             "",
             "x",
@@ -331,7 +336,7 @@ mod tests {
         assert!(check(&format!("http://a.org/{}", "a".repeat(MAX_URL_BYTES))).is_err());
     }
 
-    /// A server on loopback that answers each connection with the next of these.
+    /// A server on loopback that sends the next of these responses on each connection.
     fn server(answers: Vec<Vec<u8>>) -> (u16, std::thread::JoinHandle<usize>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -348,7 +353,7 @@ mod tests {
                     stream.read_exact(&mut byte).unwrap();
                     head.push(byte[0]);
                 }
-                // Who has heard enough closes.
+                // The client may close early.
                 let _ = stream.write_all(&answer);
                 served += 1;
             }
@@ -368,81 +373,82 @@ mod tests {
         format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").into_bytes()
     }
 
-    fn get(remote: &Remote, url: &str) -> Result<Bytes, ApiError> {
-        remote.get(url, Instant::now() + TIME, &Arc::default())
+    fn get(client: &FetchClient, url: &str) -> Result<Bytes, ApiError> {
+        client.get(url, Instant::now() + FETCH_TIME, &Arc::default())
     }
 
-    /// Loopback under its usual address only: what follows stands in for the public internet, 127.0.0.2 for what is not.
+    /// 127.0.0.1 plays the public internet here, and 127.0.0.2 a private address.
     fn usual(ip: IpAddr) -> bool {
         ip == IpAddr::V4(Ipv4Addr::LOCALHOST)
     }
 
     #[test]
-    fn a_picture_comes_over_a_redirect() {
+    fn follows_a_redirect_to_a_picture() {
         let (port, thread) = server(vec![redirect("/there"), answer("200 OK", b"picture")]);
-        let bytes = get(&Remote::among(usual), &format!("http://127.0.0.1:{port}/here")).unwrap();
+        let bytes = get(&FetchClient::restricted(usual), &format!("http://127.0.0.1:{port}/here")).unwrap();
         assert_eq!((&bytes[..], thread.join().unwrap()), (&b"picture"[..], 2));
     }
 
     #[test]
-    fn redirects_are_checked_as_the_first_address_is() {
+    fn checks_the_address_of_every_redirect() {
         for to in ["http://127.0.0.2:{port}/", "http://[::1]:{port}/", "file:///etc/passwd", "ftp://127.0.0.1:{port}/"]
         {
             let (port, thread) = server(vec![redirect(&to.replace("{port}", "1"))]);
-            let error = get(&Remote::among(usual), &format!("http://127.0.0.1:{port}/")).unwrap_err();
+            let error = get(&FetchClient::restricted(usual), &format!("http://127.0.0.1:{port}/")).unwrap_err();
             assert_eq!((error.status, thread.join().unwrap()), (StatusCode::BAD_GATEWAY, 1), "{to}");
         }
     }
 
     #[test]
-    fn a_name_is_judged_by_its_addresses() {
+    fn refuses_names_of_private_addresses() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         for host in ["localhost", "127.0.0.1", "127.1", "2130706433", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0"] {
-            let error = get(&Remote::new(), &format!("http://{host}:{port}/")).unwrap_err();
+            let error = get(&FetchClient::public(), &format!("http://{host}:{port}/")).unwrap_err();
             assert_eq!(error.status, StatusCode::BAD_GATEWAY, "{host}");
         }
-        assert!(listener.accept().is_err(), "nobody ever connected");
+        assert!(listener.accept().is_err(), "no connection was made");
     }
 
     #[test]
-    fn what_is_too_large_or_refused_is_told_so() {
-        let (port, thread) = server(vec![answer("200 OK", &vec![7; MAX_BYTES + 1])]);
-        let error = get(&Remote::among(usual), &format!("http://127.0.0.1:{port}/")).unwrap_err();
+    fn reports_large_pictures_errors_and_endless_redirects() {
+        let (port, thread) = server(vec![answer("200 OK", &vec![7; MAX_BODY_BYTES + 1])]);
+        let error = get(&FetchClient::restricted(usual), &format!("http://127.0.0.1:{port}/")).unwrap_err();
         assert_eq!(error.status, StatusCode::PAYLOAD_TOO_LARGE);
         thread.join().unwrap();
         let (port, thread) = server(vec![answer("404 Not Found", b"no")]);
-        let error = get(&Remote::among(usual), &format!("http://127.0.0.1:{port}/")).unwrap_err();
-        assert_eq!((error.status, error.message.as_str()), (StatusCode::BAD_GATEWAY, "the address answers 404"));
+        let error = get(&FetchClient::restricted(usual), &format!("http://127.0.0.1:{port}/")).unwrap_err();
+        assert_eq!((error.status, error.message.as_str()), (StatusCode::BAD_GATEWAY, "the URL returns status 404"));
         thread.join().unwrap();
         let (port, thread) = server((0..6).map(|_| redirect("/again")).collect());
-        let error = get(&Remote::among(usual), &format!("http://127.0.0.1:{port}/")).unwrap_err();
+        let error = get(&FetchClient::restricted(usual), &format!("http://127.0.0.1:{port}/")).unwrap_err();
         assert_eq!(error.status, StatusCode::BAD_GATEWAY);
         thread.join().unwrap();
     }
 
     #[test]
-    fn what_is_fetched_is_in_the_budget_as_long_as_it_lives() {
+    fn a_fetched_picture_is_charged_to_the_budget_while_it_lives() {
         let (port, thread) = server(vec![answer("200 OK", &vec![7; 300_000])]);
-        let budget = Arc::<Budget>::default();
+        let budget = Arc::<BodyBudget>::default();
         let url = format!("http://127.0.0.1:{port}/");
-        let bytes = Remote::among(usual).get(&url, Instant::now() + TIME, &budget).unwrap();
+        let bytes = FetchClient::restricted(usual).get(&url, Instant::now() + FETCH_TIME, &budget).unwrap();
         thread.join().unwrap();
-        assert_eq!((bytes.len(), budget.held()), (300_000, 300_000));
+        assert_eq!((bytes.len(), budget.reserved()), (300_000, 300_000));
         drop(bytes);
-        assert_eq!(budget.held(), 0);
+        assert_eq!(budget.reserved(), 0);
     }
 
     #[test]
-    fn an_address_that_does_not_answer_costs_no_more_than_the_time_that_is_left() {
+    fn a_silent_server_costs_at_most_the_remaining_time() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://127.0.0.1:{}/", listener.local_addr().unwrap().port());
         let start = Instant::now();
-        for left in [Duration::ZERO, Duration::from_millis(200)] {
-            let error = Remote::among(usual).get(&url, Instant::now() + left, &Arc::default()).unwrap_err();
+        for remaining in [Duration::ZERO, Duration::from_millis(200)] {
+            let error =
+                FetchClient::restricted(usual).get(&url, Instant::now() + remaining, &Arc::default()).unwrap_err();
             assert_eq!(error.status, StatusCode::BAD_GATEWAY, "{}", error.message);
         }
-        assert!(start.elapsed() < TIME, "{:?}", start.elapsed());
+        assert!(start.elapsed() < FETCH_TIME, "{:?}", start.elapsed());
     }
 }
