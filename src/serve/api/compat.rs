@@ -14,18 +14,18 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::ask::{self, Fields, Kind};
-use super::auth::is_https;
-use super::error::{ApiError, ErrorBody};
-use super::search::{by_picture, links, name_of, seconds};
-use super::state::App;
 use crate::search::{Group, Options};
+use crate::serve::api::ask::{self, Fields, Kind};
+use crate::serve::api::search::{by_picture, links, name_of, seconds};
+use crate::serve::error::{ApiError, ErrorBody};
+use crate::serve::guard::auth::is_https;
+use crate::serve::state::App;
 
 /// Results at most, as there.
 const TOP: usize = 10;
 
 /// Routes of this file.
-pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(by_url, by_image)).routes(routes!(me))
 }
 

@@ -12,17 +12,17 @@ use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use http_body_util::BodyExt;
 
-use super::ask::Kind;
-use super::budget::Held;
-use super::error::ApiError;
-use super::metrics::Stage;
-use super::observe::CLIENT_LEFT;
-use super::state::App;
+use crate::serve::admission::budget::Held;
+use crate::serve::api::ask::Kind;
+use crate::serve::error::ApiError;
+use crate::serve::observe::metrics::Stage;
+use crate::serve::observe::request::CLIENT_LEFT;
+use crate::serve::state::App;
 
 /// The largest picture, or form of pictures: 25 MB, as trace.moe takes it, and as cameras make it.
-pub(super) const MAX_BYTES: usize = 25_000_000;
+pub(crate) const MAX_BYTES: usize = 25_000_000;
 /// The largest body of JSON that asks: a batch of 32 vectors of 4,096 numbers, written with all their digits.
-pub(super) const JSON_BYTES: usize = 4_000_000;
+pub(crate) const JSON_BYTES: usize = 4_000_000;
 /// The largest order to index: names of folders.
 const ORDER_BYTES: usize = 64_000;
 /// The largest body of everything else, of what is open to everybody too: a token.
@@ -49,7 +49,7 @@ fn most(request: &Request) -> usize {
 }
 
 /// Reads the body of a request that has one, and gives it to the handler whole.
-pub(super) async fn collect(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(crate) async fn collect(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     if matches!(*request.method(), Method::GET | Method::HEAD) || request.body().is_end_stream() {
         return next.run(request).await;
     }

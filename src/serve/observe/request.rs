@@ -13,10 +13,10 @@ use http_body_util::{BodyExt, Limited};
 use prometheus_client::metrics::gauge::Gauge;
 use tracing::Instrument;
 
-use super::error::ApiError;
-use super::held::hold;
-use super::listen::Peer;
-use super::state::App;
+use crate::serve::connection::held::hold;
+use crate::serve::connection::listen::Peer;
+use crate::serve::error::ApiError;
+use crate::serve::state::App;
 
 /// Header of a request's id: that of a proxy before us, or our own.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -25,7 +25,7 @@ const MAX_ID_BYTES: usize = 64;
 const MAX_ERROR_BYTES: usize = 16 << 10;
 
 /// The status of a request whose client did not wait for the answer, as nginx has it.
-pub(super) const CLIENT_LEFT: u16 = 499;
+pub(crate) const CLIENT_LEFT: u16 = 499;
 
 /// Counts one up as long as it lives.
 struct Counted(Gauge);
@@ -82,7 +82,7 @@ impl Drop for Noted {
 }
 
 /// The outermost layer.
-pub(super) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let in_flight = Counted::new(&app.metrics.in_flight);
     let mut noted = Noted {
         start: Instant::now(),

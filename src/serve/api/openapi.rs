@@ -14,8 +14,8 @@ use utoipa::{Modify, OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::error::{ApiError, ErrorBody};
-use super::state::App;
+use crate::serve::error::{ApiError, ErrorBody};
+use crate::serve::state::App;
 
 /// As Prometheus asks for it.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -36,7 +36,7 @@ const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
         (name = "operation", description = "How the server is"),
     )
 )]
-pub(super) struct Api;
+pub(crate) struct Api;
 
 struct Schemes;
 
@@ -55,12 +55,12 @@ impl Modify for Schemes {
 }
 
 /// Routes that need no token.
-pub(super) fn open_routes() -> OpenApiRouter<Arc<App>> {
+pub(crate) fn open_routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(healthz)).routes(routes!(readyz))
 }
 
 /// Routes that tell too much for everybody.
-pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(metrics))
 }
 

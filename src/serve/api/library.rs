@@ -11,12 +11,12 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::catalogue::Order;
-use super::clock::rfc3339;
-use super::error::{ApiError, ErrorBody};
-use super::search::name_of;
-use super::state::{App, Snapshot};
 use crate::ingest;
+use crate::serve::api::catalogue::Order;
+use crate::serve::api::search::name_of;
+use crate::serve::error::{ApiError, ErrorBody};
+use crate::serve::observe::clock::rfc3339;
+use crate::serve::state::{App, Snapshot};
 
 const DEFAULT_TOP: usize = 50;
 const MAX_TOP: usize = 200;
@@ -27,7 +27,7 @@ const STRIP: u32 = 12;
 const STRIP_WIDTH: u32 = 160;
 
 /// Routes of this file.
-pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(videos)).routes(routes!(video)).routes(routes!(facets)).routes(routes!(folders))
 }
 
@@ -74,7 +74,7 @@ struct Page {
 /// A video. Times are in seconds from the first frame.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Video)]
-pub(super) struct Listed {
+pub(crate) struct Listed {
     /// Its id.
     video: String,
     title: String,
@@ -142,7 +142,7 @@ impl Listed {
 }
 
 /// The video of an id; 404 if there is none.
-pub(super) fn find(snapshot: &Snapshot, id: &str) -> Result<Video, ApiError> {
+pub(crate) fn find(snapshot: &Snapshot, id: &str) -> Result<Video, ApiError> {
     let searcher = snapshot.engine.searcher();
     match searcher.number_of(id)? {
         Some(number) => Ok(searcher.video(number)?),

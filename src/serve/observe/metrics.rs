@@ -17,7 +17,7 @@ const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.
 
 /// A part of a request's time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(crate) enum Stage {
     /// Waiting for a worker.
     Queue,
     /// Receiving the body.
@@ -75,17 +75,17 @@ fn histogram() -> Histogram {
 }
 
 /// All that is counted.
-pub(super) struct Metrics {
+pub(crate) struct Metrics {
     registry: Mutex<Registry>,
     stages: Histograms<OfStage>,
     routes: Histograms<OfRoute>,
     answers: Family<OfAnswer, Counter>,
     /// Requests that are being answered.
-    pub(super) in_flight: Gauge,
+    pub(crate) in_flight: Gauge,
     /// Connections that are open.
-    pub(super) connections: Gauge,
+    pub(crate) connections: Gauge,
     /// Connections that were closed to make room for others.
-    pub(super) evicted: Counter,
+    pub(crate) evicted: Counter,
     queue: Gauge,
     generation: Gauge,
     rows: Gauge,
@@ -133,31 +133,31 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Puts metrics in the list, without the prefix `reelseek_`.
-    pub(super) fn register(&self, put: impl FnOnce(&mut Registry)) {
+    pub(crate) fn register(&self, put: impl FnOnce(&mut Registry)) {
         put(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Notes how long a stage took.
-    pub(super) fn observe(&self, stage: Stage, took: Duration) {
+    pub(crate) fn observe(&self, stage: Stage, took: Duration) {
         self.stages.get_or_create(&OfStage { stage: stage.name() }).observe(took.as_secs_f64());
     }
 
     /// Notes a request that was answered. Routes are those of the router, never what somebody asked for: there are only so many.
-    pub(super) fn answered(&self, route: &str, method: &'static str, status: u16, took: Duration) {
+    pub(crate) fn answered(&self, route: &str, method: &'static str, status: u16, took: Duration) {
         let route = route.to_owned();
         self.routes.get_or_create(&OfRoute { route: route.clone() }).observe(took.as_secs_f64());
         self.answers.get_or_create(&OfAnswer { route, method, status }).inc();
     }
 
     /// Notes the snapshot that is searched from now on.
-    pub(super) fn snapshot(&self, generation: u64, rows: usize, videos: usize) {
+    pub(crate) fn snapshot(&self, generation: u64, rows: usize, videos: usize) {
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.rows.set(i64::try_from(rows).unwrap_or(i64::MAX));
         self.videos.set(i64::try_from(videos).unwrap_or(i64::MAX));
     }
 
     /// The text that Prometheus reads.
-    pub(super) fn text(&self, waiting: usize) -> Result<String, std::fmt::Error> {
+    pub(crate) fn text(&self, waiting: usize) -> Result<String, std::fmt::Error> {
         self.queue.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         let mut out = String::new();
         text::encode(&mut out, &self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::state::App;
+use crate::serve::state::App;
 
 impl App {
     /// A message without the folders in it, unless the server is told to show them. `file` is the one that it is about.
-    pub(super) fn shown(&self, message: &str, file: Option<&Path>) -> String {
+    pub(crate) fn shown(&self, message: &str, file: Option<&Path>) -> String {
         if self.options.show_paths {
             return message.to_owned();
         }

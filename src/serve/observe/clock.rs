@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Nanoseconds since 1970 as RFC 3339 in UTC, to the second.
-pub(super) fn rfc3339(ns: i64) -> String {
+pub(crate) fn rfc3339(ns: i64) -> String {
     let seconds = ns.div_euclid(1_000_000_000);
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // Howard Hinnant's `civil_from_days`: eras of 400 years, years that begin in March.
@@ -20,7 +20,7 @@ pub(super) fn rfc3339(ns: i64) -> String {
 }
 
 /// A moment as nanoseconds since 1970.
-pub(super) fn since_1970_ns(time: SystemTime) -> i64 {
+pub(crate) fn since_1970_ns(time: SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).ok();
     since.and_then(|since| i64::try_from(since.as_nanos()).ok()).unwrap_or(0)
 }

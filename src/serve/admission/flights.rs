@@ -8,12 +8,12 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tracing::Instrument;
 
-use super::cache::Key;
 use crate::base::Cancel;
+use crate::serve::api::cache::Key;
 
 /// The work that goes on, by what it makes.
 #[derive(Debug)]
-pub(super) struct Flights<T>(Mutex<HashMap<Key, Flight<T>>>);
+pub(crate) struct Flights<T>(Mutex<HashMap<Key, Flight<T>>>);
 
 #[derive(Debug)]
 struct Flight<T> {
@@ -36,7 +36,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
     }
 
     /// What `work` gives, or the work that somebody else began for the same key; `None` if it panicked.
-    pub(super) async fn join<F>(self: &Arc<Self>, key: &Key, work: impl FnOnce(Cancel) -> F) -> Option<T>
+    pub(crate) async fn join<F>(self: &Arc<Self>, key: &Key, work: impl FnOnce(Cancel) -> F) -> Option<T>
     where
         F: Future<Output = T> + Send + 'static,
     {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::body::MAX_BYTES;
-use super::error::ApiError;
+use crate::serve::connection::body::MAX_BYTES;
+use crate::serve::error::ApiError;
 
 /// All that is held at once: ten of the largest bodies.
 const ALL_BYTES: usize = 10 * MAX_BYTES;
@@ -23,7 +23,7 @@ const PROGRESS_BYTES: usize = 16_000;
 
 /// What is held now.
 #[derive(Default)]
-pub(super) struct Budget(Mutex<Books>);
+pub(crate) struct Budget(Mutex<Books>);
 
 #[derive(Default)]
 struct Books {
@@ -82,13 +82,13 @@ impl Budget {
     }
 
     #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
+    pub(crate) fn held(&self) -> usize {
         self.books().all
     }
 }
 
 /// A part of the budget, until dropped.
-pub(super) struct Held {
+pub(crate) struct Held {
     budget: Arc<Budget>,
     number: u64,
     cut: Arc<Notify>,
@@ -96,12 +96,12 @@ pub(super) struct Held {
 
 impl Held {
     /// For a body that comes at its sender's pace: nothing yet, and it may be cut off.
-    pub(super) fn coming(budget: &Arc<Budget>) -> Held {
+    pub(crate) fn coming(budget: &Arc<Budget>) -> Held {
         Held::new(budget, true)
     }
 
     /// For what ends by itself before long: nothing yet, and it is never cut off.
-    pub(super) fn brief(budget: &Arc<Budget>) -> Held {
+    pub(crate) fn brief(budget: &Arc<Budget>) -> Held {
         Held::new(budget, false)
     }
 
@@ -120,7 +120,7 @@ impl Held {
     ///
     /// # Errors
     /// 429 if there is no room, or it was cut off to make room for others.
-    pub(super) fn more(&self, bytes: usize) -> Result<(), ApiError> {
+    pub(crate) fn more(&self, bytes: usize) -> Result<(), ApiError> {
         let mut books = self.budget.books();
         let Some(mut own) = books.take(self.number) else { return Err(no_room()) };
         let now = Instant::now();
@@ -143,13 +143,13 @@ impl Held {
     }
 
     /// Waits until it is cut off.
-    pub(super) async fn cut(&self) -> ApiError {
+    pub(crate) async fn cut(&self) -> ApiError {
         self.cut.notified().await;
         no_room()
     }
 
     /// All has come: from now on it is not cut off.
-    pub(super) fn whole(&self) {
+    pub(crate) fn whole(&self) {
         if let Some(own) = self.budget.books().holders.get_mut(&self.number) {
             own.coming = None;
         }

@@ -10,48 +10,48 @@ use http_body_util::BodyExt;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::body::MAX_BYTES;
-use super::error::ApiError;
-use super::json::{self, Body, Query};
-use super::search::{GroupBy, Wish};
-use super::state::App;
+use crate::serve::api::json::{self, Body, Query};
+use crate::serve::api::search::{GroupBy, Wish};
+use crate::serve::connection::body::MAX_BYTES;
+use crate::serve::error::ApiError;
+use crate::serve::state::App;
 
 /// Queries of one batch.
-pub(super) const MAX_QUERIES: usize = 32;
+pub(crate) const MAX_QUERIES: usize = 32;
 /// Bytes of a form's field that is text: more than the longest filter and the longest address.
 const MAX_TEXT_BYTES: usize = 64 << 10;
 /// Fields of a form: the pictures of a batch, and each option.
 const MAX_FIELDS: usize = MAX_QUERIES + 16;
 
 /// What is asked for.
-pub(super) struct Ask {
-    pub(super) sought: Sought,
-    pub(super) wish: Wish,
+pub(crate) struct Ask {
+    pub(crate) sought: Sought,
+    pub(crate) wish: Wish,
 }
 
 /// Several at once, with the same options.
-pub(super) struct Batch {
-    pub(super) sought: Vec<Sought>,
-    pub(super) wish: Wish,
+pub(crate) struct Batch {
+    pub(crate) sought: Vec<Sought>,
+    pub(crate) wish: Wish,
 }
 
 /// What is sought.
 #[derive(Debug)]
-pub(super) enum Sought {
+pub(crate) enum Sought {
     Picture(Bytes),
     Vector(Vec<f32>),
     Url(String),
 }
 
 /// What is sought, fetched if need be.
-pub(super) enum Looked {
+pub(crate) enum Looked {
     Picture(Bytes),
     Vector(Vec<f32>),
 }
 
 impl Sought {
     /// What is fetched must be there by then.
-    pub(super) async fn look(self, app: &App, until: Option<Instant>) -> Result<Looked, ApiError> {
+    pub(crate) async fn look(self, app: &App, until: Option<Instant>) -> Result<Looked, ApiError> {
         match self {
             Sought::Picture(bytes) => Ok(Looked::Picture(bytes)),
             Sought::Vector(vector) => Ok(Looked::Vector(vector)),
@@ -65,12 +65,12 @@ impl Sought {
 /// A picture's file: JPEG, PNG, WebP, GIF, BMP, TIFF, PNM or QOI.
 #[derive(ToSchema)]
 #[schema(value_type = String, format = Binary)]
-pub(super) struct Raw(#[allow(dead_code, reason = "only its schema is used")] String);
+pub(crate) struct Raw(#[allow(dead_code, reason = "only its schema is used")] String);
 
 /// A picture, or its address, with options.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "only its schema is used")]
-pub(super) struct Form {
+pub(crate) struct Form {
     /// The picture's file.
     #[schema(value_type = String, format = Binary, required = false)]
     image: Option<String>,
@@ -96,7 +96,7 @@ pub(super) struct Form {
 /// A picture, or its address.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "only its schema is used")]
-pub(super) struct PlainForm {
+pub(crate) struct PlainForm {
     /// The picture's file.
     #[schema(value_type = String, format = Binary, required = false)]
     image: Option<String>,
@@ -108,7 +108,7 @@ pub(super) struct PlainForm {
 /// Pictures, with options for all.
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "only its schema is used")]
-pub(super) struct Forms {
+pub(crate) struct Forms {
     /// The pictures' files.
     #[schema(value_type = Vec<Raw>, min_items = 1, max_items = 32)]
     image: Vec<String>,
@@ -132,7 +132,7 @@ pub(super) struct Forms {
 #[derive(Deserialize, ToSchema)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "only its schema is used")]
-pub(super) enum One {
+pub(crate) enum One {
     Vector(ByVector),
     Url(ByUrl),
 }
@@ -141,7 +141,7 @@ pub(super) enum One {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "only its schema is used")]
-pub(super) struct ByVector {
+pub(crate) struct ByVector {
     /// An embedding, of the length that `/v1/info` tells; it need not be of length 1.
     vector: Vec<f32>,
     #[schema(minimum = 1, maximum = 100)]
@@ -161,7 +161,7 @@ pub(super) struct ByVector {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "only its schema is used")]
-pub(super) struct ByUrl {
+pub(crate) struct ByUrl {
     /// Of the web, if the server is allowed to fetch it.
     url: String,
     #[schema(minimum = 1, maximum = 100)]
@@ -181,7 +181,7 @@ pub(super) struct ByUrl {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "only its schema is used")]
-pub(super) struct Many {
+pub(crate) struct Many {
     #[schema(min_items = 1, max_items = 32)]
     queries: Vec<Either>,
     #[schema(minimum = 1, maximum = 100)]
@@ -201,7 +201,7 @@ pub(super) struct Many {
 #[derive(Deserialize, ToSchema)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "only its schema is used")]
-pub(super) enum Either {
+pub(crate) enum Either {
     Vector(OneVector),
     Url(OneUrl),
 }
@@ -210,7 +210,7 @@ pub(super) enum Either {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "only its schema is used")]
-pub(super) struct OneVector {
+pub(crate) struct OneVector {
     vector: Vec<f32>,
 }
 
@@ -218,13 +218,13 @@ pub(super) struct OneVector {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "only its schema is used")]
-pub(super) struct OneUrl {
+pub(crate) struct OneUrl {
     url: String,
 }
 
 /// What a body is, by its Content-Type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Form,
     Json,
     /// A picture; the content tells which format.
@@ -235,7 +235,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) fn of(headers: &HeaderMap) -> Kind {
+    pub(crate) fn of(headers: &HeaderMap) -> Kind {
         let Some(value) = headers.get(CONTENT_TYPE) else { return Kind::Unsaid };
         let essence = value.to_str().unwrap_or("?").split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         match essence.as_str() {
@@ -249,14 +249,14 @@ impl Kind {
     }
 }
 
-/// The body of a request, which [`super::body::collect`] made whole.
-pub(super) async fn whole(request: Request) -> Result<Bytes, ApiError> {
+/// The body of a request, which [`crate::serve::connection::body::collect`] made whole.
+pub(crate) async fn whole(request: Request) -> Result<Bytes, ApiError> {
     let body = request.into_body().collect().await;
     Ok(body.map_err(|_| ApiError::malformed("the body broke off"))?.to_bytes())
 }
 
 /// One search.
-pub(super) async fn one(app: &App, request: Request) -> Result<Ask, ApiError> {
+pub(crate) async fn one(app: &App, request: Request) -> Result<Ask, ApiError> {
     match Kind::of(request.headers()) {
         Kind::Picture => Ok(Ask { sought: Sought::Picture(whole(request).await?), wish: Wish::default() }),
         Kind::Json => {
@@ -284,7 +284,7 @@ pub(super) async fn one(app: &App, request: Request) -> Result<Ask, ApiError> {
 }
 
 /// Several searches.
-pub(super) async fn many(app: &App, request: Request) -> Result<Batch, ApiError> {
+pub(crate) async fn many(app: &App, request: Request) -> Result<Batch, ApiError> {
     let batch = match Kind::of(request.headers()) {
         Kind::Json => {
             let Body { query, queries, wish } = json::read(app, whole(request).await?).await?;
@@ -311,15 +311,15 @@ pub(super) async fn many(app: &App, request: Request) -> Result<Batch, ApiError>
     }
 }
 
-pub(super) fn unsupported(expected: &str) -> ApiError {
+pub(crate) fn unsupported(expected: &str) -> ApiError {
     ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("the Content-Type must be that of {expected}"))
 }
 
 /// What a form brings.
 #[derive(Default)]
-pub(super) struct Fields {
-    pub(super) images: Vec<Bytes>,
-    pub(super) url: Option<String>,
+pub(crate) struct Fields {
+    pub(crate) images: Vec<Bytes>,
+    pub(crate) url: Option<String>,
     /// All other fields, as text.
     options: Vec<(String, String)>,
 }
@@ -333,7 +333,7 @@ impl Fields {
 }
 
 /// Reads a form with at most so many pictures.
-pub(super) async fn fields(request: Request, max_images: usize) -> Result<Fields, ApiError> {
+pub(crate) async fn fields(request: Request, max_images: usize) -> Result<Fields, ApiError> {
     let broken = |error: &dyn std::fmt::Display| ApiError::malformed(format!("the form cannot be read: {error}"));
     let mut form = Multipart::from_request(request, &()).await.map_err(|error| broken(&error.body_text()))?;
     let mut fields = Fields::default();

@@ -8,34 +8,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rayon::prelude::*;
 use reelseek_index::{Searcher, Video, VideoNumber, VideoSet};
 
-use super::error::ApiError;
-use super::search::name_of;
-use super::state::Snapshot;
+use crate::serve::api::search::name_of;
+use crate::serve::error::ApiError;
+use crate::serve::state::Snapshot;
 
 /// Labels and folders that are told, the most frequent first.
 const MAX_FACETS: usize = 1000;
 
 /// The catalogue that was asked for last.
 #[derive(Default)]
-pub(super) struct Library(Mutex<Option<Arc<Catalogue>>>);
+pub(crate) struct Library(Mutex<Option<Arc<Catalogue>>>);
 
 /// How a list is sorted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Order {
+pub(crate) enum Order {
     Name,
     Duration,
     Newest,
 }
 
 /// All videos of one snapshot.
-pub(super) struct Catalogue {
+pub(crate) struct Catalogue {
     generation: u64,
     /// By number.
     entries: Vec<Arc<Entry>>,
     /// Places in `entries`, in the three orders.
     orders: [Vec<u32>; 3],
-    pub(super) labels: Vec<(String, usize)>,
-    pub(super) folders: Vec<(String, usize)>,
+    pub(crate) labels: Vec<(String, usize)>,
+    pub(crate) folders: Vec<(String, usize)>,
 }
 
 /// What is kept of a video.
@@ -65,7 +65,7 @@ impl Entry {
 
 impl Library {
     /// The catalogue of a snapshot. Takes a processor when the snapshot is new.
-    pub(super) fn of(&self, snapshot: &Snapshot) -> Result<Arc<Catalogue>, ApiError> {
+    pub(crate) fn of(&self, snapshot: &Snapshot) -> Result<Arc<Catalogue>, ApiError> {
         // Held meanwhile: who comes second would do the same.
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(catalogue) = last.as_ref().filter(|last| last.generation == snapshot.generation) {
@@ -115,7 +115,7 @@ impl Catalogue {
     }
 
     /// The numbers of the videos that a text names, in order: it is a filter, or words that may be parts of words. All if it is blank.
-    pub(super) fn find(&self, searcher: &Searcher, text: &str, order: Order) -> Result<Vec<VideoNumber>, ApiError> {
+    pub(crate) fn find(&self, searcher: &Searcher, text: &str, order: Order) -> Result<Vec<VideoNumber>, ApiError> {
         let order = match order {
             Order::Name => &self.orders[0],
             Order::Duration => &self.orders[1],

@@ -15,12 +15,12 @@ type File = (&'static str, &'static str, &'static [u8]);
 
 macro_rules! file {
     ($path:literal, $kind:expr) => {
-        ($path, $kind, include_bytes!(concat!("../../assets/page", $path)).as_slice())
+        ($path, $kind, include_bytes!(concat!("../../../assets/page", $path)).as_slice())
     };
 }
 
 static FILES: [File; 18] = [
-    ("/", HTML, include_bytes!("../../assets/page/index.html").as_slice()),
+    ("/", HTML, include_bytes!("../../../assets/page/index.html").as_slice()),
     file!("/style.css", STYLE),
     file!("/icon.svg", DRAWING),
     file!("/app.js", SCRIPT),
@@ -41,7 +41,7 @@ static FILES: [File; 18] = [
 ];
 
 /// Routes of the page's files. A browser keeps them, and asks each time whether they are still the same.
-pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     FILES.iter().fold(Router::new(), |router, &(path, kind, body)| {
         let tag = tag(body);
         router.route(path, get(move |headers: HeaderMap| async move { answer(kind, body, &tag, &headers) }))

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use axum::http::StatusCode;
 use tokio::sync::Semaphore;
 
-use super::error::ApiError;
-use super::log;
-use super::metrics::{Metrics, Stage};
+use crate::serve::error::ApiError;
+use crate::serve::observe::log;
+use crate::serve::observe::metrics::{Metrics, Stage};
 
 /// Longest wait in the queue: who waits longer than this has most likely gone.
 const QUEUE_TIME: Duration = Duration::from_secs(10);
@@ -17,7 +17,7 @@ const QUEUE_TIME: Duration = Duration::from_secs(10);
 const WORK_TIME: Duration = Duration::from_secs(30);
 
 /// Lets through as many as there are workers.
-pub(super) struct Gate {
+pub(crate) struct Gate {
     workers: Arc<Semaphore>,
     waiting: Arc<AtomicUsize>,
     /// Those who wait and were let in before: they take nobody's place in the queue.
@@ -39,7 +39,7 @@ impl Drop for Place {
 }
 
 impl Gate {
-    pub(super) fn new(workers: usize, queue: usize) -> Gate {
+    pub(crate) fn new(workers: usize, queue: usize) -> Gate {
         let workers = workers.clamp(1, Semaphore::MAX_PERMITS);
         Gate {
             workers: Arc::new(Semaphore::new(workers)),
@@ -53,12 +53,12 @@ impl Gate {
     }
 
     /// With other patience, and waiting noted as another stage.
-    pub(super) fn with(self, queue_time: Duration, work_time: Duration, stage: Stage) -> Gate {
+    pub(crate) fn with(self, queue_time: Duration, work_time: Duration, stage: Stage) -> Gate {
         Gate { queue_time, work_time, stage, ..self }
     }
 
     /// Requests that wait.
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire) + self.further.load(Ordering::Acquire)
     }
 
@@ -69,7 +69,7 @@ impl Gate {
     /// # Errors
     /// 429 if too many wait, or the wait is too long, with as long a wait before the next attempt; 503 if the work takes too long; 500 if it panics; else
     /// what the work says.
-    pub(super) async fn run<T: Send + 'static>(
+    pub(crate) async fn run<T: Send + 'static>(
         &self,
         metrics: &Metrics,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
@@ -81,7 +81,7 @@ impl Gate {
     ///
     /// # Errors
     /// As there.
-    pub(super) async fn run_further<T: Send + 'static>(
+    pub(crate) async fn run_further<T: Send + 'static>(
         &self,
         metrics: &Metrics,
         until: Instant,
@@ -122,7 +122,7 @@ impl Gate {
         match tokio::time::timeout(self.work_time, work).await {
             Ok(Ok(answer)) => answer,
             // The panic hook has told the log.
-            Ok(Err(_)) => Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, super::PANIC)),
+            Ok(Err(_)) => Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, crate::serve::PANIC)),
             Err(_) => {
                 let seconds = self.work_time.as_secs();
                 Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, format!("this took more than {seconds} seconds")))

@@ -14,7 +14,7 @@ struct Holding<T> {
 }
 
 /// Lets the body of an answer hold something; one without a body lets it go at once.
-pub(super) fn hold<T: Unpin + Send + 'static>(response: Response, held: T) -> Response {
+pub(crate) fn hold<T: Unpin + Send + 'static>(response: Response, held: T) -> Response {
     response.map(|body| if body.is_end_stream() { body } else { Body::new(Holding { body, _held: held }) })
 }
 

@@ -16,12 +16,12 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
-use super::body::MAX_BYTES;
-use super::budget::{Budget, Held};
-use super::error::ApiError;
-use super::log;
-use super::metrics::Stage;
-use super::state::App;
+use crate::serve::admission::budget::{Budget, Held};
+use crate::serve::connection::body::MAX_BYTES;
+use crate::serve::error::ApiError;
+use crate::serve::observe::log;
+use crate::serve::observe::metrics::Stage;
+use crate::serve::state::App;
 
 /// Longest time for all of a picture, redirects included.
 const TIME: Duration = Duration::from_secs(15);
@@ -51,7 +51,7 @@ impl AsRef<[u8]> for Fetched {
 
 /// Fetches pictures.
 #[derive(Clone)]
-pub(super) struct Remote {
+pub(crate) struct Remote {
     agent: ureq::Agent,
     turns: Arc<Semaphore>,
     /// Places for those who wait for one.
@@ -59,12 +59,12 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    pub(super) fn new() -> Remote {
+    pub(crate) fn new() -> Remote {
         Remote::among(is_public)
     }
 
     /// From the addresses that are allowed.
-    pub(super) fn among(allowed: fn(IpAddr) -> bool) -> Remote {
+    pub(crate) fn among(allowed: fn(IpAddr) -> bool) -> Remote {
         let config = Config::builder()
             .max_redirects(REDIRECTS)
             .max_redirects_will_error(true)
@@ -207,7 +207,7 @@ impl App {
     ///
     /// # Errors
     /// 403 if it may not, 400 for what is no address, 502 if nothing good comes in time, 413 if too much comes, 429 if too many are fetched at once.
-    pub(super) async fn fetch(&self, url: String, until: Option<Instant>) -> Result<Bytes, ApiError> {
+    pub(crate) async fn fetch(&self, url: String, until: Option<Instant>) -> Result<Bytes, ApiError> {
         let Some(remote) = &self.remote else {
             let text = "this server does not fetch pictures: send the picture itself, or start it with --fetch";
             return Err(ApiError::new(StatusCode::FORBIDDEN, text));

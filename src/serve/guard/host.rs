@@ -10,10 +10,10 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::Error;
-use super::auth;
-use super::error::ApiError;
-use super::state::App;
+use crate::serve::Error;
+use crate::serve::error::ApiError;
+use crate::serve::guard::auth;
+use crate::serve::state::App;
 
 /// What our page may load: its own files, answers and pictures, and nothing from anywhere else.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -40,7 +40,7 @@ const EXPOSED: HeaderValue =
 
 /// From where requests may come.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(crate) struct Guard {
     listen: SocketAddr,
     hosts: Vec<String>,
     origins: Vec<String>,
@@ -48,7 +48,7 @@ pub(super) struct Guard {
 
 impl Guard {
     /// Checks the names that the options give.
-    pub(super) fn new(listen: SocketAddr, hosts: &[String], origins: &[String]) -> Result<Guard, Error> {
+    pub(crate) fn new(listen: SocketAddr, hosts: &[String], origins: &[String]) -> Result<Guard, Error> {
         let wrong = |flag, found: &String, expected| Error::Name { flag, found: found.clone(), expected };
         for host in hosts {
             if host.parse::<Authority>().is_err() || name_of(host).is_none_or(|name| name.len() != host.len()) {
@@ -172,7 +172,7 @@ fn name_of(host: &str) -> Option<&str> {
 }
 
 /// The outer guard, before any route.
-pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(crate) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let guard = &app.guard;
     let origin = request.headers().get(header::ORIGIN).cloned();
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());

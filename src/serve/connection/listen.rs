@@ -23,8 +23,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 use tower::ServiceExt;
 
-use super::held::hold;
-use super::metrics::Metrics;
+use crate::serve::connection::held::hold;
+use crate::serve::observe::metrics::Metrics;
 
 /// Longest time for the head of a request, and between two requests of a connection.
 const HEADER_TIME: Duration = Duration::from_secs(15);
@@ -34,7 +34,7 @@ const HEAD_BYTES: usize = 64 << 10;
 const WRITE_STALL: Duration = Duration::from_secs(60);
 /// Connections at once. An idle one costs a few kilobytes and a file descriptor; when all are taken, the one that has been idle longest goes,
 /// or else the one whose body has not come for longest.
-pub(super) const MAX_CONNECTIONS: usize = 4096;
+pub(crate) const MAX_CONNECTIONS: usize = 4096;
 /// File descriptors that are kept for the index, videos and ffmpeg.
 const OTHER_FILES: u64 = 256;
 /// Between attempts to accept while the system has no file descriptor left.
@@ -42,7 +42,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
 /// How long connections are waited for that have said nothing when the server stops: a request may be under way.
 const LAST_WORD: Duration = Duration::from_millis(300);
 /// Longest wait for requests and an indexing job at the end, together: below the ten seconds after which Docker kills.
-pub(super) const DRAIN: Duration = Duration::from_secs(8);
+pub(crate) const DRAIN: Duration = Duration::from_secs(8);
 /// Longest wait for a place before it is looked again whether a connection may go for it.
 const EVICT_AGAIN: Duration = Duration::from_millis(20);
 /// How long a connection may be idle, or sending the body of a request, before it may go for others.
@@ -52,10 +52,10 @@ const NEW: Duration = Duration::from_millis(100);
 
 /// Who asks.
 #[derive(Debug, Clone)]
-pub(super) struct Peer {
-    pub(super) address: SocketAddr,
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
     /// Whether the connection was asked to leave for another.
-    pub(super) sent_away: Arc<AtomicBool>,
+    pub(crate) sent_away: Arc<AtomicBool>,
 }
 
 /// One connection.
@@ -236,7 +236,7 @@ impl Connections {
 }
 
 /// Raises the limit of file descriptors as far as the system lets, and tells how many connections fit.
-pub(super) fn room() -> usize {
+pub(crate) fn room() -> usize {
     #[cfg(unix)]
     {
         use rustix::process::{Resource, getrlimit, setrlimit};
@@ -257,7 +257,7 @@ pub(super) fn room() -> usize {
 }
 
 /// Accepts connections and serves them until `stop` says so; then lets those end that are being answered, for at most `drain`.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
     metrics: Arc<Metrics>,

@@ -2,7 +2,7 @@
 //!
 //! A file's name says all that it depends on, as a hash; its time is that of its last use. So nothing else need be kept: another start, or another process with the
 //! same folder, finds what is there. Files come in whole, by renaming; only those named like ours are counted or removed. Requests for what is being made wait for it
-//! in [`super::flights`].
+//! in [`crate::serve::admission::flights`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -25,11 +25,11 @@ const STALE: Duration = Duration::from_secs(3600);
 
 /// What is asked for: a hash of all that it depends on, and the ending of its file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Key(String);
+pub(crate) struct Key(String);
 
 impl Key {
     /// The key of what depends on these. Each is told apart from the next.
-    pub(super) fn new(parts: &[&[u8]], extension: &str) -> Key {
+    pub(crate) fn new(parts: &[&[u8]], extension: &str) -> Key {
         let mut hasher = blake3::Hasher::new();
         for part in parts {
             hasher.update(&(part.len() as u64).to_le_bytes()).update(part);
@@ -38,14 +38,14 @@ impl Key {
     }
 
     /// The name of the file.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.0
     }
 }
 
 /// The cache; one for all requests.
 #[derive(Debug)]
-pub(super) struct Cache {
+pub(crate) struct Cache {
     folder: PathBuf,
     limit: u64,
     state: Mutex<State>,
@@ -85,12 +85,12 @@ impl State {
 
 impl Cache {
     /// A cache in this folder, which need not be there yet. Nothing is read or written before the first use.
-    pub(super) fn new(folder: PathBuf, limit: u64) -> Cache {
+    pub(crate) fn new(folder: PathBuf, limit: u64) -> Cache {
         Cache { folder, limit, state: Mutex::default() }
     }
 
     /// What is kept under a key.
-    pub(super) fn get(&self, key: &Key) -> Option<Bytes> {
+    pub(crate) fn get(&self, key: &Key) -> Option<Bytes> {
         let path = self.folder.join(key.name());
         let file = File::options().read(true).write(true).open(&path).ok()?;
         let bytes = read(&file).ok().filter(|bytes| !bytes.is_empty())?;
@@ -106,7 +106,7 @@ impl Cache {
 
     /// A new file in which something can be made; it goes away with the handle, unless it is kept. Where the folder cannot be written, it lies among the
     /// system's temporary files.
-    pub(super) fn part_anywhere(&self) -> Result<NamedTempFile> {
+    pub(crate) fn part_anywhere(&self) -> Result<NamedTempFile> {
         self.part().or_else(|error| {
             self.warn(&error);
             NamedTempFile::with_prefix("reelseek-")
@@ -120,7 +120,7 @@ impl Cache {
     }
 
     /// Keeps these bytes, if it can: without a cache all is slower, but it is.
-    pub(super) fn keep_bytes(&self, key: &Key, bytes: &[u8]) {
+    pub(crate) fn keep_bytes(&self, key: &Key, bytes: &[u8]) {
         let kept = self.part().and_then(|mut part| {
             part.write_all(bytes)?;
             self.put(key, part, bytes.len() as u64)
@@ -132,7 +132,7 @@ impl Cache {
     ///
     /// # Errors
     /// If the part cannot be read.
-    pub(super) fn keep(&self, key: &Key, part: NamedTempFile) -> Result<Bytes> {
+    pub(crate) fn keep(&self, key: &Key, part: NamedTempFile) -> Result<Bytes> {
         // Another program may have put a new file in the place of ours.
         let bytes = read(&File::open(part.path())?)?;
         self.put(key, part, bytes.len() as u64).unwrap_or_else(|error| self.warn(&error));

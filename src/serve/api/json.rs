@@ -9,10 +9,10 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::ask::{MAX_QUERIES, Sought};
-use super::error::ApiError;
-use super::search::{GroupBy, Wish};
-use super::state::App;
+use crate::serve::api::ask::{MAX_QUERIES, Sought};
+use crate::serve::api::search::{GroupBy, Wish};
+use crate::serve::error::ApiError;
+use crate::serve::state::App;
 
 /// Numbers of a vector: several times those of the longest embeddings.
 const MAX_NUMBERS: usize = 16_384;
@@ -20,29 +20,29 @@ const MAX_NUMBERS: usize = 16_384;
 const HERE_BYTES: usize = 32 << 10;
 
 /// What a body asks for.
-pub(super) struct Body {
+pub(crate) struct Body {
     /// In the body itself.
-    pub(super) query: Query,
+    pub(crate) query: Query,
     /// Those of a batch.
-    pub(super) queries: Option<Vec<Query>>,
-    pub(super) wish: Wish,
+    pub(crate) queries: Option<Vec<Query>>,
+    pub(crate) wish: Wish,
 }
 
 /// What is sought.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Query {
+pub(crate) struct Query {
     vector: Option<Numbers>,
     url: Option<String>,
 }
 
 impl Query {
     /// It, if there is anything.
-    pub(super) fn given(self) -> Option<Query> {
+    pub(crate) fn given(self) -> Option<Query> {
         (self.vector.is_some() || self.url.is_some()).then_some(self)
     }
 
-    pub(super) fn sought(self) -> Result<Sought, ApiError> {
+    pub(crate) fn sought(self) -> Result<Sought, ApiError> {
         match (self.vector, self.url) {
             (Some(Numbers(vector)), None) => Ok(Sought::Vector(vector)),
             (None, Some(url)) => Ok(Sought::Url(url)),
@@ -72,8 +72,8 @@ struct Written {
 /// Reads a body.
 ///
 /// # Errors
-/// 400 if it is not what is expected, and as [`super::gate::Gate::run`] if it is large.
-pub(super) async fn read(app: &App, bytes: Bytes) -> Result<Body, ApiError> {
+/// 400 if it is not what is expected, and as [`crate::serve::admission::gate::Gate::run`] if it is large.
+pub(crate) async fn read(app: &App, bytes: Bytes) -> Result<Body, ApiError> {
     if bytes.len() <= HERE_BYTES {
         return parse(&bytes);
     }

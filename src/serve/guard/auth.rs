@@ -15,9 +15,9 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Error;
-use super::error::{ApiError, ErrorBody};
-use super::state::App;
+use crate::serve::Error;
+use crate::serve::error::{ApiError, ErrorBody};
+use crate::serve::state::App;
 
 /// Name of the cookie.
 const COOKIE: &str = "reelseek";
@@ -41,7 +41,7 @@ fn parameters(path: &str) -> Option<&'static [&'static str]> {
     MEDIA.iter().find(|(media, _)| leads(media)).map(|(_, parameters)| *parameters)
 }
 
-pub(super) fn is_media(path: &str) -> bool {
+pub(crate) fn is_media(path: &str) -> bool {
     parameters(path).is_some()
 }
 
@@ -95,13 +95,13 @@ impl Token {
     }
 
     /// Whether it could be guessed.
-    pub(super) fn is_short(&self) -> bool {
+    pub(crate) fn is_short(&self) -> bool {
         self.0.len() < SHORT
     }
 }
 
 /// What is compared with; nothing of it is the token itself. All is open if there is none.
-pub(super) struct Auth(Option<Secrets>);
+pub(crate) struct Auth(Option<Secrets>);
 
 struct Secrets {
     token: blake3::Hash,
@@ -110,7 +110,7 @@ struct Secrets {
 }
 
 impl Auth {
-    pub(super) fn new(token: Option<&Token>) -> Auth {
+    pub(crate) fn new(token: Option<&Token>) -> Auth {
         Auth(token.map(|Token(token)| Secrets {
             token: blake3::hash(token.as_bytes()),
             cookie:
@@ -150,7 +150,7 @@ impl Auth {
     }
 
     /// A link that opens by itself: with its signature if a token is set.
-    pub(super) fn link(&self, path_and_query: String) -> String {
+    pub(crate) fn link(&self, path_and_query: String) -> String {
         let Some(secrets) = &self.0 else { return path_and_query };
         let joint = if path_and_query.contains('?') { '&' } else { '?' };
         let (path, query) = path_and_query.split_once('?').unwrap_or((&path_and_query, ""));
@@ -159,7 +159,7 @@ impl Auth {
     }
 
     /// Whether the request is for a link that we signed.
-    pub(super) fn is_signed(&self, method: &Method, uri: &Uri) -> bool {
+    pub(crate) fn is_signed(&self, method: &Method, uri: &Uri) -> bool {
         let (Some(secrets), Some(query)) = (&self.0, uri.query()) else { return false };
         if !matches!(*method, Method::GET | Method::HEAD) || !is_media(uri.path()) {
             return false;
@@ -184,7 +184,7 @@ fn same(a: &[u8], b: &[u8]) -> bool {
 }
 
 /// The guard before every route but the open ones.
-pub(super) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(crate) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
     if app.auth.admits(headers) || app.auth.is_signed(method, uri) || app.auth.admits_trace(uri, headers) {
         return next.run(request).await;
@@ -198,7 +198,7 @@ fn refused() -> Response {
 }
 
 /// Routes of the session.
-pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(begin, end))
 }
 
@@ -246,7 +246,7 @@ async fn end(headers: HeaderMap) -> Response {
 }
 
 /// Whether a proxy before us speaks TLS, as it says itself.
-pub(super) fn is_https(headers: &HeaderMap) -> bool {
+pub(crate) fn is_https(headers: &HeaderMap) -> bool {
     headers.get("x-forwarded-proto").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 

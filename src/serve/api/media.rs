@@ -21,22 +21,22 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::cache::{Cache, Key};
-use super::clock::since_1970_ns;
-use super::error::{ApiError, ErrorBody};
-use super::files::{self, Asked, Head, content_type, encoded};
-use super::flights::Flights;
-use super::gate::Gate;
-use super::library;
-use super::log;
-use super::metrics::{Metrics, Stage};
-use super::search::name_of;
-use super::state::App;
+use crate::base::Cancel;
 use crate::encode::registry;
 use crate::ingest;
 use crate::media::{self, Codec, Cut, Limits, Opening, Picture, Source, Tools};
-use crate::base::Cancel;
 use crate::search::Moment;
+use crate::serve::admission::flights::Flights;
+use crate::serve::admission::gate::Gate;
+use crate::serve::api::cache::{Cache, Key};
+use crate::serve::api::files::{self, Asked, Head, content_type, encoded};
+use crate::serve::api::library;
+use crate::serve::api::search::name_of;
+use crate::serve::error::{ApiError, ErrorBody};
+use crate::serve::observe::clock::since_1970_ns;
+use crate::serve::observe::log;
+use crate::serve::observe::metrics::{Metrics, Stage};
+use crate::serve::state::App;
 
 /// Thumbnails made at once: a page of fifty results must not hurt a search.
 const STILLS: usize = 2;
@@ -68,7 +68,7 @@ const MAX_OPENINGS: usize = 10_000;
 const VERSION: &[u8] = b"1";
 
 /// What this file keeps.
-pub(super) struct Media {
+pub(crate) struct Media {
     tools: OnceLock<Tools>,
     codec: OnceLock<Codec>,
     asking: Arc<Flights<Result<Codec, ApiError>>>,
@@ -86,7 +86,7 @@ pub(super) struct Media {
 
 impl Media {
     /// Keeps at most so many bytes of what it makes.
-    pub(super) fn new(cache_bytes: u64, metrics: &Metrics) -> Media {
+    pub(crate) fn new(cache_bytes: u64, metrics: &Metrics) -> Media {
         let (hits, misses, queue) = (Counter::default(), Counter::default(), Gauge::default());
         metrics.register(|r| {
             r.register("cache_hits", "Thumbnails and previews that were there", hits.clone());
@@ -119,7 +119,7 @@ impl Media {
     }
 
     /// Tells the metrics how many wait.
-    pub(super) fn note_queue(&self) {
+    pub(crate) fn note_queue(&self) {
         self.queue.set(i64::try_from(self.stills.waiting() + self.clips.waiting()).unwrap_or(i64::MAX));
     }
 
@@ -144,7 +144,7 @@ impl Media {
 }
 
 /// Routes of this file.
-pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(thumbnail)).routes(routes!(preview)).routes(routes!(whole))
 }
 
@@ -244,7 +244,7 @@ async fn codec(app: &Arc<App>) -> Result<Codec, ApiError> {
 
 /// What a flight brought.
 fn landed<T>(outcome: Option<Result<T, ApiError>>) -> Result<T, ApiError> {
-    outcome.unwrap_or_else(|| Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, super::PANIC)))
+    outcome.unwrap_or_else(|| Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, crate::serve::PANIC)))
 }
 
 /// What is kept under a key, or else what `make` makes when its turn has come at the gate, once for all who ask meanwhile.
@@ -396,7 +396,7 @@ struct Moments {
 }
 
 /// What a preview of a moment shows, in milliseconds: all of it, or of a long one as much as a preview may, from 5 seconds before its best place on.
-pub(super) fn shown(moment: Moment) -> (u32, u32) {
+pub(crate) fn shown(moment: Moment) -> (u32, u32) {
     let Moment { from_ms, at_ms, to_ms } = moment;
     let longest = PREVIEW_MS[2];
     let last = to_ms.saturating_sub(longest).max(from_ms);

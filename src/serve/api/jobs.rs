@@ -15,19 +15,19 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::ask::{self, Kind};
-use super::clock::{rfc3339, since_1970_ns};
-use super::error::{ApiError, ErrorBody};
-use super::state::App;
-use crate::ingest::{self, Event, Model, Outcome, Plan, Summary};
 use crate::base::Cancel;
+use crate::ingest::{self, Event, Model, Outcome, Plan, Summary};
+use crate::serve::api::ask::{self, Kind};
+use crate::serve::error::{ApiError, ErrorBody};
+use crate::serve::observe::clock::{rfc3339, since_1970_ns};
+use crate::serve::state::App;
 
 /// Failures that a job tells, and jobs that are remembered.
 const MAX_FAILURES: usize = 100;
 const MAX_JOBS: usize = 100;
 
 /// What this file keeps.
-pub(super) struct Jobs {
+pub(crate) struct Jobs {
     /// Names and paths of the folders that may be indexed.
     folders: Vec<(String, PathBuf)>,
     /// The oldest first.
@@ -196,14 +196,14 @@ fn rounded(seconds: f64) -> f64 {
 }
 
 impl Jobs {
-    pub(super) fn new(library: &[PathBuf]) -> Jobs {
+    pub(crate) fn new(library: &[PathBuf]) -> Jobs {
         let mut taken = HashSet::new();
         let folders = library.iter().map(|path| (unique(path, &mut taken), path.clone())).collect();
         Jobs { folders, jobs: Mutex::default(), ended: Condvar::new() }
     }
 
     /// Names of the folders that may be indexed.
-    pub(super) fn folders(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn folders(&self) -> impl Iterator<Item = &str> {
         self.folders.iter().map(|(name, _)| name.as_str())
     }
 
@@ -233,7 +233,7 @@ impl Jobs {
         let run = move || {
             tracing::info!(job = own.id, "indexing");
             let outcome = catch_unwind(AssertUnwindSafe(|| work(&own)));
-            let outcome = outcome.unwrap_or_else(|_| Err(super::PANIC.to_owned()));
+            let outcome = outcome.unwrap_or_else(|_| Err(crate::serve::PANIC.to_owned()));
             let mut progress = own.progress();
             progress.took = Some(own.start.elapsed());
             match outcome {
@@ -252,7 +252,7 @@ impl Jobs {
             drop(all.jobs());
             all.ended.notify_all();
         };
-        let thread = std::thread::Builder::new().name("indexing".into()).stack_size(super::STACK_BYTES);
+        let thread = std::thread::Builder::new().name("indexing".into()).stack_size(crate::serve::STACK_BYTES);
         thread.spawn(run).map_err(|error| ApiError::internal(&error))?;
         jobs.push_back(job.clone());
         if jobs.len() > MAX_JOBS {
@@ -262,12 +262,12 @@ impl Jobs {
     }
 
     /// Asks what runs to stop.
-    pub(super) fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         self.jobs().iter().for_each(|job| job.cancel.set());
     }
 
     /// Stops what runs, and waits until it has put away what it had finished; not longer than this, though.
-    pub(super) fn stop(&self, patience: Duration) {
+    pub(crate) fn stop(&self, patience: Duration) {
         let jobs = self.jobs();
         jobs.iter().for_each(|job| job.cancel.set());
         let waited = self.ended.wait_timeout_while(jobs, patience, |jobs| jobs.iter().any(|job| job.runs()));
@@ -325,7 +325,7 @@ fn index(app: &App, job: &Job, order: &Order, folders: Vec<PathBuf>) -> Result<S
 }
 
 /// Routes of this file.
-pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(start)).routes(routes!(list)).routes(routes!(show, cancel))
 }
 

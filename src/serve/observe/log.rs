@@ -19,7 +19,7 @@ pub enum Format {
 }
 
 /// Starts the log, panics included. A second start in one process changes nothing.
-pub(super) fn start(format: Format) {
+pub(crate) fn start(format: Format) {
     let filter = Targets::new().with_default(LevelFilter::WARN).with_target("reelseek", Level::INFO);
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
@@ -33,7 +33,7 @@ pub(super) fn start(format: Format) {
 }
 
 /// As [`tokio::task::spawn_blocking`], within the span of whoever asks: what the work logs, and its panic, names the request.
-pub(super) fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+pub(crate) fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     let span = tracing::Span::current();
     tokio::task::spawn_blocking(move || span.in_scope(work))
 }

@@ -15,16 +15,16 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::ask::{self, Ask, Batch, Looked};
-use super::error::{ApiError, ErrorBody};
-use super::media::shown;
-use super::metrics::Stage;
-use super::state::{App, Snapshot};
 use crate::media;
 use crate::search::{Answer, Found, Group, Options};
+use crate::serve::api::ask::{self, Ask, Batch, Looked};
+use crate::serve::api::media::shown;
+use crate::serve::error::{ApiError, ErrorBody};
+use crate::serve::observe::metrics::Stage;
+use crate::serve::state::{App, Snapshot};
 
 /// The most pixels of a picture: what the largest cameras make, decoded in a second or two.
-pub(super) const MAX_PIXELS: u64 = 50_000_000;
+pub(crate) const MAX_PIXELS: u64 = 50_000_000;
 /// Ranges of the options.
 const MAX_TOP: usize = 100;
 const MAX_SKIP: usize = 10_000;
@@ -36,7 +36,7 @@ const BATCH_TIME: Duration = Duration::from_secs(20);
 const AHEAD: usize = 4;
 
 /// Routes of this file.
-pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(search)).routes(routes!(batch)).routes(routes!(info))
 }
 
@@ -44,35 +44,35 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 #[derive(Debug, Clone, Default, Deserialize, IntoParams, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Wish {
+pub(crate) struct Wish {
     /// Results at most; 10 if not given.
     #[schema(minimum = 1, maximum = 100)]
     #[param(minimum = 1, maximum = 100)]
-    pub(super) top: Option<usize>,
+    pub(crate) top: Option<usize>,
     /// Better results that are left out: those of the pages before.
     #[schema(minimum = 0, maximum = 10000)]
     #[param(minimum = 0, maximum = 10000)]
-    pub(super) skip: Option<usize>,
+    pub(crate) skip: Option<usize>,
     /// Only videos that match, as in `path:holiday label:surfing duration:[10 TO 60]`.
-    pub(super) filter: Option<String>,
+    pub(crate) filter: Option<String>,
     /// Compare with every row, so that nothing is missed.
-    pub(super) exact: Option<bool>,
+    pub(crate) exact: Option<bool>,
     /// Breadth of the search in large indexes: more finds more, and takes longer. Means nothing where `exact` is true.
     #[schema(minimum = 1, maximum = 100000)]
     #[param(minimum = 1, maximum = 100000)]
-    pub(super) ef: Option<usize>,
+    pub(crate) ef: Option<usize>,
     /// Only results of at least this confidence.
     #[schema(minimum = 0.0, maximum = 1.0)]
     #[param(minimum = 0.0, maximum = 1.0)]
-    pub(super) min_confidence: Option<f32>,
+    pub(crate) min_confidence: Option<f32>,
     /// One result a video, or all moments that were looked at.
-    pub(super) group: Option<GroupBy>,
+    pub(crate) group: Option<GroupBy>,
 }
 
 /// What one result is.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum GroupBy {
+pub(crate) enum GroupBy {
     /// A video, at its best moment.
     Video,
     /// A moment.
@@ -96,7 +96,7 @@ impl Wish {
     }
 
     /// The options of the search; 400 if one is out of its range.
-    pub(super) fn options(&self) -> Result<Options, ApiError> {
+    pub(crate) fn options(&self) -> Result<Options, ApiError> {
         fn within<T: PartialOrd + std::fmt::Display + Copy>(
             name: &str,
             value: T,
@@ -126,7 +126,7 @@ impl Wish {
 
 /// The answer to a search.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Reply {
+pub(crate) struct Reply {
     /// Time from the picture to the results, in milliseconds, without waiting for a turn.
     took_ms: f64,
     /// Whether every row was compared, so that nothing can have been missed.
@@ -142,7 +142,7 @@ pub(super) struct Reply {
 /// A video and the moment in it. Times are in seconds from the first frame.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Result)]
-pub(super) struct Shown {
+pub(crate) struct Shown {
     /// From 1, pages before counted.
     rank: usize,
     /// The video's id.
@@ -171,17 +171,17 @@ pub(super) struct Shown {
 }
 
 /// Milliseconds as seconds.
-pub(super) fn seconds(ms: u32) -> f64 {
+pub(crate) fn seconds(ms: u32) -> f64 {
     f64::from(ms) / 1000.0
 }
 
 /// The name of a video's file, without its folders.
-pub(super) fn name_of(path: &str) -> &str {
+pub(crate) fn name_of(path: &str) -> &str {
     path.rsplit(['/', '\\']).next().unwrap_or(path)
 }
 
 /// Links to a moment's picture and video.
-pub(super) fn links(app: &App, found: &Found) -> (String, String) {
+pub(crate) fn links(app: &App, found: &Found) -> (String, String) {
     let (id, moment) = (&found.video.id, found.moment);
     let thumbnail = app.link(format!("/v1/thumbnail?video={id}&at={}", seconds(moment.at_ms)));
     let (from_ms, to_ms) = shown(moment);
@@ -223,7 +223,7 @@ impl Reply {
 }
 
 /// Searches a snapshot by a picture's bytes, with the stages timed.
-pub(super) fn by_picture(app: &App, snapshot: &Snapshot, bytes: &Bytes, options: &Options) -> Result<Answer, ApiError> {
+pub(crate) fn by_picture(app: &App, snapshot: &Snapshot, bytes: &Bytes, options: &Options) -> Result<Answer, ApiError> {
     let start = Instant::now();
     let picture = media::image::read_within(bytes, "the image", MAX_PIXELS)?;
     app.metrics.observe(Stage::Decode, start.elapsed());

@@ -15,30 +15,30 @@ use bytes::{Bytes, BytesMut};
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::error::ApiError;
+use crate::serve::error::ApiError;
 
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;
 
 /// What is known of a file before a byte of it is read.
 #[derive(Debug, Clone)]
-pub(super) struct Head {
-    pub(super) content_type: &'static str,
+pub(crate) struct Head {
+    pub(crate) content_type: &'static str,
     /// Names the content, without the quotes: another content has another.
-    pub(super) tag: String,
-    pub(super) cache_control: &'static str,
+    pub(crate) tag: String,
+    pub(crate) cache_control: &'static str,
 }
 
 /// What a request asks of a file.
 #[derive(Debug)]
-pub(super) struct Asked<'a> {
-    pub(super) method: &'a Method,
-    pub(super) headers: &'a HeaderMap,
+pub(crate) struct Asked<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) headers: &'a HeaderMap,
 }
 
 impl Asked<'_> {
     /// Whether the asker has this content already.
-    pub(super) fn has(&self, head: &Head) -> bool {
+    pub(crate) fn has(&self, head: &Head) -> bool {
         let lists = self.headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
         lists.flat_map(|list| list.split(',')).map(str::trim).any(|tag| {
             tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"') == head.tag && tag.ends_with('"')
@@ -82,7 +82,7 @@ fn parse(range: &str, length: u64) -> Part {
 }
 
 /// The answer to one who has it already.
-pub(super) fn unchanged(head: &Head) -> Response {
+pub(crate) fn unchanged(head: &Head) -> Response {
     (StatusCode::NOT_MODIFIED, common(head)).into_response()
 }
 
@@ -122,7 +122,7 @@ fn answer(asked: &Asked<'_>, head: &Head, length: u64, body: impl FnOnce(Range<u
 }
 
 /// Bytes as a file.
-pub(super) fn bytes(asked: &Asked<'_>, head: &Head, bytes: &Bytes) -> Response {
+pub(crate) fn bytes(asked: &Asked<'_>, head: &Head, bytes: &Bytes) -> Response {
     if asked.has(head) {
         return unchanged(head);
     }
@@ -130,7 +130,7 @@ pub(super) fn bytes(asked: &Asked<'_>, head: &Head, bytes: &Bytes) -> Response {
 }
 
 /// An open file, read as it is sent.
-pub(super) fn file(asked: &Asked<'_>, head: &Head, file: File, length: u64) -> Response {
+pub(crate) fn file(asked: &Asked<'_>, head: &Head, file: File, length: u64) -> Response {
     if asked.has(head) {
         return unchanged(head);
     }
@@ -187,13 +187,13 @@ impl HttpBody for FileBody {
 }
 
 /// A name as RFC 8187 writes it in a header.
-pub(super) fn encoded(name: &str) -> String {
+pub(crate) fn encoded(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 /// What a file is, by its ending: never anything that a browser would run.
-pub(super) fn content_type(path: &Path) -> &'static str {
+pub(crate) fn content_type(path: &Path) -> &'static str {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
     match extension.as_str() {
         "mp4" | "m4v" | "f4v" => "video/mp4",
