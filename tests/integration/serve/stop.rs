@@ -24,7 +24,9 @@ fn answers_requests_in_progress_and_refuses_new_ones() {
     let idle = server.connect();
     let mut begun = server.connect();
     begun.write_all(b"GET /v1/in").unwrap();
-    until("the request is in flight", || server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2"));
+    until("the request is in flight", || {
+        server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2")
+    });
     terminate(&server);
     let address = server.address().to_owned();
     until("new connections are refused", || TcpStream::connect(&address).is_err());
@@ -48,7 +50,9 @@ fn stops_waiting_for_stalled_requests_after_a_while() {
         "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\nhalf"
     )
     .unwrap();
-    until("the request is in flight", || server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2"));
+    until("the request is in flight", || {
+        server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2")
+    });
     let start = Instant::now();
     terminate(&server);
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
@@ -65,7 +69,9 @@ fn a_second_signal_stops_at_once() {
         "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\nhalf"
     )
     .unwrap();
-    until("the request is in flight", || server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2"));
+    until("the request is in flight", || {
+        server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2")
+    });
     terminate(&server);
     until("it stops", || server.log().contains("stopping"));
     let start = Instant::now();
