@@ -1,5 +1,5 @@
-//! Latency of searches over HTTP: the binary on an index of 100,000 rows, first pictures at a steady rate, then vectors as
-//! fast as the server answers.
+//! Latency of searches over HTTP: the binary on an index of 100,000 rows, first pictures at a steady rate,
+//! then vectors as fast as the server answers.
 //!
 //! ```text
 //! cargo bench -p reelseek --bench serve
@@ -149,8 +149,8 @@ fn print_latency(what: &str, mut took: Vec<Duration>, seconds: f64) {
     );
 }
 
-/// Measures pictures that are due at fixed times, whether earlier ones are answered or not. Latency counts from the due
-/// time.
+/// Measures pictures that are due at fixed times, whether earlier ones are answered or not. Latency counts
+/// from the due time.
 fn steady(address: &str, jpeg: &[u8]) -> Outcome<()> {
     let count = RATE * SECONDS;
     let start = Instant::now() + Duration::from_millis(100);

@@ -1,5 +1,5 @@
-//! Turns errors of the engine into responses: a status, and a text for a person who sees neither the server's files nor
-//! its command line.
+//! Turns errors of the engine into responses: a status, and a text for a person who sees neither the server's
+//! files nor its command line.
 
 use std::io::ErrorKind;
 

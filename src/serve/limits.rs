@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// Threads that accept, read and write. Computation runs on other threads.
 pub(crate) const IO_THREADS: usize = 2;
-/// Stack of the threads that compute: as large as a main thread's, because picture decoders and the filter parser
-/// recurse.
+/// Stack of the threads that compute: as large as a main thread's, because picture decoders and the filter
+/// parser recurse.
 pub(crate) const STACK_BYTES: usize = 8 << 20;
 /// Interval between checks for a new commit. A check reads the metadata of one file.
 pub(crate) const COMMIT_POLL: Duration = Duration::from_millis(500);
@@ -20,7 +20,8 @@ pub(crate) const RESERVED_FILES: u64 = 256;
 pub(crate) const HEAD_TIME: Duration = Duration::from_secs(15);
 /// The largest head: many cookies, and the longest address.
 pub(crate) const MAX_HEAD_BYTES: usize = 64 << 10;
-/// Longest time in which a client reads nothing of a response. Players that pause return with a range request.
+/// Longest time in which a client reads nothing of a response. Players that pause return with a range
+/// request.
 pub(crate) const WRITE_STALL: Duration = Duration::from_secs(60);
 /// Pause after a failed accept, while the system has no free file descriptor.
 pub(crate) const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -52,7 +53,8 @@ pub(crate) const BODY_WINDOW_BYTES: usize = 160_000;
 pub(crate) const BODY_WINDOW: Duration = Duration::from_secs(5);
 /// Extra time of the first window, so that small bodies arrive over any line.
 pub(crate) const BODY_GRACE: Duration = Duration::from_secs(5);
-/// Bytes of a refused body that are read and dropped: many clients read the response only after sending everything.
+/// Bytes of a refused body that are read and dropped: many clients read the response only after sending
+/// everything.
 pub(crate) const DISCARD_BYTES: usize = 2 * MAX_BODY_BYTES;
 pub(crate) const DISCARD_TIME: Duration = Duration::from_secs(5);
 /// Memory of all bodies and fetched pictures together: ten of the largest.

@@ -1,10 +1,10 @@
 //! The web page and the HTTP API.
 //!
-//! A request arrives over a connection with time limits (`connection`) and passes these layers, outermost first: request id,
-//! log and counters (`observe`), Host and Origin (`guard::host`), a handler of panics, the token (`guard::auth`), and the
-//! reading of its body (`connection::body`). Its handler (`api`) takes parts of the state, holds one snapshot of the index
-//! from beginning to end, and waits for a worker before it computes (`admission`). Computation runs on its own threads,
-//! never on those that serve connections.
+//! A request arrives over a connection with time limits (`connection`) and passes these layers, outermost
+//! first: request id, log and counters (`observe`), Host and Origin (`guard::host`), a handler of panics, the
+//! token (`guard::auth`), and the reading of its body (`connection::body`). Its handler (`api`) takes parts
+//! of the state, holds one snapshot of the index from beginning to end, and waits for a worker before it
+//! computes (`admission`). Computation runs on its own threads, never on those that serve connections.
 
 mod admission;
 mod advice;
@@ -47,11 +47,12 @@ use guard::{auth, host};
 use observe::request;
 use state::App;
 
-/// Serves until `shutdown` is requested, and then until the requests in progress are answered. `on_listen` is called with
-/// the address once the server accepts connections.
+/// Serves until `shutdown` is requested, and then until the requests in progress are answered. `on_listen` is
+/// called with the address once the server accepts connections.
 ///
 /// # Errors
-/// [`enum@Error`] if the options contradict each other, the index cannot be opened, or the address is not available.
+/// [`enum@Error`] if the options contradict each other, the index cannot be opened, or the address is not
+/// available.
 pub fn run(options: ServeOptions, shutdown: &ShutdownSignal, on_listen: impl FnOnce(SocketAddr)) -> Result<(), Error> {
     options.check()?;
     let listen = options.listen;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// Stops a running server: the first request drains it, the second stops it at once. Clones share their state.
+/// Stops a running server: the first request drains it, the second stops it at once. Clones share their
+/// state.
 #[derive(Debug, Clone)]
 pub struct ShutdownSignal(Arc<watch::Sender<usize>>);
 
@@ -26,8 +27,8 @@ impl ShutdownSignal {
         let _ = self.0.subscribe().wait_for(|requests| *requests >= count).await;
     }
 
-    /// Installs handlers that make SIGINT and SIGTERM (Ctrl-C outside of Unix) request a shutdown. For programs:
-    /// [`run`](crate::serve::run) installs none.
+    /// Installs handlers that make SIGINT and SIGTERM (Ctrl-C outside of Unix) request a shutdown. For
+    /// programs: [`run`](crate::serve::run) installs none.
     ///
     /// # Errors
     /// If the system refuses the handlers or a thread.
@@ -52,35 +53,37 @@ impl ShutdownSignal {
     }
 }
 
-#[cfg(unix)]
-struct Signals([tokio::signal::unix::Signal; 2]);
+/// SIGINT and SIGTERM; Ctrl-C outside of Unix.
+struct Signals {
+    #[cfg(unix)]
+    unix: [tokio::signal::unix::Signal; 2],
+    #[cfg(not(unix))]
+    ctrl_c: tokio::signal::windows::CtrlC,
+}
 
-#[cfg(unix)]
 impl Signals {
+    #[cfg(unix)]
     fn new() -> std::io::Result<Signals> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Signals([signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?]))
+        Ok(Signals { unix: [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?] })
     }
 
+    #[cfg(not(unix))]
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals { ctrl_c: tokio::signal::windows::ctrl_c()? })
+    }
+
+    #[cfg(unix)]
     async fn next(&mut self) {
-        let [interrupt, terminate] = &mut self.0;
+        let [interrupt, terminate] = &mut self.unix;
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
     }
-}
 
-#[cfg(windows)]
-struct Signals(tokio::signal::windows::CtrlC);
-
-#[cfg(windows)]
-impl Signals {
-    fn new() -> std::io::Result<Signals> {
-        Ok(Signals(tokio::signal::windows::ctrl_c()?))
-    }
-
+    #[cfg(not(unix))]
     async fn next(&mut self) {
-        let _ = self.0.recv().await;
+        let _ = self.ctrl_c.recv().await;
     }
 }

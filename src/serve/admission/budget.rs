@@ -1,7 +1,8 @@
 //! The memory budget of request bodies and fetched pictures.
 //!
-//! They share one budget. A part of it is reserved for small bodies, so that a usual search finds room whatever else is
-//! uploaded. When the budget is exhausted, the largest of the bodies that have been idle longest is aborted.
+//! They share one budget. A part of it is reserved for small bodies, so that a usual search finds room
+//! whatever else is uploaded. When the budget is exhausted, the largest of the bodies that have been idle
+//! longest is aborted.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,8 +60,8 @@ impl Ledger {
         Some(entry)
     }
 
-    /// The arriving body to abort: the one of the highest idle cost; a large one, if only large bodies exceed their
-    /// part.
+    /// The arriving body to abort: the one of the highest idle cost; a large one, if only large bodies exceed
+    /// their part.
     fn victim(&self, now: Instant) -> Option<u64> {
         let any = self.total > BODY_BUDGET_BYTES;
         let arriving = self.entries.iter().filter(|(_, e)| e.abort.is_some() && (any || e.is_large()));

@@ -1,4 +1,5 @@
-//! The gate before computation: a bounded number of workers, a bounded queue, and 429 for every other request.
+//! The gate before computation: a bounded number of workers, a bounded queue, and 429 for every other
+//! request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -72,8 +73,8 @@ impl WorkerGate {
     /// A worker is free again when the work has ended, even if its client has left before.
     ///
     /// # Errors
-    /// 429 if the queue is full, or the wait is too long; 503 if the work takes too long; 500 if it panics; else the
-    /// error of `work`.
+    /// 429 if the queue is full, or the wait is too long; 503 if the work takes too long; 500 if it panics;
+    /// else the error of `work`.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
@@ -81,8 +82,8 @@ impl WorkerGate {
         self.run_queued(&self.waiting, self.queue, self.queue_time, work).await
     }
 
-    /// [`WorkerGate::run`] for a further part of an admitted request: it is queued even if the queue is full, and
-    /// waits until `deadline`.
+    /// [`WorkerGate::run`] for a further part of an admitted request: it is queued even if the queue is full,
+    /// and waits until `deadline`.
     ///
     /// # Errors
     /// As [`WorkerGate::run`].

@@ -1,5 +1,5 @@
-//! Identical work is done once: the first request starts it, later ones wait for the same result. When the last waiter
-//! leaves, the work is cancelled, or leaves the queue if it has not started.
+//! Identical work is done once: the first request starts it, later ones wait for the same result. When the
+//! last waiter leaves, the work is cancelled, or leaves the queue if it has not started.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -42,7 +42,8 @@ where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    /// Starts `work`, or waits for the running work of the same key; returns its result, or `None` if it panicked.
+    /// Starts `work`, or waits for the running work of the same key; returns its result, or `None` if it
+    /// panicked.
     pub(crate) async fn join<F>(self: &Arc<Self>, key: &K, work: impl FnOnce(Cancel) -> F) -> Option<T>
     where
         F: Future<Output = T> + Send + 'static,

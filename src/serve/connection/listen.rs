@@ -22,8 +22,8 @@ use crate::serve::limits::{ACCEPT_RETRY, EVICT_RETRY, HEAD_TIME, IDLE_CLOSE, MAX
 use crate::serve::observe::held::hold;
 use crate::serve::observe::metrics::Metrics;
 
-/// Raises the process's limit of file descriptors as far as the system allows; returns the number of connections that
-/// fit.
+/// Raises the process's limit of file descriptors as far as the system allows; returns the number of
+/// connections that fit.
 pub(crate) fn connection_capacity() -> usize {
     #[cfg(unix)]
     {

@@ -57,8 +57,8 @@ impl Connection {
         self.is_busy() && !self.is_receiving()
     }
 
-    /// The place in the order of eviction, or `None` if the connection must stay: it is being answered, or its body
-    /// makes progress.
+    /// The place in the order of eviction, or `None` if the connection must stay: it is being answered, or
+    /// its body makes progress.
     fn eviction_order(&self) -> Option<(EvictionClass, Instant)> {
         let progress = *self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = progress.elapsed();

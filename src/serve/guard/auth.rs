@@ -17,16 +17,17 @@ use crate::serve::limits::SHORT_TOKEN;
 pub(crate) const COOKIE: &str = "reelseek";
 /// Hexadecimal digits of a link's signature: 128 bits.
 const SIGNATURE_DIGITS: usize = 32;
-/// Paths of signed links, and the parameters that are signed. Others have no effect, so they are not signed: clients of
-/// trace.moe append `&size=l` or `&mute`.
+/// Paths of signed links, and the parameters that are signed. Others have no effect, so they are not signed:
+/// clients of trace.moe append `&size=l` or `&mute`.
 const MEDIA: [(&str, &[&str]); 3] =
     [("/v1/thumbnail", &["video", "at", "width"]), ("/v1/preview", &["video", "from", "to"]), ("/v1/media/", &[])];
-/// Paths for clients of trace.moe, and the header of their key, which is the token. They may append it as `key`, too.
+/// Paths for clients of trace.moe, and the header of their key, which is the token. They may append it as
+/// `key`, too.
 const TRACE: [&str; 2] = ["/search", "/me"];
 const TRACE_KEY: &str = "x-trace-key";
 
-/// The signed parameters of a media path; `None` if a page does not embed the path as a picture or video, for which a
-/// browser sends no header.
+/// The signed parameters of a media path; `None` if a page does not embed the path as a picture or video, for
+/// which a browser sends no header.
 fn signed_parameters(path: &str) -> Option<&'static [&'static str]> {
     let matches = |media: &str| path == media || media.ends_with('/') && path.starts_with(media);
     MEDIA.iter().find(|(media, _)| matches(media)).map(|(_, parameters)| *parameters)

@@ -1,4 +1,5 @@
-//! Checks Host against DNS rebinding and Origin against other pages, and sets the security headers of every response.
+//! Checks Host against DNS rebinding and Origin against other pages, and sets the security headers of every
+//! response.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -70,8 +71,9 @@ impl HostGuard {
         Ok(HostGuard { auth, listen, hosts, origins })
     }
 
-    /// Whether a request may name this host. A page whose name server points to this server's address still sends its
-    /// own name. An IP address cannot be rebound, so a server that listens on all addresses accepts any.
+    /// Whether a request may name this host. A page whose name server points to this server's address still
+    /// sends its own name. An IP address cannot be rebound, so a server that listens on all addresses accepts
+    /// any.
     fn knows(&self, host: &str) -> bool {
         let Some(name) = name_of(host) else { return false };
         let name = name.to_ascii_lowercase();
@@ -105,8 +107,8 @@ impl HostGuard {
         Ok(())
     }
 
-    /// Refuses requests that a page of another origin makes its visitor's browser send. Programs send neither Origin nor
-    /// Sec-Fetch-Site.
+    /// Refuses requests that a page of another origin makes its visitor's browser send. Programs send neither
+    /// Origin nor Sec-Fetch-Site.
     fn check_origin(&self, method: &Method, uri: &Uri, headers: &HeaderMap, signed: bool) -> Result<(), ApiError> {
         let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
         let origin = text(&header::ORIGIN);

@@ -18,8 +18,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Installs the process-wide logger and a panic hook that logs. For programs: [`run`](crate::serve::run) does not
-/// call it. A second call changes nothing.
+/// Installs the process-wide logger and a panic hook that logs. For programs: [`run`](crate::serve::run) does
+/// not call it. A second call changes nothing.
 pub fn start_logging(format: LogFormat) {
     let filter = Targets::new().with_default(LevelFilter::WARN).with_target("reelseek", Level::INFO);
     let registry = tracing_subscriber::registry().with(filter);
@@ -33,7 +33,8 @@ pub fn start_logging(format: LogFormat) {
     }
 }
 
-/// [`tokio::task::spawn_blocking`] within the current span, so that log lines and panics of the work name the request.
+/// [`tokio::task::spawn_blocking`] within the current span, so that log lines and panics of the work name the
+/// request.
 pub(crate) fn spawn_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     let span = tracing::Span::current();
     tokio::task::spawn_blocking(move || span.in_scope(work))
