@@ -57,6 +57,7 @@ pub mod ingest;
 pub mod media;
 pub mod research;
 pub mod search;
+#[cfg(feature = "serve")]
 pub mod serve;
 
 pub use base::Cancel;

@@ -13,6 +13,7 @@ mod manage;
 mod model;
 mod quality;
 mod search;
+#[cfg(feature = "serve")]
 mod serve;
 mod talk;
 mod train;
@@ -48,6 +49,7 @@ enum Command {
     /// Find the videos, and the moment in each, that show what a picture shows
     Search(search::Arguments),
     /// Serve the web page and the HTTP API
+    #[cfg(feature = "serve")]
     Serve(serve::Arguments),
     /// Show what an index holds
     Info(manage::Info),
@@ -90,6 +92,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Index(arguments) => index::run(&arguments),
         Command::Search(arguments) => search::run(&arguments),
+        #[cfg(feature = "serve")]
         Command::Serve(arguments) => serve::run(arguments),
         Command::Info(arguments) => manage::info(&arguments),
         Command::Verify(arguments) => manage::verify(&arguments),

@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -5,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use super::IndexFolder;
-use crate::serve::{self, Format, Options, Token};
+use crate::serve::{self, LogFormat, ServeOptions, ShutdownSignal, Token};
 
 /// Where the token may come from.
 const TOKEN: &str = "REELSEEK_TOKEN";
@@ -106,29 +107,34 @@ fn listen(text: &str) -> Result<Listen, String> {
 }
 
 pub(super) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let token = arguments.token()?;
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    serve::run(Options {
-        token,
-        index: arguments.folder.index,
-        library: arguments.library,
-        listen: arguments.listen.address,
-        checkpoint: arguments.checkpoint,
-        weights: arguments.weights,
-        no_auth: arguments.no_auth,
-        unused_token: arguments.no_auth && std::env::var_os(TOKEN).is_some_and(|token| !token.is_empty()),
-        // Who asks it to listen by a name will call it by that.
-        hosts: arguments.allow_host.into_iter().chain(arguments.listen.name).collect(),
-        origins: arguments.cors,
-        fetch: arguments.fetch,
-        show_paths: arguments.show_paths,
-        workers: arguments.workers.map_or(processors, usize::from),
-        queue: arguments.queue,
-        cache_bytes: arguments.cache_mb.saturating_mul(1_000_000),
-        log: match arguments.log {
-            Log::Text => Format::Text,
-            Log::Json => Format::Json,
-        },
+    serve::start_logging(match arguments.log {
+        Log::Text => LogFormat::Text,
+        Log::Json => LogFormat::Json,
+    });
+    if arguments.no_auth && std::env::var_os(TOKEN).is_some_and(|token| !token.is_empty()) {
+        tracing::warn!("{TOKEN} is ignored: --no-auth admits every request without a token");
+    }
+    let mut options = ServeOptions::new(&arguments.folder.index)
+        .token(arguments.token()?)
+        .library(arguments.library)
+        .listen(arguments.listen.address)
+        .checkpoint(arguments.checkpoint)
+        .weights(arguments.weights)
+        .no_auth(arguments.no_auth)
+        // Clients use the name that the server was given to listen on.
+        .hosts(arguments.allow_host.into_iter().chain(arguments.listen.name).collect())
+        .origins(arguments.cors)
+        .fetch(arguments.fetch)
+        .show_paths(arguments.show_paths)
+        .queue(arguments.queue)
+        .cache_bytes(arguments.cache_mb.saturating_mul(1_000_000));
+    if let Some(workers) = arguments.workers {
+        options.workers = workers.into();
+    }
+    serve::run(options, &ShutdownSignal::on_signals()?, |address| {
+        // Another program may read the address, and may have ended already.
+        let mut out = std::io::stdout();
+        let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
     })?;
     Ok(ExitCode::SUCCESS)
 }

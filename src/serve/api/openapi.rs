@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -199,7 +198,7 @@ pub(crate) async fn readyz(
     State(snapshots): State<Arc<SnapshotStore>>,
 ) -> Result<Json<Health>, ApiError> {
     if stopping.is_set() {
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"));
+        return Err(ApiError::unavailable("the server is stopping"));
     }
     snapshots.ready().map(|_| Json(Health { status: "ok" }))
 }

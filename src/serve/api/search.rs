@@ -46,12 +46,13 @@ pub(crate) struct SearchResponse {
     /// The commit of the index that was searched, counted from the server's start.
     generation: u64,
     /// Results in descending order of evidence.
-    results: Vec<SearchResult>,
+    results: Vec<ResultBody>,
 }
 
 /// A video and the moment in it. Times are in seconds from the first frame.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct SearchResult {
+#[schema(as = SearchResult)]
+pub(crate) struct ResultBody {
     /// Position in the list of all results, from 1.
     rank: usize,
     /// Id of the video.
@@ -104,7 +105,7 @@ impl SearchResponse {
         let results = answer.found.into_iter().enumerate().map(|(i, found)| {
             let (thumbnail, preview) = moment_links(links, &found);
             let Found { video, score, evidence, confidence, moment } = found;
-            SearchResult {
+            ResultBody {
                 rank: options.skip + i + 1,
                 name: file_name(&video.path).to_owned(),
                 media: links.media(&video.id),

@@ -20,6 +20,7 @@ use crate::serve::api::openapi::IndexErrors;
 use crate::serve::api::request::{body_bytes, unsupported};
 use crate::serve::connection::body::BodyKind;
 use crate::serve::error::ApiError;
+use crate::serve::options::ServeOptions;
 use crate::serve::snapshot::SnapshotStore;
 
 /// What the handlers of jobs share.
@@ -29,9 +30,7 @@ pub(crate) struct JobContext {
     pub(crate) snapshots: Arc<SnapshotStore>,
     /// Set when the server stops.
     pub(crate) stopping: Cancel,
-    /// Folder of the index.
-    pub(crate) index: PathBuf,
-    pub(crate) model: ModelChoice,
+    pub(crate) options: Arc<ServeOptions>,
 }
 
 /// What to index, and how.
@@ -95,7 +94,7 @@ pub(crate) async fn start_job(
     };
     let folders = context.jobs.paths(request.folders.as_deref())?;
     if context.stopping.is_set() {
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"));
+        return Err(ApiError::unavailable("the server is stopping"));
     }
     let jobs = context.jobs.clone();
     match jobs.start(move |job| index(&context, job, &request, folders))? {
@@ -120,14 +119,17 @@ fn index(
     };
     // One core is left to searches.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let serve = &context.options;
+    let (weights, checkpoint) = (serve.weights.clone(), serve.checkpoint.clone());
+    let model = ModelChoice { encoder: None, weights, checkpoint };
     let options = IndexOptions::new(folders)
         .jobs(cores.saturating_sub(1))
         .keyframes(request.keyframes)
         .prune(request.prune)
         .retry(request.retry)
-        .model(context.model.clone());
+        .model(model);
     let note = |text: &str| tracing::info!("{text}");
-    let indexer = Indexer::open(&context.index, options, &job.cancel, note).map_err(failed)?;
+    let indexer = Indexer::open(&serve.index, options, &job.cancel, note).map_err(failed)?;
     let summary = indexer.run(&job.cancel, |event| job.on_event(event)).map_err(failed)?;
     // A client that sees the end of the job must find its videos.
     if let Err(error) = context.snapshots.refresh() {

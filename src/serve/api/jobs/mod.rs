@@ -46,7 +46,7 @@ impl Jobs {
     fn paths(&self, names: Option<&[String]>) -> Result<Vec<PathBuf>, ApiError> {
         if self.folders.is_empty() {
             let text = "the server was started without folders to index: name them as `reelseek serve FOLDER`";
-            return Err(ApiError::new(StatusCode::FORBIDDEN, text));
+            return Err(ApiError::forbidden(text));
         }
         let path = |name: &String| {
             let found = self.folders.iter().find(|(known, _)| known == name);

@@ -7,9 +7,9 @@ use axum::response::Response;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::media;
-use crate::serve::advice::video_error;
+use crate::serve::advice::{gone, video_error};
 use crate::serve::api::files::{self, FileHeaders, FileRequest, content_type};
-use crate::serve::api::media::{MediaContext, VideoFile, gone};
+use crate::serve::api::media::{MediaContext, VideoFile};
 use crate::serve::api::openapi::{FileErrors, IndexErrors};
 use crate::serve::api::search::file_name;
 use crate::serve::error::ApiError;
@@ -44,7 +44,7 @@ pub(crate) async fn video_file(
 ) -> Result<Response, ApiError> {
     let file = context.locate(id.clone()).await?;
     let content_type = content_type(&file.path);
-    let disposition = disposition(&file_name(&file.path.to_string_lossy()));
+    let disposition = disposition(file_name(&file.path.to_string_lossy()));
     let open = move || {
         media::readable(&file.path).map_err(video_error)?;
         let io = |reason| video_error(media::Error::Io { path: file.path.clone(), reason });

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use axum::http::StatusCode;
 use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -21,7 +20,7 @@ use crate::encode::registry;
 use crate::media::{self, Codec, Limits, Opening, Source, Tools};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::admission::single_flight::SingleFlight;
-use crate::serve::advice::video_error;
+use crate::serve::advice::{gone, video_error};
 use crate::serve::api::cache::{CacheKey, FileCache};
 use crate::serve::api::files::FileHeaders;
 use crate::serve::api::library;
@@ -226,11 +225,6 @@ impl MediaContext {
         };
         spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))?
     }
-}
-
-/// 410: the file of a video is not at its path any more.
-pub(crate) fn gone() -> ApiError {
-    ApiError::new(StatusCode::GONE, "the file of this video is gone; index with `prune` to remove the video")
 }
 
 /// The headers of a thumbnail or a preview. Its key names its content.

@@ -1,7 +1,7 @@
 //! `/v1/preview`: a moment as a short video.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::{HeaderMap, Method};
 use axum::response::Response;
 use bytes::Bytes;
 use serde::Deserialize;
@@ -109,7 +109,7 @@ fn clip(
 ) -> Result<Bytes, ApiError> {
     let unwritten = |error: std::io::Error| {
         tracing::error!("a preview cannot be written: {error}; REELSEEK_CACHE names another folder for the cache");
-        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server cannot write previews; its log contains the reason")
+        ApiError::unavailable("the server cannot write previews: see its log")
     };
     let tools = store.tools().map_err(video_error)?;
     let source = Source { tools, path: &file.path, limits: &store.limits, cancel };

@@ -1,0 +1,79 @@
+//! Turns errors of the engine into responses: a status, and a text for a person who sees neither the server's
+//! files nor its command line.
+
+use std::io::ErrorKind;
+
+use axum::http::StatusCode;
+
+use super::error::ApiError;
+use crate::{media, search};
+
+impl From<media::Error> for ApiError {
+    fn from(error: media::Error) -> ApiError {
+        let status = match &error {
+            media::Error::UnknownFormat { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            media::Error::Picture { .. } => StatusCode::BAD_REQUEST,
+            media::Error::PictureTooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            other => return ApiError::internal(other),
+        };
+        ApiError::new(status, error.to_string())
+    }
+}
+
+impl From<reelseek_index::Error> for ApiError {
+    fn from(error: reelseek_index::Error) -> ApiError {
+        use reelseek_index::Error::{Argument, Filter, Length, NotFinite};
+        match &error {
+            Filter { .. } | Argument { .. } | Length { .. } | NotFinite { .. } => {
+                ApiError::malformed(error.to_string())
+            }
+            other => ApiError::internal(other),
+        }
+    }
+}
+
+impl From<search::Error> for ApiError {
+    fn from(error: search::Error) -> ApiError {
+        match error {
+            search::Error::Media(error) => error.into(),
+            search::Error::Index(error) => error.into(),
+            other => ApiError::internal(&other),
+        }
+    }
+}
+
+/// 410: the file of a video is gone.
+pub(crate) fn gone() -> ApiError {
+    ApiError::new(StatusCode::GONE, "the file of this video is gone: index again with `prune` to remove the video")
+}
+
+/// The response for an error of a video's file.
+pub(crate) fn video_error(error: media::Error) -> ApiError {
+    use media::Error;
+    match &error {
+        Error::Io { source, .. } if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => gone(),
+        Error::NotAFile { .. } => gone(),
+        Error::Undecodable { path, reason } => {
+            tracing::warn!("{error}");
+            let folder = path.parent().map(|folder| format!("{}/", folder.display())).unwrap_or_default();
+            let reason = if folder.len() > 1 { reason.replace(&folder, "") } else { reason.clone() };
+            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, format!("this video cannot be decoded: {reason}"))
+        }
+        Error::Limit { .. } | Error::Killed { .. } => {
+            tracing::warn!("{error}");
+            ApiError::unavailable("decoding this video exceeded a limit: see the server's log")
+        }
+        Error::Cancelled { .. } => ApiError::unavailable("cancelled: every client that waited has left"),
+        Error::NoFfmpeg { .. } => {
+            tracing::error!("{error}");
+            let text = "ffmpeg cannot be started on the server: install it there, or name it in REELSEEK_FFMPEG";
+            ApiError::new(StatusCode::NOT_IMPLEMENTED, text)
+        }
+        Error::NoCodec { .. } => {
+            tracing::error!("{error}");
+            let text = "the server's ffmpeg cannot encode previews: expected libx264, libopenh264 or libvpx";
+            ApiError::new(StatusCode::NOT_IMPLEMENTED, text)
+        }
+        other => ApiError::internal(other),
+    }
+}
