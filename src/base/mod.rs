@@ -8,3 +8,7 @@ pub(crate) mod seeded;
 pub(crate) mod tensors;
 
 pub use cancel::Cancel;
+
+#[cfg(test)]
+#[path = "../../tests/integration/skip.rs"]
+pub(crate) mod skip;

@@ -10,5 +10,6 @@ mod hub;
 mod page;
 mod serve;
 mod serve_media;
+mod skip;
 mod times;
 mod train;
