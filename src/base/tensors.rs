@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
@@ -116,7 +115,7 @@ impl<'a> File<'a> {
                 let raw: &mut [u8] = bytemuck::cast_slice_mut(out);
                 match &self.source {
                     Source::Bytes(_) => raw.copy_from_slice(&self.bytes(start, end)?),
-                    Source::Disk(file) => file.read_exact_at(raw, self.data_start + start as u64)?,
+                    Source::Disk(file) => files::read_exact_at(file, raw, self.data_start + start as u64)?,
                 }
                 for value in out.iter_mut() {
                     *value = f32::from_bits(u32::from_le(value.to_bits()));
@@ -183,7 +182,7 @@ impl<'a> File<'a> {
             }
             Source::Disk(file) => {
                 let mut bytes = vec![0u8; end - start];
-                file.read_exact_at(&mut bytes, from)?;
+                files::read_exact_at(file, &mut bytes, from)?;
                 Ok(Cow::Owned(bytes))
             }
         }

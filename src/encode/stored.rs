@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+
+use crate::base::files::read_exact_at;
 
 /// Longest list of files: some 100,000 of them.
 const MAX_LIST: usize = 16 << 20;
@@ -29,7 +30,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u64> {
 pub(super) fn files(file: &File, length: u64) -> Result<HashMap<String, Option<Place>>, String> {
     let (start, bytes) = list(file, length)?;
     let mut list = vec![0u8; bytes];
-    file.read_exact_at(&mut list, start).map_err(|e| e.to_string())?;
+    read_exact_at(file, &mut list, start).map_err(|e| e.to_string())?;
     let mut files = HashMap::new();
     let mut rest = list.as_slice();
     while rest.starts_with(b"PK\x01\x02") {
@@ -44,7 +45,7 @@ pub(super) fn files(file: &File, length: u64) -> Result<HashMap<String, Option<P
 fn list(file: &File, length: u64) -> Result<(u64, usize), String> {
     let tail = length.min((END + MAX_COMMENT) as u64);
     let mut bytes = vec![0u8; tail as usize];
-    file.read_exact_at(&mut bytes, length - tail).map_err(|e| e.to_string())?;
+    read_exact_at(file, &mut bytes, length - tail).map_err(|e| e.to_string())?;
     let end = bytes.windows(4).rposition(|window| window == b"PK\x05\x06").ok_or("a zip archive without its end")?;
     let told = |at: usize| u32_at(&bytes, end + at);
     let (Some(size), Some(start)) = (told(12), told(16)) else { return Err("a zip archive cut short".to_owned()) };
@@ -70,7 +71,7 @@ fn entry(file: &File, list: &[u8], length: u64) -> Option<Result<Entry, String>>
     }
     // The file's own header has a name and extra fields of its own length.
     let mut own = [0u8; 30];
-    if let Err(e) = file.read_exact_at(&mut own, header) {
+    if let Err(e) = read_exact_at(file, &mut own, header) {
         return Some(Err(format!("`{name}` in the archive: {e}")));
     }
     let start = header + 30 + (u16_at(&own, 26)? + u16_at(&own, 28)?) as u64;

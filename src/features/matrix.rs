@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::{BufReader, Seek};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::Error;
+use crate::base::files::read_exact_at;
 
 /// Features of one modality, (rows, columns).
 ///
@@ -97,7 +97,7 @@ impl Matrix {
                 let size = if *half { 2 } else { 4 };
                 let length = self.columns * size;
                 let mut bytes = vec![0u8; length];
-                file.read_exact_at(&mut bytes, data_start + (row * length) as u64).map_err(io)?;
+                read_exact_at(file, &mut bytes, data_start + (row * length) as u64).map_err(io)?;
                 if *half {
                     for (value, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
                         *value = half::f16::from_le_bytes([b[0], b[1]]).to_f32();

@@ -6,10 +6,10 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::pickle::{At, Pickle, Value};
+use crate::base::files::read_exact_at;
 use crate::encode::stored::{self, Place};
 use crate::tensors;
 
@@ -134,7 +134,7 @@ impl Described {
             return Err(format!("tensor `{name}` ends behind its numbers"));
         };
         let mut numbers = vec![0u8; bytes as usize];
-        self.file.read_exact_at(&mut numbers, tensor.start).map_err(|e| format!("tensor `{name}`: {e}"))?;
+        read_exact_at(&self.file, &mut numbers, tensor.start).map_err(|e| format!("tensor `{name}`: {e}"))?;
         tensor.kind.numbers(&numbers).ok_or_else(|| format!("tensor `{name}` is of whole numbers, expected floats"))
     }
 }
@@ -260,7 +260,7 @@ fn zipped(file: &File, length: u64) -> Result<Tensors, String> {
 /// An array of numpy: a text that is a Python dict of `descr`, `fortran_order` and `shape`, then the numbers.
 fn array(file: &File, place: Place) -> Result<Tensor, String> {
     let damaged = || "is no array of numpy".to_owned();
-    let read = |bytes: &mut [u8], at: u64| file.read_exact_at(bytes, place.start + at).map_err(|_| damaged());
+    let read = |bytes: &mut [u8], at: u64| read_exact_at(file, bytes, place.start + at).map_err(|_| damaged());
     let mut head = [0u8; 12];
     read(&mut head, 0)?;
     // Since version 2 the text may be longer.
