@@ -1,32 +1,32 @@
-//! Networks with seeded weights, beside what PyTorch makes of the same: `tests/reference/encoders.py` tells how.
+//! Networks with seeded weights, and the output of PyTorch for the same networks; `tests/reference/encoders.py` makes it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor};
 use tempfile::TempDir;
 
+use super::pooled::PixelBatch;
 use crate::base::seeded::Random;
-use crate::tensors;
+use crate::base::tensors;
 
-const CASES: &str = include_str!("../../tests/reference/encoders.json");
+const CASES: &str = include_str!("../../../tests/reference/encoders.json");
 
-/// Tensors that differ in name by the number of their layer only.
+/// Tensors whose names differ only in the number of their layer.
 #[derive(serde::Deserialize)]
-pub(super) struct Named {
+pub(super) struct LayerTensors {
     name: String,
     shape: Vec<usize>,
     layers: Vec<usize>,
 }
 
-/// What was computed for one encoder.
+/// The reference of one encoder.
 #[derive(serde::Deserialize)]
 pub(super) struct Case {
-    tensors: Vec<Named>,
+    tensors: Vec<LayerTensors>,
     input: Vec<usize>,
     output: Vec<Vec<f32>>,
     norm: Vec<f32>,
-    pub(super) published: Vec<Named>,
+    pub(super) published: Vec<LayerTensors>,
 }
 
 fn uniform(name: &str, count: usize) -> Vec<f32> {
@@ -34,7 +34,7 @@ fn uniform(name: &str, count: usize) -> Vec<f32> {
     (0..count).map(|_| random.between(-1.0, 1.0)).collect()
 }
 
-/// The script's `weight`.
+/// As `weight` of the script.
 fn weight(name: &str, shape: &[usize]) -> Vec<f32> {
     let values = uniform(name, shape.iter().product());
     if shape.len() > 1 {
@@ -48,13 +48,13 @@ fn weight(name: &str, shape: &[usize]) -> Vec<f32> {
     }
 }
 
-/// Every tensor by its whole name.
-pub(super) fn expand(named: &[Named]) -> Vec<(String, Vec<usize>)> {
-    let each = |n: &Named| match n.layers.as_slice() {
+/// Name and shape of every tensor.
+pub(super) fn expand(named: &[LayerTensors]) -> Vec<(String, Vec<usize>)> {
+    let expand_one = |n: &LayerTensors| match n.layers.as_slice() {
         [] => vec![(n.name.clone(), n.shape.clone())],
         layers => layers.iter().map(|i| (n.name.replace("{}", &i.to_string()), n.shape.clone())).collect(),
     };
-    named.iter().flat_map(each).collect()
+    named.iter().flat_map(expand_one).collect()
 }
 
 impl Case {
@@ -63,46 +63,49 @@ impl Case {
         cases.remove(encoder).unwrap()
     }
 
-    /// The small network's tensors.
+    /// Name, shape and values of the small network's tensors.
     pub(super) fn tensors(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-        let made = |(name, shape): (String, Vec<usize>)| {
+        let with_values = |(name, shape): (String, Vec<usize>)| {
             let values = weight(&name, &shape);
             (name, shape, values)
         };
-        expand(&self.tensors).into_iter().map(made).collect()
+        expand(&self.tensors).into_iter().map(with_values).collect()
     }
 
-    /// They in a file.
+    /// A file of these tensors.
     pub(super) fn file(&self) -> (TempDir, PathBuf) {
         self.file_without("")
     }
 
-    /// They but the one of this name.
+    /// A file of these tensors without one of them.
     pub(super) fn file_without(&self, missing: &str) -> (TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
-        let made = self.tensors();
-        let kept = made.iter().filter(|(name, ..)| name != missing);
+        let all = self.tensors();
+        let kept = all.iter().filter(|(name, ..)| name != missing);
         let tensors: Vec<_> =
             kept.map(|(name, shape, values)| (name.clone(), shape.clone(), values.as_slice())).collect();
         tensors::save(&path, &tensors, HashMap::new()).unwrap();
         (folder, path)
     }
 
-    pub(super) fn input(&self) -> Tensor {
-        let values = uniform("input", self.input.iter().product());
-        Tensor::from_vec(values, self.input.as_slice(), &Device::Cpu).unwrap()
+    pub(super) fn input(&self) -> Vec<f32> {
+        uniform("input", self.input.iter().product())
     }
 
-    /// Compares what the small network makes of the input.
-    pub(super) fn check(&self, output: &Tensor) {
-        let rows = output.to_vec2::<f32>().unwrap();
+    /// The input of an image network.
+    pub(super) fn pictures(&self) -> PixelBatch {
+        PixelBatch { values: self.input(), height: self.input[2], width: self.input[3] }
+    }
+
+    /// Compares the small network's output for the input with the reference.
+    pub(super) fn check(&self, rows: &[Vec<f32>]) {
         assert_eq!(rows.len(), self.output.len());
         for ((row, expected), norm) in rows.iter().zip(&self.output).zip(&self.norm) {
             let found = row.iter().map(|x| x * x).sum::<f32>().sqrt();
-            assert!((found - norm).abs() < 1e-4 * norm, "a norm of {found}, not {norm}");
+            assert!((found - norm).abs() < 1e-4 * norm, "norm {found}, expected {norm}");
             for (i, (a, b)) in row.iter().zip(expected).enumerate() {
-                assert!((a - b).abs() < 1e-4 * norm, "number {i}: {a}, not {b}");
+                assert!((a - b).abs() < 1e-4 * norm, "number {i}: {a}, expected {b}");
             }
         }
     }
