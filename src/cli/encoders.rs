@@ -6,8 +6,8 @@ use clap::{Args, Subcommand};
 
 use super::index::{bar, line};
 use super::{INTERRUPTED, api, talk};
-use crate::encode::hub::{self, Record};
-use crate::encode::registry::{self, ENTRIES, Entry, LAYOUT};
+use crate::encode::hub::{self, DownloadRecord};
+use crate::encode::registry::{self, ENTRIES, EncoderEntry, LAYOUT};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -53,7 +53,7 @@ fn embedded() -> api::Encoder<'static> {
     }
 }
 
-fn told(entry: &Entry) -> api::Encoder<'static> {
+fn told(entry: &EncoderEntry) -> api::Encoder<'static> {
     let path = entry.path();
     let on_disk = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
     api::Encoder {
@@ -64,7 +64,7 @@ fn told(entry: &Entry) -> api::Encoder<'static> {
         repository: entry.hub.map(|hub| hub.repository),
         here: on_disk.is_some(),
         bytes: on_disk.or(entry.hub.map(|hub| hub.bytes)),
-        hash: on_disk.and_then(|_| Record::of(&path)).map(|record| record.hash),
+        hash: on_disk.and_then(|_| DownloadRecord::beside(&path)).map(|record| record.hash),
         path: Some(path.to_string_lossy().into_owned()),
         verified: entry.verified,
     }
@@ -104,11 +104,11 @@ fn list(json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn entry(name: &str) -> anyhow::Result<&'static Entry> {
+fn entry(name: &str) -> anyhow::Result<&'static EncoderEntry> {
     if name == LAYOUT {
         bail!("the encoder {LAYOUT} is part of the program: there is nothing to fetch");
     }
-    if let Some(file) = registry::weights_in(name) {
+    if let Some(file) = registry::onnx_path(name) {
         bail!("{name} is a file of your own ({}): there is nothing to fetch", file.display());
     }
     Ok(registry::entry(name)?)
@@ -126,7 +126,7 @@ fn pull(names: &[String], json: bool) -> anyhow::Result<ExitCode> {
         });
         bar.finish_and_clear();
         let fetched = match outcome {
-            Err(stopped @ (hub::Error::Cancelled { .. } | hub::Error::Stopped)) => {
+            Err(stopped @ hub::Error::Cancelled { .. }) => {
                 eprintln!("{}: {stopped}", entry.name);
                 return Ok(ExitCode::from(INTERRUPTED));
             }

@@ -9,7 +9,7 @@ use globset::GlobSet;
 use reelseek_index::Index;
 
 use super::{FAILED, INTERRUPTED, gallery, model, talk};
-use crate::encode::registry::{ENTRIES, Entry, LAYOUT};
+use crate::encode::registry::{ENTRIES, EncoderEntry, LAYOUT};
 use crate::encode::{self, Encoder};
 use crate::research::eval::kinds::{self, Report};
 use crate::research::eval::metrics::Normaliser;
@@ -53,7 +53,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let cancel = talk::cancel_on_interrupt()?;
     let weights = |name: &str| arguments.weights.iter().find(|(of, _)| of == name).map(|(_, file)| file.as_path());
     // Whether there is a file; if it is a broken one, that is told.
-    let at_hand = |entry: &Entry| weights(entry.name).is_some() || entry.path().exists();
+    let at_hand = |entry: &EncoderEntry| weights(entry.name).is_some() || entry.path().exists();
     let mut jobs: Vec<(&str, Vec<Option<&Path>>)> = match arguments.encoders.is_empty() {
         true => {
             let here = ENTRIES.iter().filter(|entry| at_hand(entry)).map(|entry| entry.name);
@@ -99,7 +99,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(INTERRUPTED));
             }
             let measured = measured.with_context(|| format!("measuring {name}"))?;
-            print(&mut out, arguments, (&encoder.about().id, name), &measured)?;
+            print(&mut out, arguments, (&encoder.info().id, name), &measured)?;
         }
     }
     if !arguments.json {

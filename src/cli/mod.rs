@@ -87,6 +87,8 @@ struct IndexFolder {
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    #[cfg(feature = "onnx")]
+    crate::encode::hide_caught_panics();
     let outcome = match cli.command {
         Command::Index(arguments) => index::run(&arguments),
         Command::Search(arguments) => search::run(&arguments),

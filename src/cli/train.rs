@@ -140,7 +140,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         }
         None => {
             let encoder = encode::open(arguments.encoder_of_videos(), arguments.weights.as_deref())?;
-            let about = encoder.about().clone();
+            let about = encoder.info().clone();
             let image_len = about.image_len.min(closed_form::LENGTH);
             anyhow::ensure!(
                 about.descriptor_len <= about.clip_len,

@@ -48,7 +48,7 @@ pub struct ClipBuilder<'a> {
 impl<'a> ClipBuilder<'a> {
     /// For frames on the encoder's regular grid.
     pub fn regular(encoder: &'a dyn Encoder, checkpoint: &'a Folded) -> ClipBuilder<'a> {
-        let sampling = encoder.about().sampling;
+        let sampling = encoder.info().sampling;
         ClipBuilder {
             encoder,
             checkpoint,

@@ -25,7 +25,7 @@ pub const LENGTH: usize = 128;
 /// # Errors
 /// [`ConfigError`] if no model has these lengths.
 pub fn around(encoder: &dyn Encoder, image: &Affine, projection: &Affine) -> Result<Folded, ConfigError> {
-    let about = encoder.about();
+    let about = encoder.info();
     let (outputs, descriptor) = (image.bias.len(), projection.inputs());
     let config = Config::image_video(image.inputs(), about.clip_len)?;
     // From a descriptor to the shared space.
@@ -33,10 +33,10 @@ pub fn around(encoder: &dyn Encoder, image: &Affine, projection: &Affine) -> Res
     let frame = &second * &first;
     let shift =
         &second * DMatrix::from_iterator(projection.bias.len(), 1, projection.bias.iter().map(|x| f64::from(*x)));
-    let share = 1.0 / about.mean_at.len() as f64;
+    let share = 1.0 / about.mean_offsets.len() as f64;
     let mut weight = vec![0f32; outputs * about.clip_len];
     for (row, out) in frame.row_iter().zip(weight.chunks_exact_mut(about.clip_len)) {
-        for at in &about.mean_at {
+        for at in &about.mean_offsets {
             out[*at..at + descriptor].iter_mut().zip(row.iter()).for_each(|(w, f)| *w = (f * share) as f32);
         }
     }
@@ -68,7 +68,7 @@ pub fn of_videos(
     cancel: &Cancel,
     mut tell: impl FnMut(&str),
 ) -> Result<Folded, OfVideos> {
-    let name = &encoder.about().name;
+    let name = &encoder.info().name;
     let step = paths.len().div_ceil(MOST_VIDEOS).max(1);
     let chosen = paths.len().div_ceil(step);
     let frames = (most_frames(encoder) / chosen.max(1)).clamp(1, FRAMES);
@@ -164,7 +164,7 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Frames that may be looked at: by the encoder's cost, and by that of the eigenvectors, which goes by the smaller of frames and length, cubed.
 fn most_frames(encoder: &dyn Encoder) -> usize {
-    let about = encoder.about();
+    let about = encoder.info();
     let flops = registry::entry(&about.name).map_or(USUAL, |entry| entry.flops);
     let most = if about.image_len > 1536 { 1024 } else { MOST_VIDEOS * FRAMES };
     ((BUDGET / flops) as usize).clamp(2 * MIN_FRAMES, most)
@@ -178,7 +178,7 @@ fn distinct(videos: &[Vec<Vec<f32>>]) -> usize {
 
 /// Frames of one video, [`SAMPLE_HZ`] of its start, as many as can be decoded.
 fn pictures(tools: &Tools, encoder: &dyn Encoder, path: &Path, keyframes: bool, cancel: &Cancel) -> Vec<Picture> {
-    let plan = Plan { rate_hz: SAMPLE_HZ, ..encoder.about().sampling.plan(keyframes) };
+    let plan = Plan { rate_hz: SAMPLE_HZ, ..encoder.info().sampling.plan(keyframes) };
     let most = if keyframes { MOST_PICTURES } else { MOST_DECODED };
     let mut pictures = Vec::new();
     if let Ok(mut stream) = media::frames(tools, path, &plan, &Limits::default(), cancel) {
@@ -232,7 +232,7 @@ pub enum OfVideos {
 /// # Errors
 /// [`ConfigError`] if no model has the encoder's lengths.
 pub fn principal(encoder: &dyn Encoder, videos: &[Vec<Vec<f32>>], fitted: Fitted) -> Result<Folded, ConfigError> {
-    let length = encoder.about().image_len;
+    let length = encoder.info().image_len;
     let mut rows: Vec<(f64, &[f32])> = Vec::new();
     for video in videos {
         let weight = 1.0 / (video.len().max(1) * videos.len()) as f64;
@@ -326,16 +326,16 @@ fn matrix(map: &Affine) -> DMatrix<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::{About, Descriptor, Sampling};
+    use crate::encode::{Descriptor, EncoderInfo, Sampling};
     use crate::media::Fit;
 
     const INPUTS: usize = 400;
 
     #[derive(Debug)]
-    struct Plain(About);
+    struct Plain(EncoderInfo);
 
     impl Encoder for Plain {
-        fn about(&self) -> &About {
+        fn info(&self) -> &EncoderInfo {
             &self.0
         }
 
@@ -351,7 +351,7 @@ mod tests {
     fn plain(name: &str, length: usize) -> Plain {
         let fit = Fit::Squeeze { width: 8, height: 8, filter: media::Filter::Bilinear };
         let sampling = Sampling { rate_hz: 1.0, frames_per_clip: 4, stride_frames: 2, width: 8, height: 8, fit };
-        Plain(About {
+        Plain(EncoderInfo {
             name: name.to_owned(),
             id: format!("{name}/1"),
             image_len: length,
@@ -359,7 +359,7 @@ mod tests {
             descriptor_len: length,
             sampling,
             same_scene: false,
-            mean_at: vec![0],
+            mean_offsets: vec![0],
         })
     }
 

@@ -249,7 +249,7 @@ fn settle(folder: &Path, index: &Index) -> Result<(), Error> {
 }
 
 fn open_or_create(folder: &Path, encoder: &dyn Encoder, checkpoint: &Folded, plan: &Plan) -> Result<Index, Error> {
-    let id = &encoder.about().id;
+    let id = &encoder.info().id;
     checkpoint.expect_encoder(id, "in use")?;
     let fingerprint = checkpoint.fingerprint();
     if !Index::exists(folder) {
@@ -260,7 +260,7 @@ fn open_or_create(folder: &Path, encoder: &dyn Encoder, checkpoint: &Folded, pla
             attributes.insert(search::WEIGHTS.to_owned(), path.to_string_lossy().into_owned());
         }
         let precision = if plan.half { Precision::Half } else { Precision::Full };
-        let sketch = if encoder.about().same_scene { align::BYTES as u32 } else { 0 };
+        let sketch = if encoder.info().same_scene { align::BYTES as u32 } else { 0 };
         let settings = Settings { attributes, precision, sketch, ..Settings::new(checkpoint.record.invariant) };
         // With the index lies what a search needs of it. It is on disk before there is an index, which would be lost without it.
         let coming = coming(folder, &fingerprint);

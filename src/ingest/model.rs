@@ -29,7 +29,7 @@ pub struct Model {
 impl Model {
     /// The weights that are named.
     pub fn weights(&self) -> Option<PathBuf> {
-        let own = || self.encoder.as_deref().and_then(registry::weights_in).map(Path::to_owned);
+        let own = || self.encoder.as_deref().and_then(registry::onnx_path).map(Path::to_owned);
         self.weights.clone().or_else(own)
     }
 
@@ -73,7 +73,7 @@ impl Model {
         let encoder = encode::open_known(name, weights.as_deref(), known)?;
         // Before anything is fitted: it would be of no use.
         if let Some(recorded) = recorded {
-            registry::expect(recorded, encoder.as_ref(), "the index")?;
+            registry::check_id(recorded, encoder.as_ref(), "the index")?;
         }
         let own = folder.join(CHECKPOINT_FILE);
         let checkpoint = match (named, attributes.get(CHECKPOINT)) {
@@ -98,11 +98,11 @@ pub fn default_checkpoint(
     cancel: &Cancel,
     mut tell: impl FnMut(&str),
 ) -> Result<(Folded, String), Error> {
-    if encoder.about().name == LAYOUT {
+    if encoder.info().name == LAYOUT {
         return Ok((Folded::embedded(), "embedded GMF".to_owned()));
     }
     let tools = Tools::find()?;
-    tell(&format!("fitting a checkpoint for {} to frames of these videos", encoder.about().name));
+    tell(&format!("fitting a checkpoint for {} to frames of these videos", encoder.info().name));
     let videos: Vec<PathBuf> = walk::videos(paths, exclude).into_iter().flatten().collect();
     let fitted = closed_form::of_videos(&tools, encoder, &videos, cancel, tell)?;
     let what = fitted.record.training["start"].as_str().unwrap_or_default().to_owned();

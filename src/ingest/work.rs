@@ -211,7 +211,7 @@ impl Context<'_> {
     }
 
     fn decode(&self, task: &Task, keyframes: bool, reading: &mut Reading<'_>) -> Result<Done, Error> {
-        let plan = self.encoder.about().sampling.plan(keyframes);
+        let plan = self.encoder.info().sampling.plan(keyframes);
         let mut frames = media::frames(self.tools, &task.path, &plan, &self.limits, self.cancel)?;
         let mut builder = if keyframes {
             ClipBuilder::keyframes(self.encoder, self.checkpoint)

@@ -34,7 +34,7 @@ pub struct Described {
 /// # Errors
 /// As [`media::frames`] and [`Encoder::describe`].
 pub fn describe(tools: &Tools, encoder: &dyn Encoder, path: &Path, cancel: &Cancel) -> Result<Described, FileError> {
-    let plan = encoder.about().sampling.plan(false);
+    let plan = encoder.info().sampling.plan(false);
     let mut stream = media::frames(tools, path, &plan, &Limits::default(), cancel)?;
     let (mut at_ms, mut frames, mut pictures) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(Frame { at_ms: at, picture }) = stream.next_frame()? {
@@ -108,7 +108,7 @@ pub fn example(
             .iter()
             .map(|way| {
                 let query = way.apply(&picture, &mut random);
-                encode::fit(media::trim_borders(&query).as_ref().unwrap_or(&query), &encoder.about().sampling)
+                encode::fit(media::trim_borders(&query).as_ref().unwrap_or(&query), &encoder.info().sampling)
             })
             .collect();
         let mut queries = Vec::new();
@@ -193,7 +193,7 @@ pub fn set(
 /// lie. None if all frames are flat.
 fn clips(encoder: &dyn Encoder, described: &Described, at_ms: u32) -> Vec<Vec<Descriptor>> {
     let centre = described.at_ms.partition_point(|t| *t <= at_ms).saturating_sub(1);
-    let sampling = encoder.about().sampling;
+    let sampling = encoder.info().sampling;
     let length = sampling.frames_per_clip;
     let last = described.frames.len().saturating_sub(length);
     let shift = sampling.stride_frames / 2;

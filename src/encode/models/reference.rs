@@ -1,6 +1,7 @@
 //! Networks with seeded weights, and the output of PyTorch for the same networks; `tests/reference/encoders.py` makes it.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -132,4 +133,23 @@ fn sparse(path: &Path, tensors: &[(String, Vec<usize>)]) {
     let bytes = [&(header.len() as u64).to_le_bytes(), header.as_slice()].concat();
     std::fs::write(path, &bytes).unwrap();
     std::fs::File::options().write(true).open(path).unwrap().set_len(bytes.len() as u64 + end).unwrap();
+}
+
+/// An array in the format of numpy, of f32 numbers that its header declares as `kind`.
+pub(super) fn npy(kind: &str, shape: &str, values: &[f32]) -> Vec<u8> {
+    let text = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n");
+    let values: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    [b"\x93NUMPY\x01\x00", &(text.len() as u16).to_le_bytes()[..], text.as_bytes(), &values].concat()
+}
+
+/// An `.npz` archive, with every other array compressed.
+pub(super) fn npz(arrays: &[(String, Vec<u8>)]) -> Vec<u8> {
+    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (i, (name, array)) in arrays.iter().enumerate() {
+        let method = [zip::CompressionMethod::Stored, zip::CompressionMethod::Deflated][i % 2];
+        let options = zip::write::SimpleFileOptions::default().compression_method(method);
+        archive.start_file(format!("{name}.npy"), options).unwrap();
+        archive.write_all(array).unwrap();
+    }
+    archive.finish().unwrap().into_inner()
 }

@@ -107,3 +107,75 @@ fn array(archive: &mut ZipArchive<File>, name: &str, shape: &[usize]) -> Result<
         other => return Err(fault(format!("numbers of type {other}, expected <f2, <f4 or <f8"))),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::reference::{npy, npz};
+    use super::*;
+
+    /// Reads a (2, 3) tensor from a file with these bytes.
+    fn take(bytes: &[u8]) -> Result<Vec<f32>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        std::fs::write(&path, bytes).unwrap();
+        WeightsFile::open(&path)?.take("conv1.weight", &[2, 3])
+    }
+
+    fn one_array(kind: &str, shape: &str, values: &[f32]) -> Vec<u8> {
+        npz(&[("conv1.weight".to_owned(), npy(kind, shape, values))])
+    }
+
+    #[test]
+    fn compares_shape_and_type_before_it_allocates() {
+        for shape in ["(1099511627776, 4)", "(4611686018427387904, 4, 8)", "(2, 4)", "()"] {
+            let error = take(&one_array("<f4", shape, &[0.0; 4])).unwrap_err();
+            assert!(error.contains("expected [2, 3]"), "{error}");
+        }
+        let error = take(&one_array("<i4", "(2, 3)", &[0.0; 6])).unwrap_err();
+        assert!(error.contains("numbers of type '<i4', expected"), "{error}");
+    }
+
+    #[test]
+    fn rejects_a_short_array_and_values_that_are_not_finite() {
+        assert!(take(&one_array("<f4", "(2, 3)", &[0.0; 4])).is_err());
+        assert!(take(&one_array("<f4", "(2, 3)", &[f32::NAN; 6])).unwrap_err().contains("not finite"));
+        assert_eq!(take(&one_array("<f4", "(2, 3)", &[0.5; 6])).unwrap(), [0.5; 6]);
+        assert_eq!(take(&npz(&[])).unwrap_err(), "it has no tensor `conv1.weight`");
+    }
+
+    #[test]
+    fn a_damaged_archive_does_not_panic() {
+        let whole = one_array("<f4", "(2, 3)", &[0.5; 6]);
+        for at in 0..whole.len() {
+            let _ = take(&whole[..at]);
+            for byte in [0x00, 0x7f, 0x85, 0xff] {
+                let mut damaged = whole.clone();
+                damaged[at] = byte;
+                // Whether it can still be read depends on the byte.
+                let _ = take(&damaged);
+            }
+        }
+    }
+
+    /// `tests/reference/encoders.py` saved 0 to 5 as (2, 3), and a view of a storage that starts before it.
+    #[test]
+    fn the_conversion_script_reads_pickles_of_every_version() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let python = std::env::var_os("REELSEEK_PYTHON").unwrap_or_else(|| "python3".into());
+        let has_numpy = std::process::Command::new(&python).args(["-c", "import numpy"]).output();
+        if !has_numpy.is_ok_and(|output| output.status.success()) {
+            println!("skipped: python3 with numpy is not there");
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let npz = folder.path().join("c3d.npz");
+        for name in ["saved_2017.pickle", "saved_today.pickle"] {
+            let mut convert = std::process::Command::new(&python);
+            convert.arg(root.join("tools/convert_c3d.py")).arg(root.join("tests/reference").join(name)).arg(&npz);
+            assert!(convert.status().unwrap().success(), "{name}");
+            let weights = WeightsFile::open(&npz).unwrap();
+            assert_eq!(weights.take("conv1.weight", &[2, 3]).unwrap(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], "{name}");
+            assert_eq!(weights.take("fc6.bias", &[2]).unwrap(), [8.0, 9.0], "{name}");
+        }
+    }
+}
