@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{INTERRUPTED, talk};
 use crate::encode::registry::LAYOUT;
-use crate::encode::{self, Encoder, Layout, Projection, layout};
+use crate::encode::{self, Encoder, LayoutEncoder, Projection, layout};
 use crate::research::eval::retrieval;
 use crate::features::Set;
 use crate::features::activitynet::Annotations;
@@ -381,7 +381,7 @@ fn collect(
 
 /// The projection of the encoder `layout`: the embedded one, or one that is fitted anew and written.
 fn layout_projection(arguments: &Arguments, covariances: &Covariances) -> anyhow::Result<Affine> {
-    let Some(out) = &arguments.refit_encoder else { return Ok(affine(Layout::embedded().projection())) };
+    let Some(out) = &arguments.refit_encoder else { return Ok(affine(LayoutEncoder::embedded().projection())) };
     let projection = Projection { mean: covariances.mean(), rows: covariances.basis(layout::IMAGE_LEN)? };
     let bytes = projection.to_bytes();
     // A resumed run finds what it wrote itself.

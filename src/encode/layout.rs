@@ -201,22 +201,22 @@ impl Projection {
 
 /// The encoder: descriptor plus projection.
 #[derive(Debug, Clone)]
-pub struct Layout {
+pub struct LayoutEncoder {
     projection: Projection,
     info: EncoderInfo,
 }
 
-impl Layout {
+impl LayoutEncoder {
     /// The encoder with the embedded projection.
-    pub fn embedded() -> Layout {
+    pub fn embedded() -> LayoutEncoder {
         let bytes = include_bytes!("../../assets/layout.safetensors");
-        Layout::with_projection(
+        LayoutEncoder::with_projection(
             Projection::parse(bytes, "the embedded projection").expect("a test of this module parses it"),
         )
     }
 
     /// The encoder with another projection, for example a newly fitted one.
-    pub fn with_projection(projection: Projection) -> Layout {
+    pub fn with_projection(projection: Projection) -> LayoutEncoder {
         let info = EncoderInfo {
             name: "layout".to_owned(),
             id: ID.to_owned(),
@@ -227,7 +227,7 @@ impl Layout {
             same_scene: true,
             mean_offsets: (0..CLIP_FRAMES).map(|i| i * DESCRIPTOR_LEN).collect(),
         };
-        Layout { projection, info }
+        LayoutEncoder { projection, info }
     }
 
     /// The projection in use.
@@ -236,7 +236,7 @@ impl Layout {
     }
 }
 
-impl Encoder for Layout {
+impl Encoder for LayoutEncoder {
     fn info(&self) -> &EncoderInfo {
         &self.info
     }
@@ -289,7 +289,7 @@ mod tests {
     fn mirror_of_descriptor_is_descriptor_of_mirror() {
         let picture = noise(64, 64, 7);
         let direct = describe(&picture.flipped());
-        let derived = Layout::embedded().mirrored(&describe(&picture)).unwrap();
+        let derived = LayoutEncoder::embedded().mirrored(&describe(&picture)).unwrap();
         for (a, b) in direct.values().iter().zip(derived.values()) {
             assert!((a - b).abs() < 1e-4, "{a} {b}");
         }
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn embedded_projection_has_orthonormal_rows() {
-        let encoder = Layout::embedded();
+        let encoder = LayoutEncoder::embedded();
         let row = |i: usize| &encoder.projection().rows[i * DESCRIPTOR_LEN..(i + 1) * DESCRIPTOR_LEN];
         for i in [0, 1, 63, 127] {
             for j in [0, 1, 63, 127] {
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_short_clip_repeats_its_last_frame_and_a_flat_clip_is_none() {
-        let encoder = Layout::embedded();
+        let encoder = LayoutEncoder::embedded();
         let d = describe(&noise(64, 64, 9));
         let clip = encoder.clip(&[&d]).unwrap().unwrap();
         assert_eq!(clip.len(), CLIP_LEN);

@@ -18,7 +18,7 @@ pub mod registry;
 
 use std::path::PathBuf;
 
-pub use layout::{Layout, Projection};
+pub use layout::{LayoutEncoder, Projection};
 #[cfg(feature = "onnx")]
 pub use onnx::hide_caught_panics;
 pub use registry::{EncoderEntry, WeightsOrigin, open, open_as, open_known};

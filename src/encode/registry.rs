@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "encoders")]
 use super::{Sampling, models};
-use super::{Encoder, Error, Layout};
+use super::{Encoder, Error, LayoutEncoder};
 #[cfg(feature = "encoders")]
 use crate::media::Fit;
 
@@ -289,7 +289,7 @@ pub fn open(name: &str, weights: Option<&Path>) -> Result<Arc<dyn Encoder>, Erro
 /// As [`open`].
 pub fn open_known(name: &str, weights: Option<&Path>, known: Option<&str>) -> Result<Arc<dyn Encoder>, Error> {
     if name == LAYOUT {
-        return Ok(Arc::new(Layout::embedded()));
+        return Ok(Arc::new(LayoutEncoder::embedded()));
     }
     match onnx_path(name) {
         Some(file) => open_onnx(weights.unwrap_or(file), known),
@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn another_encoder_is_refused_with_the_origin_of_the_needed_one() {
-        let given = Layout::embedded();
+        let given = LayoutEncoder::embedded();
         for (needed, expected) in [
             ("layout/2", WeightsOrigin::Embedded),
             ("mobilenet-v2/1+0123abcd", WeightsOrigin::Hub),

@@ -230,7 +230,7 @@ pub fn name(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::{Layout, layout};
+    use crate::encode::{LayoutEncoder, layout};
 
     #[test]
     fn times_are_seeded_ordered_and_inside() {
@@ -251,7 +251,7 @@ mod tests {
             let moment = Moment { clips: vec![vec![frame.clone(); 8]], queries: vec![frame.clone()] };
             ("100CANON/MVI_0001.MP4".to_owned(), Example { frames: vec![frame], moments: vec![moment] })
         };
-        let encoder = Layout::embedded();
+        let encoder = LayoutEncoder::embedded();
         let set = set(&[example(3), example(7)], &encoder, |d| encoder.image(d).unwrap(), 0.0, 1).unwrap();
         let (image, other) = (&set.images.rows[0], &set.videos.rows[2]);
         assert_eq!(image.instance(), set.videos.rows[0].instance());

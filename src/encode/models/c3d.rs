@@ -177,14 +177,14 @@ impl Pool {
 }
 
 /// The encoder.
-struct C3d {
+struct C3dEncoder {
     info: EncoderInfo,
     network: C3dNetwork,
 }
 
-impl std::fmt::Debug for C3d {
+impl std::fmt::Debug for C3dEncoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "C3d({})", self.info.id)
+        write!(f, "C3dEncoder({})", self.info.id)
     }
 }
 
@@ -194,7 +194,7 @@ pub(in crate::encode) fn build(
     path: &Path,
     id: String,
 ) -> std::result::Result<Arc<dyn Encoder>, String> {
-    Ok(Arc::new(C3d { info: info(entry.name, id), network: C3dNetwork::read(path, 1)? }))
+    Ok(Arc::new(C3dEncoder { info: info(entry.name, id), network: C3dNetwork::read(path, 1)? }))
 }
 
 fn info(name: &str, id: String) -> EncoderInfo {
@@ -210,7 +210,7 @@ fn info(name: &str, id: String) -> EncoderInfo {
     }
 }
 
-impl C3d {
+impl C3dEncoder {
     /// The features of 16 frames; fewer are extended by repeating the last.
     fn features(&self, frames: &[&Descriptor]) -> std::result::Result<Vec<f32>, Error> {
         let mut values = Vec::with_capacity(FRAMES * 3 * SIDE * SIDE);
@@ -229,7 +229,7 @@ impl C3d {
     }
 }
 
-impl Encoder for C3d {
+impl Encoder for C3dEncoder {
     fn info(&self) -> &EncoderInfo {
         &self.info
     }
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn reads_the_published_shapes_and_names_a_missing_tensor() {
         let (_folder, path) = reference::published("c3d");
-        let encoder = C3d { info: info("c3d", "c3d/1+0".to_owned()), network: C3dNetwork::read(&path, 1).unwrap() };
+        let encoder = C3dEncoder { info: info("c3d", "c3d/1+0".to_owned()), network: C3dNetwork::read(&path, 1).unwrap() };
         let flat = Descriptor::flat(encoder.info.descriptor_len);
         assert!(encoder.clip(&[&flat, &flat]).unwrap().is_none());
         let (_folder, path) = Case::of("c3d").file_without("conv4b.bias");
@@ -307,7 +307,7 @@ mod tests {
             tensors.iter().zip(&large).map(|((name, shape, _), x)| (name.clone(), shape.clone(), x.as_slice())).collect();
         crate::base::tensors::save(&path, &tensors, std::collections::HashMap::new()).unwrap();
         let network = C3dNetwork::read(&path, 16).unwrap();
-        let encoder = C3d { info: info("c3d", "c3d/1+0".to_owned()), network };
+        let encoder = C3dEncoder { info: info("c3d", "c3d/1+0".to_owned()), network };
         let frame = Descriptor::new((0..encoder.info.descriptor_len).map(|i| (i * 7 % 256) as f32).collect());
         let expected = "the encoder failed: 256 numbers of norm";
         assert!(encoder.clip(&[&frame]).unwrap_err().to_string().starts_with(expected));

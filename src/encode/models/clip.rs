@@ -36,7 +36,7 @@ const VIT_B_32: VitConfig = VitConfig {
 /// Pictures per matrix product: with one, the 50 tokens of a picture make small matrices and half the speed.
 const AT_ONCE: usize = 8;
 
-struct Clip {
+struct ClipNetwork {
     vision: VisionTransformer,
     last_norm: LayerNorm,
     projection: Linear,
@@ -44,13 +44,13 @@ struct Clip {
 
 /// Opens the encoder from `model.safetensors` of openai/clip-vit-base-patch32.
 pub(in crate::encode) fn build(entry: &EncoderEntry, path: &Path, id: String) -> Result<Arc<dyn Encoder>, String> {
-    let network = Clip::read(path, VIT_B_32, LENGTH)?;
+    let network = ClipNetwork::read(path, VIT_B_32, LENGTH)?;
     let sampling = image_sampling(224, Fit::Cover { shorter: 224, filter: Filter::Bicubic });
     Ok(Arc::new(Pooled::new(entry.name, id, LENGTH, sampling, NORMALISATION, Box::new(network))))
 }
 
-impl Clip {
-    fn read(path: &Path, config: VitConfig, length: usize) -> Result<Clip, String> {
+impl ClipNetwork {
+    fn read(path: &Path, config: VitConfig, length: usize) -> Result<ClipNetwork, String> {
         let file = WeightsFile::open(path)?;
         let VitConfig { channels, patch, grid, epsilon, .. } = config;
         let embeddings = Embeddings {
@@ -67,11 +67,11 @@ impl Clip {
         let last_norm = file.layer_norm("vision_model.post_layernorm", channels, epsilon)?;
         let projection = file.take("visual_projection.weight", &[length, channels])?;
         let projection = Tensor::from_vec(projection, (length, channels), &candle_core::Device::Cpu);
-        Ok(Clip { vision, last_norm, projection: Linear::new(projection.map_err(|e| e.to_string())?, None) })
+        Ok(ClipNetwork { vision, last_norm, projection: Linear::new(projection.map_err(|e| e.to_string())?, None) })
     }
 }
 
-impl Backbone for Clip {
+impl Backbone for ClipNetwork {
     fn forward(&self, pictures: &PixelBatch) -> Result<Vec<Vec<f32>>, Error> {
         pictures.map_chunks(AT_ONCE, |pixels, count| {
             let class = self.last_norm.forward(&self.vision.class_tokens(pixels, count)?)?;
@@ -91,16 +91,16 @@ mod tests {
     fn features_equal_those_of_transformers() {
         let case = Case::of("clip");
         let (_folder, path) = case.file();
-        case.check(&Clip::read(&path, TINY, 24).unwrap().forward(&case.pictures()).unwrap());
+        case.check(&ClipNetwork::read(&path, TINY, 24).unwrap().forward(&case.pictures()).unwrap());
     }
 
     #[test]
     fn reads_the_published_file_and_names_a_missing_tensor() {
         let (_folder, path) = reference::published("clip");
-        assert!(Clip::read(&path, VIT_B_32, LENGTH).is_ok());
+        assert!(ClipNetwork::read(&path, VIT_B_32, LENGTH).is_ok());
         for missing in ["vision_model.embeddings.class_embedding", "vision_model.encoder.layers.1.mlp.fc2.bias"] {
             let (_folder, path) = Case::of("clip").file_without(missing);
-            assert_eq!(Clip::read(&path, TINY, 24).err().unwrap(), format!("it has no tensor `{missing}`"));
+            assert_eq!(ClipNetwork::read(&path, TINY, 24).err().unwrap(), format!("it has no tensor `{missing}`"));
         }
     }
 }

@@ -41,20 +41,20 @@ const NAMES: LayerNames = LayerNames {
     scales: Some(["layer_scale1.lambda1", "layer_scale2.lambda1"]),
 };
 
-struct Dinov2 {
+struct Dinov2Network {
     vision: VisionTransformer,
     last_norm: LayerNorm,
 }
 
 /// Opens the encoder from `model.safetensors` of facebook/dinov2-small.
 pub(in crate::encode) fn build(entry: &EncoderEntry, path: &Path, id: String) -> Result<Arc<dyn Encoder>, String> {
-    let network = Dinov2::read(path, SMALL, TRAINED_GRID)?;
+    let network = Dinov2Network::read(path, SMALL, TRAINED_GRID)?;
     let sampling = image_sampling(224, Fit::Cover { shorter: 256, filter: Filter::Bicubic });
     Ok(Arc::new(Pooled::new(entry.name, id, SMALL.channels, sampling, NORMALISATION, Box::new(network))))
 }
 
-impl Dinov2 {
-    fn read(path: &Path, config: VitConfig, trained: usize) -> Result<Dinov2, String> {
+impl Dinov2Network {
+    fn read(path: &Path, config: VitConfig, trained: usize) -> Result<Dinov2Network, String> {
         let file = WeightsFile::open(path)?;
         let VitConfig { channels, patch, grid, epsilon, .. } = config;
         let embedding = "embeddings.patch_embeddings.projection";
@@ -67,14 +67,14 @@ impl Dinov2 {
             class: Some(file.take("embeddings.cls_token", &[1, 1, channels])?),
             positions,
         };
-        Ok(Dinov2 {
+        Ok(Dinov2Network {
             vision: VisionTransformer::read(&file, config, embeddings, "encoder.layer", &NAMES)?,
             last_norm: file.layer_norm("layernorm", channels, epsilon)?,
         })
     }
 }
 
-impl Backbone for Dinov2 {
+impl Backbone for Dinov2Network {
     fn forward(&self, pictures: &PixelBatch) -> Result<Vec<Vec<f32>>, Error> {
         // The 257 tokens of one picture make matrices that are large enough.
         pictures.map_chunks(1, |pixels, count| {
@@ -129,15 +129,15 @@ mod tests {
     fn features_equal_those_of_transformers() {
         let case = Case::of("dinov2");
         let (_folder, path) = case.file();
-        case.check(&Dinov2::read(&path, TINY, 5).unwrap().forward(&case.pictures()).unwrap());
+        case.check(&Dinov2Network::read(&path, TINY, 5).unwrap().forward(&case.pictures()).unwrap());
     }
 
     #[test]
     fn reads_the_published_file_and_names_a_missing_tensor() {
         let (_folder, path) = reference::published("dinov2");
-        assert!(Dinov2::read(&path, SMALL, TRAINED_GRID).is_ok());
+        assert!(Dinov2Network::read(&path, SMALL, TRAINED_GRID).is_ok());
         let missing = "encoder.layer.1.layer_scale2.lambda1";
         let (_folder, path) = Case::of("dinov2").file_without(missing);
-        assert_eq!(Dinov2::read(&path, TINY, 5).err().unwrap(), format!("it has no tensor `{missing}`"));
+        assert_eq!(Dinov2Network::read(&path, TINY, 5).err().unwrap(), format!("it has no tensor `{missing}`"));
     }
 }

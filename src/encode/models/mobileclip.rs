@@ -80,7 +80,7 @@ struct FastVitStage {
     channels: usize,
 }
 
-struct MobileClip {
+struct MobileClipNetwork {
     stem_patches: Pointwise,
     stem_depthwise: Depthwise,
     stem_pointwise: Pointwise,
@@ -92,7 +92,7 @@ struct MobileClip {
 
 /// Opens the encoder from `open_clip_model.safetensors` of apple/MobileCLIP-S1-OpenCLIP.
 pub(in crate::encode) fn build(entry: &EncoderEntry, path: &Path, id: String) -> Result<Arc<dyn Encoder>, String> {
-    let network = MobileClip::read(path, &S1)?;
+    let network = MobileClipNetwork::read(path, &S1)?;
     let sampling = image_sampling(256, Fit::Cover { shorter: 256, filter: Filter::Bilinear });
     Ok(Arc::new(Pooled::new(entry.name, id, LENGTH, sampling, NORMALISATION, Box::new(network))))
 }
@@ -307,8 +307,8 @@ impl FastVitStage {
     }
 }
 
-impl MobileClip {
-    fn read(path: &Path, config: &FastVitConfig) -> Result<MobileClip, String> {
+impl MobileClipNetwork {
+    fn read(path: &Path, config: &FastVitConfig) -> Result<MobileClipNetwork, String> {
         let reader = FoldingReader(WeightsFile::open(path)?);
         let (first, last) = (config.channels[0], 2 * config.channels[3]);
         let head = Kernel {
@@ -317,7 +317,7 @@ impl MobileClip {
             inputs: last,
             side: 1,
         };
-        Ok(MobileClip {
+        Ok(MobileClipNetwork {
             stem_patches: reader.block("stem.0", first, 3, 3, false)?.pointwise()?,
             stem_depthwise: reader.block("stem.1", first, 1, 3, false)?.depthwise()?,
             stem_pointwise: reader.block("stem.2", first, first, 1, true)?.pointwise()?,
@@ -344,7 +344,7 @@ impl MobileClip {
     }
 }
 
-impl Backbone for MobileClip {
+impl Backbone for MobileClipNetwork {
     fn forward(&self, pictures: &PixelBatch) -> Result<Vec<Vec<f32>>, Error> {
         pictures.map_chunks(1, |picture, _| Ok(self.one(picture, pictures.width)?.to_vec2()?))
     }
@@ -361,15 +361,15 @@ mod tests {
     fn features_equal_those_of_timm() {
         let case = Case::of("mobileclip");
         let (_folder, path) = case.file();
-        case.check(&MobileClip::read(&path, &TINY).unwrap().forward(&case.pictures()).unwrap());
+        case.check(&MobileClipNetwork::read(&path, &TINY).unwrap().forward(&case.pictures()).unwrap());
     }
 
     #[test]
     fn reads_the_published_file_and_names_a_missing_tensor() {
         let (_folder, path) = reference::published("mobileclip");
-        assert!(MobileClip::read(&path, &S1).is_ok());
+        assert!(MobileClipNetwork::read(&path, &S1).is_ok());
         let missing = "visual.trunk.stages.1.blocks.1.token_mixer.mixer.conv_scale.bn.bias";
         let (_folder, path) = Case::of("mobileclip").file_without(missing);
-        assert_eq!(MobileClip::read(&path, &TINY).err().unwrap(), format!("it has no tensor `{missing}`"));
+        assert_eq!(MobileClipNetwork::read(&path, &TINY).err().unwrap(), format!("it has no tensor `{missing}`"));
     }
 }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::encode::{Descriptor, Encoder, EncoderInfo, Error, Sampling, is_flat};
+use crate::encode::{Descriptor, Encoder, EncoderInfo, Error, Sampling, check_size, is_flat};
 use crate::media::Picture;
 
 /// A network from pictures to features.
@@ -146,7 +146,7 @@ impl Encoder for Pooled {
 
     fn describe(&self, pictures: &[Picture]) -> Result<Vec<Descriptor>, Error> {
         let (width, height) = (self.info.sampling.width, self.info.sampling.height);
-        super::super::check_size(pictures, width, height)?;
+        check_size(pictures, width, height)?;
         let mut described = vec![Descriptor::flat(self.info.descriptor_len); pictures.len()];
         let textured: Vec<usize> = (0..pictures.len()).filter(|i| !is_flat(&pictures[*i])).collect();
         let views: Vec<Picture> = textured.iter().flat_map(|i| self.views(&pictures[*i])).collect();

@@ -33,7 +33,7 @@ const BASE: VitConfig = VitConfig {
 /// Pictures per matrix product.
 const AT_ONCE: usize = 8;
 
-struct Siglip {
+struct SiglipNetwork {
     vision: VisionTransformer,
     last_norm: LayerNorm,
     pool: AttentionPool,
@@ -58,13 +58,13 @@ pub(in crate::encode) fn build(
     path: &Path,
     id: String,
 ) -> std::result::Result<Arc<dyn Encoder>, String> {
-    let network = Siglip::read(path, BASE)?;
+    let network = SiglipNetwork::read(path, BASE)?;
     let sampling = image_sampling(224, Fit::Squeeze { width: 224, height: 224, filter: Filter::Bicubic });
     Ok(Arc::new(Pooled::new(entry.name, id, BASE.channels, sampling, NORMALISATION, Box::new(network))))
 }
 
-impl Siglip {
-    fn read(path: &Path, config: VitConfig) -> std::result::Result<Siglip, String> {
+impl SiglipNetwork {
+    fn read(path: &Path, config: VitConfig) -> std::result::Result<SiglipNetwork, String> {
         let file = WeightsFile::open(path)?;
         let VitConfig { channels, patch, grid, epsilon, .. } = config;
         let embedding = "vision_model.embeddings.patch_embedding";
@@ -74,7 +74,7 @@ impl Siglip {
             class: None,
             positions: file.take("vision_model.embeddings.position_embedding.weight", &[grid * grid, channels])?,
         };
-        Ok(Siglip {
+        Ok(SiglipNetwork {
             vision: VisionTransformer::read(&file, config, embeddings, "vision_model.encoder.layers", &CLIP_NAMES)?,
             last_norm: file.layer_norm("vision_model.post_layernorm", channels, epsilon)?,
             pool: AttentionPool::read(&file, &config)?,
@@ -116,7 +116,7 @@ impl AttentionPool {
     }
 }
 
-impl Backbone for Siglip {
+impl Backbone for SiglipNetwork {
     fn forward(&self, pictures: &PixelBatch) -> std::result::Result<Vec<Vec<f32>>, Error> {
         pictures.map_chunks(AT_ONCE, |pixels, count| {
             let tokens = self.last_norm.forward(&self.vision.tokens(pixels, count)?)?;
@@ -136,15 +136,15 @@ mod tests {
     fn features_equal_those_of_transformers() {
         let case = Case::of("siglip");
         let (_folder, path) = case.file();
-        case.check(&Siglip::read(&path, TINY).unwrap().forward(&case.pictures()).unwrap());
+        case.check(&SiglipNetwork::read(&path, TINY).unwrap().forward(&case.pictures()).unwrap());
     }
 
     #[test]
     fn reads_the_published_file_and_names_a_missing_tensor() {
         let (_folder, path) = reference::published("siglip");
-        assert!(Siglip::read(&path, BASE).is_ok());
+        assert!(SiglipNetwork::read(&path, BASE).is_ok());
         let missing = "vision_model.head.attention.in_proj_bias";
         let (_folder, path) = Case::of("siglip").file_without(missing);
-        assert_eq!(Siglip::read(&path, TINY).err().unwrap(), format!("it has no tensor `{missing}`"));
+        assert_eq!(SiglipNetwork::read(&path, TINY).err().unwrap(), format!("it has no tensor `{missing}`"));
     }
 }
