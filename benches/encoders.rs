@@ -1,5 +1,5 @@
-//! Speed of the encoders, compared with the matrix product of this machine. Weights come from the cache folder, or are random
-//! numbers in the published layout: the time does not depend on their values.
+//! Speed of the encoders, compared with the matrix product of this machine. Weights come from the cache
+//! folder, or are random numbers in the published layout: the time does not depend on their values.
 //!
 //! ```text
 //! cargo bench -p reelseek --bench encoders [-- NAME..]

@@ -1,8 +1,8 @@
-//! Downloads of weights from the Hugging Face hub, checked against the hash that the hub announces and recorded beside the
-//! file.
+//! Downloads of weights from the Hugging Face hub, checked against the hash that the hub announces and
+//! recorded beside the file.
 //!
-//! During its download a file is called `FILE.HASH.part`, so an interrupted download resumes as long as the hub has the same
-//! file. A file appears under its own name whole and checked.
+//! During its download a file is called `FILE.HASH.part`, so an interrupted download resumes as long as the
+//! hub has the same file. A file appears under its own name whole and checked.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -20,7 +20,8 @@ use thiserror::Error;
 use super::registry::{EncoderEntry, HubFile};
 use crate::base::{Cancel, files};
 
-/// Longest wait for a connection, a response, or the next bytes. `HF_HUB_DOWNLOAD_TIMEOUT` overrides it, in seconds.
+/// Longest wait for a connection, a response, or the next bytes. `HF_HUB_DOWNLOAD_TIMEOUT` overrides it, in
+/// seconds.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Most redirects from the hub to the store of the bytes; one is usual.
 const MAX_REDIRECTS: usize = 10;
@@ -28,7 +29,8 @@ const MAX_REDIRECTS: usize = 10;
 const CANCEL_INTERVAL: Duration = Duration::from_millis(100);
 /// Address of the hub. `HF_ENDPOINT` overrides it.
 const ENDPOINT: &str = "https://huggingface.co";
-/// The characters that are escaped in a segment of a URL's path: all but the unreserved characters of RFC 3986.
+/// The characters that are escaped in a segment of a URL's path: all but the unreserved characters of RFC
+/// 3986.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Origin and hash of a downloaded file, stored beside it as `FILE.json`.
@@ -40,7 +42,8 @@ pub struct DownloadRecord {
     pub revision: String,
     /// The commit of that revision at the time of the download.
     pub commit: String,
-    /// Hash of the file, as announced and verified: SHA-256, or for small files git's SHA-1 of the blob; hexadecimal.
+    /// Hash of the file, as announced and verified: SHA-256, or for small files git's SHA-1 of the blob;
+    /// hexadecimal.
     pub hash: String,
     /// Size of the file in bytes.
     pub bytes: u64,
@@ -193,7 +196,8 @@ impl HubSettings {
         }
     }
 
-    /// The address of a file at a revision. A slash in the revision is escaped, unlike those of repository and file.
+    /// The address of a file at a revision. A slash in the revision is escaped, unlike those of repository
+    /// and file.
     fn url(&self, hub: &HubFile, revision: &str) -> String {
         let escape = |segment| utf8_percent_encode(segment, ESCAPED).to_string();
         let path = |path: &str| path.split('/').map(escape).collect::<Vec<_>>().join("/");
@@ -210,8 +214,8 @@ impl HubSettings {
     }
 }
 
-/// Makes the weights of an encoder available at [`EncoderEntry::path`]. `on_progress` receives the bytes on disk and the size
-/// of the file.
+/// Makes the weights of an encoder available at [`EncoderEntry::path`]. `on_progress` receives the bytes on
+/// disk and the size of the file.
 ///
 /// A file with the hash of its record is left alone and needs no network.
 ///
@@ -255,8 +259,8 @@ fn io(path: &Path, source: std::io::Error) -> Error {
     Error::Io { path: path.to_owned(), source }
 }
 
-/// Requests the first byte of a file. The hub's response contains commit and hash, the response of the store to which it
-/// redirects contains the size.
+/// Requests the first byte of a file. The hub's response contains commit and hash, the response of the store
+/// to which it redirects contains the size.
 fn announced(settings: &HubSettings, hub: &HubFile, url: &str, cancel: &Cancel) -> Result<DownloadRecord, Error> {
     let not_a_hub = |found: &str| Error::NotAHub { url: url.to_owned(), found: found.to_owned() };
     // Redirects are followed here, because the hub announces the file in its redirect.
@@ -347,7 +351,8 @@ fn request_error(url: String, error: ureq::Error) -> Error {
     }
 }
 
-/// The hash of a file in the format of an announced hash with so many digits; `None` if no file of that size exists.
+/// The hash of a file in the format of an announced hash with so many digits; `None` if no file of that size
+/// exists.
 fn file_hash(path: &Path, bytes: u64, digits: usize) -> Result<Option<String>, Error> {
     let mut file = match File::open(path) {
         Ok(file) => file,
@@ -388,7 +393,8 @@ struct Transfer<'a, F> {
 }
 
 impl<F: FnMut(u64, u64)> Transfer<'_, F> {
-    /// Downloads the missing bytes, checks the whole file and renames it. Returns the number of transferred bytes.
+    /// Downloads the missing bytes, checks the whole file and renames it. Returns the number of transferred
+    /// bytes.
     fn run(mut self) -> Result<u64, Error> {
         let part = with_suffix(self.path, &format!(".{}.part", &self.record.hash[..16]));
         let mut file = self.lock(&part)?;
@@ -408,9 +414,7 @@ impl<F: FnMut(u64, u64)> Transfer<'_, F> {
                 Ok(()) => {}
                 // A broken transfer resumes as long as each attempt receives something.
                 Err(TransferFault::Network(_)) if received > before => {}
-                Err(TransferFault::Network(error))
-                    if received == 0 || matches!(error, ureq::Error::StatusCode(_)) =>
-                {
+                Err(TransferFault::Network(error)) if received == 0 || matches!(error, ureq::Error::StatusCode(_)) => {
                     return Err(request_error(self.url, error));
                 }
                 Err(TransferFault::Network(error)) => {

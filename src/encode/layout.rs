@@ -8,10 +8,11 @@
 //! | 1, 2 | means of Cb, Cr (BT.601) | minus half of the plane's mean, both divided by √(‖c‖² + 45.2²) |
 //! | 3..8 | √ of the mean gradient energy at 0°, 36°, 72°, 108°, 144° | minus the plane's mean, all five divided by √(‖g‖² + 4²) |
 //!
-//! A pixel with gradient `(gx, gy)` (central differences) gives `|g|·cos⁴(θ − θₖ)` to orientation `k`. Five orientations of
-//! cos⁴ sum to a constant, so no edge direction weighs more than another. The constants under the roots keep noise in nearly
-//! flat pictures from being amplified to full contrast. The idea comes from the MPEG-7 colour layout and edge histogram
-//! descriptors (ISO/IEC 15938-3) and from HOG (Dalal and Triggs, 2005).
+//! A pixel with gradient `(gx, gy)` (central differences) gives `|g|·cos⁴(θ − θₖ)` to orientation `k`. Five
+//! orientations of cos⁴ sum to a constant, so no edge direction weighs more than another. The constants under
+//! the roots keep noise in nearly flat pictures from being amplified to full contrast. The idea comes from
+//! the MPEG-7 colour layout and edge histogram descriptors (ISO/IEC 15938-3) and from HOG (Dalal and Triggs,
+//! 2005).
 //!
 //! Only `+ − × ÷ √` in a fixed order are used, so the same pixels give the same bits on every machine.
 //!
@@ -48,7 +49,8 @@ const CELL: usize = SIDE / GRID;
 const CELLS: usize = GRID * GRID;
 const ORIENTATIONS: usize = 5;
 
-/// (cos, sin) of k·36° as constants, because the C library's functions differ between machines in the last bit.
+/// (cos, sin) of k·36° as constants, because the C library's functions differ between machines in the last
+/// bit.
 const DIRECTIONS: [(f32, f32); ORIENTATIONS] = [
     (1.0, 0.0),
     (0.809_017, 0.587_785_25),
@@ -57,8 +59,8 @@ const DIRECTIONS: [(f32, f32); ORIENTATIONS] = [
     (-0.809_017, 0.587_785_25),
 ];
 
-/// Added under the root of each normaliser: the contrast, in grey levels over the cells of the block, below which a picture
-/// counts as nearly flat.
+/// Added under the root of each normaliser: the contrast, in grey levels over the cells of the block, below
+/// which a picture counts as nearly flat.
 const LUMA_FLOOR: f32 = 32.0;
 const CHROMA_FLOOR: f32 = 45.2;
 const GRADIENT_FLOOR: f32 = 4.0;
@@ -113,8 +115,8 @@ fn describe_rgb(rgb: &[u8]) -> Descriptor {
     Descriptor::new(values)
 }
 
-/// The index in a picture's descriptor of number `to` of the mirrored picture: the column counted from the other side and, for
-/// gradients, the orientation 180° − θ instead of θ.
+/// The index in a picture's descriptor of number `to` of the mirrored picture: the column counted from the
+/// other side and, for gradients, the orientation 180° − θ instead of θ.
 pub(crate) fn mirror_index(to: usize) -> usize {
     let (plane, cell) = (to / CELLS, to % CELLS);
     let plane = match plane.checked_sub(3) {
@@ -177,7 +179,8 @@ pub struct Projection {
 }
 
 impl Projection {
-    /// Reads a projection from the bytes of a safetensors file with `mean` (512) and `projection` (128, 512), f16 or f32.
+    /// Reads a projection from the bytes of a safetensors file with `mean` (512) and `projection` (128, 512),
+    /// f16 or f32.
     ///
     /// # Errors
     /// [`Error::Projection`] if the file is damaged, lacks a tensor, or has a tensor of another shape.
@@ -258,8 +261,8 @@ impl Encoder for LayoutEncoder {
         Ok(rows.map(|row| row.iter().zip(&centred).map(|(a, b)| a * b).sum()).collect())
     }
 
-    /// 4096 numbers: the frames' descriptors one after the other. A clip of fewer than 8 frames repeats its last frame. A flat
-    /// frame contributes the mean descriptor, which is neutral.
+    /// 4096 numbers: the frames' descriptors one after the other. A clip of fewer than 8 frames repeats its
+    /// last frame. A flat frame contributes the mean descriptor, which is neutral.
     fn clip(&self, frames: &[&Descriptor]) -> Result<Option<Vec<f32>>, Error> {
         let Some(last) = frames.last().filter(|_| frames.iter().any(|f| !f.flat)) else { return Ok(None) };
         let mut features = Vec::with_capacity(CLIP_LEN);

@@ -1,11 +1,12 @@
 //! Frozen features of images and clips.
 //!
-//! An [`Encoder`] turns pixels into features and never learns from the gallery. [`layout`] is embedded in the library and
-//! needs no download: it finds the same scene. Learned encoders find the same kind of scene; their weights are downloaded by
-//! [`hub`] or given as a file. An index and a checkpoint record the [`EncoderInfo::id`] of their encoder and refuse another.
+//! An [`Encoder`] turns pixels into features and never learns from the gallery. [`layout`] is embedded in the
+//! library and needs no download: it finds the same scene. Learned encoders find the same kind of scene;
+//! their weights are downloaded by [`hub`] or given as a file. An index and a checkpoint record the
+//! [`EncoderInfo::id`] of their encoder and refuse another.
 //!
-//! With the feature `encoders` off, the networks and `hub` are missing; with `onnx` off, ONNX files cannot be opened.
-//! [`Error::NotBuilt`] reports a request for either.
+//! With the feature `encoders` off, the networks and `hub` are missing; with `onnx` off, ONNX files cannot be
+//! opened. [`Error::NotBuilt`] reports a request for either.
 
 #[cfg(feature = "encoders")]
 pub mod hub;
@@ -55,7 +56,8 @@ impl Sampling {
 pub struct EncoderInfo {
     /// The name that [`open`] takes.
     pub name: String,
-    /// Name and version, and for weights from a file eight digits of their BLAKE3. Indexes and checkpoints record it.
+    /// Name and version, and for weights from a file eight digits of their BLAKE3. Indexes and checkpoints
+    /// record it.
     pub id: String,
     /// Length of the features of an image.
     pub image_len: usize,
@@ -65,11 +67,11 @@ pub struct EncoderInfo {
     pub descriptor_len: usize,
     /// The frames that it takes of a video.
     pub sampling: Sampling,
-    /// Whether the encoder finds the same scene, not the same kind of scene. Then search aligns candidates with sketches of
-    /// their frames.
+    /// Whether the encoder finds the same scene, not the same kind of scene. Then search aligns candidates
+    /// with sketches of their frames.
     pub same_scene: bool,
-    /// Offsets of blocks in a clip's features whose mean is comparable with one frame: the mean of its frames' descriptors, or
-    /// image features if the encoder computes clips as a whole.
+    /// Offsets of blocks in a clip's features whose mean is comparable with one frame: the mean of its
+    /// frames' descriptors, or image features if the encoder computes clips as a whole.
     pub mean_offsets: Vec<usize>,
 }
 
@@ -80,7 +82,8 @@ pub struct Descriptor {
     flat: bool,
 }
 
-/// Standard deviation of luma below which a picture is flat (such as a black frame) and has nothing to search for.
+/// Standard deviation of luma below which a picture is flat (such as a black frame) and has nothing to search
+/// for.
 const FLAT_DEVIATION: f32 = 2.5;
 
 impl Descriptor {
@@ -116,8 +119,8 @@ pub trait Encoder: Send + Sync + std::fmt::Debug {
     /// [`Error::Compute`] if a picture has another size, or if the network's output is not finite.
     fn describe(&self, pictures: &[Picture]) -> Result<Vec<Descriptor>, Error>;
 
-    /// The descriptor of the mirrored picture, if it follows from the descriptor of the picture. Encoders that hardly
-    /// distinguish the two return `None`.
+    /// The descriptor of the mirrored picture, if it follows from the descriptor of the picture. Encoders
+    /// that hardly distinguish the two return `None`.
     fn mirrored(&self, _descriptor: &Descriptor) -> Option<Descriptor> {
         None
     }
@@ -130,8 +133,8 @@ pub trait Encoder: Send + Sync + std::fmt::Debug {
         Ok(descriptor.values.clone())
     }
 
-    /// The features of a clip from its frames in order of time. The last clip of a video may have fewer frames than the
-    /// sampling requests. `None` if all frames are flat, or if there are none.
+    /// The features of a clip from its frames in order of time. The last clip of a video may have fewer
+    /// frames than the sampling requests. `None` if all frames are flat, or if there are none.
     ///
     /// # Errors
     /// As [`Encoder::describe`].

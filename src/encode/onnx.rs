@@ -1,8 +1,9 @@
 //! Image encoders in ONNX files, run by tract, with a JSON file beside each that describes its input.
 //!
-//! The network has one input, f32 of 1 x 3 x height x width (red, green and blue; the batch size may be symbolic), and an
-//! output, f32 of 1 x length. Beside `model.onnx` is `model.json`, an object with the fields of [`OnnxDescription`]. Each field
-//! has a default: `{}` fits a network of fixed size that takes pixels as numbers of 0 to 1.
+//! The network has one input, f32 of 1 x 3 x height x width (red, green and blue; the batch size may be
+//! symbolic), and an output, f32 of 1 x length. Beside `model.onnx` is `model.json`, an object with the
+//! fields of [`OnnxDescription`]. Each field has a default: `{}` fits a network of fixed size that takes
+//! pixels as numbers of 0 to 1.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,7 +26,8 @@ use crate::media::{Filter, Fit};
 
 /// Version in the id, raised when the same files give other features.
 const VERSION: u32 = 1;
-/// Longest side of a picture in pixels, and most frames of a clip; a larger value is taken for a typing error.
+/// Longest side of a picture in pixels, and most frames of a clip; a larger value is taken for a typing
+/// error.
 const LIMIT: u32 = 4096;
 
 /// The input that a network expects.
@@ -36,7 +38,8 @@ struct OnnxDescription {
     width: Option<u32>,
     /// Height of the input, likewise.
     height: Option<u32>,
-    /// The shorter side of a picture before its middle of `width` x `height` is cut out. Default: the longer of the two.
+    /// The shorter side of a picture before its middle of `width` x `height` is cut out. Default: the longer
+    /// of the two.
     shorter: Option<u32>,
     /// Filter of that resize, widened by the ratio as in Pillow: `bilinear` or `bicubic`.
     filter: OnnxFilter,
@@ -124,8 +127,9 @@ thread_local! {
     static CATCHING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Installs a panic hook that prints no message for panics that the ONNX encoder catches, and calls the previous hook for all
-/// others. tract panics on some damaged networks; the encoder returns an error for them with or without this hook.
+/// Installs a panic hook that prints no message for panics that the ONNX encoder catches, and calls the
+/// previous hook for all others. tract panics on some damaged networks; the encoder returns an error for them
+/// with or without this hook.
 pub fn hide_caught_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -173,7 +177,8 @@ impl OnnxNetwork {
     /// Prepares the network of a file.
     fn build(model: &ModelProto, description: &OnnxDescription) -> Result<OnnxNetwork, String> {
         let fault = |e: TractError| format!("tract cannot run this network ({e:#})");
-        // Exporters note shapes between layers with a symbolic batch size, which would contradict a batch of 1.
+        // Exporters note shapes between layers with a symbolic batch size, which would contradict a batch of
+        // 1.
         let onnx = tract_onnx::onnx().with_ignore_value_info(true);
         let mut network: InferenceModel = onnx.model_for_proto_model(model).map_err(fault)?;
         let inputs = network.input_outlets().map_err(fault)?.len();
@@ -236,15 +241,15 @@ fn input_size(network: &InferenceModel, description: &OnnxDescription) -> Result
     Ok((side("width", width, description.width)?, side("height", height, description.height)?))
 }
 
-/// Opens the encoder of an ONNX file and the JSON file beside it. Its id is `known` if that id has the same bytes.
+/// Opens the encoder of an ONNX file and the JSON file beside it. Its id is `known` if that id has the same
+/// bytes.
 ///
-/// # Errors
-/// [`Error::OnnxFile`] and [`Error::OnnxDescriptionFile`] if a file cannot be read, [`Error::Onnx`] for its content.
+/// # Errors [`Error::OnnxFile`] and [`Error::OnnxDescriptionFile`] if a file cannot be read, [`Error::Onnx`]
+/// for its content.
 pub(super) fn open(path: &Path, known: Option<&str>) -> Result<Arc<dyn Encoder>, Error> {
     let beside = path.with_extension("json");
     let bytes = std::fs::read(path).map_err(|source| Error::OnnxFile { path: path.to_owned(), source })?;
-    let text = std::fs::read(&beside)
-        .map_err(|source| Error::OnnxDescriptionFile { path: beside.clone(), source })?;
+    let text = std::fs::read(&beside).map_err(|source| Error::OnnxDescriptionFile { path: beside.clone(), source })?;
     let fault = |path: &Path| {
         let path = path.to_owned();
         |found| Error::Onnx { path, found }

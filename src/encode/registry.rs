@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::{Encoder, Error, LayoutEncoder};
 #[cfg(feature = "encoders")]
 use super::{Sampling, models};
-use super::{Encoder, Error, LayoutEncoder};
 #[cfg(feature = "encoders")]
 use crate::media::Fit;
 
@@ -26,10 +26,11 @@ pub struct EncoderEntry {
     pub hub: Option<HubFile>,
     /// Weights files that this encoder reads.
     pub weights: &'static str,
-    /// Whether the features were checked with the real weights. Otherwise only the arithmetic was, with seeded weights.
+    /// Whether the features were checked with the real weights. Otherwise only the arithmetic was, with
+    /// seeded weights.
     pub verified: bool,
-    /// Floating-point operations (two for each multiply-add) for an image with all its views, or for a clip if the encoder
-    /// computes clips as a whole.
+    /// Floating-point operations (two for each multiply-add) for an image with all its views, or for a clip
+    /// if the encoder computes clips as a whole.
     pub flops: f64,
     /// Opens the encoder from its weights file, with this id.
     #[cfg(feature = "encoders")]
@@ -192,7 +193,8 @@ pub static ENTRIES: &[EncoderEntry] = &[
     },
 ];
 
-/// Image encoders see 4 frames in a clip of 2 s; neighbouring frames are alike, so more frames would add little.
+/// Image encoders see 4 frames in a clip of 2 s; neighbouring frames are alike, so more frames would add
+/// little.
 #[cfg(feature = "encoders")]
 pub(super) fn image_sampling(side: u32, fit: Fit) -> Sampling {
     Sampling { rate_hz: 2.0, frames_per_clip: 4, stride_frames: 2, width: side, height: side, fit }
@@ -211,12 +213,8 @@ impl EncoderEntry {
         if weights.is_none() && !path.exists() {
             return Err(Error::NoWeights { name: self.name, path, origin: WeightsOrigin::of(self.name) });
         }
-        let fault = |found: String| Error::Weights {
-            name: self.name,
-            path: path.clone(),
-            found,
-            expected: self.weights,
-        };
+        let fault =
+            |found: String| Error::Weights { name: self.name, path: path.clone(), found, expected: self.weights };
         let mut hash = blake3::Hasher::new();
         let file = std::fs::File::open(&path).map_err(|e| fault(e.to_string()))?;
         hash.update_reader(&file).map_err(|e| fault(e.to_string()))?;
@@ -275,15 +273,15 @@ pub fn onnx_path(name: &str) -> Option<&Path> {
 
 /// Opens an encoder by its name, with these weights or the weights in the cache folder.
 ///
-/// # Errors
-/// [`Error::Unknown`]; [`Error::NotBuilt`]; [`Error::NoWeights`] if the weights are not on this machine; [`Error::Weights`],
-/// [`Error::PickledWeights`] or one of the ONNX errors if the files are not what the encoder reads.
+/// # Errors [`Error::Unknown`]; [`Error::NotBuilt`]; [`Error::NoWeights`] if the weights are not on this
+/// machine; [`Error::Weights`], [`Error::PickledWeights`] or one of the ONNX errors if the files are not what
+/// the encoder reads.
 pub fn open(name: &str, weights: Option<&Path>) -> Result<Arc<dyn Encoder>, Error> {
     open_known(name, weights, None)
 }
 
-/// As [`open`], for an index or a checkpoint that records the id `known`. An ONNX encoder with the same bytes keeps that id
-/// even if its file was renamed.
+/// As [`open`], for an index or a checkpoint that records the id `known`. An ONNX encoder with the same bytes
+/// keeps that id even if its file was renamed.
 ///
 /// # Errors
 /// As [`open`].

@@ -29,7 +29,8 @@ fn hex(bytes: &[u8]) -> String {
 enum Interruption {
     /// The connection closes after this number of bytes.
     Close(usize),
-    /// The transfer stalls after this number of bytes. The connection closes when the channel receives something.
+    /// The transfer stalls after this number of bytes. The connection closes when the channel receives
+    /// something.
     Stall(usize, Receiver<()>),
 }
 
@@ -341,7 +342,10 @@ fn error_statuses_come_with_advice() {
     {
         server.set(|state| state.status = Some(status));
         let stderr = cache.failing(cache.command(server.port, &["pull", NAME]));
-        assert!(stderr.starts_with(&format!("reelseek: {url} responds {status}: ")) && stderr.contains(advice), "{stderr}");
+        assert!(
+            stderr.starts_with(&format!("reelseek: {url} responds {status}: ")) && stderr.contains(advice),
+            "{stderr}"
+        );
     }
     // An HTML page, a redirect without a location, and an ETag that is no hash.
     for status in [200, 302] {
@@ -355,7 +359,8 @@ fn error_statuses_come_with_advice() {
     assert_eq!(cache.files(), [""; 0]);
 }
 
-/// A hub that responds to each request with these headers, or never. Returns its port, and a message for each request.
+/// A hub that responds to each request with these headers, or never. Returns its port, and a message for each
+/// request.
 fn fixed_hub(head: Option<String>) -> (u16, Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -1,9 +1,10 @@
 //! C3D fc6 (Tran et al., ICCV 2015): 4096 numbers for the content and motion of 16 frames of 112 x 112.
 //!
-//! Frames are resized to 171 x 128 and their middle is cut out, as in the paper (4.1). Pixels of 0 to 255, blue before green
-//! before red, lose the means of Sports-1M, 90, 98 and 102: Caffe trained the network on pixels in this order, and these are
-//! the means of its mean cube, which ports to PyTorch subtract (jfzhang95/pytorch-video-recognition,
-//! `dataloaders/dataset.py`). Features are the activations after the ReLU of fc6, scaled to length 1 (paper, 3.3).
+//! Frames are resized to 171 x 128 and their middle is cut out, as in the paper (4.1). Pixels of 0 to 255,
+//! blue before green before red, lose the means of Sports-1M, 90, 98 and 102: Caffe trained the network on
+//! pixels in this order, and these are the means of its mean cube, which ports to PyTorch subtract
+//! (jfzhang95/pytorch-video-recognition, `dataloaders/dataset.py`). Features are the activations after the
+//! ReLU of fc6, scaled to length 1 (paper, 3.3).
 //!
 //! The features of an image are the features of a clip that repeats it.
 
@@ -25,7 +26,8 @@ const FRAMES: usize = 16;
 const SIDE: usize = 112;
 const MEAN: [f32; 3] = [90.0, 98.0, 102.0];
 
-/// One clip a second from frames at 16 Hz. The paper takes neighbouring frames at 25 to 30 Hz, which is twice the work.
+/// One clip a second from frames at 16 Hz. The paper takes neighbouring frames at 25 to 30 Hz, which is twice
+/// the work.
 const SAMPLING: Sampling = Sampling {
     rate_hz: 16.0,
     frames_per_clip: FRAMES,
@@ -119,12 +121,16 @@ const PATCH_NUMBERS: usize = 2 << 20;
 /// Fewest positions that are split between threads; with fewer, the matrix product splits the channels.
 const MIN_POSITIONS: usize = 256;
 
-/// The 3x3x3 convolution with ReLU, with zeros around the clip in all three directions: patches (positions, 27 · inputs) times
-/// the weights.
+/// The 3x3x3 convolution with ReLU, with zeros around the clip in all three directions: patches (positions,
+/// 27 · inputs) times the weights.
 fn convolve(x: &Volume, conv: &Pointwise) -> Result<Volume> {
     let (positions, wide, outputs) = (x.frames * x.side * x.side, 27 * x.channels, conv.outputs());
     let share = positions.div_ceil(rayon::current_num_threads());
-    let rows = if positions <= MIN_POSITIONS { positions } else { (PATCH_NUMBERS / wide).clamp(MIN_POSITIONS, share.max(MIN_POSITIONS)) };
+    let rows = if positions <= MIN_POSITIONS {
+        positions
+    } else {
+        (PATCH_NUMBERS / wide).clamp(MIN_POSITIONS, share.max(MIN_POSITIONS))
+    };
     let mut values = vec![0f32; positions * outputs];
     values.par_chunks_mut(rows * outputs).enumerate().try_for_each(|(i, out)| {
         let mut patches = vec![0f32; out.len() / outputs * wide];
@@ -290,7 +296,8 @@ mod tests {
     #[test]
     fn reads_the_published_shapes_and_names_a_missing_tensor() {
         let (_folder, path) = reference::published("c3d");
-        let encoder = C3dEncoder { info: info("c3d", "c3d/1+0".to_owned()), network: C3dNetwork::read(&path, 1).unwrap() };
+        let encoder =
+            C3dEncoder { info: info("c3d", "c3d/1+0".to_owned()), network: C3dNetwork::read(&path, 1).unwrap() };
         let flat = Descriptor::flat(encoder.info.descriptor_len);
         assert!(encoder.clip(&[&flat, &flat]).unwrap().is_none());
         let (_folder, path) = Case::of("c3d").file_without("conv4b.bias");
@@ -302,9 +309,13 @@ mod tests {
         let (folder, _) = Case::of("c3d").file();
         let path = folder.path().join("large.safetensors");
         let tensors = Case::of("c3d").tensors();
-        let large: Vec<Vec<f32>> = tensors.iter().map(|(.., values)| values.iter().map(|x| x * 1e6).collect()).collect();
-        let tensors: Vec<_> =
-            tensors.iter().zip(&large).map(|((name, shape, _), x)| (name.clone(), shape.clone(), x.as_slice())).collect();
+        let large: Vec<Vec<f32>> =
+            tensors.iter().map(|(.., values)| values.iter().map(|x| x * 1e6).collect()).collect();
+        let tensors: Vec<_> = tensors
+            .iter()
+            .zip(&large)
+            .map(|((name, shape, _), x)| (name.clone(), shape.clone(), x.as_slice()))
+            .collect();
         crate::base::tensors::save(&path, &tensors, std::collections::HashMap::new()).unwrap();
         let network = C3dNetwork::read(&path, 16).unwrap();
         let encoder = C3dEncoder { info: info("c3d", "c3d/1+0".to_owned()), network };

@@ -1,5 +1,5 @@
-//! The image tower of CLIP ViT-B/32 (Radford et al., ICML 2021): the class token after the last layer, projected to the 512
-//! numbers that images share with texts.
+//! The image tower of CLIP ViT-B/32 (Radford et al., ICML 2021): the class token after the last layer,
+//! projected to the 512 numbers that images share with texts.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,8 +19,10 @@ use crate::media::{Filter, Fit};
 const LENGTH: usize = 512;
 
 /// `image_mean` and `image_std` of `preprocessor_config.json` in openai/clip-vit-base-patch32.
-const NORMALISATION: Normalisation =
-    Normalisation { mean: [0.481_454_66, 0.457_827_5, 0.408_210_73], deviation: [0.268_629_54, 0.261_302_6, 0.275_777_1] };
+const NORMALISATION: Normalisation = Normalisation {
+    mean: [0.481_454_66, 0.457_827_5, 0.408_210_73],
+    deviation: [0.268_629_54, 0.261_302_6, 0.275_777_1],
+};
 
 const VIT_B_32: VitConfig = VitConfig {
     layers: 12,
@@ -57,8 +59,7 @@ impl ClipNetwork {
             kernel: file.take("vision_model.embeddings.patch_embedding.weight", &[channels, 3, patch, patch])?,
             bias: vec![0.0; channels],
             class: Some(file.take("vision_model.embeddings.class_embedding", &[channels])?),
-            positions: file
-                .take("vision_model.embeddings.position_embedding.weight", &[1 + grid * grid, channels])?,
+            positions: file.take("vision_model.embeddings.position_embedding.weight", &[1 + grid * grid, channels])?,
         };
         let mut vision =
             VisionTransformer::read(&file, config, embeddings, "vision_model.encoder.layers", &CLIP_NAMES)?;

@@ -1,8 +1,8 @@
 //! Convolutions of one picture, and linear layers, on the CPU.
 //!
-//! Activations are (positions, channels), row after row of the picture. So a 1x1 convolution is one matrix product, and a
-//! depthwise convolution runs over neighbouring channels. candle's grouped convolution computes each channel separately, which
-//! is hundreds of times slower.
+//! Activations are (positions, channels), row after row of the picture. So a 1x1 convolution is one matrix
+//! product, and a depthwise convolution runs over neighbouring channels. candle's grouped convolution
+//! computes each channel separately, which is hundreds of times slower.
 
 use candle_core::{CpuStorage, CustomOp3, Device, InplaceOp2, Layout, Result, Shape, Tensor};
 
@@ -59,8 +59,8 @@ impl Activation {
     }
 }
 
-/// `x / 2 · (1 + erf(x / √2))`. The error function is `t P(t²) / Q(t²)` with `t` clamped to ±4, within 5e-7: the rational
-/// function of Eigen and XLA.
+/// `x / 2 · (1 + erf(x / √2))`. The error function is `t P(t²) / Q(t²)` with `t` clamped to ±4, within 5e-7:
+/// the rational function of Eigen and XLA.
 #[inline(always)]
 fn gelu(x: f32) -> f32 {
     const P: [f32; 7] = [
@@ -77,8 +77,8 @@ fn gelu(x: f32) -> f32 {
     0.5 * x * (1.0 + t * polynomial(&P, t * t) / polynomial(&Q, t * t))
 }
 
-/// The hyperbolic tangent as `t P(t²) / Q(t²)` with `t` clamped to ±7.9, within 5e-7: the rational function of Eigen. Unlike
-/// the standard library's, it is compiled to vector instructions.
+/// The hyperbolic tangent as `t P(t²) / Q(t²)` with `t` clamped to ±7.9, within 5e-7: the rational function
+/// of Eigen. Unlike the standard library's, it is compiled to vector instructions.
 #[inline(always)]
 fn tanh(x: f32) -> f32 {
     const P: [f32; 7] = [
@@ -105,7 +105,8 @@ fn polynomial(coefficients: &[f32], x: f32) -> f32 {
     sum
 }
 
-/// A linear layer, which is also a 1x1 convolution or a convolution of patches: `a(x W + b)` with the activation `a`.
+/// A linear layer, which is also a 1x1 convolution or a convolution of patches: `a(x W + b)` with the
+/// activation `a`.
 pub(super) struct Pointwise {
     /// (inputs, outputs).
     weight: Tensor,
@@ -155,8 +156,8 @@ impl Depthwise {
         })
     }
 
-    /// (side², channels) to (⌈side / stride⌉², channels), with `before` rows of zeros before the first row, and as many as
-    /// are needed after the last.
+    /// (side², channels) to (⌈side / stride⌉², channels), with `before` rows of zeros before the first row,
+    /// and as many as are needed after the last.
     pub(super) fn apply(
         &self,
         x: &Tensor,
@@ -180,14 +181,15 @@ pub(super) fn scale(x: &Tensor, factors: &Tensor, activation: Activation) -> Res
     x.inplace_op2(factors, &RowOp { step: RowStep::Multiply, activation })
 }
 
-/// Every channel twice, side by side: a depthwise convolution with two kernels for each channel becomes one with one kernel.
+/// Every channel twice, side by side: a depthwise convolution with two kernels for each channel becomes one
+/// with one kernel.
 pub(super) fn doubled(x: &Tensor) -> Result<Tensor> {
     let (positions, channels) = x.dims2()?;
     x.unsqueeze(2)?.broadcast_as((positions, channels, 2))?.reshape((positions, 2 * channels))
 }
 
-/// The 3x3 patches of stride 2 of a picture (3, side, side), with `before` rows of zeros before the first row:
-/// (⌈side / 2⌉², channel · 9 + tap).
+/// The 3x3 patches of stride 2 of a picture (3, side, side), with `before` rows of zeros before the first
+/// row: (⌈side / 2⌉², channel · 9 + tap).
 pub(super) fn patches(picture: &[f32], side: usize, before: usize) -> Result<Tensor> {
     let size = side.div_ceil(2);
     let mut out = vec![0f32; size * size * 27];
@@ -238,7 +240,8 @@ impl CustomOp3 for DepthwiseOp {
     }
 }
 
-// Code that `pulp` dispatches uses loops and no closures: a closure that is not inlined is compiled without wide vectors.
+// Code that `pulp` dispatches uses loops and no closures: a closure that is not inlined is compiled without
+// wide vectors.
 
 struct DepthwiseKernel<'a> {
     op: &'a DepthwiseOp,
@@ -263,7 +266,8 @@ impl DepthwiseOp {
     #[inline(always)]
     fn run(&self, x: &[f32], weight: &[f32], bias: &[f32], out: &mut [f32], channels: usize) {
         let size = self.side.div_ceil(self.stride);
-        // Offsets of the taps inside the picture: of the tap's first weight, and of the position's first number.
+        // Offsets of the taps inside the picture: of the tap's first weight, and of the position's first
+        // number.
         let mut taps = Vec::with_capacity(self.kernel * self.kernel);
         for (position, out) in out.chunks_exact_mut(channels).enumerate() {
             let (row, column) = (position / size * self.stride, position % size * self.stride);

@@ -1,7 +1,8 @@
-//! DINOv2 small (Oquab et al., TMLR 2024): the class token after the last layer and its normalisation, 384 numbers.
+//! DINOv2 small (Oquab et al., TMLR 2024): the class token after the last layer and its normalisation, 384
+//! numbers.
 //!
-//! As in transformers, MLPs use GELU with the error function, and learned positions are interpolated bicubically to the size
-//! of the pictures.
+//! As in transformers, MLPs use GELU with the error function, and learned positions are interpolated
+//! bicubically to the size of the pictures.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,8 +19,7 @@ use crate::encode::{Encoder, Error};
 use crate::media::{Filter, Fit};
 
 /// `image_mean` and `image_std` of `preprocessor_config.json` in facebook/dinov2-small.
-const NORMALISATION: Normalisation =
-    Normalisation { mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225] };
+const NORMALISATION: Normalisation = Normalisation { mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225] };
 
 const SMALL: VitConfig = VitConfig {
     layers: 12,
@@ -83,8 +83,8 @@ impl Backbone for Dinov2Network {
     }
 }
 
-/// Positions of `from` x `from` patches resized to `to` x `to`, (patches, channels), as PyTorch's bicubic `interpolate` does:
-/// a = -0.75, corners not aligned, edges repeated.
+/// Positions of `from` x `from` patches resized to `to` x `to`, (patches, channels), as PyTorch's bicubic
+/// `interpolate` does: a = -0.75, corners not aligned, edges repeated.
 fn interpolate_positions(positions: &[f32], channels: usize, from: usize, to: usize) -> Vec<f32> {
     const A: f64 = -0.75;
     let weight = |x: f64| {

@@ -1,11 +1,11 @@
-//! The image tower of MobileCLIP-S1 (Vasu et al., CVPR 2024): FastViT MCi1 (Vasu et al., ICCV 2023), which gives the 512
-//! numbers that images share with texts.
+//! The image tower of MobileCLIP-S1 (Vasu et al., CVPR 2024): FastViT MCi1 (Vasu et al., ICCV 2023), which
+//! gives the 512 numbers that images share with texts.
 //!
-//! The published file holds the branches used in training; reading folds them. With batch normalisation `y = s x + t` folded
-//! into the convolution before it, a block is one kernel: `K x K + (1x1, padded) + (identity, s at the middle)`. A mixer
-//! `x + γ (mixer(x) - norm(x))` is one kernel too. The γ of an MLP is folded into its second matrix, and the γ of attention
-//! into its projection. Depthwise convolutions are ours, because candle computes them channel by channel: 1.6 s instead of
-//! 0.05 s a picture on two cores.
+//! The published file holds the branches used in training; reading folds them. With batch normalisation `y =
+//! s x + t` folded into the convolution before it, a block is one kernel: `K x K + (1x1, padded) + (identity,
+//! s at the middle)`. A mixer `x + γ (mixer(x) - norm(x))` is one kernel too. The γ of an MLP is folded into
+//! its second matrix, and the γ of attention into its projection. Depthwise convolutions are ours, because
+//! candle computes them channel by channel: 1.6 s instead of 0.05 s a picture on two cores.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -179,7 +179,8 @@ impl FoldingReader {
         Ok(Kernel { weight, bias: self.take(&format!("{name}.bias"), &[outputs])?, inputs, side })
     }
 
-    /// The branches of a block: K x K, 1x1 if K is more, and the identity if the block keeps size and channels.
+    /// The branches of a block: K x K, 1x1 if K is more, and the identity if the block keeps size and
+    /// channels.
     fn block(&self, name: &str, outputs: usize, inputs: usize, side: usize, identity: bool) -> Result<Kernel, String> {
         let mut kernel = self.conv(&format!("{name}.conv_kxk.0"), outputs, inputs, side)?;
         if side > 1 {
@@ -253,7 +254,11 @@ impl FoldingReader {
             let kernel = kernel.plus(&self.conv(&format!("{first}.small_conv"), channels, 1, 3)?);
             let squeeze = (i >= 2).then(|| self.squeeze(&format!("{first}.se"), channels, channels / 4));
             let second = self.block(&format!("{name}.downsample.proj.1"), channels, channels, 1, true)?;
-            Ok(Downsample { depthwise: kernel.depthwise()?, squeeze: squeeze.transpose()?, pointwise: second.pointwise()? })
+            Ok(Downsample {
+                depthwise: kernel.depthwise()?,
+                squeeze: squeeze.transpose()?,
+                pointwise: second.pointwise()?,
+            })
         };
         let positions = || {
             let kernel = self.plain(&format!("{name}.pos_emb.pos_enc"), channels, 1, 7)?;
@@ -354,7 +359,7 @@ impl Backbone for MobileClipNetwork {
 mod tests {
     use super::super::reference::{self, Case};
     use super::*;
-    
+
     const TINY: FastVitConfig = FastVitConfig { channels: [32, 64, 128, 256], blocks: [1, 2, 1, 1], length: 24 };
 
     #[test]

@@ -1,10 +1,11 @@
-//! MobileNetV2 1.0 224 (Sandler et al., CVPR 2018) up to its 1280-value descriptor: the mean of the last activations over the
-//! 7x7 positions.
+//! MobileNetV2 1.0 224 (Sandler et al., CVPR 2018) up to its 1280-value descriptor: the mean of the last
+//! activations over the 7x7 positions.
 //!
-//! Two layouts of weights are read. One has batch normalisation folded into weights and biases (`stem`, `block0` to `block16`,
-//! `head`), as converted from google-coral's `mobilenet_v2_1.0_224_quant.tflite`. The other is Hugging Face's
-//! `google/mobilenet_v2_1.0_224`, which is folded on reading: `w' = w γ / √(σ² + 0.001)`, `b' = β - μ γ / √(σ² + 0.001)`.
-//! Padding is TensorFlow's SAME: a 3x3 kernel of stride 2 on an even side pads nothing before and one row after.
+//! Two layouts of weights are read. One has batch normalisation folded into weights and biases (`stem`,
+//! `block0` to `block16`, `head`), as converted from google-coral's `mobilenet_v2_1.0_224_quant.tflite`. The
+//! other is Hugging Face's `google/mobilenet_v2_1.0_224`, which is folded on reading: `w' = w γ / √(σ² +
+//! 0.001)`, `b' = β - μ γ / √(σ² + 0.001)`. Padding is TensorFlow's SAME: a 3x3 kernel of stride 2 on an even
+//! side pads nothing before and one row after.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -67,8 +68,9 @@ struct ConvWeights {
 
 /// Opens the encoder from either layout of weights.
 ///
-/// The reference keeps the shape of a picture and cuts the middle out, which loses half of a wide picture. Squeezing the whole
-/// picture and adding a close view of its middle retrieves kinds of scenes better (measured on the kinds benchmark).
+/// The reference keeps the shape of a picture and cuts the middle out, which loses half of a wide picture.
+/// Squeezing the whole picture and adding a close view of its middle retrieves kinds of scenes better
+/// (measured on the kinds benchmark).
 pub(in crate::encode) fn build(entry: &EncoderEntry, path: &Path, id: String) -> Result<Arc<dyn Encoder>, String> {
     let (network, normalisation) = MobileNetV2::open(path)?;
     let fit = Fit::Squeeze { width: PICTURE_SIDE, height: PICTURE_SIDE, filter: Filter::Bilinear };
@@ -157,7 +159,8 @@ fn read_folded(file: &WeightsFile, name: &str, shape: [usize; 4]) -> Result<Conv
     })
 }
 
-/// Reads a convolution of the hub's layout by its name in the folded layout, and folds its batch normalisation in.
+/// Reads a convolution of the hub's layout by its name in the folded layout, and folds its batch
+/// normalisation in.
 fn read_hub(file: &WeightsFile, name: &str, shape: [usize; 4]) -> Result<ConvWeights, String> {
     const EPSILON: f32 = 0.001;
     let hub_name = match name.split_once('.') {
@@ -195,8 +198,8 @@ mod tests {
     use super::*;
     use crate::media;
 
-    /// A photograph, and its most probable classes with their probabilities, within 0.01. A numpy evaluation of the weights
-    /// made these numbers.
+    /// A photograph, and its most probable classes with their probabilities, within 0.01. A numpy evaluation
+    /// of the weights made these numbers.
     const CHECKS: [(&str, &[(usize, f32)]); 3] = [
         ("edgetpu_parrot.jpg", &[(89, 1.0)]),
         ("edgetpu_hot_dog.jpg", &[(935, 0.98), (966, 0.01)]),

@@ -1,7 +1,7 @@
 //! Learned image and clip networks, one file each.
 //!
-//! [`pooled`] makes an encoder of any image network and needs no tensor library. The networks themselves compute with
-//! [candle](candle_core) and exist with the feature `encoders`.
+//! [`pooled`] makes an encoder of any image network and needs no tensor library. The networks themselves
+//! compute with [candle](candle_core) and exist with the feature `encoders`.
 
 #[cfg(feature = "encoders")]
 mod attention;

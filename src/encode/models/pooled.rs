@@ -10,8 +10,9 @@ pub(in crate::encode) trait Backbone: Send + Sync {
     /// The features of each picture.
     fn forward(&self, pictures: &PixelBatch) -> Result<Vec<Vec<f32>>, Error>;
 
-    /// Whether features are means of activations that are never negative. Then their square roots are compared, because a few
-    /// strong activations would otherwise dominate (Hellinger kernel; Arandjelović and Zisserman, CVPR 2012).
+    /// Whether features are means of activations that are never negative. Then their square roots are
+    /// compared, because a few strong activations would otherwise dominate (Hellinger kernel; Arandjelović
+    /// and Zisserman, CVPR 2012).
     fn has_counts(&self) -> bool {
         false
     }
@@ -49,7 +50,8 @@ impl PixelBatch {
         PixelBatch { values, height, width }
     }
 
-    /// Calls `forward` with the values and the number of at most `at_once` pictures, on all threads, and joins its rows.
+    /// Calls `forward` with the values and the number of at most `at_once` pictures, on all threads, and
+    /// joins its rows.
     pub(in crate::encode) fn map_chunks(
         &self,
         at_once: usize,
@@ -65,10 +67,10 @@ impl PixelBatch {
 
 /// An encoder around a backbone.
 ///
-/// * descriptor and image features: the backbone's features (see [`Backbone::has_counts`]) scaled to length 1; with several
-///   views, their mean, scaled to length 1;
-/// * clip features, three blocks of as many numbers: the mean of the frames that are not flat, their standard deviation, and
-///   the mean of the later half of the frames minus the mean of the earlier half.
+/// * descriptor and image features: the backbone's features (see [`Backbone::has_counts`]) scaled to length
+///   1; with several views, their mean, scaled to length 1;
+/// * clip features, three blocks of as many numbers: the mean of the frames that are not flat, their standard
+///   deviation, and the mean of the later half of the frames minus the mean of the earlier half.
 pub(in crate::encode) struct Pooled {
     info: EncoderInfo,
     normalisation: Normalisation,
@@ -108,7 +110,8 @@ impl Pooled {
         Pooled { info, normalisation, backbone, view_side: None }
     }
 
-    /// The same encoder with two views of each picture: the whole, shrunk to `side` x `side`, and the middle of that size.
+    /// The same encoder with two views of each picture: the whole, shrunk to `side` x `side`, and the middle
+    /// of that size.
     #[cfg(feature = "encoders")]
     pub(in crate::encode) fn with_close_view(self, side: u32) -> Pooled {
         Pooled { view_side: Some(side), ..self }

@@ -1,4 +1,5 @@
-//! Networks with seeded weights, and the output of PyTorch for the same networks; `tests/reference/encoders.py` makes it.
+//! Networks with seeded weights, and the output of PyTorch for the same networks;
+//! `tests/reference/encoders.py` makes it.
 
 use std::collections::HashMap;
 use std::io::Write;

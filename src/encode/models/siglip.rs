@@ -1,5 +1,5 @@
-//! The image tower of SigLIP base (Zhai et al., ICCV 2023): the tokens of the last layer, pooled by the attention of a learned
-//! probe, 768 numbers.
+//! The image tower of SigLIP base (Zhai et al., ICCV 2023): the tokens of the last layer, pooled by the
+//! attention of a learned probe, 768 numbers.
 
 use std::path::Path;
 use std::sync::Arc;

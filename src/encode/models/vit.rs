@@ -1,9 +1,12 @@
 //! The vision transformer (Dosovitskiy et al., ICLR 2021) that CLIP, SigLIP and DINOv2 share:
 //!
-//! * tokens: a linear map of each patch, after a class token where the network has one, plus a learned position each;
-//! * layers: `x += γ₁ attention(norm(x))`, then `x += γ₂ mlp(norm(x))`, where the γ are folded into the linear layers.
+//! * tokens: a linear map of each patch, after a class token where the network has one, plus a learned
+//!   position each;
+//! * layers: `x += γ₁ attention(norm(x))`, then `x += γ₂ mlp(norm(x))`, where the γ are folded into the
+//!   linear layers.
 //!
-//! Activations are (pictures · tokens, channels), so that each linear layer is one matrix product for all pictures.
+//! Activations are (pictures · tokens, channels), so that each linear layer is one matrix product for all
+//! pictures.
 
 use candle_core::{Device, Module, Result, Tensor};
 use candle_nn::LayerNorm;

@@ -1,5 +1,6 @@
-//! Tensors of a weights file: safetensors, or an `.npz` archive of numpy. Opening reads the table of contents; a tensor is
-//! read when a network requests it, and its shape is compared before memory is allocated for it.
+//! Tensors of a weights file: safetensors, or an `.npz` archive of numpy. Opening reads the table of
+//! contents; a tensor is read when a network requests it, and its shape is compared before memory is
+//! allocated for it.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -90,7 +91,8 @@ fn array(archive: &mut ZipArchive<File>, name: &str, shape: &[usize]) -> Result<
     })?;
     let bytes = shape.iter().try_fold(8u64, |product, side| product.checked_mul(*side as u64));
     // A compressed entry can be much longer than the archive: no more is decompressed than the tensor needs.
-    let limit = bytes.and_then(|bytes| bytes.checked_add(MAX_HEADER_BYTES)).ok_or_else(|| fault("too large".to_owned()))?;
+    let limit =
+        bytes.and_then(|bytes| bytes.checked_add(MAX_HEADER_BYTES)).ok_or_else(|| fault("too large".to_owned()))?;
     let file = NpyFile::new(entry.take(limit)).map_err(|e| fault(e.to_string()))?;
     if !shape.iter().map(|side| *side as u64).eq(file.shape().iter().copied()) {
         return Err(format!("tensor `{name}` is {:?}, expected {shape:?}", file.shape()));
