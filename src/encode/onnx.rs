@@ -252,7 +252,7 @@ pub(super) fn open(path: &Path, known: Option<&str>) -> Result<Arc<dyn Encoder>,
     let text = std::fs::read(&beside).map_err(|source| Error::OnnxDescriptionFile { path: beside.clone(), source })?;
     let fault = |path: &Path| {
         let path = path.to_owned();
-        |found| Error::Onnx { path, found }
+        move |found: String| Error::Onnx { path, found }
     };
     let description = OnnxDescription::parse(&text).map_err(fault(&beside))?;
     let model = tract_onnx::onnx()
