@@ -105,7 +105,7 @@ pub enum Error {
         /// The network error.
         reason: String,
     },
-    /// The response is not one of a Hugging Face hub.
+    /// The response is not from a Hugging Face hub.
     #[error("{url} does not respond as a hub does ({found})")]
     NotAHub {
         /// The requested address.
@@ -351,7 +351,7 @@ fn request_error(url: String, error: ureq::Error) -> Error {
     }
 }
 
-/// The hash of a file in the format of an announced hash with so many digits; `None` if no file of that size
+/// The hash of a file in the format of an announced hash of `digits` digits; `None` if no file of that size
 /// exists.
 fn file_hash(path: &Path, bytes: u64, digits: usize) -> Result<Option<String>, Error> {
     let mut file = match File::open(path) {

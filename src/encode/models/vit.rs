@@ -71,7 +71,7 @@ pub(super) struct Embeddings {
     pub(super) positions: Vec<f32>,
 }
 
-/// The network, without what comes after its last layer.
+/// The network up to its last layer.
 pub(super) struct VisionTransformer {
     config: VitConfig,
     patches: Pointwise,
