@@ -199,7 +199,7 @@ impl HubSettings {
     /// The address of a file at a revision. A slash in the revision is escaped, unlike those of repository
     /// and file.
     fn url(&self, hub: &HubFile, revision: &str) -> String {
-        let escape = |segment| utf8_percent_encode(segment, ESCAPED).to_string();
+        let escape = |segment: &str| utf8_percent_encode(segment, ESCAPED).to_string();
         let path = |path: &str| path.split('/').map(escape).collect::<Vec<_>>().join("/");
         format!("{}/{}/resolve/{}/{}", self.endpoint, path(hub.repository), escape(revision), path(hub.file))
     }
