@@ -10,9 +10,9 @@ use image::{ExtendedColorType, ImageEncoder};
 
 use super::metrics::{self, Normaliser};
 use super::ranking::Pooling;
-use super::retrieval::{Answer, Error, Task};
-use super::summary::Summary;
-use super::table::Table;
+use super::retrieval::{RankedAnswer, Error, RetrievalTask};
+use super::summary::MetricSummary;
+use super::table::MethodTable;
 use crate::features::Split;
 use crate::features::activitynet::video_name;
 use crate::media::{self, Picture, Tools};
@@ -62,19 +62,19 @@ fn escape(text: &str) -> String {
 
 /// The videos, for pictures.
 #[derive(Debug)]
-pub struct Media {
+pub struct ReportMedia {
     tools: Tools,
     files: HashMap<String, PathBuf>,
 }
 
-impl Media {
+impl ReportMedia {
     /// Finds the videos below a folder by their names, see [`video_name`].
     ///
     /// # Errors
     /// If ffmpeg is missing.
-    pub fn find(folder: &Path) -> Result<Media, media::Error> {
+    pub fn find(folder: &Path) -> Result<ReportMedia, media::Error> {
         let files = media::walk::videos(&[folder.to_owned()], &GlobSet::empty()).into_iter().flatten();
-        Ok(Media { tools: Tools::find()?, files: files.map(|path| (video_name(&path), path)).collect() })
+        Ok(ReportMedia { tools: Tools::find()?, files: files.map(|path| (video_name(&path), path)).collect() })
     }
 
     /// Whether there are none.
@@ -123,7 +123,7 @@ fn page(folder: &Path, title: &str, body: &str) -> Result<(), Error> {
     crate::base::files::replace(&folder.join(PAGE), |part| std::fs::write(part, &html)).map_err(io)
 }
 
-fn rows_of(body: &mut String, table: &Table) {
+fn rows_of(body: &mut String, table: &MethodTable) {
     let markdown = table.markdown();
     let (rows, caption) = markdown.split_once("\n\n").unwrap_or((&markdown, ""));
     body.push_str("<h2>Methods</h2>\n<div class=\"wide\"><table>\n");
@@ -137,31 +137,31 @@ fn rows_of(body: &mut String, table: &Table) {
 
 /// What a page tells.
 #[derive(Debug, Clone, Copy)]
-pub struct Content<'a> {
+pub struct ReportContent<'a> {
     /// What was asked.
-    pub task: &'a Task<'a>,
+    pub task: &'a RetrievalTask<'a>,
     /// As `--method` takes it.
     pub method: &'a str,
     /// Its answers.
-    pub answers: &'a [Answer],
+    pub answers: &'a [RankedAnswer],
     /// What they are worth.
-    pub summary: &'a Summary,
+    pub summary: &'a MetricSummary,
     /// The normaliser of average precision.
     pub normaliser: Normaliser,
     /// How clips' scores became their video's.
     pub pooling: Pooling,
     /// The table that the method is the best of, if there is one.
-    pub table: Option<&'a Table>,
+    pub table: Option<&'a MethodTable>,
     /// The videos, for pictures.
-    pub media: Option<&'a Media>,
+    pub media: Option<&'a ReportMedia>,
 }
 
 /// Writes the page of one method, below its table: numbers, curve, classes, confusions, and examples with pictures where the videos are at hand.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn write(folder: &Path, content: &Content<'_>, cancel: &Cancel) -> Result<(), Error> {
-    let Content { task, method, answers, summary, normaliser, pooling, table, media } = *content;
+pub fn write(folder: &Path, content: &ReportContent<'_>, cancel: &Cancel) -> Result<(), Error> {
+    let ReportContent { task, method, answers, summary, normaliser, pooling, table, media } = *content;
     let k = summary.map.first().map_or(10, |(k, _)| *k);
     let mut body = format!(
         "<p>{} queries of the split {} against {} videos, {} left out since nothing is relevant to them. Relevant is {}. Clips are pooled by {pooling}. \
@@ -195,7 +195,7 @@ pub fn write(folder: &Path, content: &Content<'_>, cancel: &Cancel) -> Result<()
     page(folder, &format!("Image-to-video retrieval: {method}"), &body)
 }
 
-fn numbers(body: &mut String, summary: &Summary) {
+fn numbers(body: &mut String, summary: &MetricSummary) {
     body.push_str("<div class=\"wide\"><table><tr><th></th>");
     summary.map.iter().for_each(|(k, _)| {
         let _ = write!(body, "<th>@{k}</th>");
@@ -216,7 +216,7 @@ fn numbers(body: &mut String, summary: &Summary) {
 }
 
 /// mAP@k for every k that was judged, k on a logarithmic axis.
-fn curve(body: &mut String, answers: &[Answer], normaliser: Normaliser) {
+fn curve(body: &mut String, answers: &[RankedAnswer], normaliser: Normaliser) {
     let deepest = answers.iter().map(|answer| answer.top.len()).max().unwrap_or(0);
     let ks: Vec<usize> =
         [1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000].into_iter().filter(|k| *k <= deepest).collect();
@@ -266,7 +266,7 @@ fn curve(body: &mut String, answers: &[Answer], normaliser: Normaliser) {
 }
 
 /// Mean average precision of each label's queries, best and worst.
-fn classes(body: &mut String, task: &Task<'_>, answers: &[Answer], (k, normaliser): (usize, Normaliser)) {
+fn classes(body: &mut String, task: &RetrievalTask<'_>, answers: &[RankedAnswer], (k, normaliser): (usize, Normaliser)) {
     let mut by_label: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
     for answer in answers {
         let about = &task.set.images.rows[task.queries[answer.query] as usize];
@@ -296,13 +296,13 @@ fn classes(body: &mut String, task: &Task<'_>, answers: &[Answer], (k, normalise
     if ranked.len() <= 2 * CLASSES {
         bars(&format!("mAP@{k} by class"), &ranked);
     } else {
-        bars(&format!("Best classes, mAP@{k}"), &ranked[..CLASSES]);
+        bars(&format!("BestMethod classes, mAP@{k}"), &ranked[..CLASSES]);
         bars(&format!("Worst classes, mAP@{k}"), &ranked[ranked.len() - CLASSES..]);
     }
 }
 
 /// Which class comes first where it should not.
-fn confusions(body: &mut String, task: &Task<'_>, answers: &[Answer]) {
+fn confusions(body: &mut String, task: &RetrievalTask<'_>, answers: &[RankedAnswer]) {
     let mut counts: BTreeMap<(u32, u32), usize> = BTreeMap::new();
     let mut asked: BTreeMap<u32, usize> = BTreeMap::new();
     for answer in answers {
@@ -336,13 +336,13 @@ fn confusions(body: &mut String, task: &Task<'_>, answers: &[Answer]) {
 /// Queries from the best to the worst, evenly, with their first answers.
 fn examples(
     body: &mut String,
-    task: &Task<'_>,
-    answers: &[Answer],
+    task: &RetrievalTask<'_>,
+    answers: &[RankedAnswer],
     (k, normaliser): (usize, Normaliser),
-    media: Option<&Media>,
+    media: Option<&ReportMedia>,
     cancel: &Cancel,
 ) {
-    let mut ranked: Vec<(f64, &Answer)> =
+    let mut ranked: Vec<(f64, &RankedAnswer)> =
         answers.iter().map(|a| (metrics::average_precision(&a.judged, k, normaliser), a)).collect();
     ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.query.cmp(&b.1.query)));
     let step = ranked.len().div_ceil(EXAMPLES).max(1);
