@@ -158,7 +158,7 @@ pub fn videos(
             let rows = match pairs::describe(&tools, encoder, path, cancel) {
                 _ if cancel.is_set() => Vec::new(),
                 Ok(described) => {
-                    let label = super::sidecar::labels(path);
+                    let label = crate::ingest::sidecar_labels(path);
                     clips(encoder, &described)
                         .flat_map(|item| rows_of(encoder, &described, &name, item, split, &label))
                         .collect()

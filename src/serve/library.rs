@@ -16,7 +16,7 @@ use super::clock::rfc3339;
 use super::error::{ApiError, ErrorBody};
 use super::search::name_of;
 use super::state::{App, Snapshot};
-use crate::ingest;
+use crate::collection::video_path;
 
 const DEFAULT_TOP: usize = 50;
 const MAX_TOP: usize = 200;
@@ -133,7 +133,7 @@ impl Listed {
             rows: video.rows,
             size: video.size_bytes,
             modified: rfc3339(video.modified_ns),
-            warning: video.note.as_deref().map(|note| app.shown(note, Some(&ingest::path_of(video)))),
+            warning: video.note.as_deref().map(|note| app.shown(note, Some(&video_path(video)))),
             thumbnail: app.link(format!("/v1/thumbnail?video={}&at={at}", video.id)),
             media: app.link(format!("/v1/media/{}", video.id)),
             video: video.id.clone(),
