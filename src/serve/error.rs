@@ -75,17 +75,17 @@ pub enum Error {
 
 /// An answer that says what went wrong: `{"error": "..."}` with a status.
 #[derive(Debug, Clone)]
-pub(super) struct ApiError {
-    pub(super) status: StatusCode,
-    pub(super) message: String,
+pub(crate) struct ApiError {
+    pub(crate) status: StatusCode,
+    pub(crate) message: String,
     retry_after_s: Option<u32>,
 }
 
 /// Its JSON.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-pub(super) struct ErrorBody {
+pub(crate) struct ErrorBody {
     /// What was wrong, and what to do.
-    pub(super) error: String,
+    pub(crate) error: String,
 }
 
 /// When who was sent away may ask again: a search is done in a fraction of it.
@@ -98,7 +98,7 @@ const MAX_MESSAGE: usize = 2000;
 const MESSAGE_START: usize = 500;
 
 impl ApiError {
-    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> ApiError {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> ApiError {
         let retry_after_s = match status {
             StatusCode::TOO_MANY_REQUESTS => Some(BUSY_S),
             StatusCode::SERVICE_UNAVAILABLE => Some(UNREADY_S),
@@ -108,22 +108,22 @@ impl ApiError {
     }
 
     /// With another word on when to ask again.
-    pub(super) fn after(self, wait: Duration) -> ApiError {
+    pub(crate) fn after(self, wait: Duration) -> ApiError {
         ApiError { retry_after_s: u32::try_from(wait.as_secs()).ok(), ..self }
     }
 
     /// 400: what was asked cannot be understood.
-    pub(super) fn malformed(message: impl Into<String>) -> ApiError {
+    pub(crate) fn malformed(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, message)
     }
 
     /// 429: too much at once.
-    pub(super) fn busy(message: impl Into<String>) -> ApiError {
+    pub(crate) fn busy(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)
     }
 
     /// 500 for a fault of ours; what it was goes to the log, since it may name files.
-    pub(super) fn internal(error: &dyn std::fmt::Display) -> ApiError {
+    pub(crate) fn internal(error: &dyn std::fmt::Display) -> ApiError {
         tracing::error!("{error}");
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the server could not do this; its log says why")
     }

@@ -1,37 +1,16 @@
 //! The web page and the HTTP API.
 //!
-//! A request comes over a connection that may not dawdle (`listen`), through the layers, outermost first: an id, a line in the log and the counters
-//! (`observe`), Host and Origin (`guard`), a net for whatever panics, the token (`auth`), and its body whole and within limits (`body`). A handler
-//! then holds one snapshot of the index (`state::App::ready`) from beginning to end. Work that takes a processor waits for its turn (`gate`) and runs on threads
+//! A request comes over a connection that may not dawdle (`connection`), through the layers, outermost first: an id, a line in the log and the counters
+//! (`observe`), Host and Origin (`guard::host`), a net for whatever panics, the token (`guard::auth`), and its body whole and within limits (`connection::body`). A handler
+//! then holds one snapshot of the index (`state::App::ready`) from beginning to end. Work that takes a processor waits for its turn (`admission::gate`) and runs on threads
 //! of its own, never on those that listen.
 
-mod ask;
-mod auth;
-mod body;
-mod budget;
-mod cache;
-mod catalogue;
-mod clock;
-mod compat;
+mod admission;
+mod api;
+mod connection;
 mod error;
-mod files;
-mod flights;
-mod gate;
 mod guard;
-mod held;
-mod hide;
-mod jobs;
-mod json;
-mod library;
-mod listen;
-mod log;
-mod media;
-mod metrics;
 mod observe;
-mod openapi;
-mod page;
-mod remote;
-mod search;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -54,11 +33,15 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 
-pub use auth::Token;
 pub use error::Error;
-pub use log::Format;
+pub use guard::auth::Token;
+pub use observe::log::Format;
 
+use api::{compat, jobs, library, media, openapi, page, search};
+use connection::{body, listen};
 use error::ApiError;
+use guard::{auth, host};
+use observe::{log, request};
 use state::App;
 
 /// What a request hears that made a handler panic.
@@ -252,8 +235,8 @@ fn layered(router: Router<Arc<App>>, app: Arc<App>) -> Router {
         })
         .layer(DefaultBodyLimit::max(body::MAX_BYTES))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn_with_state(app.clone(), guard::check))
-        .layer(middleware::from_fn_with_state(app.clone(), observe::observe))
+        .layer(middleware::from_fn_with_state(app.clone(), host::check))
+        .layer(middleware::from_fn_with_state(app.clone(), request::observe))
         .with_state(app)
 }
 

@@ -6,16 +6,16 @@ use std::time::{Duration, SystemTime};
 use axum::http::StatusCode;
 use reelseek_index::Index;
 
-use super::auth::Auth;
-use super::budget::Budget;
-use super::catalogue::Library;
+use super::admission::budget::Budget;
+use super::admission::gate::Gate;
+use super::api::catalogue::Library;
+use super::api::jobs::Jobs;
+use super::api::media::Media;
 use super::error::ApiError;
-use super::gate::Gate;
-use super::guard::Guard;
-use super::jobs::Jobs;
-use super::media::Media;
-use super::metrics::Metrics;
-use super::remote::Remote;
+use super::guard::auth::Auth;
+use super::guard::host::Guard;
+use super::guard::remote::Remote;
+use super::observe::metrics::Metrics;
 use super::{Error, Options};
 use crate::base::Cancel;
 use crate::collection::ModelChoice;
@@ -25,31 +25,31 @@ use crate::search::{self, Engine};
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Shared by all requests.
-pub(super) struct App {
-    pub(super) options: Options,
-    pub(super) auth: Auth,
-    pub(super) guard: Guard,
-    pub(super) gate: Gate,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) bodies: Arc<Budget>,
+pub(crate) struct App {
+    pub(crate) options: Options,
+    pub(crate) auth: Auth,
+    pub(crate) guard: Guard,
+    pub(crate) gate: Gate,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) bodies: Arc<Budget>,
     /// If the server may fetch.
-    pub(super) remote: Option<Remote>,
+    pub(crate) remote: Option<Remote>,
     /// Set when the server is asked to stop.
-    pub(super) stopping: Cancel,
-    pub(super) library: Library,
-    pub(super) media: Media,
-    pub(super) jobs: Arc<Jobs>,
+    pub(crate) stopping: Cancel,
+    pub(crate) library: Library,
+    pub(crate) media: Media,
+    pub(crate) jobs: Arc<Jobs>,
     snapshot: RwLock<Option<Arc<Snapshot>>>,
     seen: Mutex<Option<Stamp>>,
 }
 
 /// One commit of the index, as long as a request holds it.
-pub(super) struct Snapshot {
-    pub(super) engine: Engine,
+pub(crate) struct Snapshot {
+    pub(crate) engine: Engine,
     /// Counts the commits that were taken up since the start.
-    pub(super) generation: u64,
+    pub(crate) generation: u64,
     /// Live videos.
-    pub(super) videos: usize,
+    pub(crate) videos: usize,
 }
 
 /// What changes with each commit: the identity, the time and the size of the file that it replaces.
@@ -57,7 +57,7 @@ pub(super) struct Snapshot {
 struct Stamp(u64, Option<SystemTime>, u64);
 
 impl App {
-    pub(super) fn open(options: Options) -> Result<App, Error> {
+    pub(crate) fn open(options: Options) -> Result<App, Error> {
         let metrics = Arc::<Metrics>::default();
         let app = App {
             auth: Auth::new(options.token.as_ref()),
@@ -79,23 +79,23 @@ impl App {
     }
 
     /// The newest snapshot; none while there is no index.
-    pub(super) fn snapshot(&self) -> Option<Arc<Snapshot>> {
+    pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
         self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The newest snapshot, or 503.
-    pub(super) fn ready(&self) -> Result<Arc<Snapshot>, ApiError> {
+    pub(crate) fn ready(&self) -> Result<Arc<Snapshot>, ApiError> {
         let text = "there is no index yet: index a folder first";
         self.snapshot().ok_or_else(|| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text))
     }
 
     /// A link to give out, such as `/v1/media/ID` or `/v1/thumbnail?video=ID&at=1`: signed where a token is set, so that a page or a chat can show it.
-    pub(super) fn link(&self, path_and_query: String) -> String {
+    pub(crate) fn link(&self, path_and_query: String) -> String {
         self.auth.link(path_and_query)
     }
 
     /// Takes up the last commit, if there is a new one, and tells whether. Requests that run keep the snapshot they have.
-    pub(super) fn refresh(&self) -> Result<bool, search::Error> {
+    pub(crate) fn refresh(&self) -> Result<bool, search::Error> {
         let Options { index, checkpoint, weights, .. } = &self.options;
         let choice = ModelChoice { encoder: None, weights: weights.clone(), checkpoint: checkpoint.clone() };
         // Held to the end: one at a time.
@@ -130,7 +130,7 @@ impl App {
     }
 
     /// Looks for new commits, until the process ends.
-    pub(super) async fn watch(self: Arc<App>) {
+    pub(crate) async fn watch(self: Arc<App>) {
         let mut complaint = String::new();
         loop {
             tokio::time::sleep(LOOK).await;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::serve::error::ApiError;
-use crate::serve::remote::Remote;
+use crate::serve::guard::remote::Remote;
 use serde_json::json;
 
 #[test]

@@ -95,7 +95,8 @@ fn signed_links_open_by_themselves_and_nothing_else() {
             .route("/v1/media/{id}", get(|| async { "media" }))
             .route("/v1/thumbnail", get(|| async { "thumbnail" }));
         let closed = closed.route("/v1/videos", get(|| async { "videos" }));
-        let closed = closed.route_layer(axum::middleware::from_fn_with_state(app.clone(), crate::serve::auth::check));
+        let closed =
+            closed.route_layer(axum::middleware::from_fn_with_state(app.clone(), crate::serve::guard::auth::check));
         let router = layered(closed, app.clone());
         let status = |path: String| {
             let request =

@@ -1,0 +1,198 @@
+//! Who may ask, and from where: Host against DNS rebinding, Origin against other pages, and the headers that keep our own page to itself.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::{self, HeaderName};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::serve::Error;
+use crate::serve::error::ApiError;
+use crate::serve::guard::auth;
+use crate::serve::state::App;
+
+/// What our page may load: its own files, answers and pictures, and nothing from anywhere else.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Headers of every answer that does not have its own.
+const HEADERS: [(HeaderName, &str); 6] = [
+    (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (header::CACHE_CONTROL, "no-store"),
+];
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+/// GETs that do something: the one that fetches from elsewhere.
+const ACTING: [&str; 1] = ["/search"];
+/// How long a browser may remember that an origin is allowed.
+const PREFLIGHT_S: &str = "600";
+
+/// Headers that a page of an allowed origin may read, besides those that every page may.
+const EXPOSED: HeaderValue =
+    HeaderValue::from_static("retry-after, x-request-id, etag, content-range, accept-ranges, allow");
+
+/// From where requests may come.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    listen: SocketAddr,
+    hosts: Vec<String>,
+    origins: Vec<String>,
+}
+
+impl Guard {
+    /// Checks the names that the options give.
+    pub(crate) fn new(listen: SocketAddr, hosts: &[String], origins: &[String]) -> Result<Guard, Error> {
+        let wrong = |flag, found: &String, expected| Error::Name { flag, found: found.clone(), expected };
+        for host in hosts {
+            if host.parse::<Authority>().is_err() || name_of(host).is_none_or(|name| name.len() != host.len()) {
+                return Err(wrong(
+                    "--allow-host",
+                    host,
+                    "a name or an address without a port, such as videos.example.org",
+                ));
+            }
+        }
+        for origin in origins {
+            let uri = origin.parse::<Uri>().ok();
+            let written = uri.as_ref().and_then(|uri| Some(format!("{}://{}", uri.scheme_str()?, uri.authority()?)));
+            if written.as_ref() != Some(origin)
+                || !matches!(uri.and_then(|u| u.scheme_str().map(str::len)), Some(4 | 5))
+            {
+                return Err(wrong("--cors", origin, "an origin as a browser names it, such as https://example.org"));
+            }
+        }
+        let hosts = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+        let origins = origins.iter().map(|origin| origin.to_ascii_lowercase()).collect();
+        Ok(Guard { listen, hosts, origins })
+    }
+
+    /// Whether a request may name this host. A page that was bound to our address by its own name server still says its own name. An address
+    /// says nothing of the kind, so that a server which listens everywhere takes any.
+    fn knows(&self, host: &str) -> bool {
+        let Some(name) = name_of(host) else { return false };
+        let name = name.to_ascii_lowercase();
+        let name = name.strip_suffix('.').unwrap_or(&name);
+        let bare = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
+        match bare.parse::<IpAddr>() {
+            Ok(ip) if ip.is_loopback() || ip == self.listen.ip() || self.listen.ip().is_unspecified() => true,
+            _ => name == "localhost" || self.hosts.iter().any(|host| host == name || host == bare),
+        }
+    }
+
+    fn allows(&self, origin: &str) -> bool {
+        self.origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
+    }
+
+    fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+        let mut named = headers.get_all(header::HOST).iter();
+        let (Some(host), None) = (named.next(), named.next()) else {
+            return Err(ApiError::malformed("one Host header is needed"));
+        };
+        let host = host.to_str().map_err(|_| ApiError::malformed("the Host header is no name"))?;
+        let in_uri = uri.authority().map(Authority::as_str);
+        for host in std::iter::once(host).chain(in_uri) {
+            if !self.knows(host) {
+                let shown: String = host.chars().take(100).collect();
+                let text =
+                    format!("this server does not go by the name {shown}; --allow-host NAME tells it that it does");
+                return Err(ApiError::new(StatusCode::FORBIDDEN, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses what a page of another origin asks in its visitor's name. Programs send neither Origin nor Sec-Fetch-Site.
+    fn check_origin(&self, method: &Method, uri: &Uri, headers: &HeaderMap, signed: bool) -> Result<(), ApiError> {
+        let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
+        let origin = text(&header::ORIGIN);
+        if let Some(origin) = origin {
+            let host = text(&header::HOST).unwrap_or_default();
+            let own = origin.split_once("://").is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(host));
+            if !own && !self.allows(origin) {
+                return Err(foreign());
+            }
+            return Ok(());
+        }
+        let from_elsewhere = !matches!(text(&FETCH_SITE), None | Some("same-origin" | "none"));
+        if !from_elsewhere {
+            return Ok(());
+        }
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        let link = auth::is_media(uri.path()) && (signed || !self.origins.is_empty());
+        // Following a link from another page to ours is what links are for.
+        let follows = text(&FETCH_MODE) == Some("navigate") && !ACTING.contains(&uri.path());
+        if reads && (link || follows) { Ok(()) } else { Err(foreign()) }
+    }
+
+    /// The headers that tell a browser of an allowed origin so.
+    fn cors(&self, origin: Option<&HeaderValue>, response: &mut Response) {
+        if self.origins.is_empty() {
+            return;
+        }
+        response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
+        if let Some(origin) = origin.filter(|o| o.to_str().is_ok_and(|o| self.allows(o))) {
+            response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            response.headers_mut().insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+        }
+    }
+
+    fn preflight(&self, headers: &HeaderMap) -> Option<Response> {
+        let asks = headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        let allowed = headers.get(header::ORIGIN).is_some_and(|o| o.to_str().is_ok_and(|o| self.allows(o)));
+        (asks && allowed).then(|| {
+            let headers = [
+                (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, DELETE"),
+                (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, range, x-trace-key"),
+                (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_S),
+            ];
+            (StatusCode::NO_CONTENT, headers).into_response()
+        })
+    }
+}
+
+fn foreign() -> ApiError {
+    ApiError::new(StatusCode::FORBIDDEN, "a page of another origin asks: --cors ORIGIN allows one")
+}
+
+/// The name in `name`, `name:port` or `[v6]:port`.
+fn name_of(host: &str) -> Option<&str> {
+    let (name, port) = match host.rfind(']') {
+        Some(end) => host.split_at(end + 1),
+        None => host.split_at(host.find(':').unwrap_or(host.len())),
+    };
+    let port_is_one = port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok());
+    (port_is_one && !name.is_empty()).then_some(name)
+}
+
+/// The outer guard, before any route.
+pub(crate) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let guard = &app.guard;
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+    let signed = app.auth.is_signed(method, uri);
+    // Signed links, and all media once an origin is named, may stand in other pages.
+    let shared = signed || auth::is_media(uri.path()) && !guard.origins.is_empty();
+    let preflight = || (*method == Method::OPTIONS).then(|| guard.preflight(headers)).flatten();
+    let mut response =
+        match guard.check_host(uri, headers).and_then(|()| guard.check_origin(method, uri, headers, signed)) {
+            Err(error) => error.into_response(),
+            Ok(()) => match preflight() {
+                Some(response) => response,
+                None => next.run(request).await,
+            },
+        };
+    for (name, value) in HEADERS {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    let policy = if shared { "cross-origin" } else { "same-origin" };
+    response.headers_mut().insert(RESOURCE_POLICY, HeaderValue::from_static(policy));
+    guard.cors(origin.as_ref(), &mut response);
+    response
+}

@@ -1,0 +1,481 @@
+//! The real binary on real input: clips that ffmpeg makes, and the test data where it is at hand.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+mod failures;
+mod kinds;
+mod onnx;
+mod sketches;
+
+/// A folder of its own for each test, with clips in `videos/` and an index in `index/`.
+struct Place(tempfile::TempDir);
+
+/// Sources of clips that look nothing like each other.
+const ZOOM: &str = "mandelbrot=size=320x180:rate=12";
+const CELLS: &str = "life=size=160x90:rate=8:mold=10:death_color=#803020:life_color=#40a0ff:seed=7";
+const BARS: &str = "testsrc2=size=320x180:rate=10";
+
+fn ffmpeg() -> Command {
+    let mut command = Command::new(std::env::var_os("REELSEEK_FFMPEG").unwrap_or_else(|| "ffmpeg".into()));
+    command.args(["-nostdin", "-v", "error", "-y"]);
+    command
+}
+
+impl Place {
+    fn new() -> Place {
+        let place = Place(tempfile::tempdir().unwrap());
+        std::fs::create_dir(place.videos()).unwrap();
+        place
+    }
+
+    fn with_clips() -> Place {
+        let place = Place::new();
+        for (source, name) in [(ZOOM, "zoom.mp4"), (CELLS, "cells.mkv"), (BARS, "bars.avi")] {
+            place.clip(source, 12, name);
+        }
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn videos(&self) -> PathBuf {
+        self.path("videos")
+    }
+
+    fn clip(&self, source: &str, seconds: u32, name: &str) {
+        let mut command = ffmpeg();
+        command.args(["-f", "lavfi", "-i", source, "-t", &seconds.to_string(), "-pix_fmt", "yuv420p"]);
+        assert!(command.arg(self.videos().join(name)).status().unwrap().success());
+    }
+
+    /// A frame of a clip as a picture.
+    fn frame(&self, clip: &str, at: &str, name: &str) -> PathBuf {
+        let out = self.path(name);
+        let mut command = ffmpeg();
+        command.args(["-ss", at, "-i"]).arg(self.videos().join(clip)).args(["-frames:v", "1"]).arg(&out);
+        assert!(command.status().unwrap().success());
+        out
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_reelseek"));
+        command.env("REELSEEK_INDEX", self.path("index")).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs `index --json` on the clips; the events, the summary last.
+    fn index(&self, more: &[&str]) -> Vec<Value> {
+        let videos = self.videos();
+        let output = self.run(&[&["index", videos.to_str().unwrap(), "--json"], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        lines(&output)
+    }
+
+    fn search(&self, picture: &Path, more: &[&str]) -> (Option<i32>, Value) {
+        let output = self.run(&[&["search", picture.to_str().unwrap(), "--json"], more].concat());
+        (output.status.code(), lines(&output).pop().unwrap_or_default())
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    text(&output.stdout).lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+}
+
+fn events<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    events.iter().filter(|e| e["event"] == kind).collect()
+}
+
+/// Writes a program that stands in for ffmpeg.
+#[cfg(unix)]
+fn stand_in(place: &Place, script: &str) -> PathBuf {
+    let path = place.path("ffmpeg-stand-in");
+    std::fs::write(&path, format!("#!/bin/sh\n[ \"$2\" = -version ] && exit 0\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn a_frame_finds_its_video_and_its_moment() {
+    let place = Place::with_clips();
+    let all = place.index(&[]);
+    assert_eq!(all.last().unwrap()["indexed"], 3);
+    assert!(events(&all, "indexed").iter().all(|e| e["rows"].as_u64() > Some(0) && e["error"].is_null()));
+
+    let picture = place.frame("zoom.mp4", "7", "query.jpg");
+    let (code, reply) = place.search(&picture, &[]);
+    assert_eq!(code, Some(0));
+    let best = &reply["results"][0];
+    assert_eq!(best["rank"], 1);
+    assert!(best["path"].as_str().unwrap().ends_with("videos/zoom.mp4"), "{reply}");
+    assert!((best["at"].as_f64().unwrap() - 7.0).abs() <= 2.0, "{best}");
+    assert!(best["from"].as_f64() <= best["at"].as_f64() && best["at"].as_f64() <= best["to"].as_f64());
+    assert!((best["duration"].as_f64().unwrap() - 12.0).abs() < 0.2);
+    assert!(best["score"].as_f64().unwrap() > 0.9 && best["confidence"].as_f64().unwrap() > 0.95, "{best}");
+    assert_eq!(reply["query"], picture.to_str().unwrap());
+
+    // Best first, one result a video, and as many as asked for.
+    let scores: Vec<f64> = reply["results"].as_array().unwrap().iter().map(|r| r["score"].as_f64().unwrap()).collect();
+    assert!(scores.is_sorted_by(|a, b| a >= b) && scores.len() <= 3);
+    assert_eq!(place.search(&picture, &["--top", "1"]).1["results"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_second_run_decodes_nothing_and_a_changed_file_is_replaced() {
+    let place = Place::with_clips();
+    place.index(&[]);
+    // With an ffmpeg that can tell its version and nothing else, decoding would fail.
+    let stub = place.path("ffmpeg-stub");
+    std::fs::write(&stub, "#!/bin/sh\n[ \"$2\" = -version ]\n").unwrap();
+    #[cfg(unix)]
+    std::fs::set_permissions(&stub, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let output = place
+        .command(&["index", place.videos().to_str().unwrap(), "--json"])
+        .env("REELSEEK_FFMPEG", &stub)
+        .output()
+        .unwrap();
+    let again = lines(&output);
+    assert_eq!(events(&again, "unchanged").len(), 3, "{}", text(&output.stderr));
+    let rows = again.last().unwrap()["rows"].clone();
+
+    place.clip(CELLS, 6, "bars.avi");
+    let changed = place.index(&[]);
+    let summary = changed.last().unwrap();
+    assert_eq!((&summary["indexed"], &summary["unchanged"]), (&1.into(), &2.into()));
+    assert!(summary["rows"].as_u64() < rows.as_u64(), "the old rows are gone: {summary}");
+}
+
+#[test]
+fn vanished_files_are_told_and_pruned_only_when_asked() {
+    let place = Place::with_clips();
+    place.index(&[]);
+    std::fs::remove_file(place.videos().join("bars.avi")).unwrap();
+    let told = place.index(&[]);
+    assert!(events(&told, "skipped")[0]["error"].as_str().unwrap().contains("--prune"));
+    assert_eq!(place.index(&["--prune"]).last().unwrap()["removed"], 1);
+    assert_eq!(place.index(&["--prune"]).last().unwrap()["removed"], 0);
+}
+
+#[test]
+fn a_sidecar_gives_title_and_labels_and_the_filter_uses_them() {
+    let place = Place::with_clips();
+    let sidecar = place.videos().join("cells.mkv.json");
+    std::fs::write(&sidecar, r#"{"title":"Life of cells","labels":["biology"],"camera":"scope"}"#).unwrap();
+    place.index(&[]);
+    let picture = place.frame("zoom.mp4", "5", "query.png");
+    let (code, reply) = place.search(&picture, &["--filter", "label:biology"]);
+    let only = &reply["results"][0];
+    assert_eq!((code, &only["title"], &only["labels"][0]), (Some(0), &"Life of cells".into(), &"biology".into()));
+    assert_eq!(reply["results"].as_array().unwrap().len(), 1);
+    assert_eq!(place.search(&picture, &["--filter", "duration:[100 TO 200]"]).0, Some(1));
+    assert_eq!(place.search(&picture, &["--filter", "duration:[10 TO 20] path:zoom"]).0, Some(0));
+
+    // New metadata for the same rows.
+    std::fs::write(&sidecar, r#"{"labels":["chemistry"]}"#).unwrap();
+    assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1);
+    assert_eq!(place.search(&picture, &["--filter", "label:biology"]).0, Some(1));
+    assert_eq!(place.search(&picture, &["--filter", "label:chemistry"]).0, Some(0));
+
+    std::fs::write(&sidecar, "not json").unwrap();
+    let warned = place.index(&[]);
+    assert!(events(&warned, "indexed")[0]["warning"].as_str().unwrap().contains("cells.mkv.json"));
+}
+
+#[test]
+fn a_black_picture_finds_nothing_and_a_black_video_matches_nothing() {
+    let place = Place::with_clips();
+    place.clip("color=black:size=320x180:rate=10", 5, "black.mp4");
+    assert_eq!(place.index(&[]).last().unwrap()["indexed"], 4);
+    let black = place.frame("black.mp4", "1", "black.png");
+    let (code, reply) = place.search(&black, &[]);
+    assert_eq!((code, reply["results"].as_array().unwrap().len()), (Some(1), 0));
+    let (_, reply) = place.search(&place.frame("bars.avi", "3", "bars.png"), &[]);
+    let paths: Vec<&str> = reply["results"].as_array().unwrap().iter().map(|r| r["path"].as_str().unwrap()).collect();
+    assert!(paths.iter().all(|p| !p.ends_with("black.mp4")), "{paths:?}");
+}
+
+#[test]
+fn what_goes_wrong_is_said_with_the_file_and_exit_status_2() {
+    let place = Place::with_clips();
+    let picture = place.frame("zoom.mp4", "2", "query.jpg");
+    let output = place.run(&["search", picture.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2), "no index yet");
+    assert!(text(&output.stderr).contains("index"), "{}", text(&output.stderr));
+
+    place.index(&[]);
+    let broken = place.path("broken.jpg");
+    std::fs::write(&broken, "no picture").unwrap();
+    let output = place.run(&["search", broken.to_str().unwrap(), picture.to_str().unwrap(), "--json"]);
+    let replies = lines(&output);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(replies[0]["error"].as_str().unwrap().contains("broken.jpg"), "{}", replies[0]);
+    assert!(replies[1]["results"].as_array().is_some_and(|r| !r.is_empty()), "the good picture is answered");
+
+    let output = place.run(&["search", picture.to_str().unwrap(), "--filter", "nofield:x"]);
+    assert_eq!(output.status.code(), Some(2));
+    let output = place.command(&["index", place.videos().to_str().unwrap()]).env("REELSEEK_FFMPEG", "/none").output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("REELSEEK_FFMPEG"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn paths_table_and_standard_input() {
+    let place = Place::with_clips();
+    place.index(&[]);
+    let picture = place.frame("cells.mkv", "6", "query.jpg");
+    let mut command = place.command(&["search", "-", "--paths", "--top", "1"]);
+    let output = command.stdin(std::fs::File::open(&picture).unwrap()).output().unwrap();
+    assert_eq!(text(&output.stdout).trim(), place.videos().join("cells.mkv").canonicalize().unwrap().to_str().unwrap());
+    let table = text(&place.run(&["search", picture.to_str().unwrap()]).stdout);
+    assert!(table.starts_with("rank") && table.lines().nth(1).unwrap().ends_with("cells.mkv"), "{table}");
+}
+
+#[test]
+fn remove_compact_verify_info() {
+    let place = Place::with_clips();
+    place.index(&[]);
+    let clip = place.videos().join("zoom.mp4");
+    assert_eq!(place.run(&["remove", clip.to_str().unwrap()]).status.code(), Some(0));
+    assert!(clip.exists(), "the file itself stays");
+    assert_eq!(place.run(&["remove", clip.to_str().unwrap()]).status.code(), Some(1));
+    assert_eq!(place.run(&["compact"]).status.code(), Some(0));
+    assert_eq!(place.run(&["verify"]).status.code(), Some(0));
+    let info: Value = serde_json::from_slice(&place.run(&["info", "--json"]).stdout).unwrap();
+    assert_eq!(info["videos"], 2);
+
+    let segments = std::fs::read_dir(place.path("index/segments")).unwrap();
+    for file in segments {
+        let path = file.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    assert_eq!(place.run(&["verify"]).status.code(), Some(2));
+}
+
+#[cfg(unix)]
+#[test]
+fn hostile_sidecars_cost_a_warning_and_nothing_else() {
+    let place = Place::with_clips();
+    let beside = |clip: &str| place.videos().join(format!("{clip}.json"));
+    // Deeper than what can be read back, a pipe that nobody writes to, and a device that never ends.
+    std::fs::write(beside("zoom.mp4"), format!("{{\"a\":{}{}}}", "[".repeat(125), "]".repeat(125))).unwrap();
+    assert!(Command::new("mkfifo").arg(beside("cells.mkv")).status().unwrap().success());
+    std::os::unix::fs::symlink("/dev/zero", beside("bars.avi")).unwrap();
+    let found = place.index(&[]);
+    assert_eq!(events(&found, "indexed").iter().filter(|e| e["warning"].is_string()).count(), 3, "{found:?}");
+    // The index is as good as ever: it is read, written and searched.
+    std::fs::write(beside("zoom.mp4"), "{\"title\":\"fine\"}").unwrap();
+    assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1);
+    assert_eq!(place.run(&["info", "--videos"]).status.code(), Some(0));
+}
+
+#[test]
+fn quality_tells_of_frames_that_it_lost_and_passes_no_floor_without_them() {
+    let place = Place::with_clips();
+    place.index(&[]);
+    let index = place.path("index");
+    let quality = |more: &[&str]| {
+        let fixed = ["quality", "--index", index.to_str().unwrap(), "--frames", "2", "--floor", "0.01"];
+        place.run(&[&fixed[..], more].concat())
+    };
+    assert_eq!(quality(&[]).status.code(), Some(0));
+    std::fs::remove_file(place.videos().join("zoom.mp4")).unwrap();
+    let output = quality(&["--json"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert_eq!((&lines(&output)[0]["asked"], &lines(&output)[0]["undecodable_frames"]), (&2.into(), &2.into()));
+    assert!(text(&quality(&[]).stdout).contains("2 frames could not be decoded"));
+}
+
+#[cfg(target_os = "linux")]
+fn wait_for_line(path: &Path) -> String {
+    loop {
+        match std::fs::read_to_string(path) {
+            Ok(text) if text.ends_with('\n') => return text.trim().to_owned(),
+            _ => std::thread::sleep(Duration::from_millis(10)),
+        }
+    }
+}
+
+#[test]
+fn pruning_spares_what_could_not_be_looked_at() {
+    let place = Place::with_clips();
+    place.index(&[]);
+    // The folder is away, as an unplugged drive is: that is an error, and no reason to forget its videos.
+    let away = place.path("away");
+    std::fs::rename(place.videos(), &away).unwrap();
+    let videos = place.videos();
+    let output = place.run(&["index", videos.to_str().unwrap(), "--prune", "--json"]);
+    assert_eq!(lines(&output).last().unwrap()["removed"], 0);
+    std::fs::rename(&away, place.videos()).unwrap();
+    assert_eq!(place.index(&["--prune"]).last().unwrap()["unchanged"], 3);
+}
+
+#[test]
+fn keyframes_give_the_true_length_and_are_refined_when_asked() {
+    let place = Place::new();
+    place.clip(ZOOM, 8, "zoom.mp4");
+    place.index(&["--keyframes"]);
+    let length = || {
+        let info: Value = serde_json::from_slice(&place.run(&["info", "--json", "--videos"]).stdout).unwrap();
+        info["list"][0]["duration"].as_f64().unwrap()
+    };
+    assert!((length() - 8.0).abs() < 0.2, "{}", length());
+    assert_eq!(place.index(&["--keyframes"]).last().unwrap()["unchanged"], 1);
+    assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1, "more is asked for now");
+    assert_eq!(place.index(&["--keyframes"]).last().unwrap()["unchanged"], 1, "better than asked for");
+    assert!((length() - 8.0).abs() < 0.2);
+}
+
+#[test]
+fn a_video_whose_only_keyframe_is_hidden_is_indexed_all_the_same() {
+    let place = Place::new();
+    let whole = place.path("whole.mp4");
+    let mut command = ffmpeg();
+    command.args(["-f", "lavfi", "-i", "testsrc2=size=160x90:rate=10:duration=6", "-g", "1000", "-pix_fmt", "yuv420p"]);
+    assert!(command.arg(&whole).status().unwrap().success());
+    // A cut without encoding starts at 2 s by an edit list: the keyframe before it is there to decode from, not to be shown.
+    let mut command = ffmpeg();
+    command.args(["-ss", "2", "-i"]).arg(&whole).args(["-c", "copy"]).arg(place.videos().join("cut.mp4"));
+    assert!(command.status().unwrap().success());
+    let found = place.index(&["--keyframes"]);
+    assert_eq!(found.last().unwrap()["indexed"], 1, "{found:?}");
+    assert_eq!(place.index(&[]).last().unwrap()["failed"], 0);
+}
+
+#[test]
+fn the_calibration_is_that_of_the_videos_as_they_are() {
+    let place = Place::with_clips();
+    place.index(&[]);
+    let probes = || {
+        let info: Value = serde_json::from_slice(&place.run(&["info", "--json"]).stdout).unwrap();
+        info["calibration"]["probes"].as_u64().unwrap()
+    };
+    assert_eq!(probes(), 3);
+    place.run(&["remove", place.videos().join("bars.avi").to_str().unwrap()]);
+    assert_eq!(probes(), 2);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let place = Place::with_clips();
+    place.index(&[]);
+    for arguments in [&["info", "--videos"][..], &["verify"], &["compact"]] {
+        let mut command = place.command(arguments);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(!text(&output.stderr).contains("panicked"), "{}", text(&output.stderr));
+    }
+}
+
+/// Kills the indexer at many points; what it had committed stays, and the next run ends with each video once.
+#[test]
+fn killed_at_any_point_it_resumes_without_loss_or_doubles() {
+    let place = Place::new();
+    for i in 0..6 {
+        place.clip(&format!("life=size=160x90:rate=8:seed={i}"), 6, &format!("{i}.mp4"));
+    }
+    for delay_ms in (20..400).step_by(35) {
+        let mut child = place
+            .command(&["index", place.videos().to_str().unwrap()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        // It may have finished already: then there is nothing to kill.
+        let _ = child.kill();
+        child.wait().unwrap();
+        if place.path("index").join("text").exists() {
+            let verify = place.run(&["verify"]);
+            assert_ne!(verify.status.code(), None);
+        }
+    }
+    let summary = place.index(&[]).pop().unwrap();
+    assert_eq!(summary["indexed"].as_u64().unwrap() + summary["unchanged"].as_u64().unwrap(), 6, "{summary}");
+    let info: Value = serde_json::from_slice(&place.run(&["info", "--json", "--videos"]).stdout).unwrap();
+    let mut paths: Vec<&str> = info["list"].as_array().unwrap().iter().map(|v| v["path"].as_str().unwrap()).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    assert_eq!((paths.len(), &info["videos"]), (6, &6.into()));
+    assert_eq!(place.run(&["verify"]).status.code(), Some(0));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupt_keeps_what_is_finished_and_leaves_no_child() {
+    let place = Place::with_clips();
+    // It decodes forever: it writes nothing and does not end.
+    let pid = place.path("pid");
+    let stub = stand_in(&place, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
+    let mut child = place
+        .command(&["index", place.videos().to_str().unwrap(), "--jobs", "1"])
+        .env("REELSEEK_FFMPEG", &stub)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let decoder = wait_for_line(&pid);
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!Path::new("/proc").join(&decoder).exists(), "the decoder {decoder} lives on");
+}
+
+/// The 66 odd and broken media: each comes out as its manifest says, and none stops the run.
+#[test]
+fn odd_and_broken_media_come_out_as_expected() {
+    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/videos_bad.tar.gz");
+    if !archive.exists() {
+        println!("skipped: {} is not at hand", archive.display());
+        return;
+    }
+    let place = Place::new();
+    let unpacked = Command::new("tar").arg("xzf").arg(&archive).arg("-C").arg(place.videos()).status().unwrap();
+    assert!(unpacked.success());
+    let root = place.videos().join("videos_bad");
+    // A script that names another file is no video, whatever it is called.
+    std::fs::write(root.join("script.mp4"), "ffconcat version 1.0\nfile good_base.mp4\n").unwrap();
+    let found = place.index(&[]);
+    let event = |name: &str| {
+        let path = root.join(name);
+        found.iter().find(|e| e["path"].as_str().is_some_and(|p| Path::new(p) == path)).map(|e| e["event"].clone())
+    };
+    for line in std::fs::read_to_string(root.join("manifest.jsonl")).unwrap().lines() {
+        let entry: Value = serde_json::from_str(line).unwrap();
+        let name = match entry["path"].as_str().unwrap() {
+            "dir_loop" => "dir_loop/sub/one_frame.mp4",
+            name => name,
+        };
+        match entry["expected"].as_str().unwrap() {
+            "index" => assert_eq!(event(name), Some("indexed".into()), "{name}"),
+            "skip_with_error" => assert_eq!(event(name), Some("failed".into()), "{name}"),
+            _ => assert_ne!(event(name), Some("skipped".into()), "{name}"),
+        }
+    }
+    assert_eq!(event("script.mp4"), Some("failed".into()));
+    let under_loop =
+        found.iter().filter(|e| e["event"] == "indexed" && e["path"].as_str().is_some_and(|p| p.contains("dir_loop")));
+    assert_eq!(under_loop.count(), 1);
+    assert!(!root.join("x").exists(), "nothing in a file's name is run");
+
+    let named = place.run(&["index", root.join("no_extension").to_str().unwrap(), "--json"]);
+    assert_eq!(lines(&named)[0]["event"], "indexed", "a file named by the person is taken whatever it is called");
+}

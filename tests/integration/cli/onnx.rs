@@ -1,0 +1,199 @@
+//! An encoder of somebody's own: what an index remembers of it, and what is said when it is not there.
+
+use super::*;
+
+/// A network that `tests/reference/tiny_onnx.py` made, 12 x 8 pixels to 5 numbers, and its description.
+fn encoder(place: &Place) -> String {
+    std::fs::write(place.path("tiny.onnx"), include_bytes!("../../reference/tiny.onnx")).unwrap();
+    std::fs::write(place.path("tiny.json"), r#"{"shorter": 12, "rate_hz": 4.0}"#).unwrap();
+    format!("onnx:{}", place.path("tiny.onnx").display())
+}
+
+#[test]
+fn an_index_remembers_an_onnx_encoder() {
+    let place = Place::with_clips();
+    let encoder = encoder(&place);
+    let indexed = place.index(&["--encoder", &encoder]);
+    assert_eq!(indexed.last().unwrap()["indexed"], 3);
+    // Nothing has to be said again, neither to search nor to go on.
+    let picture = place.frame("bars.avi", "5", "query.png");
+    let (code, reply) = place.search(&picture, &[]);
+    assert_eq!(code, Some(0), "{reply}");
+    assert_eq!(reply["results"][0]["title"], "bars", "{reply}");
+    assert_eq!(place.index(&[]).last().unwrap()["unchanged"], 3);
+    let info: Value = serde_json::from_slice(&place.run(&["info", "--json"]).stdout).unwrap();
+    let id = info["attributes"]["encoder"].as_str().unwrap();
+    assert!(id.starts_with("onnx:tiny/1+"), "{id}");
+
+    // Moved elsewhere: the error names the file and the way out.
+    std::fs::create_dir(place.path("moved")).unwrap();
+    for file in ["tiny.onnx", "tiny.json"] {
+        std::fs::rename(place.path(file), place.path("moved").join(file)).unwrap();
+    }
+    let output = place.run(&["search", picture.to_str().unwrap()]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(told.contains("tiny.onnx: ") && told.contains("--weights FILE"), "{told}");
+    let moved = place.path("moved/tiny.onnx");
+    assert_eq!(place.search(&picture, &["--weights", moved.to_str().unwrap()]).0, Some(0));
+
+    // Another description makes other features.
+    std::fs::write(place.path("moved/tiny.json"), "{}").unwrap();
+    let output = place.run(&["search", picture.to_str().unwrap(), "--weights", moved.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains(&format!("the index needs the encoder {id}, but onnx:tiny/1+")));
+}
+
+#[test]
+fn an_onnx_encoder_that_is_none_is_told() {
+    let place = Place::with_clips();
+    let videos = place.videos();
+    for (file, told) in [("tiny.onnx", "tiny.json: "), ("none.onnx", "none.onnx: ")] {
+        let encoder = encoder(&place);
+        std::fs::remove_file(place.path("tiny.json")).unwrap();
+        let encoder = encoder.replace("tiny.onnx", file);
+        let output = place.run(&["index", videos.to_str().unwrap(), "--encoder", &encoder]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains(told), "{}", text(&output.stderr));
+        assert!(!place.path("index").exists());
+    }
+}
+
+/// The folder holds the checkpoint that was fitted for the index: before there is an index, and whatever is renamed.
+#[test]
+fn an_index_is_not_there_without_its_checkpoint() {
+    let place = Place::with_clips();
+    let encoder = encoder(&place);
+    place.index(&["--encoder", &encoder]);
+    let info: Value = serde_json::from_slice(&place.run(&["info", "--json"]).stdout).unwrap();
+    let fingerprint = info["attributes"]["checkpoint"].as_str().unwrap().to_owned();
+    let (own, index) = (place.path("index/checkpoint.safetensors"), place.path("index"));
+
+    // Cut short between the index and the name of its checkpoint: the next run goes on from there.
+    std::fs::rename(&own, index.join(format!("text.new.checkpoint.{fingerprint}"))).unwrap();
+    assert_eq!(place.index(&[]).last().unwrap()["unchanged"], 3);
+    assert!(own.exists());
+
+    // Cut short before there was an index: the folder is taken.
+    std::fs::rename(&own, place.path("kept")).unwrap();
+    std::fs::remove_dir_all(&index).unwrap();
+    std::fs::create_dir(&index).unwrap();
+    std::fs::copy(place.path("kept"), index.join(format!("text.new.checkpoint.{fingerprint}"))).unwrap();
+    assert_eq!(place.index(&["--encoder", &encoder]).last().unwrap()["indexed"], 3);
+
+    // Gone: that is said, and nothing else is fitted in its place.
+    std::fs::remove_file(&own).unwrap();
+    let videos = place.videos();
+    let output = place.run(&["index", videos.to_str().unwrap()]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(told.contains("checkpoint.safetensors is missing") && told.contains("--checkpoint"), "{told}");
+    assert!(!told.contains("fitting"), "{told}");
+    let output = place.run(&["search", place.path("flat.png").to_str().unwrap()]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        told.contains("checkpoint.safetensors") && told.contains("is gone") && told.contains("--checkpoint"),
+        "{told}"
+    );
+    let kept = place.path("kept");
+    assert_eq!(place.index(&["--checkpoint", kept.to_str().unwrap()]).last().unwrap()["unchanged"], 3);
+}
+
+#[test]
+fn a_renamed_onnx_file_is_the_same_encoder() {
+    let place = Place::with_clips();
+    let encoder = encoder(&place);
+    place.index(&["--encoder", &encoder]);
+    for ending in ["onnx", "json"] {
+        std::fs::rename(place.path(&format!("tiny.{ending}")), place.path(&format!("other.{ending}"))).unwrap();
+    }
+    let other = place.path("other.onnx");
+    let picture = place.frame("bars.avi", "5", "query.png");
+    assert_eq!(place.search(&picture, &["--weights", other.to_str().unwrap()]).0, Some(0));
+    assert_eq!(place.index(&["--weights", other.to_str().unwrap()]).last().unwrap()["unchanged"], 3);
+    let named = format!("onnx:{}", other.display());
+    assert_eq!(place.index(&["--encoder", &named]).last().unwrap()["unchanged"], 3);
+}
+
+#[test]
+fn nothing_is_fitted_for_an_encoder_that_the_index_has_not() {
+    let place = Place::with_clips();
+    place.index(&[]);
+    let (encoder, videos) = (encoder(&place), place.videos());
+    let output = place.run(&["index", videos.to_str().unwrap(), "--encoder", &encoder]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(told.contains("the index needs the encoder layout/") && told.contains("into another folder"), "{told}");
+    assert!(!told.contains("fitting"), "{told}");
+}
+
+/// What `--exclude` matches is not indexed, and nothing is fitted to it; of few videos nothing is fitted at all.
+#[test]
+fn what_is_fitted_to_is_what_is_indexed_and_is_recorded() {
+    let place = Place::with_clips();
+    let (encoder, videos) = (encoder(&place), place.videos());
+    let output = place.run(&[
+        "index",
+        videos.to_str().unwrap(),
+        "--encoder",
+        &encoder,
+        "--exclude",
+        "zoom*",
+        "--exclude",
+        "bars*",
+    ]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert!(
+        told.contains("1 videos with ") && told.contains("index at least 8 videos with 128 frames at once"),
+        "{told}"
+    );
+    let checkpoint = std::fs::read(place.path("index/checkpoint.safetensors")).unwrap();
+    let length = u64::from_le_bytes(checkpoint[..8].try_into().unwrap()) as usize;
+    let header = String::from_utf8_lossy(&checkpoint[8..8 + length]).replace('\\', "");
+    assert!(header.contains(r#""of":1"#) && header.contains(r#""videos":1"#), "{header}");
+
+    // Ten times as many: the advice is to begin anew.
+    assert!(!told.contains("indexed anew"), "{told}");
+    for i in 0..7 {
+        std::fs::copy(videos.join("cells.mkv"), videos.join(format!("copy{i}.mkv"))).unwrap();
+    }
+    let output = place.run(&["index", videos.to_str().unwrap()]);
+    let told = text(&output.stderr);
+    assert!(told.contains("this index of 10 videos") && told.contains("indexed anew into another folder"), "{told}");
+}
+
+/// tract trusts a graph: what makes it panic is an error, and nobody is told of a bug.
+#[test]
+fn a_network_that_contradicts_itself_is_told_without_a_backtrace() {
+    let place = Place::with_clips();
+    let encoder = encoder(&place);
+    let mut bytes = std::fs::read(place.path("tiny.onnx")).unwrap();
+    // The graph's output, which is described last, is that of no node.
+    let at = bytes.windows(8).rposition(|window| window == b"features").unwrap();
+    bytes[at..at + 8].copy_from_slice(b"nowheres");
+    std::fs::write(place.path("tiny.onnx"), bytes).unwrap();
+    let output = place.run(&["index", place.videos().to_str().unwrap(), "--encoder", &encoder]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(told.contains("tiny.onnx: ") && !told.contains("panicked"), "{told}");
+}
+
+/// Ctrl-C while something is fitted: nothing is begun, and it is no error.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupt_ends_a_fit() {
+    let place = Place::with_clips();
+    let encoder = encoder(&place);
+    let pid = place.path("pid");
+    let stub = stand_in(&place, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
+    let mut command = place.command(&["index", place.videos().to_str().unwrap(), "--encoder", &encoder]);
+    command.env("REELSEEK_FFMPEG", &stub).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    wait_for_line(&pid);
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    assert!(!place.path("index").exists());
+}

@@ -1,0 +1,440 @@
+//! Evaluation through the real binary: made features, real annotations, real clips.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+mod others;
+mod warnings;
+
+const IMAGE: usize = 12;
+const VIDEO: usize = 40;
+const CLASSES: usize = 12;
+
+struct Place(tempfile::TempDir);
+
+fn npy(rows: usize, columns: usize, values: &[f32]) -> Vec<u8> {
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+    while (10 + header.len() + 1) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+    bytes
+}
+
+/// Seeded numbers, about normal.
+struct Noise(u64);
+
+impl Noise {
+    fn next(&mut self) -> f32 {
+        let mut uniform = || {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 40) as f32 / (1 << 24) as f32
+        };
+        (0..6).map(|_| uniform()).sum::<f32>() - 3.0
+    }
+
+    fn many(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.next()).collect()
+    }
+}
+
+fn seen(latent: &[f32], matrix: &[f32], length: usize) -> Vec<f32> {
+    (0..length).map(|i| latent.iter().enumerate().map(|(j, z)| z * matrix[j * length + i]).sum()).collect()
+}
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    /// Two modalities of unequal length see one latent class structure, each through a matrix of its own, beside structure that
+    /// says nothing of the class. The test gallery holds two clips a video.
+    fn with_features() -> Place {
+        Place::with_features_about(0.0)
+    }
+
+    /// The same, with this number added to every feature.
+    fn with_features_about(offset: f32) -> Place {
+        let place = Place::new();
+        let mut noise = Noise(1);
+        let centres = noise.many(CLASSES * 8);
+        for (name, length, own) in [("images", IMAGE, 2.0), ("videos", VIDEO, 4.0)] {
+            let (see, disturb) = (noise.many(8 * length), noise.many(4 * length));
+            let (mut values, mut lines) = (Vec::new(), String::new());
+            for i in 0..600 {
+                let class = i % CLASSES;
+                let latent: Vec<f32> = centres[class * 8..][..8].iter().map(|c| c + 0.5 * noise.next()).collect();
+                let private: Vec<f32> = noise.many(4).iter().map(|x| own * x).collect();
+                let (a, b) = (seen(&latent, &see, length), seen(&private, &disturb, length));
+                values.extend(a.iter().zip(&b).map(|(a, b)| a + b + noise.next() + offset));
+                let split = ["train", "train", "train", "val", "test", "test"][i / 100];
+                let video = if name == "videos" && split == "test" {
+                    format!("v{}", i % 100 / 24 * 12 + class + i / 500 * 100)
+                } else {
+                    format!("{name}{i}")
+                };
+                lines += &format!(
+                    "{{\"id\":\"{name}{i}\",\"label\":\"class {class}\",\"split\":\"{split}\",\"video\":\"{video}\"}}\n"
+                );
+            }
+            place.write(&format!("features/{name}.npy"), &npy(600, length, &values));
+            place.write(&format!("features/{name}.jsonl"), lines.as_bytes());
+        }
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    /// Runs the program; words that begin with `@` are paths in this place.
+    fn run(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_reelseek"));
+        for word in words {
+            match word.strip_prefix('@') {
+                Some(name) => command.arg(self.path(name)),
+                None => command.arg(word),
+            };
+        }
+        command.stdin(Stdio::null()).output().unwrap()
+    }
+
+    fn good(&self, words: &[&str]) -> Output {
+        let output = self.run(words);
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        output
+    }
+
+    fn json(&self, words: &[&str]) -> Value {
+        serde_json::from_slice(&self.good(words).stdout).unwrap()
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn a_method_is_measured_as_the_contract_says() {
+    let place = Place::with_features();
+    let found = place.json(&[
+        "eval",
+        "--features",
+        "@features",
+        "--method",
+        "cca",
+        "--json",
+        "--pools",
+        "--ann",
+        "--ef",
+        "400",
+    ]);
+    assert_eq!(
+        (&found["method"], &found["queries"], &found["skipped_queries"]),
+        (&"cca".into(), &200.into(), &0.into())
+    );
+    assert_eq!((&found["rows"], &found["normaliser"]), (&200.into(), &"hits".into()));
+    assert_eq!(
+        (&found["split"], &found["relevant"], &found["shared_sources"]),
+        (&"test".into(), &"label".into(), &0.into())
+    );
+    assert_eq!(found["seed"], 1, "pools are seeded");
+    let gallery = found["gallery"].as_u64().unwrap();
+    assert!(gallery < 200 && gallery > 90, "{gallery}");
+    let map = |key: &str, k: &str| found[key][k].as_f64().unwrap();
+    assert!(map("map", "10") > 0.6 && map("map", "10") >= map("map", "100"), "{found}");
+    assert!(map("recall", "100") > map("recall", "10") && map("map_in_pools", "10") > map("map_in_pools", "100"));
+    // With so wide a search HNSW misses nothing.
+    assert_eq!(found["ann"]["map"], found["map"]);
+    assert_eq!(found["ann"]["ann_recall"]["100"], 1.0);
+    for (how, other) in [("--normaliser", "min"), ("--normaliser", "all"), ("--pooling", "mean:2")] {
+        let changed = place.json(&["eval", "--features", "@features", "--method", "cca", "--json", how, other]);
+        assert_ne!(changed["map"], found["map"], "{other}");
+    }
+    let plain = place.json(&["eval", "--features", "@features", "--method", "cca", "--json", "--at", "10,100,10"]);
+    assert_eq!((plain.get("seed"), plain["map"].as_object().unwrap().len()), (None, 2));
+    let text = said(&place.good(&["eval", "--features", "@features", "--method", "cca"]));
+    assert!(text.contains("cca, split test: 200 queries") && text.contains("relevant is a shared label"), "{text}");
+    let below = place.run(&["eval", "--features", "@features", "--method", "cca", "--floor", "0.99"]);
+    assert_eq!(below.status.code(), Some(1), "{}", said(&below));
+}
+
+/// A constant added to all features says nothing, and changes nothing.
+#[test]
+fn an_offset_does_not_ruin_a_method() {
+    let map10 = |place: &Place, method: &str| {
+        let found = place.json(&["eval", "--features", "@features", "--method", method, "--json"]);
+        found["map"]["10"].as_f64().unwrap()
+    };
+    let (about_zero, far_off) = (Place::with_features(), Place::with_features_about(50.0));
+    for method in ["cosine", "ridge", "ridge-image", "cca"] {
+        let (before, after) = (map10(&about_zero, method), map10(&far_off, method));
+        assert!(before > 0.4 && (before - after).abs() < 0.02, "{method}: {before}, with an offset {after}");
+    }
+}
+
+#[test]
+fn the_table_sets_gmf_beside_closed_forms_and_the_paper() {
+    let place = Place::with_features();
+    let words =
+        ["eval", "--features", "@features", "--table", "--epochs", "20", "--learning-rate", "0.01", "--seeds", "1,2"];
+    let table = place.json(&[&words[..], &["--json"]].concat());
+    let rows = table["rows"].as_array().unwrap();
+    let row = |method: &str| rows.iter().find(|row| row["method"] == method).unwrap();
+    let map10 = |method: &str| row(method)["map"]["10"].as_f64().unwrap();
+    assert_eq!(rows.len(), 8);
+    assert!(map10("gmf") > map10("cosine") + 0.05, "gmf {} cosine {}", map10("gmf"), map10("cosine"));
+    assert!(map10("gmf") > map10("cca") - 0.05, "gmf {} cca {}", map10("gmf"), map10("cca"));
+    assert_eq!((&row("gmf")["paper"][0], &row("ridge")["paper"]), (&0.355.into(), &Value::Null));
+    assert_eq!(
+        (&table["split"], &table["relevant"], &table["shared_sources"]),
+        (&"test".into(), &"label".into(), &0.into())
+    );
+    for row in rows {
+        let of = |of: &Value| of["10"].as_f64().unwrap();
+        let (low, high) = (row["interval"]["10"][0].as_f64().unwrap(), row["interval"]["10"][1].as_f64().unwrap());
+        assert!(low <= of(&row["map"]) && of(&row["map"]) <= high, "{row}");
+        let seeds = if row["method"].as_str().unwrap().starts_with("gmf") { 2 } else { 0 };
+        assert_eq!((row["seeds"].as_array().unwrap().len(), row["epochs"].as_array().unwrap().len()), (seeds, seeds));
+    }
+    // All that maps features is counted: 12 x 40 onto principal directions or to the videos' length, and the model.
+    let plain = |length: u64| 4 * length * (length + 1) + length * (2 * length + 1) * 2 + length * (2 * length + 1);
+    for (method, length, before) in [("gmf-image", 12, 12 * 40 + 12), ("gmf-video", 40, 12 * 40 + 40 + 40)] {
+        assert_eq!(row(method)["params"].as_u64().unwrap(), 2 * plain(length) + before, "{method}");
+        let weights = 2 * (plain(length) - 7 * length) + 12 * 40;
+        assert_eq!(row(method)["flops"].as_u64().unwrap(), 2 * weights, "{method}");
+    }
+    let lengths =
+        [("cosine", 40, 40), ("ridge-image", 12, 12), ("cca-image", 12, 12), ("cca", 12, 40), ("gmf-video", 40, 40)];
+    for (method, image, video) in lengths {
+        assert_eq!(row(method)["lengths"], serde_json::json!([image, video]), "{method}");
+    }
+    // One method alone gives what it gives in the table.
+    let alone = place.json(&["eval", "--features", "@features", "--method", "ridge", "--json"]);
+    assert_eq!(alone["map"]["10"], row("ridge")["map"]["10"]);
+    let few = ["--methods", "cosine,cca", "--report", "@page/deep"];
+    let markdown = said(&place.good(&[&words[..], &few[..]].concat()));
+    assert!(markdown.contains("| CCA | 12-40 |") && markdown.contains("0.235 / 0.221 / 0.213 / 0.205"), "{markdown}");
+    assert!(
+        markdown.contains("split test, relevant is a shared label") && !markdown.contains("GMF starts"),
+        "{markdown}"
+    );
+    let latex = said(&place.good(&[&words[..], &few[..2], &["--latex"]].concat()));
+    assert!(latex.contains("\\begin{tabular}") && latex.contains("CCA & 12-40 &"), "{latex}");
+    let page = std::fs::read_to_string(place.path("page/deep/index.html")).unwrap();
+    for part in [
+        "cosine of mapped features</td>",
+        "The best of them: cca",
+        "<svg",
+        "mAP@10 by class",
+        "of the split test",
+        "pooled by best",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    let unknown = place.run(&["eval", "--features", "@nothing", "--table", "--methods", "magic"]);
+    assert!(unknown.status.code() == Some(2) && said(&unknown).contains("magic"), "{}", said(&unknown));
+}
+
+#[test]
+fn checkpoints_of_both_kinds_give_the_same() {
+    let place = Place::with_features();
+    place.good(&["train", "--features", "@features", "--out", "@all.safetensors", "--epochs", "2"]);
+    place.good(&["fold", "@all.safetensors", "--out", "@small.safetensors"]);
+    let measure = |name: &str| place.json(&["eval", "--features", "@features", "--checkpoint", name, "--json"]);
+    let (all, small) = (measure("@all.safetensors"), measure("@small.safetensors"));
+    assert_eq!((&all["map"], &all["params"], &all["flops"]), (&small["map"], &small["params"], &small["flops"]));
+    let wrong = place.run(&["eval", "--features", "@features", "--checkpoint", "@features/images.npy"]);
+    assert!(wrong.status.code() == Some(2) && said(&wrong).contains("images.npy"), "{}", said(&wrong));
+}
+
+/// Real clips under ids of the real annotations: the whole way from videos to numbers and a page.
+#[test]
+fn from_videos_under_ids_of_activitynet_to_a_report() {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
+    let annotations = shared.join("activitynet/activity_net.v1-3.reconstructed.min.json");
+    let (Ok(text), Ok(manifest)) =
+        (std::fs::read_to_string(&annotations), std::fs::read_to_string(shared.join("videos/manifest.jsonl")))
+    else {
+        return eprintln!("skipped: the annotations and clips are not here");
+    };
+    let place = Place::new();
+    let annotations: Value = serde_json::from_str(&text).unwrap();
+    // Small clips of 8 s and more, under ids of some classes whose first segment lies within them.
+    let clips: Vec<Value> = manifest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut clips = clips
+        .iter()
+        .filter(|clip| clip["duration_s"].as_f64().unwrap() >= 8.0 && clip["bytes"].as_u64().unwrap() < 1_000_000)
+        .cycle();
+    let mut counts = std::collections::BTreeMap::new();
+    for (id, video) in annotations["database"].as_object().unwrap() {
+        let subset = video["subset"].as_str().unwrap();
+        let early = video["annotations"].get(0).is_some_and(|first| {
+            let (segment, label) = (&first["segment"], first["label"].as_str().unwrap());
+            let middle = (segment[0].as_f64().unwrap() + segment[1].as_f64().unwrap()) / 2.0;
+            middle < 8.0 && ["A", "B", "C"].iter().any(|letter| label.starts_with(letter))
+        });
+        let count = counts.entry(subset.to_owned()).or_insert(0);
+        if early && *count < 40 {
+            *count += 1;
+            let clip = clips.next().unwrap()["path"].as_str().unwrap();
+            let ending = Path::new(clip).extension().unwrap().to_str().unwrap();
+            std::fs::create_dir_all(place.path("media")).unwrap();
+            // Copies: links to one file are one video.
+            std::fs::copy(shared.join("videos").join(clip), place.path(&format!("media/v_{id}.{ending}"))).unwrap();
+        }
+    }
+    place.write("annotations.json", text.as_bytes());
+    let listed = place.good(&[
+        "dataset",
+        "activitynet",
+        "--annotations",
+        "@annotations.json",
+        "--have",
+        "@media",
+        "--out",
+        "@list.jsonl",
+        "--missing",
+        "@missing.txt",
+        "--query-share",
+        "0.4",
+    ]);
+    assert!(
+        said(&listed).contains("12 segments have no length") && said(&listed).contains("are missing"),
+        "{}",
+        said(&listed)
+    );
+    assert!(std::fs::read_to_string(place.path("missing.txt")).unwrap().lines().count() > 14_000);
+    let extracted = place.good(&["extract", "@media", "--benchmark", "@list.jsonl", "--out", "@features"]);
+    assert!(said(&extracted).contains("images"), "{}", said(&extracted));
+    place.good(&["train", "--features", "@features", "--out", "@model.safetensors", "--epochs", "1"]);
+    let found = place.json(&[
+        "eval",
+        "--features",
+        "@features",
+        "--checkpoint",
+        "@model.safetensors",
+        "--json",
+        "--report",
+        "@page",
+        "--media",
+        "@media",
+    ]);
+    assert!(found["queries"].as_u64().unwrap() >= 3, "{found}");
+    let page = std::fs::read_to_string(place.path("page/index.html")).unwrap();
+    assert!(
+        page.contains("data:image/jpeg;base64,") && page.contains("<svg") && !page.contains("://"),
+        "self-contained"
+    );
+    assert!(
+        place.run(&["eval", "--features", "@features", "--report", "@page"]).status.code() == Some(2),
+        "nothing is overwritten"
+    );
+    screenshot(&place.path("page/index.html"), &place.path("page.png"));
+}
+
+/// Opens a page in a headless browser; skipped with a word where there is none.
+fn screenshot(page: &Path, out: &Path) {
+    let browser = ["chromium", "chromium-browser", "google-chrome"]
+        .into_iter()
+        .find(|name| Command::new(name).arg("--version").output().is_ok());
+    let Some(browser) = browser else { return eprintln!("skipped: no browser to open the page in") };
+    let profile = tempfile::tempdir().unwrap();
+    let mut child = Command::new(browser)
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--no-first-run",
+            "--disable-background-networking",
+        ])
+        .args(["--window-size=1100,3000", "--virtual-time-budget=2000"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .arg(format!("--screenshot={}", out.display()))
+        .arg(format!("file://{}", page.display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let start = std::time::Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed().as_secs() > 60 {
+            child.kill().unwrap();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let picture = std::fs::read(out).unwrap_or_default();
+    assert!(picture.len() > 20_000 && picture.starts_with(b"\x89PNG"), "{} bytes of a picture", picture.len());
+    if let Some(keep) = std::env::var_os("REELSEEK_KEEP_SCREENSHOT") {
+        std::fs::copy(out, keep).unwrap();
+    }
+}
+
+/// trec_eval's own code on what is written, where it is installed.
+#[test]
+fn pytrec_eval_reads_runs_and_agrees() {
+    let place = Place::with_features();
+    let found = place.json(&[
+        "eval",
+        "--features",
+        "@features",
+        "--method",
+        "cca",
+        "--normaliser",
+        "all",
+        "--json",
+        "--trec-run",
+        "@run.txt",
+        "--trec-qrels",
+        "@qrels.txt",
+    ]);
+    let script = "
+import sys, json, pytrec_eval
+run, qrels = {}, {}
+for line in open(sys.argv[1]):
+    q, _, d, r, s, _ = line.split()
+    run.setdefault(q, {})[d] = float(s)
+for line in open(sys.argv[2]):
+    q, _, d, r = line.split()
+    qrels.setdefault(q, {})[d] = int(r)
+e = pytrec_eval.RelevanceEvaluator(qrels, {'map_cut.10,20,50,100', 'recall.10,100', 'ndcg_cut.10', 'recip_rank'}).evaluate(run)
+print(json.dumps({m: sum(v[m] for v in e.values()) / len(e) for m in next(iter(e.values()))}))
+";
+    let python = std::env::var("REELSEEK_PYTHON").unwrap_or_else(|_| "python3".into());
+    let known = Command::new(&python).args(["-c", "import pytrec_eval"]).output();
+    if !known.is_ok_and(|output| output.status.success()) {
+        return eprintln!("skipped: {python} has no pytrec_eval (pip install pytrec_eval-terrier)");
+    }
+    let output = Command::new(python)
+        .args(["-c", script])
+        .arg(place.path("run.txt"))
+        .arg(place.path("qrels.txt"))
+        .output()
+        .unwrap();
+    let theirs: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
+    for (ours, name) in [
+        (&found["map"]["10"], "map_cut_10"),
+        (&found["map"]["100"], "map_cut_100"),
+        (&found["recall"]["10"], "recall_10"),
+        (&found["recall"]["100"], "recall_100"),
+        (&found["ndcg"]["10"], "ndcg_cut_10"),
+        (&found["mrr"], "recip_rank"),
+    ] {
+        let (ours, theirs) = (ours.as_f64().unwrap(), theirs[name].as_f64().unwrap());
+        assert!((ours - theirs).abs() < 1e-9, "{name}: {ours}, theirs {theirs}");
+    }
+}

@@ -1,0 +1,41 @@
+//! The API against its own document, by schemathesis.
+
+use super::*;
+
+/// Requests that are made up for each operation, always the same ones.
+const EXAMPLES: &str = "25";
+const SEED: &str = "7";
+
+#[test]
+fn the_api_does_what_its_document_says() {
+    let python = std::env::var("REELSEEK_PYTHON").unwrap_or_else(|_| "python3".into());
+    let known = Command::new(&python).args(["-c", "import schemathesis"]).output();
+    if !known.is_ok_and(|output| output.status.success()) {
+        return eprintln!("skipped: {python} has no schemathesis (pip install schemathesis)");
+    }
+    let place = Place::new();
+    let server = place.serve_with_token(&["--fetch"]);
+    let settings = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/serve/schemathesis.toml");
+    let output = Command::new(python)
+        .args(["-c", "from schemathesis.cli import schemathesis; schemathesis()"])
+        .arg("--config-file")
+        .arg(settings)
+        .args([
+            "run",
+            &format!("{}/openapi.json", server.base),
+            "--no-color",
+            "--continue-on-failure",
+            "--checks",
+            "all",
+        ])
+        .args(["--max-examples", EXAMPLES, "--seed", SEED, "-H", &format!("Authorization: Bearer {TOKEN}")])
+        // It keeps what it found last time in the working folder.
+        .current_dir(place.path("videos"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("Test cases:") || said.contains("passed"), "{said}");
+    assert!(!server.log().contains("ERROR"), "{}", server.log());
+    assert_eq!(server.get("/healthz").status, 200);
+}
