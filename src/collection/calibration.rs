@@ -18,6 +18,8 @@ const COPY: f32 = 1.05;
 const PRIOR_WEIGHT: f64 = 8.0;
 /// Quantiles that the upper scale goes by, and how many deviations of a normal distribution they lie above its median.
 const UPPER: [(f64, f64); 3] = [(0.84, 0.9945), (0.90, 1.2816), (0.95, 1.6449)];
+/// The 95th percentile of the standard normal distribution.
+const Z95: f64 = 1.6449;
 /// Never narrower than this, however alike the probes are.
 const LEAST_SCALE: f64 = 0.02;
 
@@ -58,6 +60,12 @@ impl Calibration {
             upper: blend(upper, prior[2]).max(LEAST_SCALE),
             probes: best.len(),
         }
+    }
+
+    /// The 5th and the 95th percentile of the best score of a picture that is not in the gallery.
+    pub fn central_range(&self) -> [f64; 2] {
+        let upper = if self.upper > 0.0 { self.upper } else { self.scale };
+        [self.location - Z95 * self.scale, self.location + Z95 * upper]
     }
 
     /// The chance that a picture which is not in the gallery scores less than `score`, in [0, 1].

@@ -16,7 +16,7 @@ use std::hash::Hash;
 use serde::Serialize;
 
 /// What average precision is divided by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Normaliser {
     /// The relevant items found in the top `k`: the convention of cross-modal retrieval code. A query without any scores 0.
