@@ -1,4 +1,5 @@
-//! Indexes a folder of videos and searches it with a picture: `cargo run --example index_and_search -- FOLDER PICTURE`.
+//! Indexes a folder of videos and searches it with a picture: `cargo run --example index_and_search -- FOLDER
+//! PICTURE`.
 //!
 //! Needs no Cargo feature (`default-features = false`), but ffmpeg.
 

@@ -25,7 +25,8 @@ pub(super) struct ModelArgs {
     /// Weights of the encoder [default: the downloaded ones]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
-    /// Folded checkpoint [default: the index's; for a new index the embedded one (layout), or one fitted to the videos]
+    /// Folded checkpoint [default: the index's; for a new index the embedded one (layout), or one fitted to
+    /// the videos]
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
 }

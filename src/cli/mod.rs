@@ -1,5 +1,5 @@
-//! The command line: parses arguments, calls the library, prints. Data goes to standard output, everything else to
-//! standard error.
+//! The command line: parses arguments, calls the library, prints. Data goes to standard output, everything
+//! else to standard error.
 //!
 //! | part | content |
 //! |---|---|

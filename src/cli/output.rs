@@ -1,5 +1,5 @@
-//! The JSON that the command line prints. Its types are separate from the library's, so that changes there do not break
-//! scripts.
+//! The JSON that the command line prints. Its types are separate from the library's, so that changes there do
+//! not break scripts.
 
 use std::collections::BTreeMap;
 use std::path::Path;

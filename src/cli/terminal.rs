@@ -98,8 +98,8 @@ pub(super) fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// A progress bar over bytes: files differ in size a thousandfold, so a count of files would predict nothing. It is
-/// drawn on a terminal only, from the first known total on.
+/// A progress bar over bytes: files differ in size a thousandfold, so a count of files would predict nothing.
+/// It is drawn on a terminal only, from the first known total on.
 pub(super) struct ByteBar(ProgressBar);
 
 impl ByteBar {

@@ -1,8 +1,9 @@
 //! An index folder: the index, and the encoder and checkpoint that its vectors come from.
 //!
-//! An index records in its attributes which encoder ([`ENCODER`]) and which checkpoint ([`CHECKPOINT`]) made its
-//! vectors. A checkpoint other than the embedded one is stored in the folder as [`CHECKPOINT_FILE`]. Every command
-//! that reads or writes an index goes through [`Collection`], so that these rules are written once.
+//! An index records in its attributes which encoder ([`ENCODER`]) and which checkpoint ([`CHECKPOINT`]) made
+//! its vectors. A checkpoint other than the embedded one is stored in the folder as [`CHECKPOINT_FILE`].
+//! Every command that reads or writes an index goes through [`Collection`], so that these rules are written
+//! once.
 
 mod calibration;
 mod error;
@@ -64,20 +65,15 @@ impl Collection {
         Ok(collection)
     }
 
-    /// Creates an empty index in a new or empty folder. The model's checkpoint is stored beside it unless it is the
-    /// embedded one.
+    /// Creates an empty index in a new or empty folder. The model's checkpoint is stored beside it unless it
+    /// is the embedded one.
     ///
-    /// * `sketch_bytes`: bytes stored with each row for [`crate::search::align`], or 0.
+    /// * `sketch_bytes`: size of the sketch stored with each row, or 0 for none.
     ///
     /// # Errors
-    /// [`Error::Index`] if the folder holds an index or other files; [`Error::Io`] if the checkpoint cannot be
-    /// written; [`Error::Checkpoint`] if it was made for another encoder.
-    pub fn create(
-        folder: &Path,
-        model: &Model,
-        precision: Precision,
-        sketch_bytes: u32,
-    ) -> Result<Collection, Error> {
+    /// [`Error::Index`] if the folder holds an index or other files; [`Error::Io`] if the checkpoint cannot
+    /// be written; [`Error::Checkpoint`] if it was made for another encoder.
+    pub fn create(folder: &Path, model: &Model, precision: Precision, sketch_bytes: u32) -> Result<Collection, Error> {
         let id = &model.encoder.about().id;
         model.checkpoint.expect_encoder(id, "in use")?;
         let fingerprint = model.checkpoint.fingerprint();
@@ -87,8 +83,12 @@ impl Collection {
             let path = std::path::absolute(weights).unwrap_or_else(|_| weights.clone());
             attributes.insert(WEIGHTS.to_owned(), path.to_string_lossy().into_owned());
         }
-        let settings =
-            Settings { attributes, precision, sketch: sketch_bytes, ..Settings::new(model.checkpoint.record.invariant) };
+        let settings = Settings {
+            attributes,
+            precision,
+            sketch: sketch_bytes,
+            ..Settings::new(model.checkpoint.record.invariant)
+        };
         // An index without its checkpoint is useless: the checkpoint is on disk before the index exists.
         let pending = pending_checkpoint(folder, &fingerprint);
         if model.checkpoint != Folded::embedded() {
@@ -145,12 +145,13 @@ impl Collection {
         Ok(self.index.writer()?)
     }
 
-    /// The encoder and the checkpoint of the index: what it recorded, or what `choice` names, if that is the same.
+    /// The encoder and the checkpoint of the index: what it recorded, or what `choice` names, if that is the
+    /// same.
     ///
     /// # Errors
-    /// [`Error::Encoder`] if the encoder's weights are missing or others than recorded; [`Error::Checkpoint`] if the
-    /// checkpoint cannot be read; [`Error::MissingCheckpoint`] if the index's own checkpoint file is gone;
-    /// [`Error::OtherCheckpoint`] if the checkpoint is not the recorded one.
+    /// [`Error::Encoder`] if the encoder's weights are missing or others than recorded; [`Error::Checkpoint`]
+    /// if the checkpoint cannot be read; [`Error::MissingCheckpoint`] if the index's own checkpoint file is
+    /// gone; [`Error::OtherCheckpoint`] if the checkpoint is not the recorded one.
     pub fn model(&self, choice: &ModelChoice) -> Result<Model, Error> {
         let attributes = &self.settings().attributes;
         let id = self.encoder_id();
@@ -189,8 +190,8 @@ impl Collection {
     }
 }
 
-/// The name of the checkpoint while its index is being created. The prefix is one that [`Index::create`] accepts in a
-/// folder, so that an interrupted creation can be repeated.
+/// The name of the checkpoint while its index is being created. The prefix is one that [`Index::create`]
+/// accepts in a folder, so that an interrupted creation can be repeated.
 fn pending_checkpoint(folder: &Path, fingerprint: &str) -> PathBuf {
     folder.join(format!("text.new.checkpoint.{fingerprint}"))
 }

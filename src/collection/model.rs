@@ -2,12 +2,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Error;
-use crate::encode::registry::{self, LAYOUT};
 use crate::encode::Encoder;
+use crate::encode::registry::{self, LAYOUT};
 use crate::gmf::Folded;
 
-/// The encoder, weights and checkpoint that a caller names. What is `None` comes from the index; for a new index it is
-/// the `layout` encoder, and the checkpoint embedded for it.
+/// The encoder, weights and checkpoint that a caller names. What is `None` comes from the index; for a new
+/// index it is the `layout` encoder, and the checkpoint embedded for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModelChoice {
     /// Name of the encoder.
@@ -28,8 +28,8 @@ impl ModelChoice {
     /// Opens the encoder and the checkpoint for a new index.
     ///
     /// # Errors
-    /// [`Error::Encoder`] if the encoder is unknown or its weights cannot be used; [`Error::Checkpoint`] if the
-    /// checkpoint cannot be read.
+    /// [`Error::Encoder`] if the encoder is unknown or its weights cannot be used; [`Error::Checkpoint`] if
+    /// the checkpoint cannot be read.
     pub fn open(&self) -> Result<NewModel, Error> {
         let name = self.encoder.as_deref().unwrap_or(LAYOUT);
         let named = self.checkpoint.as_deref().map(Folded::open).transpose()?;
@@ -54,7 +54,8 @@ pub struct Model {
     pub weights: Option<PathBuf>,
 }
 
-/// The model of a new index. An encoder other than `layout` has no checkpoint until one is fitted to the videos.
+/// The model of a new index. An encoder other than `layout` has no checkpoint until one is fitted to the
+/// videos.
 #[derive(Debug, Clone)]
 pub struct NewModel {
     /// Makes features of pictures and clips.

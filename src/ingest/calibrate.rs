@@ -11,8 +11,8 @@ use crate::search::{Asked, View, align, rank};
 /// Probes searched for at most.
 const MAX_PROBES: usize = 256;
 
-/// Publishes `state` with a calibration measured on the last commit. Does nothing if the index is calibrated on the same
-/// videos.
+/// Publishes `state` with a calibration measured on the last commit. Does nothing if the index is calibrated
+/// on the same videos.
 ///
 /// # Errors
 /// [`Error::Index`] if the index cannot be read or written.
@@ -24,7 +24,8 @@ pub fn calibrate(collection: &Collection, writer: &mut Writer, mut state: Collec
     publish(&searcher, writer, &state)
 }
 
-/// Calibrates within a run once the index has twice as many videos as it was calibrated on, for searches during the run.
+/// Calibrates within a run once the index has twice as many videos as it was calibrated on, for searches
+/// during the run.
 ///
 /// # Errors
 /// As [`calibrate`].
@@ -64,7 +65,8 @@ fn publish(searcher: &Searcher, writer: &mut Writer, state: &CollectionState) ->
     Ok(())
 }
 
-/// The best evidence and the best cosine of one frame of each video (256 videos at most), among the other videos.
+/// The best evidence and the best cosine of one frame of each video (256 videos at most), among the other
+/// videos.
 fn null_scores(searcher: &Searcher) -> Result<Vec<(f32, f32)>, Error> {
     let dim = searcher.settings().dim;
     let numbers = searcher.video_numbers();

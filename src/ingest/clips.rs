@@ -8,8 +8,8 @@ use super::FileError;
 use crate::encode::{Descriptor, Encoder};
 use crate::gmf::Folded;
 
-/// Cosine from which a row counts as equal to the row before it and is merged with it: a still picture, a slide.
-/// Slowly moving scenes stay below within a second, so that their moments stay short.
+/// Cosine from which a row counts as equal to the row before it and is merged with it: a still picture, a
+/// slide. Slowly moving scenes stay below within a second, so that their moments stay short.
 const SAME_ROW: f32 = 0.9985;
 
 /// The rows of one video.
@@ -85,8 +85,8 @@ impl<'a> ClipBuilder<'a> {
         Ok(())
     }
 
-    /// Ends the video at its length in milliseconds, which is also the end of the last keyframe. Frames that no row
-    /// covers become a last row.
+    /// Ends the video at its length in milliseconds, which is also the end of the last keyframe. Frames that
+    /// no row covers become a last row.
     ///
     /// # Errors
     /// As [`ClipBuilder::push`].

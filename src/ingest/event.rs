@@ -14,7 +14,8 @@ pub enum FileOutcome {
     Indexed {
         /// Rows of the video.
         rows: u32,
-        /// What ffmpeg reported about a damaged file that could be read in part, or what is wrong with its sidecar.
+        /// What ffmpeg reported about a damaged file that could be read in part, or what is wrong with its
+        /// sidecar.
         warning: Option<String>,
     },
     /// The file is in the index and has not changed.
@@ -87,7 +88,8 @@ pub enum IndexEvent {
         /// What happened to it.
         outcome: FileOutcome,
     },
-    /// Progress in bytes. Reported when the run knows what it has to read, after each file, and within long files.
+    /// Progress in bytes. Reported when the run knows what it has to read, after each file, and within long
+    /// files.
     Progress {
         /// Bytes read so far. Of a file that is being decoded, the decoded share of its length counts.
         done_bytes: u64,

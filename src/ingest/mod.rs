@@ -66,12 +66,12 @@ pub struct Indexer {
 }
 
 impl Indexer {
-    /// Opens the index in `folder`, or creates it. An encoder other than `layout` gets a checkpoint fitted to the
-    /// videos, unless the options name one; `on_note` receives the notes of the fit.
+    /// Opens the index in `folder`, or creates it. An encoder other than `layout` gets a checkpoint fitted to
+    /// the videos, unless the options name one; `on_note` receives the notes of the fit.
     ///
     /// # Errors
-    /// [`enum@Error`] if the encoder or the checkpoint cannot be used, ffmpeg cannot be started, or the folder cannot
-    /// be written.
+    /// [`enum@Error`] if the encoder or the checkpoint cannot be used, ffmpeg cannot be started, or the
+    /// folder cannot be written.
     pub fn open(
         folder: &Path,
         options: IndexOptions,
@@ -121,13 +121,13 @@ impl Indexer {
 
     /// Indexes what is new or changed.
     ///
-    /// Unchanged files (same path, size and modification time) are not opened, nor are files that an earlier run could
-    /// not decode (up to 1,000 are remembered). Changed files are replaced. Finished videos are committed every few
-    /// seconds.
+    /// Unchanged files (same path, size and modification time) are not opened, nor are files that an earlier
+    /// run could not decode (up to 1,000 are remembered). Changed files are replaced. Finished videos are
+    /// committed every few seconds.
     ///
     /// # Errors
-    /// [`enum@Error`] if the index cannot be read or written. A file that fails is reported by `on_event` and stops
-    /// nothing.
+    /// [`enum@Error`] if the index cannot be read or written. A file that fails is reported by `on_event` and
+    /// stops nothing.
     pub fn run(&self, cancel: &Cancel, on_event: impl FnMut(&IndexEvent)) -> Result<IndexSummary, Error> {
         let start = Instant::now();
         let mut run = run::IndexRun::begin(&self.collection, &self.options, on_event)?;
@@ -177,8 +177,8 @@ impl Indexer {
     }
 }
 
-/// The checkpoint of an encoder when none is named: the embedded one for `layout`, otherwise one fitted to frames of
-/// the videos.
+/// The checkpoint of an encoder when none is named: the embedded one for `layout`, otherwise one fitted to
+/// frames of the videos.
 ///
 /// # Errors
 /// [`Error::Fit`] if none can be fitted; [`Error::Media`] if ffmpeg cannot be started.

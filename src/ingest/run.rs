@@ -89,8 +89,8 @@ impl<'a, F: FnMut(&IndexEvent)> IndexRun<'a, F> {
         (self.on_event)(&IndexEvent::Progress { done_bytes, total_bytes: self.total_bytes });
     }
 
-    /// Finds all files, settles those that need no decoding and returns the others, the largest first, so that no
-    /// worker starts a long file last.
+    /// Finds all files, settles those that need no decoding and returns the others, the largest first, so
+    /// that no worker starts a long file last.
     pub(super) fn survey(&mut self) -> Result<Vec<FileTask>, Error> {
         let mut todo = Vec::new();
         let mut present = HashSet::new();
@@ -148,8 +148,8 @@ impl<'a, F: FnMut(&IndexEvent)> IndexRun<'a, F> {
         Ok(true)
     }
 
-    /// Settles videos of the index that are under the paths of the run and whose files are gone. A file in an unreadable
-    /// folder does not count as gone.
+    /// Settles videos of the index that are under the paths of the run and whose files are gone. A file in an
+    /// unreadable folder does not count as gone.
     fn settle_missing(&mut self, present: &HashSet<String>, unreadable: &[PathBuf]) -> Result<(), Error> {
         let roots: Vec<PathBuf> = self.options.paths.iter().map(|root| work::resolved(root)).collect();
         let in_roots = |path: &Path| roots.iter().any(|root| path.starts_with(root));

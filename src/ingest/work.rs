@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
-use reelseek_index::Video;
 use super::{ClipBuilder, FileError, VideoRows, sidecar};
 use crate::base::Cancel;
 use crate::encode::{Descriptor, Encoder};
 use crate::gmf::Folded;
 use crate::media::{self, Limits, Tools};
 use crate::search::align;
+use reelseek_index::Video;
 
 /// Frames that the encoder describes at once.
 pub(crate) const BATCH: usize = 16;
@@ -18,7 +18,8 @@ pub(crate) const BATCH: usize = 16;
 /// Value of `Video::sampling` for a video of which only keyframes were decoded.
 const KEYFRAMES: &str = "keyframes";
 
-/// An absolute path. Links in the folder are resolved; the file name is kept, so that a linked file keeps its own name.
+/// An absolute path. Links in the folder are resolved; the file name is kept, so that a linked file keeps its
+/// own name.
 pub(super) fn resolved(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     if path.is_dir() {
@@ -53,7 +54,8 @@ impl FileTask {
         Ok(FileTask { id, size_bytes: meta.len(), modified_ns: modified_ns(&meta), sidecar_modified_ns, path })
     }
 
-    /// Whether the indexed version of the file is current. Rows of keyframes are not, if all frames are to be decoded.
+    /// Whether the indexed version of the file is current. Rows of keyframes are not, if all frames are to be
+    /// decoded.
     pub(super) fn same_media(&self, video: &Video, keyframes: bool) -> bool {
         let same_sampling = keyframes || video.sampling != KEYFRAMES;
         self.size_bytes == video.size_bytes && self.modified_ns == video.modified_ns && same_sampling
@@ -63,7 +65,8 @@ impl FileTask {
         self.sidecar_modified_ns == video.sidecar_modified_ns
     }
 
-    /// The video's entry in the index, without rows and probe, and a warning made of `note` and the sidecar's errors.
+    /// The video's entry in the index, without rows and probe, and a warning made of `note` and the sidecar's
+    /// errors.
     pub(super) fn describe(&self, duration_ms: u64, note: Option<String>) -> (Video, Option<String>) {
         let (sidecar, warning) = match sidecar::read(&self.path) {
             Ok(sidecar) => (sidecar.unwrap_or_default(), None),
@@ -135,7 +138,8 @@ fn is_doubtful(result: &Result<IndexedFile, FileError>) -> bool {
         Err(FileError::Media(media::Error::Undecodable { reason, .. })) => Some(reason.as_str()),
         Err(_) => None,
     };
-    message.is_some_and(|text| ["Input/output error", "Cannot allocate memory"].iter().any(|cause| text.contains(cause)))
+    message
+        .is_some_and(|text| ["Input/output error", "Cannot allocate memory"].iter().any(|cause| text.contains(cause)))
 }
 
 /// What all workers share.
@@ -155,7 +159,8 @@ pub(super) struct WorkerContext<'a> {
 impl WorkerContext<'_> {
     /// Decodes and embeds one file.
     pub(super) fn index(&self, task: FileTask) -> FinishedTask {
-        let mut progress = ReadProgress { reading_bytes: self.reading_bytes, size_bytes: task.size_bytes, counted_bytes: 0 };
+        let mut progress =
+            ReadProgress { reading_bytes: self.reading_bytes, size_bytes: task.size_bytes, counted_bytes: 0 };
         let result = self.attempt(&task, &mut progress);
         FinishedTask { task, result, counted_bytes: progress.counted_bytes }
     }
@@ -163,13 +168,14 @@ impl WorkerContext<'_> {
     fn attempt(&self, task: &FileTask, progress: &mut ReadProgress<'_>) -> Result<IndexedFile, FileError> {
         let mut result = self.decode_with_fallback(task, progress);
         if is_doubtful(&result) {
-            // ffmpeg reports the same for a drive that fails for a moment and for some damaged files. If every byte can
-            // be read, a second failure is the file's own.
+            // ffmpeg reports the same for a drive that fails for a moment and for some damaged files. If
+            // every byte can be read, a second failure is the file's own.
             media::read_through(&task.path, self.cancel)?;
             result = self.decode_with_fallback(task, progress);
         }
         if result.as_ref().err().is_none_or(FileError::is_lasting) {
-            // ffmpeg takes a drive that is gone for the end of the file. Then rows and errors are not the file's own.
+            // ffmpeg takes a drive that is gone for the end of the file. Then rows and errors are not the
+            // file's own.
             media::readable(&task.path)?;
             let now = FileTask::new(&task.path)?;
             if (now.size_bytes, now.modified_ns) != (task.size_bytes, task.modified_ns) {
@@ -180,11 +186,7 @@ impl WorkerContext<'_> {
     }
 
     /// Decodes keyframes or all frames, as the options say; all frames if no keyframe can be decoded.
-    fn decode_with_fallback(
-        &self,
-        task: &FileTask,
-        progress: &mut ReadProgress<'_>,
-    ) -> Result<IndexedFile, FileError> {
+    fn decode_with_fallback(&self, task: &FileTask, progress: &mut ReadProgress<'_>) -> Result<IndexedFile, FileError> {
         match self.decode(task, self.keyframes, progress) {
             // The only keyframe may be damaged, or hidden by an edit list; other frames can still be good.
             Err(error) if self.keyframes && error.is_lasting() => self.decode(task, false, progress),
@@ -240,8 +242,9 @@ impl WorkerContext<'_> {
     }
 }
 
-/// One frame from about the middle of the video, stored to calibrate the index. The length of the video is not known in
-/// advance: the frame is replaced at frame numbers that grow by half each time. Flat frames are not used.
+/// One frame from about the middle of the video, stored to calibrate the index. The length of the video is
+/// not known in advance: the frame is replaced at frame numbers that grow by half each time. Flat frames are
+/// not used.
 #[derive(Default)]
 struct ProbeFrame {
     offered: u32,
@@ -258,8 +261,8 @@ impl ProbeFrame {
         self.offered += 1;
     }
 
-    /// The image embeddings of the frame, concatenated: as it is and, for encoders that distinguish the two, mirrored.
-    /// Empty if all frames are flat.
+    /// The image embeddings of the frame, concatenated: as it is and, for encoders that distinguish the two,
+    /// mirrored. Empty if all frames are flat.
     fn embed(&self, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Vec<f32>, FileError> {
         let Some(kept) = &self.kept else { return Ok(Vec::new()) };
         let mut views = checkpoint.embed_image(&encoder.image(kept)?)?;

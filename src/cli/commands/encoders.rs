@@ -23,7 +23,8 @@ pub(crate) struct EncodersArgs {
 enum EncodersCommand {
     /// Print what each encoder is for, and where its weights are (the default)
     List,
-    /// Download weights from the Hugging Face hub; resumes an interrupted download, and checks what is already there
+    /// Download weights from the Hugging Face hub; resumes an interrupted download, and checks what is
+    /// already there
     Pull {
         /// Names of encoders
         #[arg(required = true, value_name = "NAME")]

@@ -36,7 +36,8 @@ pub(crate) struct IndexArgs {
     /// Decode files again that could not be decoded before, even if they have not changed
     #[arg(long)]
     retry: bool,
-    /// Store vectors of a new index with 16 bits a value: 256 bytes less for each row (`info` measures the effect)
+    /// Store vectors of a new index with 16 bits a value: 256 bytes less for each row (`info` measures the
+    /// effect)
     #[arg(long)]
     half: bool,
     /// Print one JSON object for each file, and one with the totals

@@ -36,8 +36,8 @@ pub(crate) struct SearchArgs {
     /// Compare all rows: misses nothing, slower in large indexes
     #[arg(long, conflicts_with = "ef")]
     exact: bool,
-    /// Breadth of the graph search in large indexes: a higher value finds more and is slower (`info` measures it)
-    /// [default: 256]
+    /// Breadth of the graph search in large indexes: a higher value finds more and is slower (`info` measures
+    /// it) [default: 256]
     #[arg(long, value_name = "N", value_parser = positive)]
     ef: Option<usize>,
     /// Print only results of at least this confidence, from 0 to 1

@@ -11,7 +11,8 @@ use crate::serve::{self, Format, Options, Token};
 /// Environment variable with the token.
 const TOKEN: &str = "REELSEEK_TOKEN";
 
-const AFTER_HELP: &str = "The log, one line for each request, is written to standard error. Standard output gets one line: the address.
+const AFTER_HELP: &str =
+    "The log, one line for each request, is written to standard error. Standard output gets one line: the address.
 SIGINT or SIGTERM stops the server after the running requests are answered.
 
 Environment:
@@ -74,7 +75,8 @@ enum LogArg {
 }
 
 impl ServeArgs {
-    /// The token from the file or the environment. It is not an argument: the list of processes would show it.
+    /// The token from the file or the environment. It is not an argument: the list of processes would show
+    /// it.
     fn token(&self) -> anyhow::Result<Option<Token>> {
         match (&self.token_file, std::env::var(TOKEN)) {
             (Some(path), _) => Ok(Some(Token::read(path)?)),

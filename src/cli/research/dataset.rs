@@ -17,7 +17,8 @@ use crate::media;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DatasetCommand {
-    /// The ActivityNet retrieval benchmark: frames of held-out videos are the queries, clips of the others the gallery
+    /// The ActivityNet retrieval benchmark: frames of held-out videos are the queries, clips of the others
+    /// the gallery
     #[command(name = "activitynet")]
     ActivityNet(ActivityNetArgs),
 }
@@ -27,8 +28,8 @@ pub(super) struct ActivityNetArgs {
     /// Annotation file of version 1.2 or 1.3
     #[arg(long, value_name = "JSON")]
     annotations: PathBuf,
-    /// Use only videos that are here: a folder of videos (`v_<id>.mp4`, `<id>.webm`, ...), or extracted features (a
-    /// folder of .npy files, or one .npz, .safetensors or .h5)
+    /// Use only videos that are here: a folder of videos (`v_<id>.mp4`, `<id>.webm`, ...), or extracted
+    /// features (a folder of .npy files, or one .npz, .safetensors or .h5)
     #[arg(long, value_name = "PATH")]
     have: Option<PathBuf>,
     /// List to write (.jsonl), for `extract --benchmark`

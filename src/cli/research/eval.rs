@@ -10,8 +10,12 @@ use reelseek_index::Effort;
 use serde_json::Value;
 
 use super::{NormaliserArg, SplitArg, check_absent, check_writable};
+use crate::base::Cancel;
 use crate::cli::terminal::{self, printable};
 use crate::cli::{FOUND_NOTHING, INTERRUPTED};
+use crate::features::activitynet::Annotations;
+use crate::features::{Set, Split};
+use crate::gmf::{Config, Data, Folded, Options, Record, Weights};
 use crate::research::eval::methods::{self, Fitted, Training};
 use crate::research::eval::ranking::Pooling;
 use crate::research::eval::report::{self, Content, Media};
@@ -19,10 +23,6 @@ use crate::research::eval::retrieval::{Error, Relevance, Task};
 use crate::research::eval::summary::Summary;
 use crate::research::eval::table::{self, Plan};
 use crate::research::eval::trec;
-use crate::features::activitynet::Annotations;
-use crate::features::{Set, Split};
-use crate::gmf::{Config, Data, Folded, Options, Record, Weights};
-use crate::base::Cancel;
 
 /// Depth of a trec_eval run, at least.
 const TREC_DEPTH: usize = 1000;
@@ -39,7 +39,8 @@ pub(super) struct EvalArgs {
     /// Measure this checkpoint (with all layers, or folded)
     #[arg(long, value_name = "CKPT", conflicts_with = "method")]
     checkpoint: Option<PathBuf>,
-    /// Fit this method to the split train, and measure it: cosine, ridge, ridge-image, cca, cca-image, gmf, gmf-image, gmf-video
+    /// Fit this method to the split train, and measure it: cosine, ridge, ridge-image, cca, cca-image, gmf,
+    /// gmf-image, gmf-video
     #[arg(long, value_name = "NAME", default_value = "cosine")]
     method: String,
     /// Fit and measure all methods, and compare them with Table 3 of the GMF paper
@@ -81,7 +82,8 @@ pub(super) struct EvalArgs {
     /// Learning rate of GMF, which starts from a closed-form fit [default: 0.0003]
     #[arg(long, value_name = "RATE", conflicts_with = "checkpoint")]
     learning_rate: Option<f64>,
-    /// Seeds of GMF (several with --table). The first one also seeds pools, intervals and the validation share
+    /// Seeds of GMF (several with --table). The first one also seeds pools, intervals and the validation
+    /// share
     #[arg(long, value_name = "SEEDS", value_delimiter = ',', default_value = "1")]
     seeds: Vec<u64>,
     /// Write the ranked videos as a trec_eval run
@@ -407,13 +409,7 @@ fn by_rank(values: &[(usize, f64)]) -> Value {
     values.iter().map(|(k, value)| (k.to_string(), Value::from(*value))).collect::<serde_json::Map<_, _>>().into()
 }
 
-fn json(
-    args: &EvalArgs,
-    task: &Task<'_>,
-    (name, fitted): (&str, &Fitted),
-    summary: &Summary,
-    queries: usize,
-) -> Value {
+fn json(args: &EvalArgs, task: &Task<'_>, (name, fitted): (&str, &Fitted), summary: &Summary, queries: usize) -> Value {
     let mut json = serde_json::json!({
         "method": name,
         "split": task.split,
@@ -455,10 +451,8 @@ fn fit(args: &EvalArgs, task: &Task<'_>, cancel: &Cancel) -> anyhow::Result<Fitt
     if let Some(plain) = methods::without_training(&args.method, task.set) {
         return Ok(plain);
     }
-    with_training(args, task, cancel, |training| {
-        Ok(methods::run(method.as_ref(), training, args.seeds[0])?.fitted)
-    })
-    .with_context(|| format!("fitting {} to the split train", args.method))
+    with_training(args, task, cancel, |training| Ok(methods::run(method.as_ref(), training, args.seeds[0])?.fitted))
+        .with_context(|| format!("fitting {} to the split train", args.method))
 }
 
 fn print(json: &Value, task: &Task<'_>, at: &[usize]) -> anyhow::Result<()> {

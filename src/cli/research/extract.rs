@@ -12,8 +12,8 @@ use crate::cli::terminal::{self, printable};
 use crate::encode::{self, registry::LAYOUT};
 use crate::features::benchmark::Benchmark;
 use crate::features::sources::Source;
-use crate::research::extract::{self, Error};
 use crate::media;
+use crate::research::extract::{self, Error};
 
 /// Skipped rows that are listed.
 const MAX_LISTED: usize = 20;
@@ -29,8 +29,8 @@ pub(super) struct ExtractArgs {
     /// Extract the rows of this list, as `dataset` writes it
     #[arg(long, value_name = "FILE")]
     benchmark: Option<PathBuf>,
-    /// Read image features that another program extracted: a folder of .npy files, or one .npz, .safetensors or .h5, with
-    /// an array for each video
+    /// Read image features that another program extracted: a folder of .npy files, or one .npz, .safetensors
+    /// or .h5, with an array for each video
     #[arg(long, value_name = "SOURCE", requires_all = ["benchmark", "video_features"], conflicts_with = "paths")]
     image_features: Option<PathBuf>,
     /// Read video features, in the same form

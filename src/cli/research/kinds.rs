@@ -174,8 +174,7 @@ fn measure(
     let model = Model { encoder: encoder.clone(), checkpoint: folded, weights: None };
     let indexer = Indexer::create(&temporary::folder(&temporary), model, IndexOptions::new(paths))?;
     let failed = temporary::index(&indexer, cancel)?.failed;
-    let report =
-        kinds::run(&indexer.into_engine()?, &data.videos, &data.images, args.normaliser.into(), cancel)?;
+    let report = kinds::run(&indexer.into_engine()?, &data.videos, &data.images, args.normaliser.into(), cancel)?;
     Ok(KindsMeasurement { report, checkpoint: name, failed })
 }
 

@@ -108,6 +108,10 @@ fn check_writable(folder: &Path) -> anyhow::Result<()> {
 /// Refuses a share outside its range. 1 is excluded; 0 is allowed if `zero` is.
 fn check_share(option: &str, share: f32, zero: bool) -> anyhow::Result<()> {
     let inside = share < 1.0 && (share > 0.0 || zero && share == 0.0);
-    anyhow::ensure!(inside, "{option} is {share}: expected a number {} 0 and below 1", if zero { "from" } else { "above" });
+    anyhow::ensure!(
+        inside,
+        "{option} is {share}: expected a number {} 0 and below 1",
+        if zero { "from" } else { "above" }
+    );
     Ok(())
 }

@@ -100,11 +100,12 @@ pub(super) struct TrainArgs {
     /// With --videos: weights of the encoder [default: the downloaded ones]
     #[arg(long, value_name = "FILE", requires = "videos")]
     weights: Option<PathBuf>,
-    /// Manifest of licences: one JSON object a line with `path` and `license_of_repo`. Videos in it are used only if their
-    /// licence is permissive (MIT, BSD, Apache, CC-BY)
+    /// Manifest of licences: one JSON object a line with `path` and `license_of_repo`. Videos in it are used
+    /// only if their licence is permissive (MIT, BSD, Apache, CC-BY)
     #[arg(long, value_name = "FILE", requires = "videos")]
     permissive: Option<PathBuf>,
-    /// Also fit a new projection of the encoder, and write it to this file (for maintainers: this changes the encoder)
+    /// Also fit a new projection of the encoder, and write it to this file (for maintainers: this changes the
+    /// encoder)
     #[arg(long, value_name = "FILE", requires = "videos")]
     refit_encoder: Option<PathBuf>,
 }
@@ -174,10 +175,8 @@ fn train_on_videos(args: &TrainArgs, cancel: &Cancel) -> anyhow::Result<ExitCode
         true => layout_projection(args, &covariances)?,
         false => closed_form::projection(&covariances, image_len)?,
     };
-    let image = Affine {
-        weight: covariances.through(&projection.weight).discriminant(image_len)?,
-        bias: vec![0.0; image_len],
-    };
+    let image =
+        Affine { weight: covariances.through(&projection.weight).discriminant(image_len)?, bias: vec![0.0; image_len] };
     let start = closed_form::around(encoder.as_ref(), &image, &projection)?;
     let features = |descriptor: &encode::Descriptor| projection.apply(descriptor.values());
     let set = pairs::set(&examples, encoder.as_ref(), features, args.held_out, args.seed)?;
@@ -215,7 +214,10 @@ fn check_outputs(args: &TrainArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     if state.exists() {
-        bail!("{} exists: a run was interrupted; --resume continues it, --force starts from the beginning", state.display());
+        bail!(
+            "{} exists: a run was interrupted; --resume continues it, --force starts from the beginning",
+            state.display()
+        );
     }
     let curve = ["csv", "svg"].map(|ending| out.with_extension(ending));
     curve.iter().chain([out]).chain(&args.refit_encoder).try_for_each(|out| check_absent(out, false))
@@ -332,7 +334,9 @@ impl TrainingBar {
                 let map = map10.map_or("no validation".to_owned(), |m| format!("validation mAP@10 {m:.4}"));
                 let best = if best { ", kept" } else { "" };
                 let gmf::Losses { total, dissociation, task } = self.losses;
-                eprintln!("epoch {epoch:>3}: loss {total:.4} (dissociation {dissociation:.4}, task {task:.4}), {map}{best}");
+                eprintln!(
+                    "epoch {epoch:>3}: loss {total:.4} (dissociation {dissociation:.4}, task {task:.4}), {map}{best}"
+                );
             }),
         }
     }
@@ -415,8 +419,7 @@ fn layout_projection(args: &TrainArgs, covariances: &Covariances) -> anyhow::Res
     if !same && out.exists() && !args.force {
         bail!("{} exists with other contents; --force replaces it", out.display());
     }
-    files::replace(out, |part| std::fs::write(part, &bytes))
-        .with_context(|| format!("writing {}", out.display()))?;
+    files::replace(out, |part| std::fs::write(part, &bytes)).with_context(|| format!("writing {}", out.display()))?;
     // Continue with the values as they are on disk.
     Ok(affine(&Projection::parse(&bytes, &out.to_string_lossy())?))
 }

@@ -107,7 +107,8 @@ fn a_file_that_disappears_while_decoding_fails() {
     let place = Place::new();
     place.clip(ZOOM, 4, "zoom.mp4");
     let (path, aside) = (place.videos().join("zoom.mp4"), place.path("aside.mp4"));
-    let unplugged = fake_ffmpeg(&place, &format!("head -c 200000 /dev/zero\nmv {} {}", path.display(), aside.display()));
+    let unplugged =
+        fake_ffmpeg(&place, &format!("head -c 200000 /dev/zero\nmv {} {}", path.display(), aside.display()));
     let told = index_with(&place, &unplugged);
     assert_eq!(events(&told, "failed").len(), 1, "{told:?}");
     std::fs::rename(&aside, &path).unwrap();

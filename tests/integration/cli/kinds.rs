@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// Clips of three kinds, and photographs of two of them, of something else, and of one that is said to be something else.
+/// Clips of three kinds, and photographs of two of them, of something else, and of one that is said to be
+/// something else.
 fn kinds() -> Place {
     let place = Place::with_clips();
     let shown = |rows: &[(&str, &str, &str)]| {

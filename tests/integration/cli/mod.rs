@@ -349,7 +349,8 @@ fn a_video_whose_only_keyframe_is_hidden_is_indexed() {
     let mut command = ffmpeg();
     command.args(["-f", "lavfi", "-i", "testsrc2=size=160x90:rate=10:duration=6", "-g", "1000", "-pix_fmt", "yuv420p"]);
     assert!(command.arg(&whole).status().unwrap().success());
-    // A cut without encoding starts at 2 s by an edit list: the keyframe before it is there to decode from, not to be shown.
+    // A cut without encoding starts at 2 s by an edit list: the keyframe before it is there to decode from,
+    // not to be shown.
     let mut command = ffmpeg();
     command.args(["-ss", "2", "-i"]).arg(&whole).args(["-c", "copy"]).arg(place.videos().join("cut.mp4"));
     assert!(command.status().unwrap().success());

@@ -59,7 +59,8 @@ fn a_missing_onnx_encoder_is_named() {
     }
 }
 
-/// The folder holds the checkpoint that was fitted for the index: before there is an index, and whatever is renamed.
+/// The folder holds the checkpoint that was fitted for the index: before there is an index, and whatever is
+/// renamed.
 #[test]
 fn an_index_needs_its_checkpoint() {
     let place = Place::with_clips();
@@ -92,10 +93,7 @@ fn an_index_needs_its_checkpoint() {
     let output = place.run(&["search", place.path("flat.png").to_str().unwrap()]);
     let told = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
-    assert!(
-        told.contains("checkpoint.safetensors is missing") && told.contains("--checkpoint"),
-        "{told}"
-    );
+    assert!(told.contains("checkpoint.safetensors is missing") && told.contains("--checkpoint"), "{told}");
     let kept = place.path("kept");
     assert_eq!(place.index(&["--checkpoint", kept.to_str().unwrap()]).last().unwrap()["unchanged"], 3);
 }
@@ -128,7 +126,8 @@ fn another_encoder_is_refused_before_anything_is_fitted() {
     assert!(!told.contains("fitting"), "{told}");
 }
 
-/// What `--exclude` matches is not indexed, and nothing is fitted to it; of few videos nothing is fitted at all.
+/// What `--exclude` matches is not indexed, and nothing is fitted to it; of few videos nothing is fitted at
+/// all.
 #[test]
 fn the_fit_uses_the_indexed_videos_and_records_their_number() {
     let place = Place::with_clips();
