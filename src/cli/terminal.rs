@@ -142,6 +142,14 @@ mod tests {
         );
     }
 
+    proptest::proptest! {
+        #[test]
+        fn a_clock_has_the_seconds_of_its_duration(ms in 0..1_000_000_000u64) {
+            let seconds = clock(ms).split(':').fold(0, |sum, part| sum * 60 + part.parse::<u64>().unwrap());
+            proptest::prop_assert_eq!(seconds, (ms + 500) / 1000);
+        }
+    }
+
     #[test]
     fn counts_have_singular_and_plural() {
         assert_eq!([0, 1, 2].map(|n| count(n, "video")), ["0 videos", "1 video", "2 videos"]);

@@ -98,9 +98,33 @@ fn parse(bytes: &[u8]) -> Result<Sidecar, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn title_labels_and_other_fields_are_kept(
+            title in any::<String>(), labels in prop::collection::vec(any::<String>(), 0..4), other in any::<i64>(),
+        ) {
+            let json = serde_json::json!({ "title": title, "labels": labels, "other": other });
+            let extra = serde_json::json!({ "other": other });
+            let expected = Sidecar { title: Some(title), labels, extra };
+            prop_assert_eq!(parse(json.to_string().as_bytes()), Ok(expected));
+        }
+
+        #[test]
+        fn nesting_is_limited(levels in 1..120usize) {
+            let json = format!("{{\"a\":{}1{}}}", "[".repeat(levels), "]".repeat(levels));
+            prop_assert_eq!(parse(json.as_bytes()).is_ok(), levels < MAX_DEPTH);
+        }
+    }
 
     #[test]
-    fn reads_title_labels_and_the_rest() {
+    fn reads_title_labels_and_other_fields() {
         let sidecar = parse(br#"{"title":"Sea","label":"surf","labels":["beach"],"camera":"x"}"#).unwrap();
         assert_eq!(sidecar.title.as_deref(), Some("Sea"));
         assert_eq!(sidecar.labels, ["surf", "beach"]);
@@ -108,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn names_the_error_in_a_sidecar() {
         for (bytes, word) in
             [(&b"{"[..], "JSON"), (b"[1]", "object"), (b"{\"title\":3}", "title"), (b"{\"labels\":[1]}", "labels")]
         {
