@@ -49,7 +49,9 @@
 #![deny(unsafe_code)]
 
 mod base;
+#[cfg(feature = "cli")]
 pub mod cli;
+pub mod collection;
 pub mod encode;
 pub mod features;
 pub mod gmf;

@@ -4,44 +4,46 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::{Args, Subcommand};
 
-use super::index::{bar, line};
-use super::{INTERRUPTED, api, talk};
+use crate::cli::INTERRUPTED;
+use crate::cli::output::{EncoderOutput, PullOutput};
+use crate::cli::terminal::{self, ByteBar};
 use crate::encode::hub::{self, Record};
 use crate::encode::registry::{self, ENTRIES, Entry, LAYOUT};
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(crate) struct EncodersArgs {
     #[command(subcommand)]
-    command: Option<Command>,
-    /// Print one JSON object an encoder
+    command: Option<EncodersCommand>,
+    /// Print one JSON object for each encoder
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    /// Tell what each is for, where its weights are or how large, whose they are (this is the default)
+enum EncodersCommand {
+    /// Print what each encoder is for, and where its weights are (the default)
     List,
-    /// Fetch weights from the Hugging Face hub, or go on with it; what is here already is only checked
+    /// Download weights from the Hugging Face hub; resumes an interrupted download, and checks what is
+    /// already there
     Pull {
-        /// Which encoders
+        /// Names of encoders
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    match &arguments.command {
-        None | Some(Command::List) => list(arguments.json),
-        Some(Command::Pull { names }) => pull(names, arguments.json),
+pub(crate) fn run(args: &EncodersArgs) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        None | Some(EncodersCommand::List) => list(args.json),
+        Some(EncodersCommand::Pull { names }) => pull(names, args.json),
     }
 }
 
-/// What the program says of the embedded encoder, which has no entry.
-fn embedded() -> api::Encoder<'static> {
-    api::Encoder {
+/// The embedded encoder, which has no entry in the registry.
+fn embedded() -> EncoderOutput<'static> {
+    EncoderOutput {
         name: LAYOUT,
-        about: "where light, colour and edges lie: the same scene",
+        about: "layout of light, colour and edges: finds the same scene",
         licence: "MIT OR Apache-2.0",
         source: "this program",
         repository: None,
@@ -53,10 +55,10 @@ fn embedded() -> api::Encoder<'static> {
     }
 }
 
-fn told(entry: &Entry) -> api::Encoder<'static> {
+fn output(entry: &Entry) -> EncoderOutput<'static> {
     let path = entry.path();
     let on_disk = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
-    api::Encoder {
+    EncoderOutput {
         name: entry.name,
         about: entry.about,
         licence: entry.licence,
@@ -75,23 +77,25 @@ fn megabytes(bytes: u64) -> String {
 }
 
 fn list(json: bool) -> anyhow::Result<ExitCode> {
-    let mut encoders = std::iter::once(embedded()).chain(ENTRIES.iter().map(told));
+    let mut encoders = std::iter::once(embedded()).chain(ENTRIES.iter().map(output));
     if json {
-        encoders.try_for_each(|encoder| line(&encoder))?;
+        encoders.try_for_each(|encoder| terminal::print_json(&encoder))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut out = std::io::stdout().lock();
     for encoder in encoders {
         let size = encoder.bytes.map(megabytes).unwrap_or_default();
         let weights = match (&encoder.path, encoder.repository) {
-            (None, _) => "part of the program".to_owned(),
+            (None, _) => "embedded in the program".to_owned(),
             (Some(path), _) if encoder.here => format!("{path}, {size}"),
-            (_, Some(_)) => format!("not here; {size} with `reelseek encoders pull {}`", encoder.name),
-            (_, None) => "not here; name a file with --weights".to_owned(),
+            (_, Some(_)) => format!("not downloaded; `reelseek encoders pull {}` downloads {size}", encoder.name),
+            (_, None) => "not available for download; name a file with --weights".to_owned(),
         };
         let repository = encoder.repository.map(|name| format!("; {name}")).unwrap_or_default();
-        let verified =
-            if encoder.verified { "its answers, with the real weights" } else { "its arithmetic, with seeded weights" };
+        let verified = match encoder.verified {
+            true => "the features, with the real weights",
+            false => "the arithmetic only, with random weights",
+        };
         writeln!(out, "{}", encoder.name)?;
         writeln!(out, "    for       {}", encoder.about)?;
         writeln!(out, "    weights   {weights}")?;
@@ -100,31 +104,28 @@ fn list(json: bool) -> anyhow::Result<ExitCode> {
         writeln!(out, "    verified  {verified}")?;
     }
     writeln!(out, "onnx:FILE")?;
-    writeln!(out, "    for       an image encoder of your own, with a JSON file beside it")?;
+    writeln!(out, "    for       your own image encoder, with a JSON file beside it")?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn entry(name: &str) -> anyhow::Result<&'static Entry> {
     if name == LAYOUT {
-        bail!("the encoder {LAYOUT} is part of the program: there is nothing to fetch");
+        bail!("the encoder {LAYOUT} is embedded in the program: there is nothing to download");
     }
     if let Some(file) = registry::weights_in(name) {
-        bail!("{name} is a file of your own ({}): there is nothing to fetch", file.display());
+        bail!("{name} is your own file ({}): there is nothing to download", file.display());
     }
     Ok(registry::entry(name)?)
 }
 
 fn pull(names: &[String], json: bool) -> anyhow::Result<ExitCode> {
-    // All names are known before anything is fetched.
+    // A wrong name is reported before anything is downloaded.
     let entries = names.iter().map(|name| entry(name)).collect::<anyhow::Result<Vec<_>>>()?;
-    let cancel = talk::cancel_on_interrupt()?;
+    let cancel = terminal::cancel_on_interrupt()?;
     for entry in entries {
-        let bar = bar();
-        let outcome = hub::fetch(entry, &cancel, |done, bytes| {
-            bar.set_length(bytes);
-            bar.set_position(done);
-        });
-        bar.finish_and_clear();
+        let bar = ByteBar::new();
+        let outcome = hub::fetch(entry, &cancel, |done, total| bar.update(done, total));
+        bar.finish();
         let fetched = match outcome {
             Err(stopped @ (hub::Error::Cancelled { .. } | hub::Error::Stopped)) => {
                 eprintln!("{}: {stopped}", entry.name);
@@ -134,7 +135,7 @@ fn pull(names: &[String], json: bool) -> anyhow::Result<ExitCode> {
         };
         let path = fetched.path.to_string_lossy().into_owned();
         if json {
-            line(&api::Pulled {
+            terminal::print_json(&PullOutput {
                 name: entry.name,
                 path,
                 bytes: fetched.record.bytes,
@@ -143,9 +144,9 @@ fn pull(names: &[String], json: bool) -> anyhow::Result<ExitCode> {
                 transferred: fetched.transferred,
             })?;
         } else {
-            let how = if fetched.transferred == 0 { "was here already" } else { "fetched" };
+            let how = if fetched.transferred == 0 { "already downloaded" } else { "downloaded" };
             let size = megabytes(fetched.record.bytes);
-            writeln!(std::io::stdout(), "{}: {path}, {size}, {how}; its hash is as announced", entry.name)?;
+            writeln!(std::io::stdout(), "{}: {path}, {size}, {how}; the hash is correct", entry.name)?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -7,42 +7,44 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use globset::GlobSet;
 
+use super::{check_absent, check_share};
+use crate::base::files;
 use crate::features::Split;
 use crate::features::activitynet::{Annotations, video_name};
 use crate::features::benchmark::{Benchmark, Kind, Plan};
 use crate::features::sources::Source;
 use crate::media;
-use crate::tensors;
 
 #[derive(Debug, Subcommand)]
-pub(super) enum Command {
-    /// The retrieval benchmark of ActivityNet: frames of held-out videos asked for among the clips of the others
+pub(super) enum DatasetCommand {
+    /// The ActivityNet retrieval benchmark: frames of held-out videos are the queries, clips of the others
+    /// the gallery
     #[command(name = "activitynet")]
-    ActivityNet(Arguments),
+    ActivityNet(ActivityNetArgs),
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct ActivityNetArgs {
     /// Annotation file of version 1.2 or 1.3
     #[arg(long, value_name = "JSON")]
     annotations: PathBuf,
-    /// Only of the videos that are here: a folder of videos (`v_<id>.mp4`, `<id>.webm`, ...), or features of others (a folder of .npy files, one .npz,
-    /// .safetensors or .h5)
+    /// Use only videos that are here: a folder of videos (`v_<id>.mp4`, `<id>.webm`, ...), or extracted
+    /// features (a folder of .npy files, or one .npz, .safetensors or .h5)
     #[arg(long, value_name = "PATH")]
     have: Option<PathBuf>,
-    /// List to write (.jsonl); `extract` makes features of it
+    /// List to write (.jsonl), for `extract --benchmark`
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Write the names of videos that are missing here, one a line
+    /// Write the names of missing videos to this file, one a line
     #[arg(long, value_name = "FILE", requires = "have")]
     missing: Option<PathBuf>,
-    /// Decides which videos are asked for, and at which times
+    /// Seed of the query videos and their times
     #[arg(long, default_value_t = Plan::default().seed)]
     seed: u64,
     /// Share of the validation videos whose frames are the queries; the others are the gallery
     #[arg(long, value_name = "SHARE", default_value_t = Plan::default().query_share)]
     query_share: f32,
-    /// Share of the training videos that the best epoch is chosen by
+    /// Share of the training videos used for validation
     #[arg(long, value_name = "SHARE", default_value_t = Plan::default().val_share)]
     val_share: f32,
     /// Replace the list if it exists
@@ -50,58 +52,52 @@ pub(super) struct Arguments {
     force: bool,
 }
 
-pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
-    let Command::ActivityNet(arguments) = command;
-    if !(arguments.query_share > 0.0 && arguments.query_share < 1.0) {
-        bail!("--query-share is {}; it is a share, above 0 and below 1", arguments.query_share);
+pub(super) fn run(command: &DatasetCommand) -> anyhow::Result<ExitCode> {
+    let DatasetCommand::ActivityNet(args) = command;
+    check_share("--query-share", args.query_share, false)?;
+    check_share("--val-share", args.val_share, true)?;
+    for out in [Some(&args.out), args.missing.as_ref()].into_iter().flatten() {
+        check_absent(out, args.force)?;
     }
-    if !(0.0..1.0).contains(&arguments.val_share) {
-        bail!("--val-share is {}; it is a share, at least 0 and below 1", arguments.val_share);
-    }
-    for out in [Some(&arguments.out), arguments.missing.as_ref()].into_iter().flatten() {
-        if out.exists() && !arguments.force {
-            bail!("{} exists; --force replaces it", out.display());
-        }
-    }
-    let annotations = Annotations::read(&arguments.annotations)?;
+    let annotations = Annotations::read(&args.annotations)?;
     let withheld = annotations.videos.values().filter(|video| video.labels.is_empty()).count();
     eprintln!(
-        "{}: {} videos, {} labels; the labels of {withheld} videos are withheld; {} segments have no length and are left out",
+        "{}: {} videos, {} labels; {withheld} videos without labels; {} segments of no length are skipped",
         annotations.version,
         annotations.videos.len(),
         annotations.labels().len(),
         annotations.degenerate.len()
     );
-    let plan = Plan { seed: arguments.seed, query_share: arguments.query_share, val_share: arguments.val_share };
+    let plan = Plan { seed: args.seed, query_share: args.query_share, val_share: args.val_share };
     let mut benchmark = Benchmark::draw(&annotations, plan);
-    if let Some(path) = &arguments.have {
+    if let Some(path) = &args.have {
         let have = videos_in(path)?;
         let missing = benchmark.keep(|video| have.contains(video));
         eprintln!("{} videos of the benchmark are missing in {}", missing.len(), path.display());
-        if let Some(out) = &arguments.missing {
+        if let Some(out) = &args.missing {
             write(out, |file| missing.iter().try_for_each(|video| writeln!(file, "{video}")))?;
         }
     }
     if benchmark.give_up_val() {
         eprintln!(
-            "too few videos for a split val: its rows are learned from; `train` and `eval` hold out a share instead"
+            "too few videos for the split val: its rows are moved to the split train; `train` and `eval` hold out a share instead"
         );
     }
     let count = |kind, split| benchmark.count(kind, split);
     let splits = [Split::Train, Split::Test];
     for split in splits {
         if count(Kind::Image, split) == 0 || count(Kind::Clip, split) == 0 {
-            eprintln!("warning: the split {split} lacks images or clips");
+            eprintln!("warning: the split {split} has no images or no clips");
         }
     }
     if benchmark.items.is_empty() {
-        bail!("none of the benchmark's videos is here: files are named by the video's id, with or without v_ in front");
+        bail!("none of the benchmark's videos is here; name the files by the video's id, with or without v_ before it");
     }
-    write(&arguments.out, |file| benchmark.write(file))?;
+    write(&args.out, |file| benchmark.write(file))?;
     writeln!(
         std::io::stdout(),
         "{}: train {} images and {} clips, val {} and {}, test {} queries against {} clips",
-        arguments.out.display(),
+        args.out.display(),
         count(Kind::Image, Split::Train),
         count(Kind::Clip, Split::Train),
         count(Kind::Image, Split::Val),
@@ -124,14 +120,14 @@ fn write(
     .with_context(|| format!("writing {}", out.display()))
 }
 
-/// The names of the videos at a place: of video files in a folder, or of arrays of features.
+/// The names of the videos in a folder, or in an archive of features.
 fn videos_in(path: &Path) -> anyhow::Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     if path.is_dir() {
         for found in media::walk::videos(&[path.to_owned()], &GlobSet::empty()) {
             match found {
                 Ok(path) => drop(names.insert(video_name(&path))),
-                Err((_, error)) => eprintln!("left out: {error}"),
+                Err((_, error)) => eprintln!("skipped: {error}"),
             }
         }
         if !names.is_empty() {

@@ -1,23 +1,31 @@
 //! How far a picture that is not in the gallery gets by chance.
 //!
-//! At each commit up to 256 frames of the gallery, each with its own video left out, are searched for. The best evidence for each (the cosine, and in an index with
-//! sketches what a second look adds) is the null distribution: two halves of normal distributions, joined at the median, the lower one of scale `median − 16 % quantile`.
-//! The upper one is wider, for some scenes look alike. With sketches, where a copy of a video elsewhere in the gallery is known by its evidence and left out, its scale is the
-//! mean of `(quantile − median) / z` over the quantiles of 84, 90 and 95 %, since one alone wavers in a small gallery; without, where copies would push it up, it is that of
-//! the lower one. `confidence(s) = Φ((s − median) / scale)`: 0.95 is passed by one foreign picture in 20.
+//! At each commit up to 256 frames of the gallery, each with its own video left out, are searched for. The
+//! best evidence for each (the cosine, and in an index with sketches what a second look adds) is the null
+//! distribution: two halves of normal distributions, joined at the median, the lower one of scale `median −
+//! 16 % quantile`. The upper one is wider, for some scenes look alike. With sketches, where a copy of a video
+//! elsewhere in the gallery is known by its evidence and left out, its scale is the mean of `(quantile −
+//! median) / z` over the quantiles of 84, 90 and 95 %, since one alone wavers in a small gallery; without,
+//! where copies would push it up, it is that of the lower one. `confidence(s) = Φ((s − median) / scale)`:
+//! 0.95 is passed by one foreign picture in 20.
 
 use serde::{Deserialize, Serialize};
 
-/// What the null distribution looks like in a gallery of some ten minutes; counts as [`PRIOR_WEIGHT`] probes, so that a
-/// gallery of one video, which can tell nothing, has an answer. From `reelseek quality` on mixed clips.
+/// What the null distribution looks like in a gallery of some ten minutes; counts as [`PRIOR_WEIGHT`] probes,
+/// so that a gallery of one video, which can tell nothing, has an answer. From `reelseek quality` on mixed
+/// clips.
 const PRIOR: [f64; 3] = [0.45, 0.075, 0.075];
 /// The same where candidates are laid over sketches, which adds to their evidence.
 const PRIOR_WITH_SKETCHES: [f64; 3] = [0.54, 0.09, 0.135];
-/// Evidence above which a probe is held to lie on a frame of a copy: foreign scenes reach 0.95, copies begin at 1.1.
+/// Evidence above which a probe is held to lie on a frame of a copy: foreign scenes reach 0.95, copies begin
+/// at 1.1.
 const COPY: f32 = 1.05;
 const PRIOR_WEIGHT: f64 = 8.0;
-/// Quantiles that the upper scale goes by, and how many deviations of a normal distribution they lie above its median.
+/// Quantiles that the upper scale goes by, and how many deviations of a normal distribution they lie above
+/// its median.
 const UPPER: [(f64, f64); 3] = [(0.84, 0.9945), (0.90, 1.2816), (0.95, 1.6449)];
+/// The 95th percentile of the standard normal distribution.
+const Z95: f64 = 1.6449;
 /// Never narrower than this, however alike the probes are.
 const LEAST_SCALE: f64 = 0.02;
 
@@ -58,6 +66,12 @@ impl Calibration {
             upper: blend(upper, prior[2]).max(LEAST_SCALE),
             probes: best.len(),
         }
+    }
+
+    /// The 5th and the 95th percentile of the best score of a picture that is not in the gallery.
+    pub fn central_range(&self) -> [f64; 2] {
+        let upper = if self.upper > 0.0 { self.upper } else { self.scale };
+        [self.location - Z95 * self.scale, self.location + Z95 * upper]
     }
 
     /// The chance that a picture which is not in the gallery scores less than `score`, in [0, 1].
