@@ -140,20 +140,6 @@ pub enum Split {
     Test,
 }
 
-impl Split {
-    /// All splits.
-    pub const ALL: [Split; 3] = [Split::Train, Split::Val, Split::Test];
-}
-
-impl std::str::FromStr for Split {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Split, String> {
-        let found = Split::ALL.into_iter().find(|split| split.to_string() == text);
-        found.ok_or_else(|| format!("{text} is not a split; expected train, val or test"))
-    }
-}
-
 impl std::fmt::Display for Split {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

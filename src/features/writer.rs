@@ -31,6 +31,11 @@ pub struct FeatureLine {
 }
 
 impl FeatureLine {
+    /// A line without label, split, video and span.
+    pub fn new(id: impl Into<String>) -> FeatureLine {
+        FeatureLine { id: id.into(), label: None, split: None, video: None, from: None, to: None }
+    }
+
     /// The labels.
     pub fn labels(&self) -> Vec<&str> {
         match &self.label {
@@ -179,17 +184,15 @@ mod tests {
             let mut writer = FeatureWriter::create(&folder, name).unwrap();
             for i in 0..3 {
                 let line = FeatureLine {
-                    id: format!("{name}{i}"),
                     label: Some(LineLabels::Many(vec!["x".into()])),
                     split: Some(Split::Test),
                     video: Some("v".into()),
                     from: Some(1.5),
-                    to: None,
+                    ..FeatureLine::new(format!("{name}{i}"))
                 };
                 writer.push(&line, &[i as f32, 2.0]).unwrap();
             }
-            let short = FeatureLine { id: "short".into(), label: None, split: None, video: None, from: None, to: None };
-            let error = writer.push(&short, &[1.0]).unwrap_err().to_string();
+            let error = writer.push(&FeatureLine::new("short"), &[1.0]).unwrap_err().to_string();
             assert!(error.ends_with("short has 1 numbers, the previous rows have 2"), "{error}");
             assert_eq!(writer.rows(), 3);
             writer

@@ -93,7 +93,7 @@ pub fn of_videos(
     encoder: &dyn Encoder,
     paths: &[PathBuf],
     cancel: &Cancel,
-    mut on_event: impl FnMut(FitEvent),
+    mut on_event: impl FnMut(&FitEvent),
 ) -> Result<Folded, FitError> {
     let name = &encoder.about().name;
     let step = paths.len().div_ceil(MAX_VIDEOS).max(1);
@@ -127,7 +127,7 @@ pub fn of_videos(
             features.push(rows);
         }
         if last_event.elapsed() >= EVENT_INTERVAL {
-            on_event(FitEvent::Described { encoder: name.clone(), done: i + 1, of: chosen });
+            on_event(&FitEvent::Described { encoder: name.clone(), done: i + 1, of: chosen });
             last_event = Instant::now();
         }
     }
@@ -137,7 +137,7 @@ pub fn of_videos(
     let sample = FitSample { videos: features.len(), frames: distinct(&features), of: paths.len() };
     if !sample.is_sufficient() {
         let (encoder, min_videos, min_frames) = (name.clone(), MIN_VIDEOS, MIN_FRAMES);
-        on_event(FitEvent::TooFewVideos { encoder, sample, min_videos, min_frames });
+        on_event(&FitEvent::TooFewVideos { encoder, sample, min_videos, min_frames });
     }
     Ok(principal(encoder, &features, sample)?)
 }

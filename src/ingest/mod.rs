@@ -50,7 +50,7 @@ pub enum Error {
     Collection(#[from] collection::Error),
     /// No checkpoint can be fitted to the videos.
     #[error(transparent)]
-    Fit(#[from] closed_form::OfVideos),
+    Fit(#[from] closed_form::FitError),
 }
 
 /// Interval of progress reports while no file is finished.
@@ -204,5 +204,5 @@ fn fit_checkpoint(
     let tools = Tools::find()?;
     on_note(&format!("fitting a checkpoint for {} to frames of these videos", encoder.about().name));
     let videos: Vec<PathBuf> = media::walk::videos(paths, exclude).into_iter().flatten().collect();
-    Ok(closed_form::of_videos(&tools, encoder, &videos, cancel, on_note)?)
+    Ok(closed_form::of_videos(&tools, encoder, &videos, cancel, |event| on_note(&event.to_string()))?)
 }

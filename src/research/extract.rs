@@ -143,7 +143,7 @@ fn by_name(files: &[PathBuf]) -> Result<BTreeMap<String, &PathBuf>, Error> {
 ///
 /// # Errors
 /// [`enum@Error`]. An unusable array is an error, because the archive's other arrays are likely unusable as well.
-pub fn benchmark_from_arrays(
+pub fn benchmark_from_archives(
     benchmark: &Benchmark,
     images: &FeatureArchive,
     videos: &FeatureArchive,

@@ -12,9 +12,9 @@ use crate::cli::{FAILED, INTERRUPTED, terminal};
 use crate::collection::Model;
 use crate::encode::registry::{ENTRIES, Entry, LAYOUT};
 use crate::encode::{self, Encoder};
-use crate::gmf::{Folded, Record};
+use crate::gmf::{Folded, CheckpointRecord};
 use crate::ingest::{self, IndexOptions, Indexer};
-use crate::research::eval::kinds::{self, Report};
+use crate::research::eval::kinds::{self, KindsReport};
 
 #[derive(Debug, Args)]
 pub(super) struct KindsArgs {
@@ -59,7 +59,7 @@ struct EncoderRun<'a> {
 }
 
 /// The encoders to measure. Each is listed once, so that it is opened once.
-fn encoder_runs<'a>(args: &'a KindsArgs, records: &'a [Record]) -> anyhow::Result<Vec<EncoderRun<'a>>> {
+fn encoder_runs<'a>(args: &'a KindsArgs, records: &'a [CheckpointRecord]) -> anyhow::Result<Vec<EncoderRun<'a>>> {
     // A broken weights file counts as present, so that it is reported.
     let is_present = |entry: &&Entry| args.weights_of(entry.name).is_some() || entry.path().exists();
     let names: Vec<&str> = match args.encoders.is_empty() {
@@ -83,14 +83,14 @@ fn encoder_runs<'a>(args: &'a KindsArgs, records: &'a [Record]) -> anyhow::Resul
 
 /// The videos and the photographs.
 struct KindsData {
-    videos: Vec<kinds::Shown>,
-    images: Vec<kinds::Shown>,
+    videos: Vec<kinds::LabelledFile>,
+    images: Vec<kinds::LabelledFile>,
 }
 
 pub(super) fn run(args: &KindsArgs) -> anyhow::Result<ExitCode> {
     let data = KindsData { videos: kinds::manifest(&args.videos)?, images: kinds::manifest(&args.images)? };
     let cancel = terminal::cancel_on_interrupt()?;
-    let records: Vec<Record> = args.checkpoint.iter().map(|path| Record::open(path)).collect::<Result<_, _>>()?;
+    let records: Vec<CheckpointRecord> = args.checkpoint.iter().map(|path| CheckpointRecord::open(path)).collect::<Result<_, _>>()?;
     let runs = encoder_runs(args, &records)?;
     let mut out = std::io::stdout();
     if !args.json {
@@ -145,7 +145,7 @@ fn print_legend(out: &mut impl Write, args: &KindsArgs) -> std::io::Result<()> {
 
 /// The measurement of an encoder with a checkpoint.
 struct KindsMeasurement {
-    report: Report,
+    report: KindsReport,
     /// Name of the checkpoint.
     checkpoint: String,
     /// Videos that could not be indexed.

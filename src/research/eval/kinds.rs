@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::metrics::{self, JudgedRanking, Normaliser};
 use crate::base::Cancel;
-use crate::ingest::path_of;
+use crate::collection::video_path;
 use crate::media;
 use crate::search::{self, Engine, Options};
 use reelseek_index::Effort;
@@ -130,7 +130,7 @@ pub fn run(
     let mut gallery = HashMap::new();
     for number in searcher.video_numbers() {
         let video = searcher.video(number).map_err(search::Error::from)?;
-        if let Some(file) = labelled.get(&resolve(&path_of(&video))) {
+        if let Some(file) = labelled.get(&resolve(&video_path(&video))) {
             gallery.insert(video.id, *file);
         }
     }

@@ -29,20 +29,6 @@ pub enum Normaliser {
     All,
 }
 
-impl Normaliser {
-    /// All normalisers.
-    pub const ALL: [Normaliser; 3] = [Normaliser::Hits, Normaliser::Min, Normaliser::All];
-}
-
-impl std::str::FromStr for Normaliser {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Normaliser, String> {
-        let found = Normaliser::ALL.into_iter().find(|normaliser| normaliser.to_string() == text);
-        found.ok_or_else(|| format!("{text} is not a normaliser; expected hits, min or all"))
-    }
-}
-
 impl std::fmt::Display for Normaliser {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::base::Cancel;
 use crate::base::seeded::Random;
 use crate::encode::layout;
-use crate::ingest::path_of;
+use crate::collection::video_path;
 use crate::media::distort::Distortion;
 use crate::media::{self, Picture, Tools};
 use crate::research::fit::pairs;
@@ -179,7 +179,7 @@ pub fn run(
     let mut run = SuiteRun { engine, suite, counts, times_ms: Vec::new() };
     let (mut queried_videos, mut undecodable_frames, mut flat_frames) = (0, 0, 0);
     for (number, video) in &gallery {
-        let path = &path_of(video);
+        let path = &video_path(video);
         let name = pairs::name(path);
         if suite.leave_out.contains(&name) {
             continue;

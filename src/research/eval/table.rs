@@ -324,7 +324,7 @@ mod tests {
         let task = RetrievalTask::new(&set, Split::Test).unwrap();
         let data = TrainingData::new(&set, 0.1, 1).unwrap();
         let options = TrainOptions { epochs: 2, rate: 0.05, batch: 8, ..TrainOptions::default() };
-        let training = TrainingContext { set: &set, data, options, stop: &|| false, on_progress: &|_| {} };
+        let training = TrainingContext::new(data, options);
         let (table, best) = make(&task, &training, &plan(&["ridge", "gmf-image", "gmf"], &[5, 6])).unwrap();
         let maps: Vec<f64> = table.rows.iter().map(|row| row.map[0].1).collect();
         assert_eq!(best.map, maps.iter().copied().fold(0.0, f64::max), "{maps:?}");

@@ -7,7 +7,7 @@ use crate::base::Cancel;
 use crate::base::seeded::Random;
 use crate::encode::{self, Descriptor, Encoder};
 use crate::features::{FeatureMatrix, FeatureRow, FeatureSet, Split, FeatureTable};
-use crate::ingest::{DESCRIBE_BATCH, FileError};
+use crate::ingest::{BATCH, FileError};
 use crate::media::distort::Distortion;
 use crate::media::{self, Frame, Limits, Tools};
 
@@ -40,7 +40,7 @@ pub fn describe(tools: &Tools, encoder: &dyn Encoder, path: &Path, cancel: &Canc
     while let Some(Frame { at_ms: at, picture }) = stream.next_frame()? {
         at_ms.push(at);
         pictures.push(picture);
-        if pictures.len() == DESCRIBE_BATCH {
+        if pictures.len() == BATCH {
             frames.extend(encoder.describe(&pictures)?);
             pictures.clear();
         }

@@ -111,7 +111,12 @@ pub struct TrainingContext<'a> {
     pub on_progress: &'a (dyn Fn(&str) + Sync),
 }
 
-impl TrainingContext<'_> {
+impl<'a> TrainingContext<'a> {
+    /// A context that is never stopped and reports no progress.
+    pub fn new(data: TrainingData<'a>, options: TrainOptions) -> TrainingContext<'a> {
+        TrainingContext { set: data.set(), data, options, stop: &|| false, on_progress: &|_| {} }
+    }
+
     /// Feature lengths of images and videos.
     fn lengths(&self) -> (usize, usize) {
         (self.set.images.matrix.columns(), self.set.videos.matrix.columns())
