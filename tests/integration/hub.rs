@@ -244,7 +244,7 @@ fn a_second_pull_sends_no_request() {
     let mut offline = cache.command(server.port, &["pull", NAME]);
     let output = offline.env("HF_HUB_OFFLINE", "1").output().unwrap();
     assert_eq!(output.status.code(), Some(0));
-    assert!(text(&output.stdout).ends_with("0.3 MB, was here already; its hash is as announced\n"));
+    assert!(text(&output.stdout).ends_with("0.3 MB, already downloaded; the hash is correct\n"));
 }
 
 #[test]
@@ -464,8 +464,8 @@ fn the_list_names_the_pull_command_of_missing_weights() {
     let list = text(&output.stdout);
     for stderr in [
         "layout\n",
-        "weights   part of the program\n",
-        "weights   not here; 14.2 MB with `reelseek encoders pull mobilenet-v2`\n",
+        "weights   embedded in the program\n",
+        "weights   not downloaded; `reelseek encoders pull mobilenet-v2` downloads 14.2 MB\n",
         "source    Sandler et al., CVPR 2018; google/mobilenet_v2_1.0_224\n",
         "onnx:FILE\n",
     ] {

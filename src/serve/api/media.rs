@@ -23,7 +23,7 @@ use utoipa_axum::routes;
 
 use crate::base::Cancel;
 use crate::encode::registry;
-use crate::ingest;
+use crate::collection::video_path;
 use crate::media::{self, Codec, Cut, Limits, Opening, Picture, Source, Tools};
 use crate::search::Moment;
 use crate::serve::admission::flights::Flights;
@@ -175,7 +175,7 @@ async fn locate(app: &Arc<App>, id: String) -> Result<Located, ApiError> {
     let snapshot = app.ready()?;
     let work = move || {
         let video = library::find(&snapshot, &id)?;
-        let path = ingest::path_of(&video);
+        let path = video_path(&video);
         let meta =
             std::fs::metadata(&path).map_err(|source| refused(media::Error::Io { path: path.clone(), source }))?;
         if !meta.is_file() {
