@@ -127,7 +127,7 @@ fn pull(names: &[String], json: bool) -> anyhow::Result<ExitCode> {
         let outcome = hub::fetch(entry, &cancel, |done, total| bar.update(done, total));
         bar.finish();
         let fetched = match outcome {
-            Err(stopped @ (hub::Error::Cancelled { .. })) => {
+            Err(stopped @ hub::Error::Cancelled { .. }) => {
                 eprintln!("{}: {stopped}", entry.name);
                 return Ok(ExitCode::from(INTERRUPTED));
             }
