@@ -1,6 +1,5 @@
-//! Atomic replacement of files, and reads at a position.
+//! Atomic replacement of files.
 
-use std::fs::File;
 use std::path::Path;
 
 /// Lets `write` create a sibling file, then renames it over `path`. Readers see the old file or the whole new one.
@@ -22,22 +21,17 @@ pub(crate) fn replace(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<
     outcome
 }
 
-/// Fills `bytes` with what `file` holds from byte `at` on. On Unix the file's own position stays as it is.
-///
-/// # Errors
-/// Any error of the system, and `UnexpectedEof` where the file ends earlier.
-pub(crate) fn read_exact_at(file: &File, bytes: &mut [u8], at: u64) -> std::io::Result<()> {
+/// Reads `bytes.len()` bytes at `offset`, without moving a cursor that other threads use.
+pub(crate) fn read_exact_at(file: &std::fs::File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
     #[cfg(unix)]
-    return std::os::unix::fs::FileExt::read_exact_at(file, bytes, at);
+    return std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset);
     #[cfg(windows)]
     {
-        let (mut bytes, mut at) = (bytes, at);
-        while !bytes.is_empty() {
-            match std::os::windows::fs::FileExt::seek_read(file, bytes, at) {
-                Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => (bytes, at) = (&mut bytes[count..], at + count as u64),
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+        let mut done = 0;
+        while done < bytes.len() {
+            match std::os::windows::fs::FileExt::seek_read(file, &mut bytes[done..], offset + done as u64)? {
+                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                read => done += read,
             }
         }
         Ok(())
