@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use reelseek::Cancel;
-use reelseek::media::{Codec, Cut, Error, Fit, Limits, Plan, Source, Tools, frames};
+use reelseek::media::{Codec, PreviewSpec, Error, Fit, Limits, DecodePlan, VideoSource, Tools, frames};
 
 fn make(arguments: &[&str], out: &Path) {
     let mut command = Command::new(std::env::var_os("REELSEEK_FFMPEG").unwrap_or_else(|| "ffmpeg".into()));
@@ -65,28 +65,28 @@ fn all(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-struct Hands {
+struct Setup {
     tools: Tools,
     limits: Limits,
     cancel: Cancel,
 }
 
-impl Hands {
-    fn new() -> Hands {
-        Hands {
+impl Setup {
+    fn new() -> Setup {
+        Setup {
             tools: Tools::find().unwrap(),
             limits: Limits { background: true, ..Limits::default() },
             cancel: Cancel::default(),
         }
     }
 
-    fn source<'a>(&'a self, path: &'a Path) -> Source<'a> {
-        Source { tools: &self.tools, path, limits: &self.limits, cancel: &self.cancel }
+    fn source<'a>(&'a self, path: &'a Path) -> VideoSource<'a> {
+        VideoSource { tools: &self.tools, path, limits: &self.limits, cancel: &self.cancel }
     }
 
     /// Times and grey levels of all frames of a clip.
     fn greys(&self, path: &Path) -> Vec<(u32, f64)> {
-        let plan = Plan { rate_hz: 20.0, width: 8, height: 8, fit: Fit::Stretch, keyframes_only: false };
+        let plan = DecodePlan { rate_hz: 20.0, width: 8, height: 8, fit: Fit::Stretch, keyframes_only: false };
         let mut frames = frames(&self.tools, path, &plan, &self.limits, &self.cancel).unwrap();
         let mut greys = Vec::new();
         while let Some(frame) = frames.next_frame().unwrap() {
@@ -99,18 +99,18 @@ impl Hands {
 #[test]
 fn a_still_is_that_of_its_moment_in_every_container() {
     let dir = tempfile::tempdir().unwrap();
-    let hands = Hands::new();
+    let setup = Setup::new();
     for path in all(dir.path()) {
-        let source = hands.source(&path);
-        let opening = source.opening().unwrap();
+        let source = setup.source(&path);
+        let start = source.start().unwrap();
         for at_ms in [0, 2510, 3010, 4010, 7960, 8010, 11_260, 11_990] {
             let expected = f64::from(at_ms) / 50.0;
-            for opening in [Some(&opening), None] {
-                let grey = f64::from(source.still(opening, at_ms, 64).unwrap().pixel(9, 9)[0]);
+            for start in [Some(&start), None] {
+                let grey = f64::from(source.frame_at(start, at_ms, 64).unwrap().pixel(9, 9)[0]);
                 // A grey can be 1 away from its number, and a frame at another rate up to half of one earlier.
                 assert!(
                     (grey - expected.floor()).abs() <= 2.5,
-                    "{} at {at_ms} ms ({opening:?}): {grey}",
+                    "{} at {at_ms} ms ({start:?}): {grey}",
                     path.display()
                 );
             }
@@ -121,13 +121,13 @@ fn a_still_is_that_of_its_moment_in_every_container() {
 #[test]
 fn seeking_gives_the_picture_that_decoding_from_the_start_gives() {
     let dir = tempfile::tempdir().unwrap();
-    let hands = Hands::new();
+    let setup = Setup::new();
     for path in all(dir.path()) {
-        let source = hands.source(&path);
-        let opening = source.opening().unwrap();
+        let source = setup.source(&path);
+        let start = source.start().unwrap();
         for at_ms in [3500, 6789, 9999, 11_990] {
             let (sought, exact) =
-                (source.still(Some(&opening), at_ms, 64).unwrap(), source.still(None, at_ms, 64).unwrap());
+                (source.frame_at(Some(&start), at_ms, 64).unwrap(), source.frame_at(None, at_ms, 64).unwrap());
             let difference = i32::from(sought.pixel(9, 9)[0]) - i32::from(exact.pixel(9, 9)[0]);
             assert!(difference.abs() <= 1, "{} at {at_ms} ms: {difference}", path.display());
         }
@@ -137,18 +137,18 @@ fn seeking_gives_the_picture_that_decoding_from_the_start_gives() {
 #[test]
 fn a_cut_shows_its_moments_from_beginning_to_end() {
     let dir = tempfile::tempdir().unwrap();
-    let hands = Hands::new();
-    let best = Codec::of(&hands.tools, &Limits::default(), &Cancel::default()).unwrap();
+    let setup = Setup::new();
+    let best = Codec::detect(&setup.tools, &Limits::default(), &Cancel::default()).unwrap();
     let mut each: Vec<(PathBuf, Codec)> = all(dir.path()).into_iter().map(|path| (path, best)).collect();
     each.push((dir.path().join("a.mp4"), Codec::Vp8));
     for (path, codec) in each {
-        let source = hands.source(&path);
-        let opening = source.opening().unwrap();
+        let source = setup.source(&path);
+        let start = source.start().unwrap();
         for (from_ms, to_ms) in [(0, 2000), (3300, 5300), (6510, 8510), (10_500, 14_000)] {
             let to = dir.path().join(format!("cut.{}", codec.extension()));
             std::fs::write(&to, "").unwrap();
-            source.cut(Some(&opening), &Cut { from_ms, to_ms, max_side: 640 }, codec, &to).unwrap();
-            let greys = hands.greys(&to);
+            source.write_preview(Some(&start), &PreviewSpec { from_ms, to_ms, max_side: 640 }, codec, &to).unwrap();
+            let greys = setup.greys(&to);
             let length_ms = to_ms.min(12_000) - from_ms;
             let expected = i64::from(length_ms / 50);
             let name = path.display();
@@ -168,7 +168,7 @@ fn a_cut_shows_its_moments_from_beginning_to_end() {
 #[test]
 fn a_cut_is_small_silent_and_ready_to_play() {
     let dir = tempfile::tempdir().unwrap();
-    let hands = Hands::new();
+    let setup = Setup::new();
     let wide = dir.path().join("wide.mkv");
     let sound = ["-f", "lavfi", "-i", "sine=duration=6", "-shortest"];
     make(
@@ -178,8 +178,8 @@ fn a_cut_is_small_silent_and_ready_to_play() {
     );
     let to = dir.path().join("cut.mp4");
     std::fs::write(&to, "").unwrap();
-    let source = hands.source(&wide);
-    source.cut(None, &Cut { from_ms: 1000, to_ms: 3000, max_side: 640 }, Codec::X264, &to).unwrap();
+    let source = setup.source(&wide);
+    source.write_preview(None, &PreviewSpec { from_ms: 1000, to_ms: 3000, max_side: 640 }, Codec::X264, &to).unwrap();
     let bytes = std::fs::read(&to).unwrap();
     let place = |name: &[u8]| bytes.windows(4).position(|window| window == name);
     assert!(place(b"moov").unwrap() < place(b"mdat").unwrap(), "what a player needs comes first");
@@ -187,26 +187,26 @@ fn a_cut_is_small_silent_and_ready_to_play() {
     // `avcC`: version 1, then the profile; 66 is baseline.
     let profile = bytes[place(b"avcC").unwrap() + 5];
     assert_eq!(profile, 66);
-    let picture = hands.source(&to).still(None, 500, 2000).unwrap();
+    let picture = setup.source(&to).frame_at(None, 500, 2000).unwrap();
     assert_eq!((picture.width, picture.height), (640, 360));
 }
 
 #[test]
 fn what_cannot_be_cut_is_an_error_and_wishes_to_stop_are_heard() {
     let dir = tempfile::tempdir().unwrap();
-    let hands = Hands::new();
+    let setup = Setup::new();
     let (broken, gone) = (dir.path().join("broken.mp4"), dir.path().join("gone.mp4"));
     std::fs::write(&broken, "no video").unwrap();
-    let cut = Cut { from_ms: 4000, to_ms: 5000, max_side: 640 };
+    let cut = PreviewSpec { from_ms: 4000, to_ms: 5000, max_side: 640 };
     let to = dir.path().join("cut.mp4");
     std::fs::write(&to, "").unwrap();
-    assert!(matches!(hands.source(&broken).opening(), Err(Error::Undecodable { .. })));
-    assert!(matches!(hands.source(&broken).still(None, 0, 64), Err(Error::Undecodable { .. })));
-    assert!(matches!(hands.source(&broken).cut(None, &cut, Codec::X264, &to), Err(Error::Undecodable { .. })));
-    assert!(matches!(hands.source(&gone).opening(), Err(Error::Io { .. })));
+    assert!(matches!(setup.source(&broken).start(), Err(Error::Undecodable { .. })));
+    assert!(matches!(setup.source(&broken).frame_at(None, 0, 64), Err(Error::Undecodable { .. })));
+    assert!(matches!(setup.source(&broken).write_preview(None, &cut, Codec::X264, &to), Err(Error::Undecodable { .. })));
+    assert!(matches!(setup.source(&gone).start(), Err(Error::Io { .. })));
     let path = counter(dir.path(), "a.mp4", &X264);
-    hands.cancel.set();
-    assert!(matches!(hands.source(&path).still(None, 0, 64), Err(Error::Cancelled { .. })));
+    setup.cancel.set();
+    assert!(matches!(setup.source(&path).frame_at(None, 0, 64), Err(Error::Cancelled { .. })));
 }
 
 #[cfg(unix)]
@@ -218,7 +218,7 @@ fn an_ffmpeg_without_h264_falls_back_and_one_without_any_encoder_is_told() {
     let has = |listed: &str| {
         std::fs::write(&path, format!("#!/bin/sh\n[ \"$2\" = -version ] && exit 0\nprintf '{listed}'\n")).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-        Codec::of(&Tools::at(&path).unwrap(), &Limits::default(), &Cancel::default())
+        Codec::detect(&Tools::at(&path).unwrap(), &Limits::default(), &Cancel::default())
     };
     assert_eq!(has(" V....D libx264  H.264\\n V....D libvpx  VP8\\n").unwrap(), Codec::X264);
     assert_eq!(has(" V....D libx264rgb  H.264\\n V....D libvpx  VP8\\n").unwrap(), Codec::Vp8);

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use reelseek::Cancel;
-use reelseek::media::{self, Error, Fit, Limits, Plan, Tools};
+use reelseek::media::{self, Error, Fit, Limits, DecodePlan, Tools};
 
-const PLAN: Plan = Plan { rate_hz: 4.0, width: 32, height: 32, fit: Fit::Stretch, keyframes_only: false };
+const PLAN: DecodePlan = DecodePlan { rate_hz: 4.0, width: 32, height: 32, fit: Fit::Stretch, keyframes_only: false };
 
 fn make(arguments: &[&str], out: &Path) {
     let mut command = Command::new(std::env::var_os("REELSEEK_FFMPEG").unwrap_or_else(|| "ffmpeg".into()));
@@ -29,7 +29,7 @@ fn clock(dir: &Path, name: &str, more: &[&str]) -> PathBuf {
 }
 
 /// Time and grey level, in whole seconds, of each frame.
-fn seen(path: &Path, plan: &Plan) -> Vec<(u32, u32)> {
+fn seen(path: &Path, plan: &DecodePlan) -> Vec<(u32, u32)> {
     let tools = Tools::find().unwrap();
     let mut frames = media::frames(&tools, path, plan, &Limits::default(), &Cancel::default()).unwrap();
     let mut seen = Vec::new();
@@ -85,7 +85,7 @@ fn times_count_from_the_first_frame() {
 fn keyframes_stand_until_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let path = clock(dir.path(), "a.mp4", &["-sc_threshold", "0"]);
-    let seen = seen(&path, &Plan { keyframes_only: true, ..PLAN });
+    let seen = seen(&path, &DecodePlan { keyframes_only: true, ..PLAN });
     assert_true_times(&seen);
     assert!(seen.len() >= 20);
 }
@@ -201,7 +201,7 @@ fn the_last_keyframe_stands_to_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let path = clock(dir.path(), "a.mp4", &["-g", "1000", "-keyint_min", "1000", "-sc_threshold", "0"]);
     let tools = Tools::find().unwrap();
-    let plan = Plan { keyframes_only: true, ..PLAN };
+    let plan = DecodePlan { keyframes_only: true, ..PLAN };
     let mut frames = media::frames(&tools, &path, &plan, &Limits::default(), &Cancel::default()).unwrap();
     while frames.next_frame().unwrap().is_some() {}
     assert_eq!(frames.finish().unwrap().duration_ms, 6000);

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::ingest;
-use crate::search::{Answer, Found};
+use crate::search::{SearchAnswer, SearchResult};
 
 /// One line of `search --json`.
 #[derive(Debug, Serialize)]
@@ -41,18 +41,18 @@ pub(super) struct Failure<'a> {
 }
 
 impl<'a> Reply<'a> {
-    pub(super) fn new(query: &'a str, answer: &'a Answer) -> Reply<'a> {
+    pub(super) fn new(query: &'a str, answer: &'a SearchAnswer) -> Reply<'a> {
         Reply {
             query,
-            took_ms: (answer.took.as_secs_f64() * 1e6).round() / 1000.0,
+            took_ms: (answer.elapsed.as_secs_f64() * 1e6).round() / 1000.0,
             exact: answer.exact,
-            results: answer.found.iter().enumerate().map(|(i, found)| Moment::new(i + 1, found)).collect(),
+            results: answer.results.iter().enumerate().map(|(i, found)| Moment::new(i + 1, found)).collect(),
         }
     }
 }
 
 impl<'a> Moment<'a> {
-    fn new(rank: usize, found: &'a Found) -> Moment<'a> {
+    fn new(rank: usize, found: &'a SearchResult) -> Moment<'a> {
         let seconds = |ms: u32| f64::from(ms) / 1000.0;
         let video = &found.video;
         Moment {

@@ -8,7 +8,7 @@ use reelseek_index::{Effort, Index};
 
 use super::{FAILED, FOUND_NOTHING, IndexFolder, api, talk};
 use crate::media::{self, Picture};
-use crate::search::{Answer, Engine, Options};
+use crate::search::{SearchAnswer, Engine, SearchOptions};
 
 /// The largest picture read from standard input.
 const MAX_STDIN_BYTES: u64 = 512 << 20;
@@ -74,12 +74,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Some(ef) => Effort::Ef(ef),
         None => Effort::Default,
     };
-    let options = Options {
+    let options = SearchOptions {
         top: arguments.top,
         filter: arguments.filter.clone(),
         min_confidence: arguments.min_confidence,
         effort,
-        ..Options::default()
+        ..SearchOptions::default()
     };
     if let Some(filter) = &options.filter {
         // A wrong filter is the person's mistake once, not one for each picture.
@@ -92,7 +92,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let answer = picture(image).and_then(|p| Ok(engine.search(&p, &options)?));
         match answer {
             Ok(answer) => {
-                found |= !answer.found.is_empty();
+                found |= !answer.results.is_empty();
                 show(&mut out, arguments, &name, &answer)?;
             }
             Err(error) => {
@@ -123,13 +123,13 @@ fn picture(path: &Path) -> anyhow::Result<Picture> {
     Ok(media::read(&bytes, "standard input")?)
 }
 
-fn show(out: &mut impl Write, arguments: &Arguments, name: &str, answer: &Answer) -> anyhow::Result<()> {
+fn show(out: &mut impl Write, arguments: &Arguments, name: &str, answer: &SearchAnswer) -> anyhow::Result<()> {
     if arguments.json {
         writeln!(out, "{}", serde_json::to_string(&api::Reply::new(name, answer))?)?;
         return Ok(());
     }
     if arguments.paths {
-        for found in &answer.found {
+        for found in &answer.results {
             writeln!(out, "{}", found.video.path)?;
         }
         return Ok(());
@@ -137,12 +137,12 @@ fn show(out: &mut impl Write, arguments: &Arguments, name: &str, answer: &Answer
     if arguments.images.len() > 1 {
         writeln!(out, "{}:", talk::printable(name))?;
     }
-    if answer.found.is_empty() {
+    if answer.results.is_empty() {
         eprintln!("{}: nothing like this was found", talk::printable(name));
         return Ok(());
     }
     writeln!(out, "rank  at        moment             confidence  video")?;
-    for (i, found) in answer.found.iter().enumerate() {
+    for (i, found) in answer.results.iter().enumerate() {
         let clock = |ms: u32| talk::clock(u64::from(ms));
         let moment = format!("{} - {}", clock(found.moment.from_ms), clock(found.moment.to_ms));
         writeln!(
@@ -155,7 +155,7 @@ fn show(out: &mut impl Write, arguments: &Arguments, name: &str, answer: &Answer
             talk::printable(&found.video.path)
         )?;
     }
-    if answer.found.iter().all(|f| f.confidence < 0.95) {
+    if answer.results.iter().all(|f| f.confidence < 0.95) {
         eprintln!(
             "none of these is sure: a picture that is not in these videos scores so by chance more often than once in 20"
         );

@@ -298,7 +298,7 @@ pub(super) mod tests {
         drop(writer);
         let safetensors = dir.path().join("all.safetensors");
         let bytes =
-            tensors::write(&[("a", &[2, 2], &[1.0, 2.0, 3.0, 4.0])], tensors::Precision::F16, Default::default());
+            tensors::write(&[("a", &[2, 2], &[1.0, 2.0, 3.0, 4.0])], tensors::StoredPrecision::F16, Default::default());
         std::fs::write(&safetensors, bytes).unwrap();
         for path in [npz, safetensors] {
             let source = Source::open(&path).unwrap();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::config::Modality;
-use crate::base::tensors::{self, Precision};
+use crate::base::tensors::{self, StoredPrecision};
 
 /// Version of the file's layout.
 pub(super) const FORMAT: u32 = 1;
@@ -142,7 +142,7 @@ impl Record {
     }
 
     /// Reads the projection's tensors, if there is one. Gives how many there are.
-    pub(super) fn read_projection(&mut self, file: &tensors::File<'_>) -> Result<usize, tensors::Error> {
+    pub(super) fn read_projection(&mut self, file: &tensors::TensorFile<'_>) -> Result<usize, tensors::Error> {
         let Some(from) = self.projected_from else { return Ok(0) };
         let to = self.modalities.iter().find(|m| m.name == "image").map_or(0, |m| m.length);
         let weight = file.take(PROJECTION[0], &[to, from])?;
@@ -158,7 +158,7 @@ impl Record {
     }
 
     /// The record of an opened file, or what is wrong with it.
-    pub(super) fn of(file: &tensors::File<'_>) -> Result<Record, String> {
+    pub(super) fn of(file: &tensors::TensorFile<'_>) -> Result<Record, String> {
         let text = file.metadata.get(KEY).ok_or_else(|| format!("its metadata has no `{KEY}`"))?;
         let unread = |e: serde_json::Error| format!("its metadata `{KEY}` cannot be read ({e})");
         // The version first: a later one may have other fields.
@@ -211,13 +211,13 @@ pub struct Folded {
     /// What the file says of itself.
     pub record: Record,
     /// How its file stores the numbers.
-    pub(super) precision: Precision,
+    pub(super) precision: StoredPrecision,
 }
 
 impl Folded {
     /// Two fitted or folded maps, stored as f32.
     pub fn new(image: Affine, video: Affine, record: Record) -> Folded {
-        Folded { image, video, record, precision: Precision::F32 }
+        Folded { image, video, record, precision: StoredPrecision::F32 }
     }
 
     /// The same maps, rounded to f16: half the file.
@@ -234,7 +234,7 @@ impl Folded {
                 *value = rounded;
             }
         }
-        Ok(Folded { precision: Precision::F16, ..self })
+        Ok(Folded { precision: StoredPrecision::F16, ..self })
     }
 
     /// The checkpoint shipped with the program, for the encoder `layout`.
@@ -268,7 +268,7 @@ impl Folded {
         if file.names().len() != expected {
             return Err(wrong(format!("{} tensors instead of {expected}", file.names().len())));
         }
-        let mut precision = Precision::F16;
+        let mut precision = StoredPrecision::F16;
         let mut read = |modality: &str| -> Result<Affine, Error> {
             let length = record.modalities.iter().find(|m| m.name == modality).map(|m| m.length);
             let length = length.ok_or_else(|| wrong(format!("no modality `{modality}`")))?;
@@ -279,7 +279,7 @@ impl Folded {
             let mut take = |suffix: &str, shape: &[usize]| {
                 let taken = file.take_as(&format!("{modality}.inv.{suffix}"), shape);
                 let (values, stored) = taken.map_err(|e| wrong(e.to_string()))?;
-                if stored == Precision::F32 {
+                if stored == StoredPrecision::F32 {
                     precision = stored;
                 }
                 Ok(values)
@@ -381,7 +381,7 @@ mod tests {
                 projected_from: None,
                 projection: None,
             },
-            precision: Precision::F16,
+            precision: StoredPrecision::F16,
         }
     }
 

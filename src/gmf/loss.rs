@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::linalg::{self, View};
+use crate::base::linalg::{self, MatrixView};
 
 /// The retrieval loss over the invariant parts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -207,13 +207,13 @@ pub(super) fn on_embeddings(
     scratch.toward.resize(length, 0.0);
     for p in 0..d {
         for q in p + 1..d {
-            let (u, w) = (View::rows(&scratch.units[p], n), View::rows(&scratch.units[q], n));
+            let (u, w) = (MatrixView::rows(&scratch.units[p], n), MatrixView::rows(&scratch.units[q], n));
             scratch.s.resize(n * n, 0.0);
             linalg::multiply(&mut scratch.s, 0.0, u.transposed(), w);
             scratch.ds.clear();
             scratch.ds.resize(n * n, 0.0);
             value += on_cosines(task, &scratch.s, relations, &mut scratch.ds) / f64::from(pairs);
-            let ds = View::rows(&scratch.ds, n);
+            let ds = MatrixView::rows(&scratch.ds, n);
             // dU = W · dSᵀ, dW = U · dS, then through the scaling to length 1: de = (du − u · (u·du)) / |e|.
             for (j, other, ds) in [(p, w, ds.transposed()), (q, u, ds)] {
                 linalg::multiply(&mut scratch.toward, 0.0, other, ds);

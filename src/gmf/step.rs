@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::config::{Config, Map};
-use crate::base::linalg::{self, View};
+use crate::base::linalg::{self, MatrixView};
 use super::loss::{self, Losses, Objective, Relations, Scratch};
 use super::weights::{Linear, Weights};
 
@@ -263,19 +263,19 @@ fn affine(linear: &Linear, x: &[f32], n: usize, y: &mut [f32]) {
     for (row, bias) in y.chunks_exact_mut(n).zip(&linear.bias) {
         row.fill(*bias);
     }
-    linalg::multiply(y, 1.0, View::rows(&linear.weight, linear.inputs()), View::rows(x, n));
+    linalg::multiply(y, 1.0, MatrixView::rows(&linear.weight, linear.inputs()), MatrixView::rows(x, n));
 }
 
 /// `dx = Wᵀ dy` for every column.
 fn back(linear: &Linear, dy: &[f32], n: usize, dx: &mut [f32]) {
-    linalg::multiply(dx, 0.0, View::rows(&linear.weight, linear.inputs()).transposed(), View::rows(dy, n));
+    linalg::multiply(dx, 0.0, MatrixView::rows(&linear.weight, linear.inputs()).transposed(), MatrixView::rows(dy, n));
 }
 
 fn descend(linear: &mut Linear, velocity: &mut Linear, dy: &[f32], x: &[f32], n: usize, descent: &Descent) {
     let inputs = linear.inputs();
     let panel = linalg::panel_rows(linear.bias.len(), inputs * n);
     let Descent { rate, momentum, decay, .. } = *descent;
-    let (dy, x) = (View::rows(dy, n), View::rows(x, n).transposed());
+    let (dy, x) = (MatrixView::rows(dy, n), MatrixView::rows(x, n).transposed());
     let weights = linear.weight.par_chunks_mut(panel * inputs);
     velocity.weight.par_chunks_mut(panel * inputs).zip(weights).enumerate().for_each(|(i, (v, w))| {
         linalg::multiply_here(v, momentum, dy.part(i * panel, v.len() / inputs), x);

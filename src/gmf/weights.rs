@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::checkpoint::{Affine, Error, FORMAT, Folded, KEY, Record};
 use super::config::{Config, Map};
-use crate::base::linalg::{self, View};
+use crate::base::linalg::{self, MatrixView};
 use crate::base::seeded::Random;
-use crate::base::tensors::{self, Precision};
+use crate::base::tensors::{self, StoredPrecision};
 
 /// An affine map `y = W x + c`, in torch layout: `W` is (outputs, inputs), row after row.
 pub(super) type Linear = Affine;
@@ -159,7 +159,7 @@ impl Weights {
     }
 
     /// Compares names, with this prefix, and shapes with what a file's header tells.
-    pub(super) fn check(config: &Config, file: &tensors::File<'_>, prefix: &str) -> Result<(), tensors::Error> {
+    pub(super) fn check(config: &Config, file: &tensors::TensorFile<'_>, prefix: &str) -> Result<(), tensors::Error> {
         for (j, modality) in config.modalities().iter().enumerate() {
             for map in Map::ALL {
                 let (outputs, inputs) = config.shape(j, map);
@@ -172,7 +172,7 @@ impl Weights {
     }
 
     /// Reads every tensor of the model from a file, under names with this prefix.
-    pub(super) fn fill_from(&mut self, file: &tensors::File<'_>, prefix: &str) -> Result<(), tensors::Error> {
+    pub(super) fn fill_from(&mut self, file: &tensors::TensorFile<'_>, prefix: &str) -> Result<(), tensors::Error> {
         for j in 0..self.config.modalities().len() {
             let modality = self.config.modalities()[j].name.clone();
             for map in Map::ALL {
@@ -232,8 +232,8 @@ impl Weights {
         let (l, b, shared) = (self.config.modalities()[j].length, self.config.boundary_row(j), self.config.invariant());
         let (dissociate, concentrate) = (self.map(j, Map::Dissociate), self.map(j, Map::ConcentrateInvariant));
         let mut weight = vec![0f32; shared * l];
-        let inner = View::rows(&dissociate.weight[..b * l], l);
-        linalg::multiply(&mut weight, 0.0, View::rows(&concentrate.weight, b), inner);
+        let inner = MatrixView::rows(&dissociate.weight[..b * l], l);
+        linalg::multiply(&mut weight, 0.0, MatrixView::rows(&concentrate.weight, b), inner);
         let bias = concentrate
             .weight
             .chunks_exact(b)
@@ -260,7 +260,7 @@ impl Weights {
             image: self.fold_modality(image),
             video: self.fold_modality(video),
             record: record.clone(),
-            precision: Precision::F32,
+            precision: StoredPrecision::F32,
         })
     }
 

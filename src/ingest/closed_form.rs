@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::encode::{self, Encoder, registry};
 use crate::gmf::fit::{Covariances, Error};
 use crate::gmf::{Affine, Config, ConfigError, Folded, Record, Weights};
-use crate::media::{self, Limits, Picture, Plan, Tools};
+use crate::media::{self, Limits, Picture, DecodePlan, Tools};
 use crate::base::Cancel;
 use crate::base::seeded::Random;
 
@@ -178,7 +178,7 @@ fn distinct(videos: &[Vec<Vec<f32>>]) -> usize {
 
 /// Frames of one video, [`SAMPLE_HZ`] of its start, as many as can be decoded.
 fn pictures(tools: &Tools, encoder: &dyn Encoder, path: &Path, keyframes: bool, cancel: &Cancel) -> Vec<Picture> {
-    let plan = Plan { rate_hz: SAMPLE_HZ, ..encoder.about().sampling.plan(keyframes) };
+    let plan = DecodePlan { rate_hz: SAMPLE_HZ, ..encoder.about().sampling.plan(keyframes) };
     let most = if keyframes { MOST_PICTURES } else { MOST_DECODED };
     let mut pictures = Vec::new();
     if let Ok(mut stream) = media::frames(tools, path, &plan, &Limits::default(), cancel) {

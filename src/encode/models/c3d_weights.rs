@@ -15,7 +15,7 @@ use crate::tensors;
 
 /// The tensors of a file, read as they are asked for.
 pub(super) enum Weights {
-    Safetensors(tensors::File<'static>),
+    Safetensors(tensors::TensorFile<'static>),
     Described(Described),
 }
 

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::attention::attention;
 use super::conv::{Activation, Pointwise, add};
 use super::pooled::{Backbone, Normalise};
-use crate::base::tensors::{self, File};
+use crate::base::tensors::{self, TensorFile};
 
 /// Length of the features.
 pub(super) const LENGTH: usize = SMALL.length;
@@ -58,7 +58,7 @@ pub(super) struct Dinov2 {
 
 /// The tensors of a file, by the name of their layer.
 struct Reader<'a> {
-    file: &'a File<'static>,
+    file: &'a TensorFile<'static>,
     length: usize,
 }
 

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::attention::attention;
 use super::conv::{Activation, Depthwise, Pointwise, add, doubled, patches, scale};
 use super::pooled::{Backbone, Normalise};
-use crate::base::tensors::{self, File};
+use crate::base::tensors::{self, TensorFile};
 
 /// Length of the features.
 pub(super) const LENGTH: usize = 512;
@@ -127,7 +127,7 @@ impl Kernel {
     }
 }
 
-struct Reader(File<'static>);
+struct Reader(TensorFile<'static>);
 
 impl Reader {
     fn take(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {

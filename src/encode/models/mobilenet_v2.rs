@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::conv::{Activation, Depthwise, Pointwise, add, patches};
 use super::pooled::{Backbone, Normalise};
-use crate::base::tensors::{self, File};
+use crate::base::tensors::{self, TensorFile};
 
 /// Output channels and stride of each block.
 const BLOCKS: [(usize, usize); 17] = [
@@ -135,11 +135,11 @@ fn before(side: usize, stride: usize) -> usize {
     (((side.div_ceil(stride) - 1) * stride + 3).saturating_sub(side)) / 2
 }
 
-fn take(file: &File<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
+fn take(file: &TensorFile<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
     file.take(name, shape).map_err(|e| e.to_string())
 }
 
-fn folded(file: &File<'_>, name: &str, shape: [usize; 4]) -> Result<Conv, String> {
+fn folded(file: &TensorFile<'_>, name: &str, shape: [usize; 4]) -> Result<Conv, String> {
     Ok(Conv {
         weight: take(file, &format!("{name}.weight"), &shape)?,
         bias: take(file, &format!("{name}.bias"), &shape[..1])?,
@@ -147,7 +147,7 @@ fn folded(file: &File<'_>, name: &str, shape: [usize; 4]) -> Result<Conv, String
 }
 
 /// A convolution by its name there, with its batch normalisation folded in.
-fn of_hub(file: &File<'_>, name: &str, shape: [usize; 4]) -> Result<Conv, String> {
+fn of_hub(file: &TensorFile<'_>, name: &str, shape: [usize; 4]) -> Result<Conv, String> {
     const EPSILON: f32 = 0.001;
     let theirs = match name.split_once('.') {
         None if name == "stem" => "conv_stem.first_conv".to_owned(),

@@ -6,9 +6,9 @@ use candle_core::{DType, Device, Error, Result, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 
-use crate::base::tensors::{self, File};
+use crate::base::tensors::{self, TensorFile};
 
-struct Weights(File<'static>);
+struct Weights(TensorFile<'static>);
 
 /// The tensors of a safetensors file. What is wrong with it is told in words.
 pub(super) fn open(path: &Path) -> std::result::Result<VarBuilder<'static>, String> {

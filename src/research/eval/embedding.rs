@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::retrieval::Error;
 use crate::features::Table;
-use crate::base::linalg::{View, multiply_here};
+use crate::base::linalg::{MatrixView, multiply_here};
 use crate::gmf::{self, Affine, Folded};
 
 /// Rows of a block.
@@ -90,8 +90,8 @@ impl Map {
                 }
                 Map::Affine(affine) => {
                     mapped.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(&affine.bias));
-                    let weights = View::rows(&affine.weight, inputs).transposed();
-                    multiply_here(mapped, 1.0, View::rows(&features, inputs), weights);
+                    let weights = MatrixView::rows(&affine.weight, inputs).transposed();
+                    multiply_here(mapped, 1.0, MatrixView::rows(&features, inputs), weights);
                 }
             }
             Ok::<(), Error>(())

@@ -10,7 +10,7 @@ use super::metrics::{self, Judged, Normaliser};
 use crate::ingest::path_of;
 use crate::media;
 use crate::base::Cancel;
-use crate::search::{self, Engine, Options};
+use crate::search::{self, Engine, SearchOptions};
 use reelseek_index::Effort;
 
 /// Ranks that mAP looks at.
@@ -130,7 +130,7 @@ pub fn run(
             gallery.insert(video.id, *shown);
         }
     }
-    let options = Options { top: gallery.len().max(1), effort: Effort::Exact, ..Options::default() };
+    let options = SearchOptions { top: gallery.len().max(1), effort: Effort::Exact, ..SearchOptions::default() };
     let (mut by_class, mut by_group, mut took) = (Vec::new(), Vec::new(), Vec::new());
     let mut no_match = NoMatch::default();
     for image in images {
@@ -140,14 +140,14 @@ pub fn run(
         let of_class = gallery.values().filter(|video| video.class == image.class).count();
         let of_group = gallery.values().filter(|video| video.group == image.group).count();
         let answer = engine.search(&media::open(&image.path)?, &options)?;
-        took.push(answer.took.as_secs_f64() * 1e3);
+        took.push(answer.elapsed.as_secs_f64() * 1e3);
         if of_class + of_group == 0 {
             no_match.queries += 1;
-            no_match.falsely += usize::from(answer.found.first().is_some_and(|best| best.confidence >= SURE));
+            no_match.falsely += usize::from(answer.results.first().is_some_and(|best| best.confidence >= SURE));
             continue;
         }
         let ranked: Vec<&Shown> =
-            answer.found.iter().filter_map(|found| gallery.get(&found.video.id).copied()).collect();
+            answer.results.iter().filter_map(|found| gallery.get(&found.video.id).copied()).collect();
         let judged = |right: &dyn Fn(&Shown) -> bool, total: usize| {
             Judged::from_flags(ranked.iter().map(|video| right(video)).collect(), total)
         };

@@ -9,7 +9,7 @@ use crate::ingest::{pairs, path_of};
 use crate::media::distort::Distortion;
 use crate::media::{self, Tools};
 use crate::base::Cancel;
-use crate::search::{self, Engine, Options};
+use crate::search::{self, Engine, SearchOptions};
 use crate::base::seeded::Random;
 
 /// `at` counts as right up to this far from the true time, in milliseconds.
@@ -163,7 +163,7 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
     let mut distortions: Vec<(&'static str, Row)> =
         Distortion::ALL.iter().map(|d| (d.name(), Row::default())).collect();
     let (mut asked, mut undecodable_frames, mut flat_frames, mut took) = (0, 0, 0, Vec::new());
-    let options = Options { top: 1, ..Options::default() };
+    let options = SearchOptions { top: 1, ..SearchOptions::default() };
     for (number, video) in &gallery {
         let path = &path_of(video);
         let name = pairs::name(path);
@@ -197,8 +197,8 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
             for (way, (_, row)) in Distortion::ALL.iter().zip(&mut distortions) {
                 let query = way.apply(&frame, &mut random);
                 let answer = engine.search(&query, &options)?;
-                took.push(answer.took.as_secs_f64() * 1000.0);
-                let best = answer.found.first();
+                took.push(answer.elapsed.as_secs_f64() * 1000.0);
+                let best = answer.results.first();
                 let right = best.filter(|b| same(&b.video.path));
                 let absent = engine.search_among(&query, &options, Some(&others))?;
                 row.add(Row {
@@ -209,7 +209,7 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
                         off.is_some_and(|off| off <= f64::from(MOMENT_MS))
                     })),
                     sure: usize::from(right.is_some_and(|b| b.confidence >= SURE)),
-                    falsely_sure: usize::from(absent.found.first().is_some_and(|b| b.confidence >= SURE)),
+                    falsely_sure: usize::from(absent.results.first().is_some_and(|b| b.confidence >= SURE)),
                 });
             }
         }

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::base::linalg::{View, multiply_here};
+use crate::base::linalg::{MatrixView, multiply_here};
 
 /// Queries of a block: their scores over a gallery of some thousand rows stay in the cache.
 const BLOCK: usize = 64;
@@ -139,8 +139,8 @@ impl Gallery {
                 multiply_here(
                     &mut scores,
                     0.0,
-                    View::rows(queries, self.length),
-                    View::rows(&self.rows, self.length).transposed(),
+                    MatrixView::rows(queries, self.length),
+                    MatrixView::rows(&self.rows, self.length).transposed(),
                 );
                 let (mut keys, mut pooled) = (Vec::new(), Vec::new());
                 let mut answers = Vec::with_capacity(n);

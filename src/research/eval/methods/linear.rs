@@ -9,7 +9,7 @@ use crate::research::eval::embedding::Map;
 use crate::research::eval::retrieval::Error;
 use crate::features::Table;
 use crate::gmf::Data;
-use crate::base::linalg::{View, multiply};
+use crate::base::linalg::{MatrixView, multiply};
 use crate::base::seeded::Random;
 
 /// Columns of a block of the factor.
@@ -31,8 +31,8 @@ impl Dense {
         self.values.len() / self.columns.max(1)
     }
 
-    pub(super) fn view(&self) -> View<'_> {
-        View::rows(&self.values, self.columns)
+    pub(super) fn view(&self) -> MatrixView<'_> {
+        MatrixView::rows(&self.values, self.columns)
     }
 
     /// `self · other`.
@@ -56,7 +56,7 @@ impl Dense {
     }
 }
 
-pub(super) fn product(a: View<'_>, b: View<'_>, rows: usize, columns: usize) -> Dense {
+pub(super) fn product(a: MatrixView<'_>, b: MatrixView<'_>, rows: usize, columns: usize) -> Dense {
     let mut out = Dense::zeros(rows, columns);
     multiply(&mut out.values, 0.0, a, b);
     out
@@ -257,10 +257,10 @@ impl Factor {
             let part = &mut rest[..rows * width];
             if from > 0 {
                 let known = self.lower.view().part(from, rows).columns(0, from);
-                let known = product(known, View::rows(done, width), rows, width);
+                let known = product(known, MatrixView::rows(done, width), rows, width);
                 part.iter_mut().zip(&known.values).for_each(|(x, y)| *x -= y);
             }
-            let solved = product(inverse.view(), View::rows(part, width), rows, width);
+            let solved = product(inverse.view(), MatrixView::rows(part, width), rows, width);
             part.copy_from_slice(&solved.values);
         }
         debug_assert_eq!(x.rows(), n);
@@ -277,10 +277,10 @@ impl Factor {
             let part = &mut head[from * width..];
             if !done.is_empty() {
                 let known = self.lower.view().part(from + rows, n - from - rows).columns(from, rows).transposed();
-                let known = product(known, View::rows(done, width), rows, width);
+                let known = product(known, MatrixView::rows(done, width), rows, width);
                 part.iter_mut().zip(&known.values).for_each(|(x, y)| *x -= y);
             }
-            let solved = product(inverse.view().transposed(), View::rows(part, width), rows, width);
+            let solved = product(inverse.view().transposed(), MatrixView::rows(part, width), rows, width);
             part.copy_from_slice(&solved.values);
         }
         x
