@@ -7,7 +7,7 @@ use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::loss::Losses;
-use crate::tensors;
+use crate::base::tensors;
 
 /// Means over the steps since the point before.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

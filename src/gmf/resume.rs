@@ -11,7 +11,7 @@ use super::curve::Curve;
 use super::loss::Losses;
 use super::options::{Options, Plateau};
 use super::weights::Weights;
-use crate::tensors;
+use crate::base::tensors;
 
 const KEY: &str = "reelseek-resume";
 /// Version of the file's layout.

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::base::seeded::Random;
 use crate::tensors;
 
-const CASES: &str = include_str!("../../tests/reference/encoders.json");
+const CASES: &str = include_str!("../../../tests/reference/encoders.json");
 
 /// Tensors that differ in name by the number of their layer only.
 #[derive(serde::Deserialize)]

@@ -1,7 +1,5 @@
 //! The library, the media and the indexing of a real server over HTTP, on real clips.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
-
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -1,7 +1,5 @@
 //! Training through the real binary: features of the contract, interruption, resuming, folding.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
-
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -1,8 +1,6 @@
 //! Frames and their times, judged by pictures whose grey level tells the time: each frame of the made clips is one
 //! plain grey of `20 · second + 10`, with a bright left half to tell what is upright.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

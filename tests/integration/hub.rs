@@ -1,7 +1,5 @@
 //! `reelseek encoders` against a server that plays the Hugging Face hub: what is fetched, what is gone on with, and what is refused.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;

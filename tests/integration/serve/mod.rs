@@ -1,7 +1,5 @@
 //! The real binary over HTTP, on clips that ffmpeg makes.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};

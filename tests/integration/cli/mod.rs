@@ -1,7 +1,5 @@
 //! The real binary on real input: clips that ffmpeg makes, and the test data where it is at hand.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;

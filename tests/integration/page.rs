@@ -3,8 +3,6 @@
 //! `scripts/test` puts Node's packages into `target/node`; where Node, they or Chromium are missing, these tests say that they are skipped. With `REELSEEK_KEEP_SCREENSHOTS=FOLDER`
 //! pictures of every view stay there.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
-
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

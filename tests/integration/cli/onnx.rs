@@ -4,7 +4,7 @@ use super::*;
 
 /// A network that `tests/reference/tiny_onnx.py` made, 12 x 8 pixels to 5 numbers, and its description.
 fn encoder(place: &Place) -> String {
-    std::fs::write(place.path("tiny.onnx"), include_bytes!("../reference/tiny.onnx")).unwrap();
+    std::fs::write(place.path("tiny.onnx"), include_bytes!("../../reference/tiny.onnx")).unwrap();
     std::fs::write(place.path("tiny.json"), r#"{"shorter": 12, "rate_hz": 4.0}"#).unwrap();
     format!("onnx:{}", place.path("tiny.onnx").display())
 }

@@ -1,7 +1,5 @@
 //! The table of rooms in the tour (`src/lib.rs`): who may use whom.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
-
 use std::path::{Path, PathBuf};
 
 /// Each room, and the rooms it may name after `crate::`. `seeded` and `tensors` belong to no room.

@@ -1,7 +1,5 @@
 //! Pictures and clips found by seeking, judged by clips whose grey level counts the frames: 20 a second, from 0 to 239.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

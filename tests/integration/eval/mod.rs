@@ -1,7 +1,5 @@
 //! Evaluation through the real binary: made features, real annotations, real clips.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 

@@ -1,0 +1,14 @@
+//! All integration tests, in one binary: the library and the real program on real input.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod architecture;
+mod cli;
+mod cuts;
+mod eval;
+mod hub;
+mod page;
+mod serve;
+mod serve_media;
+mod times;
+mod train;
