@@ -59,4 +59,4 @@ pub mod research;
 pub mod search;
 pub mod serve;
 
-pub use base::Cancel;
+pub use base::{Cancel, ErrorPaths};

@@ -9,7 +9,7 @@ use reelseek_index::{Effort, Index, Precision, Searcher};
 use super::{FAILED, FOUND_NOTHING, IndexFolder, talk};
 use crate::encode::registry::LAYOUT;
 use crate::ingest;
-use crate::search::{ENCODER, IndexState};
+use crate::search::{ENCODER, State};
 
 #[derive(Debug, Args)]
 pub(super) struct Info {
@@ -78,7 +78,7 @@ pub(super) fn info(arguments: &Info) -> anyhow::Result<ExitCode> {
     for number in searcher.video_numbers() {
         videos.push(searcher.video(number)?);
     }
-    let state = IndexState::of(&searcher);
+    let state = State::of(&searcher);
     let (calibration, _) = state.calibrations(searcher.settings().sketch > 0);
     let encoder = searcher.settings().attributes.get(ENCODER);
     let same_scene = encoder.is_none_or(|id| id.split('/').next() == Some(LAYOUT));
@@ -226,7 +226,7 @@ pub(super) fn remove(arguments: &Remove) -> anyhow::Result<ExitCode> {
     }
     writer.commit()?;
     // What is foreign to the index has changed with it.
-    ingest::calibrate(&index, &mut writer, IndexState::of(&searcher))?;
+    ingest::calibrate(&index, &mut writer, State::of(&searcher))?;
     writer.close()?;
     writeln!(std::io::stdout(), "{removed} removed from the index; no video file was touched")?;
     Ok(if removed == 0 { ExitCode::from(FOUND_NOTHING) } else { ExitCode::SUCCESS })

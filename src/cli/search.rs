@@ -115,12 +115,17 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn picture(path: &Path) -> anyhow::Result<Picture> {
-    if path != Path::new("-") {
-        return Ok(media::open(path)?);
+    let opened = if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::stdin().take(MAX_STDIN_BYTES).read_to_end(&mut bytes).context("reading standard input")?;
+        media::read(&bytes, "standard input")?
+    } else {
+        media::open(path)?
+    };
+    if let Some(warning) = opened.warning {
+        eprintln!("warning: {}: {warning}", talk::printable(&path.to_string_lossy()));
     }
-    let mut bytes = Vec::new();
-    std::io::stdin().take(MAX_STDIN_BYTES).read_to_end(&mut bytes).context("reading standard input")?;
-    Ok(media::read(&bytes, "standard input")?)
+    Ok(opened.picture)
 }
 
 fn show(out: &mut impl Write, arguments: &Arguments, name: &str, answer: &SearchAnswer) -> anyhow::Result<()> {

@@ -24,7 +24,7 @@ pub use ffmpeg::{
     frames, read_through, readable,
 };
 pub use fit::Fit;
-pub use image::{open, read};
+pub use image::{OpenedPicture, open, read};
 pub use picture::Picture;
 pub use resample::Filter;
 pub use trim::trim_borders;

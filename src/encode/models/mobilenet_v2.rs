@@ -206,7 +206,7 @@ mod tests {
         let bias = file.take("classifier.bias", &[1001]).unwrap();
         let classifier = Pointwise::new(weight, bias).unwrap();
         for (name, best) in CHECKS {
-            let picture = media::open(&shared.join("images").join(name)).unwrap();
+            let picture = media::open(&shared.join("images").join(name)).unwrap().picture;
             let fitted = Fit::Cover { shorter: 256, filter: Filter::Bilinear }.apply(&picture, 224, 224);
             let features = network.forward(&pooled::tensor(&[&fitted], &normalise).unwrap()).unwrap();
             let scores = classifier.apply(&features, Activation::None).unwrap();

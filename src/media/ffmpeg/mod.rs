@@ -207,7 +207,7 @@ fn read_still(command: Command, path: &Path, at_ms: u32, limits: &Limits, cancel
         let reason = report.errors.unwrap_or_else(|| format!("no frame at {:.2} s", f64::from(at_ms) / 1000.0));
         return Err(Error::undecodable(path, reason));
     }
-    super::read(&bytes, path)
+    super::read(&bytes, path).map(|opened| opened.picture)
 }
 
 /// The filters that give a picture square pixels and a longer side of at most `max_side`.

@@ -139,7 +139,7 @@ pub fn run(
         }
         let of_class = gallery.values().filter(|video| video.class == image.class).count();
         let of_group = gallery.values().filter(|video| video.group == image.group).count();
-        let answer = engine.search(&media::open(&image.path)?, &options)?;
+        let answer = engine.search(&media::open(&image.path)?.picture, &options)?;
         took.push(answer.elapsed.as_secs_f64() * 1e3);
         if of_class + of_group == 0 {
             no_match.queries += 1;

@@ -241,7 +241,7 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
 /// Whether the file is not there, or what was read of it is no picture.
 fn is_gone(error: &media::Error) -> bool {
     match error {
-        media::Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        media::Error::Io { reason, .. } => reason.kind() == std::io::ErrorKind::NotFound,
         media::Error::Picture { .. } | media::Error::UnknownFormat { .. } | media::Error::NotAFile { .. } => true,
         _ => false,
     }

@@ -21,7 +21,7 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::base::Cancel;
+use crate::base::{Cancel, ErrorPaths};
 use crate::encode::registry;
 use crate::ingest;
 use crate::media::{self, Codec, PreviewSpec, Limits, VideoStart, Picture, VideoSource, Tools};
@@ -131,7 +131,7 @@ impl Media {
         }
         let start = match source.start() {
             Ok(start) => Some(start),
-            Err(media::Error::Undecodable { .. }) => None,
+            Err(error) if error.is_undecodable() => None,
             Err(error) => return Err(error),
         };
         let mut starts = starts();
@@ -177,7 +177,7 @@ async fn locate(app: &Arc<App>, id: String) -> Result<Located, ApiError> {
         let video = library::find(&snapshot, &id)?;
         let path = ingest::path_of(&video);
         let meta =
-            std::fs::metadata(&path).map_err(|source| refused(media::Error::Io { path: path.clone(), source }))?;
+            std::fs::metadata(&path).map_err(|reason| refused(media::Error::Io { path: path.clone(), reason }))?;
         if !meta.is_file() {
             return Err(gone());
         }
@@ -195,13 +195,12 @@ fn refused(error: media::Error) -> ApiError {
     use media::Error;
     let unavailable = |text: &str| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text);
     match &error {
-        Error::Io { source, .. } if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => gone(),
+        Error::Io { reason, .. } if matches!(reason.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => gone(),
         Error::NotAFile { .. } => gone(),
-        Error::Undecodable { path, reason } => {
+        Error::Undecodable { .. } | Error::NotAVideo { .. } | Error::Empty { .. } => {
             tracing::warn!("{error}");
-            let folder = path.parent().map(|folder| format!("{}/", folder.display())).unwrap_or_default();
-            let reason = if folder.len() > 1 { reason.replace(&folder, "") } else { reason.clone() };
-            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, format!("nothing can be shown of this video: {reason}"))
+            let message = format!("nothing can be shown of this video: {}", error.without_folders());
+            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, message)
         }
         Error::Limit { .. } | Error::Killed { .. } => {
             tracing::warn!("{error}");
@@ -365,8 +364,10 @@ fn still(kept: &Media, file: &Located, at_ms: u32, side: u32, cancel: &Cancel) -
     let start = kept.start(file, &source)?;
     match source.frame_at(start.as_ref(), at_ms, side) {
         // The container may claim more than there is.
-        Err(media::Error::Undecodable { .. })
-            if at_ms > 0 && at_ms.saturating_add(LAST_FRAME_MS) > file.duration_ms =>
+        Err(error)
+            if error.is_undecodable()
+                && at_ms > 0
+                && at_ms.saturating_add(LAST_FRAME_MS) > file.duration_ms =>
         {
             source.frame_at(start.as_ref(), at_ms.saturating_sub(LAST_FRAME_MS), side)
         }
@@ -507,7 +508,7 @@ async fn whole(
     let content_type = content_type(&file.path);
     let open = move || {
         media::readable(&file.path).map_err(refused)?;
-        let io = |source| refused(media::Error::Io { path: file.path.clone(), source });
+        let io = |reason| refused(media::Error::Io { path: file.path.clone(), reason });
         let open = std::fs::File::open(&file.path).map_err(io)?;
         // What was opened counts, not what was there before.
         let meta = open.metadata().map_err(io)?;

@@ -225,7 +225,7 @@ impl Reply {
 /// Searches a snapshot by a picture's bytes, with the stages timed.
 pub(crate) fn by_picture(app: &App, snapshot: &Snapshot, bytes: &Bytes, options: &SearchOptions) -> Result<SearchAnswer, ApiError> {
     let start = Instant::now();
-    let picture = media::image::read_within(bytes, "the image", MAX_PIXELS)?;
+    let picture = media::image::read_within(bytes, "the image", MAX_PIXELS)?.picture;
     app.metrics.observe(Stage::Decode, start.elapsed());
     let answer = snapshot.engine.search(&picture, options)?;
     app.metrics.observe(Stage::Encode, answer.encoding);

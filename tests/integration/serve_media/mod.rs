@@ -213,7 +213,7 @@ impl Drop for Server {
 
 /// Grey level in the middle of a picture's bytes.
 fn grey(jpeg: &[u8]) -> f64 {
-    let picture = reelseek::media::image::read(jpeg, "the answer").unwrap();
+    let picture = reelseek::media::image::read(jpeg, "the answer").unwrap().picture;
     f64::from(picture.pixel(picture.width / 2, picture.height / 2)[1])
 }
 
