@@ -3,12 +3,14 @@
 use std::fmt::Display;
 use std::path::PathBuf;
 
-/// An error whose paths are fields, so that a server can print the error without revealing where files are stored.
+/// An error whose paths are fields, so that a server can print the error without revealing where files are
+/// stored.
 pub trait ErrorPaths: Display + Sized {
     /// Every path in this error and in the errors that it wraps.
     fn paths_mut(&mut self) -> Vec<&mut PathBuf>;
 
-    /// The message with every path reduced to its file name. A path without a file name (`/`, `..`) stays as it is.
+    /// The message with every path reduced to its file name. A path without a file name (`/`, `..`) stays as
+    /// it is.
     fn without_folders(mut self) -> String {
         for path in self.paths_mut() {
             if let Some(name) = path.file_name() {

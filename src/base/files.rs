@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::path::Path;
 
-/// Lets `write` create a temporary file beside `path`, then renames it to `path`. Readers see the whole old file or the
-/// whole new one.
+/// Lets `write` create a temporary file beside `path`, then renames it to `path`. Readers see the whole old
+/// file or the whole new one.
 ///
 /// # Errors
 /// Any error of `write`, of the sync or of the rename. The temporary file is then removed.

@@ -1,8 +1,9 @@
 //! Matrix products over slices. This is the only file of the engine with `unsafe`: it calls the `gemm` crate.
 //!
-//! Activations have the shape (features, batch) and weights the shape (outputs, inputs). With these shapes no product of
-//! a training step transposes the weights, which are the largest operands. Work is split into panels of output rows. One
-//! thread computes each panel from start to end, so that results do not depend on the number of threads.
+//! Activations have the shape (features, batch) and weights the shape (outputs, inputs). With these shapes no
+//! product of a training step transposes the weights, which are the largest operands. Work is split into
+//! panels of output rows. One thread computes each panel from start to end, so that results do not depend on
+//! the number of threads.
 
 #![allow(unsafe_code, reason = "gemm takes pointers and strides; `multiply` checks them against the slices")]
 
@@ -69,8 +70,8 @@ pub(crate) fn multiply(dst: &mut [f32], keep: f32, a: MatrixView<'_>, b: MatrixV
     });
 }
 
-/// Rows of one panel of a product that needs `row_cost` multiply-adds per row. A panel is large enough for the kernel and
-/// small enough that its weights stay in the cache and two threads end at about the same time.
+/// Rows of one panel of a product that needs `row_cost` multiply-adds per row. A panel is large enough for
+/// the kernel and small enough that its weights stay in the cache and two threads end at about the same time.
 pub(super) fn panel_rows(rows: usize, row_cost: usize) -> usize {
     if rows * row_cost < PARALLEL {
         return rows.max(1);
@@ -87,9 +88,9 @@ pub(crate) fn multiply_here(dst: &mut [f32], keep: f32, a: MatrixView<'_>, b: Ma
     assert_eq!(a.columns, b.rows, "inner lengths");
     assert_eq!(dst.len(), a.rows * b.columns, "dst is (rows of a, columns of b)");
     assert!(reach(a) <= a.data.len() && reach(b) <= b.data.len(), "operands within their slices");
-    // SAFETY: by the three assertions above, every element that the product reads or writes is inside the slice of its
-    // operand. `dst` is borrowed for writing and so cannot overlap the others. Strides are at most the length of a slice,
-    // which is below isize::MAX.
+    // SAFETY: by the three assertions above, every element that the product reads or writes is inside the
+    // slice of its operand. `dst` is borrowed for writing and so cannot overlap the others. Strides are at
+    // most the length of a slice, which is below isize::MAX.
     unsafe {
         gemm::gemm(
             a.rows,

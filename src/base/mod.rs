@@ -1,5 +1,5 @@
-//! Helpers that every room may use and that use no room: cancellation, files, paths in errors, seeded random numbers,
-//! safetensors files and dense linear algebra.
+//! Helpers that every room may use and that use no room: cancellation, files, paths in errors, seeded random
+//! numbers, safetensors files and dense linear algebra.
 
 mod cancel;
 mod error_paths;

@@ -5,7 +5,8 @@
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// A generator for this seed and this text. The text (a file name, say) makes draws independent of the order of files.
+    /// A generator for this seed and this text. The text (a file name, say) makes draws independent of the
+    /// order of files.
     pub(crate) fn new(seed: u64, text: &str) -> Random {
         let hash =
             text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));

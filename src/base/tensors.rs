@@ -69,7 +69,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TensorFile<'_>, Error> {
     Ok(TensorFile::new(TensorBytes::Memory(bytes), header, length as u64 + 8, bytes.len() as u64))
 }
 
-/// Opens a file on disk: reads its header only. Tensors are read on request, so that a large file needs little memory.
+/// Opens a file on disk: reads its header only. Tensors are read on request, so that a large file needs
+/// little memory.
 pub(crate) fn open(path: &Path) -> Result<TensorFile<'static>, Error> {
     let mut file = std::fs::File::open(path)?;
     let bytes = file.metadata()?.len();
@@ -140,7 +141,8 @@ impl<'a> TensorFile<'a> {
         Ok((values, precision))
     }
 
-    /// Checks that the file has a tensor of this name and shape. Returns its precision and its byte range in the data.
+    /// Checks that the file has a tensor of this name and shape. Returns its precision and its byte range in
+    /// the data.
     pub(crate) fn check(&self, name: &str, shape: &[usize]) -> Result<(StoredPrecision, usize, usize), Error> {
         let info = self.header.info(name).ok_or_else(|| Error::Missing(name.to_owned()))?;
         let (precision, size) = match info.dtype {
@@ -211,7 +213,8 @@ pub(crate) fn write(
     safetensors::serialize(views, Some(metadata)).expect("every caller passes unique names")
 }
 
-/// Writes tensors (name, shape, values) as f32 to a file without copying them. The file is replaced atomically.
+/// Writes tensors (name, shape, values) as f32 to a file without copying them. The file is replaced
+/// atomically.
 pub(crate) fn save(
     path: &Path,
     tensors: &[(String, Vec<usize>, &[f32])],
@@ -228,7 +231,8 @@ pub(crate) fn save(
         (name.as_str(), view)
     });
     files::replace(path, |part| {
-        // safetensors creates a file that only its owner may read. Give it the permissions of an ordinary new file.
+        // safetensors creates a file that only its owner may read. Give it the permissions of an ordinary new
+        // file.
         let permissions = std::fs::File::create(part)?.metadata()?.permissions();
         safetensors::serialize_to_file(views, Some(metadata), part).map_err(|e| match e {
             safetensors::SafeTensorError::IoError(error) => error,
@@ -244,5 +248,87 @@ fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
         Cow::Borrowed(bytemuck::cast_slice(values))
     } else {
         Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn example(precision: StoredPrecision) -> Vec<u8> {
+        let metadata = HashMap::from([("format".to_owned(), "1".to_owned())]);
+        write(&[("a", &[2, 2], &[1.0, -2.0, 0.5, 4.0]), ("b", &[1], &[8.0])], precision, metadata)
+    }
+
+    fn message(outcome: Result<TensorFile<'_>, Error>) -> String {
+        outcome.err().expect("the file is refused").to_string()
+    }
+
+    #[test]
+    fn reads_what_was_written_from_memory_and_from_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.safetensors");
+        for precision in [StoredPrecision::F16, StoredPrecision::F32] {
+            let bytes = example(precision);
+            std::fs::write(&path, &bytes).unwrap();
+            for file in [parse(&bytes).unwrap(), open(&path).unwrap()] {
+                assert_eq!(file.take_as("a", &[2, 2]).unwrap(), (vec![1.0, -2.0, 0.5, 4.0], precision));
+                assert_eq!(file.shape("b").unwrap(), [1]);
+                assert_eq!(file.metadata["format"], "1");
+            }
+        }
+        save(&path, &[("c".to_owned(), vec![2], &[3.0, 7.0])], HashMap::new()).unwrap();
+        assert_eq!(open(&path).unwrap().take("c", &[2]).unwrap(), [3.0, 7.0]);
+    }
+
+    #[test]
+    fn rejects_a_missing_tensor_a_wrong_shape_and_a_value_that_is_not_finite() {
+        let bytes = example(StoredPrecision::F32);
+        let file = parse(&bytes).unwrap();
+        assert!(matches!(file.take("x", &[1]), Err(Error::Missing(name)) if name == "x"));
+        assert!(matches!(file.take("a", &[4]), Err(Error::Shape { expected, .. }) if expected == [4]));
+        let bytes = write(&[("a", &[1], &[f32::NAN])], StoredPrecision::F32, HashMap::new());
+        assert!(matches!(parse(&bytes).unwrap().take("a", &[1]), Err(Error::NotFinite(_))));
+        let unsaved = tempfile::tempdir().unwrap().path().join("a");
+        assert!(matches!(save(&unsaved, &[("a".into(), vec![1], &[f32::NAN])], HashMap::new()), Err(Error::NotFinite(_))));
+    }
+
+    #[test]
+    fn rejects_a_truncated_file_and_a_header_beyond_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.safetensors");
+        let bytes = example(StoredPrecision::F32);
+        for length in [0, 7, 20, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..length]).unwrap();
+            assert!(open(&path).is_err() && parse(&bytes[..length]).is_err(), "{length}");
+        }
+        let mut long = bytes;
+        long[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        std::fs::write(&path, &long).unwrap();
+        assert!(message(open(&path)).contains("header length"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_file_is_an_error_or_has_tensors_of_the_requested_shape(at in 0usize..400, value: u8) {
+            let mut bytes = example(StoredPrecision::F32);
+            let at = at % bytes.len();
+            bytes[at] = value;
+            if let Ok(file) = parse(&bytes) {
+                for name in file.names() {
+                    let shape = file.shape(&name).unwrap();
+                    if let Ok(values) = file.take(&name, &shape) {
+                        prop_assert_eq!(values.len(), shape.iter().product::<usize>());
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_do_not_panic(bytes: Vec<u8>) {
+            let _ = parse(&bytes);
+        }
     }
 }

@@ -34,9 +34,9 @@ pub enum Distortion {
     Mirror,
     /// Crops, changes brightness and contrast, and compresses as JPEG of quality 30.
     Combined,
-    /// Imitates a photo of a screen: moves each corner by up to 6 % of the sides (perspective), adds a dark surround of 4 to
-    /// 12 % on each side, scales each colour by 0.8 to 1.15 (colour cast), lifts black to 12, adds noise of deviation 6 and
-    /// compresses as JPEG of quality 60.
+    /// Imitates a photo of a screen: moves each corner by up to 6 % of the sides (perspective), adds a dark
+    /// surround of 4 to 12 % on each side, scales each colour by 0.8 to 1.15 (colour cast), lifts black to
+    /// 12, adds noise of deviation 6 and compresses as JPEG of quality 60.
     Screen,
     /// Rotates by 1 to 5 degrees in either direction. Uncovered corners are black.
     Rotation,
@@ -163,8 +163,8 @@ fn brightness(mut image: RgbImage, random: &mut Random) -> RgbImage {
     image
 }
 
-/// A picture of the given size whose pixel at (x, y) is `source` at `from(x, y)`, interpolated linearly. Outside of `source`
-/// it is `outside(channel)`.
+/// A picture of the given size whose pixel at (x, y) is `source` at `from(x, y)`, interpolated linearly.
+/// Outside of `source` it is `outside(channel)`.
 fn warped(
     source: &RgbImage,
     (width, height): (u32, u32),
@@ -219,8 +219,8 @@ fn screen(source: &RgbImage, random: &mut Random) -> RgbImage {
     jpeg(&photo, 60)
 }
 
-/// The projective map from a quadrilateral (clockwise from the upper left corner) to the unit square: the inverse of
-/// Heckbert's (1989).
+/// The projective map from a quadrilateral (clockwise from the upper left corner) to the unit square: the
+/// inverse of Heckbert's (1989).
 fn to_unit_square(quad: [(f32, f32); 4]) -> impl Fn(f32, f32) -> (f32, f32) {
     let [(x0, y0), (x1, y1), (x2, y2), (x3, y3)] = quad;
     let (dx1, dx2, sx) = (x1 - x2, x3 - x2, x0 - x1 + x2 - x3);

@@ -147,7 +147,8 @@ impl fmt::Display for Unsupported {
     }
 }
 
-/// Messages of the system and of shells whose cause is the machine, not the file: the same file may work later.
+/// Messages of the system and of shells whose cause is the machine, not the file: the same file may work
+/// later.
 const TRANSIENT: [&str; 8] = [
     "Cannot allocate memory",
     "Resource temporarily unavailable",
@@ -164,7 +165,8 @@ fn is_transient(reason: &str) -> bool {
 }
 
 impl Error {
-    /// Whether the same file would fail again in the same way: the file is at fault, not the disk, memory or ffmpeg.
+    /// Whether the same file would fail again in the same way: the file is at fault, not the disk, memory or
+    /// ffmpeg.
     pub fn is_lasting(&self) -> bool {
         match self {
             Error::Empty { .. } | Error::NotAVideo { .. } => true,

@@ -8,16 +8,18 @@ use super::resample::{Filter, resample};
 pub enum Fit {
     /// Stretches both sides. Each pixel is the mean of the area that it covers.
     Stretch,
-    /// Resizes the shorter side to `shorter` pixels and the longer side to `⌊shorter · longer side / shorter side⌋`, then
-    /// crops the middle, whose corner is at `⌊(side - target) / 2⌋`. The image processors of transformers do the same.
-    /// torchvision's `CenterCrop` rounds the half to even, which differs by at most one pixel.
+    /// Resizes the shorter side to `shorter` pixels and the longer side to `⌊shorter · longer side / shorter
+    /// side⌋`, then crops the middle, whose corner is at `⌊(side - target) / 2⌋`. The image processors of
+    /// transformers do the same. torchvision's `CenterCrop` rounds the half to even, which differs by at most
+    /// one pixel.
     Cover {
         /// Pixels of the shorter side.
         shorter: u32,
         /// Interpolation filter.
         filter: Filter,
     },
-    /// Resizes to `width` x `height` whatever the picture's shape, then crops the middle as [`Fit::Cover`] does.
+    /// Resizes to `width` x `height` whatever the picture's shape, then crops the middle as [`Fit::Cover`]
+    /// does.
     Squeeze {
         /// Width in pixels before the crop.
         width: u32,
@@ -49,9 +51,10 @@ impl Fit {
         resized.cropped(corner(resized.width, width), corner(resized.height, height), width, height)
     }
 
-    /// ffmpeg filters with nearly the same result. ffmpeg resizes luma and subsampled chroma separately, so that pixels
-    /// differ from Pillow's by 1.1 of 255 on average (frames of ten videos, bicubic, 224 pixels). Resizing RGB would differ
-    /// by 0.2 but must convert whole frames to RGB first. Cropping is exact to the pixel only in RGB, hence this order.
+    /// ffmpeg filters with nearly the same result. ffmpeg resizes luma and subsampled chroma separately, so
+    /// that pixels differ from Pillow's by 1.1 of 255 on average (frames of ten videos, bicubic, 224 pixels).
+    /// Resizing RGB would differ by 0.2 but must convert whole frames to RGB first. Cropping is exact to the
+    /// pixel only in RGB, hence this order.
     pub(super) fn ffmpeg_filters(self, width: u32, height: u32) -> String {
         let (to, filter) = match self {
             Fit::Stretch => return format!("scale={width}:{height}:flags=area"),
@@ -72,6 +75,8 @@ impl Fit {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::base::seeded::Random;
 
@@ -130,6 +135,33 @@ mod tests {
         for from in [[4000, 1], [1, 4000], [1, 1], [224, 3]] {
             let fitted = fit.apply(&noisy_slopes("thin", from), 224, 224);
             assert_eq!((fitted.width, fitted.height), (224, 224), "{from:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_result_has_the_requested_size(
+            from in prop::array::uniform2(1u32..60),
+            to in prop::array::uniform2(1u32..40),
+            bicubic: bool,
+            squeeze: bool,
+        ) {
+            let filter = if bicubic { Filter::Bicubic } else { Filter::Bilinear };
+            let fit = match squeeze {
+                true => Fit::Squeeze { width: to[0] + 3, height: to[1] + 2, filter },
+                false => Fit::Cover { shorter: to[0].max(to[1]), filter },
+            };
+            let fitted = fit.apply(&noisy_slopes("any", from), to[0], to[1]);
+            prop_assert_eq!([fitted.width, fitted.height], to);
+            prop_assert_eq!(fitted.rgb.len() as u32, to[0] * to[1] * 3);
+        }
+
+        #[test]
+        fn a_plain_picture_stays_plain(value: u8, from in prop::array::uniform2(1u32..60), side in 1u32..40) {
+            let plain = Picture { width: from[0], height: from[1], rgb: vec![value; (from[0] * from[1] * 3) as usize] };
+            for fit in [Fit::Stretch, Fit::Cover { shorter: side, filter: Filter::Bicubic }] {
+                prop_assert!(fit.apply(&plain, side, side).rgb.iter().all(|v| *v == value));
+            }
         }
     }
 }

@@ -11,8 +11,8 @@ use super::{Error, Picture, sniff};
 const MAX_FILE_BYTES: u64 = 512 << 20;
 const MAX_PIXELS: u64 = 200_000_000;
 const MAX_ALLOC_BYTES: u64 = 2 << 30;
-/// Bytes that a decoder may allocate per allowed pixel: the size of the largest pixel (four values of 32 bits). So the limit
-/// on pixels also bounds memory.
+/// Bytes that a decoder may allocate per allowed pixel: the size of the largest pixel (four values of 32
+/// bits). So the limit on pixels also bounds memory.
 const ALLOC_BYTES_PER_PIXEL: u64 = 16;
 
 /// A picture that was read from a file or from bytes.
@@ -41,17 +41,20 @@ pub fn open(path: &Path) -> Result<OpenedPicture, Error> {
     read(&bytes, path)
 }
 
-/// Reads a picture from the bytes of its file. The content determines the format. `name` is used in errors only.
+/// Reads a picture from the bytes of its file. The content determines the format. `name` is used in errors
+/// only.
 ///
 /// The EXIF orientation is applied. Transparency becomes white, grey becomes RGB, and 16 bits become 8.
 ///
 /// # Errors
-/// [`Error::UnknownFormat`], [`Error::Picture`] if it is damaged, [`Error::PictureTooLarge`] above 200 million pixels.
+/// [`Error::UnknownFormat`], [`Error::Picture`] if it is damaged, [`Error::PictureTooLarge`] above 200
+/// million pixels.
 pub fn read(bytes: &[u8], name: impl AsRef<Path>) -> Result<OpenedPicture, Error> {
     read_within(bytes, name, MAX_PIXELS)
 }
 
-/// As [`read`], with another limit on pixels and in proportion on memory: for pictures from untrusted senders.
+/// As [`read`], with another limit on pixels and in proportion on memory: for pictures from untrusted
+/// senders.
 ///
 /// # Errors
 /// As [`read`].
@@ -106,7 +109,8 @@ fn to_rgb(image: DynamicImage) -> Picture {
     Picture { width, height, rgb }
 }
 
-/// Whether the compressed data of a JPEG file has no end marker. The decoder fills the missing part with grey.
+/// Whether the compressed data of a JPEG file has no end marker. The decoder fills the missing part with
+/// grey.
 fn is_truncated_jpeg(bytes: &[u8]) -> bool {
     // Segments before the data may contain an end marker of their own: that of a thumbnail.
     let mut at = 2;
@@ -119,8 +123,8 @@ fn is_truncated_jpeg(bytes: &[u8]) -> bool {
     false
 }
 
-/// Whether a decoder refuses the picture because of its size. The decoders of BMP and QOI have no error type for that, only
-/// messages.
+/// Whether a decoder refuses the picture because of its size. The decoders of BMP and QOI have no error type
+/// for that, only messages.
 fn claims_too_much(error: &ImageError, bytes: &[u8]) -> bool {
     let message = || error.to_string().to_lowercase();
     // Width and height of QOI, whose decoder reports 0 in the same words as a size that is too large.

@@ -1,9 +1,10 @@
-//! Turns files into pixels: finds videos ([`walk`]), decodes their frames with exact times ([`frames`], [`frame_at`]),
-//! makes stills and preview clips ([`VideoSource`]), and reads pictures ([`open`]).
+//! Turns files into pixels: finds videos ([`walk`]), decodes their frames with exact times ([`frames`],
+//! [`frame_at`]), makes stills and preview clips ([`VideoSource`]), and reads pictures ([`open`]).
 //!
-//! The `ffmpeg` program decodes videos in a child process. A crash, a leak or an endless loop in a decoder costs one file,
-//! and the child can be ended at any time. Times are in milliseconds and count from the first frame of the video, whatever
-//! timestamps the file uses. Pictures are packed 8-bit RGB with the rotation applied.
+//! The `ffmpeg` program decodes videos in a child process. A crash, a leak or an endless loop in a decoder
+//! costs one file, and the child can be ended at any time. Times are in milliseconds and count from the first
+//! frame of the video, whatever timestamps the file uses. Pictures are packed 8-bit RGB with the rotation
+//! applied.
 //!
 //! Nothing here panics on a file, and [`Limits`] bound what a file can cost.
 

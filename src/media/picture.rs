@@ -52,8 +52,8 @@ impl Picture {
         Picture { rgb, ..*self }
     }
 
-    /// The part with its upper left corner at (`x`, `y`), limited to this picture. It has at least one pixel if the picture
-    /// has any.
+    /// The part with its upper left corner at (`x`, `y`), limited to this picture. It has at least one pixel
+    /// if the picture has any.
     pub fn cropped(&self, x: u32, y: u32, width: u32, height: u32) -> Picture {
         let (x, y) = (x.min(self.width.saturating_sub(1)), y.min(self.height.saturating_sub(1)));
         let width = width.max(1).min(self.width - x);
@@ -64,9 +64,9 @@ impl Picture {
         Picture { width, height, rgb }
     }
 
-    /// The picture stretched to `width` x `height`. A side that shrinks takes the exact mean of the area that each pixel
-    /// covers. A side that grows is interpolated linearly between pixel centres. The result is the same on every machine. A
-    /// side of 0 counts as 1.
+    /// The picture stretched to `width` x `height`. A side that shrinks takes the exact mean of the area that
+    /// each pixel covers. A side that grows is interpolated linearly between pixel centres. The result is the
+    /// same on every machine. A side of 0 counts as 1.
     pub fn resize(&self, width: u32, height: u32) -> Picture {
         let (width, height) = (width.max(1), height.max(1));
         if (width, height) == (self.width, self.height) || self.rgb.is_empty() {
@@ -106,8 +106,8 @@ fn taps(from: u32, to: u32) -> Vec<Vec<(usize, f32)>> {
     (0..u64::from(to))
         .map(|i| {
             if to < from {
-                // In units of 1/to of a source pixel, pixel i covers [i * from, (i + 1) * from) and source pixel p covers
-                // [p * to, (p + 1) * to).
+                // In units of 1/to of a source pixel, pixel i covers [i * from, (i + 1) * from) and source
+                // pixel p covers [p * to, (p + 1) * to).
                 let (start, end, unit) = (i * u64::from(from), (i + 1) * u64::from(from), u64::from(to));
                 (start / unit..=(end - 1) / unit)
                     .map(|p| {

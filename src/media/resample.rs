@@ -1,8 +1,9 @@
 //! Resizes pictures with the same bits as Pillow, which the reference pipelines of learned encoders use.
 //!
-//! Pixel `i` of `to` is the mean of source pixels `p` with weights `f((p + 0.5 - c) / r)` around `c = (i + 0.5) · from / to`,
-//! where `r = max(from / to, 1)` widens the filter as a side shrinks. Weights have 22 bits after the point. Columns are
-//! resized first and rounded to 8 bits, then rows. Source: Pillow's `src/libImaging/Resample.c`.
+//! Pixel `i` of `to` is the mean of source pixels `p` with weights `f((p + 0.5 - c) / r)` around `c = (i +
+//! 0.5) · from / to`, where `r = max(from / to, 1)` widens the filter as a side shrinks. Weights have 22 bits
+//! after the point. Columns are resized first and rounded to 8 bits, then rows. Source: Pillow's
+//! `src/libImaging/Resample.c`.
 
 use super::Picture;
 

@@ -59,6 +59,8 @@ fn content(bright: &[u32], length: usize) -> Option<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn boxed(left: u32, top: u32, width: u32, height: u32, value: u8) -> Picture {
@@ -86,5 +88,32 @@ mod tests {
         assert!(trim_borders(&boxed(0, 0, 100, 60, 120)).is_none());
         assert!(trim_borders(&boxed(0, 0, 0, 0, 0)).is_none(), "all black");
         assert!(trim_borders(&boxed(40, 20, 10, 10, 120)).is_none(), "a small bright spot in the dark");
+    }
+
+    proptest! {
+        #[test]
+        fn removes_exactly_the_bars_around_bright_content(
+            (left, width) in (0u32..30).prop_flat_map(|left| (Just(left), 40..=100 - left)),
+            (top, height) in (0u32..20).prop_flat_map(|top| (Just(top), 25..=60 - top)),
+            value in 40u8..,
+        ) {
+            let picture = boxed(left, top, width, height, value);
+            match trim_borders(&picture) {
+                Some(trimmed) => prop_assert_eq!((trimmed.width, trimmed.height), (width, height)),
+                None => prop_assert_eq!((width, height), (100, 60)),
+            }
+        }
+
+        #[test]
+        fn keeps_a_part_of_each_side_of_any_picture(width in 1u32..20, bytes in prop::collection::vec(any::<u8>(), 3..900)) {
+            let height = (bytes.len() as u32 / 3 / width).max(1);
+            let mut rgb = bytes;
+            rgb.resize((width * height * 3) as usize, 0);
+            let picture = Picture { width, height, rgb };
+            if let Some(trimmed) = trim_borders(&picture) {
+                prop_assert!(trimmed.width as f32 >= LEAST_SIDE * width as f32);
+                prop_assert!(trimmed.height as f32 >= LEAST_SIDE * height as f32);
+            }
+        }
     }
 }

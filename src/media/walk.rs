@@ -15,10 +15,11 @@ pub const EXTENSIONS: [&str; 34] = [
     "wmv", "y4m",
 ];
 
-/// The videos under these paths in a fixed order, each real file once, and an error for each path that cannot be read.
+/// The videos under these paths in a fixed order, each real file once, and an error for each path that cannot
+/// be read.
 ///
-/// Links are followed and loops of links end. Files and folders whose name begins with a dot are skipped, unless `paths`
-/// names them. `exclude` is matched against the whole path and against the file name.
+/// Links are followed and loops of links end. Files and folders whose name begins with a dot are skipped,
+/// unless `paths` names them. `exclude` is matched against the whole path and against the file name.
 pub fn videos(paths: &[PathBuf], exclude: &GlobSet) -> Vec<Result<PathBuf, (PathBuf, Error)>> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();

@@ -1,14 +1,15 @@
 //! The second stage of a search: compares the query picture with single frames.
 //!
-//! The index stores a sketch of each row: the luma of its middle frame, stretched to 32 x 32 cells of 8 bits. The query is
-//! compared with a sketch in every way in which a picture on the web may derive from a frame: whole, cropped anywhere,
-//! rotated a little, with a surround, mirrored. The score is the highest normalised cross-correlation. The local mean is
-//! removed from both, so that brightness, contrast and slow shading have no influence:
+//! The index stores a sketch of each row: the luma of its middle frame, stretched to 32 x 32 cells of 8 bits.
+//! The query is compared with a sketch in every way in which a picture on the web may derive from a frame:
+//! whole, cropped anywhere, rotated a little, with a surround, mirrored. The score is the highest normalised
+//! cross-correlation. The local mean is removed from both, so that brightness, contrast and slow shading have
+//! no influence:
 //!
 //! `ncc = Σ q f / √((Σ q² + floor) (Σ f² + floor))`
 //!
-//! The sums are over the overlap, `q` and `f` are relative to their means there, and `floor` is 2.25 (1.5 grey levels
-//! squared) per cell.
+//! The sums are over the overlap, `q` and `f` are relative to their means there, and `floor` is 2.25 (1.5
+//! grey levels squared) per cell.
 
 use crate::media::Picture;
 
@@ -79,7 +80,8 @@ impl QueryTemplates {
         for angle in ANGLES {
             templates.push(Template::of(&luma.rotated(ROTATED, angle, aspect, side), side, side, false));
         }
-        // Positions and angles are symmetric, so the templates of the mirrored picture are the mirrored templates.
+        // Positions and angles are symmetric, so the templates of the mirrored picture are the mirrored
+        // templates.
         let mirrored = templates.iter().map(Template::mirrored).collect();
         QueryTemplates { templates: [templates, mirrored] }
     }
@@ -95,8 +97,8 @@ impl QueryTemplates {
     }
 }
 
-/// The comparison of all templates with one plane. It is a type because the compiler does not inline a closure of this size
-/// into the function that may use the processor's widest vectors.
+/// The comparison of all templates with one plane. It is a type because the compiler does not inline a
+/// closure of this size into the function that may use the processor's widest vectors.
 struct BestCorrelation<'a> {
     plane: &'a SketchPlane,
     templates: &'a [Template],
@@ -158,8 +160,8 @@ impl LumaSquare {
             + (value(x0, y1) * (1.0 - fx) + value(x1, y1) * fx) * fy
     }
 
-    /// The part around `middle` with `share` of the sides (both as shares of the sides), resized to `side` x `side`, without
-    /// its local mean.
+    /// The part around `middle` with `share` of the sides (both as shares of the sides), resized to `side` x
+    /// `side`, without its local mean.
     fn part(&self, middle: [f32; 2], share: f32, side: usize) -> LumaSquare {
         let [columns, rows] = middle.map(|middle| {
             let step = share * self.side as f32 / side as f32;
@@ -190,8 +192,9 @@ impl LumaSquare {
         (low, (low + 1).min(self.side - 1), at - low as f32)
     }
 
-    /// The middle `share` of the sides, rotated by `angle` degrees, resized to `side` x `side`, without its local mean.
-    /// `aspect` is width / height of the picture before it was stretched to a square: the rotation applies to that shape.
+    /// The middle `share` of the sides, rotated by `angle` degrees, resized to `side` x `side`, without its
+    /// local mean. `aspect` is width / height of the picture before it was stretched to a square: the
+    /// rotation applies to that shape.
     fn rotated(&self, share: f32, angle: f32, aspect: f32, side: usize) -> LumaSquare {
         let (sin, cos) = angle.to_radians().sin_cos();
         let middle = self.side as f32 / 2.0;

@@ -1,27 +1,30 @@
-//! Calibration: the scores that unrelated pictures reach by chance, and the confidence that follows from them.
+//! Calibration: the scores that unrelated pictures reach by chance, and the confidence that follows from
+//! them.
 //!
-//! At each commit the engine searches for up to 256 frames of the gallery and excludes the frame's own video from each
-//! search. The best evidence of each search (the cosine, and in an index with sketches the correlation) gives the null
-//! distribution. It consists of two halves of normal distributions that join at the median. The scale of the lower half is
-//! `median − 16 % quantile`. The upper half is wider, because some scenes look alike. In an index with sketches, copies of a
-//! video are recognised by their evidence and left out. There the upper scale is the mean of `(quantile − median) / z` over
-//! the quantiles of 84, 90 and 95 %, because a single quantile is noisy in a small gallery. Without sketches copies would
-//! increase the upper scale, so it equals the lower scale.
+//! At each commit the engine searches for up to 256 frames of the gallery and excludes the frame's own video
+//! from each search. The best evidence of each search (the cosine, and in an index with sketches the
+//! correlation) gives the null distribution. It consists of two halves of normal distributions that join at
+//! the median. The scale of the lower half is `median − 16 % quantile`. The upper half is wider, because some
+//! scenes look alike. In an index with sketches, copies of a video are recognised by their evidence and left
+//! out. There the upper scale is the mean of `(quantile − median) / z` over the quantiles of 84, 90 and 95 %,
+//! because a single quantile is noisy in a small gallery. Without sketches copies would increase the upper
+//! scale, so it equals the lower scale.
 //!
 //! `confidence(s) = Φ((s − median) / scale)`. One unrelated picture in 20 exceeds 0.95.
 
 use serde::{Deserialize, Serialize};
 
-/// Median, lower and upper scale of the null distribution in a gallery of about ten minutes. The prior counts as
-/// [`PRIOR_WEIGHT`] probes, so that a gallery of one video, which has no probes, has a confidence. Measured by the quality
-/// evaluation on mixed clips.
+/// Median, lower and upper scale of the null distribution in a gallery of about ten minutes. The prior counts
+/// as [`PRIOR_WEIGHT`] probes, so that a gallery of one video, which has no probes, has a confidence.
+/// Measured by the quality evaluation on mixed clips.
 const PRIOR: [f64; 3] = [0.45, 0.075, 0.075];
 /// The prior for an index with sketches, where the correlation adds to the evidence.
 const PRIOR_WITH_SKETCHES: [f64; 3] = [0.54, 0.09, 0.135];
 /// Evidence above which a probe counts as a copy. Unrelated scenes reach 0.95, copies start at 1.1.
 const COPY: f32 = 1.05;
 const PRIOR_WEIGHT: f64 = 8.0;
-/// Quantiles that determine the upper scale, and their distance from the median of a standard normal distribution.
+/// Quantiles that determine the upper scale, and their distance from the median of a standard normal
+/// distribution.
 const UPPER: [(f64, f64); 3] = [(0.84, 0.9945), (0.90, 1.2816), (0.95, 1.6449)];
 /// Smallest scale, for probes that are nearly equal.
 const LEAST_SCALE: f64 = 0.02;

@@ -1,8 +1,8 @@
 //! Finds the videos, and the moments in them, that match a picture.
 //!
-//! [`Engine::search`] embeds the picture in several views ([`views`]), fetches the nearest rows, compares the picture with
-//! their frames ([`align`]), groups rows by video, joins neighbouring rows into a [`Moment`] and computes its confidence
-//! ([`Calibration`]).
+//! [`Engine::search`] embeds the picture in several views ([`views`]), fetches the nearest rows, compares the
+//! picture with their frames ([`align`]), groups rows by video, joins neighbouring rows into a [`Moment`] and
+//! computes its confidence ([`Calibration`]).
 
 pub mod align;
 mod calibration;
@@ -142,8 +142,8 @@ pub struct SearchResult {
     pub video: reelseek_index::Video,
     /// Cosine of the query's best view and the moment's best row: -1 to 1.
     pub score: f32,
-    /// Determines order and confidence: the cosine, plus the weighted correlation if the picture was compared with the
-    /// row's frame.
+    /// Determines order and confidence: the cosine, plus the weighted correlation if the picture was compared
+    /// with the row's frame.
     pub evidence: f32,
     /// See [`Calibration::confidence`].
     pub confidence: f32,
@@ -176,10 +176,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens an index with the encoder and the checkpoint that it was made with: those that it remembers, or the ones named.
+    /// Opens an index with the encoder and the checkpoint that it was made with: those that it remembers, or
+    /// the ones named.
     ///
     /// # Errors
-    /// [`Error::Index`] if there is no sound index; [`Error::Encoder`] if its encoder is not here; [`Error::Mismatch`] if it was made with other weights, [`Error::Lost`] if its own are gone.
+    /// [`Error::Index`] if there is no sound index; [`Error::Encoder`] if its encoder is not here;
+    /// [`Error::Mismatch`] if it was made with other weights, [`Error::Lost`] if its own are gone.
     pub fn open(index: &Path, checkpoint: Option<&Path>, weights: Option<&Path>) -> Result<Engine, Error> {
         let searcher = Index::open(index)?.searcher()?;
         let attributes = &searcher.settings().attributes;
@@ -210,8 +212,8 @@ impl Engine {
         Engine { searcher, encoder, checkpoint, calibration, by_cosine }
     }
 
-    /// The engine of the last commit of the same index, with this one's encoder and checkpoint, which need not be read again. If the index has become
-    /// another one, made with others, as [`Engine::open`].
+    /// The engine of the last commit of the same index, with this one's encoder and checkpoint, which need
+    /// not be read again. If the index has become another one, made with others, as [`Engine::open`].
     ///
     /// # Errors
     /// As [`Engine::open`].
@@ -259,8 +261,8 @@ impl Engine {
         Ok(SearchAnswer { elapsed: start.elapsed(), encoding, ..answer })
     }
 
-    /// Finds the videos that match an embedding of any norm. Without a picture no frames are compared, so that order and
-    /// confidence depend on the cosine alone. The zero vector has no results.
+    /// Finds the videos that match an embedding of any norm. Without a picture no frames are compared, so
+    /// that order and confidence depend on the cosine alone. The zero vector has no results.
     ///
     /// # Errors
     /// [`Error::Index`] if the vector has the wrong length or is not finite, else as [`Engine::search`].
@@ -338,8 +340,8 @@ impl Engine {
     }
 }
 
-/// The embeddings of a query picture: as it is, mirrored (if the encoder distinguishes the two), and both again without
-/// black borders (if there are any). A picture of one plain colour has none.
+/// The embeddings of a query picture: as it is, mirrored (if the encoder distinguishes the two), and both
+/// again without black borders (if there are any). A picture of one plain colour has none.
 ///
 /// # Errors
 /// [`Error::Encoder`] if the encoder fails, [`Error::Checkpoint`] if encoder and checkpoint do not fit.
@@ -367,7 +369,8 @@ fn views_of(
     Ok(embeddings)
 }
 
-/// Prepares a picture for a search: embeds its views, and makes templates if the encoder searches for the same scene.
+/// Prepares a picture for a search: embeds its views, and makes templates if the encoder searches for the
+/// same scene.
 ///
 /// # Errors
 /// As [`views`].

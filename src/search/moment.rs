@@ -22,7 +22,8 @@ impl Moment {
         self.from_ms < row.end_ms && row.start_ms < self.to_ms || self.at_ms == row.at_ms
     }
 
-    /// The part of the moment that does not overlap a better moment. The time of its best match is outside of the better one.
+    /// The part of the moment that does not overlap a better moment. The time of its best match is outside of
+    /// the better one.
     pub(crate) fn without(self, better: &Moment) -> Moment {
         match self.at_ms < better.at_ms {
             true => Moment { to_ms: self.to_ms.min(better.from_ms), ..self },
@@ -30,14 +31,15 @@ impl Moment {
         }
     }
 
-    /// The part of the moment before the end of the video. The last row is as long as the others, so it may end later.
+    /// The part of the moment before the end of the video. The last row is as long as the others, so it may
+    /// end later.
     pub(crate) fn clipped_to(self, duration_ms: u64) -> Moment {
         let end_ms = u32::try_from(duration_ms).unwrap_or(u32::MAX).max(self.at_ms);
         Moment { to_ms: self.to_ms.min(end_ms), ..self }
     }
 
-    /// Extends the best row in both directions over adjacent rows that score nearly as well. `spans` and `vectors` are all
-    /// rows of the video in order of time. `query` is the embedding that found `best`.
+    /// Extends the best row in both directions over adjacent rows that score nearly as well. `spans` and
+    /// `vectors` are all rows of the video in order of time. `query` is the embedding that found `best`.
     pub(crate) fn around(best: Span, spans: &[Span], vectors: &[f32], query: &[f32]) -> Moment {
         let mut moment = Moment { from_ms: best.start_ms, at_ms: best.at_ms, to_ms: best.end_ms };
         let Some(at) = spans.iter().position(|s| s.start_ms == best.start_ms && s.end_ms == best.end_ms) else {
@@ -63,6 +65,8 @@ impl Moment {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn span(start_ms: u32, end_ms: u32) -> Span {
@@ -100,5 +104,38 @@ mod tests {
     fn a_single_row_is_a_moment() {
         let spans = [span(0, 400)];
         assert_eq!(Moment::around(spans[0], &spans, &[0.5], &[1.0]), Moment { from_ms: 0, at_ms: 200, to_ms: 400 });
+    }
+
+    proptest! {
+        #[test]
+        fn a_moment_contains_its_best_row_and_ends_at_rows(
+            scores in prop::collection::vec(-1.0f32..1.0, 1..20),
+            gaps in prop::collection::vec(0u32..2, 20),
+            best: prop::sample::Index,
+        ) {
+            let mut start = 0;
+            let spans: Vec<Span> = scores.iter().zip(gaps).map(|(_, gap)| {
+                start += 1000 + 1500 * gap;
+                span(start, start + 2000)
+            }).collect();
+            let best = spans[best.index(spans.len())];
+            let moment = Moment::around(best, &spans, &scores, &[1.0]);
+            prop_assert!(moment.from_ms <= best.start_ms && best.end_ms <= moment.to_ms && moment.overlaps(best));
+            prop_assert!(spans.iter().any(|s| s.start_ms == moment.from_ms) && spans.iter().any(|s| s.end_ms == moment.to_ms));
+        }
+
+        #[test]
+        fn the_part_without_a_better_moment_does_not_overlap_it(times in prop::array::uniform6(0u32..1000)) {
+            let sorted = |mut times: [u32; 3]| {
+                times.sort_unstable();
+                Moment { from_ms: times[0], at_ms: times[1], to_ms: times[2] }
+            };
+            let better = sorted([times[0], times[1], times[2]]);
+            let moment = sorted([times[3], times[4], times[5]]);
+            prop_assume!(moment.at_ms < better.from_ms || better.to_ms <= moment.at_ms);
+            let part = moment.without(&better);
+            prop_assert!(part.from_ms <= part.at_ms && part.at_ms <= part.to_ms);
+            prop_assert!(part.to_ms <= better.from_ms || better.to_ms <= part.from_ms);
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Ranks videos for a query: finds the nearest rows, then compares the query picture with the frames of the best rows.
+//! Ranks videos for a query: finds the nearest rows, then compares the query picture with the frames of the
+//! best rows.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,7 +9,8 @@ use super::align;
 
 /// Rows fetched per requested video, because several neighbouring rows of a video match.
 const OVERFETCH: usize = 16;
-/// Number of videos whose frames are compared with the query, and of rows per video: a few rows of all, more of the best.
+/// Number of videos whose frames are compared with the query, and of rows per video: a few rows of all, more
+/// of the best.
 const CANDIDATES: usize = 32;
 const FIRST_ROWS: usize = 3;
 const BEST: usize = 6;
@@ -44,7 +46,8 @@ pub(crate) struct RankedRow {
     pub(crate) hit: Hit,
     /// Index of the view that found the row.
     pub(crate) view: usize,
-    /// Determines order and confidence: the row's cosine, plus `WEIGHT` times the correlation if its frame was compared.
+    /// Determines order and confidence: the row's cosine, plus `WEIGHT` times the correlation if its frame
+    /// was compared.
     pub(crate) evidence: f32,
     /// Whether the row's frame was compared with the picture. Compared rows rank before all others.
     pub(crate) compared: bool,
@@ -124,8 +127,8 @@ fn compare_frames(
     Ok(())
 }
 
-/// The evidence that each frame loses if many videos contain it, as an intro, a black frame or a test card: it says little
-/// about the video. One cost per video and sketch.
+/// The evidence that each frame loses if many videos contain it, as an intro, a black frame or a test card:
+/// it says little about the video. One cost per video and sketch.
 fn shared_costs(videos: &[Vec<Vec<u8>>]) -> Vec<Vec<f32>> {
     let sum = |sketch: &Vec<u8>| sketch.iter().map(|v| u32::from(*v)).sum::<u32>();
     let sums: Vec<Vec<u32>> = videos.iter().map(|sketches| sketches.iter().map(sum).collect()).collect();
@@ -146,8 +149,8 @@ fn shared_costs(videos: &[Vec<Vec<u8>>]) -> Vec<Vec<f32>> {
     (0..videos.len()).map(|i| (0..videos[i].len()).map(|j| cost(i, j)).collect()).collect()
 }
 
-/// Sum of absolute differences up to which another sketch counts as the same picture: [`SAME_PICTURE`] per cell, and less for
-/// a sketch of low contrast.
+/// Sum of absolute differences up to which another sketch counts as the same picture: [`SAME_PICTURE`] per
+/// cell, and less for a sketch of low contrast.
 fn same_picture(sketch: &[u8], sum: u32) -> u32 {
     let cells = sketch.len().max(1) as u32;
     let mean = sum / cells;
@@ -175,7 +178,8 @@ fn nearest(
         let mut enough = true;
         for (view, query) in views.iter().enumerate() {
             let hits = searcher.search(&query.embedding, fetch, filter, effort)?;
-            // Each view must have enough videos: a single long video may fill a view and hide others that only it finds.
+            // Each view must have enough videos: a single long video may fill a view and hide others that
+            // only it finds.
             let distinct: HashSet<VideoNumber> = hits.iter().map(|hit| hit.video).collect();
             enough &= distinct.len() >= top || hits.len() < fetch || fetch >= rows;
             for hit in hits {
@@ -301,7 +305,8 @@ mod tests {
         assert!(costs[0][0] > 0.0 && costs[0][1] == 0.0, "{costs:?}");
         // Three copies are below the limit.
         assert_eq!(shared_costs(&videos[1..4]), vec![vec![0.0]; 3]);
-        // Dark frames of different scenes are not the same picture, although they differ little. Black frames are.
+        // Dark frames of different scenes are not the same picture, although they differ little. Black frames
+        // are.
         let dark = |seed| sketch(seed).iter().map(|v| v / 32).collect::<Vec<u8>>();
         let scenes: Vec<_> = (0..5).map(|i| vec![dark(20 + i)]).collect();
         assert_eq!(shared_costs(&scenes), vec![vec![0.0]; 5]);

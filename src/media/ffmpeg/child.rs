@@ -87,7 +87,8 @@ impl Child {
         // Messages name these files. Their folders are removed there.
         let files: Vec<PathBuf> =
             command.get_args().filter_map(|arg| arg.to_str()?.strip_prefix("file:").map(PathBuf::from)).collect();
-        // A separate process group: a wrapper script ends together with its children, and Ctrl-C reaches only us.
+        // A separate process group: a wrapper script ends together with its children, and Ctrl-C reaches only
+        // us.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut process = command
@@ -232,9 +233,9 @@ impl Drop for Child {
     }
 }
 
-/// Whether a signal from another process ended the child, and not a fault of its own. A shell around ffmpeg exits with 128
-/// plus the number of the signal. ffmpeg logs a signal that it can handle and exits with 255, which some versions also use
-/// for faults.
+/// Whether a signal from another process ended the child, and not a fault of its own. A shell around ffmpeg
+/// exits with 128 plus the number of the signal. ffmpeg logs a signal that it can handle and exits with 255,
+/// which some versions also use for faults.
 fn ended_from_outside(status: &ExitStatus, log: &FfmpegLog) -> bool {
     let logged = log.received_signal && !status.success();
     #[cfg(unix)]

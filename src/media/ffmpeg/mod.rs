@@ -1,9 +1,9 @@
 //! ffmpeg as a child process.
 //!
-//! The command line admits nothing but the file. There is no standard input. The file name follows `file:`, so that it
-//! cannot act as an option or an address. Only local protocols and the demuxers in [`DEMUXERS`] are allowed, so that a
-//! script that names other files is refused. A watchdog ends a child that stalls, runs too long or is cancelled. Dropping
-//! [`Frames`] ends the child too.
+//! The command line admits nothing but the file. There is no standard input. The file name follows `file:`,
+//! so that it cannot act as an option or an address. Only local protocols and the demuxers in [`DEMUXERS`]
+//! are allowed, so that a script that names other files is refused. A watchdog ends a child that stalls, runs
+//! too long or is cancelled. Dropping [`Frames`] ends the child too.
 
 mod child;
 mod preview;
@@ -18,11 +18,13 @@ use crate::base::Cancel;
 use child::Child;
 pub use preview::{Codec, PreviewSpec, VideoSource, VideoStart};
 
-/// Containers that are read: those that hold their own media. No playlists, scripts, picture sequences or devices.
+/// Containers that are read: those that hold their own media. No playlists, scripts, picture sequences or
+/// devices.
 const DEMUXERS: &str = "3gp,aiff,asf,avi,av1,dirac,dv,flv,gif,h263,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,\
     mpegts,mpegvideo,mxf,nut,obu,ogg,rm,vc1,webm,wtv,yuv4mpegpipe";
 
-/// Longest time between the last keyframe and the end of a video. A container that claims more is not believed.
+/// Longest time between the last keyframe and the end of a video. A container that claims more is not
+/// believed.
 const MAX_KEYFRAME_DISTANCE_MS: u64 = 120_000;
 
 /// The ffmpeg program.
@@ -147,7 +149,8 @@ pub struct Frame {
 pub struct DecodeSummary {
     /// Number of decoded frames.
     pub frames: u64,
-    /// Length in milliseconds: the container's value if the frames confirm it, else the time that the frames cover.
+    /// Length in milliseconds: the container's value if the frames confirm it, else the time that the frames
+    /// cover.
     pub duration_ms: u64,
     /// ffmpeg's error messages, if any.
     pub warnings: Option<String>,
@@ -189,8 +192,9 @@ pub fn frames(tools: &Tools, path: &Path, plan: &DecodePlan, limits: &Limits, ca
 
 /// The frame displayed at a time: upright, with square pixels and a longer side of at most `max_side` pixels.
 ///
-/// After the end of the video it is the last frame. If the size of a video changes midway, later frames are stretched to
-/// the size of the first. The file is decoded from its start, which is exact for files in which seeking is not.
+/// After the end of the video it is the last frame. If the size of a video changes midway, later frames are
+/// stretched to the size of the first. The file is decoded from its start, which is exact for files in which
+/// seeking is not.
 ///
 /// # Errors
 /// [`Error::is_undecodable`] holds if there is no such frame. Else as [`frames`].
@@ -216,8 +220,8 @@ fn within(max_side: u32) -> String {
     format!("scale=w='{}':h='{}',format=rgb24", side("iw*sar"), side("ih"))
 }
 
-/// Checks that a file exists, is not empty and can be read at its first and at its last byte. The system's messages are
-/// clearer than ffmpeg's.
+/// Checks that a file exists, is not empty and can be read at its first and at its last byte. The system's
+/// messages are clearer than ffmpeg's.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Empty`], or [`Error::NotAFile`] for a pipe or device, which could block for ever.
@@ -270,7 +274,8 @@ fn input_from(tools: &Tools, path: &Path, limits: &Limits, before: &[&str]) -> C
     command.args(["-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info", "-threads", "1"]);
     command.args(["-protocol_whitelist", "file,pipe", "-format_whitelist", DEMUXERS]);
     command.arg("-max_pixels").arg(limits.max_pixels.to_string());
-    // A size that changes midway must not restart the filters and with them the clock. `scale` adapts by itself.
+    // A size that changes midway must not restart the filters and with them the clock. `scale` adapts by
+    // itself.
     command.args(["-reinit_filter", "0"]).args(before);
     let mut file = OsString::from("file:");
     file.push(path.as_os_str());
@@ -281,7 +286,8 @@ fn input_from(tools: &Tools, path: &Path, limits: &Limits, before: &[&str]) -> C
 }
 
 impl Frames {
-    /// The container's length in milliseconds, as soon as ffmpeg has printed it. Good enough for a progress display.
+    /// The container's length in milliseconds, as soon as ffmpeg has printed it. Good enough for a progress
+    /// display.
     pub fn announced_ms(&self) -> Option<u64> {
         self.child.announced_ms()
     }
@@ -311,7 +317,8 @@ impl Frames {
     /// Ends the decoding and returns its summary.
     ///
     /// # Errors
-    /// [`Error::is_undecodable`] holds if no frame was decoded. [`Error::Killed`] if another process ended ffmpeg.
+    /// [`Error::is_undecodable`] holds if no frame was decoded. [`Error::Killed`] if another process ended
+    /// ffmpeg.
     pub fn finish(self) -> Result<DecodeSummary, Error> {
         let path: PathBuf = self.child.path().to_owned();
         let report = self.child.finish()?;
@@ -321,8 +328,8 @@ impl Frames {
         }
         let step_ms = 1000.0 / self.plan.rate_hz;
         let covered_ms = (self.decoded as f64 * step_ms).round() as u64;
-        // Frames give the length to within one step, keyframes to within the distance of two. The container's length is
-        // more exact, unless it is plainly wrong.
+        // Frames give the length to within one step, keyframes to within the distance of two. The container's
+        // length is more exact, unless it is plainly wrong.
         let (less, more) = match self.plan.keyframes_only {
             false => ((1.5 * step_ms) as u64, (1.5 * step_ms) as u64),
             true => ((1.5 * step_ms) as u64, MAX_KEYFRAME_DISTANCE_MS),

@@ -1,9 +1,10 @@
-//! Stills and preview clips of a video, found by seeking: ffmpeg jumps to the last keyframe before a time and decodes from
-//! there.
+//! Stills and preview clips of a video, found by seeking: ffmpeg jumps to the last keyframe before a time and
+//! decodes from there.
 //!
-//! Times count from the first frame of the video, but the timestamps in a file may start anywhere. [`VideoSource::start`]
-//! finds the first timestamp. [`VideoSource::frame_at`] and [`VideoSource::write_preview`] add it to every time, so that
-//! seeking and decoding from the start give the same frame.
+//! Times count from the first frame of the video, but the timestamps in a file may start anywhere.
+//! [`VideoSource::start`] finds the first timestamp. [`VideoSource::frame_at`] and
+//! [`VideoSource::write_preview`] add it to every time, so that seeking and decoding from the start give the
+//! same frame.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -14,7 +15,8 @@ use super::{Limits, Tools, input_from, read_still, readable, within};
 use crate::base::Cancel;
 use crate::media::{Error, Picture};
 
-/// Times up to this one are reached faster by decoding from the start than by finding the first timestamp and seeking.
+/// Times up to this one are reached faster by decoding from the start than by finding the first timestamp and
+/// seeking.
 const NEAR_MS: u32 = 3000;
 
 /// In broadcast formats a seek may end behind the last keyframe before the time. Seek this much earlier.
@@ -61,8 +63,8 @@ impl Codec {
     /// The best codec that ffmpeg has.
     ///
     /// # Errors
-    /// [`Error::NoCodec`] if it has none, [`Error::NoFfmpeg`] if it cannot be started, [`Error::Limit`] if it does not end,
-    /// [`Error::Cancelled`].
+    /// [`Error::NoCodec`] if it has none, [`Error::NoFfmpeg`] if it cannot be started, [`Error::Limit`] if it
+    /// does not end, [`Error::Cancelled`].
     pub fn detect(tools: &Tools, limits: &Limits, cancel: &Cancel) -> Result<Codec, Error> {
         let mut command = Command::new(&tools.ffmpeg);
         command.args(["-nostdin", "-hide_banner", "-v", "error", "-encoders"]);
@@ -150,12 +152,12 @@ impl VideoSource<'_> {
         })
     }
 
-    /// Writes a preview into the existing file `to`: at most 30 frames per second, no sound, square pixels, playable while
-    /// it downloads.
+    /// Writes a preview into the existing file `to`: at most 30 frames per second, no sound, square pixels,
+    /// playable while it downloads.
     ///
     /// # Errors
-    /// [`Error::is_undecodable`] holds if the span has no frame. Else as [`super::frames`]. After an error the content of
-    /// `to` is undefined.
+    /// [`Error::is_undecodable`] holds if the span has no frame. Else as [`super::frames`]. After an error
+    /// the content of `to` is undefined.
     pub fn write_preview(
         &self,
         start: Option<&VideoStart>,
@@ -165,7 +167,8 @@ impl VideoSource<'_> {
     ) -> Result<(), Error> {
         readable(self.path)?;
         let length_s = f64::from(preview.to_ms.saturating_sub(preview.from_ms).max(1)) / 1000.0;
-        // The frame displayed at time zero may begin before it. `fps` moves it to zero and drops all earlier frames.
+        // The frame displayed at time zero may begin before it. `fps` moves it to zero and drops all earlier
+        // frames.
         let rate = format!("fps=fps='if(between(source_fps,1,{MAX_RATE}),source_fps,{MAX_RATE})':start_time=0");
         // Colours at half the resolution require even sides.
         let side = |side: &str| format!("max(2,2*floor({side}*min(1,{max}/max(iw*sar,ih))/2))", max = preview.max_side);
@@ -220,7 +223,8 @@ impl VideoSource<'_> {
         }
     }
 
-    /// The command up to the selection of the video stream, and the filters that move a time of the video to zero.
+    /// The command up to the selection of the video stream, and the filters that move a time of the video to
+    /// zero.
     fn from(&self, start: Option<&VideoStart>, at_ms: u32) -> (Command, String) {
         let at_s = f64::from(at_ms) / 1000.0;
         // The time base is finer than that of any container, so that times are not rounded to whole frames.

@@ -1,19 +1,16 @@
-//! Pictures and clips found by seeking, judged by clips whose grey level counts the frames: 20 a second, from 0 to 239.
+//! Stills and previews found by seeking. The test videos count their frames by their grey level: 20 per second,
+//! from 0 to 239.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use reelseek::Cancel;
-use reelseek::media::{Codec, PreviewSpec, Error, Fit, Limits, DecodePlan, VideoSource, Tools, frames};
+use reelseek::media::{Codec, DecodePlan, Error, Fit, Limits, PreviewSpec, Tools, VideoSource, frames};
 
-fn make(arguments: &[&str], out: &Path) {
-    let mut command = Command::new(std::env::var_os("REELSEEK_FFMPEG").unwrap_or_else(|| "ffmpeg".into()));
-    assert!(command.args(["-nostdin", "-v", "error", "-y"]).args(arguments).arg(out).status().unwrap().success());
-}
+use super::times::make;
 
-/// 12 seconds; each frame is one plain grey: its own number.
+/// 12 seconds of plain grey frames. The grey level is the number of the frame.
 const COUNTER: &str = "color=black:size=64x48:rate=20:duration=12,format=gray,geq=lum=N";
-/// One keyframe every four seconds and frames that depend on later ones: seeking has something to get wrong.
+/// One keyframe every four seconds, and frames that depend on later frames, so that seeking is difficult.
 const X264: [&str; 8] = ["-c:v", "libx264", "-crf", "4", "-g", "80", "-bf", "3"];
 
 fn counter(dir: &Path, name: &str, more: &[&str]) -> PathBuf {
@@ -22,8 +19,8 @@ fn counter(dir: &Path, name: &str, more: &[&str]) -> PathBuf {
     out
 }
 
-/// The same clip in the ways in which files number their frames and can be sought.
-fn all(dir: &Path) -> Vec<PathBuf> {
+/// The same clip in containers that differ in timestamps and seeking.
+fn all_containers(dir: &Path) -> Vec<PathBuf> {
     let mpeg2 = ["-c:v", "mpeg2video", "-q:v", "1", "-g", "40", "-bf", "2"];
     let mut files = vec![
         counter(dir, "a.mp4", &X264),
@@ -35,29 +32,12 @@ fn all(dir: &Path) -> Vec<PathBuf> {
         counter(dir, "a.webm", &["-c:v", "libvpx", "-qmin", "0", "-qmax", "4", "-b:v", "4M", "-g", "80"]),
         counter(dir, "a.h264", &X264),
     ];
-    // Sound begins five seconds before the pictures do: a file whose time is not that of its video.
+    // The sound starts five seconds before the video, so that time 0 of the file is not time 0 of the video.
     for name in ["late.mp4", "late.mkv"] {
         let late = dir.join(name);
         let video = dir.join("a.mp4").display().to_string();
-        make(
-            &[
-                "-f",
-                "lavfi",
-                "-i",
-                "sine=duration=17",
-                "-itsoffset",
-                "5",
-                "-i",
-                &video,
-                "-map",
-                "0",
-                "-map",
-                "1",
-                "-c:v",
-                "copy",
-            ],
-            &late,
-        );
+        let sound = ["-f", "lavfi", "-i", "sine=duration=17", "-itsoffset", "5", "-i", &video];
+        make(&[&sound[..], &["-map", "0", "-map", "1", "-c:v", "copy"]].concat(), &late);
         files.push(late);
     }
     files
@@ -95,17 +75,17 @@ impl Setup {
 }
 
 #[test]
-fn a_still_is_that_of_its_moment_in_every_container() {
+fn a_still_is_the_frame_of_its_time_in_every_container() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup::new();
-    for path in all(dir.path()) {
+    for path in all_containers(dir.path()) {
         let source = setup.source(&path);
         let start = source.start().unwrap();
         for at_ms in [0, 2510, 3010, 4010, 7960, 8010, 11_260, 11_990] {
             let expected = f64::from(at_ms) / 50.0;
             for start in [Some(&start), None] {
                 let grey = f64::from(source.frame_at(start, at_ms, 64).unwrap().pixel(9, 9)[0]);
-                // A grey can be 1 away from its number, and a frame at another rate up to half of one earlier.
+                // Encoding changes a grey level by up to 1, and another frame rate a time by up to half a frame.
                 assert!(
                     (grey - expected.floor()).abs() <= 2.5,
                     "{} at {at_ms} ms ({start:?}): {grey}",
@@ -117,10 +97,10 @@ fn a_still_is_that_of_its_moment_in_every_container() {
 }
 
 #[test]
-fn seeking_gives_the_picture_that_decoding_from_the_start_gives() {
+fn seeking_and_decoding_from_the_start_give_the_same_frame() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup::new();
-    for path in all(dir.path()) {
+    for path in all_containers(dir.path()) {
         let source = setup.source(&path);
         let start = source.start().unwrap();
         for at_ms in [3500, 6789, 9999, 11_990] {
@@ -133,17 +113,17 @@ fn seeking_gives_the_picture_that_decoding_from_the_start_gives() {
 }
 
 #[test]
-fn a_cut_shows_its_moments_from_beginning_to_end() {
+fn a_preview_has_the_frames_of_its_span() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup::new();
     let best = Codec::detect(&setup.tools, &Limits::default(), &Cancel::default()).unwrap();
-    let mut each: Vec<(PathBuf, Codec)> = all(dir.path()).into_iter().map(|path| (path, best)).collect();
+    let mut each: Vec<(PathBuf, Codec)> = all_containers(dir.path()).into_iter().map(|path| (path, best)).collect();
     each.push((dir.path().join("a.mp4"), Codec::Vp8));
     for (path, codec) in each {
         let source = setup.source(&path);
         let start = source.start().unwrap();
         for (from_ms, to_ms) in [(0, 2000), (3300, 5300), (6510, 8510), (10_500, 14_000)] {
-            let to = dir.path().join(format!("cut.{}", codec.extension()));
+            let to = dir.path().join(format!("preview.{}", codec.extension()));
             std::fs::write(&to, "").unwrap();
             source.write_preview(Some(&start), &PreviewSpec { from_ms, to_ms, max_side: 640 }, codec, &to).unwrap();
             let greys = setup.greys(&to);
@@ -164,7 +144,7 @@ fn a_cut_shows_its_moments_from_beginning_to_end() {
 }
 
 #[test]
-fn a_cut_is_small_silent_and_ready_to_play() {
+fn a_preview_is_small_silent_and_playable_while_it_downloads() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup::new();
     let wide = dir.path().join("wide.mkv");
@@ -174,33 +154,36 @@ fn a_cut_is_small_silent_and_ready_to_play() {
             .concat(),
         &wide,
     );
-    let to = dir.path().join("cut.mp4");
+    let to = dir.path().join("preview.mp4");
     std::fs::write(&to, "").unwrap();
     let source = setup.source(&wide);
     source.write_preview(None, &PreviewSpec { from_ms: 1000, to_ms: 3000, max_side: 640 }, Codec::X264, &to).unwrap();
     let bytes = std::fs::read(&to).unwrap();
-    let place = |name: &[u8]| bytes.windows(4).position(|window| window == name);
-    assert!(place(b"moov").unwrap() < place(b"mdat").unwrap(), "what a player needs comes first");
-    assert_eq!((place(b"vide").is_some(), place(b"soun")), (true, None));
-    // `avcC`: version 1, then the profile; 66 is baseline.
-    let profile = bytes[place(b"avcC").unwrap() + 5];
+    let position = |name: &[u8]| bytes.windows(4).position(|window| window == name);
+    assert!(position(b"moov").unwrap() < position(b"mdat").unwrap(), "the header precedes the data");
+    assert_eq!((position(b"vide").is_some(), position(b"soun")), (true, None));
+    // `avcC` starts with version 1 and the profile. 66 is the baseline profile.
+    let profile = bytes[position(b"avcC").unwrap() + 5];
     assert_eq!(profile, 66);
     let picture = setup.source(&to).frame_at(None, 500, 2000).unwrap();
     assert_eq!((picture.width, picture.height), (640, 360));
 }
 
 #[test]
-fn what_cannot_be_cut_is_an_error_and_wishes_to_stop_are_heard() {
+fn reports_files_that_are_not_videos_missing_files_and_cancellation() {
     let dir = tempfile::tempdir().unwrap();
     let setup = Setup::new();
     let (broken, gone) = (dir.path().join("broken.mp4"), dir.path().join("gone.mp4"));
     std::fs::write(&broken, "no video").unwrap();
-    let cut = PreviewSpec { from_ms: 4000, to_ms: 5000, max_side: 640 };
-    let to = dir.path().join("cut.mp4");
+    let not_a_video = |error: Error| matches!(error, Error::NotAVideo { found: "text", .. });
+    let preview = PreviewSpec { from_ms: 4000, to_ms: 5000, max_side: 640 };
+    let to = dir.path().join("preview.mp4");
     std::fs::write(&to, "").unwrap();
-    assert!(matches!(setup.source(&broken).start(), Err(Error::Undecodable { .. })));
-    assert!(matches!(setup.source(&broken).frame_at(None, 0, 64), Err(Error::Undecodable { .. })));
-    assert!(matches!(setup.source(&broken).write_preview(None, &cut, Codec::X264, &to), Err(Error::Undecodable { .. })));
+    assert!(not_a_video(setup.source(&broken).start().unwrap_err()));
+    assert!(not_a_video(setup.source(&broken).frame_at(None, 0, 64).unwrap_err()));
+    assert!(not_a_video(setup.source(&broken).write_preview(None, &preview, Codec::X264, &to).unwrap_err()));
+    std::fs::write(&broken, "").unwrap();
+    assert!(matches!(setup.source(&broken).start(), Err(Error::Empty { .. })));
     assert!(matches!(setup.source(&gone).start(), Err(Error::Io { .. })));
     let path = counter(dir.path(), "a.mp4", &X264);
     setup.cancel.set();
@@ -209,7 +192,7 @@ fn what_cannot_be_cut_is_an_error_and_wishes_to_stop_are_heard() {
 
 #[cfg(unix)]
 #[test]
-fn an_ffmpeg_without_h264_falls_back_and_one_without_any_encoder_is_told() {
+fn detects_the_best_codec_and_reports_an_ffmpeg_without_any() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ffmpeg");
