@@ -207,7 +207,8 @@ pub(crate) fn write(
         .collect();
     let dtype = if precision == StoredPrecision::F16 { Dtype::F16 } else { Dtype::F32 };
     let views = tensors.iter().zip(&numbers).map(|((name, shape, _), bytes)| {
-        let view = TensorView::new(dtype, shape.to_vec(), bytes).expect("every caller passes values that fit the shape");
+        let view =
+            TensorView::new(dtype, shape.to_vec(), bytes).expect("every caller passes values that fit the shape");
         (*name, view)
     });
     safetensors::serialize(views, Some(metadata)).expect("every caller passes unique names")
@@ -292,7 +293,10 @@ mod tests {
         let bytes = write(&[("a", &[1], &[f32::NAN])], StoredPrecision::F32, HashMap::new());
         assert!(matches!(parse(&bytes).unwrap().take("a", &[1]), Err(Error::NotFinite(_))));
         let unsaved = tempfile::tempdir().unwrap().path().join("a");
-        assert!(matches!(save(&unsaved, &[("a".into(), vec![1], &[f32::NAN])], HashMap::new()), Err(Error::NotFinite(_))));
+        assert!(matches!(
+            save(&unsaved, &[("a".into(), vec![1], &[f32::NAN])], HashMap::new()),
+            Err(Error::NotFinite(_))
+        ));
     }
 
     #[test]

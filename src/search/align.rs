@@ -356,7 +356,11 @@ mod tests {
             assert!(own > 0.6, "{}: {own}", distortion.name());
             for other in 2..8 {
                 let foreign = score(&query, &scene(other));
-                assert!(foreign < own - 0.15, "{}: {own} on its own frame, {foreign} on scene {other}", distortion.name());
+                assert!(
+                    foreign < own - 0.15,
+                    "{}: {own} on its own frame, {foreign} on scene {other}",
+                    distortion.name()
+                );
             }
         }
     }

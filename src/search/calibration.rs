@@ -90,14 +90,9 @@ fn quantile(sorted: &[f32], share: f64) -> f64 {
     f64::from(sorted[below]) * (1.0 - part) + f64::from(sorted[above]) * part
 }
 
-/// Φ(z), by Abramowitz and Stegun 7.1.26: absolute error below 1.5e-7.
+/// Φ(z), the standard normal distribution function.
 fn normal_cdf(z: f64) -> f64 {
-    let x = z.abs() / std::f64::consts::SQRT_2;
-    let t = 1.0 / (1.0 + 0.327_591_1 * x);
-    let series =
-        t * (0.254_829_592 + t * (-0.284_496_736 + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
-    let erf = 1.0 - series * (-x * x).exp();
-    if z >= 0.0 { 0.5 * (1.0 + erf) } else { 0.5 * (1.0 - erf) }
+    0.5 * libm::erfc(-z / std::f64::consts::SQRT_2)
 }
 
 #[cfg(test)]

@@ -361,9 +361,11 @@ fn views_of(
         std::iter::once(picture).chain(trimmed).map(|picture| encode::fit(picture, sampling)).collect();
     let mut embeddings = Vec::with_capacity(4);
     for descriptor in encoder.describe(&fitted)?.into_iter().filter(|descriptor| !descriptor.is_flat()) {
-        embeddings.push(QueryView { embedding: checkpoint.embed_image(&encoder.image(&descriptor)?)?, mirrored: false });
+        embeddings
+            .push(QueryView { embedding: checkpoint.embed_image(&encoder.image(&descriptor)?)?, mirrored: false });
         if let Some(mirrored) = encoder.mirrored(&descriptor) {
-            embeddings.push(QueryView { embedding: checkpoint.embed_image(&encoder.image(&mirrored)?)?, mirrored: true });
+            embeddings
+                .push(QueryView { embedding: checkpoint.embed_image(&encoder.image(&mirrored)?)?, mirrored: true });
         }
     }
     Ok(embeddings)

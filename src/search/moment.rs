@@ -97,7 +97,11 @@ mod tests {
         let moment = Moment { from_ms: 8000, at_ms: 10_000, to_ms: 10_500 };
         assert_eq!(moment.clipped_to(10_290), Moment { to_ms: 10_290, ..moment });
         assert_eq!(moment.clipped_to(11_000), moment);
-        assert_eq!(moment.clipped_to(9000), Moment { to_ms: 10_000, ..moment }, "a wrong length does not hide the best match");
+        assert_eq!(
+            moment.clipped_to(9000),
+            Moment { to_ms: 10_000, ..moment },
+            "a wrong length does not hide the best match"
+        );
     }
 
     #[test]

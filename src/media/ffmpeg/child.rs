@@ -285,7 +285,13 @@ fn kill(process: &Mutex<Process>) {
 }
 
 /// Kills a child that stalls, takes too long or is cancelled.
-fn watch(process: &Mutex<Process>, progress: &ChildProgress, limits: &Limits, cancel: &Cancel, ended: &mpsc::Receiver<()>) {
+fn watch(
+    process: &Mutex<Process>,
+    progress: &ChildProgress,
+    limits: &Limits,
+    cancel: &Cancel,
+    ended: &mpsc::Receiver<()>,
+) {
     loop {
         match ended.recv_timeout(WATCH_EVERY) {
             Err(RecvTimeoutError::Timeout) => {}

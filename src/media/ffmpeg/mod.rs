@@ -171,7 +171,13 @@ pub struct Frames {
 ///
 /// # Errors
 /// [`Error::NoFfmpeg`] if ffmpeg cannot be started, else as [`readable`].
-pub fn frames(tools: &Tools, path: &Path, plan: &DecodePlan, limits: &Limits, cancel: &Cancel) -> Result<Frames, Error> {
+pub fn frames(
+    tools: &Tools,
+    path: &Path,
+    plan: &DecodePlan,
+    limits: &Limits,
+    cancel: &Cancel,
+) -> Result<Frames, Error> {
     // Rounding up assigns each frame to the first grid time at which it is displayed.
     let filter = format!(
         "setpts=PTS-STARTPTS,fps=fps={}:round=up,{},format=rgb24",
