@@ -41,7 +41,7 @@ impl<'a> MatrixView<'a> {
     }
 
     /// One row of a row-major matrix.
-    pub(super) fn row(self, r: usize) -> &'a [f32] {
+    pub(crate) fn row(self, r: usize) -> &'a [f32] {
         assert_eq!(self.column_stride, 1, "the matrix is row-major");
         &self.data[r * self.row_stride..][..self.columns]
     }
@@ -72,7 +72,7 @@ pub(crate) fn multiply(dst: &mut [f32], keep: f32, a: MatrixView<'_>, b: MatrixV
 
 /// Rows of one panel of a product that needs `row_cost` multiply-adds per row. A panel is large enough for
 /// the kernel and small enough that its weights stay in the cache and two threads end at about the same time.
-pub(super) fn panel_rows(rows: usize, row_cost: usize) -> usize {
+pub(crate) fn panel_rows(rows: usize, row_cost: usize) -> usize {
     if rows * row_cost < PARALLEL {
         return rows.max(1);
     }

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use super::Error;
 use super::activitynet::video_id;
-use crate::tensors;
+use crate::base::tensors;
 
 /// Vectors of one video, evenly spread over its time.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +36,7 @@ pub struct Source {
 enum Kind {
     Folder,
     Npz(std::sync::Mutex<npyz::npz::NpzArchive<BufReader<File>>>),
-    Safetensors(tensors::File<'static>),
+    Safetensors(tensors::TensorFile<'static>),
     #[cfg(feature = "hdf5")]
     Hdf5(hdf5_metno::File),
 }
