@@ -57,12 +57,16 @@
 #![deny(unsafe_code)]
 
 mod base;
+#[cfg(feature = "cli")]
 pub mod cli;
+pub mod collection;
 pub mod encode;
+#[cfg(feature = "research")]
 pub mod features;
 pub mod gmf;
 pub mod ingest;
 pub mod media;
+#[cfg(feature = "research")]
 pub mod research;
 pub mod search;
 pub mod serve;

@@ -5,7 +5,7 @@
 //! panels of output rows. One thread computes each panel from start to end, so that results do not depend on
 //! the number of threads.
 
-#![allow(unsafe_code, reason = "gemm takes pointers and strides; `multiply` checks them against the slices")]
+#![allow(unsafe_code, reason = "gemm takes pointers and strides; `multiply_here` checks them against the slices")]
 
 use rayon::prelude::*;
 
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn products_agree_with_the_definition_for_odd_shapes_and_transposes() {
+    fn products_match_the_definition_for_odd_shapes_and_transposes() {
         for (m, k, n) in [(1, 1, 1), (3, 5, 7), (64, 33, 17), (300, 130, 65), (17, 1, 2)] {
             let (a, b) = (values(m * k, 1), values(k * n, 2));
             let at: Vec<f32> = (0..k * m).map(|i| a[i % m * k + i / m]).collect();

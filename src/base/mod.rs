@@ -4,6 +4,8 @@
 mod cancel;
 mod error_paths;
 pub(crate) mod files;
+pub(crate) mod gemv;
+#[cfg(feature = "research")]
 pub(crate) mod linalg;
 pub(crate) mod seeded;
 pub(crate) mod tensors;

@@ -18,6 +18,7 @@ use super::guard::remote::Remote;
 use super::observe::metrics::Metrics;
 use super::{Error, Options};
 use crate::base::Cancel;
+use crate::collection::ModelChoice;
 use crate::search::{self, Engine};
 
 /// How often the index is looked at for a new commit: it costs one look at one file.
@@ -96,6 +97,7 @@ impl App {
     /// Takes up the last commit, if there is a new one, and tells whether. Requests that run keep the snapshot they have.
     pub(crate) fn refresh(&self) -> Result<bool, search::Error> {
         let Options { index, checkpoint, weights, .. } = &self.options;
+        let choice = ModelChoice { encoder: None, weights: weights.clone(), checkpoint: checkpoint.clone() };
         // Held to the end: one at a time.
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         // Looked at before the index is opened: a commit in between is taken up twice rather than never.
@@ -105,8 +107,8 @@ impl App {
         }
         let before = self.snapshot();
         let engine = match &before {
-            Some(before) => before.engine.renewed(index, checkpoint.as_deref(), weights.as_deref())?,
-            None => Engine::open(index, checkpoint.as_deref(), weights.as_deref())?,
+            Some(before) => before.engine.renewed(index, &choice)?,
+            None => Engine::open(index, &choice)?,
         };
         let (rows, videos) = (engine.searcher().rows(), engine.searcher().video_numbers().len());
         let generation = before.map_or(1, |before| before.generation + 1);

@@ -16,7 +16,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::base::Cancel;
-use crate::ingest::{self, Event, Model, Outcome, Plan, Summary};
+use crate::collection::ModelChoice;
+use crate::ingest::{self, FileError, FileOutcome, IndexEvent, IndexOptions, IndexSummary, Indexer};
 use crate::serve::api::ask::{self, Kind};
 use crate::serve::error::{ApiError, ErrorBody};
 use crate::serve::observe::clock::{rfc3339, since_1970_ns};
@@ -158,31 +159,33 @@ impl Job {
         }
     }
 
-    fn hear(&self, app: &App, event: &Event) {
+    fn hear(&self, app: &App, event: &IndexEvent) {
         let mut progress = self.progress();
         let (path, outcome) = match event {
-            Event::File { path, outcome } => (path, outcome),
-            Event::Progress { done_bytes, total_bytes } => {
+            IndexEvent::File { path, outcome } => (path, outcome),
+            IndexEvent::Progress { done_bytes, total_bytes } => {
                 progress.reading_since.get_or_insert_with(Instant::now);
                 (progress.done_bytes, progress.total_bytes) = (*done_bytes, *total_bytes);
                 return;
             }
         };
         match outcome {
-            Outcome::Indexed { rows, .. } => {
+            FileOutcome::Indexed { rows, .. } => {
                 progress.indexed += 1;
                 progress.rows += u64::from(*rows);
             }
-            Outcome::Unchanged { .. } => progress.unchanged += 1,
-            Outcome::Skipped { .. } => progress.skipped += 1,
-            Outcome::Removed => progress.removed += 1,
-            Outcome::Failed { reason } => {
+            FileOutcome::Unchanged { .. } => progress.unchanged += 1,
+            FileOutcome::Missing => progress.skipped += 1,
+            FileOutcome::Removed => progress.removed += 1,
+            FileOutcome::Failed { error, .. } => {
                 progress.failed += 1;
                 if progress.failures.len() < MAX_FAILURES {
                     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    // What the command line says of its options holds for those of a request.
-                    let reason = reason.replace("--retry", "`retry`");
-                    let reason = app.shown(&reason, Some(path));
+                    let advice = match error {
+                        FileError::FailedBefore { .. } => "; `retry` decodes it again",
+                        _ => "",
+                    };
+                    let reason = app.shown(&format!("{error}{advice}"), Some(path));
                     let reason = reason.strip_prefix(&format!("{name}: ")).map(str::to_owned).unwrap_or(reason);
                     progress.failures.push(Failure { name, reason });
                 }
@@ -219,7 +222,7 @@ impl Jobs {
     /// Begins a job, or gives the one that runs.
     fn begin(
         self: &Arc<Self>,
-        work: impl FnOnce(&Job) -> Result<Summary, String> + Send + 'static,
+        work: impl FnOnce(&Job) -> Result<IndexSummary, String> + Send + 'static,
     ) -> Result<Result<Arc<Job>, Arc<Job>>, ApiError> {
         let mut jobs = self.jobs();
         if let Some(running) = jobs.back().filter(|job| job.runs()) {
@@ -288,7 +291,7 @@ fn unique(path: &FilePath, taken: &mut HashSet<String>) -> String {
 }
 
 /// Brings the index up to date with these folders.
-fn index(app: &App, job: &Job, order: &Order, folders: Vec<PathBuf>) -> Result<Summary, String> {
+fn index(app: &App, job: &Job, order: &Order, folders: Vec<PathBuf>) -> Result<IndexSummary, String> {
     let told = |error: ingest::Error| {
         tracing::error!("indexing: {error}");
         match &error {
@@ -299,24 +302,18 @@ fn index(app: &App, job: &Job, order: &Order, folders: Vec<PathBuf>) -> Result<S
             error => app.shown(&error.to_string(), None),
         }
     };
-    let options = &app.options;
-    let model = Model { encoder: None, weights: options.weights.clone(), checkpoint: options.checkpoint.clone() };
-    let say = |what: &str| tracing::info!("{what}");
-    let (encoder, checkpoint) = model.open(&options.index, &folders, &job.cancel, say).map_err(told)?;
+    let (weights, checkpoint) = (app.options.weights.clone(), app.options.checkpoint.clone());
     // One processor is left to searches.
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let plan = Plan {
-        paths: folders,
-        exclude: globset::GlobSet::empty(),
-        jobs: processors.saturating_sub(1).max(1),
-        keyframes: order.keyframes,
-        prune: order.prune,
-        retry: order.retry,
-        half: false,
-        weights: options.weights.clone(),
-    };
-    let tell = |event: &Event| job.hear(app, event);
-    let summary = ingest::run(&options.index, &plan, encoder.as_ref(), &checkpoint, &job.cancel, tell).map_err(told)?;
+    let options = IndexOptions::new(folders)
+        .jobs(processors.saturating_sub(1))
+        .keyframes(order.keyframes)
+        .prune(order.prune)
+        .retry(order.retry)
+        .model(ModelChoice { encoder: None, weights, checkpoint });
+    let on_note = |note: &str| tracing::info!("{note}");
+    let indexer = Indexer::open(&app.options.index, options, &job.cancel, on_note).map_err(told)?;
+    let summary = indexer.run(&job.cancel, |event| job.hear(app, event)).map_err(told)?;
     // Who sees that the job is done shall find what it did.
     if let Err(error) = app.refresh() {
         tracing::warn!("the index cannot be opened: {error}");

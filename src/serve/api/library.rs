@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::ingest;
+use crate::collection::video_path;
 use crate::serve::api::catalogue::Order;
 use crate::serve::api::search::name_of;
 use crate::serve::error::{ApiError, ErrorBody};
@@ -133,7 +133,7 @@ impl Listed {
             rows: video.rows,
             size: video.size_bytes,
             modified: rfc3339(video.modified_ns),
-            warning: video.note.as_deref().map(|note| app.shown(note, Some(&ingest::path_of(video)))),
+            warning: video.note.as_deref().map(|note| app.shown(note, Some(&video_path(video)))),
             thumbnail: app.link(format!("/v1/thumbnail?video={}&at={at}", video.id)),
             media: app.link(format!("/v1/media/{}", video.id)),
             video: video.id.clone(),

@@ -23,7 +23,7 @@ use utoipa_axum::routes;
 
 use crate::base::{Cancel, ErrorPaths};
 use crate::encode::registry;
-use crate::ingest;
+use crate::collection::video_path;
 use crate::media::{self, Codec, PreviewSpec, Limits, VideoStart, Picture, VideoSource, Tools};
 use crate::search::Moment;
 use crate::serve::admission::flights::Flights;
@@ -100,7 +100,7 @@ impl Media {
             tools: OnceLock::new(),
             codec: OnceLock::new(),
             asking: Arc::default(),
-            cache: Cache::new(registry::cache().join("previews"), cache_bytes),
+            cache: Cache::new(registry::cache_folder().join("previews"), cache_bytes),
             flights: Arc::default(),
             stills: gate(STILLS, MAX_WAITING[0]),
             clips: gate(CLIPS, MAX_WAITING[1]),
@@ -175,7 +175,7 @@ async fn locate(app: &Arc<App>, id: String) -> Result<Located, ApiError> {
     let snapshot = app.ready()?;
     let work = move || {
         let video = library::find(&snapshot, &id)?;
-        let path = ingest::path_of(&video);
+        let path = video_path(&video);
         let meta =
             std::fs::metadata(&path).map_err(|reason| refused(media::Error::Io { path: path.clone(), reason }))?;
         if !meta.is_file() {

@@ -18,9 +18,9 @@ fn ended(jobs: &Jobs, job: &Job) -> Shown {
 fn one_runs_at_a_time_and_the_next_may_begin_when_it_has_ended() {
     let jobs = jobs();
     let (go, wait) = mpsc::channel::<()>();
-    let first = jobs.begin(move |_| wait.recv().map(|()| Summary::default()).map_err(|e| e.to_string()));
+    let first = jobs.begin(move |_| wait.recv().map(|()| IndexSummary::default()).map_err(|e| e.to_string()));
     let first = first.unwrap().ok().unwrap();
-    let refused = jobs.begin(|_| Ok(Summary::default())).unwrap().err().unwrap();
+    let refused = jobs.begin(|_| Ok(IndexSummary::default())).unwrap().err().unwrap();
     assert_eq!(refused.id, first.id);
     assert_eq!(first.show().state, Status::Running);
     go.send(()).unwrap();
@@ -38,7 +38,7 @@ fn a_panic_is_a_failed_job_and_the_next_one_runs() {
     let job = jobs.begin(|_| panic!("on purpose")).unwrap().ok().unwrap();
     let shown = ended(&jobs, &job);
     assert_eq!((shown.state, shown.error.is_some()), (Status::Failed, true));
-    let next = jobs.begin(|_| Ok(Summary::default())).unwrap().ok().unwrap();
+    let next = jobs.begin(|_| Ok(IndexSummary::default())).unwrap().ok().unwrap();
     assert_eq!(ended(&jobs, &next).state, Status::Done);
 }
 
@@ -49,14 +49,14 @@ fn stopping_cancels_what_runs_and_waits_for_its_end() {
         while !job.cancel.is_set() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        Ok(Summary { cancelled: true, ..Summary::default() })
+        Ok(IndexSummary { cancelled: true, ..IndexSummary::default() })
     };
     let job = jobs.begin(work).unwrap().ok().unwrap();
     jobs.stop(SOON);
     assert_eq!(job.show().state, Status::Cancelled);
     let (go, wait) = mpsc::channel::<()>();
     let deaf =
-        jobs.begin(move |_| wait.recv().map(|()| Summary::default()).map_err(|e| e.to_string())).unwrap().ok().unwrap();
+        jobs.begin(move |_| wait.recv().map(|()| IndexSummary::default()).map_err(|e| e.to_string())).unwrap().ok().unwrap();
     jobs.stop(Duration::from_millis(20));
     assert_eq!(deaf.show().state, Status::Running, "stopping does not wait for ever");
     go.send(()).unwrap();
@@ -68,7 +68,7 @@ fn progress_is_a_share_and_the_rest_takes_as_long() {
     let jobs = jobs();
     let (go, wait) = mpsc::channel::<()>();
     let job =
-        jobs.begin(move |_| wait.recv().map(|()| Summary::default()).map_err(|e| e.to_string())).unwrap().ok().unwrap();
+        jobs.begin(move |_| wait.recv().map(|()| IndexSummary::default()).map_err(|e| e.to_string())).unwrap().ok().unwrap();
     let shown = job.show();
     assert_eq!((shown.progress, shown.eta_seconds), (0.0, None));
     // What came before the reading does not count.
