@@ -4,10 +4,10 @@
 
 mod architecture;
 mod cli;
-mod cuts;
 mod eval;
 mod hub;
 mod page;
+mod previews;
 mod serve;
 mod serve_media;
 mod skip;

@@ -216,7 +216,7 @@ mod tests {
         let (network, normalisation) = MobileNetV2::open(&path).unwrap();
         let classifier = WeightsFile::open(&path).unwrap().linear("classifier", 1001, LENGTH).unwrap();
         for (name, best) in CHECKS {
-            let picture = media::open(&shared.join("images").join(name)).unwrap();
+            let picture = media::open(&shared.join("images").join(name)).unwrap().picture;
             let fitted = Fit::Cover { shorter: 256, filter: Filter::Bilinear }.apply(&picture, 224, 224);
             let features = network.forward(&PixelBatch::new(&[&fitted], &normalisation)).unwrap().concat();
             let features = Tensor::from_vec(features, (1, LENGTH), &candle_core::Device::Cpu).unwrap();

@@ -20,7 +20,7 @@ const MAX_HEADER_BYTES: u64 = 1 << 16;
 
 /// An open weights file.
 pub(super) enum WeightsFile {
-    Safetensors(tensors::File<'static>),
+    Safetensors(tensors::TensorFile<'static>),
     Npz(RefCell<ZipArchive<File>>),
 }
 
