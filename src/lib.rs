@@ -1,63 +1,75 @@
-//! reelseek finds the videos, and the moment in each, that show what a picture shows.
+//! reelseek finds the videos, and the moments in them, that match a picture.
 //!
 //! # The tour
 //!
 //! ```text
-//! video ─ media ─ frames ─ encode ─ clip features (4096) ─┐ gmf  ┌─ embedding (128, unit) ─ index ─┐
-//! image ─ media ─ pixels ─ encode ─ image features (128) ─┘(fold)└─ embedding (128, unit) ─────────┴─ search ─ moments ─ cli │ serve
-//!                           features + labels ─ train ─ checkpoint ─┘
+//! video ─── media ── frames ── encode ── features ──┐ gmf  ┌── vectors ── index ──┐
+//! picture ─ media ── pixels ── encode ── features ──┘      └── vector ─────────────┴── search ── cli │ serve
 //! ```
 //!
-//! Each room answers one question and may use only the rooms named (a test holds this table):
+//! An encoder turns a picture into features and a clip (8 frames) into features of another length. A
+//! checkpoint maps both to unit vectors of one length. The index stores one vector (row) per clip and finds
+//! the rows nearest to the vector of a picture.
+//!
+//! The code is split into rooms. Each room answers one question and may use only the rooms named here. A test
+//! compares this table with the code (`tests/integration/architecture.rs`).
 //!
 //! | room | question | uses |
 //! |---|---|---|
-//! | [`media`] | which pictures are in this file, and when? | - |
-//! | [`encode`] | what are the frozen features of this image, of this clip? | media |
-//! | [`features`] | which feature sets lie on disk, with which labels and splits? | - |
-//! | [`gmf`] | how do features of unequal lengths become comparable? (model, losses, training, checkpoints) | features (training only) |
-//! | [`reelseek_index`] | which rows are nearest, among those that pass the filter? | - |
-//! | [`search`] | which videos, and when, show what this picture shows? | media, encode, gmf, index |
-//! | [`ingest`] | the conductor: videos → media → encode → gmf → index, with an outcome for every file; feature sets and training examples from videos | all above |
-//! | [`eval`] | how good are the answers? | all above |
-//! | [`serve`] | the web page and the HTTP API | media, encode, gmf, search, ingest |
-//! | [`cli`] | arguments in, library call, output | everything |
+//! | `base` | which helpers need no other room? (files, random numbers, matrix products, ...) | - |
+//! | [`media`] | which pictures are in a file, and at which times? | base |
+//! | [`encode`] | what are the features of a picture and of a clip? | base, media |
+//! | [`features`] | which feature sets are on disk, with which labels and splits? | base |
+//! | [`gmf`] | how do features of different lengths become comparable? (model, training) | base, features |
+//! | [`reelseek_index`] | which rows are nearest, among those that match the filter? | - |
+//! | [`search`] | which videos, and which moments, match a picture? | base, media, encode, gmf, index |
+//! | [`ingest`] | how does an index follow the files in a folder? | all above |
+//! | [`research`] | how good are the answers, and which data trains a checkpoint? | all above |
+//! | [`serve`] | how do browsers and programs search? (web page, HTTP API) | all but features, research |
+//! | [`cli`] | what does the command line mean? | all |
 //!
-//! A walk through: `cli::index` calls [`ingest::run`], which finds files with [`media::walk`], decodes each with
-//! [`media::frames`], describes each frame with [`encode::Descriptor`], joins 8 of them to a clip in
-//! [`ingest::ClipBuilder`], embeds that with [`gmf::Folded`] and hands it to [`reelseek_index::Writer`]. `cli::search` reads
-//! a picture with [`media::open`] and asks a [`search::Engine`]: the nearest rows, a second look at their frames ([`search::align`]), neighbouring rows joined to moments, and
-//! a [`search::Calibration`] that turns all that into confidence.
-//! [`eval::quality`] measures how often that is right, [`eval::kinds`] how often the same kind of scene is found.
+//! **Indexing.** `cli::index` calls [`ingest`]. It finds files with [`media::walk`], decodes each with
+//! [`media::frames`], describes every frame with an [`encode::Encoder`], joins 8 frames to a clip in
+//! [`ingest::ClipBuilder`], embeds the clip with a [`gmf::Folded`] checkpoint and passes the row to a
+//! [`reelseek_index::Writer`].
 //!
-//! Research goes another way: `cli::dataset` draws a list of frames and clips from annotations ([`features::benchmark`]), [`ingest::extract`] makes a
-//! [`features::Set`] of it, and `cli::eval` asks its images against its videos ([`eval::retrieval::Task`]): [`eval::methods`] bring both into one space, [`eval::ranking`]
-//! ranks exactly, [`eval::metrics`] judges and [`eval::summary`] sums up; [`eval::table`], [`eval::report`] and [`eval::trec`] tell.
+//! **Search.** `cli::search` reads a picture with [`media::open`] and calls [`search::Engine::search`]. The
+//! engine embeds the picture in several views, fetches the nearest rows, compares the picture with their
+//! frames ([`search::align`]), joins neighbouring rows to a [`search::Moment`] and converts the evidence to a
+//! confidence ([`search::Calibration`]).
 //!
-//! And how a checkpoint comes to be: `cli::train` opens a [`features::Set`], or makes one of videos with [`ingest::pairs`], and hands
-//! it to [`gmf::train()`], which steps a [`gmf::Cpu`] (gradients by hand; [`gmf::Autograd`] is the reference, and the way to a GPU) and keeps
-//! the epoch that [`eval::retrieval`] finds best. [`gmf::Weights::fold`] makes of it the small [`gmf::Folded`] that indexing and searching use.
+//! **Server.** [`serve`] answers the same searches over HTTP. Each request uses one snapshot of the index. It
+//! passes the guards (host, token, limits) and waits in a queue. The page in `assets/page` is a client of
+//! this API.
 //!
-//! `cli::serve` opens the same [`search::Engine`] to the web ([`serve::run`]): each request holds one snapshot of the index, passes the guards and waits for its turn; the page in
-//! `assets/page` is one of its clients.
+//! **Training.** `cli::train` opens a [`features::Set`] or makes one from videos with [`research::pairs`].
+//! [`gmf::train()`] trains the model on the CPU with hand-written gradients ([`gmf::Cpu`]; [`gmf::Autograd`]
+//! is the reference and the way to a GPU) and keeps the best epoch. [`gmf::Weights::fold`] reduces the model
+//! to the [`gmf::Folded`] checkpoint that indexing and searching use.
 //!
-//! Which encoders there are says [`encode::registry`]; `cli::encoders` has [`encode::hub`] fetch their weights.
+//! **Evaluation.** `cli::dataset` draws frames and clips from annotations ([`features::benchmark`]),
+//! [`research::extract`] encodes them into a [`features::Set`], and `cli::eval` ranks its videos for its
+//! pictures ([`research::eval`]).
 //!
-//! Two small helpers belong to no room: `tensors` (safetensors files) and `seeded` (random numbers that never change).
+//! [`encode::registry`] lists the encoders, and [`encode::hub`] downloads their weights.
 
-// One file of the engine has `unsafe`: `gmf/gemm.rs`, for the call of a matrix product. A test holds that.
+// Only `base/linalg.rs` has `unsafe` code, for matrix products. A test checks this.
 #![deny(unsafe_code)]
 
 mod base;
+#[cfg(feature = "cli")]
 pub mod cli;
+pub mod collection;
 pub mod encode;
+#[cfg(feature = "research")]
 pub mod features;
 pub mod gmf;
 pub mod ingest;
 pub mod media;
+#[cfg(feature = "research")]
 pub mod research;
 pub mod search;
 #[cfg(feature = "serve")]
 pub mod serve;
 
-pub use base::Cancel;
+pub use base::{Cancel, ErrorPaths};

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::base::Cancel;
-use crate::ingest::{self, Model, Plan, Summary as IndexSummary};
+use crate::ingest::{IndexOptions, IndexSummary, Indexer};
 use crate::serve::advice;
 use crate::serve::api::jobs::Jobs;
 use crate::serve::api::jobs::job::{Job, JobStatus};
@@ -78,10 +78,7 @@ pub(crate) struct JobList {
         IndexErrors,
     )
 )]
-pub(crate) async fn start_job(
-    State(context): State<JobContext>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(crate) async fn start_job(State(context): State<JobContext>, request: Request) -> Result<Response, ApiError> {
     let kind = BodyKind::of(request.headers());
     let body = body_bytes(request).await?;
     let request: IndexRequest = match (body.is_empty(), kind) {
@@ -112,30 +109,18 @@ fn index(
     request: &IndexRequest,
     folders: Vec<PathBuf>,
 ) -> Result<IndexSummary, String> {
-    let failed = |error: ingest::Error| {
-        tracing::error!("indexing: {error}");
-        advice::job_error(&error)
-    };
     // One core is left to searches.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let serve = &context.options;
-    let (weights, checkpoint) = (serve.weights.clone(), serve.checkpoint.clone());
-    let model = Model { encoder: None, weights: weights.clone(), checkpoint };
+    let options = IndexOptions::new(folders)
+        .jobs(cores.saturating_sub(1))
+        .keyframes(request.keyframes)
+        .prune(request.prune)
+        .retry(request.retry)
+        .model(serve.model_choice());
     let note = |text: &str| tracing::info!("{text}");
-    let (encoder, checkpoint) = model.open(&serve.index, &folders, &job.cancel, note).map_err(failed)?;
-    let plan = Plan {
-        paths: folders,
-        exclude: globset::GlobSet::empty(),
-        jobs: cores.saturating_sub(1).max(1),
-        keyframes: request.keyframes,
-        prune: request.prune,
-        retry: request.retry,
-        half: false,
-        weights,
-    };
-    let on_event = |event: &ingest::Event| job.on_event(event);
-    let summary =
-        ingest::run(&serve.index, &plan, encoder.as_ref(), &checkpoint, &job.cancel, on_event).map_err(failed)?;
+    let indexer = Indexer::open(&serve.index, options, &job.cancel, note).map_err(advice::job_error)?;
+    let summary = indexer.run(&job.cancel, |event| job.on_event(event)).map_err(advice::job_error)?;
     // A client that sees the end of the job must find its videos.
     if let Err(error) = context.snapshots.refresh() {
         tracing::warn!("the index cannot be opened: {error}");
@@ -166,10 +151,7 @@ pub(crate) async fn job(State(jobs): State<Arc<Jobs>>, Path(id): Path<String>) -
     delete, path = "/v1/jobs/{id}", tag = "indexing", params(("id" = String, Path, description = "Id of a job")),
     responses((status = 202, description = "The job stops in a moment", body = JobStatus))
 )]
-pub(crate) async fn cancel_job(
-    State(jobs): State<Arc<Jobs>>,
-    Path(id): Path<String>,
-) -> Result<Response, ApiError> {
+pub(crate) async fn cancel_job(State(jobs): State<Arc<Jobs>>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let job = jobs.find(&id)?;
     job.cancel.set();
     Ok((StatusCode::ACCEPTED, Json(job.status())).into_response())

@@ -15,9 +15,9 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::base::Cancel;
+use crate::collection::video_path;
 use crate::encode::registry;
-use crate::ingest::path_of as video_path;
-use crate::media::{self, Codec, Limits, Opening, Source, Tools};
+use crate::media::{self, Codec, Limits, Tools, VideoSource, VideoStart};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::admission::single_flight::SingleFlight;
 use crate::serve::advice::{gone, video_error};
@@ -54,7 +54,7 @@ pub(crate) struct MediaStore {
     thumbnails: WorkerGate,
     previews: WorkerGate,
     /// By the identity of the file; `None` if it cannot be determined.
-    openings: Mutex<HashMap<Vec<u8>, Option<Opening>>>,
+    openings: Mutex<HashMap<Vec<u8>, Option<VideoStart>>>,
     limits: Limits,
     metrics: Arc<Metrics>,
     hits: Counter,
@@ -78,7 +78,7 @@ impl MediaStore {
             tools: OnceLock::new(),
             codec: OnceLock::new(),
             codec_flights: Arc::default(),
-            cache: FileCache::new(registry::cache().join("previews"), cache_bytes),
+            cache: FileCache::new(registry::cache_folder().join("previews"), cache_bytes),
             flights: Arc::default(),
             thumbnails: gate(THUMBNAIL_WORKERS, MAX_QUEUED_THUMBNAILS),
             previews: gate(PREVIEW_WORKERS, MAX_QUEUED_PREVIEWS),
@@ -105,14 +105,14 @@ impl MediaStore {
     }
 
     /// How the file begins, determined once as long as the file does not change.
-    fn opening(&self, file: &VideoFile, source: &Source<'_>) -> Result<Option<Opening>, media::Error> {
+    fn opening(&self, file: &VideoFile, source: &VideoSource<'_>) -> Result<Option<VideoStart>, media::Error> {
         let openings = || self.openings.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(opening) = openings().get(&file.identity) {
             return Ok(*opening);
         }
-        let opening = match source.opening() {
+        let opening = match source.start() {
             Ok(opening) => Some(opening),
-            Err(media::Error::Undecodable { .. }) => None,
+            Err(error) if error.is_undecodable() => None,
             Err(error) => return Err(error),
         };
         let mut openings = openings();
@@ -134,7 +134,7 @@ impl MediaStore {
                 let worker = store.clone();
                 let work = move || {
                     let tools = worker.tools().map_err(video_error)?;
-                    let codec = Codec::of(tools, &worker.limits, &cancel).map_err(video_error)?;
+                    let codec = Codec::detect(tools, &worker.limits, &cancel).map_err(video_error)?;
                     Ok(*worker.codec.get_or_init(|| codec))
                 };
                 store.previews.run(work).await
@@ -217,7 +217,7 @@ impl MediaContext {
             let video = library::find(&snapshot, &id)?;
             let path = video_path(&video);
             let meta = std::fs::metadata(&path)
-                .map_err(|source| video_error(media::Error::Io { path: path.clone(), source }))?;
+                .map_err(|reason| video_error(media::Error::Io { path: path.clone(), reason }))?;
             if !meta.is_file() {
                 return Err(gone());
             }

@@ -1,0 +1,97 @@
+//! Damages the files of a small index, as the input says, and uses it in every way: errors are fine, crashes are not.
+//!
+//! The input is a list of changes of six bytes: which file, where (as a share of its length, two bytes), what to do (one byte: set,
+//! flip, cut, or write the same again over the next places), and two bytes to do it with.
+
+#![no_main]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use libfuzzer_sys::fuzz_target;
+use reelseek_index::{Effort, Hnsw, Index, Settings, Span, Video, VideoNumber, VideoSet};
+
+const DIM: usize = 8;
+
+struct Sound {
+    _keep: tempfile::TempDir,
+    dir: PathBuf,
+    files: Vec<(PathBuf, Vec<u8>)>,
+}
+
+fn build() -> Sound {
+    let keep = tempfile::tempdir().unwrap();
+    let dir = keep.path().join("index");
+    let hnsw = Hnsw { m: 4, ef_construction: 20, min_rows: 1, ..Hnsw::default() };
+    let settings = Settings { hnsw, sketch: 5, ..Settings::new(DIM) };
+    let mut writer = Index::create(&dir, &settings).unwrap().writer().unwrap();
+    for i in 0..30u32 {
+        let rows: Vec<f32> = (0..DIM as u32 * 20).map(|j| ((i * 977 + j * 13) % 101) as f32 - 50.0).collect();
+        let video = Video { id: format!("v{i}"), title: format!("{i} snow days"), ..Video::default() };
+        writer.put(video, &[Span::default(); 20], &rows, &[i as u8; 20 * 5]).unwrap();
+        if i % 10 == 9 {
+            writer.commit().unwrap();
+            // Of this commit and so large a segment that walks are chosen.
+            writer.remove(&format!("v{}", i - 5)).unwrap();
+        }
+    }
+    writer.commit().unwrap();
+    writer.close().unwrap();
+    let folders = ["segments", "text"].map(|name| dir.join(name));
+    let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap());
+    let mut files: Vec<_> =
+        entries.map(|entry| entry.unwrap().path()).map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+    files.retain(|(_, bytes)| !bytes.is_empty());
+    files.sort();
+    Sound { _keep: keep, dir, files }
+}
+
+fn use_all(dir: &Path) -> reelseek_index::Result<()> {
+    let searcher = Index::open(dir)?.searcher()?;
+    let some: VideoSet = (0..20).map(VideoNumber).collect();
+    for axis in 0..DIM {
+        let mut query = [0.1; DIM];
+        query[axis] = 1.0;
+        for effort in [Effort::Ef(1), Effort::Exact] {
+            searcher.search(&query, 1, None, effort)?;
+            searcher.search(&query, 700, Some(&some), effort)?;
+        }
+    }
+    for number in searcher.video_numbers() {
+        searcher.rows_of(number)?;
+        searcher.sketches_of(number)?;
+        searcher.video(number)?;
+    }
+    searcher.filter("title:snow AND NOT id:v3")?;
+    Ok(())
+}
+
+fuzz_target!(|input: &[u8]| {
+    static SOUND: OnceLock<Sound> = OnceLock::new();
+    let sound = SOUND.get_or_init(build);
+    // tantivy's panics are caught in the index; libFuzzer would end at each.
+    std::panic::set_hook(Box::new(|_| ()));
+    let mut changed = vec![];
+    for change in input.chunks_exact(6).take(16) {
+        let (path, whole) = &sound.files[change[0] as usize % sound.files.len()];
+        let mut bytes = fs::read(path).unwrap();
+        let at = whole.len() * (usize::from(change[1]) << 8 | usize::from(change[2])) / 65_536;
+        match (change[3] % 4, bytes.get_mut(at)) {
+            (0, Some(byte)) => *byte = change[4],
+            (1, Some(byte)) => *byte ^= change[4],
+            (2, Some(_)) => bytes.truncate(at),
+            (3, Some(_)) => bytes[at..].iter_mut().take(1 + usize::from(change[5])).for_each(|byte| *byte = change[4]),
+            _ => {}
+        }
+        fs::write(path, bytes).unwrap();
+        changed.push((path, whole));
+    }
+    let used = std::panic::catch_unwind(|| use_all(&sound.dir));
+    let verified = Index::verify(&sound.dir).map(|report| report.is_sound());
+    let damaged = changed.iter().any(|(path, whole)| fs::read(path).unwrap() != **whole);
+    changed.into_iter().for_each(|(path, whole)| fs::write(path, whole).unwrap());
+    assert!(used.is_ok(), "a panic came through");
+    assert!(!damaged || !matches!(verified, Ok(true)), "damage was not found");
+    assert!(damaged || matches!(verified, Ok(true)));
+});
