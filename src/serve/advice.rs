@@ -2,11 +2,12 @@
 //! files nor its command line.
 
 use std::io::ErrorKind;
+use std::path::Path;
 
 use axum::http::StatusCode;
 
 use super::error::ApiError;
-use crate::{media, search};
+use crate::{ingest, media, search};
 
 impl From<media::Error> for ApiError {
     fn from(error: media::Error) -> ApiError {
@@ -76,4 +77,15 @@ pub(crate) fn video_error(error: media::Error) -> ApiError {
         }
         other => ApiError::internal(other),
     }
+}
+
+/// Why a file could not be indexed.
+pub(crate) fn file_error(reason: &str, path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    reason.replace(&*path.to_string_lossy(), &name)
+}
+
+/// Why an indexing job failed.
+pub(crate) fn job_error(error: &ingest::Error) -> String {
+    error.to_string()
 }

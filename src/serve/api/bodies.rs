@@ -42,7 +42,7 @@ pub(crate) fn search_body() -> RequestBody {
 /// Body of `POST /v1/search/batch`: a form with several pictures, or JSON with several vectors or addresses.
 pub(crate) fn batch_body() -> RequestBody {
     let of = |items: Schema| -> Schema {
-        ArrayBuilder::new().items(items).min_items(Some(1)).max_items(Some(MAX_BATCH_QUERIES)).into()
+        ArrayBuilder::new().items(RefOr::T(items)).min_items(Some(1)).max_items(Some(MAX_BATCH_QUERIES)).into()
     };
     let query = OneOfBuilder::new().item(json_with("vector", |_| false)).item(json_with("url", |_| false));
     let mut json = SearchRequest::object(is_option);

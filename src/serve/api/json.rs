@@ -16,7 +16,7 @@ pub(crate) struct BoundedList<T, const MAX: usize>(pub(crate) Vec<T>);
 
 impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for BoundedList<T, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(StrictVisitor(PhantomData))
+        deserializer.deserialize_seq(StrictVisitor(PhantomData::<Self>))
     }
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct JsonObject<T>(pub(crate) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for JsonObject<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(StrictVisitor(PhantomData))
+        deserializer.deserialize_map(StrictVisitor(PhantomData::<Self>))
     }
 }
 

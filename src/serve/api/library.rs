@@ -10,7 +10,6 @@ use reelseek_index::Video;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::ingest;
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::catalogue::{CatalogueCache, VideoOrder};
 use crate::serve::api::jobs::Jobs;
@@ -131,7 +130,7 @@ impl VideoSummary {
             rows: video.rows,
             size: video.size_bytes,
             modified: rfc3339(video.modified_ns),
-            warning: video.note.as_deref().map(|note| app.shown(note, Some(&ingest::path_of(video)))),
+            warning: video.note.clone(),
             thumbnail: links.thumbnail(&video.id, at, None),
             media: links.media(&video.id),
             video: video.id.clone(),

@@ -123,7 +123,7 @@ pub(crate) fn complete(document: &mut Document) {
                 response.content("application/json", Content::new(Some(Ref::from_schema_name(ErrorBody::name()))));
         }
         if matches!(status, 429 | 503) {
-            let seconds = HeaderBuilder::new().schema(u32::schema()).description(Some("Seconds to wait")).build();
+            let seconds = HeaderBuilder::new().schema(Some(u32::schema())).description(Some("Seconds to wait")).build();
             response = response.header("Retry-After", seconds);
         }
         components.responses.insert(response_name(status), response.into());
