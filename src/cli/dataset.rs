@@ -7,12 +7,12 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use globset::GlobSet;
 
+use crate::base::files;
 use crate::features::Split;
 use crate::features::activitynet::{Annotations, video_name};
 use crate::features::benchmark::{Benchmark, Kind, Plan};
 use crate::features::sources::Source;
 use crate::media;
-use crate::tensors;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

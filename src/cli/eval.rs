@@ -10,6 +10,10 @@ use reelseek_index::Effort;
 use serde_json::Value;
 
 use super::{FOUND_NOTHING, INTERRUPTED, talk};
+use crate::base::Cancel;
+use crate::features::activitynet::Annotations;
+use crate::features::{Set, Split};
+use crate::gmf::{Config, Data, Folded, Options, Record, Weights};
 use crate::research::eval::methods::{self, Fitted, Training};
 use crate::research::eval::metrics::Normaliser;
 use crate::research::eval::ranking::Pooling;
@@ -18,10 +22,6 @@ use crate::research::eval::retrieval::{Error, Relevance, Task};
 use crate::research::eval::summary::Summary;
 use crate::research::eval::table::{self, Plan};
 use crate::research::eval::trec;
-use crate::features::activitynet::Annotations;
-use crate::features::{Set, Split};
-use crate::gmf::{Config, Data, Folded, Options, Record, Weights};
-use crate::base::Cancel;
 
 /// Videos of a run that trec_eval reads, at least.
 const TREC_DEPTH: usize = 1000;

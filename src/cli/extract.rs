@@ -12,8 +12,8 @@ use crate::encode::{self, registry::LAYOUT};
 use crate::features::Split;
 use crate::features::benchmark::Benchmark;
 use crate::features::sources::Source;
-use crate::research::extract::{self, Error};
 use crate::media;
+use crate::research::extract::{self, Error};
 
 /// Rows left out that are told one by one.
 const MAX_LISTED: usize = 20;

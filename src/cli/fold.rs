@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 
+use crate::base::files;
 use crate::gmf::Weights;
-use crate::tensors;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use globset::GlobSet;
 
 use super::talk;
+use crate::base::Cancel;
 use crate::encode::Encoder;
 use crate::gmf::Folded;
 use crate::ingest::{self, Event, Outcome, Plan, Summary};
-use crate::base::Cancel;
 
 /// Indexes the videos, and tells which of them the figures will know nothing of.
 pub(super) fn make(

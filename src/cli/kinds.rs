@@ -9,13 +9,13 @@ use globset::GlobSet;
 use reelseek_index::Index;
 
 use super::{FAILED, INTERRUPTED, gallery, model, talk};
+use crate::base::Cancel;
 use crate::encode::registry::{ENTRIES, Entry, LAYOUT};
 use crate::encode::{self, Encoder};
-use crate::research::eval::kinds::{self, Report};
-use crate::research::eval::metrics::Normaliser;
 use crate::gmf::{Folded, Record};
 use crate::ingest;
-use crate::base::Cancel;
+use crate::research::eval::kinds::{self, Report};
+use crate::research::eval::metrics::Normaliser;
 use crate::search::Engine;
 
 #[derive(Debug, Args)]

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use clap::Args;
 use globset::GlobSet;
 
+use crate::base::Cancel;
 use crate::encode::Encoder;
 use crate::gmf::Folded;
 use crate::ingest;
-use crate::base::Cancel;
 
 #[derive(Debug, Args)]
 pub(super) struct Model {

@@ -8,16 +8,17 @@ use globset::GlobSet;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{INTERRUPTED, talk};
+use crate::base::Cancel;
 use crate::encode::registry::LAYOUT;
 use crate::encode::{self, Encoder, Layout, Projection, layout};
-use crate::research::eval::retrieval;
 use crate::features::Set;
 use crate::features::activitynet::Annotations;
 use crate::gmf::fit::{Covariances, Moments};
 use crate::gmf::{self, Affine, Config, Data, Folded, Modality, Objective, Options, Outcome, Progress, Task, Weights};
-use crate::ingest::{FileError, closed_form, pairs};
+use crate::ingest::{FileError, closed_form};
 use crate::media::{self, Tools};
-use crate::base::Cancel;
+use crate::research::eval::retrieval;
+use crate::research::pairs;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {

@@ -5,7 +5,7 @@ mod clips;
 pub mod closed_form;
 mod model;
 mod run;
-mod sidecar;
+pub(crate) mod sidecar;
 mod work;
 
 use std::collections::BTreeMap;
@@ -22,12 +22,13 @@ pub use calibrate::calibrate;
 pub use clips::{ClipBuilder, Rows};
 pub use model::{Model, default_checkpoint};
 pub use sidecar::path_of;
+pub(crate) use work::BATCH;
 pub use work::Error as FileError;
 
+use crate::base::Cancel;
 use crate::encode::{self, Encoder};
 use crate::gmf::{self, Folded};
 use crate::media::{self, Limits, Tools};
-use crate::base::Cancel;
 use crate::search::{self, CHECKPOINT, ENCODER, align};
 
 /// Why indexing could not run at all; what is wrong with one file is an [`Event`].
@@ -265,8 +266,9 @@ fn open_or_create(folder: &Path, encoder: &dyn Encoder, checkpoint: &Folded, pla
         // With the index lies what a search needs of it. It is on disk before there is an index, which would be lost without it.
         let coming = coming(folder, &fingerprint);
         if *checkpoint != Folded::embedded() {
-            let written = std::fs::create_dir_all(folder)
-                .and_then(|()| crate::base::files::replace(&coming, |part| std::fs::write(part, checkpoint.to_bytes())));
+            let written = std::fs::create_dir_all(folder).and_then(|()| {
+                crate::base::files::replace(&coming, |part| std::fs::write(part, checkpoint.to_bytes()))
+            });
             written.map_err(|source| media::Error::io(&coming, source))?;
         }
         let created = Index::create(folder, &settings);

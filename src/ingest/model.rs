@@ -8,11 +8,11 @@ use globset::GlobSet;
 use reelseek_index::Index;
 
 use super::{Error, closed_form, settle};
+use crate::base::Cancel;
 use crate::encode::registry::{self, LAYOUT};
 use crate::encode::{self, Encoder};
 use crate::gmf::Folded;
 use crate::media::{Tools, walk};
-use crate::base::Cancel;
 use crate::search::{CHECKPOINT, CHECKPOINT_FILE, ENCODER, WEIGHTS};
 
 /// What is named of it. Where nothing is: what the index has, or else [`LAYOUT`] with the embedded checkpoint.

@@ -61,7 +61,7 @@ pub(super) fn read(video: &Path) -> Result<Option<Sidecar>, String> {
 }
 
 /// The labels that the sidecar of a video gives; none if there is no sidecar that can be read.
-pub(super) fn labels(video: &Path) -> Vec<String> {
+pub(crate) fn labels(video: &Path) -> Vec<String> {
     read(video).ok().flatten().map_or(Vec::new(), |sidecar| sidecar.labels)
 }
 

@@ -8,10 +8,10 @@ use reelseek_index::Video;
 use thiserror::Error as ThisError;
 
 use super::{ClipBuilder, Rows, sidecar};
+use crate::base::Cancel;
 use crate::encode::{self, Descriptor, Encoder};
 use crate::gmf::{self, Folded};
 use crate::media::{self, Limits, Tools};
-use crate::base::Cancel;
 use crate::search::align;
 
 /// Why one file gave no rows.
@@ -36,7 +36,7 @@ impl Error {
 }
 
 /// Frames that are described together.
-pub(super) const BATCH: usize = 16;
+pub(crate) const BATCH: usize = 16;
 
 /// What `Video::sampling` says of a video that was decoded by its keyframes.
 const KEYFRAMES: &str = "keyframes";

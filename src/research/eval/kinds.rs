@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::metrics::{self, Judged, Normaliser};
+use crate::base::Cancel;
 use crate::ingest::path_of;
 use crate::media;
-use crate::base::Cancel;
 use crate::search::{self, Engine, Options};
 use reelseek_index::Effort;
 

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::ingest::{pairs, path_of};
+use crate::base::Cancel;
+use crate::base::seeded::Random;
+use crate::ingest::path_of;
 use crate::media::distort::Distortion;
 use crate::media::{self, Tools};
-use crate::base::Cancel;
+use crate::research::pairs;
 use crate::search::{self, Engine, Options};
-use crate::base::seeded::Random;
 
 /// `at` counts as right up to this far from the true time, in milliseconds.
 const MOMENT_MS: u32 = 2000;
