@@ -1,118 +1,111 @@
-//! Arguments in, library call, output. Data goes to standard output, talk to standard error.
+//! The command line: parses arguments, calls the library, prints. Data goes to standard output, everything
+//! else to standard error.
+//!
+//! | part | content |
+//! |---|---|
+//! | `commands` | one file for each command |
+//! | `research` | the commands that train and measure (Cargo feature `research`) |
+//! | `args` | options that several commands share |
+//! | `output` | the JSON that is printed |
+//! | `advice` | what to do about an error, by one match |
+//! | `terminal` | notes, errors, progress, Ctrl-C |
 
-mod api;
-mod dataset;
-mod encoders;
-mod eval;
-mod extract;
-mod fold;
-mod gallery;
-mod index;
-mod kinds;
-mod manage;
-mod model;
-mod quality;
-mod search;
-#[cfg(feature = "serve")]
-mod serve;
-mod talk;
-mod train;
+mod advice;
+mod args;
+mod commands;
+mod output;
+#[cfg(feature = "research")]
+mod research;
+mod terminal;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
-/// What the process ends with.
+use commands::{compact, completions, encoders, index, info, man, remove, search, verify};
+
+/// Exit status: nothing found, or below the requested floor.
 const FOUND_NOTHING: u8 = 1;
+/// Exit status: an error.
 const FAILED: u8 = 2;
-/// 128 + SIGINT, as shells say it.
+/// Exit status: interrupted by a signal, 128 + SIGINT as in shells.
 const INTERRUPTED: u8 = 130;
 
-/// Give it a picture; it finds the videos, and the moment in each, that show the same scene.
+/// Find the videos, and the moment in each, that show what a picture shows.
 #[derive(Debug, Parser)]
-#[command(version, propagate_version = true, after_help = EXIT)]
-struct Cli {
+#[command(name = "reelseek", version, propagate_version = true, after_help = AFTER_HELP)]
+struct CommandLine {
     #[command(subcommand)]
     command: Command,
 }
 
-const EXIT: &str = "Exit status: 0 done, 1 nothing found (search) or below the asked floor (quality, eval), 2 error, 130 interrupted (index and train keep what was finished).
+const AFTER_HELP: &str = "Exit status:
+  0    done
+  1    nothing found (search, remove), or below the requested floor (quality, eval)
+  2    error
+  130  interrupted; index and train keep what is finished
 
-Environment: REELSEEK_INDEX folder of the index; REELSEEK_FFMPEG the ffmpeg program; REELSEEK_CACHE folder of encoders' weights and of previews;
-HF_ENDPOINT, HF_HUB_OFFLINE where weights are fetched from, and that none are.";
+Environment:
+  REELSEEK_INDEX   folder of the index
+  REELSEEK_FFMPEG  the ffmpeg program
+  REELSEEK_CACHE   folder of the encoders' weights and of the server's previews
+  HF_ENDPOINT      address of the hub that weights are downloaded from
+  HF_HUB_OFFLINE   1 to download nothing";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make videos searchable: files or folders, only what is new or changed
-    Index(index::Arguments),
+    /// Index videos: files or folders; only what is new or changed
+    Index(index::IndexArgs),
     /// Find the videos, and the moment in each, that show what a picture shows
-    Search(search::Arguments),
+    Search(search::SearchArgs),
     /// Serve the web page and the HTTP API
     #[cfg(feature = "serve")]
-    Serve(serve::Arguments),
-    /// Show what an index holds
-    Info(manage::Info),
+    Serve(commands::serve::ServeArgs),
+    /// Print what an index contains
+    Info(info::InfoArgs),
     /// Check every file of an index against its checksum
-    Verify(manage::Verify),
-    /// Take videos out of an index (the files themselves are not touched)
-    Remove(manage::Remove),
-    /// Merge the segments of an index and drop what was removed
-    Compact(manage::Compact),
-    /// Measure the answers: distorted frames of the indexed videos as queries
-    Quality(quality::Arguments),
-    /// Measure the answers: photographs of the same kind of scene as queries
-    Kinds(kinds::Arguments),
-    /// Train a model on features, or on your own videos without labels
-    Train(train::Arguments),
-    /// Make a feature set of videos, or of features that others extracted
-    Extract(extract::Arguments),
-    /// Write the list of a retrieval benchmark: which frames are asked for, among which clips
-    #[command(subcommand)]
-    Dataset(dataset::Command),
-    /// Measure image-to-video retrieval on features: mAP@k and the paper's Table 3
-    Eval(eval::Arguments),
-    /// Fold a trained model into the small checkpoint that `index` and `search` use
-    Fold(fold::Arguments),
-    /// List the encoders, or fetch the weights of some
-    Encoders(encoders::Arguments),
-}
-
-/// Which index.
-#[derive(Debug, Args)]
-struct IndexFolder {
-    /// Folder of the index
-    #[arg(long, value_name = "DIR", env = "REELSEEK_INDEX", default_value = ".reelseek")]
-    index: PathBuf,
+    Verify(verify::VerifyArgs),
+    /// Remove videos from an index; the video files are not touched
+    Remove(remove::RemoveArgs),
+    /// Merge the segments of an index and drop deleted rows
+    Compact(compact::CompactArgs),
+    /// List the encoders, or download their weights
+    Encoders(encoders::EncodersArgs),
+    #[cfg(feature = "research")]
+    #[command(flatten)]
+    Research(research::ResearchCommand),
+    /// Print a shell completion script
+    Completions(completions::CompletionsArgs),
+    /// Write the man pages into a folder
+    #[command(hide = true)]
+    Man(man::ManArgs),
 }
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let outcome = match cli.command {
-        Command::Index(arguments) => index::run(&arguments),
-        Command::Search(arguments) => search::run(&arguments),
+    #[cfg(feature = "onnx")]
+    crate::encode::hide_caught_panics();
+    let outcome = match CommandLine::parse().command {
+        Command::Index(args) => index::run(&args),
+        Command::Search(args) => search::run(&args),
         #[cfg(feature = "serve")]
-        Command::Serve(arguments) => serve::run(arguments),
-        Command::Info(arguments) => manage::info(&arguments),
-        Command::Verify(arguments) => manage::verify(&arguments),
-        Command::Remove(arguments) => manage::remove(&arguments),
-        Command::Compact(arguments) => manage::compact(&arguments),
-        Command::Quality(arguments) => quality::run(&arguments),
-        Command::Kinds(arguments) => kinds::run(&arguments),
-        Command::Train(arguments) => train::run(&arguments),
-        Command::Extract(arguments) => extract::run(&arguments),
-        Command::Dataset(command) => dataset::run(&command),
-        Command::Eval(arguments) => eval::run(&arguments),
-        Command::Fold(arguments) => fold::run(&arguments),
-        Command::Encoders(arguments) => encoders::run(&arguments),
+        Command::Serve(args) => commands::serve::run(args),
+        Command::Info(args) => info::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Remove(args) => remove::run(&args),
+        Command::Compact(args) => compact::run(&args),
+        Command::Encoders(args) => encoders::run(&args),
+        #[cfg(feature = "research")]
+        Command::Research(command) => research::run(&command),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
     };
     match outcome {
         Ok(code) => code,
-        // The reader of our output has gone (`| head`): nothing is left to say.
-        Err(error) if talk::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        // The reader of our output is gone (`| head`).
+        Err(error) if terminal::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            talk::error(&error);
+            terminal::print_error(&error);
             ExitCode::from(FAILED)
         }
     }
@@ -124,7 +117,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn arguments_are_sound() {
-        Cli::command().debug_assert();
+    fn the_arguments_are_consistent() {
+        CommandLine::command().debug_assert();
     }
 }

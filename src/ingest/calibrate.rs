@@ -1,34 +1,40 @@
-//! Measuring how well foreign pictures score on an index.
+//! Measures how unrelated pictures score on an index.
 
 use rayon::prelude::*;
-use reelseek_index::{Effort, Index, Searcher, VideoNumber, VideoSet, Writer};
+use reelseek_index::{Effort, Searcher, VideoNumber, VideoSet, Writer};
 
 use super::Error;
+use crate::collection::{CalibratedOn, Calibration, Collection, CollectionState};
 use crate::media::Picture;
-use crate::search::{Asked, Calibration, Measured, State, View, align, rank};
+use crate::search::{Asked, View, align, rank};
 
-/// Probes searched for.
+/// Probes searched for at most.
 const MAX_PROBES: usize = 256;
 
-/// Publishes `state`, with a calibration that belongs to the index as it is committed now. Nothing is measured or
-/// written if what the index has is of today.
+/// Publishes `state` with a calibration measured on the last commit. Does nothing if the index is calibrated
+/// on the same videos.
 ///
 /// # Errors
 /// [`Error::Index`] if the index cannot be read or written.
-pub fn calibrate(index: &Index, writer: &mut Writer, mut state: State) -> Result<(), Error> {
-    let searcher = index.searcher()?;
+pub fn calibrate(collection: &Collection, writer: &mut Writer, mut state: CollectionState) -> Result<(), Error> {
+    let searcher = collection.searcher()?;
     if state.measured != Some(measured(&searcher)) || state.by_cosine.is_none() {
         measure(&searcher, &mut state)?;
     }
     publish(&searcher, writer, &state)
 }
 
-/// [`calibrate`] within a run, once the index has grown to twice what it was measured on: whoever searches meanwhile should be told what is true by then.
+/// Calibrates within a run once the index has twice as many videos as it was calibrated on, for searches
+/// during the run.
 ///
 /// # Errors
-/// As there.
-pub(super) fn calibrate_if_outgrown(index: &Index, writer: &mut Writer, state: &mut State) -> Result<(), Error> {
-    let searcher = index.searcher()?;
+/// As [`calibrate`].
+pub(super) fn calibrate_if_outgrown(
+    collection: &Collection,
+    writer: &mut Writer,
+    state: &mut CollectionState,
+) -> Result<(), Error> {
+    let searcher = collection.searcher()?;
     let before = state.measured.map_or(0, |measured| measured.videos);
     if measured(&searcher).videos < 2 * before.max(1) {
         return Ok(());
@@ -37,13 +43,13 @@ pub(super) fn calibrate_if_outgrown(index: &Index, writer: &mut Writer, state: &
     publish(&searcher, writer, state)
 }
 
-/// Numbers are never used again: the newest and their count name exactly these videos.
-fn measured(searcher: &Searcher) -> Measured {
+/// Numbers are never reused: the highest number and the count identify the set of videos.
+fn measured(searcher: &Searcher) -> CalibratedOn {
     let numbers = searcher.video_numbers();
-    Measured { newest: numbers.last().map_or(0, |n| n.0), videos: numbers.len() }
+    CalibratedOn { newest: numbers.last().map_or(0, |n| n.0), videos: numbers.len() }
 }
 
-fn measure(searcher: &Searcher, state: &mut State) -> Result<(), Error> {
+fn measure(searcher: &Searcher, state: &mut CollectionState) -> Result<(), Error> {
     let (evidence, cosines) = null_scores(searcher)?.into_iter().unzip();
     state.calibration = Some(Calibration::fit(evidence, searcher.settings().sketch > 0));
     state.by_cosine = Some(Calibration::fit(cosines, false));
@@ -51,15 +57,16 @@ fn measure(searcher: &Searcher, state: &mut State) -> Result<(), Error> {
     Ok(())
 }
 
-fn publish(searcher: &Searcher, writer: &mut Writer, state: &State) -> Result<(), Error> {
-    if *state != State::of(searcher) {
+fn publish(searcher: &Searcher, writer: &mut Writer, state: &CollectionState) -> Result<(), Error> {
+    if *state != CollectionState::of(searcher) {
         writer.set_state(state.to_json());
         writer.commit()?;
     }
     Ok(())
 }
 
-/// The best evidence and the best cosine for one frame of each video (of at most 256 of them), its own video left out.
+/// The best evidence and the best cosine of one frame of each video (256 videos at most), among the other
+/// videos.
 fn null_scores(searcher: &Searcher) -> Result<Vec<(f32, f32)>, Error> {
     let dim = searcher.settings().dim;
     let numbers = searcher.video_numbers();
@@ -77,7 +84,7 @@ fn null_scores(searcher: &Searcher) -> Result<Vec<(f32, f32)>, Error> {
             None => None,
         };
         let foreign: VideoSet = numbers.iter().copied().filter(|n| n != own).collect();
-        // An embedding comes alone: how it is mirrored nobody knows.
+        // A query by vector has one view: the plain one.
         let plain = views.first().map(|view| searcher.search(&view.embedding, 1, Some(&foreign), Effort::Exact));
         let cosine = plain.transpose()?.and_then(|hits| Some(hits.first()?.score));
         let best = rank(searcher, &Asked { views, laid }, 1, Some(&foreign), Effort::Exact)?;
@@ -86,7 +93,7 @@ fn null_scores(searcher: &Searcher) -> Result<Vec<(f32, f32)>, Error> {
     Ok(best.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
-/// The sketch of the video's row that is nearest to a view of its probe, as a picture.
+/// The sketch of the row that is nearest to a view of the video's probe, as a picture.
 fn sketch_at(searcher: &Searcher, video: VideoNumber, view: &[f32]) -> Result<Option<Picture>, Error> {
     if searcher.settings().sketch as usize != align::BYTES {
         return Ok(None);
@@ -94,7 +101,7 @@ fn sketch_at(searcher: &Searcher, video: VideoNumber, view: &[f32]) -> Result<Op
     let own: VideoSet = std::iter::once(video).collect();
     let Some(row) = searcher.search(view, 1, Some(&own), Effort::Exact)?.into_iter().next() else { return Ok(None) };
     let sketch = searcher.sketch_of(&row)?.unwrap_or_default();
-    // Twice as large without smoothing, so that it is as sharp as a frame.
+    // Enlarged to twice the size without smoothing, so that it is as sharp as a frame.
     let side = 2 * align::SIDE;
     let luma = |i: usize| sketch.get(i / side / 2 * align::SIDE + i % side / 2).copied();
     let rgb: Option<Vec<[u8; 3]>> = (0..side * side).map(|i| luma(i).map(|luma| [luma; 3])).collect();

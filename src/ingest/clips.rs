@@ -4,51 +4,51 @@ use std::collections::VecDeque;
 
 use reelseek_index::Span;
 
-use super::work::Error;
+use super::FileError;
 use crate::encode::{Descriptor, Encoder};
 use crate::gmf::Folded;
 
-/// Cosine from which a row counts as equal to the one kept before: a still picture, a slide. Above what a
-/// slowly moving scene reaches within a second, so that moments stay sharp.
+/// Cosine from which a row counts as equal to the row before it and is merged with it: a still picture, a
+/// slide. Slowly moving scenes stay below within a second, so that their moments stay short.
 const SAME_ROW: f32 = 0.9985;
 
 /// The rows of one video.
 #[derive(Debug, Default)]
-pub struct Rows {
-    /// Where each row lies in the video.
+pub struct VideoRows {
+    /// Time span of each row.
     pub spans: Vec<Span>,
-    /// Their embeddings, one after the other.
+    /// Embeddings of the rows, concatenated.
     pub vectors: Vec<f32>,
-    /// Sketches of their middle frames, one after the other; none if the encoder wants none.
+    /// Sketches of the rows' middle frames, concatenated; empty if the index stores none.
     pub sketches: Vec<u8>,
 }
 
-/// A frame of the clip being filled.
-struct Shown {
+/// A frame of the current clip.
+struct ClipFrame {
     at_ms: u32,
     descriptor: Descriptor,
     sketch: Vec<u8>,
 }
 
-/// Takes frames in order of time and gives rows.
+/// Joins frames, given in order of time, to clips and embeds each as a row.
 pub struct ClipBuilder<'a> {
     encoder: &'a dyn Encoder,
     checkpoint: &'a Folded,
-    /// Frames of the clip being filled, with their times.
-    window: VecDeque<Shown>,
+    /// Frames of the current clip.
+    window: VecDeque<ClipFrame>,
     frames_per_clip: usize,
     stride: usize,
-    /// How long the last frame stands, in milliseconds.
+    /// Duration of a frame in milliseconds.
     frame_ms: u32,
     /// Frames that no row covers yet.
     uncovered: usize,
-    rows: Rows,
+    rows: VideoRows,
 }
 
 impl<'a> ClipBuilder<'a> {
     /// For frames on the encoder's regular grid.
     pub fn regular(encoder: &'a dyn Encoder, checkpoint: &'a Folded) -> ClipBuilder<'a> {
-        let sampling = encoder.about().sampling;
+        let sampling = encoder.info().sampling;
         ClipBuilder {
             encoder,
             checkpoint,
@@ -57,26 +57,26 @@ impl<'a> ClipBuilder<'a> {
             stride: sampling.stride_frames,
             frame_ms: (1000.0 / sampling.rate_hz) as u32,
             uncovered: 0,
-            rows: Rows::default(),
+            rows: VideoRows::default(),
         }
     }
 
-    /// For keyframes, which come at any distance: each is a clip of its own, lasting until the next.
+    /// For keyframes, which have any distance: each is a clip that lasts until the next keyframe.
     pub fn keyframes(encoder: &'a dyn Encoder, checkpoint: &'a Folded) -> ClipBuilder<'a> {
         ClipBuilder { frames_per_clip: 1, stride: 1, ..ClipBuilder::regular(encoder, checkpoint) }
     }
 
-    /// Adds the next frame, with its sketch (none if the encoder wants none).
+    /// Adds the next frame with its sketch (empty if the index stores none).
     ///
     /// # Errors
     /// If the encoder fails, or encoder and checkpoint do not fit together.
-    pub fn push(&mut self, at_ms: u32, descriptor: Descriptor, sketch: Vec<u8>) -> Result<(), Error> {
+    pub fn push(&mut self, at_ms: u32, descriptor: Descriptor, sketch: Vec<u8>) -> Result<(), FileError> {
         if self.frames_per_clip == 1
             && let Some(last) = self.rows.spans.last_mut()
         {
             last.end_ms = last.end_ms.max(at_ms);
         }
-        self.window.push_back(Shown { at_ms, descriptor, sketch });
+        self.window.push_back(ClipFrame { at_ms, descriptor, sketch });
         self.uncovered += 1;
         if self.window.len() == self.frames_per_clip {
             self.emit()?;
@@ -85,11 +85,12 @@ impl<'a> ClipBuilder<'a> {
         Ok(())
     }
 
-    /// Ends the video at its length in milliseconds; a last keyframe stands until there. The last frames get a row of their own if the rows before hold too few of them.
+    /// Ends the video at its length in milliseconds, which is also the end of the last keyframe. Frames that
+    /// no row covers become a last row.
     ///
     /// # Errors
     /// As [`ClipBuilder::push`].
-    pub fn finish(mut self, duration_ms: u64) -> Result<Rows, Error> {
+    pub fn finish(mut self, duration_ms: u64) -> Result<VideoRows, FileError> {
         if self.rows.spans.is_empty() && !self.window.is_empty() || self.uncovered > 0 {
             self.emit()?;
         }
@@ -101,17 +102,17 @@ impl<'a> ClipBuilder<'a> {
         Ok(self.rows)
     }
 
-    fn emit(&mut self) -> Result<(), Error> {
+    fn emit(&mut self) -> Result<(), FileError> {
         let (Some(first), Some(last)) = (self.window.front(), self.window.back()) else {
             return Ok(());
         };
         let (first, last) = (first.at_ms, last.at_ms);
         let span = Span { start_ms: first, end_ms: last.saturating_add(self.frame_ms), at_ms: first.midpoint(last) };
         self.uncovered = 0;
-        let frames: Vec<&Descriptor> = self.window.iter().map(|shown| &shown.descriptor).collect();
+        let frames: Vec<&Descriptor> = self.window.iter().map(|frame| &frame.descriptor).collect();
         let vector = match self.encoder.clip(&frames)? {
             Some(features) => self.checkpoint.embed_video(&features)?,
-            // Flat: a row of zeros keeps the video in the index and matches nothing.
+            // All frames are flat: a row of zeros keeps the video in the index and matches nothing.
             None => vec![0.0; self.checkpoint.record.invariant],
         };
         let kept = self.rows.vectors.len().checked_sub(vector.len()).map(|from| &self.rows.vectors[from..]);
@@ -134,7 +135,7 @@ impl<'a> ClipBuilder<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::{Layout, layout};
+    use crate::encode::{LayoutEncoder, layout};
     use crate::media::Picture;
 
     fn noise(seed: u32) -> Descriptor {
@@ -148,8 +149,8 @@ mod tests {
         layout::describe(&Picture { width: 64, height: 64, rgb })
     }
 
-    fn rows(frames: impl Iterator<Item = Descriptor>) -> Rows {
-        let (encoder, checkpoint) = (Layout::embedded(), Folded::embedded());
+    fn rows(frames: impl Iterator<Item = Descriptor>) -> VideoRows {
+        let (encoder, checkpoint) = (LayoutEncoder::embedded(), Folded::embedded());
         let mut builder = ClipBuilder::regular(&encoder, &checkpoint);
         for (i, frame) in frames.enumerate() {
             builder.push(i as u32 * 250, frame, Vec::new()).unwrap();
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_a_second_and_none_lost_at_the_end() {
+    fn makes_a_row_a_second_and_covers_the_last_frames() {
         let rows = rows((0..42).map(noise));
         assert_eq!(rows.spans.len(), 10);
         assert_eq!(rows.spans[0], Span { start_ms: 0, end_ms: 2000, at_ms: 875 });
@@ -168,14 +169,14 @@ mod tests {
     }
 
     #[test]
-    fn a_still_hour_is_one_row() {
+    fn merges_a_still_hour_to_one_row() {
         let rows = rows((0..14_400).map(|_| noise(1)));
         assert_eq!(rows.spans.len(), 1);
         assert_eq!((rows.spans[0].start_ms, rows.spans[0].end_ms), (0, 3_600_000));
     }
 
     #[test]
-    fn one_frame_is_one_row_and_black_rows_are_zero() {
+    fn makes_one_row_of_one_frame_and_zeros_of_black_frames() {
         assert_eq!(rows(std::iter::once(noise(4))).spans.len(), 1);
         let black = layout::describe(&Picture { width: 4, height: 4, rgb: vec![0; 48] });
         let rows = rows(std::iter::repeat_n(black, 30));
@@ -184,8 +185,8 @@ mod tests {
     }
 
     #[test]
-    fn keyframes_last_until_the_next() {
-        let (encoder, checkpoint) = (Layout::embedded(), Folded::embedded());
+    fn keyframes_last_until_the_next_keyframe() {
+        let (encoder, checkpoint) = (LayoutEncoder::embedded(), Folded::embedded());
         let mut builder = ClipBuilder::keyframes(&encoder, &checkpoint);
         for (i, at) in [0, 700, 5000].into_iter().enumerate() {
             builder.push(at, noise(i as u32), Vec::new()).unwrap();

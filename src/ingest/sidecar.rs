@@ -1,19 +1,17 @@
-//! The JSON file beside a video (`clip.mp4.json`): title, labels, anything.
+//! The JSON file beside a video (`clip.mp4.json`): title, labels and other fields.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use reelseek_index::Video;
-
-/// A sidecar larger than this is not read: it is not metadata.
+/// Largest sidecar that is read.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Nesting allowed: far below the 128 levels at which JSON is no longer read back.
+/// Deepest nesting. The JSON parser stops at 128 levels, and the index adds some.
 const MAX_DEPTH: usize = 32;
 
-/// What a sidecar says; the defaults where it says nothing.
+/// The contents of a sidecar.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Sidecar {
     pub(super) title: Option<String>,
@@ -21,7 +19,7 @@ pub(super) struct Sidecar {
     pub(super) extra: serde_json::Value,
 }
 
-/// Levels of nesting; the parser itself stops at 128.
+/// Levels of nesting.
 fn depth(value: &serde_json::Value) -> usize {
     match value {
         serde_json::Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
@@ -30,7 +28,7 @@ fn depth(value: &serde_json::Value) -> usize {
     }
 }
 
-/// Where the sidecar of a video would lie.
+/// Path of a video's sidecar, whether it exists or not.
 pub(super) fn beside(video: &Path) -> PathBuf {
     let mut name = OsString::from(video);
     name.push(".json");
@@ -40,14 +38,14 @@ pub(super) fn beside(video: &Path) -> PathBuf {
 /// Reads the sidecar of a video, if there is one.
 ///
 /// # Errors
-/// A sentence for people that names the sidecar and what is wrong with it.
+/// A sentence that names the sidecar and what is wrong with it.
 pub(super) fn read(video: &Path) -> Result<Option<Sidecar>, String> {
     let path = beside(video);
     let wrong = |what: String| format!("its sidecar {} is ignored: {what}", path.display());
     match std::fs::metadata(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(wrong(error.to_string())),
-        // A pipe would block, a device would never end.
+        // A pipe would block; a device may never end.
         Ok(meta) if !meta.is_file() => return Err(wrong("not a file".to_owned())),
         Ok(_) => {}
     }
@@ -60,7 +58,7 @@ pub(super) fn read(video: &Path) -> Result<Option<Sidecar>, String> {
     parse(&bytes).map(Some).map_err(wrong)
 }
 
-/// The labels that the sidecar of a video gives; none if there is no sidecar that can be read.
+/// The labels in the sidecar of a video; none if there is no readable sidecar.
 pub(crate) fn labels(video: &Path) -> Vec<String> {
     read(video).ok().flatten().map_or(Vec::new(), |sidecar| sidecar.labels)
 }
@@ -97,22 +95,36 @@ fn parse(bytes: &[u8]) -> Result<Sidecar, String> {
     Ok(Sidecar { title, labels, extra: serde_json::Value::Object(fields) })
 }
 
-/// The path of an indexed video, also when its name is not Unicode.
-pub fn path_of(video: &Video) -> PathBuf {
-    #[cfg(unix)]
-    if let Some(bytes) = &video.path_bytes {
-        use std::os::unix::ffi::OsStringExt;
-        return PathBuf::from(OsString::from_vec(bytes.clone()));
-    }
-    PathBuf::from(&video.path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn title_labels_and_other_fields_are_kept(
+            title in any::<String>(), labels in prop::collection::vec(any::<String>(), 0..4), other in any::<i64>(),
+        ) {
+            let json = serde_json::json!({ "title": title, "labels": labels, "other": other });
+            let extra = serde_json::json!({ "other": other });
+            let expected = Sidecar { title: Some(title), labels, extra };
+            prop_assert_eq!(parse(json.to_string().as_bytes()), Ok(expected));
+        }
+
+        #[test]
+        fn nesting_is_limited(levels in 1..120usize) {
+            let json = format!("{{\"a\":{}1{}}}", "[".repeat(levels), "]".repeat(levels));
+            prop_assert_eq!(parse(json.as_bytes()).is_ok(), levels < MAX_DEPTH);
+        }
+    }
 
     #[test]
-    fn reads_title_labels_and_the_rest() {
+    fn reads_title_labels_and_other_fields() {
         let sidecar = parse(br#"{"title":"Sea","label":"surf","labels":["beach"],"camera":"x"}"#).unwrap();
         assert_eq!(sidecar.title.as_deref(), Some("Sea"));
         assert_eq!(sidecar.labels, ["surf", "beach"]);
@@ -120,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_wrong() {
+    fn names_the_error_in_a_sidecar() {
         for (bytes, word) in
             [(&b"{"[..], "JSON"), (b"[1]", "object"), (b"{\"title\":3}", "title"), (b"{\"labels\":[1]}", "labels")]
         {

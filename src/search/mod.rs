@@ -1,36 +1,23 @@
 //! A picture in, moments out: views of the query, over-fetch, group by video, join rows into moments, confidence.
 
 pub mod align;
-mod calibration;
 mod moment;
 mod rank;
-mod state;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use reelseek_index::{Effort, Index, Searcher, VideoSet};
+use reelseek_index::{Effort, Searcher, VideoSet};
 use thiserror::Error;
 
-pub use calibration::Calibration;
 pub use moment::Moment;
 pub use rank::{Asked, View};
 pub(crate) use rank::{Ranked, rank};
-pub use state::{Failure, Measured, State};
 
+use crate::collection::{self, Calibration, Collection, CollectionState, Model, ModelChoice};
 use crate::encode::{self, Encoder};
 use crate::gmf::{self, Folded};
 use crate::media::{self, Picture};
-
-/// Names of the index attributes that tie it to an encoder and a checkpoint.
-pub const ENCODER: &str = "encoder";
-/// See [`ENCODER`].
-pub const CHECKPOINT: &str = "checkpoint";
-/// Name of the index attribute that says where the encoder's weights were, if they were named.
-pub const WEIGHTS: &str = "weights";
-/// The checkpoint that an index was made with, in its folder, if that is not the embedded one.
-pub const CHECKPOINT_FILE: &str = "checkpoint.safetensors";
 
 /// Why a query could not be answered.
 #[derive(Debug, Error)]
@@ -47,26 +34,9 @@ pub enum Error {
     /// The encoder is not known.
     #[error(transparent)]
     Encoder(#[from] encode::Error),
-    /// The index's own checkpoint is not there any more.
-    #[error("{}: the checkpoint {found} that the index was made with is gone; put it back, name a copy with --checkpoint, or index again into another folder", path.display())]
-    Lost {
-        /// Where it was.
-        path: PathBuf,
-        /// Its fingerprint.
-        found: String,
-    },
-    /// The index was made with other weights.
-    #[error(
-        "the index was made with {what} {found}, but {given} is in use; search with the one it was made with, or index again into another folder"
-    )]
-    Mismatch {
-        /// `encoder` or `checkpoint`.
-        what: &'static str,
-        /// Recorded in the index.
-        found: String,
-        /// In use now.
-        given: String,
-    },
+    /// The index folder cannot be opened.
+    #[error(transparent)]
+    Collection(#[from] collection::Error),
 }
 
 /// What a search shall return.
@@ -136,63 +106,50 @@ pub struct Answer {
 /// Everything a query needs, on one snapshot of an index.
 pub struct Engine {
     searcher: Searcher,
-    encoder: Arc<dyn Encoder>,
-    checkpoint: Folded,
+    model: Model,
     calibration: Calibration,
     by_cosine: Calibration,
 }
 
 impl Engine {
-    /// Opens an index with the encoder and the checkpoint that it was made with: those that it remembers, or the ones named.
+    /// Opens the last commit of an index with its encoder and checkpoint.
     ///
     /// # Errors
-    /// [`Error::Index`] if there is no sound index; [`Error::Encoder`] if its encoder is not here; [`Error::Mismatch`] if it was made with other weights, [`Error::Lost`] if its own are gone.
-    pub fn open(index: &Path, checkpoint: Option<&Path>, weights: Option<&Path>) -> Result<Engine, Error> {
-        let searcher = Index::open(index)?.searcher()?;
-        let attributes = &searcher.settings().attributes;
-        let own = index.join(CHECKPOINT_FILE);
-        let named = checkpoint.is_some();
-        let checkpoint = match checkpoint {
-            Some(path) => Folded::open(path)?,
-            None if own.exists() => Folded::open(&own)?,
-            None => Folded::embedded(),
-        };
-        let weights = weights.map(Path::to_owned).or_else(|| attributes.get(WEIGHTS).map(PathBuf::from));
-        let id = attributes.get(ENCODER).map_or(encode::layout::ID, String::as_str);
-        let encoder = encode::open_as(id, weights.as_deref(), "the index")?;
-        let given = checkpoint.fingerprint();
-        if let Some(found) = attributes.get(CHECKPOINT).filter(|found| **found != given) {
-            if !named && !own.exists() {
-                return Err(Error::Lost { path: own, found: found.clone() });
-            }
-            return Err(Error::Mismatch { what: CHECKPOINT, found: found.clone(), given });
-        }
-        checkpoint.expect_encoder(id, "in use")?;
-        Ok(Engine::new(searcher, encoder, checkpoint))
+    /// [`Error::Collection`] if there is no sound index, or its encoder or checkpoint is missing or another one.
+    pub fn open(folder: &Path, choice: &ModelChoice) -> Result<Engine, Error> {
+        let collection = Collection::open(folder)?;
+        let model = collection.model(choice)?;
+        Engine::new(&collection, model)
     }
 
-    /// An engine from its parts.
-    pub fn new(searcher: Searcher, encoder: Arc<dyn Encoder>, checkpoint: Folded) -> Engine {
-        let (calibration, by_cosine) = State::of(&searcher).calibrations(searcher.settings().sketch > 0);
-        Engine { searcher, encoder, checkpoint, calibration, by_cosine }
+    /// An engine on the last commit of an open index.
+    ///
+    /// # Errors
+    /// [`Error::Collection`] if a segment cannot be opened.
+    pub fn new(collection: &Collection, model: Model) -> Result<Engine, Error> {
+        let searcher = collection.searcher()?;
+        let (state, sketches) = (CollectionState::of(&searcher), searcher.settings().sketch > 0);
+        let (calibration, by_cosine) = (state.calibration(sketches), state.cosine_calibration(sketches));
+        Ok(Engine { searcher, model, calibration, by_cosine })
     }
 
-    /// The engine of the last commit of the same index, with this one's encoder and checkpoint, which need not be read again. If the index has become
-    /// another one, made with others, as [`Engine::open`].
+    /// An engine on the last commit of the same index. Keeps the encoder and the checkpoint in memory, unless the index
+    /// was replaced by one with other settings.
     ///
     /// # Errors
     /// As [`Engine::open`].
-    pub fn renewed(&self, index: &Path, checkpoint: Option<&Path>, weights: Option<&Path>) -> Result<Engine, Error> {
-        let searcher = Index::open(index)?.searcher()?;
-        if searcher.settings() != self.searcher.settings() {
-            return Engine::open(index, checkpoint, weights);
-        }
-        Ok(Engine::new(searcher, self.encoder.clone(), self.checkpoint.clone()))
+    pub fn renewed(&self, folder: &Path, choice: &ModelChoice) -> Result<Engine, Error> {
+        let collection = Collection::open(folder)?;
+        let model = match collection.settings() == self.searcher.settings() {
+            true => self.model.clone(),
+            false => collection.model(choice)?,
+        };
+        Engine::new(&collection, model)
     }
 
     /// The encoder that pictures are described with.
     pub fn encoder(&self) -> &dyn Encoder {
-        self.encoder.as_ref()
+        self.model.encoder.as_ref()
     }
 
     /// The snapshot that is searched.
@@ -220,7 +177,7 @@ impl Engine {
         among: Option<&VideoSet>,
     ) -> Result<Answer, Error> {
         let start = Instant::now();
-        let asked = ask(picture, self.encoder.as_ref(), &self.checkpoint)?;
+        let asked = ask(picture, self.model.encoder.as_ref(), &self.model.checkpoint)?;
         let encoding = start.elapsed();
         let answer = self.answer(&asked, options, among)?;
         Ok(Answer { took: start.elapsed(), encoding, ..answer })
@@ -315,7 +272,7 @@ fn views_of(
     encoder: &dyn Encoder,
     checkpoint: &Folded,
 ) -> Result<Vec<View>, Error> {
-    let sampling = &encoder.about().sampling;
+    let sampling = &encoder.info().sampling;
     let seen: Vec<Picture> =
         std::iter::once(picture).chain(trimmed).map(|picture| encode::fit(picture, sampling)).collect();
     let mut embeddings = Vec::with_capacity(4);
@@ -335,7 +292,7 @@ fn views_of(
 pub fn ask(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Asked, Error> {
     let trimmed = media::trim_borders(picture);
     let views = views_of(picture, trimmed.as_ref(), encoder, checkpoint)?;
-    let laid = (encoder.about().same_scene && !views.is_empty())
+    let laid = (encoder.info().same_scene && !views.is_empty())
         .then(|| align::Query::new(trimmed.as_ref().unwrap_or(picture)));
     Ok(Asked { views, laid })
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 use axum::http::StatusCode;
 
 use super::error::ApiError;
-use crate::{ingest, media, search};
+use crate::ingest::{self, FileError};
+use crate::{media, search};
 
 impl From<media::Error> for ApiError {
     fn from(error: media::Error) -> ApiError {
@@ -79,13 +80,22 @@ pub(crate) fn video_error(error: media::Error) -> ApiError {
     }
 }
 
-/// Why a file could not be indexed.
-pub(crate) fn file_error(reason: &str, path: &Path) -> String {
+/// Why a file could not be indexed, with its name instead of its path.
+pub(crate) fn file_error(error: &FileError, path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    reason.replace(&*path.to_string_lossy(), &name)
+    match error {
+        FileError::FailedBefore { reason, .. } => {
+            format!("{reason} (not decoded again, because the file has not changed); `retry` decodes it again")
+        }
+        FileError::Media(media::Error::Undecodable { reason, .. }) => format!("no video could be decoded: {reason}"),
+        other => other.to_string().replace(&*path.to_string_lossy(), &name),
+    }
 }
 
 /// Why an indexing job failed.
-pub(crate) fn job_error(error: &ingest::Error) -> String {
-    error.to_string()
+pub(crate) fn job_error(error: ingest::Error) -> String {
+    match error {
+        ingest::Error::Media(error) => video_error(error).message,
+        other => other.to_string(),
+    }
 }

@@ -7,6 +7,7 @@ use reelseek_index::Index;
 
 use super::error::Error;
 use super::guard::auth::Token;
+use crate::collection::ModelChoice;
 
 /// What to serve, and to whom.
 #[derive(Debug, Clone)]
@@ -99,6 +100,11 @@ impl ServeOptions {
     /// The default options for this index.
     pub fn new(index: impl Into<PathBuf>) -> ServeOptions {
         ServeOptions { index: index.into(), ..ServeOptions::default() }
+    }
+
+    /// The encoder is that of the index; checkpoint and weights may be named.
+    pub(crate) fn model_choice(&self) -> ModelChoice {
+        ModelChoice { encoder: None, weights: self.weights.clone(), checkpoint: self.checkpoint.clone() }
     }
 
     /// Checks the options against each other and the disk, and logs what is unwise.

@@ -11,13 +11,13 @@ use super::limits::COMMIT_POLL;
 use super::observe::logging::spawn_blocking;
 use super::observe::metrics::Metrics;
 use super::options::ServeOptions;
+use crate::collection::ModelChoice;
 use crate::search::{self, Engine};
 
 /// Opens each new commit. Requests hold one [`Snapshot`] from beginning to end.
 pub(crate) struct SnapshotStore {
     index: PathBuf,
-    checkpoint: Option<PathBuf>,
-    weights: Option<PathBuf>,
+    model: ModelChoice,
     metrics: Arc<Metrics>,
     latest: RwLock<Option<Arc<Snapshot>>>,
     opened: Mutex<Option<CommitStamp>>,
@@ -45,8 +45,7 @@ impl SnapshotStore {
     pub(crate) fn new(options: &ServeOptions, metrics: &Arc<Metrics>) -> SnapshotStore {
         SnapshotStore {
             index: options.index.clone(),
-            checkpoint: options.checkpoint.clone(),
-            weights: options.weights.clone(),
+            model: options.model_choice(),
             metrics: metrics.clone(),
             latest: RwLock::default(),
             opened: Mutex::default(),
@@ -79,10 +78,9 @@ impl SnapshotStore {
             return Ok(false);
         }
         let before = self.latest();
-        let (checkpoint, weights) = (self.checkpoint.as_deref(), self.weights.as_deref());
         let engine = match &before {
-            Some(before) => before.engine.renewed(&self.index, checkpoint, weights)?,
-            None => Engine::open(&self.index, checkpoint, weights)?,
+            Some(before) => before.engine.renewed(&self.index, &self.model)?,
+            None => Engine::open(&self.index, &self.model)?,
         };
         let (rows, videos) = (engine.searcher().rows(), engine.searcher().video_numbers().len());
         let generation = before.map_or(1, |before| before.generation + 1);

@@ -88,7 +88,7 @@ fn an_interrupted_run_resumes_to_the_same_bytes() {
     assert!(lines.by_ref().any(|line| line.unwrap().contains("epoch   3")));
     let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    assert!(lines.any(|line| line.unwrap().contains("--resume goes on")));
+    assert!(lines.any(|line| line.unwrap().contains("with --resume to continue")));
     assert_eq!(child.wait().unwrap().code(), Some(130));
 
     let again = place.train("cut.safetensors", &options).output().unwrap();
@@ -156,10 +156,10 @@ fn what_exists_is_not_overwritten_and_wrong_options_are_named() {
     refused("b.safetensors", &["--boundary", "1"], "boundary is 1");
     refused("b.safetensors", &["--temperature", "0"], "temperature is 0");
     refused("b.safetensors", &["--device", "cuda"], "--features cuda");
-    refused("b.safetensors", &["--resume"], "no run was stopped there");
+    refused("b.safetensors", &["--resume"], "there is no interrupted run");
     refused("b.safetensors", &["--learning-rate", "1e9", "--batch", "16"], "diverged");
     refused("b.safetensors", &["--held-out", "1"], "held-out is 1");
-    refused("no/such/folder/b.safetensors", &[], "nothing can be written");
+    refused("no/such/folder/b.safetensors", &[], "cannot be written");
     std::fs::create_dir(place.path("c.safetensors")).unwrap();
     refused("c.safetensors", &["--force"], "is a folder");
     let out = place.path("d.safetensors");

@@ -231,7 +231,7 @@ pub(crate) async fn info(
 ) -> Json<ServerInfo> {
     let snapshot = snapshots.latest();
     let snapshot = snapshot.as_deref();
-    let encoder = snapshot.map(|s| s.engine.encoder().about());
+    let encoder = snapshot.map(|s| s.engine.encoder().info());
     Json(ServerInfo {
         version: env!("CARGO_PKG_VERSION"),
         encoder: encoder.map(|encoder| encoder.id.clone()),

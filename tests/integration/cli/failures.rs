@@ -1,9 +1,9 @@
-//! Files and decoders that fail: what is told, what is remembered, what is left behind.
+//! Files and decoders that fail: what is reported, remembered and left behind.
 
 use super::*;
 
 #[test]
-fn what_cannot_be_decoded_is_not_tried_again_until_it_changes_or_is_asked_for() {
+fn an_undecodable_file_is_decoded_again_only_if_changed_or_with_retry() {
     let place = Place::with_clips();
     std::fs::write(place.videos().join("broken.mp4"), "no video").unwrap();
     let first = place.index(&[]);
@@ -18,13 +18,13 @@ fn what_cannot_be_decoded_is_not_tried_again_until_it_changes_or_is_asked_for() 
 
 #[cfg(unix)]
 #[test]
-fn a_decoder_killed_from_outside_leaves_no_half_video() {
+fn a_killed_decoder_leaves_no_partial_video() {
     let place = Place::with_clips();
     place.index(&[]);
     place.clip(ZOOM, 8, "zoom.mp4");
     // Some frames, and then what the system does when memory runs out.
     for end in ["kill -9 $$", "kill -9 $$", "sh -c 'kill -9 $$'\nexit $?"] {
-        let killed = stand_in(&place, &format!("head -c 200000 /dev/zero\n{end}"));
+        let killed = fake_ffmpeg(&place, &format!("head -c 200000 /dev/zero\n{end}"));
         let told = index_with(&place, &killed);
         let failed = events(&told, "failed");
         assert_eq!(failed.len(), 1, "{told:?}");
@@ -33,7 +33,7 @@ fn a_decoder_killed_from_outside_leaves_no_half_video() {
     assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1, "a healthy ffmpeg takes it up");
 }
 
-/// Runs `index --json` with another program in place of ffmpeg.
+/// Runs `index --json` with another program instead of ffmpeg.
 #[cfg(unix)]
 fn index_with(place: &Place, ffmpeg: &Path) -> Vec<Value> {
     let videos = place.videos();
@@ -43,12 +43,12 @@ fn index_with(place: &Place, ffmpeg: &Path) -> Vec<Value> {
 
 #[cfg(unix)]
 #[test]
-fn a_failure_that_is_not_the_files_own_is_not_remembered() {
+fn a_failure_of_the_machine_is_not_remembered() {
     let place = Place::new();
     place.clip(ZOOM, 4, "zoom.mp4");
     for fault in ["[error] Cannot allocate memory", "sh: 1: ffmpeg: not found"] {
         let code = if fault.starts_with("sh") { 127 } else { 1 };
-        let failing = stand_in(&place, &format!("echo '{fault}' >&2\nexit {code}"));
+        let failing = fake_ffmpeg(&place, &format!("echo '{fault}' >&2\nexit {code}"));
         for _ in 0..2 {
             let told = index_with(&place, &failing);
             let error = events(&told, "failed")[0]["error"].as_str().unwrap().to_owned();
@@ -79,7 +79,7 @@ fn a_drive_that_fails_for_a_moment_leaves_no_half_video() {
     let seen = place.path("seen");
     let seen = seen.display();
     let fail = "head -c 200000 /dev/zero; echo '[error] file:x: Input/output error' >&2; exit 0";
-    let once = stand_in(&place, &format!("[ -e {seen} ] || {{ : > {seen}; {fail}; }}\nexec ffmpeg \"$@\""));
+    let once = fake_ffmpeg(&place, &format!("[ -e {seen} ] || {{ : > {seen}; {fail}; }}\nexec ffmpeg \"$@\""));
     let told = index_with(&place, &once);
     assert_eq!(told.last().unwrap()["rows"], rows, "{told:?}");
     assert!(events(&told, "indexed")[0]["warning"].is_null(), "{told:?}");
@@ -87,7 +87,7 @@ fn a_drive_that_fails_for_a_moment_leaves_no_half_video() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_broken_file_whose_name_is_not_utf8_stops_nothing() {
+fn a_broken_file_with_a_non_utf8_name_fails_alone() {
     use std::os::unix::ffi::OsStrExt;
     let place = Place::with_clips();
     let name = std::ffi::OsStr::from_bytes(b"caf\xe9.mp4");
@@ -103,11 +103,12 @@ fn a_broken_file_whose_name_is_not_utf8_stops_nothing() {
 
 #[cfg(unix)]
 #[test]
-fn a_file_that_goes_away_while_it_is_decoded_is_not_taken_as_whole() {
+fn a_file_that_disappears_while_decoding_fails() {
     let place = Place::new();
     place.clip(ZOOM, 4, "zoom.mp4");
     let (path, aside) = (place.videos().join("zoom.mp4"), place.path("aside.mp4"));
-    let unplugged = stand_in(&place, &format!("head -c 200000 /dev/zero\nmv {} {}", path.display(), aside.display()));
+    let unplugged =
+        fake_ffmpeg(&place, &format!("head -c 200000 /dev/zero\nmv {} {}", path.display(), aside.display()));
     let told = index_with(&place, &unplugged);
     assert_eq!(events(&told, "failed").len(), 1, "{told:?}");
     std::fs::rename(&aside, &path).unwrap();
@@ -116,16 +117,16 @@ fn a_file_that_goes_away_while_it_is_decoded_is_not_taken_as_whole() {
 
 #[cfg(unix)]
 #[test]
-fn what_is_remembered_of_failures_is_short_and_goes_with_the_file() {
+fn remembered_failures_are_short_and_dropped_with_the_file() {
     let place = Place::with_clips();
     place.index(&[]);
     let broken = place.videos().join("n".repeat(240) + ".mp4");
     std::fs::write(&broken, "no video").unwrap();
-    let long = stand_in(&place, "head -c 4000 /dev/zero | tr '\\0' x | sed 's/^/[error] /' >&2\nexit 1");
+    let long = fake_ffmpeg(&place, "head -c 4000 /dev/zero | tr '\\0' x | sed 's/^/[error] /' >&2\nexit 1");
     assert_eq!(events(&index_with(&place, &long), "failed").len(), 1);
     let failed = || {
         let index = reelseek_index::Index::open(place.path("index")).unwrap();
-        reelseek::search::State::of(&index.searcher().unwrap()).failed
+        reelseek::collection::CollectionState::of(&index.searcher().unwrap()).failed
     };
     assert_eq!(failed().len(), 1);
     assert!(failed().values().all(|f| f.reason.len() <= 256 && f.reason.contains("xxx")), "{:?}", failed());
@@ -136,10 +137,10 @@ fn what_is_remembered_of_failures_is_short_and_goes_with_the_file() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn what_a_wrapper_script_starts_is_ended_with_it() {
+fn an_interrupt_ends_the_children_of_a_wrapper_script() {
     let place = Place::with_clips();
     let pid = place.path("pid");
-    let wrapper = stand_in(&place, &format!("sleep 600 &\necho $! > {}\nwait", pid.display()));
+    let wrapper = fake_ffmpeg(&place, &format!("sleep 600 &\necho $! > {}\nwait", pid.display()));
     let mut child = place
         .command(&["index", place.videos().to_str().unwrap(), "--jobs", "1"])
         .env("REELSEEK_FFMPEG", &wrapper)

@@ -1,8 +1,9 @@
-//! `kinds` and `quality`: whole measurements, and those that lack something.
+//! `kinds` and `quality`: complete and incomplete measurements.
 
 use super::*;
 
-/// Clips of three kinds, and photographs of two of them, of something else, and of one that is said to be something else.
+/// Clips of three kinds, and photographs of two of them, of something else, and of one that is said to be
+/// something else.
 fn kinds() -> Place {
     let place = Place::with_clips();
     let shown = |rows: &[(&str, &str, &str)]| {
@@ -40,7 +41,7 @@ fn command(place: &Place, more: &[&str]) -> Command {
 }
 
 #[test]
-fn kinds_are_measured_and_what_shows_none_is_counted() {
+fn kinds_measures_classes_groups_and_photographs_without_match() {
     let place = kinds();
     let output = command(&place, &["--json"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -83,7 +84,7 @@ fn kinds_of_a_learned_encoder_are_measured() {
 }
 
 #[test]
-fn weights_that_are_broken_are_told_and_stop_no_other() {
+fn broken_weights_are_reported_and_stop_no_other_encoder() {
     let place = kinds();
     let weights = place.path("cache/mobilenet-v2/model.safetensors");
     std::fs::create_dir_all(weights.parent().unwrap()).unwrap();
@@ -95,7 +96,7 @@ fn weights_that_are_broken_are_told_and_stop_no_other() {
 }
 
 #[test]
-fn videos_that_are_not_in_the_figures_are_told() {
+fn videos_that_failed_are_reported_with_the_figures() {
     let place = kinds();
     std::fs::write(place.videos().join("cells.mkv"), "no video").unwrap();
     let output = command(&place, &["--json"]).output().unwrap();
@@ -108,20 +109,20 @@ fn videos_that_are_not_in_the_figures_are_told() {
     let output = quality(&["--json"]);
     assert_eq!((&lines(&output)[0]["gallery"], &lines(&output)[0]["failed"]), (&2.into(), &1.into()));
     assert!(text(&output.stderr).contains("failed: "), "{}", text(&output.stderr));
-    assert!(text(&quality(&[]).stdout).contains("1 videos could not be indexed and are not in the gallery"));
+    assert!(text(&quality(&[]).stdout).contains("not in the gallery: 1 video that could not be indexed"));
 }
 
 /// Ctrl-C in the midst of indexing: half a gallery is no measurement.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_measurement_that_was_stopped_prints_none() {
+fn an_interrupted_measurement_prints_no_figures() {
     let place = kinds();
     let videos = place.videos();
     let quality = place.command(&["quality", videos.to_str().unwrap(), "--json"]);
     for (n, mut command) in [command(&place, &["--json"]), quality].into_iter().enumerate() {
         let pid = place.path(&format!("pid{n}"));
         // It decodes forever. The others, which the first one's end lets go on, are not to be begun.
-        let stub = stand_in(&place, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
+        let stub = fake_ffmpeg(&place, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
         command.env("REELSEEK_FFMPEG", &stub).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().unwrap();
         wait_for_line(&pid);

@@ -99,9 +99,9 @@ fn events<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
     events.iter().filter(|e| e["event"] == kind).collect()
 }
 
-/// Writes a program that stands in for ffmpeg.
+/// Writes a script to run instead of ffmpeg.
 #[cfg(unix)]
-fn stand_in(place: &Place, script: &str) -> PathBuf {
+fn fake_ffmpeg(place: &Place, script: &str) -> PathBuf {
     let path = place.path("ffmpeg-stand-in");
     std::fs::write(&path, format!("#!/bin/sh\n[ \"$2\" = -version ] && exit 0\n{script}\n")).unwrap();
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
@@ -159,7 +159,7 @@ fn a_second_run_decodes_nothing_and_a_changed_file_is_replaced() {
 }
 
 #[test]
-fn vanished_files_are_told_and_pruned_only_when_asked() {
+fn missing_files_are_reported_and_removed_only_with_prune() {
     let place = Place::with_clips();
     place.index(&[]);
     std::fs::remove_file(place.videos().join("bars.avi")).unwrap();
@@ -208,7 +208,7 @@ fn a_black_picture_finds_nothing_and_a_black_video_matches_nothing() {
 }
 
 #[test]
-fn what_goes_wrong_is_said_with_the_file_and_exit_status_2() {
+fn errors_name_the_file_and_exit_with_status_2() {
     let place = Place::with_clips();
     let picture = place.frame("zoom.mp4", "2", "query.jpg");
     let output = place.run(&["search", picture.to_str().unwrap()]);
@@ -233,7 +233,7 @@ fn what_goes_wrong_is_said_with_the_file_and_exit_status_2() {
 }
 
 #[test]
-fn paths_table_and_standard_input() {
+fn search_prints_paths_or_a_table_and_reads_standard_input() {
     let place = Place::with_clips();
     place.index(&[]);
     let picture = place.frame("cells.mkv", "6", "query.jpg");
@@ -245,7 +245,7 @@ fn paths_table_and_standard_input() {
 }
 
 #[test]
-fn remove_compact_verify_info() {
+fn remove_compact_verify_and_info_work_on_an_index() {
     let place = Place::with_clips();
     place.index(&[]);
     let clip = place.videos().join("zoom.mp4");
@@ -270,7 +270,7 @@ fn remove_compact_verify_info() {
 
 #[cfg(unix)]
 #[test]
-fn hostile_sidecars_cost_a_warning_and_nothing_else() {
+fn hostile_sidecars_cause_a_warning_only() {
     let place = Place::with_clips();
     let beside = |clip: &str| place.videos().join(format!("{clip}.json"));
     // Deeper than what can be read back, a pipe that nobody writes to, and a device that never ends.
@@ -286,7 +286,7 @@ fn hostile_sidecars_cost_a_warning_and_nothing_else() {
 }
 
 #[test]
-fn quality_tells_of_frames_that_it_lost_and_passes_no_floor_without_them() {
+fn quality_counts_undecodable_frames_and_fails_its_floor_with_them() {
     let place = Place::with_clips();
     place.index(&[]);
     let index = place.path("index");
@@ -313,7 +313,7 @@ fn wait_for_line(path: &Path) -> String {
 }
 
 #[test]
-fn pruning_spares_what_could_not_be_looked_at() {
+fn prune_keeps_the_videos_of_an_unreadable_folder() {
     let place = Place::with_clips();
     place.index(&[]);
     // The folder is away, as an unplugged drive is: that is an error, and no reason to forget its videos.
@@ -327,7 +327,7 @@ fn pruning_spares_what_could_not_be_looked_at() {
 }
 
 #[test]
-fn keyframes_give_the_true_length_and_are_refined_when_asked() {
+fn keyframe_rows_have_the_true_length_and_are_replaced_by_a_full_run() {
     let place = Place::new();
     place.clip(ZOOM, 8, "zoom.mp4");
     place.index(&["--keyframes"]);
@@ -343,13 +343,14 @@ fn keyframes_give_the_true_length_and_are_refined_when_asked() {
 }
 
 #[test]
-fn a_video_whose_only_keyframe_is_hidden_is_indexed_all_the_same() {
+fn a_video_whose_only_keyframe_is_hidden_is_indexed() {
     let place = Place::new();
     let whole = place.path("whole.mp4");
     let mut command = ffmpeg();
     command.args(["-f", "lavfi", "-i", "testsrc2=size=160x90:rate=10:duration=6", "-g", "1000", "-pix_fmt", "yuv420p"]);
     assert!(command.arg(&whole).status().unwrap().success());
-    // A cut without encoding starts at 2 s by an edit list: the keyframe before it is there to decode from, not to be shown.
+    // A cut without encoding starts at 2 s by an edit list: the keyframe before it is there to decode from,
+    // not to be shown.
     let mut command = ffmpeg();
     command.args(["-ss", "2", "-i"]).arg(&whole).args(["-c", "copy"]).arg(place.videos().join("cut.mp4"));
     assert!(command.status().unwrap().success());
@@ -359,7 +360,7 @@ fn a_video_whose_only_keyframe_is_hidden_is_indexed_all_the_same() {
 }
 
 #[test]
-fn the_calibration_is_that_of_the_videos_as_they_are() {
+fn the_calibration_follows_removed_videos() {
     let place = Place::with_clips();
     place.index(&[]);
     let probes = || {
@@ -373,7 +374,7 @@ fn the_calibration_is_that_of_the_videos_as_they_are() {
 
 #[cfg(unix)]
 #[test]
-fn a_reader_that_goes_away_is_no_panic() {
+fn a_closed_standard_output_does_not_panic() {
     let place = Place::with_clips();
     place.index(&[]);
     for arguments in [&["info", "--videos"][..], &["verify"], &["compact"]] {
@@ -388,7 +389,7 @@ fn a_reader_that_goes_away_is_no_panic() {
 
 /// Kills the indexer at many points; what it had committed stays, and the next run ends with each video once.
 #[test]
-fn killed_at_any_point_it_resumes_without_loss_or_doubles() {
+fn a_killed_run_resumes_without_losing_or_repeating_videos() {
     let place = Place::new();
     for i in 0..6 {
         place.clip(&format!("life=size=160x90:rate=8:seed={i}"), 6, &format!("{i}.mp4"));
@@ -421,11 +422,11 @@ fn killed_at_any_point_it_resumes_without_loss_or_doubles() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn an_interrupt_keeps_what_is_finished_and_leaves_no_child() {
+fn an_interrupt_leaves_no_child_process() {
     let place = Place::with_clips();
     // It decodes forever: it writes nothing and does not end.
     let pid = place.path("pid");
-    let stub = stand_in(&place, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
+    let stub = fake_ffmpeg(&place, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
     let mut child = place
         .command(&["index", place.videos().to_str().unwrap(), "--jobs", "1"])
         .env("REELSEEK_FFMPEG", &stub)
@@ -441,7 +442,7 @@ fn an_interrupt_keeps_what_is_finished_and_leaves_no_child() {
 
 /// The 66 odd and broken media: each comes out as its manifest says, and none stops the run.
 #[test]
-fn odd_and_broken_media_come_out_as_expected() {
+fn odd_and_broken_media_have_the_expected_outcome() {
     let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/videos_bad.tar.gz");
     if !archive.exists() {
         println!("skipped: {} is not at hand", archive.display());
@@ -478,4 +479,96 @@ fn odd_and_broken_media_come_out_as_expected() {
 
     let named = place.run(&["index", root.join("no_extension").to_str().unwrap(), "--json"]);
     assert_eq!(lines(&named)[0]["event"], "indexed", "a file named by the person is taken whatever it is called");
+}
+
+#[test]
+fn a_named_path_that_does_not_exist_is_an_error_after_the_rest_is_done() {
+    let place = Place::new();
+    place.clip(ZOOM, 4, "zoom.mp4");
+    let (videos, missing) = (place.videos(), place.path("missing"));
+    let both = ["index", videos.to_str().unwrap(), missing.to_str().unwrap(), "--json"];
+    let output = place.run(&both);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert_eq!(lines(&output).last().unwrap()["indexed"], 1);
+    assert!(text(&output.stderr).contains("1 path not found"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_folder_without_videos_is_reported() {
+    let place = Place::new();
+    let videos = place.videos();
+    let output = place.run(&["index", videos.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("no video files were found in"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("the index holds no videos\n"), "{}", text(&output.stderr));
+
+    std::fs::write(videos.join("broken.mp4"), "no video").unwrap();
+    let output = place.run(&["index", videos.to_str().unwrap()]);
+    assert!(text(&output.stderr).contains("no file could be decoded"), "{}", text(&output.stderr));
+
+    place.clip(ZOOM, 4, "zoom.mp4");
+    place.index(&[]);
+    std::fs::create_dir(place.path("empty")).unwrap();
+    let output = place.run(&["index", place.path("empty").to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("no video files were found in"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_search_without_results_says_why() {
+    let place = Place::new();
+    place.clip(ZOOM, 4, "zoom.mp4");
+    let picture = place.frame("zoom.mp4", "2", "query.png");
+    let search = |more: &[&str]| {
+        let output = place.run(&[&["search", picture.to_str().unwrap()], more].concat());
+        (output.status.code(), text(&output.stderr))
+    };
+    let (code, said) = search(&[]);
+    assert!(code == Some(2) && said.contains("make one with `reelseek index FOLDER`"), "{said}");
+    place.index(&[]);
+    let (code, said) = search(&["--filter", "path:zzz"]);
+    assert!(code == Some(1) && said.ends_with("no video matches the filter\n"), "{said}");
+    let (code, said) = search(&["--filter", "duration>100"]);
+    assert!(code == Some(1) && said.contains("duration:[10 TO 60]"), "{said}");
+    let (code, said) = search(&["--top", "0"]);
+    assert!(code == Some(2) && said.contains("expected a whole number above 0"), "{said}");
+    let clip = place.videos().join("zoom.mp4");
+    assert_eq!(place.run(&["remove", clip.to_str().unwrap()]).status.code(), Some(0));
+    let (code, said) = search(&[]);
+    assert!(code == Some(1) && said.ends_with("the index holds no videos\n"), "{said}");
+
+    let output = place.run(&["search", "https://example.org/a.jpg"]);
+    assert!(output.status.code() == Some(2) && text(&output.stderr).contains("URLs are not downloaded"));
+}
+
+#[test]
+fn commands_without_an_index_say_how_to_make_one() {
+    let place = Place::new();
+    for arguments in [&["info"][..], &["verify"], &["compact"], &["remove", "a.mp4"]] {
+        let output = place.run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let said = text(&output.stderr);
+        assert!(said.ends_with("make one with `reelseek index FOLDER`, or name another with --index\n"), "{said}");
+    }
+}
+
+#[test]
+fn completions_and_man_pages_cover_the_commands() {
+    let place = Place::new();
+    let script = text(&place.run(&["completions", "bash"]).stdout);
+    assert!(script.contains("reelseek__subcmd__index") || script.contains("reelseek__index"), "{script}");
+    assert_eq!(place.run(&["man", place.path("man").to_str().unwrap()]).status.code(), Some(0));
+    let page = std::fs::read_to_string(place.path("man/reelseek-search.1")).unwrap();
+    assert!(page.contains("min\\-confidence"), "{page}");
+}
+
+#[test]
+fn a_server_refuses_a_folder_that_is_not_there() {
+    let place = Place::new();
+    std::fs::write(place.path("picture.jpg"), "").unwrap();
+    for name in ["missing", "picture.jpg"] {
+        let output = place.run(&["serve", "--listen", "127.0.0.1:0", place.path(name).to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        assert!(text(&output.stderr).contains(name), "{}", text(&output.stderr));
+    }
 }

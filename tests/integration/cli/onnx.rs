@@ -1,4 +1,4 @@
-//! An encoder of somebody's own: what an index remembers of it, and what is said when it is not there.
+//! The user's own ONNX encoder: what an index records, and the errors when it is missing.
 
 use super::*;
 
@@ -41,11 +41,11 @@ fn an_index_remembers_an_onnx_encoder() {
     std::fs::write(place.path("moved/tiny.json"), "{}").unwrap();
     let output = place.run(&["search", picture.to_str().unwrap(), "--weights", moved.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains(&format!("the index needs the encoder {id}, but onnx:tiny/1+")));
+    assert!(text(&output.stderr).contains(&format!("the index needs the encoder {id}, found onnx:tiny/1+")));
 }
 
 #[test]
-fn an_onnx_encoder_that_is_none_is_told() {
+fn a_missing_onnx_encoder_is_named() {
     let place = Place::with_clips();
     let videos = place.videos();
     for (file, told) in [("tiny.onnx", "tiny.json: "), ("none.onnx", "none.onnx: ")] {
@@ -59,9 +59,10 @@ fn an_onnx_encoder_that_is_none_is_told() {
     }
 }
 
-/// The folder holds the checkpoint that was fitted for the index: before there is an index, and whatever is renamed.
+/// The folder holds the checkpoint that was fitted for the index: before there is an index, and whatever is
+/// renamed.
 #[test]
-fn an_index_is_not_there_without_its_checkpoint() {
+fn an_index_needs_its_checkpoint() {
     let place = Place::with_clips();
     let encoder = encoder(&place);
     place.index(&["--encoder", &encoder]);
@@ -92,10 +93,7 @@ fn an_index_is_not_there_without_its_checkpoint() {
     let output = place.run(&["search", place.path("flat.png").to_str().unwrap()]);
     let told = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
-    assert!(
-        told.contains("checkpoint.safetensors") && told.contains("is gone") && told.contains("--checkpoint"),
-        "{told}"
-    );
+    assert!(told.contains("checkpoint.safetensors is missing") && told.contains("--checkpoint"), "{told}");
     let kept = place.path("kept");
     assert_eq!(place.index(&["--checkpoint", kept.to_str().unwrap()]).last().unwrap()["unchanged"], 3);
 }
@@ -117,7 +115,7 @@ fn a_renamed_onnx_file_is_the_same_encoder() {
 }
 
 #[test]
-fn nothing_is_fitted_for_an_encoder_that_the_index_has_not() {
+fn another_encoder_is_refused_before_anything_is_fitted() {
     let place = Place::with_clips();
     place.index(&[]);
     let (encoder, videos) = (encoder(&place), place.videos());
@@ -128,9 +126,10 @@ fn nothing_is_fitted_for_an_encoder_that_the_index_has_not() {
     assert!(!told.contains("fitting"), "{told}");
 }
 
-/// What `--exclude` matches is not indexed, and nothing is fitted to it; of few videos nothing is fitted at all.
+/// What `--exclude` matches is not indexed, and nothing is fitted to it; of few videos nothing is fitted at
+/// all.
 #[test]
-fn what_is_fitted_to_is_what_is_indexed_and_is_recorded() {
+fn the_fit_uses_the_indexed_videos_and_records_their_number() {
     let place = Place::with_clips();
     let (encoder, videos) = (encoder(&place), place.videos());
     let output = place.run(&[
@@ -154,19 +153,19 @@ fn what_is_fitted_to_is_what_is_indexed_and_is_recorded() {
     let header = String::from_utf8_lossy(&checkpoint[8..8 + length]).replace('\\', "");
     assert!(header.contains(r#""of":1"#) && header.contains(r#""videos":1"#), "{header}");
 
-    // Ten times as many: the advice is to begin anew.
-    assert!(!told.contains("indexed anew"), "{told}");
+    // Ten times as many videos: a new index is suggested.
+    assert!(!told.contains("fitted to"), "{told}");
     for i in 0..7 {
         std::fs::copy(videos.join("cells.mkv"), videos.join(format!("copy{i}.mkv"))).unwrap();
     }
     let output = place.run(&["index", videos.to_str().unwrap()]);
     let told = text(&output.stderr);
-    assert!(told.contains("this index of 10 videos") && told.contains("indexed anew into another folder"), "{told}");
+    assert!(told.contains("fitted to 1 video,") && told.contains("the index now holds 10"), "{told}");
 }
 
 /// tract trusts a graph: what makes it panic is an error, and nobody is told of a bug.
 #[test]
-fn a_network_that_contradicts_itself_is_told_without_a_backtrace() {
+fn an_inconsistent_network_is_an_error_without_a_panic() {
     let place = Place::with_clips();
     let encoder = encoder(&place);
     let mut bytes = std::fs::read(place.path("tiny.onnx")).unwrap();
@@ -187,7 +186,7 @@ fn an_interrupt_ends_a_fit() {
     let place = Place::with_clips();
     let encoder = encoder(&place);
     let pid = place.path("pid");
-    let stub = stand_in(&place, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
+    let stub = fake_ffmpeg(&place, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
     let mut command = place.command(&["index", place.videos().to_str().unwrap(), "--encoder", &encoder]);
     command.env("REELSEEK_FFMPEG", &stub).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();

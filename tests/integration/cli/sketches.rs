@@ -1,11 +1,11 @@
-//! Rows with bytes beside them.
+//! Indexes with sketches.
 
 use reelseek_index::{Index, Settings};
 
 use super::{CELLS, Place};
 
 #[test]
-fn a_changed_sidecar_leaves_the_sketches_as_they_were() {
+fn a_changed_sidecar_keeps_the_sketches() {
     let place = Place::new();
     place.clip(CELLS, 12, "cells.mkv");
     place.index(&[]);

@@ -312,7 +312,7 @@ fn from_videos_under_ids_of_activitynet_to_a_report() {
         "0.4",
     ]);
     assert!(
-        said(&listed).contains("12 segments have no length") && said(&listed).contains("are missing"),
+        said(&listed).contains("12 segments of no length") && said(&listed).contains("are missing"),
         "{}",
         said(&listed)
     );

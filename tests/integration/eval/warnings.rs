@@ -42,7 +42,7 @@ fn what_flatters_a_number_is_said() {
     let place = Place::with_features();
     let words = ["eval", "--features", "@features", "--method", "ridge", "--json"];
     let val = place.good(&[&words[..], &["--split", "val"]].concat());
-    assert!(said(&val).contains("learn from the split val or are chosen by it"), "{}", said(&val));
+    assert!(said(&val).contains("trained on the split val or chosen by it"), "{}", said(&val));
     let table =
         said(&place.good(&["eval", "--features", "@features", "--table", "--methods", "cca", "--split", "val"]));
     assert!(table.contains("split val") && table.contains("which flatters them"), "{table}");
@@ -56,7 +56,7 @@ fn what_flatters_a_number_is_said() {
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found["shared_sources"], 3);
     assert!(
-        said(&output).contains("3 videos of the split test are among those") && said(&output).contains("v0, v1, v2")
+        said(&output).contains("3 videos of the split test are also in the splits") && said(&output).contains("v0, v1, v2")
     );
     // Labels on one side only, in the test and not in training.
     let bare = |text: &str| -> String {
@@ -83,7 +83,7 @@ fn what_flatters_a_number_is_said() {
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&found["relevant"], &found["queries"]), (&"video".into(), &1.into()));
     assert!(
-        said(&output).contains("warning: in the split train a shared label says what belongs together"),
+        said(&output).contains("warning: in the split train a shared label makes a pair"),
         "{}",
         said(&output)
     );
@@ -94,13 +94,13 @@ fn what_cannot_be_is_refused_before_features_are_read() {
     let place = Place::with_features();
     std::fs::create_dir(place.path("folder")).unwrap();
     for (words, word) in [
-        (vec!["--seeds", "1,2,3"], "--table only"),
+        (vec!["--seeds", "1,2,3"], "need --table"),
         (vec!["--method", "magic"], "no method magic"),
         (vec!["--floor", "nan"], "--floor is NaN"),
-        (vec!["--method", "cca", "--epochs", "3"], "cca has no --epochs"),
+        (vec!["--method", "cca", "--epochs", "3"], "do not apply to cca"),
         (vec!["--checkpoint", "@x", "--learning-rate", "0.1"], "--learning-rate"),
         (vec!["--trec-run", "@folder"], "is a folder"),
-        (vec!["--report", "@page", "--media", "@nowhere"], "nowhere is no folder"),
+        (vec!["--report", "@page", "--media", "@nowhere"], "nowhere is not a folder"),
     ] {
         let output = place.run(&[&["eval", "--features", "@nothing"][..], &words].concat());
         assert!(output.status.code() == Some(2) && said(&output).contains(word), "{words:?}: {}", said(&output));
@@ -130,7 +130,7 @@ fn an_interrupted_table_ends_with_130() {
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     let rest: Vec<String> = lines.map_while(Result::ok).collect();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
-    assert!(rest.iter().any(|line| line.contains("stopped; nothing was written")), "{rest:?}");
+    assert!(rest.iter().any(|line| line.contains("interrupted; nothing was written")), "{rest:?}");
     assert!(!rest.iter().any(|line| line.contains("kept")) && !place.path("page").exists(), "{rest:?}");
 }
 

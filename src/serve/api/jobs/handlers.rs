@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::base::Cancel;
-use crate::ingest::{self, Model, Plan, Summary as IndexSummary};
+use crate::ingest::{self, IndexOptions, IndexSummary, Indexer};
 use crate::serve::advice;
 use crate::serve::api::jobs::Jobs;
 use crate::serve::api::jobs::job::{Job, JobStatus};
@@ -114,28 +114,20 @@ fn index(
 ) -> Result<IndexSummary, String> {
     let failed = |error: ingest::Error| {
         tracing::error!("indexing: {error}");
-        advice::job_error(&error)
+        advice::job_error(error)
     };
     // One core is left to searches.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let serve = &context.options;
-    let (weights, checkpoint) = (serve.weights.clone(), serve.checkpoint.clone());
-    let model = Model { encoder: None, weights: weights.clone(), checkpoint };
-    let note = |text: &str| tracing::info!("{text}");
-    let (encoder, checkpoint) = model.open(&serve.index, &folders, &job.cancel, note).map_err(failed)?;
-    let plan = Plan {
-        paths: folders,
-        exclude: globset::GlobSet::empty(),
-        jobs: cores.saturating_sub(1).max(1),
-        keyframes: request.keyframes,
-        prune: request.prune,
-        retry: request.retry,
-        half: false,
-        weights,
-    };
-    let on_event = |event: &ingest::Event| job.on_event(event);
-    let summary =
-        ingest::run(&serve.index, &plan, encoder.as_ref(), &checkpoint, &job.cancel, on_event).map_err(failed)?;
+    let options = IndexOptions::new(folders)
+        .jobs(cores.saturating_sub(1))
+        .keyframes(request.keyframes)
+        .prune(request.prune)
+        .retry(request.retry)
+        .model(serve.model_choice());
+    let on_note = |text: &str| tracing::info!("{text}");
+    let indexer = Indexer::open(&serve.index, options, &job.cancel, on_note).map_err(failed)?;
+    let summary = indexer.run(&job.cancel, |event| job.on_event(event)).map_err(failed)?;
     // A client that sees the end of the job must find its videos.
     if let Err(error) = context.snapshots.refresh() {
         tracing::warn!("the index cannot be opened: {error}");

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::base::Cancel;
-use crate::ingest::{Event as IndexEvent, Outcome as FileOutcome, Summary as IndexSummary};
+use crate::ingest::{FileOutcome, IndexEvent, IndexSummary};
 use crate::serve::advice;
 use crate::serve::limits::MAX_JOB_FAILURES;
 use crate::serve::observe::clock::{rfc3339, since_1970_ns};
@@ -156,13 +156,13 @@ impl Job {
                 progress.rows += u64::from(*rows);
             }
             FileOutcome::Unchanged { .. } => progress.unchanged += 1,
-            FileOutcome::Skipped { .. } => progress.skipped += 1,
+            FileOutcome::Missing => progress.skipped += 1,
             FileOutcome::Removed => progress.removed += 1,
-            FileOutcome::Failed { reason } => {
+            FileOutcome::Failed { error, .. } => {
                 progress.failed += 1;
                 if progress.failures.len() < MAX_JOB_FAILURES {
                     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    progress.failures.push(FailedFile { name, reason: advice::file_error(reason, path) });
+                    progress.failures.push(FailedFile { name, reason: advice::file_error(error, path) });
                 }
             }
         }

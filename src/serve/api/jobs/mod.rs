@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 
-use crate::ingest::Summary as IndexSummary;
+use crate::ingest::IndexSummary;
 use crate::serve::error::ApiError;
 use crate::serve::limits::{MAX_JOBS, STACK_BYTES};
 

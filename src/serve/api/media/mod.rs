@@ -15,8 +15,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::base::Cancel;
+use crate::collection::video_path;
 use crate::encode::registry;
-use crate::ingest::path_of as video_path;
 use crate::media::{self, Codec, Limits, Opening, Source, Tools};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::admission::single_flight::SingleFlight;
@@ -78,7 +78,7 @@ impl MediaStore {
             tools: OnceLock::new(),
             codec: OnceLock::new(),
             codec_flights: Arc::default(),
-            cache: FileCache::new(registry::cache().join("previews"), cache_bytes),
+            cache: FileCache::new(registry::cache_folder().join("previews"), cache_bytes),
             flights: Arc::default(),
             thumbnails: gate(THUMBNAIL_WORKERS, MAX_QUEUED_THUMBNAILS),
             previews: gate(PREVIEW_WORKERS, MAX_QUEUED_PREVIEWS),

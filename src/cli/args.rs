@@ -1,0 +1,78 @@
+//! Options that several commands share.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use globset::{Glob, GlobSet, GlobSetBuilder};
+
+use crate::collection::ModelChoice;
+
+/// Which index.
+#[derive(Debug, Args)]
+pub(super) struct IndexFolderArgs {
+    /// Folder of the index
+    #[arg(long, value_name = "DIR", env = "REELSEEK_INDEX", default_value = ".reelseek")]
+    pub(super) index: PathBuf,
+}
+
+/// Which encoder and checkpoint, for commands that index.
+#[derive(Debug, Args)]
+pub(super) struct ModelArgs {
+    /// Encoder (`reelseek encoders` lists them; onnx:FILE for your own) [default: the index's, or layout]
+    #[arg(long, value_name = "NAME")]
+    encoder: Option<String>,
+    /// Weights of the encoder [default: the downloaded ones]
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// Folded checkpoint [default: the index's; for a new index the embedded one (layout), or one fitted to
+    /// the videos]
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    pub(super) fn choice(&self) -> ModelChoice {
+        let ModelArgs { encoder, weights, checkpoint } = self;
+        ModelChoice { encoder: encoder.clone(), weights: weights.clone(), checkpoint: checkpoint.clone() }
+    }
+}
+
+/// Copies of an index's checkpoint and weights, for commands that search.
+#[derive(Debug, Args)]
+pub(super) struct StoredModelArgs {
+    /// Folded checkpoint that the index was made with [default: the one in its folder]
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Weights of the index's encoder [default: the file that the index was made with]
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+}
+
+impl StoredModelArgs {
+    pub(super) fn choice(&self) -> ModelChoice {
+        ModelChoice { encoder: None, weights: self.weights.clone(), checkpoint: self.checkpoint.clone() }
+    }
+}
+
+/// Parses a number from 0 to 1.
+pub(super) fn share(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("expected a number from 0 to 1".to_owned()),
+    }
+}
+
+/// Parses a whole number above 0.
+pub(super) fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a whole number above 0".to_owned())
+}
+
+/// Compiles the patterns of `--exclude`.
+pub(super) fn globs(patterns: &[String]) -> anyhow::Result<GlobSet> {
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        set.add(Glob::new(pattern).with_context(|| format!("--exclude {pattern}"))?);
+    }
+    Ok(set.build()?)
+}

@@ -1,0 +1,153 @@
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+
+use crate::cli::INTERRUPTED;
+use crate::cli::output::{EncoderOutput, PullOutput};
+use crate::cli::terminal::{self, ByteBar};
+use crate::encode::hub::{self, DownloadRecord};
+use crate::encode::registry::{self, ENTRIES, EncoderEntry, LAYOUT};
+
+#[derive(Debug, Args)]
+pub(crate) struct EncodersArgs {
+    #[command(subcommand)]
+    command: Option<EncodersCommand>,
+    /// Print one JSON object for each encoder
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum EncodersCommand {
+    /// Print what each encoder is for, and where its weights are (the default)
+    List,
+    /// Download weights from the Hugging Face hub; resumes an interrupted download, and checks what is
+    /// already there
+    Pull {
+        /// Names of encoders
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+}
+
+pub(crate) fn run(args: &EncodersArgs) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        None | Some(EncodersCommand::List) => list(args.json),
+        Some(EncodersCommand::Pull { names }) => pull(names, args.json),
+    }
+}
+
+/// The embedded encoder, which has no entry in the registry.
+fn embedded() -> EncoderOutput<'static> {
+    EncoderOutput {
+        name: LAYOUT,
+        about: "layout of light, colour and edges: finds the same scene",
+        licence: "MIT OR Apache-2.0",
+        source: "this program",
+        repository: None,
+        here: true,
+        path: None,
+        bytes: None,
+        hash: None,
+        verified: true,
+    }
+}
+
+fn output(entry: &EncoderEntry) -> EncoderOutput<'static> {
+    let path = entry.path();
+    let on_disk = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
+    EncoderOutput {
+        name: entry.name,
+        about: entry.about,
+        licence: entry.licence,
+        source: entry.source,
+        repository: entry.hub.map(|hub| hub.repository),
+        here: on_disk.is_some(),
+        bytes: on_disk.or(entry.hub.map(|hub| hub.bytes)),
+        hash: on_disk.and_then(|_| DownloadRecord::beside(&path)).map(|record| record.hash),
+        path: Some(path.to_string_lossy().into_owned()),
+        verified: entry.verified,
+    }
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+fn list(json: bool) -> anyhow::Result<ExitCode> {
+    let mut encoders = std::iter::once(embedded()).chain(ENTRIES.iter().map(output));
+    if json {
+        encoders.try_for_each(|encoder| terminal::print_json(&encoder))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut out = std::io::stdout().lock();
+    for encoder in encoders {
+        let size = encoder.bytes.map(megabytes).unwrap_or_default();
+        let weights = match (&encoder.path, encoder.repository) {
+            (None, _) => "embedded in the program".to_owned(),
+            (Some(path), _) if encoder.here => format!("{path}, {size}"),
+            (_, Some(_)) => format!("not downloaded; `reelseek encoders pull {}` downloads {size}", encoder.name),
+            (_, None) => "not available for download; name a file with --weights".to_owned(),
+        };
+        let repository = encoder.repository.map(|name| format!("; {name}")).unwrap_or_default();
+        let verified = match encoder.verified {
+            true => "the features, with the real weights",
+            false => "the arithmetic only, with random weights",
+        };
+        writeln!(out, "{}", encoder.name)?;
+        writeln!(out, "    for       {}", encoder.about)?;
+        writeln!(out, "    weights   {weights}")?;
+        writeln!(out, "    licence   {}", encoder.licence)?;
+        writeln!(out, "    source    {}{repository}", encoder.source)?;
+        writeln!(out, "    verified  {verified}")?;
+    }
+    writeln!(out, "onnx:FILE")?;
+    writeln!(out, "    for       your own image encoder, with a JSON file beside it")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn entry(name: &str) -> anyhow::Result<&'static EncoderEntry> {
+    if name == LAYOUT {
+        bail!("the encoder {LAYOUT} is embedded in the program: there is nothing to download");
+    }
+    if let Some(file) = registry::onnx_path(name) {
+        bail!("{name} is your own file ({}): there is nothing to download", file.display());
+    }
+    Ok(registry::entry(name)?)
+}
+
+fn pull(names: &[String], json: bool) -> anyhow::Result<ExitCode> {
+    // A wrong name is reported before anything is downloaded.
+    let entries = names.iter().map(|name| entry(name)).collect::<anyhow::Result<Vec<_>>>()?;
+    let cancel = terminal::cancel_on_interrupt()?;
+    for entry in entries {
+        let bar = ByteBar::new();
+        let outcome = hub::fetch(entry, &cancel, |done, total| bar.update(done, total));
+        bar.finish();
+        let fetched = match outcome {
+            Err(stopped @ hub::Error::Cancelled { .. }) => {
+                eprintln!("{}: {stopped}", entry.name);
+                return Ok(ExitCode::from(INTERRUPTED));
+            }
+            outcome => outcome?,
+        };
+        let path = fetched.path.to_string_lossy().into_owned();
+        if json {
+            terminal::print_json(&PullOutput {
+                name: entry.name,
+                path,
+                bytes: fetched.record.bytes,
+                hash: &fetched.record.hash,
+                commit: &fetched.record.commit,
+                transferred: fetched.transferred,
+            })?;
+        } else {
+            let how = if fetched.transferred == 0 { "already downloaded" } else { "downloaded" };
+            let size = megabytes(fetched.record.bytes);
+            writeln!(std::io::stdout(), "{}: {path}, {size}, {how}; the hash is correct", entry.name)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,159 @@
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use reelseek_index::{Effort, VideoSet};
+
+use crate::cli::args::{IndexFolderArgs, StoredModelArgs, positive, share};
+use crate::cli::output::{FailureOutput, SearchOutput};
+use crate::cli::terminal::{self, clock, printable};
+use crate::cli::{FAILED, FOUND_NOTHING};
+use crate::media::{self, Picture};
+use crate::search::{Answer, Engine, Options};
+
+/// The largest picture read from standard input.
+const MAX_STDIN_BYTES: u64 = 512 << 20;
+/// Confidence from which an answer is taken as sure.
+const SURE: f32 = 0.95;
+
+#[derive(Debug, Args)]
+pub(crate) struct SearchArgs {
+    /// Pictures; `-` reads one from standard input
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    #[command(flatten)]
+    folder: IndexFolderArgs,
+    #[command(flatten)]
+    model: StoredModelArgs,
+    /// Results at most
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = positive)]
+    top: usize,
+    /// Search only videos that match, such as `path:holiday label:surfing duration:[10 TO 60]`
+    #[arg(long, value_name = "QUERY")]
+    filter: Option<String>,
+    /// Compare all rows: misses nothing, slower in large indexes
+    #[arg(long, conflicts_with = "ef")]
+    exact: bool,
+    /// Breadth of the graph search in large indexes: a higher value finds more and is slower (`info` measures
+    /// it) [default: 256]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    ef: Option<usize>,
+    /// Print only results of at least this confidence, from 0 to 1
+    #[arg(long, value_name = "C", default_value_t = 0.0, value_parser = share)]
+    min_confidence: f32,
+    /// Print one JSON object for each picture
+    #[arg(long, conflicts_with = "paths")]
+    json: bool,
+    /// Print only the paths of the videos
+    #[arg(long)]
+    paths: bool,
+}
+
+impl SearchArgs {
+    fn options(&self) -> Options {
+        let effort = match self.ef {
+            _ if self.exact => Effort::Exact,
+            Some(ef) => Effort::Ef(ef),
+            None => Effort::Default,
+        };
+        Options { top: self.top, min_confidence: self.min_confidence, effort, ..Options::default() }
+    }
+}
+
+pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<ExitCode> {
+    let engine = Engine::open(&args.folder.index, &args.model.choice())?;
+    let options = args.options();
+    // Parsed once: a wrong filter is one mistake, not one for each picture.
+    let filter = args.filter.as_deref().map(|filter| engine.searcher().filter(filter)).transpose()?;
+    let (mut found, mut failed) = (false, false);
+    let mut out = std::io::stdout().lock();
+    for image in &args.images {
+        let name = image.to_string_lossy();
+        let answer = open(image).and_then(|p| Ok(engine.search_among(&p, &options, filter.as_ref())?));
+        match answer {
+            Ok(answer) => {
+                found |= !answer.found.is_empty();
+                print(&mut out, args, &name, &answer)?;
+                if answer.found.is_empty() && !args.json && !args.paths {
+                    eprintln!("{}: {}", printable(&name), why_nothing(args, &engine, filter.as_ref()));
+                }
+            }
+            Err(error) => {
+                failed = true;
+                if args.json {
+                    let failure = FailureOutput { query: &name, error: terminal::error_text(&error) };
+                    writeln!(out, "{}", serde_json::to_string(&failure)?)?;
+                } else {
+                    terminal::print_error(&error);
+                }
+            }
+        }
+    }
+    out.flush()?;
+    Ok(match (failed, found) {
+        (true, _) => ExitCode::from(FAILED),
+        (false, true) => ExitCode::SUCCESS,
+        (false, false) => ExitCode::from(FOUND_NOTHING),
+    })
+}
+
+fn open(path: &Path) -> anyhow::Result<Picture> {
+    if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        std::io::stdin().take(MAX_STDIN_BYTES).read_to_end(&mut bytes).context("reading standard input")?;
+        return Ok(media::read(&bytes, "standard input")?);
+    }
+    if let Some(url) = path.to_str().filter(|text| text.starts_with("http://") || text.starts_with("https://")) {
+        bail!("{}: URLs are not downloaded; save the picture and name the file", printable(url));
+    }
+    Ok(media::open(path)?)
+}
+
+/// Why a search has no results.
+fn why_nothing(args: &SearchArgs, engine: &Engine, filter: Option<&VideoSet>) -> String {
+    if engine.searcher().video_numbers().is_empty() {
+        return "the index holds no videos".to_owned();
+    }
+    if filter.is_some_and(VideoSet::is_empty) {
+        let words_only = args.filter.as_deref().is_some_and(|filter| !filter.contains(':'));
+        let hint = if words_only { "; fields are written like label:surfing or duration:[10 TO 60]" } else { "" };
+        return format!("no video matches the filter{hint}");
+    }
+    match args.min_confidence > 0.0 {
+        true => format!("no video shows this with a confidence of at least {}", args.min_confidence),
+        false => "no video shows anything like this".to_owned(),
+    }
+}
+
+fn print(out: &mut impl Write, args: &SearchArgs, name: &str, answer: &Answer) -> anyhow::Result<()> {
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&SearchOutput::new(name, answer))?)?;
+        return Ok(());
+    }
+    if args.paths {
+        for found in &answer.found {
+            writeln!(out, "{}", found.video.path)?;
+        }
+        return Ok(());
+    }
+    if args.images.len() > 1 {
+        writeln!(out, "{}:", printable(name))?;
+    }
+    if answer.found.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "rank  at        moment             confidence  video")?;
+    for (i, found) in answer.found.iter().enumerate() {
+        let [from, at, to] =
+            [found.moment.from_ms, found.moment.at_ms, found.moment.to_ms].map(|ms| clock(u64::from(ms)));
+        let (moment, confidence) = (format!("{from} - {to}"), found.confidence * 100.0);
+        let path = printable(&found.video.path);
+        writeln!(out, "{:>4}  {at:<8}  {moment:<17}  {confidence:>9.1}%  {path}", i + 1)?;
+    }
+    if answer.found.iter().all(|f| f.confidence < SURE) {
+        eprintln!("no sure match: more than 1 in 20 unrelated pictures score as high as these results");
+    }
+    Ok(())
+}

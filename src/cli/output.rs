@@ -1,0 +1,217 @@
+//! The JSON that the command line prints. Its types are separate from the library's, so that changes there do
+//! not break scripts.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use reelseek_index::Video;
+use serde::Serialize;
+
+use super::advice;
+use crate::collection::Calibration;
+use crate::ingest::{FileOutcome, IndexSummary};
+use crate::search::{Answer, Found};
+
+/// One line of `search --json`.
+#[derive(Debug, Serialize)]
+pub(super) struct SearchOutput<'a> {
+    query: &'a str,
+    took_ms: f64,
+    exact: bool,
+    results: Vec<ResultOutput<'a>>,
+}
+
+/// One result of a search.
+#[derive(Debug, Serialize)]
+struct ResultOutput<'a> {
+    rank: usize,
+    video: &'a str,
+    path: &'a str,
+    title: &'a str,
+    score: f32,
+    evidence: f32,
+    confidence: f32,
+    from: f64,
+    at: f64,
+    to: f64,
+    duration: f64,
+    labels: &'a [String],
+}
+
+/// One line of `search --json` for a picture that could not be read.
+#[derive(Debug, Serialize)]
+pub(super) struct FailureOutput<'a> {
+    pub(super) query: &'a str,
+    pub(super) error: String,
+}
+
+impl<'a> SearchOutput<'a> {
+    pub(super) fn new(query: &'a str, answer: &'a Answer) -> SearchOutput<'a> {
+        SearchOutput {
+            query,
+            took_ms: (answer.took.as_secs_f64() * 1e6).round() / 1000.0,
+            exact: answer.exact,
+            results: answer.found.iter().enumerate().map(|(i, found)| ResultOutput::new(i + 1, found)).collect(),
+        }
+    }
+}
+
+impl<'a> ResultOutput<'a> {
+    fn new(rank: usize, found: &'a Found) -> ResultOutput<'a> {
+        let seconds = |ms: u32| f64::from(ms) / 1000.0;
+        let video = &found.video;
+        ResultOutput {
+            rank,
+            video: &video.id,
+            path: &video.path,
+            title: &video.title,
+            score: found.score,
+            evidence: found.evidence,
+            confidence: found.confidence,
+            from: seconds(found.moment.from_ms),
+            at: seconds(found.moment.at_ms),
+            to: seconds(found.moment.to_ms),
+            duration: video.duration_ms as f64 / 1000.0,
+            labels: &video.labels,
+        }
+    }
+}
+
+/// One line of `index --json`.
+#[derive(Debug, Serialize)]
+pub(super) struct FileOutput {
+    event: &'static str,
+    path: String,
+    rows: u32,
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
+}
+
+impl FileOutput {
+    pub(super) fn new(path: &Path, outcome: &FileOutcome) -> FileOutput {
+        let (event, rows, error, warning) = match outcome {
+            FileOutcome::Indexed { rows, warning } => ("indexed", *rows, None, warning.clone()),
+            FileOutcome::Unchanged { rows } => ("unchanged", *rows, None, None),
+            FileOutcome::Failed { error, kept } => ("failed", 0, Some(advice::failed_file(error, *kept)), None),
+            FileOutcome::Missing => ("skipped", 0, Some(advice::MISSING_FILE.to_owned()), None),
+            FileOutcome::Removed => ("removed", 0, None, None),
+        };
+        FileOutput { event, path: path.to_string_lossy().into_owned(), rows, error, warning }
+    }
+}
+
+/// The last line of `index --json`.
+#[derive(Debug, Serialize)]
+pub(super) struct IndexOutput {
+    event: &'static str,
+    indexed: usize,
+    unchanged: usize,
+    failed: usize,
+    skipped: usize,
+    removed: usize,
+    rows: usize,
+    seconds: f64,
+}
+
+impl IndexOutput {
+    pub(super) fn new(summary: &IndexSummary) -> IndexOutput {
+        IndexOutput {
+            event: "summary",
+            indexed: summary.indexed,
+            unchanged: summary.unchanged,
+            failed: summary.failed,
+            skipped: summary.skipped,
+            removed: summary.removed,
+            rows: summary.rows,
+            seconds: summary.took.as_secs_f64(),
+        }
+    }
+}
+
+/// One line of `encoders --json`.
+#[derive(Debug, Serialize)]
+pub(super) struct EncoderOutput<'a> {
+    pub(super) name: &'a str,
+    pub(super) about: &'a str,
+    pub(super) licence: &'a str,
+    pub(super) source: &'a str,
+    /// Repository on the Hugging Face hub.
+    pub(super) repository: Option<&'a str>,
+    /// Whether its weights are on this machine.
+    pub(super) here: bool,
+    /// Path of the weights, whether they exist or not; `null` if they are embedded.
+    pub(super) path: Option<String>,
+    /// Size of the file, or of the download.
+    pub(super) bytes: Option<u64>,
+    /// Hash of the file when it was downloaded.
+    pub(super) hash: Option<String>,
+    pub(super) verified: bool,
+}
+
+/// One line of `encoders pull --json`.
+#[derive(Debug, Serialize)]
+pub(super) struct PullOutput<'a> {
+    pub(super) name: &'a str,
+    pub(super) path: String,
+    pub(super) bytes: u64,
+    pub(super) hash: &'a str,
+    pub(super) commit: &'a str,
+    /// Bytes received over the network.
+    pub(super) transferred: u64,
+}
+
+/// The object of `info --json`.
+#[derive(Debug, Serialize)]
+pub(super) struct InfoOutput<'a> {
+    pub(super) index: String,
+    pub(super) videos: usize,
+    pub(super) rows: usize,
+    /// Length of all videos in seconds.
+    pub(super) duration: f64,
+    pub(super) dim: usize,
+    pub(super) attributes: &'a BTreeMap<String, String>,
+    pub(super) calibration: Calibration,
+    /// Memory-mapped bytes.
+    pub(super) bytes: u64,
+    pub(super) segments: usize,
+    pub(super) graphs: usize,
+    pub(super) deleted_share: f64,
+    #[serde(rename = "ann_recall@10")]
+    pub(super) ann_recall: f64,
+    #[serde(rename = "ef_for_0.99")]
+    pub(super) ef: Option<usize>,
+    /// Bits of a value.
+    pub(super) bits: u32,
+    pub(super) sketch_bytes: u32,
+    #[serde(rename = "rounding_recall@10")]
+    pub(super) rounding_recall: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) list: Option<Vec<VideoOutput<'a>>>,
+}
+
+/// A video in `info --json --videos`.
+#[derive(Debug, Serialize)]
+pub(super) struct VideoOutput<'a> {
+    video: &'a str,
+    path: &'a str,
+    title: &'a str,
+    labels: &'a [String],
+    rows: u32,
+    duration: f64,
+    warning: Option<&'a str>,
+}
+
+impl<'a> VideoOutput<'a> {
+    pub(super) fn new(video: &'a Video) -> VideoOutput<'a> {
+        VideoOutput {
+            video: &video.id,
+            path: &video.path,
+            title: &video.title,
+            labels: &video.labels,
+            rows: video.rows,
+            duration: video.duration_ms as f64 / 1000.0,
+            warning: video.note.as_deref(),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use globset::GlobSet;
+
+use super::{check_absent, check_share};
+use crate::base::files;
+use crate::features::Split;
+use crate::features::activitynet::{Annotations, video_name};
+use crate::features::archive::FeatureArchive;
+use crate::features::benchmark::{Benchmark, BenchmarkPlan, RowKind};
+use crate::media;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DatasetCommand {
+    /// The ActivityNet retrieval benchmark: frames of held-out videos are the queries, clips of the others
+    /// the gallery
+    #[command(name = "activitynet")]
+    ActivityNet(ActivityNetArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ActivityNetArgs {
+    /// Annotation file of version 1.2 or 1.3
+    #[arg(long, value_name = "JSON")]
+    annotations: PathBuf,
+    /// Use only videos that are here: a folder of videos (`v_<id>.mp4`, `<id>.webm`, ...), or extracted
+    /// features (a folder of .npy files, or one .npz, .safetensors or .h5)
+    #[arg(long, value_name = "PATH")]
+    have: Option<PathBuf>,
+    /// List to write (.jsonl), for `extract --benchmark`
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Write the names of missing videos to this file, one a line
+    #[arg(long, value_name = "FILE", requires = "have")]
+    missing: Option<PathBuf>,
+    /// Seed of the query videos and their times
+    #[arg(long, default_value_t = BenchmarkPlan::default().seed)]
+    seed: u64,
+    /// Share of the validation videos whose frames are the queries; the others are the gallery
+    #[arg(long, value_name = "SHARE", default_value_t = BenchmarkPlan::default().query_share)]
+    query_share: f32,
+    /// Share of the training videos used for validation
+    #[arg(long, value_name = "SHARE", default_value_t = BenchmarkPlan::default().val_share)]
+    val_share: f32,
+    /// Replace the list if it exists
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) fn run(command: &DatasetCommand) -> anyhow::Result<ExitCode> {
+    let DatasetCommand::ActivityNet(args) = command;
+    check_share("--query-share", args.query_share, false)?;
+    check_share("--val-share", args.val_share, true)?;
+    for out in [Some(&args.out), args.missing.as_ref()].into_iter().flatten() {
+        check_absent(out, args.force)?;
+    }
+    let annotations = Annotations::read(&args.annotations)?;
+    let withheld = annotations.videos.values().filter(|video| video.labels.is_empty()).count();
+    eprintln!(
+        "{}: {} videos, {} labels; {withheld} videos without labels; {} segments of no length are skipped",
+        annotations.version,
+        annotations.videos.len(),
+        annotations.labels().len(),
+        annotations.degenerate.len()
+    );
+    let plan = BenchmarkPlan { seed: args.seed, query_share: args.query_share, val_share: args.val_share };
+    let mut benchmark = Benchmark::draw(&annotations, plan);
+    if let Some(path) = &args.have {
+        let have = videos_in(path)?;
+        let missing = benchmark.retain_videos(|video| have.contains(video));
+        eprintln!("{} videos of the benchmark are missing in {}", missing.len(), path.display());
+        if let Some(out) = &args.missing {
+            write(out, |file| missing.iter().try_for_each(|video| writeln!(file, "{video}")))?;
+        }
+    }
+    if benchmark.merge_small_val() {
+        eprintln!(
+            "too few videos for the split val: its rows are moved to the split train; `train` and `eval` hold out a share instead"
+        );
+    }
+    let count = |kind, split| benchmark.count(kind, split);
+    let splits = [Split::Train, Split::Test];
+    for split in splits {
+        if count(RowKind::Image, split) == 0 || count(RowKind::Clip, split) == 0 {
+            eprintln!("warning: the split {split} has no images or no clips");
+        }
+    }
+    if benchmark.items.is_empty() {
+        bail!("none of the benchmark's videos is here; name the files by the video's id, with or without v_ before it");
+    }
+    write(&args.out, |file| benchmark.write(file))?;
+    writeln!(
+        std::io::stdout(),
+        "{}: train {} images and {} clips, val {} and {}, test {} queries against {} clips",
+        args.out.display(),
+        count(RowKind::Image, Split::Train),
+        count(RowKind::Clip, Split::Train),
+        count(RowKind::Image, Split::Val),
+        count(RowKind::Clip, Split::Val),
+        count(RowKind::Image, Split::Test),
+        count(RowKind::Clip, Split::Test)
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(
+    out: &Path,
+    fill: impl FnOnce(&mut std::io::BufWriter<std::fs::File>) -> std::io::Result<()>,
+) -> anyhow::Result<()> {
+    files::replace(out, |part| {
+        let mut file = std::io::BufWriter::new(std::fs::File::create(part)?);
+        fill(&mut file)?;
+        file.flush()
+    })
+    .with_context(|| format!("writing {}", out.display()))
+}
+
+/// The names of the videos in a folder, or in an archive of features.
+fn videos_in(path: &Path) -> anyhow::Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    if path.is_dir() {
+        for found in media::walk::videos(&[path.to_owned()], &GlobSet::empty()) {
+            match found {
+                Ok(path) => drop(names.insert(video_name(&path))),
+                Err((_, error)) => eprintln!("skipped: {error}"),
+            }
+        }
+        if !names.is_empty() {
+            return Ok(names);
+        }
+    }
+    names.extend(FeatureArchive::open(path)?.videos().map(str::to_owned));
+    Ok(names)
+}

@@ -1,0 +1,215 @@
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::Args;
+
+use super::{NormaliserArg, temporary};
+use crate::base::Cancel;
+use crate::cli::{FAILED, INTERRUPTED, terminal};
+use crate::collection::Model;
+use crate::encode::registry::{ENTRIES, EncoderEntry, LAYOUT};
+use crate::encode::{self, Encoder};
+use crate::gmf::{Folded, CheckpointRecord};
+use crate::ingest::{self, IndexOptions, Indexer};
+use crate::research::eval::kinds::{self, KindsReport};
+
+#[derive(Debug, Args)]
+pub(super) struct KindsArgs {
+    /// Folder of videos with a manifest.jsonl: one object a line with `path`, `class` and `group`
+    #[arg(value_name = "DIR")]
+    videos: PathBuf,
+    /// Folder of photographs, with the same kind of manifest.jsonl
+    #[arg(long, value_name = "DIR")]
+    images: PathBuf,
+    /// Encoders to measure [default: all whose weights are on this machine]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    encoders: Vec<String>,
+    /// Weights of an encoder [default: the downloaded ones] (can be repeated)
+    #[arg(long, value_name = "NAME=FILE", value_parser = pair)]
+    weights: Vec<(String, PathBuf)>,
+    /// Also measure this folded checkpoint, with the encoder it was made for (can be repeated)
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Vec<PathBuf>,
+    /// Divisor of average precision
+    #[arg(long, value_enum, default_value_t = NormaliserArg::Hits)]
+    normaliser: NormaliserArg,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+fn pair(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, file) = text.split_once('=').ok_or_else(|| "expected NAME=FILE".to_owned())?;
+    Ok((name.to_owned(), file.into()))
+}
+
+impl KindsArgs {
+    fn weights_of(&self, encoder: &str) -> Option<&Path> {
+        self.weights.iter().find(|(name, _)| name == encoder).map(|(_, file)| file.as_path())
+    }
+}
+
+/// An encoder to measure, and its checkpoints; `None` is the default checkpoint.
+struct EncoderRun<'a> {
+    encoder: &'a str,
+    checkpoints: Vec<Option<&'a Path>>,
+}
+
+/// The encoders to measure. Each is listed once, so that it is opened once.
+fn encoder_runs<'a>(args: &'a KindsArgs, records: &'a [CheckpointRecord]) -> anyhow::Result<Vec<EncoderRun<'a>>> {
+    // A broken weights file counts as present, so that it is reported.
+    let is_present = |entry: &&EncoderEntry| args.weights_of(entry.name).is_some() || entry.path().exists();
+    let names: Vec<&str> = match args.encoders.is_empty() {
+        true => std::iter::once(LAYOUT).chain(ENTRIES.iter().filter(is_present).map(|entry| entry.name)).collect(),
+        false => args.encoders.iter().map(String::as_str).collect(),
+    };
+    let run = |encoder| EncoderRun { encoder, checkpoints: vec![None] };
+    let mut runs: Vec<EncoderRun<'_>> = names.into_iter().map(run).collect();
+    for (path, record) in args.checkpoint.iter().zip(records) {
+        let encoder = record.encoder.split('/').next().unwrap_or_default();
+        match runs.iter_mut().find(|run| run.encoder == encoder) {
+            Some(run) => run.checkpoints.push(Some(path)),
+            None => runs.push(EncoderRun { encoder, checkpoints: vec![Some(path)] }),
+        }
+    }
+    if let Some((name, _)) = args.weights.iter().find(|(name, _)| !runs.iter().any(|run| run.encoder == name)) {
+        bail!("--weights {name}=...: the encoder {name} is not measured; add it to --encoders");
+    }
+    Ok(runs)
+}
+
+/// The videos and the photographs.
+struct KindsData {
+    videos: Vec<kinds::LabelledFile>,
+    images: Vec<kinds::LabelledFile>,
+}
+
+pub(super) fn run(args: &KindsArgs) -> anyhow::Result<ExitCode> {
+    let data = KindsData { videos: kinds::manifest(&args.videos)?, images: kinds::manifest(&args.images)? };
+    let cancel = terminal::cancel_on_interrupt()?;
+    let records: Vec<CheckpointRecord> = args.checkpoint.iter().map(|path| CheckpointRecord::open(path)).collect::<Result<_, _>>()?;
+    let runs = encoder_runs(args, &records)?;
+    let mut out = std::io::stdout();
+    if !args.json {
+        print_header(&mut out)?;
+    }
+    let mut failed = false;
+    for EncoderRun { encoder: name, checkpoints } in runs {
+        // An encoder that cannot be opened is reported; the others are measured.
+        let encoder = match encode::open(name, args.weights_of(name)) {
+            Ok(encoder) => encoder,
+            Err(error) => {
+                terminal::print_error(&anyhow::Error::new(error).context(format!("measuring {name}")));
+                failed = true;
+                continue;
+            }
+        };
+        for checkpoint in checkpoints {
+            let measured = measure(args, &data, &encoder, checkpoint, &cancel);
+            // Half a gallery would be measured as if it were whole.
+            if cancel.is_set() {
+                return Ok(ExitCode::from(INTERRUPTED));
+            }
+            let measured = measured.with_context(|| format!("measuring {name}"))?;
+            print(&mut out, args, (&encoder.info().id, name), &measured)?;
+        }
+    }
+    if !args.json {
+        print_legend(&mut out, args)?;
+    }
+    Ok(if failed { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+}
+
+fn print_header(out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(
+        out,
+        "{:<16} {:<28} {:>8} {:>6} {:>6}   {:>8} {:>6} {:>6} {:>8} {:>7} {:>9} {:>8}",
+        "encoder", "checkpoint", "class", "@1", "@5", "group", "@1", "@5", "gallery", "failed", "falsely", "ms"
+    )
+}
+
+fn print_legend(out: &mut impl Write, args: &KindsArgs) -> std::io::Result<()> {
+    let normaliser = crate::research::eval::metrics::Normaliser::from(args.normaliser);
+    writeln!(
+        out,
+        "class, group: mAP@10 with normaliser `{normaliser}`; @1, @5: share of queries with a correct result at rank 1, or among the first 5;"
+    )?;
+    writeln!(
+        out,
+        "falsely: photographs of no class and no group in the gallery that were answered with a confidence of at least 0.95"
+    )
+}
+
+/// The measurement of an encoder with a checkpoint.
+struct KindsMeasurement {
+    report: KindsReport,
+    /// Name of the checkpoint.
+    checkpoint: String,
+    /// Videos that could not be indexed.
+    failed: usize,
+}
+
+/// Indexes the videos into a temporary folder, and searches for the photographs.
+fn measure(
+    args: &KindsArgs,
+    data: &KindsData,
+    encoder: &Arc<dyn Encoder>,
+    checkpoint: Option<&Path>,
+    cancel: &Cancel,
+) -> anyhow::Result<KindsMeasurement> {
+    let paths: Vec<PathBuf> = data.videos.iter().map(|video| video.path.clone()).collect();
+    let (folded, name) = match checkpoint {
+        Some(path) => (Folded::open(path)?, path.file_stem().unwrap_or_default().to_string_lossy().into_owned()),
+        None => {
+            let note = |note: &str| eprintln!("{note}");
+            let folded = ingest::default_checkpoint(encoder.as_ref(), &paths, cancel, note)?;
+            let start = folded.record.training["start"].as_str().unwrap_or_default().to_owned();
+            (folded, if encoder.info().name == LAYOUT { "embedded GMF".to_owned() } else { start })
+        }
+    };
+    let temporary = tempfile::tempdir()?;
+    let model = Model { encoder: encoder.clone(), checkpoint: folded, weights: None };
+    let indexer = Indexer::create(&temporary::folder(&temporary), model, IndexOptions::new(paths))?;
+    let failed = temporary::index(&indexer, cancel)?.failed;
+    let report = kinds::run(&indexer.into_engine()?, &data.videos, &data.images, args.normaliser.into(), cancel)?;
+    Ok(KindsMeasurement { report, checkpoint: name, failed })
+}
+
+fn print(
+    out: &mut impl Write,
+    args: &KindsArgs,
+    (id, name): (&str, &str),
+    measured: &KindsMeasurement,
+) -> anyhow::Result<()> {
+    let KindsMeasurement { report, checkpoint, failed } = measured;
+    if args.json {
+        let mut value = serde_json::json!({
+            "encoder": id, "checkpoint": checkpoint, "normaliser": args.normaliser, "failed": failed,
+        });
+        if let (Some(value), serde_json::Value::Object(report)) = (value.as_object_mut(), serde_json::to_value(report)?)
+        {
+            value.extend(report);
+        }
+        writeln!(out, "{value}")?;
+        return Ok(());
+    }
+    let (class, group) = (&report.class, &report.group);
+    writeln!(
+        out,
+        "{name:<16} {checkpoint:<28} {:>8.3} {:>6.3} {:>6.3}   {:>8.3} {:>6.3} {:>6.3} {:>8} {:>7} {:>9} {:>8.1}",
+        class.map10,
+        class.success1,
+        class.success5,
+        group.map10,
+        group.success1,
+        group.success5,
+        report.gallery,
+        failed,
+        format!("{}/{}", report.no_match.falsely, report.no_match.queries),
+        report.median_query_ms
+    )?;
+    Ok(())
+}

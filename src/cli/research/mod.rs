@@ -1,0 +1,117 @@
+//! Commands that train and measure.
+
+mod dataset;
+mod eval;
+mod extract;
+mod fold;
+mod kinds;
+mod quality;
+mod temporary;
+mod train;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
+
+use crate::features::Split;
+use crate::research::eval::metrics::Normaliser;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ResearchCommand {
+    /// Measure search: distorted frames of the indexed videos as queries
+    Quality(quality::QualityArgs),
+    /// Measure search: photographs of the same kind of scene as queries
+    Kinds(kinds::KindsArgs),
+    /// Train a checkpoint on a feature set, or on your own videos without labels
+    Train(train::TrainArgs),
+    /// Write a feature set of videos, or of features that another program extracted
+    Extract(extract::ExtractArgs),
+    /// Write the list of a retrieval benchmark: which frames are queries, and which clips the gallery
+    #[command(subcommand)]
+    Dataset(dataset::DatasetCommand),
+    /// Measure image-to-video retrieval on a feature set: mAP@k, and the table of the GMF paper
+    Eval(eval::EvalArgs),
+    /// Fold a trained checkpoint into the small one that `index` and `search` use
+    Fold(fold::FoldArgs),
+}
+
+pub(super) fn run(command: &ResearchCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ResearchCommand::Quality(args) => quality::run(args),
+        ResearchCommand::Kinds(args) => kinds::run(args),
+        ResearchCommand::Train(args) => train::run(args),
+        ResearchCommand::Extract(args) => extract::run(args),
+        ResearchCommand::Dataset(command) => dataset::run(command),
+        ResearchCommand::Eval(args) => eval::run(args),
+        ResearchCommand::Fold(args) => fold::run(args),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SplitArg {
+    /// Rows to learn from
+    Train,
+    /// Rows to choose the best epoch by
+    Val,
+    /// Rows to measure with
+    Test,
+}
+
+impl From<SplitArg> for Split {
+    fn from(split: SplitArg) -> Split {
+        match split {
+            SplitArg::Train => Split::Train,
+            SplitArg::Val => Split::Val,
+            SplitArg::Test => Split::Test,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum NormaliserArg {
+    /// The relevant videos among the first k
+    Hits,
+    /// min(k, relevant videos)
+    Min,
+    /// All relevant videos
+    All,
+}
+
+impl From<NormaliserArg> for Normaliser {
+    fn from(normaliser: NormaliserArg) -> Normaliser {
+        match normaliser {
+            NormaliserArg::Hits => Normaliser::Hits,
+            NormaliserArg::Min => Normaliser::Min,
+            NormaliserArg::All => Normaliser::All,
+        }
+    }
+}
+
+/// Refuses to overwrite a file.
+fn check_absent(path: &Path, force: bool) -> anyhow::Result<()> {
+    if path.exists() && !force {
+        bail!("{} exists; --force replaces it", path.display());
+    }
+    Ok(())
+}
+
+/// Refuses a folder that cannot be written, before anything is computed.
+fn check_writable(folder: &Path) -> anyhow::Result<()> {
+    tempfile::NamedTempFile::new_in(folder).with_context(|| format!("{} cannot be written", folder.display()))?;
+    Ok(())
+}
+
+/// Refuses a share outside its range. 1 is excluded; 0 is allowed if `zero` is.
+fn check_share(option: &str, share: f32, zero: bool) -> anyhow::Result<()> {
+    let inside = share < 1.0 && (share > 0.0 || zero && share == 0.0);
+    anyhow::ensure!(
+        inside,
+        "{option} is {share}: expected a number {} 0 and below 1",
+        if zero { "from" } else { "above" }
+    );
+    Ok(())
+}

@@ -1,0 +1,188 @@
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::temporary;
+use crate::base::Cancel;
+use crate::cli::args::ModelArgs;
+use crate::cli::terminal::{self, count, printable};
+use crate::cli::{FOUND_NOTHING, INTERRUPTED};
+use crate::collection::{Collection, Model};
+use crate::ingest::{IndexOptions, Indexer};
+use crate::research::eval::quality::{self, EquivalentVideos, QualityReport, QualitySuite};
+use crate::search::Engine;
+
+#[derive(Debug, Args)]
+pub(super) struct QualityArgs {
+    /// Videos or folders: they are indexed into a temporary folder, and their frames are the queries
+    #[arg(value_name = "PATH", required_unless_present = "index")]
+    paths: Vec<PathBuf>,
+    /// Measure this index instead of PATH
+    #[arg(long, value_name = "DIR", conflicts_with = "paths")]
+    index: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Frames of each video
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    frames: usize,
+    /// Seed of times and distortions
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Take queries only from videos that the checkpoint was not trained on; the others stay in the gallery
+    #[arg(long)]
+    held_out: bool,
+    /// JSON list of videos that show the same scene: [{"videos": ["a.mp4", "b.mp4"], "reason": "..."}]
+    #[arg(long, value_name = "FILE")]
+    equivalents: Option<PathBuf>,
+    /// Exit with status 1 if the share of correct videos is lower, or if frames could not be decoded
+    #[arg(long, value_name = "SHARE")]
+    floor: Option<f64>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &QualityArgs) -> anyhow::Result<ExitCode> {
+    let cancel = terminal::cancel_on_interrupt()?;
+    let interrupted = Ok(ExitCode::from(INTERRUPTED));
+    let temporary = tempfile::tempdir()?;
+    let gallery = match open(args, &temporary, &cancel) {
+        _ if cancel.is_set() => return interrupted,
+        opened => opened?,
+    };
+    let suite = suite(args, gallery.model())?;
+    let (engine, failed) = match gallery.into_engine(&cancel) {
+        // Half a gallery would be measured as if it were whole.
+        _ if cancel.is_set() => return interrupted,
+        opened => opened?,
+    };
+    let report = match quality::run(&engine, &suite, &cancel, |path| eprintln!("{}", printable(path))) {
+        _ if cancel.is_set() => return interrupted,
+        report => report?,
+    };
+    // Decided before printing: a reader that goes away does not make a measurement pass.
+    let passed = passes(args.floor, &report);
+    let printed = if args.json { print_json(&report, failed, suite.seed) } else { print(&report, failed) };
+    if passed {
+        printed?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(ExitCode::from(FOUND_NOTHING))
+}
+
+/// Where the measured videos are.
+enum QualityGallery {
+    /// An index that exists.
+    Existing(Collection, Model),
+    /// A temporary index, still empty.
+    Temporary(Indexer),
+}
+
+fn open(args: &QualityArgs, temporary: &tempfile::TempDir, cancel: &Cancel) -> anyhow::Result<QualityGallery> {
+    if let Some(folder) = &args.index {
+        let collection = Collection::open(folder)?;
+        let model = collection.model(&args.model.choice())?;
+        return Ok(QualityGallery::Existing(collection, model));
+    }
+    let options = IndexOptions::new(&args.paths).model(args.model.choice());
+    let indexer = Indexer::open(&temporary::folder(temporary), options, cancel, |note| eprintln!("{note}"))?;
+    Ok(QualityGallery::Temporary(indexer))
+}
+
+impl QualityGallery {
+    fn model(&self) -> &Model {
+        match self {
+            QualityGallery::Existing(_, model) => model,
+            QualityGallery::Temporary(indexer) => indexer.model(),
+        }
+    }
+
+    /// An engine on the videos, and how many of them could not be indexed.
+    fn into_engine(self, cancel: &Cancel) -> anyhow::Result<(Engine, usize)> {
+        match self {
+            QualityGallery::Existing(collection, model) => Ok((Engine::new(&collection, model)?, 0)),
+            QualityGallery::Temporary(indexer) => {
+                let failed = temporary::index(&indexer, cancel)?.failed;
+                Ok((indexer.into_engine()?, failed))
+            }
+        }
+    }
+}
+
+fn suite(args: &QualityArgs, model: &Model) -> anyhow::Result<QualitySuite> {
+    let leave_out: Vec<String> = match (args.held_out, model.checkpoint.record.training.get("videos")) {
+        (true, Some(videos)) => serde_json::from_value(videos.clone()).context("the checkpoint's list of videos")?,
+        _ => Vec::new(),
+    };
+    let equivalents = args.equivalents.as_deref().map(EquivalentVideos::read).transpose()?.unwrap_or_default();
+    Ok(QualitySuite { frames: args.frames, seed: args.seed, leave_out, equivalents })
+}
+
+/// A measurement fails below the floor, and if frames could not be decoded: it does not cover those.
+fn passes(floor: Option<f64>, report: &QualityReport) -> bool {
+    let correct = report.overall.share(report.overall.correct);
+    floor.is_none_or(|floor| correct >= floor && report.undecodable_frames == 0)
+}
+
+fn print_json(report: &QualityReport, failed: usize, seed: u64) -> std::io::Result<()> {
+    let rows = report.distortions.iter().map(|(name, row)| json(name, row));
+    let value = serde_json::json!({
+        "gallery": report.gallery, "failed": failed, "asked": report.queried_videos, "flat_frames": report.flat_frames, "undecodable_frames": report.undecodable_frames,
+        "seed": seed, "median_query_ms": report.median_query_ms,
+        "distortions": rows.collect::<Vec<_>>(), "overall": json("overall", &report.overall),
+    });
+    writeln!(std::io::stdout(), "{value}")
+}
+
+fn json(name: &str, row: &quality::DistortionCounts) -> serde_json::Value {
+    serde_json::json!({
+        "distortion": name, "queries": row.queries, "video": row.share(row.correct), "moment": row.share(row.moment),
+        "confident": row.share(row.confident), "falsely_confident": row.share(row.falsely_confident),
+    })
+}
+
+fn print(report: &QualityReport, failed: usize) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{:<22} {:>7} {:>7} {:>7} {:>9} {:>9}",
+        "distortion", "queries", "video", "moment", "confident", "falsely"
+    )?;
+    for (name, row) in report.distortions.iter().chain([&("overall", report.overall)]) {
+        writeln!(
+            out,
+            "{name:<22} {:>7} {:>7.3} {:>7.3} {:>9.3} {:>9.3}",
+            row.queries,
+            row.share(row.correct),
+            row.share(row.moment),
+            row.share(row.confident),
+            row.share(row.falsely_confident)
+        )?;
+    }
+    writeln!(
+        out,
+        "{} in the gallery, {} of them queried, {} flat frames skipped, {:.2} ms a query (median)",
+        count(report.gallery, "video"),
+        report.queried_videos,
+        report.flat_frames,
+        report.median_query_ms
+    )?;
+    if failed > 0 {
+        writeln!(out, "not in the gallery: {} that could not be indexed", count(failed, "video"))?;
+    }
+    if report.undecodable_frames > 0 {
+        writeln!(
+            out,
+            "{} could not be decoded; without them no floor is reached",
+            count(report.undecodable_frames, "frame")
+        )?;
+    }
+    writeln!(
+        out,
+        "video: the correct video is first; moment: and `at` is within 2 s; confident: correct with a confidence of at least 0.95;"
+    )?;
+    writeln!(out, "falsely: as confident after the correct video was removed from the gallery")
+}

@@ -1,0 +1,172 @@
+//! Notes, errors, progress and Ctrl-C.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::advice;
+use crate::base::Cancel;
+
+/// The text of an error: each cause once, then what to do about it.
+pub(super) fn error_text(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // A transparent error repeats the text of its cause.
+        if !text.contains(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+    }
+    match error.chain().find_map(advice::of) {
+        Some(advice) => format!("{text}; {advice}"),
+        None => text,
+    }
+}
+
+pub(super) fn print_error(error: &anyhow::Error) {
+    let _ = writeln!(std::io::stderr(), "reelseek: {}", error_text(error));
+}
+
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = |e: &(dyn std::error::Error + 'static)| e.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    error.chain().filter_map(kind).any(|k| k == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Prints a line of JSON to standard output.
+pub(super) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    serde_json::to_writer(&mut out, value).map_err(std::io::Error::from)?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
+}
+
+/// Failures that are printed in full.
+const MAX_LISTED: usize = 50;
+
+/// Prints why files failed.
+pub(super) fn print_failures(reasons: &[String]) {
+    for reason in reasons.iter().take(MAX_LISTED) {
+        eprintln!("failed: {}", printable(reason));
+    }
+    if reasons.len() > MAX_LISTED {
+        eprintln!("failed: {} more (`index --json` lists all)", reasons.len() - MAX_LISTED);
+    }
+}
+
+/// A duration or a time in a video: `1:05` or `2:03:04`.
+pub(super) fn clock(ms: u64) -> String {
+    let seconds = (ms + 500) / 1000;
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}
+
+/// A count with its noun: `1 video`, `2 videos`.
+pub(super) fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// A [`Cancel`] that Ctrl-C (or SIGTERM) sets. A second signal ends the process at once.
+///
+/// # Errors
+/// If the system refuses the handler.
+pub(super) fn cancel_on_interrupt() -> anyhow::Result<Cancel> {
+    cancel_with_note("stopping; finished work is kept (press Ctrl-C again to stop at once)")
+}
+
+/// [`cancel_on_interrupt`], with another note.
+///
+/// # Errors
+/// If the system refuses the handler.
+pub(super) fn cancel_with_note(note: &'static str) -> anyhow::Result<Cancel> {
+    let cancel = Cancel::default();
+    let handler = cancel.clone();
+    ctrlc::set_handler(move || {
+        if handler.is_set() {
+            std::process::exit(i32::from(super::INTERRUPTED));
+        }
+        handler.set();
+        let _ = writeln!(std::io::stderr(), "{note}");
+    })?;
+    Ok(cancel)
+}
+
+/// A name with control characters made visible, so that it cannot control the terminal.
+pub(super) fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// A progress bar over bytes: files differ in size a thousandfold, so a count of files would predict nothing.
+/// It is drawn on a terminal only, from the first known total on.
+pub(super) struct ByteBar(ProgressBar);
+
+impl ByteBar {
+    pub(super) fn new() -> ByteBar {
+        let bar = ProgressBar::hidden();
+        let style = ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes}, {elapsed} elapsed, {eta} left");
+        bar.set_style(style.expect("the template is a constant"));
+        ByteBar(bar)
+    }
+
+    pub(super) fn update(&self, done_bytes: u64, total_bytes: u64) {
+        if total_bytes > 0 && self.0.length().unwrap_or(0) == 0 && std::io::stderr().is_terminal() {
+            self.0.reset();
+            self.0.set_draw_target(ProgressDrawTarget::stderr());
+            self.0.enable_steady_tick(Duration::from_millis(500));
+        }
+        self.0.set_length(total_bytes);
+        self.0.set_position(done_bytes);
+    }
+
+    /// Runs `print` while the bar is hidden.
+    pub(super) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.0.suspend(print)
+    }
+
+    pub(super) fn finish(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clock_rounds_and_carries() {
+        assert_eq!(
+            [0, 59_499, 59_500, 3_599_999, 7_384_000].map(clock),
+            ["0:00", "0:59", "1:00", "1:00:00", "2:03:04"]
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_clock_has_the_seconds_of_its_duration(ms in 0..1_000_000_000u64) {
+            let seconds = clock(ms).split(':').fold(0, |sum, part| sum * 60 + part.parse::<u64>().unwrap());
+            proptest::prop_assert_eq!(seconds, (ms + 500) / 1000);
+        }
+    }
+
+    #[test]
+    fn counts_have_singular_and_plural() {
+        assert_eq!([0, 1, 2].map(|n| count(n, "video")), ["0 videos", "1 video", "2 videos"]);
+    }
+
+    #[test]
+    fn names_cannot_control_the_terminal() {
+        assert_eq!(printable("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+    }
+
+    #[test]
+    fn an_error_names_each_cause_once_and_ends_with_advice() {
+        let missing = reelseek_index::Error::Missing { path: "x".into() };
+        let error = anyhow::Error::new(crate::collection::Error::from(missing)).context("searching");
+        let text = error_text(&error);
+        assert!(text.starts_with("searching: x holds no index"), "{text}");
+        assert_eq!(text.matches("holds no index").count(), 1, "{text}");
+        assert!(text.ends_with("make one with `reelseek index FOLDER`, or name another with --index"), "{text}");
+    }
+}

@@ -1,0 +1,53 @@
+use std::path::{Path, PathBuf};
+
+use thiserror::Error as ThisError;
+
+use crate::{encode, gmf};
+
+/// Why an index folder cannot be used.
+#[derive(Debug, ThisError)]
+#[non_exhaustive]
+pub enum Error {
+    /// The index cannot be read or written.
+    #[error(transparent)]
+    Index(#[from] reelseek_index::Error),
+    /// The encoder is unknown, or its weights cannot be used.
+    #[error(transparent)]
+    Encoder(#[from] encode::Error),
+    /// The checkpoint cannot be read, or was made for another encoder.
+    #[error(transparent)]
+    Checkpoint(#[from] gmf::Error),
+    /// The folder cannot be written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The checkpoint file of the index is gone.
+    #[error("{} is missing: the index was made with this checkpoint ({fingerprint})", path.display())]
+    MissingCheckpoint {
+        /// Path of the missing file.
+        path: PathBuf,
+        /// Fingerprint recorded in the index.
+        fingerprint: String,
+    },
+    /// The index was made with another checkpoint.
+    #[error("the index was made with checkpoint {found}, but checkpoint {given} is in use")]
+    OtherCheckpoint {
+        /// Fingerprint recorded in the index.
+        found: String,
+        /// Fingerprint of the checkpoint that was named, or is in the folder.
+        given: String,
+    },
+    /// The index stores its vectors in full precision.
+    #[error("the index stores vectors with 32 bits a value, not with 16")]
+    FullPrecision,
+}
+
+impl Error {
+    pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+        move |source| Error::Io { path: path.to_owned(), source }
+    }
+}

@@ -1,0 +1,73 @@
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Error;
+use crate::encode::Encoder;
+use crate::encode::registry::{self, LAYOUT};
+use crate::gmf::Folded;
+
+/// The encoder, weights and checkpoint that a caller names. What is `None` comes from the index; for a new
+/// index it is the `layout` encoder, and the checkpoint embedded for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ModelChoice {
+    /// Name of the encoder.
+    pub encoder: Option<String>,
+    /// File of the encoder's weights.
+    pub weights: Option<PathBuf>,
+    /// File of a folded checkpoint.
+    pub checkpoint: Option<PathBuf>,
+}
+
+impl ModelChoice {
+    /// The weights that the caller names: a file, or the file in an encoder's name (`onnx:FILE`).
+    pub fn named_weights(&self) -> Option<PathBuf> {
+        let in_name = || self.encoder.as_deref().and_then(registry::onnx_path).map(Path::to_owned);
+        self.weights.clone().or_else(in_name)
+    }
+
+    /// Opens the encoder and the checkpoint for a new index.
+    ///
+    /// # Errors
+    /// [`Error::Encoder`] if the encoder is unknown or its weights cannot be used; [`Error::Checkpoint`] if
+    /// the checkpoint cannot be read.
+    pub fn open(&self) -> Result<NewModel, Error> {
+        let name = self.encoder.as_deref().unwrap_or(LAYOUT);
+        let named = self.checkpoint.as_deref().map(Folded::open).transpose()?;
+        // A renamed ONNX file is recognised by the id that the checkpoint recorded.
+        let known = named.as_ref().map(|checkpoint| checkpoint.record.encoder.as_str());
+        let weights = self.named_weights();
+        let encoder = registry::open_known(name, weights.as_deref(), known)?;
+        let embedded = || (encoder.info().name == LAYOUT).then(Folded::embedded);
+        let checkpoint = named.or_else(embedded);
+        Ok(NewModel { encoder, checkpoint, weights })
+    }
+}
+
+/// What makes vectors: an encoder and a checkpoint for it.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// Makes features of pictures and clips.
+    pub encoder: Arc<dyn Encoder>,
+    /// Maps features to vectors.
+    pub checkpoint: Folded,
+    /// File of the encoder's weights, if the caller or the index names one.
+    pub weights: Option<PathBuf>,
+}
+
+/// The model of a new index. An encoder other than `layout` has no checkpoint until one is fitted to the
+/// videos.
+#[derive(Debug, Clone)]
+pub struct NewModel {
+    /// Makes features of pictures and clips.
+    pub encoder: Arc<dyn Encoder>,
+    /// The named checkpoint, or the embedded one of `layout`.
+    pub checkpoint: Option<Folded>,
+    weights: Option<PathBuf>,
+}
+
+impl NewModel {
+    /// The model with this checkpoint.
+    pub fn with_checkpoint(self, checkpoint: Folded) -> Model {
+        Model { encoder: self.encoder, checkpoint, weights: self.weights }
+    }
+}

@@ -1,0 +1,106 @@
+//! What an index stores besides its videos. For `reelseek_index` it is opaque JSON, published by each commit.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use reelseek_index::Searcher;
+use serde::{Deserialize, Serialize};
+
+use super::Calibration;
+
+/// What an index stores besides its videos.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CollectionState {
+    /// Scores of unrelated pictures; `None` before the first measurement.
+    pub calibration: Option<Calibration>,
+    /// Cosines of unrelated pictures, for queries by vector.
+    pub by_cosine: Option<Calibration>,
+    /// The videos that the calibration was measured on; `None` before the first measurement.
+    pub measured: Option<CalibratedOn>,
+    /// Files that could not be decoded, by the id that their video would have.
+    pub failed: BTreeMap<String, DecodeFailure>,
+}
+
+/// Identifies the set of live videos of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CalibratedOn {
+    /// The highest video number.
+    pub newest: u64,
+    /// Number of videos.
+    pub videos: usize,
+}
+
+/// A file that could not be decoded, as it was at that time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecodeFailure {
+    /// Size of the file in bytes.
+    pub size_bytes: u64,
+    /// Modification time, in nanoseconds since 1970.
+    pub modified_ns: i64,
+    /// The error, without the path, in at most 256 bytes.
+    pub reason: String,
+    /// Path of the file.
+    #[serde(default, with = "any_path")]
+    pub path: PathBuf,
+}
+
+/// A path as text, or as bytes if it is not UTF-8, which JSON cannot hold.
+mod any_path {
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum PathForm {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        let form = match path.to_str() {
+            Some(text) => PathForm::Text(text.to_owned()),
+            None => PathForm::Bytes(path.as_os_str().as_encoded_bytes().to_vec()),
+        };
+        form.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        Ok(match PathForm::deserialize(from)? {
+            PathForm::Text(text) => PathBuf::from(text),
+            #[cfg(unix)]
+            PathForm::Bytes(bytes) => {
+                use std::os::unix::ffi::OsStringExt;
+                PathBuf::from(std::ffi::OsString::from_vec(bytes))
+            }
+            #[cfg(not(unix))]
+            PathForm::Bytes(bytes) => PathBuf::from(String::from_utf8_lossy(&bytes).into_owned()),
+        })
+    }
+}
+
+impl CollectionState {
+    /// The state of a snapshot; the default if the snapshot has none that can be read.
+    pub fn of(searcher: &Searcher) -> CollectionState {
+        searcher.state().and_then(|json| serde_json::from_value(json.clone()).ok()).unwrap_or_default()
+    }
+
+    /// The calibration of queries by picture; the prior if the index has not been measured.
+    pub fn calibration(&self, sketches: bool) -> Calibration {
+        self.calibration.unwrap_or_else(|| Calibration::fit(Vec::new(), sketches))
+    }
+
+    /// The calibration of queries by vector, which are compared by their cosine alone.
+    pub fn cosine_calibration(&self, sketches: bool) -> Calibration {
+        self.by_cosine.unwrap_or_else(|| match sketches {
+            true => Calibration::fit(Vec::new(), false),
+            false => self.calibration(false),
+        })
+    }
+
+    /// The state as JSON.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("a state is numbers, text and bytes, and its keys are text")
+    }
+}

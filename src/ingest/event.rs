@@ -1,0 +1,131 @@
+//! What a run reports: an outcome for every file, progress, and totals.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error as ThisError;
+
+use crate::{encode, gmf, media};
+
+/// What happened to one file.
+#[derive(Debug)]
+pub enum FileOutcome {
+    /// The file is searchable after the next commit.
+    Indexed {
+        /// Rows of the video.
+        rows: u32,
+        /// What ffmpeg reported about a damaged file that could be read in part, or what is wrong with its
+        /// sidecar.
+        warning: Option<String>,
+    },
+    /// The file is in the index and has not changed.
+    Unchanged {
+        /// Rows of the video.
+        rows: u32,
+    },
+    /// The file could not be indexed.
+    Failed {
+        /// The cause.
+        error: FileError,
+        /// Whether the index still holds an earlier version of the file.
+        kept: bool,
+    },
+    /// The file is gone. Its rows are still in the index.
+    Missing,
+    /// The file is gone. Its rows were removed from the index.
+    Removed,
+}
+
+/// Why one file could not be indexed.
+#[derive(Debug, ThisError)]
+#[non_exhaustive]
+pub enum FileError {
+    /// The file cannot be read or decoded.
+    #[error(transparent)]
+    Media(#[from] media::Error),
+    /// The encoder's features do not fit the checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] gmf::Error),
+    /// The encoder failed.
+    #[error(transparent)]
+    Encoder(#[from] encode::Error),
+    /// The index refuses the video.
+    #[error(transparent)]
+    Refused(#[from] reelseek_index::Error),
+    /// An earlier run could not decode the file, and it has not changed since.
+    #[error("{}: {reason} (not decoded again, because the file has not changed)", path.display())]
+    FailedBefore {
+        /// The file.
+        path: PathBuf,
+        /// The error of the earlier run, without the path.
+        reason: String,
+    },
+}
+
+impl FileError {
+    /// Whether the same file would fail again in the same way.
+    pub(super) fn is_lasting(&self) -> bool {
+        matches!(self, FileError::Media(error) if error.is_lasting())
+    }
+
+    /// Whether a named path does not exist.
+    pub fn is_not_found(&self) -> bool {
+        let source = match self {
+            FileError::Media(media::Error::Io { source, .. }) => source,
+            _ => return false,
+        };
+        source.kind() == std::io::ErrorKind::NotFound
+    }
+}
+
+/// Something that happens in a run.
+#[derive(Debug)]
+pub enum IndexEvent {
+    /// A file is done.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What happened to it.
+        outcome: FileOutcome,
+    },
+    /// Progress in bytes. Reported when the run knows what it has to read, after each file, and within long
+    /// files.
+    Progress {
+        /// Bytes read so far. Of a file that is being decoded, the decoded share of its length counts.
+        done_bytes: u64,
+        /// Bytes of all files to read.
+        total_bytes: u64,
+    },
+}
+
+/// Totals of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct IndexSummary {
+    /// Files indexed for the first time, or again.
+    pub indexed: usize,
+    /// Files that have not changed.
+    pub unchanged: usize,
+    /// Files that could not be indexed.
+    pub failed: usize,
+    /// Files of `failed` that do not exist, although the caller named them.
+    pub not_found: usize,
+    /// Files that are gone but still in the index.
+    pub skipped: usize,
+    /// Files that are gone and were removed from the index.
+    pub removed: usize,
+    /// Rows in the index at the end.
+    pub rows: usize,
+    /// Videos in the index at the end.
+    pub videos: usize,
+    /// Whether the run was cancelled.
+    pub cancelled: bool,
+    /// Duration of the run.
+    pub took: Duration,
+}
+
+impl IndexSummary {
+    /// Video files found under the paths.
+    pub fn found(&self) -> usize {
+        self.indexed + self.unchanged + self.failed - self.not_found
+    }
+}
