@@ -148,7 +148,8 @@ impl Engine {
     /// Opens the last commit of an index with its encoder and checkpoint.
     ///
     /// # Errors
-    /// [`Error::Collection`] if there is no sound index, or its encoder or checkpoint is missing or another one.
+    /// [`Error::Collection`] if there is no sound index, or its encoder or checkpoint is missing or another
+    /// one.
     pub fn open(folder: &Path, choice: &ModelChoice) -> Result<Engine, Error> {
         let collection = Collection::open(folder)?;
         let model = collection.model(choice)?;
@@ -166,8 +167,8 @@ impl Engine {
         Ok(Engine { searcher, model, calibration, by_cosine })
     }
 
-    /// An engine on the last commit of the same index. Keeps the encoder and the checkpoint in memory, unless the index
-    /// was replaced by one with other settings.
+    /// An engine on the last commit of the same index. Keeps the encoder and the checkpoint in memory, unless
+    /// the index was replaced by one with other settings.
     ///
     /// # Errors
     /// As [`Engine::open`].
