@@ -12,3 +12,7 @@ pub(crate) mod tensors;
 
 pub use cancel::Cancel;
 pub use error_paths::ErrorPaths;
+
+#[cfg(test)]
+#[path = "../../tests/integration/skip.rs"]
+pub(crate) mod skip;

@@ -10,5 +10,6 @@ mod page;
 mod previews;
 mod serve;
 mod serve_media;
+mod skip;
 mod times;
 mod train;

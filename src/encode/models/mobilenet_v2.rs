@@ -211,8 +211,7 @@ mod tests {
         let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
         let path = shared.join("weights/mobilenet_v2_1.0_224.safetensors");
         if !path.exists() {
-            println!("skipped: {} is not there", path.display());
-            return;
+            return crate::base::skip::skip(format_args!("{} is missing", path.display()));
         }
         let (network, normalisation) = MobileNetV2::open(&path).unwrap();
         let classifier = WeightsFile::open(&path).unwrap().linear("classifier", 1001, LENGTH).unwrap();
