@@ -7,6 +7,7 @@ use std::path::Path;
 use axum::http::StatusCode;
 
 use super::error::ApiError;
+use crate::base::ErrorPaths;
 use crate::ingest::{self, FileError};
 use crate::{media, search};
 
@@ -53,13 +54,12 @@ pub(crate) fn gone() -> ApiError {
 pub(crate) fn video_error(error: media::Error) -> ApiError {
     use media::Error;
     match &error {
-        Error::Io { source, .. } if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => gone(),
+        Error::Io { reason, .. } if matches!(reason.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => gone(),
         Error::NotAFile { .. } => gone(),
-        Error::Undecodable { path, reason } => {
+        Error::Undecodable { .. } | Error::NotAVideo { .. } | Error::Empty { .. } => {
             tracing::warn!("{error}");
-            let folder = path.parent().map(|folder| format!("{}/", folder.display())).unwrap_or_default();
-            let reason = if folder.len() > 1 { reason.replace(&folder, "") } else { reason.clone() };
-            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, format!("this video cannot be decoded: {reason}"))
+            let text = format!("this video cannot be decoded: {}", error.without_folders());
+            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, text)
         }
         Error::Limit { .. } | Error::Killed { .. } => {
             tracing::warn!("{error}");
@@ -95,7 +95,39 @@ pub(crate) fn file_error(error: &FileError, path: &Path) -> String {
 /// Why an indexing job failed.
 pub(crate) fn job_error(error: ingest::Error) -> String {
     match error {
-        ingest::Error::Media(error) => video_error(error).message,
-        other => other.to_string(),
+        ingest::Error::Media(error @ media::Error::NoFfmpeg { .. }) => video_error(error).message,
+        other => other.without_folders(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn messages_contain_no_folder() {
+        let path = PathBuf::from("/srv/secret place/a.mp4");
+        let io = |kind: ErrorKind| media::Error::Io { path: path.clone(), reason: kind.into() };
+        for (error, status) in [
+            (io(ErrorKind::NotFound), StatusCode::GONE),
+            (io(ErrorKind::PermissionDenied), StatusCode::INTERNAL_SERVER_ERROR),
+            (media::Error::NotAFile { path: path.clone(), found: "a folder" }, StatusCode::GONE),
+            (
+                media::Error::Undecodable { path: path.clone(), reason: "bad".into() },
+                StatusCode::UNPROCESSABLE_ENTITY,
+            ),
+            (media::Error::Limit { path: path.clone(), reason: "took long".into() }, StatusCode::SERVICE_UNAVAILABLE),
+            (
+                media::Error::NoFfmpeg { program: "/srv/secret place/ffmpeg".into(), reason: "none".into() },
+                StatusCode::NOT_IMPLEMENTED,
+            ),
+            (media::Error::NoCodec { program: "/srv/secret place/ffmpeg".into() }, StatusCode::NOT_IMPLEMENTED),
+        ] {
+            let error = video_error(error);
+            assert_eq!(error.status, status, "{error:?}");
+            assert!(!error.message.contains("secret"), "{error:?}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use reelseek_index::Effort;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::search::{Group, Options};
+use crate::search::{Group, SearchOptions};
 use crate::serve::api::openapi::{IndexErrors, PictureErrors};
 use crate::serve::api::request::{body_bytes, read_form, unsupported};
 use crate::serve::api::search::{SearchContext, file_name, moment_links, seconds};
@@ -135,9 +135,9 @@ async fn trace(
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost").to_owned();
     let worker = context.clone();
     let work = move || {
-        let options = Options { top: TOP, group: Group::Video, effort: Effort::Default, ..Options::default() };
+        let options = SearchOptions { top: TOP, group: Group::Video, effort: Effort::Default, ..SearchOptions::default() };
         let answer = worker.search_picture(&snapshot, &bytes, &options)?;
-        let result = answer.found.into_iter().map(|found| {
+        let result = answer.results.into_iter().map(|found| {
             let (image, video) = moment_links(&worker.links, &found);
             TraceResult {
                 filename: file_name(&found.video.path).to_owned(),

@@ -10,7 +10,7 @@ use reelseek_index::Effort;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::search::{Group, Options};
+use crate::search::{Group, SearchOptions};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::json::{BoundedList, JsonObject};
 use crate::serve::api::params::{ParamRange, RequestParams};
@@ -91,13 +91,13 @@ impl RequestParams for SearchRequest {
 
 impl SearchRequest {
     /// The options of the search. Those of the query string fill in what the body leaves out.
-    fn options(self, query: SearchRequest) -> Options {
+    fn options(self, query: SearchRequest) -> SearchOptions {
         let effort = match (self.exact.or(query.exact), self.ef.or(query.ef)) {
             (Some(true), _) => Effort::Exact,
             (_, Some(ef)) => Effort::Ef(ef as usize),
             (_, None) => Effort::Default,
         };
-        Options {
+        SearchOptions {
             top: self.top.or(query.top).unwrap_or(DEFAULT_TOP) as usize,
             skip: self.skip.or(query.skip).unwrap_or(0) as usize,
             group: match self.group.or(query.group) {
@@ -156,7 +156,7 @@ impl SearchQuery {
 /// Several queries with the same options.
 pub(crate) struct BatchRequest {
     pub(crate) queries: Vec<SearchQuery>,
-    pub(crate) options: Options,
+    pub(crate) options: SearchOptions,
 }
 
 /// All bytes of the body, which [`crate::serve::connection::body::collect`] has read.
@@ -173,7 +173,7 @@ pub(crate) async fn read_search(
     gate: &WorkerGate,
     params: SearchRequest,
     request: Request,
-) -> Result<(SearchQuery, Options), ApiError> {
+) -> Result<(SearchQuery, SearchOptions), ApiError> {
     let (query, body) = match BodyKind::of(request.headers()) {
         BodyKind::Picture => (SearchQuery::Picture(body_bytes(request).await?), SearchRequest::default()),
         BodyKind::Json => {

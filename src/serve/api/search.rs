@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::media;
-use crate::search::{Answer, Found, Options};
+use crate::search::{SearchAnswer, SearchOptions, SearchResult};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::jobs::Jobs;
 use crate::serve::api::links::Links;
@@ -94,17 +94,17 @@ pub(crate) fn file_name(path: &str) -> &str {
 }
 
 /// Addresses of a moment's thumbnail and preview.
-pub(crate) fn moment_links(links: &Links, found: &Found) -> (String, String) {
+pub(crate) fn moment_links(links: &Links, found: &SearchResult) -> (String, String) {
     let (id, moment) = (&found.video.id, found.moment);
     let (from_ms, to_ms) = span_of(moment);
     (links.thumbnail(id, seconds(moment.at_ms), None), links.preview(id, seconds(from_ms), seconds(to_ms)))
 }
 
 impl SearchResponse {
-    fn new(links: &Links, snapshot: &Snapshot, options: &Options, answer: Answer) -> SearchResponse {
-        let results = answer.found.into_iter().enumerate().map(|(i, found)| {
+    fn new(links: &Links, snapshot: &Snapshot, options: &SearchOptions, answer: SearchAnswer) -> SearchResponse {
+        let results = answer.results.into_iter().enumerate().map(|(i, found)| {
             let (thumbnail, preview) = moment_links(links, &found);
-            let Found { video, score, evidence, confidence, moment } = found;
+            let SearchResult { video, score, evidence, confidence, moment } = found;
             ResultBody {
                 rank: options.skip + i + 1,
                 name: file_name(&video.path).to_owned(),
@@ -125,7 +125,7 @@ impl SearchResponse {
             }
         });
         SearchResponse {
-            took_ms: (answer.took.as_secs_f64() * 1e6).round() / 1000.0,
+            took_ms: (answer.elapsed.as_secs_f64() * 1e6).round() / 1000.0,
             exact: answer.exact,
             more: answer.more,
             generation: snapshot.generation,
@@ -140,15 +140,15 @@ impl SearchContext {
         &self,
         snapshot: &Snapshot,
         bytes: &Bytes,
-        options: &Options,
-    ) -> Result<Answer, ApiError> {
+        options: &SearchOptions,
+    ) -> Result<SearchAnswer, ApiError> {
         let start = Instant::now();
-        let picture = media::image::read_within(bytes, "the image", MAX_PIXELS)?;
+        let picture = media::image::read_within(bytes, "the image", MAX_PIXELS)?.picture;
         self.metrics.observe(Stage::Decode, start.elapsed());
         let answer = snapshot.engine.search(&picture, options)?;
         self.metrics.observe(Stage::Encode, answer.encoding);
-        self.metrics.observe(Stage::Search, answer.took.saturating_sub(answer.encoding));
-        Ok(Answer { took: start.elapsed(), ..answer })
+        self.metrics.observe(Stage::Search, answer.elapsed.saturating_sub(answer.encoding));
+        Ok(SearchAnswer { elapsed: start.elapsed(), ..answer })
     }
 
     /// Searches a snapshot with a picture or a vector. Occupies a processor.
@@ -156,13 +156,13 @@ impl SearchContext {
         &self,
         snapshot: &Snapshot,
         query: &ResolvedQuery,
-        options: &Options,
+        options: &SearchOptions,
     ) -> Result<SearchResponse, ApiError> {
         let answer = match query {
             ResolvedQuery::Picture(bytes) => self.search_picture(snapshot, bytes, options)?,
             ResolvedQuery::Vector(vector) => {
                 let answer = snapshot.engine.search_vector(vector, options)?;
-                self.metrics.observe(Stage::Search, answer.took);
+                self.metrics.observe(Stage::Search, answer.elapsed);
                 answer
             }
         };
@@ -174,7 +174,7 @@ impl SearchContext {
 ///
 /// Send the picture as the body (`image/*` or `application/octet-stream`) or as the field `image` of a form. Instead of
 /// a picture, JSON may contain a `vector` of the index's length, and JSON or a form may contain a `url` if the server
-/// fetches pictures. Options are query parameters, JSON fields or form fields; those of the body take precedence. A
+/// fetches pictures. SearchOptions are query parameters, JSON fields or form fields; those of the body take precedence. A
 /// picture with plain borders is searched both with and without them.
 #[utoipa::path(
     post, path = "/v1/search", tag = "search", params(QueryParams<SearchRequest>),

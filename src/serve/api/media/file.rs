@@ -47,7 +47,7 @@ pub(crate) async fn video_file(
     let disposition = disposition(file_name(&file.path.to_string_lossy()));
     let open = move || {
         media::readable(&file.path).map_err(video_error)?;
-        let io = |source| video_error(media::Error::Io { path: file.path.clone(), source });
+        let io = |reason| video_error(media::Error::Io { path: file.path.clone(), reason });
         let open = std::fs::File::open(&file.path).map_err(io)?;
         // The file may have been replaced since it was located.
         let meta = open.metadata().map_err(io)?;

@@ -17,7 +17,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use crate::base::Cancel;
 use crate::collection::video_path;
 use crate::encode::registry;
-use crate::media::{self, Codec, Limits, Opening, Source, Tools};
+use crate::media::{self, Codec, Limits, Tools, VideoSource, VideoStart};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::admission::single_flight::SingleFlight;
 use crate::serve::advice::{gone, video_error};
@@ -26,7 +26,7 @@ use crate::serve::api::files::FileHeaders;
 use crate::serve::api::library;
 use crate::serve::error::ApiError;
 use crate::serve::limits::{
-    FFMPEG_TIME, MAX_OPENINGS, MAX_QUEUED_PREVIEWS, MAX_QUEUED_THUMBNAILS, MEDIA_QUEUE_TIME, MEDIA_WORK_TIME,
+    FFMPEG_TIME, MAX_VIDEO_STARTS, MAX_QUEUED_PREVIEWS, MAX_QUEUED_THUMBNAILS, MEDIA_QUEUE_TIME, MEDIA_WORK_TIME,
     PREVIEW_WORKERS, THUMBNAIL_WORKERS,
 };
 use crate::serve::observe::clock::since_1970_ns;
@@ -54,7 +54,7 @@ pub(crate) struct MediaStore {
     thumbnails: WorkerGate,
     previews: WorkerGate,
     /// By the identity of the file; `None` if it cannot be determined.
-    openings: Mutex<HashMap<Vec<u8>, Option<Opening>>>,
+    starts: Mutex<HashMap<Vec<u8>, Option<VideoStart>>>,
     limits: Limits,
     metrics: Arc<Metrics>,
     hits: Counter,
@@ -82,7 +82,7 @@ impl MediaStore {
             flights: Arc::default(),
             thumbnails: gate(THUMBNAIL_WORKERS, MAX_QUEUED_THUMBNAILS),
             previews: gate(PREVIEW_WORKERS, MAX_QUEUED_PREVIEWS),
-            openings: Mutex::default(),
+            starts: Mutex::default(),
             limits: Limits { wall: FFMPEG_TIME, background: true, ..Limits::default() },
             metrics: metrics.clone(),
             hits,
@@ -105,22 +105,22 @@ impl MediaStore {
     }
 
     /// How the file begins, determined once as long as the file does not change.
-    fn opening(&self, file: &VideoFile, source: &Source<'_>) -> Result<Option<Opening>, media::Error> {
-        let openings = || self.openings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(opening) = openings().get(&file.identity) {
-            return Ok(*opening);
+    fn start(&self, file: &VideoFile, source: &VideoSource<'_>) -> Result<Option<VideoStart>, media::Error> {
+        let starts = || self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(start) = starts().get(&file.identity) {
+            return Ok(*start);
         }
-        let opening = match source.opening() {
-            Ok(opening) => Some(opening),
-            Err(media::Error::Undecodable { .. }) => None,
+        let start = match source.start() {
+            Ok(start) => Some(start),
+            Err(error) if error.is_undecodable() => None,
             Err(error) => return Err(error),
         };
-        let mut openings = openings();
-        if openings.len() >= MAX_OPENINGS {
-            openings.clear();
+        let mut starts = starts();
+        if starts.len() >= MAX_VIDEO_STARTS {
+            starts.clear();
         }
-        openings.insert(file.identity.clone(), opening);
-        Ok(opening)
+        starts.insert(file.identity.clone(), start);
+        Ok(start)
     }
 
     /// The codec of previews, which depends on the server's ffmpeg. Determined once.
@@ -134,7 +134,7 @@ impl MediaStore {
                 let worker = store.clone();
                 let work = move || {
                     let tools = worker.tools().map_err(video_error)?;
-                    let codec = Codec::of(tools, &worker.limits, &cancel).map_err(video_error)?;
+                    let codec = Codec::detect(tools, &worker.limits, &cancel).map_err(video_error)?;
                     Ok(*worker.codec.get_or_init(|| codec))
                 };
                 store.previews.run(work).await
@@ -217,7 +217,7 @@ impl MediaContext {
             let video = library::find(&snapshot, &id)?;
             let path = video_path(&video);
             let meta = std::fs::metadata(&path)
-                .map_err(|source| video_error(media::Error::Io { path: path.clone(), source }))?;
+                .map_err(|reason| video_error(media::Error::Io { path: path.clone(), reason }))?;
             if !meta.is_file() {
                 return Err(gone());
             }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::base::Cancel;
-use crate::media::{self, Picture, Source};
+use crate::media::{self, Picture, VideoSource};
 use crate::serve::advice::video_error;
 use crate::serve::api::cache::CacheKey;
 use crate::serve::api::files::{self, FileRequest};
@@ -92,14 +92,14 @@ fn still(
     side: u32,
     cancel: &Cancel,
 ) -> Result<Picture, media::Error> {
-    let source = Source { tools: store.tools()?, path: &file.path, limits: &store.limits, cancel };
-    let opening = store.opening(file, &source)?;
-    match source.still(opening.as_ref(), at_ms, side) {
+    let source = VideoSource { tools: store.tools()?, path: &file.path, limits: &store.limits, cancel };
+    let start = store.start(file, &source)?;
+    match source.frame_at(start.as_ref(), at_ms, side) {
         // The container may state a longer duration than there is.
-        Err(media::Error::Undecodable { .. })
-            if at_ms > 0 && at_ms.saturating_add(LAST_FRAME_MS) > file.duration_ms =>
+        Err(error)
+            if error.is_undecodable() && at_ms > 0 && at_ms.saturating_add(LAST_FRAME_MS) > file.duration_ms =>
         {
-            source.still(opening.as_ref(), at_ms.saturating_sub(LAST_FRAME_MS), side)
+            source.frame_at(start.as_ref(), at_ms.saturating_sub(LAST_FRAME_MS), side)
         }
         found => found,
     }
