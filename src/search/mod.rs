@@ -8,7 +8,7 @@ pub mod align;
 mod moment;
 mod rank;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use reelseek_index::{Effort, Searcher, VideoSet};
@@ -18,6 +18,7 @@ pub use moment::Moment;
 pub use rank::{PreparedQuery, QueryView};
 pub(crate) use rank::{RankedRow, rank};
 
+use crate::base::ErrorPaths;
 use crate::collection::{self, Calibration, Collection, CollectionState, Model, ModelChoice};
 use crate::encode::{self, Encoder};
 use crate::gmf::{self, Folded};
@@ -42,6 +43,18 @@ pub enum Error {
     /// The index folder cannot be opened.
     #[error(transparent)]
     Collection(#[from] collection::Error),
+}
+
+impl ErrorPaths for Error {
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Error::Media(error) => error.paths_mut(),
+            Error::Index(error) => error.paths_mut(),
+            Error::Checkpoint(error) => error.paths_mut(),
+            Error::Encoder(error) => error.paths_mut(),
+            Error::Collection(error) => error.paths_mut(),
+        }
+    }
 }
 
 /// Options of a search.
@@ -148,7 +161,8 @@ impl Engine {
     /// Opens the last commit of an index with its encoder and checkpoint.
     ///
     /// # Errors
-    /// [`Error::Collection`] if there is no sound index, or its encoder or checkpoint is missing or another one.
+    /// [`Error::Collection`] if there is no sound index, or its encoder or checkpoint is missing or another
+    /// one.
     pub fn open(folder: &Path, choice: &ModelChoice) -> Result<Engine, Error> {
         let collection = Collection::open(folder)?;
         let model = collection.model(choice)?;
@@ -166,8 +180,8 @@ impl Engine {
         Ok(Engine { searcher, model, calibration, by_cosine })
     }
 
-    /// An engine on the last commit of the same index. Keeps the encoder and the checkpoint in memory, unless the index
-    /// was replaced by one with other settings.
+    /// An engine on the last commit of the same index. Keeps the encoder and the checkpoint in memory, unless
+    /// the index was replaced by one with other settings.
     ///
     /// # Errors
     /// As [`Engine::open`].

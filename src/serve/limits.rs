@@ -150,7 +150,7 @@ pub(crate) const FFMPEG_TIME: Duration = Duration::from_secs(60);
 /// Longest time to make a thumbnail or a preview: two runs of ffmpeg, as when seeking fails.
 pub(crate) const MEDIA_WORK_TIME: Duration = Duration::from_secs(2 * 60 + 5);
 /// Videos whose start is remembered.
-pub(crate) const MAX_OPENINGS: usize = 10_000;
+pub(crate) const MAX_VIDEO_STARTS: usize = 10_000;
 /// Bytes of a file that are read at once.
 pub(crate) const FILE_CHUNK_BYTES: usize = 256 << 10;
 

@@ -26,7 +26,7 @@ use crate::serve::api::files::FileHeaders;
 use crate::serve::api::library;
 use crate::serve::error::ApiError;
 use crate::serve::limits::{
-    FFMPEG_TIME, MAX_OPENINGS, MAX_QUEUED_PREVIEWS, MAX_QUEUED_THUMBNAILS, MEDIA_QUEUE_TIME, MEDIA_WORK_TIME,
+    FFMPEG_TIME, MAX_VIDEO_STARTS, MAX_QUEUED_PREVIEWS, MAX_QUEUED_THUMBNAILS, MEDIA_QUEUE_TIME, MEDIA_WORK_TIME,
     PREVIEW_WORKERS, THUMBNAIL_WORKERS,
 };
 use crate::serve::observe::clock::since_1970_ns;
@@ -54,7 +54,7 @@ pub(crate) struct MediaStore {
     thumbnails: WorkerGate,
     previews: WorkerGate,
     /// By the identity of the file; `None` if it cannot be determined.
-    openings: Mutex<HashMap<Vec<u8>, Option<VideoStart>>>,
+    starts: Mutex<HashMap<Vec<u8>, Option<VideoStart>>>,
     limits: Limits,
     metrics: Arc<Metrics>,
     hits: Counter,
@@ -82,7 +82,7 @@ impl MediaStore {
             flights: Arc::default(),
             thumbnails: gate(THUMBNAIL_WORKERS, MAX_QUEUED_THUMBNAILS),
             previews: gate(PREVIEW_WORKERS, MAX_QUEUED_PREVIEWS),
-            openings: Mutex::default(),
+            starts: Mutex::default(),
             limits: Limits { wall: FFMPEG_TIME, background: true, ..Limits::default() },
             metrics: metrics.clone(),
             hits,
@@ -105,22 +105,22 @@ impl MediaStore {
     }
 
     /// How the file begins, determined once as long as the file does not change.
-    fn opening(&self, file: &VideoFile, source: &VideoSource<'_>) -> Result<Option<VideoStart>, media::Error> {
-        let openings = || self.openings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(opening) = openings().get(&file.identity) {
-            return Ok(*opening);
+    fn start(&self, file: &VideoFile, source: &VideoSource<'_>) -> Result<Option<VideoStart>, media::Error> {
+        let starts = || self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(start) = starts().get(&file.identity) {
+            return Ok(*start);
         }
-        let opening = match source.start() {
-            Ok(opening) => Some(opening),
+        let start = match source.start() {
+            Ok(start) => Some(start),
             Err(error) if error.is_undecodable() => None,
             Err(error) => return Err(error),
         };
-        let mut openings = openings();
-        if openings.len() >= MAX_OPENINGS {
-            openings.clear();
+        let mut starts = starts();
+        if starts.len() >= MAX_VIDEO_STARTS {
+            starts.clear();
         }
-        openings.insert(file.identity.clone(), opening);
-        Ok(opening)
+        starts.insert(file.identity.clone(), start);
+        Ok(start)
     }
 
     /// The codec of previews, which depends on the server's ffmpeg. Determined once.

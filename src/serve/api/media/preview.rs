@@ -93,8 +93,8 @@ pub(crate) async fn preview(
     if request.is_current(&head) {
         return Ok(files::not_modified(&head));
     }
-    let cut = PreviewSpec { from_ms, to_ms, max_side: SIDE };
-    let make = move |store: &MediaStore, key: &CacheKey, cancel: &Cancel| clip(store, &file, &cut, codec, key, cancel);
+    let spec = PreviewSpec { from_ms, to_ms, max_side: SIDE };
+    let make = move |store: &MediaStore, key: &CacheKey, cancel: &Cancel| clip(store, &file, &spec, codec, key, cancel);
     let bytes = context.media.cached_or_made(|store| &store.previews, key, make).await?;
     Ok(files::bytes_response(&request, &head, &bytes))
 }
@@ -102,7 +102,7 @@ pub(crate) async fn preview(
 fn clip(
     store: &MediaStore,
     file: &VideoFile,
-    cut: &PreviewSpec,
+    spec: &PreviewSpec,
     codec: Codec,
     key: &CacheKey,
     cancel: &Cancel,
@@ -113,8 +113,8 @@ fn clip(
     };
     let tools = store.tools().map_err(video_error)?;
     let source = VideoSource { tools, path: &file.path, limits: &store.limits, cancel };
-    let opening = store.opening(file, &source).map_err(video_error)?;
+    let start = store.start(file, &source).map_err(video_error)?;
     let part = store.cache.new_part_anywhere().map_err(unwritten)?;
-    source.write_preview(opening.as_ref(), cut, codec, part.path()).map_err(video_error)?;
+    source.write_preview(start.as_ref(), spec, codec, part.path()).map_err(video_error)?;
     store.cache.put(key, part).map_err(unwritten)
 }
