@@ -196,7 +196,7 @@ impl Projection {
     pub fn to_bytes(&self) -> Vec<u8> {
         crate::base::tensors::write(
             &[("mean", &[DESCRIPTOR_LEN], &self.mean), ("projection", &[IMAGE_LEN, DESCRIPTOR_LEN], &self.rows)],
-            crate::base::tensors::Precision::F16,
+            crate::base::tensors::StoredPrecision::F16,
             [("encoder".to_owned(), ID.to_owned())].into(),
         )
     }

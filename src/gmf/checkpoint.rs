@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::config::{GmfConfig, Modality};
 use crate::base::gemv::gemv;
-use crate::base::tensors::{self, Precision};
+use crate::base::tensors::{self, StoredPrecision};
 
 /// Version of the file layout.
 pub(super) const FORMAT: u32 = 1;
@@ -175,7 +175,7 @@ impl CheckpointRecord {
     }
 
     /// Reads the projection's tensors, if the record names one. Returns their number.
-    pub(super) fn read_projection(&mut self, file: &tensors::File<'_>) -> Result<usize, tensors::Error> {
+    pub(super) fn read_projection(&mut self, file: &tensors::TensorFile<'_>) -> Result<usize, tensors::Error> {
         let Some(from) = self.projected_from else { return Ok(0) };
         let to = self.modalities.iter().find(|m| m.name == "image").map_or(0, |m| m.length);
         let weight = file.take(PROJECTION[0], &[to, from])?;
@@ -191,7 +191,7 @@ impl CheckpointRecord {
     }
 
     /// The record in the metadata of an opened file, or a description of the fault.
-    pub(super) fn in_tensors(file: &tensors::File<'_>) -> Result<CheckpointRecord, String> {
+    pub(super) fn in_tensors(file: &tensors::TensorFile<'_>) -> Result<CheckpointRecord, String> {
         let text = file.metadata.get(KEY).ok_or_else(|| format!("its metadata has no `{KEY}`"))?;
         let unreadable = |e: serde_json::Error| format!("its metadata `{KEY}` cannot be read ({e})");
         // The version first: a later version may have other fields.
@@ -244,13 +244,13 @@ pub struct Folded {
     /// Metadata.
     pub record: CheckpointRecord,
     /// Number format of the file.
-    pub(super) precision: Precision,
+    pub(super) precision: StoredPrecision,
 }
 
 impl Folded {
     /// A checkpoint of two maps, stored as f32.
     pub fn new(image: Affine, video: Affine, record: CheckpointRecord) -> Folded {
-        Folded { image, video, record, precision: Precision::F32 }
+        Folded { image, video, record, precision: StoredPrecision::F32 }
     }
 
     /// The same maps rounded to f16, which halves the file.
@@ -267,7 +267,7 @@ impl Folded {
                 *value = rounded;
             }
         }
-        Ok(Folded { precision: Precision::F16, ..self })
+        Ok(Folded { precision: StoredPrecision::F16, ..self })
     }
 
     /// The checkpoint for the encoder `layout` that is embedded in the program.
@@ -302,7 +302,7 @@ impl Folded {
         if file.names().len() != expected {
             return Err(wrong(format!("{} tensors instead of {expected}", file.names().len())));
         }
-        let mut precision = Precision::F16;
+        let mut precision = StoredPrecision::F16;
         let mut read = |modality: &str| -> Result<Affine, Error> {
             let length = record.modalities.iter().find(|m| m.name == modality).map(|m| m.length);
             let length = length.ok_or_else(|| wrong(format!("no modality `{modality}`")))?;
@@ -313,7 +313,7 @@ impl Folded {
             let mut take = |suffix: &str, shape: &[usize]| {
                 let taken = file.take_as(&format!("{modality}.inv.{suffix}"), shape);
                 let (values, stored) = taken.map_err(|e| wrong(e.to_string()))?;
-                if stored == Precision::F32 {
+                if stored == StoredPrecision::F32 {
                     precision = stored;
                 }
                 Ok(values)
@@ -415,7 +415,7 @@ mod tests {
                 projected_from: None,
                 projection: None,
             },
-            precision: Precision::F16,
+            precision: StoredPrecision::F16,
         }
     }
 

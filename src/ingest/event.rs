@@ -70,11 +70,7 @@ impl FileError {
 
     /// Whether a named path does not exist.
     pub fn is_not_found(&self) -> bool {
-        let source = match self {
-            FileError::Media(media::Error::Io { source, .. }) => source,
-            _ => return false,
-        };
-        source.kind() == std::io::ErrorKind::NotFound
+        matches!(self, FileError::Media(media::Error::Io { reason, .. }) if reason.kind() == std::io::ErrorKind::NotFound)
     }
 }
 

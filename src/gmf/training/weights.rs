@@ -157,7 +157,7 @@ impl GmfWeights {
     }
 
     /// Compares names, with this prefix, and shapes with a file's header.
-    pub(super) fn check(config: &GmfConfig, file: &tensors::File<'_>, prefix: &str) -> Result<(), tensors::Error> {
+    pub(super) fn check(config: &GmfConfig, file: &tensors::TensorFile<'_>, prefix: &str) -> Result<(), tensors::Error> {
         for (j, modality) in config.modalities().iter().enumerate() {
             for layer in GmfLayer::ALL {
                 let (outputs, inputs) = config.shape(j, layer);
@@ -170,7 +170,7 @@ impl GmfWeights {
     }
 
     /// Reads every tensor of the model from a file, with this prefix before each name.
-    pub(super) fn fill_from(&mut self, file: &tensors::File<'_>, prefix: &str) -> Result<(), tensors::Error> {
+    pub(super) fn fill_from(&mut self, file: &tensors::TensorFile<'_>, prefix: &str) -> Result<(), tensors::Error> {
         for j in 0..self.config.modalities().len() {
             let modality = self.config.modalities()[j].name.clone();
             for layer in GmfLayer::ALL {
