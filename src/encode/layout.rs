@@ -185,7 +185,7 @@ impl Projection {
     /// # Errors
     /// [`Error::Projection`] if the file is damaged, lacks a tensor, or has a tensor of another shape.
     pub fn parse(bytes: &[u8], name: &str) -> Result<Projection, Error> {
-        let fault = |found: String| Error::Projection { name: name.to_owned(), found };
+        let fault = |found: String| Error::Projection { path: name.into(), found };
         let file = crate::base::tensors::parse(bytes).map_err(|e| fault(e.to_string()))?;
         let mean = file.take("mean", &[DESCRIPTOR_LEN]).map_err(|e| fault(e.to_string()))?;
         let rows = file.take("projection", &[IMAGE_LEN, DESCRIPTOR_LEN]).map_err(|e| fault(e.to_string()))?;

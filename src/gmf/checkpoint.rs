@@ -1,12 +1,13 @@
 //! The folded checkpoint: file format and arithmetic.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::config::{GmfConfig, Modality};
+use crate::base::ErrorPaths;
 use crate::base::gemv::gemv;
 use crate::base::tensors::{self, StoredPrecision};
 
@@ -22,38 +23,38 @@ const MAX_LEN: usize = 1 << 16;
 #[non_exhaustive]
 pub enum Error {
     /// The file cannot be read or written.
-    #[error("checkpoint {name}: {source}")]
+    #[error("checkpoint {}: {source}", name.display())]
     Io {
-        /// Name of the file.
-        name: String,
+        /// The file, or a name for the checkpoint.
+        name: PathBuf,
         /// The system's error.
         source: std::io::Error,
     },
     /// The file is not a GMF checkpoint, or it is damaged.
-    #[error("checkpoint {name}: {found}; expected a GMF checkpoint")]
+    #[error("checkpoint {}: {found}; expected a GMF checkpoint", name.display())]
     Format {
-        /// Name of the file.
-        name: String,
+        /// The file, or a name for the checkpoint.
+        name: PathBuf,
         /// The fault.
         found: String,
     },
     /// The file holds all layers where a folded checkpoint is needed.
-    #[error("checkpoint {name}: it holds all layers; expected a folded checkpoint")]
+    #[error("checkpoint {}: it holds all layers; expected a folded checkpoint", name.display())]
     NotFolded {
-        /// Name of the file.
-        name: String,
+        /// The file, or a name for the checkpoint.
+        name: PathBuf,
     },
     /// The file is a folded checkpoint where all layers are needed.
-    #[error("checkpoint {name}: it is folded already; expected a checkpoint with all layers")]
+    #[error("checkpoint {}: it is folded already; expected a checkpoint with all layers", name.display())]
     AlreadyFolded {
-        /// Name of the file.
-        name: String,
+        /// The file, or a name for the checkpoint.
+        name: PathBuf,
     },
     /// The checkpoint belongs to another encoder.
-    #[error("checkpoint {name} was made for the encoder {found}, but {expected} is in use")]
+    #[error("checkpoint {} was made for the encoder {found}, but {expected} is in use", name.display())]
     Encoder {
-        /// Name of the file.
-        name: String,
+        /// The file, or a name for the checkpoint.
+        name: PathBuf,
         /// Encoder recorded in the checkpoint.
         found: String,
         /// Encoder in use.
@@ -102,10 +103,23 @@ pub enum Error {
     },
 }
 
+impl ErrorPaths for Error {
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Error::Io { name, .. }
+            | Error::Format { name, .. }
+            | Error::NotFolded { name }
+            | Error::AlreadyFolded { name }
+            | Error::Encoder { name, .. } => vec![name],
+            Error::BeyondHalf { .. } | Error::NoRoom { .. } | Error::Modalities { .. } | Error::Length { .. } => vec![],
+        }
+    }
+}
+
 impl Error {
     /// Converts an error of a tensor file to one that names the checkpoint.
     pub(super) fn in_file(path: &Path) -> impl Fn(tensors::Error) -> Error {
-        let name = path.display().to_string();
+        let name = path.to_owned();
         move |error| match error {
             tensors::Error::Io(source) => Error::Io { name: name.clone(), source },
             other => Error::Format { name: name.clone(), found: other.to_string() },
@@ -164,7 +178,7 @@ impl CheckpointRecord {
     /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it is damaged or not a checkpoint.
     pub fn open(path: &Path) -> Result<CheckpointRecord, Error> {
         let file = tensors::open(path).map_err(Error::in_file(path))?;
-        CheckpointRecord::in_tensors(&file).map_err(|found| Error::Format { name: path.display().to_string(), found })
+        CheckpointRecord::in_tensors(&file).map_err(|found| Error::Format { name: path.to_owned(), found })
     }
 
     /// Sets the projection of image features.
@@ -281,9 +295,8 @@ impl Folded {
     /// # Errors
     /// [`Error::Io`] if the file cannot be read; as [`Folded::parse`].
     pub fn open(path: &Path) -> Result<Folded, Error> {
-        let name = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|source| Error::Io { name: name.clone(), source })?;
-        Folded::parse(&bytes, &name)
+        let bytes = std::fs::read(path).map_err(|source| Error::Io { name: path.to_owned(), source })?;
+        Folded::parse(&bytes, path)
     }
 
     /// Parses the bytes of a folded checkpoint; `name` is the file's name in errors.
@@ -291,7 +304,8 @@ impl Folded {
     /// # Errors
     /// [`Error::NotFolded`] for a checkpoint with all layers; [`Error::Format`] if the file is damaged, of a later
     /// version, or has unexpected tensors.
-    pub fn parse(bytes: &[u8], name: &str) -> Result<Folded, Error> {
+    pub fn parse(bytes: &[u8], name: impl AsRef<Path>) -> Result<Folded, Error> {
+        let name = name.as_ref();
         let wrong = |found: String| Error::Format { name: name.to_owned(), found };
         let file = tensors::parse(bytes).map_err(|e| wrong(e.to_string()))?;
         let mut record = CheckpointRecord::in_tensors(&file).map_err(wrong)?;
@@ -349,11 +363,12 @@ impl Folded {
     ///
     /// # Errors
     /// [`Error::Encoder`] with both encoders.
-    pub fn expect_encoder(&self, encoder: &str, name: &str) -> Result<(), Error> {
+    pub fn expect_encoder(&self, encoder: &str, name: impl AsRef<Path>) -> Result<(), Error> {
         if self.record.encoder == encoder {
             return Ok(());
         }
-        Err(Error::Encoder { name: name.to_owned(), found: self.record.encoder.clone(), expected: encoder.to_owned() })
+        let (found, expected) = (self.record.encoder.clone(), encoder.to_owned());
+        Err(Error::Encoder { name: name.as_ref().to_owned(), found, expected })
     }
 
     /// Embeds image features: `inv(image)`, after the projection if there is one, scaled to length 1.

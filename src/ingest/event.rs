@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use thiserror::Error as ThisError;
 
+use crate::base::ErrorPaths;
 use crate::{encode, gmf, media};
 
 /// What happened to one file.
@@ -60,6 +61,18 @@ pub enum FileError {
         /// The error of the earlier run, without the path.
         reason: String,
     },
+}
+
+impl ErrorPaths for FileError {
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            FileError::Media(error) => error.paths_mut(),
+            FileError::Checkpoint(error) => error.paths_mut(),
+            FileError::Encoder(error) => error.paths_mut(),
+            FileError::Refused(error) => error.paths_mut(),
+            FileError::FailedBefore { path, .. } => vec![path],
+        }
+    }
 }
 
 impl FileError {

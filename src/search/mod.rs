@@ -8,7 +8,7 @@ pub mod align;
 mod moment;
 mod rank;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use reelseek_index::{Effort, Searcher, VideoSet};
@@ -18,6 +18,7 @@ pub use moment::Moment;
 pub use rank::{PreparedQuery, QueryView};
 pub(crate) use rank::{RankedRow, rank};
 
+use crate::base::ErrorPaths;
 use crate::collection::{self, Calibration, Collection, CollectionState, Model, ModelChoice};
 use crate::encode::{self, Encoder};
 use crate::gmf::{self, Folded};
@@ -42,6 +43,18 @@ pub enum Error {
     /// The index folder cannot be opened.
     #[error(transparent)]
     Collection(#[from] collection::Error),
+}
+
+impl ErrorPaths for Error {
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Error::Media(error) => error.paths_mut(),
+            Error::Index(error) => error.paths_mut(),
+            Error::Checkpoint(error) => error.paths_mut(),
+            Error::Encoder(error) => error.paths_mut(),
+            Error::Collection(error) => error.paths_mut(),
+        }
+    }
 }
 
 /// Options of a search.

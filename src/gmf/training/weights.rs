@@ -203,11 +203,11 @@ impl GmfWeights {
     /// [`Error::Io`] if the file cannot be read; [`Error::AlreadyFolded`] for a folded checkpoint; [`Error::Format`] if it is
     /// damaged, foreign, of a later version, or its tensors do not match its record.
     pub fn open(path: &Path) -> Result<(GmfWeights, CheckpointRecord), Error> {
-        let wrong = |found: String| Error::Format { name: path.display().to_string(), found };
+        let wrong = |found: String| Error::Format { name: path.to_owned(), found };
         let file = tensors::open(path).map_err(Error::in_file(path))?;
         let mut record = CheckpointRecord::in_tensors(&file).map_err(wrong)?;
         if file.names().iter().any(|n| n.ends_with(".inv.weight")) {
-            return Err(Error::AlreadyFolded { name: path.display().to_string() });
+            return Err(Error::AlreadyFolded { name: path.to_owned() });
         }
         let config = GmfConfig::new(record.modalities.clone(), record.multiple, record.boundary)
             .map_err(|e| wrong(format!("its record is impossible ({e})")))?;
