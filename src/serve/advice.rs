@@ -83,40 +83,28 @@ pub(crate) fn video_error(error: media::Error) -> ApiError {
 
 /// Why a job could not index the file of this name.
 pub(crate) fn file_error(error: FileError, name: &str) -> String {
-    match error {
-        FileError::Media(error) => {
-            // The name is a field of its own in the response.
-            let text = error.without_folders();
-            text.strip_prefix(&format!("{name}: ")).map(str::to_owned).unwrap_or(text)
-        }
+    let text = match error {
         FileError::FailedBefore { path, reason } => {
             let reason = stored_text(&reason, &path);
             format!("{reason} (not decoded again, because the file has not changed: `retry` decodes it)")
         }
-        other => {
-            tracing::error!("indexing: {other}");
-            "internal error: see the server's log".to_owned()
-        }
-    }
+        error => error.without_folders(),
+    };
+    // The name is a separate field of the response.
+    text.strip_prefix(&format!("{name}: ")).map(str::to_owned).unwrap_or(text)
 }
 
 /// Why a job failed as a whole.
 pub(crate) fn job_error(error: ingest::Error) -> String {
+    use reelseek_index::Error::Text;
     tracing::error!("indexing: {error}");
     match error {
         ingest::Error::Media(media::Error::NoFfmpeg { .. }) => NO_FFMPEG.to_owned(),
-        ingest::Error::Media(error) => error.without_folders(),
-        ingest::Error::Index(reelseek_index::Error::Locked { .. })
-        | ingest::Error::Collection(collection::Error::Index(reelseek_index::Error::Locked { .. })) => {
-            "the index is being written by another process: try again later".to_owned()
+        // The message of the text index may contain folders.
+        ingest::Error::Index(Text { .. }) | ingest::Error::Collection(collection::Error::Index(Text { .. })) => {
+            "indexing failed: see the server's log".to_owned()
         }
-        ingest::Error::Collection(
-            error @ (collection::Error::OtherCheckpoint { .. } | collection::Error::FullPrecision),
-        ) => error.to_string(),
-        ingest::Error::Collection(collection::Error::MissingCheckpoint { .. }) => {
-            "the checkpoint of the index is missing on the server".to_owned()
-        }
-        _ => "indexing failed: see the server's log".to_owned(),
+        error => error.without_folders(),
     }
 }
 
