@@ -37,7 +37,11 @@ fn index(error: &reelseek_index::Error) -> Option<&'static str> {
     use reelseek_index::Error;
     Some(match error {
         Error::Missing { .. } => "make one with `reelseek index FOLDER`, or name another with --index",
-        Error::Foreign { .. } => "name a new or empty folder with --index",
+        Error::NotEmpty { .. } => "name a new or empty folder with --index",
+        Error::Locked { .. } => "wait for the other program to finish",
+        Error::Busy { .. } => "try again",
+        Error::Damaged { .. } => "restore the index from a copy, or index again into another folder",
+        Error::Version { .. } => "use the version of reelseek that wrote it, or index again into another folder",
         _ => return None,
     })
 }

@@ -221,7 +221,7 @@ impl Engine {
         let more = found.len() > wanted;
         let found = found.into_iter().map(|(_, found)| found).skip(options.skip).take(options.top).collect();
         // Without graphs every row is compared.
-        let exact = options.effort == Effort::Exact || self.searcher.segments().1 == 0;
+        let exact = options.effort == Effort::Exact || self.searcher.segment_counts().graphs == 0;
         Ok(Answer { found, more, exact, took: Duration::ZERO, encoding: Duration::ZERO })
     }
 
