@@ -134,8 +134,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// The file or folder that the error is about, if it is about one.
-    pub fn path(&self) -> Option<&Path> {
+    /// The file or folder that the message names, so that a server can shorten it before it prints the message.
+    pub fn path_mut(&mut self) -> Option<&mut PathBuf> {
         match self {
             Error::Io { path, .. }
             | Error::Text { path, .. }
@@ -152,6 +152,14 @@ impl Error {
             | Error::Argument { .. }
             | Error::Filter { .. }
             | Error::UnknownVideo { .. } => None,
+        }
+    }
+
+    /// The file that is damaged, unreadable or of another version.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Error::Damaged { path, .. } | Error::Version { path, .. } | Error::Io { path, .. } => Some(path),
+            _ => None,
         }
     }
 

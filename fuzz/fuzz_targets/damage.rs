@@ -40,7 +40,8 @@ fn build() -> IntactIndex {
     writer.close().unwrap();
     let folders = ["segments", "text"].map(|name| dir.join(name));
     let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap());
-    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).map(|path| (path.clone(), fs::read(path).unwrap())).collect();
+    let mut files: Vec<_> =
+        entries.map(|entry| entry.unwrap().path()).map(|path| (path.clone(), fs::read(path).unwrap())).collect();
     files.retain(|(_, bytes)| !bytes.is_empty());
     files.sort();
     IntactIndex { _keep: keep, dir, files }
