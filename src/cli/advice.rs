@@ -1,5 +1,7 @@
 //! What to do about an error, in the terms of the command line. Errors of the library carry facts only.
 
+mod encode;
+
 use std::error::Error;
 
 use crate::gmf;
@@ -23,6 +25,7 @@ pub(super) fn of(error: &(dyn Error + 'static)) -> Option<String> {
         .or_else(|| error.downcast_ref().and_then(config))
         .or_else(|| error.downcast_ref().and_then(fit))
         .map(str::to_owned)
+        .or_else(|| encode::of(error))
         .or_else(|| research::of(error))
 }
 

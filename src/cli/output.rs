@@ -130,6 +130,7 @@ impl IndexOutput {
 }
 
 /// One line of `encoders --json`.
+#[cfg(feature = "encoders")]
 #[derive(Debug, Serialize)]
 pub(super) struct EncoderOutput<'a> {
     pub(super) name: &'a str,
@@ -150,6 +151,7 @@ pub(super) struct EncoderOutput<'a> {
 }
 
 /// One line of `encoders pull --json`.
+#[cfg(feature = "encoders")]
 #[derive(Debug, Serialize)]
 pub(super) struct PullOutput<'a> {
     pub(super) name: &'a str,

@@ -2,6 +2,7 @@
 
 pub(super) mod compact;
 pub(super) mod completions;
+#[cfg(feature = "encoders")]
 pub(super) mod encoders;
 pub(super) mod index;
 pub(super) mod info;
