@@ -6,8 +6,8 @@
 
 use std::time::Instant;
 
-use reelseek::eval::metrics::{self, Judged, Normaliser};
-use reelseek::eval::ranking::{Gallery, Pooling};
+use reelseek::research::eval::metrics::{self, Judged, Normaliser};
+use reelseek::research::eval::ranking::{Gallery, Pooling};
 
 const QUERIES: usize = 10_000;
 const VIDEOS: usize = 5_000;

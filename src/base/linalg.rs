@@ -40,7 +40,7 @@ impl<'a> View<'a> {
     }
 
     /// One row, of a matrix that lies row after row.
-    pub(super) fn row(self, r: usize) -> &'a [f32] {
+    pub(crate) fn row(self, r: usize) -> &'a [f32] {
         assert_eq!(self.column_stride, 1, "rows lie together");
         &self.data[r * self.row_stride..][..self.columns]
     }
@@ -71,7 +71,7 @@ pub(crate) fn multiply(dst: &mut [f32], keep: f32, a: View<'_>, b: View<'_>) {
 
 /// Rows of one panel of a product that costs `row_cost` multiply-adds a row: large enough for the kernel, small enough that its
 /// weights stay in the cache and two threads end together.
-pub(super) fn panel_rows(rows: usize, row_cost: usize) -> usize {
+pub(crate) fn panel_rows(rows: usize, row_cost: usize) -> usize {
     if rows * row_cost < PARALLEL {
         return rows.max(1);
     }

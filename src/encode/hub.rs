@@ -21,7 +21,7 @@ use thiserror::Error;
 
 use super::registry::Entry;
 use crate::base::Cancel;
-use crate::tensors;
+use crate::base::files;
 
 /// Longest wait for a connection, an answer, or the next bytes, unless `HF_HUB_DOWNLOAD_TIMEOUT` says otherwise, in seconds, as the hub's own tools take it.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use super::Error;
 use super::activitynet::video_id;
-use crate::tensors;
+use crate::base::tensors;
 
 /// Vectors of one video, evenly spread over its time.
 #[derive(Debug, Clone, PartialEq)]

@@ -7,7 +7,7 @@ use plotters::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::loss::Losses;
-use crate::base::tensors;
+use crate::base::files;
 
 /// Means over the steps since the point before.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

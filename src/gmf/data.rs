@@ -6,8 +6,8 @@ use super::config::Config;
 use super::loss::{Relation, Relations};
 use super::step::Batch;
 use super::train::TrainError;
-use crate::features::{self, Row, Set, Split};
 use crate::base::seeded::Random;
+use crate::features::{self, Row, Set, Split};
 
 /// Which images and videos to learn from, and which belong together.
 #[derive(Debug)]

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::config::{Config, Map};
-use crate::base::linalg::{self, View};
 use super::loss::{self, Losses, Objective, Relations, Scratch};
 use super::weights::{Linear, Weights};
+use crate::base::linalg::{self, View};
 
 /// Why a step could not be made; the weights are as before.
 #[derive(Debug, Error)]

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 use serde::{Deserialize, Serialize};
 
+use crate::base::Cancel;
+use crate::base::seeded::Random;
 use crate::encode::{self, Encoder, registry};
 use crate::gmf::fit::{Covariances, Error};
 use crate::gmf::{Affine, Config, ConfigError, Folded, Record, Weights};
 use crate::media::{self, Limits, Picture, Plan, Tools};
-use crate::base::Cancel;
-use crate::base::seeded::Random;
 
 /// Length of the shared space.
 pub const LENGTH: usize = 128;

@@ -20,8 +20,7 @@ pub mod walk;
 
 pub use error::Error;
 pub use ffmpeg::{
-    Cancel, Codec, Cut, Frame, Frames, Limits, Opening, Plan, Source, Summary, Tools, frame_at, frames, read_through,
-    readable,
+    Codec, Cut, Frame, Frames, Limits, Opening, Plan, Source, Summary, Tools, frame_at, frames, read_through, readable,
 };
 pub use fit::Fit;
 pub use image::{open, read};

@@ -8,13 +8,13 @@ use rayon::prelude::*;
 use thiserror::Error;
 
 use super::pairs::{self, Described};
+use crate::base::Cancel;
 use crate::encode::{Descriptor, Encoder};
 use crate::features::activitynet::video_name;
 use crate::features::benchmark::{Benchmark, Item, Kind};
 use crate::features::sources::Source;
 use crate::features::{self, Labels, Line, Split, Writer};
 use crate::media::{self, Tools};
-use crate::base::Cancel;
 
 /// Why no feature set could be made.
 #[derive(Debug, Error)]
@@ -158,7 +158,7 @@ pub fn videos(
             let rows = match pairs::describe(&tools, encoder, path, cancel) {
                 _ if cancel.is_set() => Vec::new(),
                 Ok(described) => {
-                    let label = crate::ingest::sidecar_labels(path);
+                    let label = crate::ingest::sidecar::labels(path);
                     clips(encoder, &described)
                         .flat_map(|item| rows_of(encoder, &described, &name, item, split, &label))
                         .collect()

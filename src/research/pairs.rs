@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use super::FileError;
-use super::work::BATCH;
+use crate::base::Cancel;
+use crate::base::seeded::Random;
 use crate::encode::{self, Descriptor, Encoder};
 use crate::features::{Matrix, Row, Set, Split, Table};
 use crate::gmf::fit::Moments;
+use crate::ingest::BATCH;
+use crate::ingest::FileError;
 use crate::media::distort::Distortion;
 use crate::media::{self, Frame, Limits, Tools};
-use crate::base::Cancel;
-use crate::base::seeded::Random;
 
 /// Frames taken of each video, and how often each is distorted each way.
 const FRAMES: usize = 8;

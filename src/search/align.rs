@@ -308,8 +308,8 @@ fn without_local_mean(values: &mut [f32], side: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media::distort::Distortion;
     use crate::base::seeded::Random;
+    use crate::media::distort::Distortion;
 
     /// A picture of soft blobs and hard edges, drawn from a seed.
     fn scene(seed: u64) -> Picture {

@@ -24,7 +24,7 @@ use crate::research::pairs;
 
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["features", "videos"]))]
-pub(super) struct TrainArgs {
+pub(in crate::cli) struct TrainArgs {
     /// Folder with images.npy, videos.npy, images.jsonl and videos.jsonl
     #[arg(long, value_name = "DIR")]
     features: Option<PathBuf>,

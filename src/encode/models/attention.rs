@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 /// `softmax(Q Kᵀ / √d) V` for each of `heads` heads of `d` numbers: (positions, 3 · channels), which holds Q, K and V side by side, to (positions, channels).
-pub(super) fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+pub(in crate::encode) fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     let (positions, wide) = qkv.dims2()?;
     let channels = wide / 3;
     let length = channels / heads;

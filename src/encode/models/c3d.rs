@@ -11,8 +11,8 @@ use std::path::Path;
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::conv::{Activation, Pointwise};
 use super::c3d_weights;
+use super::conv::{Activation, Pointwise};
 use crate::encode::{About, Descriptor, Encoder, Error, Sampling, is_flat};
 use crate::media::{Filter, Fit, Picture};
 
@@ -22,7 +22,7 @@ const FRAMES: usize = 16;
 const SIDE: usize = 112;
 const MEAN: [f32; 3] = [90.0, 98.0, 102.0];
 /// Multiply-adds of a clip, times two.
-pub(super) const FLOPS: f64 = 77.1e9;
+pub(in crate::encode) const FLOPS: f64 = 77.1e9;
 
 /// One clip a second, as frames at 16 Hz: the paper takes neighbouring frames at 25 to 30 Hz, which would be twice the work.
 const SAMPLING: Sampling = Sampling {
@@ -175,7 +175,7 @@ impl Pool {
 }
 
 /// The encoder.
-pub(super) struct C3d {
+pub(in crate::encode) struct C3d {
     about: About,
     network: Network,
 }
@@ -188,7 +188,7 @@ impl std::fmt::Debug for C3d {
 
 impl C3d {
     /// Reads weights by the names of the usual `c3d.pickle`.
-    pub(super) fn open(path: &Path, name: &str, id: String) -> std::result::Result<C3d, String> {
+    pub(in crate::encode) fn open(path: &Path, name: &str, id: String) -> std::result::Result<C3d, String> {
         let about = About {
             name: name.to_owned(),
             id,
@@ -256,7 +256,7 @@ impl Encoder for C3d {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::reference::{self, Case};
+    use crate::encode::models::reference::{self, Case};
 
     /// (3, frames, side, side) to (frames, side, side, 3).
     fn clip(input: &Tensor) -> Volume {

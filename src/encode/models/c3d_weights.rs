@@ -10,17 +10,17 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::pickle::{At, Pickle, Value};
+use crate::base::tensors;
 use crate::encode::stored::{self, Place};
-use crate::tensors;
 
 /// The tensors of a file, read as they are asked for.
-pub(super) enum Weights {
+pub(in crate::encode) enum Weights {
     Safetensors(tensors::File<'static>),
     Described(Described),
 }
 
 /// A file whose tensors are row after row of numbers somewhere in it.
-pub(super) struct Described {
+pub(in crate::encode) struct Described {
     file: File,
     length: u64,
     /// Where each is, or why it cannot be read.
@@ -89,7 +89,7 @@ const MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.
 const MAX_HEADER: usize = 1 << 16;
 
 /// Opens a file of any of the kinds; its content tells which. What is wrong with it is told in words.
-pub(super) fn open(path: &Path) -> Result<Weights, String> {
+pub(in crate::encode) fn open(path: &Path) -> Result<Weights, String> {
     let mut start = Vec::new();
     let file = File::open(path).map_err(|e| e.to_string())?;
     (&file).take(MAGIC.len() as u64).read_to_end(&mut start).map_err(|e| e.to_string())?;
@@ -108,7 +108,7 @@ pub(super) fn open(path: &Path) -> Result<Weights, String> {
 
 impl Weights {
     /// The values of a tensor of this shape, as f32.
-    pub(super) fn take(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
+    pub(in crate::encode) fn take(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
         let described = match self {
             Weights::Safetensors(file) => return file.take(name, shape).map_err(|e| e.to_string()),
             Weights::Described(described) => described,

@@ -10,21 +10,21 @@ use super::pooled::{Backbone, Normalise, each};
 use super::weights;
 
 /// Length of the features.
-pub(super) const LENGTH: usize = 512;
+pub(in crate::encode) const LENGTH: usize = 512;
 
 /// `image_mean` and `image_std` of `preprocessor_config.json` in openai/clip-vit-base-patch32.
-pub(super) const NORMALISE: Normalise =
+pub(in crate::encode) const NORMALISE: Normalise =
     Normalise { mean: [0.481_454_66, 0.457_827_5, 0.408_210_73], deviation: [0.268_629_54, 0.261_302_6, 0.275_777_1] };
 
 /// The network.
-pub(super) struct Clip {
+pub(in crate::encode) struct Clip {
     vision: ClipVisionTransformer,
     projection: Linear,
 }
 
 impl Clip {
     /// Reads `model.safetensors` of openai/clip-vit-base-patch32.
-    pub(super) fn open(path: &Path) -> Result<Clip, String> {
+    pub(in crate::encode) fn open(path: &Path) -> Result<Clip, String> {
         Clip::read(path, &ClipVisionConfig::vit_base_patch32())
     }
 
@@ -52,7 +52,7 @@ impl Backbone for Clip {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::reference::{self, Case};
+    use crate::encode::models::reference::{self, Case};
 
     fn small() -> ClipVisionConfig {
         ClipVisionConfig {

@@ -7,7 +7,7 @@ use candle_core::{CpuStorage, CustomOp3, Device, InplaceOp2, Layout, Result, Sha
 
 /// What follows a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Activation {
+pub(in crate::encode) enum Activation {
     None,
     /// `max(x, 0)`.
     Relu,
@@ -68,7 +68,7 @@ fn gelu(x: f32) -> f32 {
 }
 
 /// A 1x1 convolution, or a matrix product of patches: `a(x W + b)`.
-pub(super) struct Pointwise {
+pub(in crate::encode) struct Pointwise {
     /// (inputs, outputs).
     weight: Tensor,
     bias: Tensor,
@@ -76,19 +76,19 @@ pub(super) struct Pointwise {
 
 impl Pointwise {
     /// Of a weight (outputs, inputs), row after row.
-    pub(super) fn new(weight: Vec<f32>, bias: Vec<f32>) -> Result<Pointwise> {
+    pub(in crate::encode) fn new(weight: Vec<f32>, bias: Vec<f32>) -> Result<Pointwise> {
         let outputs = bias.len();
         let weight = Tensor::from_vec(weight, (outputs, ()), &Device::Cpu)?;
         Ok(Pointwise { weight: weight.t()?.contiguous()?, bias: Tensor::from_vec(bias, outputs, &Device::Cpu)? })
     }
 
     /// Its output channels.
-    pub(super) fn outputs(&self) -> usize {
+    pub(in crate::encode) fn outputs(&self) -> usize {
         self.bias.elem_count()
     }
 
     /// (positions, inputs) to (positions, outputs).
-    pub(super) fn apply(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+    pub(in crate::encode) fn apply(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         let y = x.matmul(&self.weight)?;
         y.inplace_op2(&self.bias, &Each(Step::Plus, activation))?;
         Ok(y)
@@ -96,7 +96,7 @@ impl Pointwise {
 }
 
 /// A convolution of each channel with a kernel of its own.
-pub(super) struct Depthwise {
+pub(in crate::encode) struct Depthwise {
     /// (taps, channels).
     weight: Tensor,
     bias: Tensor,
@@ -106,7 +106,7 @@ pub(super) struct Depthwise {
 
 impl Depthwise {
     /// Of a weight (channels, taps), row after row.
-    pub(super) fn new(weight: Vec<f32>, bias: Vec<f32>) -> Result<Depthwise> {
+    pub(in crate::encode) fn new(weight: Vec<f32>, bias: Vec<f32>) -> Result<Depthwise> {
         let channels = bias.len();
         let kernel = (weight.len() / channels.max(1)).isqrt();
         let weight = Tensor::from_vec(weight, (channels, kernel * kernel), &Device::Cpu)?;
@@ -118,7 +118,7 @@ impl Depthwise {
     }
 
     /// (side², channels) to (⌈side / stride⌉², channels), with `before` rows of zeros before the first, and as many behind the last as are needed.
-    pub(super) fn apply(
+    pub(in crate::encode) fn apply(
         &self,
         x: &Tensor,
         side: usize,
@@ -132,23 +132,23 @@ impl Depthwise {
 }
 
 /// `x += y`.
-pub(super) fn add(x: &Tensor, y: &Tensor) -> Result<()> {
+pub(in crate::encode) fn add(x: &Tensor, y: &Tensor) -> Result<()> {
     x.inplace_op2(y, &Each(Step::Plus, Activation::None))
 }
 
 /// `x = a(x · factors)`, a factor for each channel.
-pub(super) fn scale(x: &Tensor, factors: &Tensor, activation: Activation) -> Result<()> {
+pub(in crate::encode) fn scale(x: &Tensor, factors: &Tensor, activation: Activation) -> Result<()> {
     x.inplace_op2(factors, &Each(Step::Times, activation))
 }
 
 /// Every channel twice, one beside the other: a depthwise convolution with two kernels for each channel becomes one with one.
-pub(super) fn doubled(x: &Tensor) -> Result<Tensor> {
+pub(in crate::encode) fn doubled(x: &Tensor) -> Result<Tensor> {
     let (positions, channels) = x.dims2()?;
     x.unsqueeze(2)?.broadcast_as((positions, channels, 2))?.reshape((positions, 2 * channels))
 }
 
 /// The 3x3 patches of stride 2 of a picture (3, side, side), with `before` rows of zeros before the first: (⌈side / 2⌉², channel · 9 + tap).
-pub(super) fn patches(picture: &[f32], side: usize, before: usize) -> Result<Tensor> {
+pub(in crate::encode) fn patches(picture: &[f32], side: usize, before: usize) -> Result<Tensor> {
     let size = side.div_ceil(2);
     let mut out = vec![0f32; size * size * 27];
     for (position, patch) in out.chunks_exact_mut(27).enumerate() {

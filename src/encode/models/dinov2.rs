@@ -15,10 +15,11 @@ use super::pooled::{Backbone, Normalise};
 use crate::base::tensors::{self, File};
 
 /// Length of the features.
-pub(super) const LENGTH: usize = SMALL.length;
+pub(in crate::encode) const LENGTH: usize = SMALL.length;
 
 /// `image_mean` and `image_std` of `preprocessor_config.json` in facebook/dinov2-small.
-pub(super) const NORMALISE: Normalise = Normalise { mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225] };
+pub(in crate::encode) const NORMALISE: Normalise =
+    Normalise { mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225] };
 
 /// Pixels along a side of a patch.
 const PATCH: usize = 14;
@@ -46,7 +47,7 @@ struct Layer {
 }
 
 /// The network.
-pub(super) struct Dinov2 {
+pub(in crate::encode) struct Dinov2 {
     heads: usize,
     patches: Pointwise,
     class: Tensor,
@@ -117,7 +118,7 @@ fn pointwise(weight: Vec<f32>, bias: Vec<f32>) -> Result<Pointwise, String> {
 
 impl Dinov2 {
     /// Reads `model.safetensors` of facebook/dinov2-small.
-    pub(super) fn open(path: &Path) -> Result<Dinov2, String> {
+    pub(in crate::encode) fn open(path: &Path) -> Result<Dinov2, String> {
         Dinov2::read(path, &SMALL)
     }
 
@@ -202,7 +203,7 @@ fn interpolated(grid: &[f32], length: usize, from: usize, to: usize) -> Vec<f32>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::reference::{self, Case};
+    use crate::encode::models::reference::{self, Case};
 
     const TINY: Config = Config { layers: 2, length: 32, heads: 4, trained: 5, given: 3 };
 

@@ -16,10 +16,10 @@ use super::pooled::{Backbone, Normalise};
 use crate::base::tensors::{self, File};
 
 /// Length of the features.
-pub(super) const LENGTH: usize = 512;
+pub(in crate::encode) const LENGTH: usize = 512;
 
 /// `mean` and `std` of `open_clip_config.json` in apple/MobileCLIP-S1-OpenCLIP: pixels of 0 to 1 as they are.
-pub(super) const NORMALISE: Normalise = Normalise { mean: [0.0; 3], deviation: [1.0; 3] };
+pub(in crate::encode) const NORMALISE: Normalise = Normalise { mean: [0.0; 3], deviation: [1.0; 3] };
 
 /// Wide channels of an MLP for each of its inputs.
 const EXPANSION: usize = 3;
@@ -70,7 +70,7 @@ struct Stage {
 }
 
 /// The network.
-pub(super) struct MobileClip {
+pub(in crate::encode) struct MobileClip {
     stem: (Pointwise, Depthwise, Pointwise),
     stages: Vec<Stage>,
     last: (Depthwise, Squeeze),
@@ -287,7 +287,7 @@ impl Stage {
 
 impl MobileClip {
     /// Reads `open_clip_model.safetensors` of apple/MobileCLIP-S1-OpenCLIP.
-    pub(super) fn open(path: &Path) -> Result<MobileClip, String> {
+    pub(in crate::encode) fn open(path: &Path) -> Result<MobileClip, String> {
         MobileClip::read(path, &S1)
     }
 
@@ -343,7 +343,7 @@ impl Backbone for MobileClip {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::reference::{self, Case};
+    use crate::encode::models::reference::{self, Case};
 
     const TINY: Config = Config { channels: [32, 64, 128, 256], blocks: [1, 2, 1, 1], length: 24 };
 

@@ -36,9 +36,9 @@ const BLOCKS: [(usize, usize); 17] = [
 const STEM: usize = 32;
 const EXPANSION: usize = 6;
 /// Length of the descriptor.
-pub(super) const LENGTH: usize = 1280;
+pub(in crate::encode) const LENGTH: usize = 1280;
 /// Multiply-adds of one picture, times two.
-pub(super) const FLOPS: f64 = 0.602e9;
+pub(in crate::encode) const FLOPS: f64 = 0.602e9;
 
 struct Block {
     expand: Option<Pointwise>,
@@ -48,7 +48,7 @@ struct Block {
 }
 
 /// The network.
-pub(super) struct MobileNetV2 {
+pub(in crate::encode) struct MobileNetV2 {
     stem: Pointwise,
     blocks: Vec<Block>,
     head: Pointwise,
@@ -62,7 +62,7 @@ struct Conv {
 
 impl MobileNetV2 {
     /// Reads either layout. Gives how pixels are normalised for it, too. What is wrong with the file is told in words.
-    pub(super) fn open(path: &Path) -> Result<(MobileNetV2, Normalise), String> {
+    pub(in crate::encode) fn open(path: &Path) -> Result<(MobileNetV2, Normalise), String> {
         let file = tensors::open(path).map_err(|e| e.to_string())?;
         let hub = file.names().iter().any(|name| name.contains("conv_stem"));
         let network =
@@ -181,8 +181,8 @@ fn of_hub(file: &File<'_>, name: &str, shape: [usize; 4]) -> Result<Conv, String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::pooled;
-    use crate::encode::reference::{self, Case};
+    use crate::encode::models::pooled;
+    use crate::encode::models::reference::{self, Case};
     use crate::media::{self, Filter, Fit};
 
     /// Of the README beside the weights, which a numpy evaluation of them made: photograph, then class and probability, to 0.01.

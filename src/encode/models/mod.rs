@@ -1,16 +1,16 @@
 //! Learned image and clip networks, one file each, over [candle](candle_core).
 
 mod attention;
-pub(super) mod c3d;
+pub(in crate::encode) mod c3d;
 mod c3d_weights;
-pub(super) mod clip;
+pub(in crate::encode) mod clip;
 mod conv;
-pub(super) mod dinov2;
-pub(super) mod mobileclip;
-pub(super) mod mobilenet_v2;
+pub(in crate::encode) mod dinov2;
+pub(in crate::encode) mod mobileclip;
+pub(in crate::encode) mod mobilenet_v2;
 mod pickle;
-pub(super) mod pooled;
+pub(in crate::encode) mod pooled;
 #[cfg(test)]
 mod reference;
-pub(super) mod siglip;
+pub(in crate::encode) mod siglip;
 mod weights;

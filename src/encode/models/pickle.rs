@@ -12,9 +12,9 @@ const MAX_BYTES: u64 = 4 << 20;
 const MAX_STEPS: usize = 1 << 18;
 
 /// A value, by its place in [`Pickle::values`].
-pub(super) type At = usize;
+pub(in crate::encode) type At = usize;
 
-pub(super) enum Value {
+pub(in crate::encode) enum Value {
     /// Something that no tensor needs: `None`, a truth value, a long or broken number.
     Other,
     Int(i64),
@@ -31,14 +31,14 @@ pub(super) enum Value {
 }
 
 /// What one pickle describes.
-pub(super) struct Pickle {
+pub(in crate::encode) struct Pickle {
     values: Vec<Value>,
     root: At,
 }
 
 impl Pickle {
     /// Reads up to the end of one pickle, and no further.
-    pub(super) fn read(reader: &mut impl Read) -> Result<Pickle, String> {
+    pub(in crate::encode) fn read(reader: &mut impl Read) -> Result<Pickle, String> {
         let mut machine = Machine {
             reader: reader.take(MAX_BYTES),
             values: Vec::new(),
@@ -55,22 +55,22 @@ impl Pickle {
         Err(format!("it has more than {MAX_STEPS} steps"))
     }
 
-    pub(super) fn root(&self) -> At {
+    pub(in crate::encode) fn root(&self) -> At {
         self.root
     }
 
-    pub(super) fn get(&self, at: At) -> Option<&Value> {
+    pub(in crate::encode) fn get(&self, at: At) -> Option<&Value> {
         self.values.get(at)
     }
 
-    pub(super) fn text(&self, at: At) -> Option<&str> {
+    pub(in crate::encode) fn text(&self, at: At) -> Option<&str> {
         match self.get(at)? {
             Value::Text(text) => Some(text),
             _ => None,
         }
     }
 
-    pub(super) fn size(&self, at: At) -> Option<usize> {
+    pub(in crate::encode) fn size(&self, at: At) -> Option<usize> {
         match self.get(at)? {
             Value::Int(number) => usize::try_from(*number).ok(),
             _ => None,
@@ -78,19 +78,19 @@ impl Pickle {
     }
 
     /// The items of a tuple or list.
-    pub(super) fn items(&self, at: At) -> Option<&[At]> {
+    pub(in crate::encode) fn items(&self, at: At) -> Option<&[At]> {
         match self.get(at)? {
             Value::Tuple(items) | Value::List(items) => Some(items),
             _ => None,
         }
     }
 
-    pub(super) fn sizes(&self, at: At) -> Option<Vec<usize>> {
+    pub(in crate::encode) fn sizes(&self, at: At) -> Option<Vec<usize>> {
         self.items(at)?.iter().map(|item| self.size(*item)).collect()
     }
 
     /// Keys and values of a dict.
-    pub(super) fn pairs(&self, at: At) -> Option<&[(At, At)]> {
+    pub(in crate::encode) fn pairs(&self, at: At) -> Option<&[(At, At)]> {
         match self.get(at)? {
             Value::Dict(pairs) => Some(pairs),
             _ => None,
@@ -98,7 +98,7 @@ impl Pickle {
     }
 
     /// The name of a class or function.
-    pub(super) fn named(&self, at: At) -> Option<&str> {
+    pub(in crate::encode) fn named(&self, at: At) -> Option<&str> {
         match self.get(at)? {
             Value::Global(name) => Some(name),
             _ => None,

@@ -7,7 +7,7 @@ use crate::encode::{About, Descriptor, Encoder, Error, Sampling, is_flat};
 use crate::media::Picture;
 
 /// A network from pictures to features.
-pub(super) trait Backbone: Send + Sync {
+pub(in crate::encode) trait Backbone: Send + Sync {
     /// (n, 3, height, width), normalised, to (n, length).
     fn forward(&self, pictures: &Tensor) -> candle_core::Result<Tensor>;
 
@@ -22,7 +22,7 @@ pub(super) trait Backbone: Send + Sync {
 const AT_ONCE: usize = 8;
 
 /// Runs a network on (n, 3, height, width), some pictures a thread.
-pub(super) fn each(
+pub(in crate::encode) fn each(
     pictures: &Tensor,
     forward: impl Fn(&Tensor) -> candle_core::Result<Tensor> + Sync,
 ) -> candle_core::Result<Tensor> {
@@ -35,9 +35,9 @@ pub(super) fn each(
 
 /// How pixels of 0 to 255 become numbers: `(pixel / 255 - mean) / deviation`, for red, green and blue.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Normalise {
-    pub(super) mean: [f32; 3],
-    pub(super) deviation: [f32; 3],
+pub(in crate::encode) struct Normalise {
+    pub(in crate::encode) mean: [f32; 3],
+    pub(in crate::encode) deviation: [f32; 3],
 }
 
 /// An encoder around a backbone.
@@ -45,7 +45,7 @@ pub(super) struct Normalise {
 /// * descriptor and image features: what the backbone gives (see [`Backbone::has_counts`]), scaled to length 1, of several views their mean, likewise;
 /// * clip features, three blocks of as many numbers: the mean of the frames that are not flat, their standard deviation, and the mean of the later half of the
 ///   frames minus that of the earlier.
-pub(super) struct Pooled {
+pub(in crate::encode) struct Pooled {
     about: About,
     normalise: Normalise,
     backbone: Box<dyn Backbone>,
@@ -63,7 +63,7 @@ impl std::fmt::Debug for Pooled {
 const BATCH: usize = 16;
 
 impl Pooled {
-    pub(super) fn new(
+    pub(in crate::encode) fn new(
         name: &str,
         id: String,
         length: usize,
@@ -85,7 +85,7 @@ impl Pooled {
     }
 
     /// The same, on pictures larger than the backbone takes: it sees each whole, shrunk to `side` x `side`, and the middle of that size.
-    pub(super) fn seeing_close_too(self, side: u32) -> Pooled {
+    pub(in crate::encode) fn seeing_close_too(self, side: u32) -> Pooled {
         Pooled { close: Some(side), ..self }
     }
 
@@ -97,7 +97,7 @@ impl Pooled {
 }
 
 /// Pictures of one size as (n, 3, height, width).
-pub(super) fn tensor(pictures: &[&Picture], normalise: &Normalise) -> candle_core::Result<Tensor> {
+pub(in crate::encode) fn tensor(pictures: &[&Picture], normalise: &Normalise) -> candle_core::Result<Tensor> {
     let (width, height) = pictures.first().map_or((0, 0), |p| (p.width as usize, p.height as usize));
     let plane = width * height;
     let mut values = vec![0f32; pictures.len() * 3 * plane];

@@ -7,13 +7,13 @@ use candle_core::{Device, Tensor};
 use tempfile::TempDir;
 
 use crate::base::seeded::Random;
-use crate::tensors;
+use crate::base::tensors;
 
 const CASES: &str = include_str!("../../../tests/reference/encoders.json");
 
 /// Tensors that differ in name by the number of their layer only.
 #[derive(serde::Deserialize)]
-pub(super) struct Named {
+pub(in crate::encode) struct Named {
     name: String,
     shape: Vec<usize>,
     layers: Vec<usize>,
@@ -21,12 +21,12 @@ pub(super) struct Named {
 
 /// What was computed for one encoder.
 #[derive(serde::Deserialize)]
-pub(super) struct Case {
+pub(in crate::encode) struct Case {
     tensors: Vec<Named>,
     input: Vec<usize>,
     output: Vec<Vec<f32>>,
     norm: Vec<f32>,
-    pub(super) published: Vec<Named>,
+    pub(in crate::encode) published: Vec<Named>,
 }
 
 fn uniform(name: &str, count: usize) -> Vec<f32> {
@@ -49,7 +49,7 @@ fn weight(name: &str, shape: &[usize]) -> Vec<f32> {
 }
 
 /// Every tensor by its whole name.
-pub(super) fn expand(named: &[Named]) -> Vec<(String, Vec<usize>)> {
+pub(in crate::encode) fn expand(named: &[Named]) -> Vec<(String, Vec<usize>)> {
     let each = |n: &Named| match n.layers.as_slice() {
         [] => vec![(n.name.clone(), n.shape.clone())],
         layers => layers.iter().map(|i| (n.name.replace("{}", &i.to_string()), n.shape.clone())).collect(),
@@ -58,13 +58,13 @@ pub(super) fn expand(named: &[Named]) -> Vec<(String, Vec<usize>)> {
 }
 
 impl Case {
-    pub(super) fn of(encoder: &str) -> Case {
+    pub(in crate::encode) fn of(encoder: &str) -> Case {
         let mut cases: HashMap<String, Case> = serde_json::from_str(CASES).unwrap();
         cases.remove(encoder).unwrap()
     }
 
     /// The small network's tensors.
-    pub(super) fn tensors(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    pub(in crate::encode) fn tensors(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
         let made = |(name, shape): (String, Vec<usize>)| {
             let values = weight(&name, &shape);
             (name, shape, values)
@@ -73,12 +73,12 @@ impl Case {
     }
 
     /// They in a file.
-    pub(super) fn file(&self) -> (TempDir, PathBuf) {
+    pub(in crate::encode) fn file(&self) -> (TempDir, PathBuf) {
         self.file_without("")
     }
 
     /// They but the one of this name.
-    pub(super) fn file_without(&self, missing: &str) -> (TempDir, PathBuf) {
+    pub(in crate::encode) fn file_without(&self, missing: &str) -> (TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
         let made = self.tensors();
@@ -89,13 +89,13 @@ impl Case {
         (folder, path)
     }
 
-    pub(super) fn input(&self) -> Tensor {
+    pub(in crate::encode) fn input(&self) -> Tensor {
         let values = uniform("input", self.input.iter().product());
         Tensor::from_vec(values, self.input.as_slice(), &Device::Cpu).unwrap()
     }
 
     /// Compares what the small network makes of the input.
-    pub(super) fn check(&self, output: &Tensor) {
+    pub(in crate::encode) fn check(&self, output: &Tensor) {
         let rows = output.to_vec2::<f32>().unwrap();
         assert_eq!(rows.len(), self.output.len());
         for ((row, expected), norm) in rows.iter().zip(&self.output).zip(&self.norm) {
@@ -109,7 +109,7 @@ impl Case {
 }
 
 /// A file of the published layout, all zeros and sparse on disk.
-pub(super) fn published(encoder: &str) -> (TempDir, PathBuf) {
+pub(in crate::encode) fn published(encoder: &str) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     sparse(&path, &expand(&Case::of(encoder).published));

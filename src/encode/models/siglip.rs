@@ -9,17 +9,17 @@ use super::pooled::{Backbone, Normalise, each};
 use super::weights;
 
 /// Length of the features.
-pub(super) const LENGTH: usize = 768;
+pub(in crate::encode) const LENGTH: usize = 768;
 
 /// `image_mean` and `image_std` of `preprocessor_config.json` in google/siglip-base-patch16-224.
-pub(super) const NORMALISE: Normalise = Normalise { mean: [0.5; 3], deviation: [0.5; 3] };
+pub(in crate::encode) const NORMALISE: Normalise = Normalise { mean: [0.5; 3], deviation: [0.5; 3] };
 
 /// The network.
-pub(super) struct Siglip(VisionModel);
+pub(in crate::encode) struct Siglip(VisionModel);
 
 impl Siglip {
     /// Reads `model.safetensors` of google/siglip-base-patch16-224.
-    pub(super) fn open(path: &Path) -> Result<Siglip, String> {
+    pub(in crate::encode) fn open(path: &Path) -> Result<Siglip, String> {
         Siglip::read(path, &Config::base_patch16_224().vision_config)
     }
 
@@ -38,7 +38,7 @@ impl Backbone for Siglip {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::reference::{self, Case};
+    use crate::encode::models::reference::{self, Case};
 
     fn small() -> VisionConfig {
         VisionConfig {

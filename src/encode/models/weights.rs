@@ -11,7 +11,7 @@ use crate::base::tensors::{self, File};
 struct Weights(File<'static>);
 
 /// The tensors of a safetensors file. What is wrong with it is told in words.
-pub(super) fn open(path: &Path) -> std::result::Result<VarBuilder<'static>, String> {
+pub(in crate::encode) fn open(path: &Path) -> std::result::Result<VarBuilder<'static>, String> {
     let file = tensors::open(path).map_err(|e| e.to_string())?;
     Ok(VarBuilder::from_backend(Box::new(Weights(file)), DType::F32, Device::Cpu))
 }

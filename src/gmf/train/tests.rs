@@ -5,8 +5,8 @@ use std::cell::Cell;
 use super::super::config::Modality;
 use super::super::options::Plateau;
 use super::*;
-use crate::features::{Matrix, Row, Set, Split, Table};
 use crate::base::seeded::Random;
+use crate::features::{Matrix, Row, Set, Split, Table};
 
 /// 6 classes of images (5 numbers) and videos (9 numbers) around class means, with splits.
 fn set() -> Set {

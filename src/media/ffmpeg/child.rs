@@ -8,8 +8,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::base::Cancel;
 use super::Limits;
+use crate::base::Cancel;
 use crate::media::Error;
 
 /// How often the watchdog looks.

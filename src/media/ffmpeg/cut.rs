@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::Command;
 
 use super::child::Child;
-use crate::base::Cancel;
 use super::{Limits, Tools, input_from, picture, readable, within};
+use crate::base::Cancel;
 use crate::media::{Error, Picture};
 
 /// Up to here decoding from the start costs less than asking where the start is.

@@ -10,11 +10,10 @@ mod cut;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{Error, Fit, Picture};
+use crate::base::Cancel;
 use child::Child;
 pub use cut::{Codec, Cut, Opening, Source};
 

@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use super::retrieval::Error;
-use crate::features::Table;
 use crate::base::linalg::{View, multiply_here};
+use crate::features::Table;
 use crate::gmf::{self, Affine, Folded};
 
 /// Rows of a block.

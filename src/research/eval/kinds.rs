@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::metrics::{self, Judged, Normaliser};
-use crate::ingest::path_of;
-use crate::media;
 use crate::base::Cancel;
+use crate::collection::video_path;
+use crate::media;
 use crate::search::{self, Engine, Options};
 use reelseek_index::Effort;
 
@@ -126,7 +126,7 @@ pub fn run(
     let mut gallery = HashMap::new();
     for number in searcher.video_numbers() {
         let video = searcher.video(number).map_err(search::Error::from)?;
-        if let Some(shown) = shown.get(&whole(&path_of(&video))) {
+        if let Some(shown) = shown.get(&whole(&video_path(&video))) {
             gallery.insert(video.id, *shown);
         }
     }

@@ -81,7 +81,7 @@ impl Judged {
 /// AP@k `= 1/N Σ_{r ≤ k, relevant at r} hits(r) / r`, `N` as the [`Normaliser`] says; 0 if nothing was found.
 ///
 /// ```
-/// use reelseek::eval::metrics::{average_precision, Judged, Normaliser};
+/// use reelseek::research::eval::metrics::{average_precision, Judged, Normaliser};
 /// let judged = Judged::new(&["a", "x", "b"], &["a", "b", "c", "d"]).unwrap();
 /// let sum = 1.0 + 2.0 / 3.0;
 /// assert_eq!(average_precision(&judged, 3, Normaliser::Hits), sum / 2.0);
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn as_independent_tools_have_it() {
         let reference: serde_json::Value =
-            serde_json::from_str(include_str!("../../tests/reference/metrics.json")).expect("the script's output");
+            serde_json::from_str(include_str!("../../../tests/reference/metrics.json")).expect("the script's output");
         let cases = reference["cases"].as_array().expect("a list");
         let numbers = |value: &serde_json::Value| -> Vec<u64> {
             value.as_array().into_iter().flatten().filter_map(serde_json::Value::as_u64).collect()

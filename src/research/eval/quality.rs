@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::ingest::{pairs, path_of};
+use crate::base::Cancel;
+use crate::base::seeded::Random;
+use crate::collection::video_path;
 use crate::media::distort::Distortion;
 use crate::media::{self, Tools};
-use crate::base::Cancel;
+use crate::research::pairs;
 use crate::search::{self, Engine, Options};
-use crate::base::seeded::Random;
 
 /// `at` counts as right up to this far from the true time, in milliseconds.
 const MOMENT_MS: u32 = 2000;
@@ -165,7 +166,7 @@ pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut
     let (mut asked, mut undecodable_frames, mut flat_frames, mut took) = (0, 0, 0, Vec::new());
     let options = Options { top: 1, ..Options::default() };
     for (number, video) in &gallery {
-        let path = &path_of(video);
+        let path = &video_path(video);
         let name = pairs::name(path);
         if suite.leave_out.contains(&name) {
             continue;

@@ -13,10 +13,10 @@ use super::ranking::Pooling;
 use super::retrieval::{Answer, Error, Task};
 use super::summary::Summary;
 use super::table::Table;
+use crate::base::Cancel;
 use crate::features::Split;
 use crate::features::activitynet::video_name;
 use crate::media::{self, Picture, Tools};
-use crate::base::Cancel;
 
 /// The page's file.
 pub const PAGE: &str = "index.html";

@@ -7,9 +7,9 @@ use serde::Serialize;
 use super::embedding::Maps;
 use super::metrics::{self, Judged, Normaliser};
 use super::ranking::{Gallery, Pooling};
+use crate::base::seeded::Random;
 use crate::features::{self, Set, Split};
 use crate::gmf::{self, Data};
-use crate::base::seeded::Random;
 
 /// Rank to which validation looks.
 const VALIDATION_RANKS: usize = 10;

@@ -331,9 +331,9 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::base::seeded::Random;
     use crate::features::{self, Matrix, Set};
     use crate::gmf::{Data, Options};
-    use crate::base::seeded::Random;
 
     /// Images (3 numbers) and videos (5) about the means of 4 classes: 40 to learn from, 20 of val, 20 of test.
     fn set() -> Set {

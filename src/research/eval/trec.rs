@@ -8,7 +8,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use super::retrieval::{Answer, Error, Task};
-use crate::tensors;
+use crate::base::files;
 
 /// Names without white space, which separates fields: such characters are written as `%` and two hexadecimal digits, and so is `%`.
 fn name(id: &str) -> String {

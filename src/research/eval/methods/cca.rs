@@ -6,9 +6,9 @@ use nalgebra::{DMatrix, SymmetricEigen};
 
 use super::linear::{Dense, Factor, Moments, Side, product};
 use super::{Fitted, Lengths, Method, Training, chain_both, offset};
+use crate::gmf::Affine;
 use crate::research::eval::embedding::{Map, Maps};
 use crate::research::eval::retrieval::Error;
-use crate::gmf::Affine;
 
 pub(super) struct Cca {
     pub(super) lengths: Lengths,

@@ -7,9 +7,9 @@
 //! pairs that made a mAP@10 of 0.45 on made features where canonical correlations have 0.48.
 
 use super::{Fitted, Lengths, Method, Training, cca, chain_both};
+use crate::gmf::{self, Affine, Config, Folded, Options, Outcome, Progress, Weights};
 use crate::research::eval::embedding::{Map, Maps};
 use crate::research::eval::retrieval::{self, Error};
-use crate::gmf::{self, Affine, Config, Folded, Options, Outcome, Progress, Weights};
 
 /// Learning rate for GMF among these methods: small, for it starts near its end.
 pub const RATE: f64 = 3e-4;

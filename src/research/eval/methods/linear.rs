@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use nalgebra::DMatrix;
 
-use crate::research::eval::embedding::Map;
-use crate::research::eval::retrieval::Error;
-use crate::features::Table;
-use crate::gmf::Data;
 use crate::base::linalg::{View, multiply};
 use crate::base::seeded::Random;
+use crate::features::Table;
+use crate::gmf::Data;
+use crate::research::eval::embedding::Map;
+use crate::research::eval::retrieval::Error;
 
 /// Columns of a block of the factor.
 const BLOCK: usize = 64;
