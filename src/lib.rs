@@ -14,12 +14,12 @@
 //! |---|---|---|
 //! | [`media`] | which pictures are in this file, and when? | - |
 //! | [`encode`] | what are the frozen features of this image, of this clip? | media |
-//! | [`features`] | which feature sets lie on disk, with which labels and splits? | - |
-//! | [`gmf`] | how do features of unequal lengths become comparable? (model, losses, training, checkpoints) | features (training only) |
+//! | `features` | which feature sets are on disk, with which labels and splits? (feature `research`) | base |
+//! | [`gmf`] | how do features of unequal lengths become comparable? (model, losses, training, checkpoints) | base, features (training only) |
 //! | [`reelseek_index`] | which rows are nearest, among those that pass the filter? | - |
 //! | [`search`] | which videos, and when, show what this picture shows? | media, encode, gmf, index |
-//! | [`ingest`] | the conductor: videos → media → encode → gmf → index, with an outcome for every file; feature sets and training examples from videos | all above |
-//! | [`eval`] | how good are the answers? | all above |
+//! | [`ingest`] | the conductor: videos → media → encode → gmf → index, with an outcome for every file | all above |
+//! | `research` | how good are the answers? fits and feature sets from videos (feature `research`) | all above |
 //! | [`serve`] | the web page and the HTTP API | media, encode, gmf, search, ingest |
 //! | [`cli`] | arguments in, library call, output | everything |
 //!
@@ -28,15 +28,19 @@
 //! [`ingest::ClipBuilder`], embeds that with [`gmf::Folded`] and hands it to [`reelseek_index::Writer`]. `cli::search` reads
 //! a picture with [`media::open`] and asks a [`search::Engine`]: the nearest rows, a second look at their frames ([`search::align`]), neighbouring rows joined to moments, and
 //! a [`search::Calibration`] that turns all that into confidence.
-//! [`eval::quality`] measures how often that is right, [`eval::kinds`] how often the same kind of scene is found.
+//! `research::eval::quality` measures how often the answer is correct, `research::eval::kinds` how often an answer of the
+//! same kind is found.
 //!
-//! Research goes another way: `cli::dataset` draws a list of frames and clips from annotations ([`features::benchmark`]), [`ingest::extract`] makes a
-//! [`features::Set`] of it, and `cli::eval` asks its images against its videos ([`eval::retrieval::Task`]): [`eval::methods`] bring both into one space, [`eval::ranking`]
-//! ranks exactly, [`eval::metrics`] judges and [`eval::summary`] sums up; [`eval::table`], [`eval::report`] and [`eval::trec`] tell.
+//! The Cargo feature `research` adds training and evaluation. The command `dataset` draws a benchmark of frames and clips
+//! from annotations (`features::benchmark`), and `extract` builds a `features::FeatureSet` of its rows
+//! (`research::extract`). The command `eval` ranks the videos of a split for its images (`research::eval::task`):
+//! `methods` map both into one space, `ranking` ranks exactly, `metrics` and `summary` judge the rankings, `table`,
+//! `report` and `trec` write the results.
 //!
-//! And how a checkpoint comes to be: `cli::train` opens a [`features::Set`], or makes one of videos with [`ingest::pairs`], and hands
-//! it to [`gmf::train()`], which steps a [`gmf::Cpu`] (gradients by hand; [`gmf::Autograd`] is the reference, and the way to a GPU) and keeps
-//! the epoch that [`eval::retrieval`] finds best. [`gmf::Weights::fold`] makes of it the small [`gmf::Folded`] that indexing and searching use.
+//! The command `train` opens a `features::FeatureSet`, or builds one from videos (`research::fit::pairs`), and calls
+//! `gmf::train`. It takes steps with `gmf::CpuStepper` (gradients by hand; `gmf::AutogradStepper` is the reference, and
+//! the path to a GPU) and keeps the epoch with the best validation (`research::eval::retrieval`). `gmf::GmfWeights::fold`
+//! converts the result to the small [`gmf::Folded`] that indexing and searching use.
 //!
 //! `cli::serve` opens the same [`search::Engine`] to the web ([`serve::run`]): each request holds one snapshot of the index, passes the guards and waits for its turn; the page in
 //! `assets/page` is one of its clients.
@@ -45,7 +49,7 @@
 //!
 //! Two small helpers belong to no room: `tensors` (safetensors files) and `seeded` (random numbers that never change).
 
-// One file of the engine has `unsafe`: `gmf/gemm.rs`, for the call of a matrix product. A test holds that.
+// One file of the engine has `unsafe`: `base/linalg.rs`, for the call of a matrix product. A test holds that.
 #![deny(unsafe_code)]
 
 mod base;
@@ -53,10 +57,12 @@ mod base;
 pub mod cli;
 pub mod collection;
 pub mod encode;
+#[cfg(feature = "research")]
 pub mod features;
 pub mod gmf;
 pub mod ingest;
 pub mod media;
+#[cfg(feature = "research")]
 pub mod research;
 pub mod search;
 pub mod serve;

@@ -1,19 +1,19 @@
-//! Matrix products over slices: the one file of the engine with `unsafe`, for the call of the `gemm` crate.
+//! Matrix products over slices. This is the engine's only file with `unsafe`: it calls the `gemm` crate.
 //!
-//! Activations are kept with the batch innermost, (features, batch), and weights as (outputs, inputs): then no product of
-//! a training step has to transpose the weights, which are what is large. Work is split over panels of output rows, each
-//! computed by one thread from start to end, so that results do not depend on the number of threads.
+//! Activations have the shape (features, batch) and weights the shape (outputs, inputs), so a training step never
+//! transposes weights, which are the large operand. Work is split over panels of output rows. One thread computes each
+//! panel, so results do not depend on the number of threads.
 
-#![allow(unsafe_code, reason = "gemm takes pointers and strides; `multiply` checks them against the slices")]
+#![allow(unsafe_code, reason = "gemm takes pointers and strides; `multiply_here` checks them against the slices")]
 
 use rayon::prelude::*;
 
-/// Least multiply-adds for which a second thread pays.
+/// Fewest multiply-adds that are worth a second thread.
 const PARALLEL: usize = 1 << 18;
 
-/// A matrix seen in a slice: element (r, c) lies at `r · row_stride + c · column_stride`.
+/// A view of a matrix in a slice: element (r, c) is at `r · row_stride + c · column_stride`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct View<'a> {
+pub(crate) struct MatrixView<'a> {
     data: &'a [f32],
     rows: usize,
     columns: usize,
@@ -21,16 +21,16 @@ pub(crate) struct View<'a> {
     column_stride: usize,
 }
 
-impl<'a> View<'a> {
-    /// Row after row, each of `columns` numbers.
-    pub(crate) fn rows(data: &'a [f32], columns: usize) -> View<'a> {
+impl<'a> MatrixView<'a> {
+    /// A row-major matrix with `columns` columns.
+    pub(crate) fn rows(data: &'a [f32], columns: usize) -> MatrixView<'a> {
         assert_eq!(data.len() % columns, 0, "whole rows");
-        View { data, rows: data.len() / columns, columns, row_stride: columns, column_stride: 1 }
+        MatrixView { data, rows: data.len() / columns, columns, row_stride: columns, column_stride: 1 }
     }
 
-    /// The transpose; nothing is moved.
-    pub(crate) fn transposed(self) -> View<'a> {
-        View {
+    /// The transpose, without moving data.
+    pub(crate) fn transposed(self) -> MatrixView<'a> {
+        MatrixView {
             rows: self.columns,
             columns: self.rows,
             row_stride: self.column_stride,
@@ -39,27 +39,27 @@ impl<'a> View<'a> {
         }
     }
 
-    /// One row, of a matrix that lies row after row.
+    /// Row `r` of a row-major matrix.
     pub(crate) fn row(self, r: usize) -> &'a [f32] {
-        assert_eq!(self.column_stride, 1, "rows lie together");
+        assert_eq!(self.column_stride, 1, "a row-major matrix");
         &self.data[r * self.row_stride..][..self.columns]
     }
 
     /// Columns `from..from + count`.
-    pub(crate) fn columns(self, from: usize, count: usize) -> View<'a> {
+    pub(crate) fn columns(self, from: usize, count: usize) -> MatrixView<'a> {
         assert!(from + count <= self.columns, "columns within the matrix");
-        View { data: self.data.get(from * self.column_stride..).unwrap_or(&[]), columns: count, ..self }
+        MatrixView { data: self.data.get(from * self.column_stride..).unwrap_or(&[]), columns: count, ..self }
     }
 
     /// Rows `from..from + count`.
-    pub(crate) fn part(self, from: usize, count: usize) -> View<'a> {
+    pub(crate) fn part(self, from: usize, count: usize) -> MatrixView<'a> {
         assert!(from + count <= self.rows, "rows within the matrix");
-        View { data: self.data.get(from * self.row_stride..).unwrap_or(&[]), rows: count, ..self }
+        MatrixView { data: self.data.get(from * self.row_stride..).unwrap_or(&[]), rows: count, ..self }
     }
 }
 
-/// `dst = keep · dst + a · b`, with `dst` row after row. `keep` 0 ignores what `dst` held, NaN too.
-pub(crate) fn multiply(dst: &mut [f32], keep: f32, a: View<'_>, b: View<'_>) {
+/// `dst = keep · dst + a · b`, with a row-major `dst`. A `keep` of 0 ignores the old contents of `dst`, NaN included.
+pub(crate) fn multiply(dst: &mut [f32], keep: f32, a: MatrixView<'_>, b: MatrixView<'_>) {
     let columns = b.columns;
     assert_eq!(dst.len(), a.rows * columns, "dst is (rows of a, columns of b)");
     let panel = panel_rows(a.rows, a.columns * columns);
@@ -69,8 +69,8 @@ pub(crate) fn multiply(dst: &mut [f32], keep: f32, a: View<'_>, b: View<'_>) {
     });
 }
 
-/// Rows of one panel of a product that costs `row_cost` multiply-adds a row: large enough for the kernel, small enough that its
-/// weights stay in the cache and two threads end together.
+/// Rows of one panel of a product that costs `row_cost` multiply-adds a row: large enough for the kernel, small enough
+/// to keep its weights in the cache and to balance two threads.
 pub(crate) fn panel_rows(rows: usize, row_cost: usize) -> usize {
     if rows * row_cost < PARALLEL {
         return rows.max(1);
@@ -78,17 +78,17 @@ pub(crate) fn panel_rows(rows: usize, row_cost: usize) -> usize {
     rows.div_ceil(16).clamp(16, 128).min(rows)
 }
 
-/// [`multiply`] in the calling thread.
-pub(crate) fn multiply_here(dst: &mut [f32], keep: f32, a: View<'_>, b: View<'_>) {
-    let reach = |v: View<'_>| match (v.rows, v.columns) {
+/// [`multiply`] on the calling thread.
+pub(crate) fn multiply_here(dst: &mut [f32], keep: f32, a: MatrixView<'_>, b: MatrixView<'_>) {
+    let reach = |v: MatrixView<'_>| match (v.rows, v.columns) {
         (0, _) | (_, 0) => 0,
         (r, c) => (r - 1) * v.row_stride + (c - 1) * v.column_stride + 1,
     };
     assert_eq!(a.columns, b.rows, "inner lengths");
     assert_eq!(dst.len(), a.rows * b.columns, "dst is (rows of a, columns of b)");
     assert!(reach(a) <= a.data.len() && reach(b) <= b.data.len(), "operands within their slices");
-    // SAFETY: the three assertions above: every (row, column) that the product touches lies inside the slice of its operand,
-    // `dst` is borrowed for writing and so cannot overlap the others, and strides are far below isize::MAX since the
+    // SAFETY: by the three assertions above, every (row, column) that the product touches is inside its operand's
+    // slice. `dst` is borrowed mutably, so it does not overlap the others. Strides are below isize::MAX because the
     // slices exist.
     unsafe {
         gemm::gemm(
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn products_agree_with_the_definition_for_odd_shapes_and_transposes() {
+    fn products_match_the_definition_for_odd_shapes_and_transposes() {
         for (m, k, n) in [(1, 1, 1), (3, 5, 7), (64, 33, 17), (300, 130, 65), (17, 1, 2)] {
             let (a, b) = (values(m * k, 1), values(k * n, 2));
             let at: Vec<f32> = (0..k * m).map(|i| a[i % m * k + i / m]).collect();
@@ -132,9 +132,9 @@ mod tests {
             let start = values(m * n, 3);
             for keep in [0.0, 1.0, 0.9] {
                 for (a_view, b_view) in [
-                    (View::rows(&a, k), View::rows(&b, n)),
-                    (View::rows(&at, m).transposed(), View::rows(&b, n)),
-                    (View::rows(&a, k), View::rows(&bt, k).transposed()),
+                    (MatrixView::rows(&a, k), MatrixView::rows(&b, n)),
+                    (MatrixView::rows(&at, m).transposed(), MatrixView::rows(&b, n)),
+                    (MatrixView::rows(&a, k), MatrixView::rows(&bt, k).transposed()),
                 ] {
                     let mut dst = start.clone();
                     multiply(&mut dst, keep, a_view, b_view);
@@ -148,15 +148,15 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_of_nan_when_nothing_is_to_be_kept() {
+    fn keep_zero_discards_nan() {
         let mut dst = vec![f32::NAN; 4];
-        multiply(&mut dst, 0.0, View::rows(&[1.0, 2.0], 1), View::rows(&[3.0, 4.0], 2));
+        multiply(&mut dst, 0.0, MatrixView::rows(&[1.0, 2.0], 1), MatrixView::rows(&[3.0, 4.0], 2));
         assert_eq!(dst, [3.0, 4.0, 6.0, 8.0]);
     }
 
     #[test]
     #[should_panic(expected = "inner lengths")]
-    fn operands_that_do_not_fit_are_a_programming_error() {
-        multiply(&mut [0.0; 4], 0.0, View::rows(&[1.0; 4], 2), View::rows(&[1.0; 6], 2));
+    fn panics_if_operands_do_not_fit() {
+        multiply(&mut [0.0; 4], 0.0, MatrixView::rows(&[1.0; 4], 2), MatrixView::rows(&[1.0; 6], 2));
     }
 }

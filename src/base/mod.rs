@@ -3,6 +3,8 @@
 
 mod cancel;
 pub(crate) mod files;
+pub(crate) mod gemv;
+#[cfg(feature = "research")]
 pub(crate) mod linalg;
 pub(crate) mod seeded;
 pub(crate) mod tensors;

@@ -1,11 +1,12 @@
-//! The annotations of ActivityNet (Caba Heilbron et al., CVPR 2015), versions 1.2 and 1.3: which activity a video shows, and when.
+//! The annotations of ActivityNet (Caba Heilbron et al., CVPR 2015), versions 1.2 and 1.3: activities in videos and their
+//! times.
 //!
 //! ```json
 //! {"version": "VERSION 1.3", "database": {"<id of 11 characters>": {"subset": "training|validation|testing",
 //!   "duration": 82.73, "annotations": [{"segment": [7.1, 20.5], "label": "Archery"}]}}}
 //! ```
 //!
-//! Times are seconds from the start of the video. What else the file holds (`taxonomy`, `url`, `resolution`) is passed over.
+//! Times are seconds from the start of the video. Other fields (`taxonomy`, `url`, `resolution`) are ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,99 +15,100 @@ use serde::Deserialize;
 
 use super::{Error, Split};
 
-/// A segment shorter than this within its video is degenerate.
+/// Least length in seconds of a segment within its video; a shorter segment is degenerate.
 const SHORTEST_S: f64 = 1e-3;
 
-/// The subset that the organisers put a video into.
+/// Subset of ActivityNet that a video belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Subset {
-    /// To learn from.
+    /// Training subset.
     Training,
-    /// To measure with: its annotations are public.
+    /// Validation subset. Its annotations are public.
     Validation,
-    /// Its annotations are withheld.
+    /// Testing subset. Its annotations are withheld.
     Testing,
 }
 
 /// A span of a video that shows one activity.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Segment {
-    /// First second.
+pub struct LabelledSegment {
+    /// Start in seconds.
     pub start_s: f64,
-    /// First second after it, not beyond the end of the video.
+    /// End in seconds, at most the end of the video.
     pub end_s: f64,
-    /// What it shows.
+    /// Name of the activity.
     pub label: String,
 }
 
-/// What is known of one video.
+/// Annotations of one video.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Video {
-    /// Its subset.
+pub struct AnnotatedVideo {
+    /// Subset of the video.
     pub subset: Subset,
-    /// Its length.
+    /// Length in seconds.
     pub duration_s: f64,
-    /// Its segments that are not degenerate, in the file's order.
-    pub segments: Vec<Segment>,
-    /// All labels, of degenerate segments too, without repetition.
+    /// Segments that are not degenerate, in the file's order.
+    pub segments: Vec<LabelledSegment>,
+    /// Distinct labels of all segments, degenerate ones included.
     pub labels: Vec<String>,
 }
 
 /// An annotation file.
 #[derive(Debug, Clone)]
 pub struct Annotations {
-    /// As the file says.
+    /// Version that the file states.
     pub version: String,
-    /// By id, which has no `v_` in front.
-    pub videos: BTreeMap<String, Video>,
-    /// Segments that were left out: the video, and what they said.
+    /// Videos by id, without the prefix `v_`.
+    pub videos: BTreeMap<String, AnnotatedVideo>,
+    /// Degenerate segments: the video and the recorded times in seconds.
     pub degenerate: Vec<(String, [f64; 2])>,
-    /// A short name for exactly this file.
+    /// First 16 hexadecimal digits of the file's BLAKE3 hash.
     pub fingerprint: String,
 }
 
 #[derive(Deserialize)]
-struct File {
+struct AnnotationFile {
     #[serde(default)]
     version: String,
-    database: BTreeMap<String, Entry>,
+    database: BTreeMap<String, AnnotationEntry>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct AnnotationEntry {
     subset: Subset,
     duration: f64,
     #[serde(default)]
-    annotations: Vec<Annotation>,
+    annotations: Vec<SegmentAnnotation>,
 }
 
 #[derive(Deserialize)]
-struct Annotation {
+struct SegmentAnnotation {
     segment: [f64; 2],
     label: String,
 }
 
-/// The id in the name of a video's file or array: that without the `v_` in front which ActivityNet's own files have. What has 11 characters is an id
-/// already, whatever it begins with: some begin with `v_`.
+/// The video id in the name of a file or an array: the name without the prefix `v_` of ActivityNet's own files. A name of 11
+/// characters is an id already; some ids start with `v_`.
 pub fn video_id(name: &str) -> &str {
     if name.len() == 11 { name } else { name.strip_prefix("v_").unwrap_or(name) }
 }
 
-/// The id in the name of a video's file, wherever it lies: that of its stem, see [`video_id`].
+/// The video id in a path: [`video_id`] of the file's stem.
 pub fn video_name(path: &Path) -> String {
     video_id(&path.file_stem().unwrap_or_default().to_string_lossy()).to_owned()
 }
 
 impl Annotations {
-    /// Reads a file. Ends beyond the video's are cut to it; what then is shorter than a millisecond is degenerate.
+    /// Reads an annotation file. Segments are clamped to their video; a segment that is then shorter than a millisecond is
+    /// degenerate.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Annotations`] if it is no such file, or speaks of a video twice (`a` and `v_a`).
+    /// [`Error::Io`], or [`Error::Annotations`] if it is not an annotation file, or has a video twice (`a` and `v_a`).
     pub fn read(path: &Path) -> Result<Annotations, Error> {
         let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
         let wrong = |found: String| Error::Annotations { path: path.to_owned(), found };
-        let file: File = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+        let file: AnnotationFile = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
         if file.database.is_empty() {
             return Err(wrong("no videos".to_owned()));
         }
@@ -118,20 +120,20 @@ impl Annotations {
                 return Err(wrong(format!("video {id} with a duration of {}", entry.duration)));
             }
             let mut video =
-                Video { subset: entry.subset, duration_s: entry.duration, segments: Vec::new(), labels: Vec::new() };
-            for Annotation { segment, label } in entry.annotations {
+                AnnotatedVideo { subset: entry.subset, duration_s: entry.duration, segments: Vec::new(), labels: Vec::new() };
+            for SegmentAnnotation { segment, label } in entry.annotations {
                 if !video.labels.contains(&label) {
                     video.labels.push(label.clone());
                 }
                 let (start_s, end_s) = (segment[0].max(0.0), segment[1].min(entry.duration));
                 if end_s - start_s >= SHORTEST_S {
-                    video.segments.push(Segment { start_s, end_s, label });
+                    video.segments.push(LabelledSegment { start_s, end_s, label });
                 } else {
                     degenerate.push((id.clone(), segment));
                 }
             }
             if videos.insert(id.clone(), video).is_some() {
-                return Err(wrong(format!("the video {id} stands there twice, with v_ in front and without")));
+                return Err(wrong(format!("it has the video {id} twice, with and without the prefix v_")));
             }
         }
         let fingerprint = blake3::hash(&bytes).to_hex()[..16].to_owned();
@@ -144,10 +146,10 @@ impl Annotations {
         all.into_iter().collect()
     }
 
-    /// The video that a name speaks of: an id, with or without `v_` in front, or a file's path ([`video_name`]); of a clip's or a frame's name
-    /// (`id@12.5`, `id:3-9`), its video's.
-    pub fn video(&self, name: &str) -> Option<&Video> {
-        // Ids hold `-` and `_`, and may begin with them, so that nothing else can be cut off. Folders may hold `@` and `:`.
+    /// The video of a name: an id with or without the prefix `v_`, a path ([`video_name`]), or the name of a frame or a clip
+    /// (`id@12.5`, `id:3-9`).
+    pub fn video(&self, name: &str) -> Option<&AnnotatedVideo> {
+        // Ids contain `-` and `_`, also at the start, so no other prefix can be removed. Folders may contain `@` and `:`.
         let file = name.rsplit('/').next().unwrap_or(name);
         let video = file.split(['@', ':']).next().unwrap_or(file);
         let names = [name, video].map(|name| self.videos.get(video_id(name)));
@@ -156,8 +158,8 @@ impl Annotations {
     }
 }
 
-impl Video {
-    /// What rows of the video are for, where nothing else is said: training or measuring. `None` if its annotations are withheld.
+impl AnnotatedVideo {
+    /// The default split of the video's rows. `None` if its annotations are withheld.
     pub fn split(&self) -> Option<Split> {
         match self.subset {
             Subset::Training => Some(Split::Train),
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_original_layout_and_its_oddities() {
+    fn reads_the_original_layout() {
         let text = r#"{"taxonomy": [{"nodeName": "x"}], "version": "VERSION 1.3", "database": {
             "a": {"duration": 10.0, "subset": "training", "url": "http", "resolution": "320x240",
                   "annotations": [{"segment": [1.0, 3.0], "label": "Surfing"}, {"segment": [4, 11.5], "label": "Archery"},
@@ -191,7 +193,7 @@ mod tests {
         assert_eq!((a.segments.len(), a.segments[1].end_s, a.labels.len()), (2, 10.0, 3));
         assert_eq!(found.degenerate.len(), 2);
         assert_eq!(found.videos["-b"].segments[0].start_s, 0.0);
-        assert_eq!(found.video("v_-b@1.5").and_then(Video::split), Some(Split::Test));
+        assert_eq!(found.video("v_-b@1.5").and_then(AnnotatedVideo::split), Some(Split::Test));
         assert_eq!(found.video("c").unwrap().split(), None);
         assert!(found.video("d").is_none());
         for path in ["a.mp4", "/my@videos:2/v_a.webm", "videos/a.mkv:1.000-3.000", "videos/v_a.mp4@2.500"] {
@@ -199,11 +201,11 @@ mod tests {
         }
         assert!(found.video("a/d.mp4").is_none());
         let twice = read(&text.replace("\"c\":", "\"v_a\":")).unwrap_err().to_string();
-        assert!(twice.contains("the video a stands there twice"), "{twice}");
+        assert!(twice.contains("it has the video a twice"), "{twice}");
     }
 
     #[test]
-    fn ids_that_begin_as_files_do_stay_whole() {
+    fn keeps_ids_that_start_with_the_prefix() {
         for (name, id) in [
             ("v_UmAH95xls", "v_UmAH95xls"),
             ("v_v_UmAH95xls", "v_UmAH95xls"),
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_refused_by_name() {
+    fn rejects_other_files_by_name() {
         for text in ["", "[]", "{\"database\": {}}", r#"{"database": {"a": {"duration": 1, "subset": "sometimes"}}}"#] {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains("annotations"), "{error}");
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_of_version_1_3() {
+    fn reads_the_file_of_version_1_3() {
         let path = Path::new("../shared/activitynet/activity_net.v1-3.reconstructed.min.json");
         let Ok(found) = Annotations::read(path) else {
             return eprintln!("skipped: {} is not here", path.display());
@@ -239,7 +241,7 @@ mod tests {
         assert_eq!([Subset::Training, Subset::Validation, Subset::Testing].map(count), [9649, 4728, 4851]);
         assert_eq!((found.labels().len(), found.version.as_str()), (200, "VERSION 1.3"));
         assert_eq!(found.videos.values().filter(|v| v.labels.len() > 1).count(), 11);
-        // The file's README counts 13 of its source: those of equal ends are 12 here, and none lies outside its video.
+        // The file's README counts 13 degenerate segments. Here 12 have equal ends, and none is outside its video.
         assert_eq!(found.degenerate.len(), 12, "{:?}", found.degenerate);
         let segments: usize = found.videos.values().map(|v| v.segments.len()).sum();
         assert_eq!(segments + found.degenerate.len(), 14_859 + 7293);

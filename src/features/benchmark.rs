@@ -1,6 +1,6 @@
-//! A retrieval benchmark as a list of rows: which frames are asked for, among which clips, and what is learned from.
+//! A retrieval benchmark as a list of rows: the frames that are queries, the clips of the gallery, and the training rows.
 //!
-//! The list can be published and read back: a line of JSON about itself, then one a row.
+//! The list can be published and read back. Its first line is a JSON header, each other line is a row.
 //!
 //! ```json
 //! {"benchmark":"activitynet","version":1,"annotations":"VERSION 1.3","fingerprint":"90c1...","seed":1,"query_share":0.2,"val_share":0.1}
@@ -8,9 +8,9 @@
 //! {"kind":"clip","id":"xyz:3.000-9.500","video":"xyz","duration":31.0,"from":3.0,"to":9.5,"label":["Surfing"],"split":"test"}
 //! ```
 //!
-//! Whether a video is asked for or searched among, and at which times, follows from the seed and its own id: the list of those who have
-//! fewer videos is a part of the full one. One exception: where too few are left of the split `val` to choose by, its rows become rows of the split `train`
-//! ([`Benchmark::give_up_val`]); what is asked and searched among, the split `test`, stays a part.
+//! The role of a video and the times of its frames depend on the seed and the video's id only, so the list for a subset of the
+//! videos is a subset of the full list. One exception: if the split `val` becomes too small to choose an epoch, its rows move
+//! to the split `train` ([`Benchmark::merge_small_val`]). The split `test` always remains a subset.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -24,78 +24,79 @@ use crate::base::seeded::Random;
 
 /// How a benchmark is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Plan {
-    /// Decides everything that is drawn.
+pub struct BenchmarkPlan {
+    /// Seed of all draws.
     pub seed: u64,
-    /// Share of the held-out videos whose frames are the queries; the others are the gallery.
+    /// Share of the held-out videos whose frames are queries; the others are the gallery.
     pub query_share: f32,
-    /// Share of the training videos that the best epoch is chosen by.
+    /// Share of the training videos that form the split `val`.
     pub val_share: f32,
 }
 
-impl Default for Plan {
-    fn default() -> Plan {
-        Plan { seed: 1, query_share: 0.2, val_share: 0.1 }
+impl Default for BenchmarkPlan {
+    fn default() -> BenchmarkPlan {
+        BenchmarkPlan { seed: 1, query_share: 0.2, val_share: 0.1 }
     }
 }
 
 /// Whether a row is a frame or a clip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum RowKind {
     /// A frame.
     Image,
     /// A span of a video.
     Clip,
 }
 
-/// One row.
+/// One row of a benchmark.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Item {
+pub struct BenchmarkRow {
     /// Frame or clip.
-    pub kind: Kind,
-    /// Its name.
+    pub kind: RowKind,
+    /// Unique identifier.
     pub id: String,
-    /// Its video's name.
+    /// Id of the video.
     pub video: String,
-    /// The video's length in seconds.
+    /// Length of the video in seconds.
     pub duration: f64,
-    /// First second; of a frame, its time.
+    /// Start in seconds; the time of a frame.
     pub from: f64,
-    /// First second after it; of a frame, its time.
+    /// End in seconds; the time of a frame.
     pub to: f64,
-    /// What it shows.
+    /// Labels.
     pub label: Vec<String>,
-    /// What it is for.
+    /// Purpose of the row.
     pub split: Split,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Head {
+struct BenchmarkHeader {
     benchmark: String,
     version: u32,
     annotations: String,
     fingerprint: String,
     #[serde(flatten)]
-    plan: Plan,
+    plan: BenchmarkPlan,
 }
 
-/// A list of rows, and where it comes from.
+/// A list of rows with its origin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Benchmark {
-    head: Head,
-    /// The rows, by video.
-    pub items: Vec<Item>,
+    header: BenchmarkHeader,
+    /// The rows, grouped by video.
+    pub items: Vec<BenchmarkRow>,
 }
 
 const VERSION: u32 = 1;
 
 impl Benchmark {
-    /// Draws the benchmark of these annotations. Videos of the subset validation are measured with: a share is asked for, one frame of each
-    /// labelled segment, among the clips of the others. Those of the subset training are learned from, but for a share that is parted likewise into
-    /// images and clips of the split `val`. Videos whose annotations are withheld, or have no segment with a time, are left out.
-    pub fn draw(annotations: &Annotations, plan: Plan) -> Benchmark {
+    /// Draws the benchmark of these annotations. Videos of the subset validation become the split `test`: a share of them are
+    /// query videos, with one frame of each labelled segment; the clips of the others are the gallery. Videos of the subset
+    /// training become the split `train`, except for a share that is divided in the same way into images and clips of the
+    /// split `val`. Videos with withheld annotations, or without a segment that has a length, are left out.
+    pub fn draw(annotations: &Annotations, plan: BenchmarkPlan) -> Benchmark {
         let share = |video: &str, what: &str| Random::new(plan.seed, &format!("{what} {video}")).between(0.0, 1.0);
         let mut items = Vec::new();
         for (id, video) in &annotations.videos {
@@ -105,27 +106,27 @@ impl Benchmark {
                 Subset::Validation => Split::Test,
                 Subset::Testing => continue,
             };
-            let asked = share(id, "query") < plan.query_share;
+            let is_query = share(id, "query") < plan.query_share;
             for (i, segment) in video.segments.iter().enumerate() {
                 let mut add = |kind, name: String, from: f64, to: f64| {
                     let label = vec![segment.label.clone()];
                     let (video, duration) = (id.clone(), video.duration_s);
-                    items.push(Item { kind, id: name, video, duration, from, to, label, split });
+                    items.push(BenchmarkRow { kind, id: name, video, duration, from, to, label, split });
                 };
-                if split == Split::Train || asked {
-                    // Not at the very ends, where an activity has not begun or is over; whole milliseconds.
+                if split == Split::Train || is_query {
+                    // Not near the ends, where an activity may not be visible. Whole milliseconds.
                     let at = f64::from(Random::new(plan.seed, &format!("frame {i} {id}")).between(0.1, 0.9));
                     let at = ((segment.start_s + at * (segment.end_s - segment.start_s)) * 1e3).round() / 1e3;
-                    add(Kind::Image, format!("{id}@{at:.3}"), at, at);
+                    add(RowKind::Image, format!("{id}@{at:.3}"), at, at);
                 }
-                if split == Split::Train || !asked {
+                if split == Split::Train || !is_query {
                     let name = format!("{id}:{:.3}-{:.3}", segment.start_s, segment.end_s);
-                    add(Kind::Clip, name, segment.start_s, segment.end_s);
+                    add(RowKind::Clip, name, segment.start_s, segment.end_s);
                 }
             }
         }
-        // The same segment may be annotated twice, with another label or the same.
-        let mut merged: Vec<Item> = Vec::new();
+        // A segment may be annotated twice, with the same or another label.
+        let mut merged: Vec<BenchmarkRow> = Vec::new();
         for item in items {
             match merged
                 .iter_mut()
@@ -139,32 +140,32 @@ impl Benchmark {
                 None => merged.push(item),
             }
         }
-        let head = Head {
+        let header = BenchmarkHeader {
             benchmark: "activitynet".to_owned(),
             version: VERSION,
             annotations: annotations.version.clone(),
             fingerprint: annotations.fingerprint.clone(),
             plan,
         };
-        Benchmark { head, items: merged }
+        Benchmark { header, items: merged }
     }
 
-    /// Takes out the rows of videos for which `have` is false; gives their names.
-    pub fn keep(&mut self, have: impl Fn(&str) -> bool) -> Vec<String> {
+    /// Removes the rows of videos for which `is_available` returns false. Returns their names.
+    pub fn retain_videos(&mut self, is_available: impl Fn(&str) -> bool) -> Vec<String> {
         let missing: BTreeSet<String> =
-            self.items.iter().filter(|item| !have(&item.video)).map(|item| item.video.clone()).collect();
+            self.items.iter().filter(|item| !is_available(&item.video)).map(|item| item.video.clone()).collect();
         self.items.retain(|item| !missing.contains(&item.video));
         missing.into_iter().collect()
     }
 
-    /// Makes rows of the split `val` rows to learn from, if none of its images shares a label with one of its clips, so that no epoch could be chosen by them;
-    /// whether that was so.
-    pub fn give_up_val(&mut self) -> bool {
+    /// Moves the rows of the split `val` to the split `train` if none of its images shares a label with one of its clips, so
+    /// that they could not choose an epoch. Returns whether it did.
+    pub fn merge_small_val(&mut self) -> bool {
         let labels = |kind| -> BTreeSet<&String> {
-            let of = self.items.iter().filter(|item| item.kind == kind && item.split == Split::Val);
-            of.flat_map(|item| &item.label).collect()
+            let rows = self.items.iter().filter(|item| item.kind == kind && item.split == Split::Val);
+            rows.flat_map(|item| &item.label).collect()
         };
-        if !labels(Kind::Image).is_disjoint(&labels(Kind::Clip))
+        if !labels(RowKind::Image).is_disjoint(&labels(RowKind::Clip))
             || !self.items.iter().any(|item| item.split == Split::Val)
         {
             return false;
@@ -173,42 +174,42 @@ impl Benchmark {
         true
     }
 
-    /// Rows of a kind and a split.
-    pub fn count(&self, kind: Kind, split: Split) -> usize {
+    /// Number of rows of a kind and a split.
+    pub fn count(&self, kind: RowKind, split: Split) -> usize {
         self.items.iter().filter(|item| item.kind == kind && item.split == split).count()
     }
 
-    /// Reads a list back.
+    /// Reads a list.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Benchmark`] with the line that is wrong.
+    /// [`Error::Io`], or [`Error::Benchmark`] with the invalid line.
     pub fn read(path: &Path) -> Result<Benchmark, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
         let wrong = |line, found: String| Error::Benchmark { path: path.to_owned(), line, found };
         let mut lines = BufReader::new(std::fs::File::open(path).map_err(io)?).lines();
         let first = lines.next().transpose().map_err(io)?.unwrap_or_default();
-        let head: Head = serde_json::from_str(&first).map_err(|error| wrong(1, error.to_string()))?;
-        if head.version != VERSION {
-            return Err(wrong(1, format!("version {}, and this program reads version {VERSION}", head.version)));
+        let header: BenchmarkHeader = serde_json::from_str(&first).map_err(|error| wrong(1, error.to_string()))?;
+        if header.version != VERSION {
+            return Err(wrong(1, format!("version {} (this program reads version {VERSION})", header.version)));
         }
         let mut items = Vec::new();
         for (i, line) in lines.enumerate() {
             let line = line.map_err(io)?;
-            let item: Item = serde_json::from_str(&line).map_err(|error| wrong(i + 2, error.to_string()))?;
+            let item: BenchmarkRow = serde_json::from_str(&line).map_err(|error| wrong(i + 2, error.to_string()))?;
             if !(item.from >= 0.0 && item.to >= item.from && item.duration >= 0.0 && item.to + item.duration < 1e9) {
                 return Err(wrong(i + 2, format!("times from {} to {}", item.from, item.to)));
             }
             items.push(item);
         }
-        Ok(Benchmark { head, items })
+        Ok(Benchmark { header, items })
     }
 
     /// Writes the list.
     ///
     /// # Errors
-    /// What the system says.
+    /// Any error of `out`.
     pub fn write(&self, mut out: impl Write) -> std::io::Result<()> {
-        writeln!(out, "{}", serde_json::to_string(&self.head)?)?;
+        writeln!(out, "{}", serde_json::to_string(&self.header)?)?;
         self.items.iter().try_for_each(|item| writeln!(out, "{}", serde_json::to_string(item)?))?;
         out.flush()
     }
@@ -234,44 +235,49 @@ mod tests {
     }
 
     #[test]
-    fn no_video_is_both_asked_for_and_searched_among() {
-        let benchmark = Benchmark::draw(&annotations(), Plan::default());
+    fn no_video_is_both_query_and_gallery() {
+        let benchmark = Benchmark::draw(&annotations(), BenchmarkPlan::default());
         for split in [Split::Val, Split::Test] {
             let videos = |kind| -> BTreeSet<&str> {
                 let of = benchmark.items.iter().filter(|item| item.kind == kind && item.split == split);
                 of.map(|item| item.video.as_str()).collect()
             };
-            let (asked, among) = (videos(Kind::Image), videos(Kind::Clip));
-            assert!(!asked.is_empty() && among.len() > 2 * asked.len(), "{split:?}: {} {}", asked.len(), among.len());
-            assert!(asked.is_disjoint(&among));
+            let (queries, gallery) = (videos(RowKind::Image), videos(RowKind::Clip));
+            assert!(
+                !queries.is_empty() && gallery.len() > 2 * queries.len(),
+                "{split:?}: {} {}",
+                queries.len(),
+                gallery.len()
+            );
+            assert!(queries.is_disjoint(&gallery));
         }
-        let of = |item: &&Item| item.split == Split::Train;
+        let of = |item: &&BenchmarkRow| item.split == Split::Train;
         assert!(benchmark.items.iter().filter(of).all(|item| item.video[2..].parse::<u32>().unwrap() % 3 == 0));
-        for item in benchmark.items.iter().filter(|item| item.kind == Kind::Image) {
+        for item in benchmark.items.iter().filter(|item| item.kind == RowKind::Image) {
             assert!((item.from > 2.0 && item.to < 8.0) || (item.from > 9.5 && item.to < 9.9), "{item:?}");
         }
     }
 
-    /// Whether the video is one of the split `val` that is asked for.
-    fn few_val(benchmark: &Benchmark, video: &str) -> bool {
+    /// Whether the video is a query video of the split `val`.
+    fn is_val_query(benchmark: &Benchmark, video: &str) -> bool {
         let mut of = benchmark.items.iter().filter(|item| item.video == video);
-        of.any(|item| item.split == Split::Val && item.kind == Kind::Image)
+        of.any(|item| item.split == Split::Val && item.kind == RowKind::Image)
     }
 
     #[test]
-    fn fewer_videos_give_a_part_of_the_list_and_what_is_written_is_read_back() {
+    fn fewer_videos_give_a_subset_and_the_file_round_trips() {
         let annotations = annotations();
-        let full = Benchmark::draw(&annotations, Plan::default());
-        assert_eq!(full, Benchmark::draw(&annotations, Plan::default()));
-        assert_ne!(full.items, Benchmark::draw(&annotations, Plan { seed: 2, ..Plan::default() }).items);
+        let full = Benchmark::draw(&annotations, BenchmarkPlan::default());
+        assert_eq!(full, Benchmark::draw(&annotations, BenchmarkPlan::default()));
+        assert_ne!(full.items, Benchmark::draw(&annotations, BenchmarkPlan { seed: 2, ..BenchmarkPlan::default() }).items);
         let mut part = full.clone();
-        let missing = part.keep(|video| !video.ends_with('5'));
+        let missing = part.retain_videos(|video| !video.ends_with('5'));
         assert!(missing.iter().all(|video| video.ends_with('5')) && missing.len() > 20);
         assert!(part.items.len() < full.items.len() && part.items.iter().all(|item| full.items.contains(item)));
         let mut few = full.clone();
-        few.keep(|video| !few_val(&full, video));
-        assert!(few.give_up_val() && few.count(Kind::Clip, Split::Val) == 0 && !few.give_up_val());
-        assert!(!full.clone().give_up_val());
+        few.retain_videos(|video| !is_val_query(&full, video));
+        assert!(few.merge_small_val() && few.count(RowKind::Clip, Split::Val) == 0 && !few.merge_small_val());
+        assert!(!full.clone().merge_small_val());
         let file = tempfile::NamedTempFile::new().unwrap();
         part.write(std::fs::File::create(file.path()).unwrap()).unwrap();
         assert_eq!(Benchmark::read(file.path()).unwrap(), part);

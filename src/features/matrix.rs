@@ -1,44 +1,44 @@
-//! Rows of numbers, in memory or in a `.npy` file.
+//! Matrices of features, in memory or in a `.npy` file.
 
 use std::fs::File;
 use std::io::{BufReader, Seek};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::Error;
+use crate::base::files::read_exact_at;
 
-/// Features of one modality, (rows, columns).
+/// Features of one modality, of shape (rows, columns).
 ///
-/// Rows of a file are read by position, not mapped: a file that somebody shortens meanwhile gives an error, not a dead process, and
-/// the page cache serves both ways alike.
+/// Rows of a file are read by position instead of mapped: if another process shortens the file, the read returns an error
+/// instead of killing the process, and the page cache makes both equally fast.
 #[derive(Debug)]
-pub struct Matrix {
-    source: Source,
+pub struct FeatureMatrix {
+    source: MatrixData,
     rows: usize,
     columns: usize,
 }
 
 #[derive(Debug)]
-enum Source {
+enum MatrixData {
     Memory(Vec<f32>),
     Npy { file: File, path: PathBuf, data_start: u64, half: bool },
 }
 
-impl Matrix {
-    /// Rows of `columns` numbers, one after the other.
+impl FeatureMatrix {
+    /// A row-major matrix in memory.
     ///
     /// # Panics
     /// If the last row is not whole.
-    pub fn new(values: Vec<f32>, columns: usize) -> Matrix {
+    pub fn new(values: Vec<f32>, columns: usize) -> FeatureMatrix {
         assert!(columns > 0 && values.len().is_multiple_of(columns), "whole rows");
-        Matrix { rows: values.len() / columns, columns, source: Source::Memory(values) }
+        FeatureMatrix { rows: values.len() / columns, columns, source: MatrixData::Memory(values) }
     }
 
     /// Opens a `.npy` file.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Npy`] if it is something else than a whole 2-d array of float32 or float16 in C order.
-    pub fn open(path: &Path) -> Result<Matrix, Error> {
+    /// [`Error::Io`], or [`Error::Npy`] if it is not a whole 2-d array of float32 or float16 in C order.
+    pub fn open(path: &Path) -> Result<FeatureMatrix, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
         let wrong = |found: String| Error::Npy { path: path.to_owned(), found };
         let file = File::open(path).map_err(io)?;
@@ -67,16 +67,16 @@ impl Matrix {
             return Err(wrong(format!("{found} bytes of numbers for a shape of ({rows}, {columns})")));
         }
         let (rows, columns) = (rows as usize, columns as usize);
-        let source = Source::Npy { file: reader.into_inner(), path: path.to_owned(), data_start, half };
-        Ok(Matrix { source, rows, columns })
+        let source = MatrixData::Npy { file: reader.into_inner(), path: path.to_owned(), data_start, half };
+        Ok(FeatureMatrix { source, rows, columns })
     }
 
-    /// How many rows.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Numbers in a row.
+    /// Number of columns.
     pub fn columns(&self) -> usize {
         self.columns
     }
@@ -87,17 +87,17 @@ impl Matrix {
     /// [`Error::Io`] if it cannot be read, [`Error::NotFinite`] if it holds NaN or infinity.
     ///
     /// # Panics
-    /// If there is no such row, or `out` has another length.
+    /// If the row does not exist, or `out` has another length than the columns.
     pub fn read(&self, row: usize, out: &mut [f32]) -> Result<(), Error> {
         assert!(row < self.rows && out.len() == self.columns, "a row of the matrix");
         match &self.source {
-            Source::Memory(values) => out.copy_from_slice(&values[row * self.columns..][..self.columns]),
-            Source::Npy { file, path, data_start, half } => {
+            MatrixData::Memory(values) => out.copy_from_slice(&values[row * self.columns..][..self.columns]),
+            MatrixData::Npy { file, path, data_start, half } => {
                 let io = |source| Error::Io { path: path.clone(), source };
                 let size = if *half { 2 } else { 4 };
                 let length = self.columns * size;
                 let mut bytes = vec![0u8; length];
-                file.read_exact_at(&mut bytes, data_start + (row * length) as u64).map_err(io)?;
+                read_exact_at(file, &mut bytes, data_start + (row * length) as u64).map_err(io)?;
                 if *half {
                     for (value, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
                         *value = half::f16::from_le_bytes([b[0], b[1]]).to_f32();

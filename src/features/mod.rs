@@ -1,13 +1,14 @@
-//! Feature sets on disk: what encoders have made of images and clips, with labels and splits.
+//! Feature sets on disk: encoders' features of images and clips, with labels and splits.
 //!
-//! A folder holds `images.npy` (n, d_image) and `videos.npy` (m, d_video), float32 or float16 in C order, and `images.jsonl` and
-//! `videos.jsonl` with one object a row: `{"id": "...", "label": "...", "split": "train|val|test"}`; `label` may be a list
-//! or missing, `video` names the source video of an image or a clip where there is one. Rows of numbers are read from the file when they are needed.
+//! A folder contains `images.npy` (n, d_image) and `videos.npy` (m, d_video), float32 or float16 in C order, and
+//! `images.jsonl` and `videos.jsonl` with one object per row: `{"id": "...", "label": "...", "split": "train|val|test"}`.
+//! `label` may be a list or absent; the optional `video` names the source video of an image or a clip. Features are read
+//! from the file when they are needed.
 
 pub mod activitynet;
+pub mod archive;
 pub mod benchmark;
 mod matrix;
-pub mod sources;
 mod writer;
 
 use std::collections::HashMap;
@@ -18,117 +19,124 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use matrix::Matrix;
-pub use writer::{Labels, Line, Writer};
+pub use matrix::FeatureMatrix;
+pub use writer::{LineLabels, FeatureLine, FeatureWriter};
 
 /// Why a feature set cannot be used.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// A file could not be read.
+    /// A file cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A `.npy` file of another form.
+    /// A `.npy` file has an unsupported form.
     #[error("{}: {found}; expected a 2-d .npy file of little-endian float32 or float16 in C order", path.display())]
     Npy {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         found: String,
     },
-    /// A line of a `.jsonl` file that is no row.
+    /// A line of a `.jsonl` file is not a row.
     #[error("{}, line {line}: {found}; expected {{\"id\": \"...\", \"label\": \"...\", \"split\": \"train|val|test\"}}", path.display())]
     Row {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// From 1.
+        /// Line number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The fault.
         found: String,
     },
-    /// A row of a `.jsonl` file that cannot be used, though its line is well formed.
+    /// A well-formed row of a `.jsonl` file cannot be used.
     #[error("{}, line {line}: {found}", path.display())]
     Unusable {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// From 1.
+        /// Line number, from 1.
         line: usize,
-        /// Why.
+        /// The reason.
         found: String,
     },
-    /// Numbers and rows do not match.
-    #[error("{}: {rows} rows of numbers, but {lines} lines in the .jsonl beside it; {first}", path.display())]
+    /// A `.npy` file and its `.jsonl` file have different numbers of rows.
+    #[error("{}: {rows} rows of numbers, but {lines} lines in its .jsonl file; {first}", path.display())]
     Count {
         /// The `.npy` file.
         path: PathBuf,
-        /// Rows in it.
+        /// Rows of the `.npy` file.
         rows: usize,
-        /// Lines beside it.
+        /// Lines of the `.jsonl` file.
         lines: usize,
-        /// The first that has nothing beside it.
+        /// Description of the first row without a counterpart.
         first: String,
     },
-    /// A row of another length than those before.
-    #[error("{}: {id} has {found} numbers, where the rows before have {expected}", path.display())]
+    /// A row has another length than the previous rows.
+    #[error("{}: {id} has {found} numbers, the previous rows have {expected}", path.display())]
     Ragged {
-        /// The folder that was to be written.
+        /// Folder of the feature set.
         path: PathBuf,
-        /// The row.
+        /// Identifier of the row.
         id: String,
-        /// Its length.
+        /// Length of the row.
         found: usize,
-        /// Theirs.
+        /// Length of the previous rows.
         expected: usize,
     },
-    /// A file that holds no annotations of ActivityNet.
+    /// A file does not contain annotations of ActivityNet.
     #[error("{}: {found}; expected the annotations of ActivityNet, {{\"database\": {{\"<id>\": {{\"subset\", \"duration\", \"annotations\"}}}}}}", path.display())]
     Annotations {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         found: String,
     },
-    /// A line of a benchmark that is none.
-    #[error("{}, line {line}: {found}; expected a list as `reelseek dataset` writes it", path.display())]
+    /// A line of a benchmark list is invalid.
+    #[error("{}, line {line}: {found}; expected a line of a benchmark list", path.display())]
     Benchmark {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// From 1.
+        /// Line number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The fault.
         found: String,
     },
-    /// Features of others that cannot be used.
+    /// An archive of features cannot be used.
     #[error("{}: {found}; expected a folder of .npy files, or one .npz, .safetensors or .h5, with an array for each video", path.display())]
-    Source {
-        /// Which file or folder.
+    Archive {
+        /// Path of the file or folder.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         found: String,
     },
-    /// A feature that is NaN or infinite.
-    #[error("{}: row {row} holds a value that is not finite; extract it anew or leave it out", path.display())]
-    NotFinite {
-        /// Which file.
+    /// The archive is an HDF5 file, and this build lacks support for HDF5.
+    #[error("{}: this program was built without support for HDF5", path.display())]
+    NoHdf5 {
+        /// Path of the file.
         path: PathBuf,
-        /// From 0.
+    },
+    /// A feature is NaN or infinite.
+    #[error("{}: row {row} holds a value that is not finite", path.display())]
+    NotFinite {
+        /// Path of the file.
+        path: PathBuf,
+        /// Row, from 0.
         row: usize,
     },
 }
 
-/// What a row is for.
+/// Purpose of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// To learn from.
+    /// Training.
     Train,
-    /// To choose the best epoch by.
+    /// Validation: the best epoch is chosen on it.
     Val,
-    /// To measure with.
+    /// Test: results are measured on it.
     Test,
 }
 
@@ -142,74 +150,81 @@ impl std::fmt::Display for Split {
     }
 }
 
-/// What is known of one row.
+/// Metadata of one row.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Row {
-    /// Its name.
+pub struct FeatureRow {
+    /// Unique identifier.
     pub id: String,
-    /// Labels, as places in [`Set::labels`].
+    /// Labels, as indices into [`FeatureSet::labels`].
     pub labels: Vec<u32>,
-    /// What it is for.
+    /// Purpose of the row.
     pub split: Split,
-    /// The video it comes from.
+    /// Name of the source video, if known.
     pub video: Option<String>,
-    /// The moment of the video that it shows, where that is known; not in files.
+    /// Name of the moment of the video, if known; files do not contain it.
     pub moment: Option<String>,
-    /// Its time in the video, in seconds, where the file says it: `from` and `to`, equal for a frame.
+    /// Span in the video in seconds, if the file contains it: `from` and `to`, equal for a frame.
     pub span_s: Option<(f64, f64)>,
 }
 
-impl Row {
-    /// The source video if named, else the id.
+impl FeatureRow {
+    /// A row without labels, video, moment and span.
+    pub fn new(id: impl Into<String>, split: Split) -> FeatureRow {
+        FeatureRow { id: id.into(), labels: Vec::new(), split, video: None, moment: None, span_s: None }
+    }
+
+    /// The source video if it is known, else the id.
     pub fn source(&self) -> &str {
         self.video.as_deref().unwrap_or(&self.id)
     }
 
-    /// What an image and its own clip have in common when there are no labels: the moment if known, else the source.
+    /// The name that matches an image to its own clip without labels: the moment if it is known, else the source.
     pub fn instance(&self) -> &str {
         self.moment.as_deref().unwrap_or_else(|| self.source())
     }
 
     /// Whether two rows share a label.
-    pub fn shares_label(&self, other: &Row) -> bool {
+    pub fn shares_label(&self, other: &FeatureRow) -> bool {
         self.labels.iter().any(|l| other.labels.contains(l))
     }
 }
 
 /// Rows of one modality.
 #[derive(Debug)]
-pub struct Table {
-    /// The numbers, (rows, length).
-    pub matrix: Matrix,
-    /// What is known of each row.
-    pub rows: Vec<Row>,
+pub struct FeatureTable {
+    /// Features, of shape (rows, length).
+    pub matrix: FeatureMatrix,
+    /// Metadata of each row.
+    pub rows: Vec<FeatureRow>,
 }
 
 /// Images and videos with their features.
 #[derive(Debug)]
-pub struct Set {
-    /// The images.
-    pub images: Table,
-    /// The videos, or clips of them.
-    pub videos: Table,
-    /// The names of the labels.
+pub struct FeatureSet {
+    /// Images.
+    pub images: FeatureTable,
+    /// Videos, or clips of videos.
+    pub videos: FeatureTable,
+    /// Names of the labels.
     pub labels: Vec<String>,
 }
 
-impl Set {
-    /// Opens a folder.
+impl FeatureSet {
+    /// Opens a feature set.
     ///
     /// # Errors
-    /// An [`enum@Error`] that names the file, and the line where there is one.
-    pub fn open(folder: &Path) -> Result<Set, Error> {
-        Set::open_with(folder, None)
+    /// An [`enum@Error`] that names the file, and the line of a `.jsonl` file.
+    pub fn open(folder: &Path) -> Result<FeatureSet, Error> {
+        FeatureSet::open_with(folder, None)
     }
 
-    /// [`Set::open`], with labels and splits by `video` or `id` from annotations of ActivityNet, whatever the lines say.
+    /// Opens a feature set. With annotations of ActivityNet, labels and splits come from the annotations, by `video` or `id`,
+    /// instead of the lines.
     ///
     /// # Errors
-    /// As [`Set::open`]; [`Error::Unusable`] also for a row that the annotations do not know, or whose labels are withheld.
-    pub fn open_with(folder: &Path, annotations: Option<&activitynet::Annotations>) -> Result<Set, Error> {
+    /// As [`FeatureSet::open`]; [`Error::Unusable`] for a row that the annotations do not contain, or whose labels are
+    /// withheld.
+    pub fn open_with(folder: &Path, annotations: Option<&activitynet::Annotations>) -> Result<FeatureSet, Error> {
         let mut names = HashMap::new();
         let images = table(folder, "images", annotations, &mut names)?;
         let videos = table(folder, "videos", annotations, &mut names)?;
@@ -217,16 +232,16 @@ impl Set {
         for (name, at) in names {
             labels[at as usize] = name;
         }
-        Ok(Set { images, videos, labels })
+        Ok(FeatureSet { images, videos, labels })
     }
 
-    /// Reads every number once, so that what is not finite is known before any work is done. Gives the rows of images and of videos that hold nothing but
-    /// zeros: as they are they have no direction, and a cosine of 0 with everything.
+    /// Reads all features once, to find values that are not finite before any work. Returns the rows of images and the rows
+    /// of videos whose features are all zero: they have a cosine of 0 with everything.
     ///
     /// # Errors
     /// [`Error::NotFinite`] with the row, or [`Error::Io`].
     pub fn check(&self) -> Result<[Vec<usize>; 2], Error> {
-        let zeros = |table: &Table| -> Result<Vec<usize>, Error> {
+        let zeros = |table: &FeatureTable| -> Result<Vec<usize>, Error> {
             let rows = (0..table.rows.len()).into_par_iter();
             let found = rows.map_init(
                 || vec![0f32; table.matrix.columns()],
@@ -240,10 +255,10 @@ impl Set {
         Ok([zeros(&self.images)?, zeros(&self.videos)?])
     }
 
-    /// A short name for exactly these rows and numbers.
+    /// First 16 hexadecimal digits of a hash over rows and features.
     ///
     /// # Errors
-    /// If the numbers cannot be read.
+    /// If the features cannot be read.
     pub fn fingerprint(&self) -> Result<String, Error> {
         let mut hash = blake3::Hasher::new();
         for table in [&self.images, &self.videos] {
@@ -264,8 +279,8 @@ fn table(
     name: &str,
     annotations: Option<&activitynet::Annotations>,
     names: &mut HashMap<String, u32>,
-) -> Result<Table, Error> {
-    let matrix = Matrix::open(&folder.join(format!("{name}.npy")))?;
+) -> Result<FeatureTable, Error> {
+    let matrix = FeatureMatrix::open(&folder.join(format!("{name}.npy")))?;
     let rows = rows(&folder.join(format!("{name}.jsonl")), annotations, names)?;
     if rows.len() != matrix.rows() {
         let path = folder.join(format!("{name}.npy"));
@@ -275,14 +290,14 @@ fn table(
         };
         return Err(Error::Count { path, rows: matrix.rows(), lines: rows.len(), first });
     }
-    Ok(Table { matrix, rows })
+    Ok(FeatureTable { matrix, rows })
 }
 
 fn rows(
     path: &Path,
     annotations: Option<&activitynet::Annotations>,
     names: &mut HashMap<String, u32>,
-) -> Result<Vec<Row>, Error> {
+) -> Result<Vec<FeatureRow>, Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let mut rows = Vec::new();
     let mut lines: HashMap<String, usize> = HashMap::new();
@@ -293,17 +308,17 @@ fn rows(
         }
         let wrong = |found: String| Error::Row { path: path.to_owned(), line: i + 1, found };
         let unusable = |found: String| Error::Unusable { path: path.to_owned(), line: i + 1, found };
-        let line: Line = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        let line: FeatureLine = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
         if line.id.is_empty() {
             return Err(wrong("an empty id".to_owned()));
         }
         if let Some(first) = lines.insert(line.id.clone(), i + 1) {
-            return Err(unusable(format!("id {} is that of line {first} already", line.id)));
+            return Err(unusable(format!("id {} repeats the id of line {first}", line.id)));
         }
         let (labels, split): (Vec<String>, Split) = match annotations {
             None => {
                 let split = line.split.ok_or_else(|| wrong("no split".to_owned()))?;
-                (line.label.map_or(Vec::new(), Labels::into_vec), split)
+                (line.label.map_or(Vec::new(), LineLabels::into_vec), split)
             }
             Some(annotations) => {
                 let named = line.video.as_deref().unwrap_or(&line.id);
@@ -313,16 +328,16 @@ fn rows(
                 (video.labels.clone(), split)
             }
         };
-        let mut places: Vec<u32> = Vec::with_capacity(labels.len());
+        let mut indices: Vec<u32> = Vec::with_capacity(labels.len());
         for label in labels {
             let next = names.len() as u32;
-            let place = *names.entry(label).or_insert(next);
-            if !places.contains(&place) {
-                places.push(place);
+            let index = *names.entry(label).or_insert(next);
+            if !indices.contains(&index) {
+                indices.push(index);
             }
         }
         let span_s = line.from.map(|from| (from, line.to.unwrap_or(from)));
-        rows.push(Row { id: line.id, labels: places, split, video: line.video, moment: None, span_s });
+        rows.push(FeatureRow { id: line.id, labels: indices, split, video: line.video, moment: None, span_s });
     }
     Ok(rows)
 }
@@ -334,7 +349,7 @@ mod tests {
     fn write(folder: &Path, name: &str, rows: usize, columns: usize, lines: &str) {
         let values: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
         let values: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let bytes = sources::tests::npy_bytes("<f4", false, &format!("({rows}, {columns})"), &values);
+        let bytes = archive::tests::npy_bytes("<f4", false, &format!("({rows}, {columns})"), &values);
         std::fs::write(folder.join(format!("{name}.npy")), bytes).unwrap();
         std::fs::write(folder.join(format!("{name}.jsonl")), lines).unwrap();
     }
@@ -343,11 +358,11 @@ mod tests {
     const VIDEOS: &str = "{\"id\":\"v\",\"label\":\"y\",\"split\":\"test\"}\n";
 
     #[test]
-    fn a_folder_of_the_contract_is_read() {
+    fn reads_a_feature_set() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), "images", 2, 3, IMAGES);
         write(dir.path(), "videos", 1, 5, VIDEOS);
-        let set = Set::open(dir.path()).unwrap();
+        let set = FeatureSet::open(dir.path()).unwrap();
         let mut row = [0f32; 3];
         set.images.matrix.read(1, &mut row).unwrap();
         assert_eq!(row, [3.0, 4.0, 5.0]);
@@ -358,13 +373,13 @@ mod tests {
         assert_eq!(set.videos.rows[0].split, Split::Test);
         let before = set.fingerprint().unwrap();
         write(dir.path(), "videos", 1, 5, &VIDEOS.replace("\"y\"", "\"z\""));
-        assert_ne!(Set::open(dir.path()).unwrap().fingerprint().unwrap(), before);
+        assert_ne!(FeatureSet::open(dir.path()).unwrap().fingerprint().unwrap(), before);
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_file_and_line() {
+    fn names_the_file_and_line_of_a_fault() {
         let dir = tempfile::tempdir().unwrap();
-        let error = |dir: &Path| Set::open(dir).unwrap_err().to_string();
+        let error = |dir: &Path| FeatureSet::open(dir).unwrap_err().to_string();
         assert!(error(dir.path()).contains("images.npy"));
         write(dir.path(), "images", 2, 3, IMAGES);
         write(dir.path(), "videos", 2, 5, VIDEOS);
@@ -375,7 +390,7 @@ mod tests {
         write(dir.path(), "videos", 1, 5, "{\"id\":\"\",\"split\":\"test\"}\n");
         assert!(error(dir.path()).contains("line 1: an empty id"), "{}", error(dir.path()));
         write(dir.path(), "videos", 2, 5, &VIDEOS.repeat(2));
-        assert!(error(dir.path()).ends_with("line 2: id v is that of line 1 already"), "{}", error(dir.path()));
+        assert!(error(dir.path()).ends_with("line 2: id v repeats the id of line 1"), "{}", error(dir.path()));
         write(dir.path(), "videos", 1, 5, "{\"id\":\"v\",\"split\":\"sometimes\"}\n");
         assert!(error(dir.path()).contains("videos.jsonl, line 1"), "{}", error(dir.path()));
         write(dir.path(), "videos", 1, 5, VIDEOS);
@@ -388,17 +403,17 @@ mod tests {
     }
 
     #[test]
-    fn a_label_that_stands_twice_is_one_and_rows_of_zeros_are_found() {
+    fn merges_repeated_labels_and_finds_rows_of_zeros() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), "images", 2, 1, &IMAGES.replace("[\"x\",\"y\"]", "[\"x\",\"y\",\"x\"]"));
         write(dir.path(), "videos", 1, 5, VIDEOS);
-        let set = Set::open(dir.path()).unwrap();
+        let set = FeatureSet::open(dir.path()).unwrap();
         assert_eq!(set.images.rows[1].labels, [0, 1]);
         assert_eq!(set.check().unwrap(), [vec![0], vec![]]);
     }
 
     #[test]
-    fn a_value_that_is_not_finite_is_named_with_its_row() {
+    fn names_the_row_of_a_value_that_is_not_finite() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), "images", 2, 3, IMAGES);
         let path = dir.path().join("images.npy");
@@ -406,7 +421,7 @@ mod tests {
         let end = bytes.len();
         bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
         std::fs::write(&path, bytes).unwrap();
-        let error = Matrix::open(&path).unwrap().read(1, &mut [0.0; 3]).unwrap_err().to_string();
+        let error = FeatureMatrix::open(&path).unwrap().read(1, &mut [0.0; 3]).unwrap_err().to_string();
         assert!(error.contains("row 1"), "{error}");
     }
 }

@@ -10,33 +10,38 @@ use super::{Error, Split};
 
 /// One line of a `.jsonl` file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Line {
-    /// The row's name.
+pub struct FeatureLine {
+    /// Unique identifier of the row.
     pub id: String,
-    /// What it shows: one label or several.
+    /// One label or several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub label: Option<Labels>,
-    /// What it is for; may only be missing where annotations say it.
+    pub label: Option<LineLabels>,
+    /// Purpose of the row; may be absent if annotations define it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<Split>,
-    /// The video it comes from.
+    /// Name of the source video.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub video: Option<String>,
-    /// First second in the video.
+    /// Start in the video in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<f64>,
-    /// First second after it; of a frame, the same.
+    /// End in the video in seconds; equal to the start for a frame.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<f64>,
 }
 
-impl Line {
-    /// Its labels.
+impl FeatureLine {
+    /// A line without label, split, video and span.
+    pub fn new(id: impl Into<String>) -> FeatureLine {
+        FeatureLine { id: id.into(), label: None, split: None, video: None, from: None, to: None }
+    }
+
+    /// The labels.
     pub fn labels(&self) -> Vec<&str> {
         match &self.label {
             None => Vec::new(),
-            Some(Labels::One(label)) => vec![label],
-            Some(Labels::Many(labels)) => labels.iter().map(String::as_str).collect(),
+            Some(LineLabels::One(label)) => vec![label],
+            Some(LineLabels::Many(labels)) => labels.iter().map(String::as_str).collect(),
         }
     }
 }
@@ -44,28 +49,29 @@ impl Line {
 /// One label or several.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Labels {
-    /// One.
+pub enum LineLabels {
+    /// One label.
     One(String),
-    /// Several, or none.
+    /// A list of labels, possibly empty.
     Many(Vec<String>),
 }
 
-impl Labels {
+impl LineLabels {
     pub(super) fn into_vec(self) -> Vec<String> {
         match self {
-            Labels::One(label) => vec![label],
-            Labels::Many(labels) => labels,
+            LineLabels::One(label) => vec![label],
+            LineLabels::Many(labels) => labels,
         }
     }
 }
 
-/// Bytes of the header of a `.npy` file, with room for any number of rows.
+/// Length of the header of a `.npy` file in bytes, enough for any number of rows.
 const HEADER: usize = 128;
 
-/// Writes `NAME.npy` (float32) and `NAME.jsonl` under temporary names, which are gone with the writer; [`Writer::finish`] puts them in their places.
+/// Writes `NAME.npy` (float32) and `NAME.jsonl` under temporary names. [`FeatureWriter::finish`] renames them; a writer that
+/// is dropped removes them.
 #[derive(Debug)]
-pub struct Writer {
+pub struct FeatureWriter {
     folder: PathBuf,
     name: &'static str,
     numbers: BufWriter<File>,
@@ -74,25 +80,25 @@ pub struct Writer {
     length: Option<usize>,
 }
 
-impl Writer {
-    /// Begins a table, `images` or `videos`, in a folder, which is made if it is not there.
+impl FeatureWriter {
+    /// Starts a table, `images` or `videos`, in a folder. Creates the folder if it is absent.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn create(folder: &Path, name: &'static str) -> Result<Writer, Error> {
+    pub fn create(folder: &Path, name: &'static str) -> Result<FeatureWriter, Error> {
         let io = |source| Error::Io { path: folder.to_owned(), source };
         std::fs::create_dir_all(folder).map_err(io)?;
-        let begin = |ending: &str| File::create(folder.join(format!("{name}.{ending}.part"))).map(BufWriter::new);
-        let (mut numbers, lines) = (begin("npy").map_err(io)?, begin("jsonl").map_err(io)?);
+        let create = |ending: &str| File::create(folder.join(format!("{name}.{ending}.part"))).map(BufWriter::new);
+        let (mut numbers, lines) = (create("npy").map_err(io)?, create("jsonl").map_err(io)?);
         numbers.write_all(&[0; HEADER]).map_err(io)?;
-        Ok(Writer { folder: folder.to_owned(), name, numbers, lines, rows: 0, length: None })
+        Ok(FeatureWriter { folder: folder.to_owned(), name, numbers, lines, rows: 0, length: None })
     }
 
     /// Adds a row.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Ragged`] if the row is empty or has another length than those before.
-    pub fn push(&mut self, line: &Line, values: &[f32]) -> Result<(), Error> {
+    /// [`Error::Io`]; [`Error::Ragged`] if the row is empty or has another length than the previous rows.
+    pub fn push(&mut self, line: &FeatureLine, values: &[f32]) -> Result<(), Error> {
         let length = *self.length.get_or_insert(values.len());
         if values.is_empty() || values.len() != length {
             let (path, id) = (self.folder.clone(), line.id.clone());
@@ -106,16 +112,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Rows so far.
+    /// Number of rows so far.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Puts the files of all writers in their places, once all are whole on disk.
+    /// Renames the files of all writers after all of them are synced to disk.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn finish<const N: usize>(mut writers: [Writer; N]) -> Result<(), Error> {
+    pub fn finish<const N: usize>(mut writers: [FeatureWriter; N]) -> Result<(), Error> {
         writers.iter_mut().try_for_each(|writer| writer.close().map_err(|source| writer.error(source)))?;
         for writer in &writers {
             for ending in ["npy", "jsonl"] {
@@ -145,10 +151,10 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for FeatureWriter {
     fn drop(&mut self) {
         for ending in ["npy", "jsonl"] {
-            // Not there once finished.
+            // Absent after `finish`.
             let _ = std::fs::remove_file(self.part(ending));
         }
     }
@@ -167,36 +173,34 @@ fn header(rows: usize, length: usize) -> [u8; HEADER] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Set;
+    use super::super::FeatureSet;
     use super::*;
 
     #[test]
-    fn what_is_written_is_a_feature_set() {
+    fn writes_a_feature_set() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("new");
         let make = |name: &'static str| {
-            let mut writer = Writer::create(&folder, name).unwrap();
+            let mut writer = FeatureWriter::create(&folder, name).unwrap();
             for i in 0..3 {
-                let line = Line {
-                    id: format!("{name}{i}"),
-                    label: Some(Labels::Many(vec!["x".into()])),
+                let line = FeatureLine {
+                    label: Some(LineLabels::Many(vec!["x".into()])),
                     split: Some(Split::Test),
                     video: Some("v".into()),
                     from: Some(1.5),
-                    to: None,
+                    ..FeatureLine::new(format!("{name}{i}"))
                 };
                 writer.push(&line, &[i as f32, 2.0]).unwrap();
             }
-            let short = Line { id: "short".into(), label: None, split: None, video: None, from: None, to: None };
-            let error = writer.push(&short, &[1.0]).unwrap_err().to_string();
-            assert!(error.ends_with("short has 1 numbers, where the rows before have 2"), "{error}");
+            let error = writer.push(&FeatureLine::new("short"), &[1.0]).unwrap_err().to_string();
+            assert!(error.ends_with("short has 1 numbers, the previous rows have 2"), "{error}");
             assert_eq!(writer.rows(), 3);
             writer
         };
         drop(make("images"));
-        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "what is not finished is gone");
-        Writer::finish([make("images"), make("videos")]).unwrap();
-        let set = Set::open(&folder).unwrap();
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "unfinished files are removed");
+        FeatureWriter::finish([make("images"), make("videos")]).unwrap();
+        let set = FeatureSet::open(&folder).unwrap();
         set.check().unwrap();
         assert_eq!((set.images.matrix.rows(), set.videos.matrix.columns(), set.labels.len()), (3, 2, 1));
         assert_eq!(set.images.rows[2].span_s, Some((1.5, 1.5)));

@@ -1,4 +1,4 @@
-//! The folded checkpoint: file and arithmetic.
+//! The folded checkpoint: file format and arithmetic.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -6,87 +6,105 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::config::Modality;
+use super::config::{GmfConfig, Modality};
+use crate::base::gemv::gemv;
 use crate::base::tensors::{self, Precision};
 
-/// Version of the file's layout.
+/// Version of the file layout.
 pub(super) const FORMAT: u32 = 1;
-/// The one metadata key; its value is the [`Record`] as JSON. One key, since the order of several is not kept.
+/// The only metadata key; its value is the [`CheckpointRecord`] as JSON. safetensors does not keep the order of several keys.
 pub(super) const KEY: &str = "reelseek";
-/// No map larger than this is read: 65,536 x 65,536 would be a mistake.
+/// Largest accepted length of a feature or an embedding: a larger one means a damaged file.
 const MAX_LEN: usize = 1 << 16;
 
-/// Why a checkpoint could not be used.
+/// Why a checkpoint cannot be used.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// The file could not be read or written.
+    /// The file cannot be read or written.
     #[error("checkpoint {name}: {source}")]
     Io {
-        /// Which file.
+        /// Name of the file.
         name: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file is no checkpoint of ours, or not of the kind that is needed.
-    #[error("checkpoint {name}: {found}; expected a GMF checkpoint, as `reelseek train` and `reelseek fold` write it")]
+    /// The file is not a GMF checkpoint, or it is damaged.
+    #[error("checkpoint {name}: {found}; expected a GMF checkpoint")]
     Format {
-        /// Which file.
+        /// Name of the file.
         name: String,
-        /// What is wrong with it.
+        /// The fault.
         found: String,
+    },
+    /// The file holds all layers where a folded checkpoint is needed.
+    #[error("checkpoint {name}: it holds all layers; expected a folded checkpoint")]
+    NotFolded {
+        /// Name of the file.
+        name: String,
+    },
+    /// The file is a folded checkpoint where all layers are needed.
+    #[error("checkpoint {name}: it is folded already; expected a checkpoint with all layers")]
+    AlreadyFolded {
+        /// Name of the file.
+        name: String,
     },
     /// The checkpoint belongs to another encoder.
-    #[error(
-        "checkpoint {name} was made for the encoder {found}, but {expected} is in use; name a checkpoint that fits with --checkpoint"
-    )]
+    #[error("checkpoint {name} was made for the encoder {found}, but {expected} is in use")]
     Encoder {
-        /// Which file.
+        /// Name of the file.
         name: String,
-        /// The encoder it was made for.
+        /// Encoder recorded in the checkpoint.
         found: String,
-        /// The encoder in use.
+        /// Encoder in use.
         expected: String,
     },
-    /// A number that f16 cannot hold.
-    #[error("a weight of {0} is beyond f16 (65,504); store numbers as f32, without --half")]
-    Half(f32),
-    /// The boundary leaves no room to start from folded maps.
+    /// A weight exceeds the range of f16.
+    #[error("a weight of {value} is beyond f16 (65,504)")]
+    BeyondHalf {
+        /// The weight.
+        value: f32,
+    },
+    /// The boundary leaves too few dissociated numbers on one side to start from a closed-form fit.
     #[error(
-        "with multiple {multiple} and boundary {boundary} the dissociated `{modality}` has {invariant} invariant and {specific} specific numbers; to \
-         start from a fit each side must hold at least its {length} features: move the boundary towards 0.5"
+        "with multiple {multiple} and boundary {boundary}, the dissociated `{modality}` has {invariant} invariant and \
+         {specific} specific numbers; to start from a fit, each side must hold at least its {length} features"
     )]
-    Room {
-        /// Which modality.
+    NoRoom {
+        /// Name of the modality.
         modality: String,
-        /// The magnification.
+        /// Magnification n.
         multiple: u32,
-        /// The boundary.
+        /// Share of the dissociated length that is invariant.
         boundary: f64,
-        /// Numbers before it.
+        /// Numbers before the boundary.
         invariant: usize,
-        /// Numbers after it.
+        /// Numbers after the boundary.
         specific: usize,
-        /// Length of the features.
+        /// Length of the modality's features.
         length: usize,
     },
-    /// The model maps other things than images and videos.
-    #[error("the model maps {0}; folding for search needs exactly `image` and `video`")]
-    Modalities(String),
-    /// Features of the wrong length were given.
+    /// The model has other modalities than `image` and `video`.
+    #[error("the model maps {found}; folding for search needs exactly `image` and `video`")]
+    Modalities {
+        /// Names of the modalities, separated by commas.
+        found: String,
+    },
+    /// Features have another length than the checkpoint's input.
     #[error("{modality} features have {found} numbers, the checkpoint maps {expected}")]
     Length {
         /// `image` or `video`.
         modality: &'static str,
-        /// Length given.
+        /// Length of the given features.
         found: usize,
-        /// Length expected.
+        /// Length that the checkpoint maps.
         expected: usize,
     },
 }
 
 impl Error {
-    /// Puts the file's name to what is wrong with its tensors.
-    pub(super) fn of(path: &Path) -> impl Fn(tensors::Error) -> Error {
+    /// Converts an error of a tensor file to one that names the checkpoint.
+    pub(super) fn in_file(path: &Path) -> impl Fn(tensors::Error) -> Error {
         let name = path.display().to_string();
         move |error| match error {
             tensors::Error::Io(source) => Error::Io { name: name.clone(), source },
@@ -95,53 +113,68 @@ impl Error {
     }
 }
 
-/// What a checkpoint says of itself.
+/// The metadata of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    /// Version of the file's layout.
+pub struct CheckpointRecord {
+    /// Version of the file layout.
     pub format: u32,
-    /// Encoder whose features it maps.
+    /// Identifier of the encoder whose features the checkpoint maps.
     pub encoder: String,
-    /// Names and lengths of the modalities.
+    /// Names and feature lengths of the modalities.
     pub modalities: Vec<Modality>,
     /// Length of the shared space, l*.
     pub invariant: usize,
-    /// Magnification n of the dissociation; 0 when the maps were fitted folded, without the layers.
+    /// Magnification n of the dissociation; 0 if the maps were fitted without layers.
     pub multiple: u32,
-    /// Share of the dissociated length that is invariant; 0 likewise.
+    /// Share of the dissociated length that is invariant; 0 if the maps were fitted without layers.
     pub boundary: f64,
-    /// How it was made, for people.
+    /// How the checkpoint was trained or fitted, for people.
     pub training: serde_json::Value,
-    /// Length of the image features that [`Record::projection`] takes; none without it.
+    /// Input length of [`CheckpointRecord::projection`]; absent without a projection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub projected_from: Option<usize>,
-    /// Where the encoder's image features are longer than the model's `image`: the affine map between them, fitted before training. In the file the
-    /// tensors `image.projection.{weight|bias}`.
+    /// The affine map that shortens the encoder's image features to the length of the model's `image`, fitted before
+    /// training. Stored in the file as the tensors `image.projection.{weight|bias}`.
     #[serde(skip)]
     pub projection: Option<Affine>,
 }
 
-/// The tensors of a projection.
+/// Names of the projection's tensors.
 pub(super) const PROJECTION: [&str; 2] = ["image.projection.weight", "image.projection.bias"];
 
-impl Record {
-    /// What a checkpoint file says of itself, without reading its numbers.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is damaged or something else.
-    pub fn open(path: &Path) -> Result<Record, Error> {
-        let file = tensors::open(path).map_err(Error::of(path))?;
-        Record::of(&file).map_err(|found| Error::Format { name: path.display().to_string(), found })
+impl CheckpointRecord {
+    /// The record of a model of this form, without a projection.
+    pub fn new(config: &GmfConfig, encoder: &str, training: serde_json::Value) -> CheckpointRecord {
+        CheckpointRecord {
+            format: FORMAT,
+            encoder: encoder.to_owned(),
+            modalities: config.modalities().to_vec(),
+            invariant: config.invariant(),
+            multiple: config.multiple(),
+            boundary: config.boundary(),
+            training,
+            projected_from: None,
+            projection: None,
+        }
     }
 
-    /// The same, with a projection before `image`.
-    pub fn projected(mut self, projection: Option<Affine>) -> Record {
+    /// Reads the record of a checkpoint file, without its weights.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it is damaged or not a checkpoint.
+    pub fn open(path: &Path) -> Result<CheckpointRecord, Error> {
+        let file = tensors::open(path).map_err(Error::in_file(path))?;
+        CheckpointRecord::in_tensors(&file).map_err(|found| Error::Format { name: path.display().to_string(), found })
+    }
+
+    /// Sets the projection of image features.
+    pub fn projected(mut self, projection: Option<Affine>) -> CheckpointRecord {
         self.projected_from = projection.as_ref().map(Affine::inputs);
         self.projection = projection;
         self
     }
 
-    /// Reads the projection's tensors, if there is one. Gives how many there are.
+    /// Reads the projection's tensors, if the record names one. Returns their number.
     pub(super) fn read_projection(&mut self, file: &tensors::File<'_>) -> Result<usize, tensors::Error> {
         let Some(from) = self.projected_from else { return Ok(0) };
         let to = self.modalities.iter().find(|m| m.name == "image").map_or(0, |m| m.length);
@@ -150,29 +183,29 @@ impl Record {
         Ok(PROJECTION.len())
     }
 
-    /// The projection's tensors.
+    /// Names, shapes and values of the projection's tensors.
     pub(super) fn projection_tensors(&self) -> Vec<(&'static str, Vec<usize>, &[f32])> {
         let Some(map) = &self.projection else { return Vec::new() };
         let [weight, bias] = PROJECTION;
         vec![(weight, vec![map.bias.len(), map.inputs()], &map.weight), (bias, vec![map.bias.len()], &map.bias)]
     }
 
-    /// The record of an opened file, or what is wrong with it.
-    pub(super) fn of(file: &tensors::File<'_>) -> Result<Record, String> {
+    /// The record in the metadata of an opened file, or a description of the fault.
+    pub(super) fn in_tensors(file: &tensors::File<'_>) -> Result<CheckpointRecord, String> {
         let text = file.metadata.get(KEY).ok_or_else(|| format!("its metadata has no `{KEY}`"))?;
-        let unread = |e: serde_json::Error| format!("its metadata `{KEY}` cannot be read ({e})");
-        // The version first: a later one may have other fields.
-        let value: serde_json::Value = serde_json::from_str(text).map_err(unread)?;
+        let unreadable = |e: serde_json::Error| format!("its metadata `{KEY}` cannot be read ({e})");
+        // The version first: a later version may have other fields.
+        let value: serde_json::Value = serde_json::from_str(text).map_err(unreadable)?;
         match value["format"].as_u64() {
             Some(found) if found != u64::from(FORMAT) => {
                 Err(format!("format version {found} (this program reads {FORMAT})"))
             }
-            _ => serde_json::from_value(value).map_err(unread),
+            _ => serde_json::from_value(value).map_err(unreadable),
         }
     }
 }
 
-/// `y = W x + c`, with `W` of shape (outputs, inputs), row after row.
+/// An affine map `y = W x + c`, with `W` of shape (outputs, inputs) in row-major order, as torch stores a linear layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Affine {
     /// W.
@@ -182,18 +215,18 @@ pub struct Affine {
 }
 
 impl Affine {
-    /// The length of x.
+    /// Length of x.
     pub fn inputs(&self) -> usize {
         self.weight.len() / self.bias.len().max(1)
     }
 
-    /// y.
+    /// Computes y.
     ///
     /// # Panics
-    /// If x has another length.
+    /// If x has another length than [`Affine::inputs`].
     pub fn apply(&self, x: &[f32]) -> Vec<f32> {
         let mut y = vec![0f32; self.bias.len()];
-        reelseek_index::gemv(&self.weight, self.bias.len(), x.len(), x, &mut y);
+        gemv(&self.weight, x, &mut y);
         for (y, c) in y.iter_mut().zip(&self.bias) {
             *y += c;
         }
@@ -201,35 +234,35 @@ impl Affine {
     }
 }
 
-/// The maps into the invariant space, one for each modality.
+/// A folded checkpoint: one affine map into the shared space for images and one for videos.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Folded {
-    /// `image.inv`: (l*, l_image).
+    /// `image.inv`, of shape (l*, l_image).
     pub image: Affine,
-    /// `video.inv`: (l*, l_video).
+    /// `video.inv`, of shape (l*, l_video).
     pub video: Affine,
-    /// What the file says of itself.
-    pub record: Record,
-    /// How its file stores the numbers.
+    /// Metadata.
+    pub record: CheckpointRecord,
+    /// Number format of the file.
     pub(super) precision: Precision,
 }
 
 impl Folded {
-    /// Two fitted or folded maps, stored as f32.
-    pub fn new(image: Affine, video: Affine, record: Record) -> Folded {
+    /// A checkpoint of two maps, stored as f32.
+    pub fn new(image: Affine, video: Affine, record: CheckpointRecord) -> Folded {
         Folded { image, video, record, precision: Precision::F32 }
     }
 
-    /// The same maps, rounded to f16: half the file.
+    /// The same maps rounded to f16, which halves the file.
     ///
     /// # Errors
-    /// [`Error::Half`] if a number is beyond f16.
+    /// [`Error::BeyondHalf`] if a weight exceeds the range of f16.
     pub fn halved(mut self) -> Result<Folded, Error> {
         for map in [&mut self.image, &mut self.video].into_iter().chain(&mut self.record.projection) {
             for value in map.weight.iter_mut().chain(&mut map.bias) {
                 let rounded = half::f16::from_f32(*value).to_f32();
                 if !rounded.is_finite() {
-                    return Err(Error::Half(*value));
+                    return Err(Error::BeyondHalf { value: *value });
                 }
                 *value = rounded;
             }
@@ -237,32 +270,33 @@ impl Folded {
         Ok(Folded { precision: Precision::F16, ..self })
     }
 
-    /// The checkpoint shipped with the program, for the encoder `layout`.
+    /// The checkpoint for the encoder `layout` that is embedded in the program.
     pub fn embedded() -> Folded {
         let bytes = include_bytes!("../../assets/layout-gmf.safetensors");
         Folded::parse(bytes, "the embedded checkpoint").expect("checked by a test of this module")
     }
 
-    /// Opens a checkpoint file.
+    /// Opens a folded checkpoint.
     ///
     /// # Errors
-    /// [`Error::Io`] if it cannot be read, [`Error::Format`] if it is damaged or something else.
+    /// [`Error::Io`] if the file cannot be read; as [`Folded::parse`].
     pub fn open(path: &Path) -> Result<Folded, Error> {
         let name = path.display().to_string();
         let bytes = std::fs::read(path).map_err(|source| Error::Io { name: name.clone(), source })?;
         Folded::parse(&bytes, &name)
     }
 
-    /// Reads a checkpoint from the bytes of its file.
+    /// Parses the bytes of a folded checkpoint; `name` is the file's name in errors.
     ///
     /// # Errors
-    /// [`Error::Format`] if it is damaged, of a later version, or has other tensors than a folded checkpoint has.
+    /// [`Error::NotFolded`] for a checkpoint with all layers; [`Error::Format`] if the file is damaged, of a later
+    /// version, or has unexpected tensors.
     pub fn parse(bytes: &[u8], name: &str) -> Result<Folded, Error> {
         let wrong = |found: String| Error::Format { name: name.to_owned(), found };
         let file = tensors::parse(bytes).map_err(|e| wrong(e.to_string()))?;
-        let mut record = Record::of(&file).map_err(wrong)?;
+        let mut record = CheckpointRecord::in_tensors(&file).map_err(wrong)?;
         if file.check("image.dis.bias", &[]).is_err_and(|e| !matches!(e, tensors::Error::Missing(_))) {
-            return Err(wrong("it holds all layers; `reelseek fold` makes the folded one of it".to_owned()));
+            return Err(Error::NotFolded { name: name.to_owned() });
         }
         let expected = 4 + record.read_projection(&file).map_err(|e| wrong(e.to_string()))?;
         if file.names().len() != expected {
@@ -290,7 +324,7 @@ impl Folded {
         Ok(Folded { image, video, record, precision })
     }
 
-    /// The bytes of the file; the same checkpoint gives the same bytes.
+    /// The bytes of the file. Equal checkpoints give equal bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let record = serde_json::to_string(&self.record).expect("a record is plain data");
         let outputs = self.record.invariant;
@@ -306,15 +340,15 @@ impl Folded {
         tensors::write(&all, self.precision, HashMap::from([(KEY.to_owned(), record)]))
     }
 
-    /// A short name for exactly these weights, recorded by an index.
+    /// First 16 hexadecimal digits of the file's BLAKE3 hash. An index records it.
     pub fn fingerprint(&self) -> String {
         blake3::hash(&self.to_bytes()).to_hex()[..16].to_owned()
     }
 
-    /// Refuses an encoder that the checkpoint was not made for.
+    /// Checks that the checkpoint was made for `encoder`; `name` is the checkpoint's name in the error.
     ///
     /// # Errors
-    /// [`Error::Encoder`] names both.
+    /// [`Error::Encoder`] with both encoders.
     pub fn expect_encoder(&self, encoder: &str, name: &str) -> Result<(), Error> {
         if self.record.encoder == encoder {
             return Ok(());
@@ -325,7 +359,7 @@ impl Folded {
     /// Embeds image features: `inv(image)`, after the projection if there is one, scaled to length 1.
     ///
     /// # Errors
-    /// [`Error::Length`] if the features have another length than the checkpoint's.
+    /// [`Error::Length`] if the features have another length than the checkpoint's input.
     pub fn embed_image(&self, features: &[f32]) -> Result<Vec<f32>, Error> {
         match &self.record.projection {
             Some(projection) if features.len() == projection.inputs() => {
@@ -338,7 +372,7 @@ impl Folded {
     /// Embeds clip features: `inv(video)`, scaled to length 1.
     ///
     /// # Errors
-    /// [`Error::Length`] if the features have another length than the checkpoint's.
+    /// [`Error::Length`] if the features have another length than the checkpoint's input.
     pub fn embed_video(&self, features: &[f32]) -> Result<Vec<f32>, Error> {
         embed(&self.video, features, "video")
     }
@@ -350,7 +384,7 @@ fn embed(map: &Affine, features: &[f32], modality: &'static str) -> Result<Vec<f
     }
     let mut y = map.apply(features);
     let norm = y.iter().map(|v| v * v).sum::<f32>().sqrt();
-    // A zero vector is a legal embedding: it scores 0 against everything.
+    // A zero vector is a valid embedding: it scores 0 against everything.
     let scale = if norm.is_finite() && norm > 1e-12 { 1.0 / norm } else { 0.0 };
     for v in &mut y {
         *v = if scale == 0.0 { 0.0 } else { *v * scale };
@@ -367,7 +401,7 @@ mod tests {
         Folded {
             image: Affine { weight: values(12), bias: values(3) },
             video: Affine { weight: values(30), bias: values(3) },
-            record: Record {
+            record: CheckpointRecord {
                 format: FORMAT,
                 encoder: "layout/1".into(),
                 modalities: vec![
@@ -386,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_round_trip_and_are_stable() {
+    fn bytes_round_trip_unchanged() {
         let checkpoint = small();
         let bytes = checkpoint.to_bytes();
         assert_eq!(Folded::parse(&bytes, "x").unwrap(), checkpoint);
@@ -394,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn embeddings_have_length_one_and_wrong_lengths_are_refused() {
+    fn embeds_to_length_one_and_rejects_wrong_lengths() {
         let checkpoint = small();
         let y = checkpoint.embed_image(&[1.0, 2.0, 3.0, 4.0]).unwrap();
         assert!((y.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() < 1e-6);
@@ -403,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn every_truncation_is_an_error() {
+    fn rejects_every_truncation() {
         let bytes = small().to_bytes();
         for cut in 0..bytes.len() {
             assert!(Folded::parse(&bytes[..cut], "cut").is_err(), "{cut}");
@@ -411,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_and_later_files_are_refused_by_name() {
+    fn rejects_foreign_and_later_files_by_name() {
         let error = Folded::parse(b"not a checkpoint at all", "a.bin").unwrap_err().to_string();
         assert!(error.contains("a.bin"), "{error}");
         let mut later = small();
@@ -421,15 +455,15 @@ mod tests {
     }
 
     #[test]
-    fn what_f16_cannot_hold_is_refused() {
+    fn rejects_weights_beyond_f16() {
         let mut large = small();
         large.video.weight[3] = 1e5;
-        assert!(matches!(large.halved(), Err(Error::Half(v)) if v == 1e5));
+        assert!(matches!(large.halved(), Err(Error::BeyondHalf { value }) if value == 1e5));
         assert!(small().halved().is_ok());
     }
 
     #[test]
-    fn embedded_checkpoint_fits_the_embedded_encoder() {
+    fn embedded_checkpoint_matches_the_embedded_encoder() {
         let checkpoint = Folded::embedded();
         checkpoint.expect_encoder("layout/1", "embedded").unwrap();
         assert_eq!(checkpoint.image.weight.len(), 128 * 128);

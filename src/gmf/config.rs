@@ -1,64 +1,65 @@
-//! What a GMF model looks like: lengths, magnification, boundary; and what it costs.
+//! The form of a GMF model (lengths, magnification, boundary) and its cost.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Most numbers that a model may have; more is a mistake (the largest of the paper has 0.34 · 10⁹).
+/// Largest accepted number of parameters; a larger one is a mistake (the paper's largest model has 0.34 · 10⁹).
 const MAX_PARAMETERS: usize = 1 << 34;
 
-/// Why a model of this form cannot be.
+/// Why a model cannot have a form.
 #[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
 pub enum ConfigError {
-    /// Fusion needs at least two modalities.
-    #[error("{0} modalities: GMF exchanges what modalities share, so it needs at least two")]
+    /// Fewer than two modalities.
+    #[error("{0} modalities: GMF exchanges parts between modalities, so it needs at least two")]
     Modalities(usize),
-    /// A name is empty, used twice, or holds a dot.
+    /// A name is empty, repeated, or contains a dot.
     #[error(
-        "`{0}` cannot name a modality: names are unique, not empty and hold no dot, since tensors are named by them"
+        "`{0}` cannot name a modality: names are unique, not empty and without a dot, because tensors are named by them"
     )]
     Name(String),
-    /// A modality without features.
-    #[error("modality `{0}` has features of length 0; at least 1 number is needed")]
+    /// A modality whose features have length 0.
+    #[error("modality `{0}` has features of length 0; expected at least 1")]
     Length(String),
-    /// Theorem 3.3 asks for more than 2.
+    /// The magnification is not above 2, which Theorem 3.3 requires.
     #[error(
         "multiple is {0}; the magnification n of the dissociation is a whole number greater than 2 (the paper uses 4)"
     )]
     Multiple(u32),
-    /// The boundary leaves one side empty.
+    /// The boundary is not between 0 and 1.
     #[error(
         "boundary is {0}; it is the share of the dissociated length that is invariant, between 0 and 1 (the paper uses 0.5)"
     )]
     Boundary(f64),
     /// The boundary rounds to an empty side.
     #[error(
-        "boundary {boundary} of {dissociated} dissociated numbers of `{modality}` leaves one side empty; move it towards 0.5"
+        "boundary {boundary} of {dissociated} dissociated numbers of `{modality}` leaves one side empty"
     )]
     EmptySide {
-        /// Which modality.
+        /// Name of the modality.
         modality: String,
-        /// n·l.
+        /// Dissociated length, n·l.
         dissociated: usize,
-        /// Share given.
+        /// The boundary.
         boundary: f64,
     },
-    /// More numbers than a machine could hold.
-    #[error("the model would have more than {MAX_PARAMETERS} parameters; give smaller lengths or a smaller multiple")]
+    /// The model would have more than 2³⁴ parameters.
+    #[error("the model would have more than {MAX_PARAMETERS} parameters")]
     TooLarge,
 }
 
 /// Name and feature length of one modality.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Modality {
-    /// `image` or `video`, say.
+    /// Name, such as `image` or `video`.
     pub name: String,
-    /// Length of its features.
+    /// Length of the modality's features.
     pub length: usize,
 }
 
-/// The four affine maps of a modality, in the order in which a feature meets them.
+/// The four affine layers of a modality, in the order in which a feature passes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Map {
+pub enum GmfLayer {
     /// P_dis: (n·l, l).
     Dissociate,
     /// P_cinv: (l*, b).
@@ -69,40 +70,40 @@ pub enum Map {
     Reconstruct,
 }
 
-impl Map {
-    /// All four.
-    pub const ALL: [Map; 4] = [Map::Dissociate, Map::ConcentrateInvariant, Map::ConcentrateSpecific, Map::Reconstruct];
+impl GmfLayer {
+    /// All four layers, in order.
+    pub const ALL: [GmfLayer; 4] = [GmfLayer::Dissociate, GmfLayer::ConcentrateInvariant, GmfLayer::ConcentrateSpecific, GmfLayer::Reconstruct];
 
-    /// The map's name in a checkpoint.
+    /// Name of the layer in a checkpoint.
     pub fn name(self) -> &'static str {
         match self {
-            Map::Dissociate => "dis",
-            Map::ConcentrateInvariant => "cinv",
-            Map::ConcentrateSpecific => "cspec",
-            Map::Reconstruct => "recon",
+            GmfLayer::Dissociate => "dis",
+            GmfLayer::ConcentrateInvariant => "cinv",
+            GmfLayer::ConcentrateSpecific => "cspec",
+            GmfLayer::Reconstruct => "recon",
         }
     }
 }
 
-/// A validated form: `d ≥ 2` modalities of any lengths `l_j`, magnification `n`, boundary.
+/// A validated form of a model: `d ≥ 2` modalities of any lengths `l_j`, magnification `n`, boundary.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Config {
+pub struct GmfConfig {
     modalities: Vec<Modality>,
     multiple: u32,
     boundary: f64,
 }
 
-impl Config {
-    /// Magnification of all experiments of the paper.
+impl GmfConfig {
+    /// Magnification of all experiments in the paper.
     pub const MULTIPLE: u32 = 4;
-    /// Boundary of all experiments of the paper.
+    /// Boundary of all experiments in the paper.
     pub const BOUNDARY: f64 = 0.5;
 
-    /// A form, checked.
+    /// Validates a form.
     ///
     /// # Errors
-    /// A [`ConfigError`] that says what is wrong and why.
-    pub fn new(modalities: Vec<Modality>, multiple: u32, boundary: f64) -> Result<Config, ConfigError> {
+    /// A [`ConfigError`] that names the invalid value.
+    pub fn new(modalities: Vec<Modality>, multiple: u32, boundary: f64) -> Result<GmfConfig, ConfigError> {
         if modalities.len() < 2 {
             return Err(ConfigError::Modalities(modalities.len()));
         }
@@ -124,7 +125,7 @@ impl Config {
                 return Err(ConfigError::TooLarge);
             }
         }
-        let config = Config { modalities, multiple, boundary };
+        let config = GmfConfig { modalities, multiple, boundary };
         for (j, modality) in config.modalities.iter().enumerate() {
             let (boundary_row, dissociated) = (config.boundary_row(j), config.dissociated(j));
             if boundary_row == 0 || boundary_row == dissociated {
@@ -137,22 +138,22 @@ impl Config {
         }
     }
 
-    /// The form of the paper for images and videos, `n = 4`, boundary ½.
+    /// The paper's form for images and videos: `n = 4`, boundary ½.
     ///
     /// ```
-    /// let config = reelseek::gmf::Config::image_video(128, 4096)?;
+    /// let config = reelseek::gmf::GmfConfig::image_video(128, 4096)?;
     /// assert_eq!((config.parameters(), config.invariant()), (119_202_816, 128));
     /// # Ok::<(), reelseek::gmf::ConfigError>(())
     /// ```
     ///
     /// # Errors
-    /// As [`Config::new`].
-    pub fn image_video(image: usize, video: usize) -> Result<Config, ConfigError> {
+    /// As [`GmfConfig::new`].
+    pub fn image_video(image: usize, video: usize) -> Result<GmfConfig, ConfigError> {
         let modality = |name: &str, length| Modality { name: name.to_owned(), length };
-        Config::new(vec![modality("image", image), modality("video", video)], Config::MULTIPLE, Config::BOUNDARY)
+        GmfConfig::new(vec![modality("image", image), modality("video", video)], GmfConfig::MULTIPLE, GmfConfig::BOUNDARY)
     }
 
-    /// Names and lengths.
+    /// Names and feature lengths of the modalities.
     pub fn modalities(&self) -> &[Modality] {
         &self.modalities
     }
@@ -172,38 +173,38 @@ impl Config {
         self.modalities.iter().map(|m| m.length).min().unwrap_or(0)
     }
 
-    /// `n·l_j`.
+    /// Dissociated length of modality `j`: `n·l_j`.
     pub fn dissociated(&self, j: usize) -> usize {
         self.multiple as usize * self.modalities[j].length
     }
 
-    /// `b_j = ⌊boundary · n · l_j⌋` (Algorithm 2): rows before it are invariant, rows from it on specific.
+    /// `b_j = ⌊boundary · n · l_j⌋` (Algorithm 2): earlier rows are invariant, later rows are specific.
     pub fn boundary_row(&self, j: usize) -> usize {
         (self.boundary * self.dissociated(j) as f64) as usize
     }
 
-    /// Outputs and inputs of a map.
-    pub fn shape(&self, j: usize, map: Map) -> (usize, usize) {
+    /// Numbers of outputs and inputs of a layer.
+    pub fn shape(&self, j: usize, layer: GmfLayer) -> (usize, usize) {
         let (l, shared) = (self.modalities[j].length, self.invariant());
-        match map {
-            Map::Dissociate => (self.dissociated(j), l),
-            Map::ConcentrateInvariant => (shared, self.boundary_row(j)),
-            Map::ConcentrateSpecific => (l, self.dissociated(j) - self.boundary_row(j)),
-            Map::Reconstruct => (l, shared + l),
+        match layer {
+            GmfLayer::Dissociate => (self.dissociated(j), l),
+            GmfLayer::ConcentrateInvariant => (shared, self.boundary_row(j)),
+            GmfLayer::ConcentrateSpecific => (l, self.dissociated(j) - self.boundary_row(j)),
+            GmfLayer::Reconstruct => (l, shared + l),
         }
     }
 
-    /// The modality whose invariant part rebuilds modality `j`: the next one, cyclically (Eq. 17).
+    /// The modality whose invariant part rebuilds modality `j`: the next modality, cyclically (Eq. 17).
     pub fn next(&self, j: usize) -> usize {
         (j + 1) % self.modalities.len()
     }
 
-    /// Weights and biases of all maps.
+    /// Number of weights and biases of all layers.
     pub fn parameters(&self) -> usize {
         self.count(|outputs, inputs| Some(outputs * inputs + outputs)).unwrap_or(usize::MAX)
     }
 
-    /// Operations to pass one sample of every modality through the whole network, a multiply-add as two.
+    /// Operations to pass one sample of every modality through the whole network; a multiply-add counts as two.
     pub fn flops(&self) -> usize {
         self.count(|outputs, inputs| Some(2 * outputs * inputs)).unwrap_or(usize::MAX)
     }
@@ -211,8 +212,8 @@ impl Config {
     fn count(&self, of: impl Fn(usize, usize) -> Option<usize>) -> Option<usize> {
         let mut sum = 0usize;
         for j in 0..self.modalities.len() {
-            for map in Map::ALL {
-                let (outputs, inputs) = self.shape(j, map);
+            for layer in GmfLayer::ALL {
+                let (outputs, inputs) = self.shape(j, layer);
                 sum = sum.checked_add(of(outputs, inputs)?)?;
             }
         }
@@ -225,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameters_and_flops_are_the_papers() {
+    fn parameters_and_flops_match_the_paper() {
         let expected = [
             (128, 4096, 119_202_816, 0.238),
             (128, 128, 329_472, 0.001),
@@ -233,17 +234,17 @@ mod tests {
             (512, 512, 5_250_048, 0.010),
         ];
         for (image, video, parameters, giga) in expected {
-            let config = Config::image_video(image, video).unwrap();
+            let config = GmfConfig::image_video(image, video).unwrap();
             assert_eq!(config.parameters(), parameters);
             assert!((config.flops() as f64 / 1e9 - giga).abs() < 6e-4, "{}", config.flops());
         }
     }
 
     #[test]
-    fn impossible_forms_are_refused_with_the_number_given() {
+    fn rejects_impossible_forms_with_the_given_number() {
         let named = |lengths: &[(&str, usize)], multiple, boundary| {
             let modalities = lengths.iter().map(|(n, l)| Modality { name: (*n).to_owned(), length: *l }).collect();
-            Config::new(modalities, multiple, boundary).unwrap_err()
+            GmfConfig::new(modalities, multiple, boundary).unwrap_err()
         };
         let two = [("a", 4), ("b", 6)];
         assert_eq!(named(&[("a", 4)], 4, 0.5), ConfigError::Modalities(1));

@@ -1,4 +1,4 @@
-//! Maps fitted in closed form on the frames of videos: where training on videos starts, and what an encoder is searched with that has no checkpoint.
+//! The checkpoint of an encoder without a trained one: maps fitted in closed form to frames of the videos to index.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -10,184 +10,213 @@ use serde::{Deserialize, Serialize};
 use crate::base::Cancel;
 use crate::base::seeded::Random;
 use crate::encode::{self, Encoder, registry};
-use crate::gmf::fit::{Covariances, Error};
-use crate::gmf::{Affine, Config, ConfigError, Folded, Record, Weights};
+use crate::gmf::{Affine, CheckpointRecord, ConfigError, Folded, GmfConfig};
 use crate::media::{self, Limits, Picture, Plan, Tools};
 
 /// Length of the shared space.
 pub const LENGTH: usize = 128;
 
-/// The checkpoint around `frame`, a map from a descriptor (after `projection`, for images) to the shared space: for an image that map, for a clip the same of the mean of its frames.
-///
-/// * `image`: (outputs, image length), on image features;
-/// * `projection`: image features from descriptors, if not the descriptors themselves: `Q (f - mean)`.
+/// A checkpoint that embeds a clip like the mean of its frames. `projection` maps a descriptor to image features, `image` maps
+/// image features to the shared space; a clip passes both maps after its frames are averaged.
 ///
 /// # Errors
 /// [`ConfigError`] if no model has these lengths.
 pub fn around(encoder: &dyn Encoder, image: &Affine, projection: &Affine) -> Result<Folded, ConfigError> {
-    let about = encoder.about();
+    let about = encoder.info();
     let (outputs, descriptor) = (image.bias.len(), projection.inputs());
-    let config = Config::image_video(image.inputs(), about.clip_len)?;
+    let config = GmfConfig::image_video(image.inputs(), about.clip_len)?;
     // From a descriptor to the shared space.
     let (first, second) = (matrix(projection), matrix(image));
     let frame = &second * &first;
     let shift =
         &second * DMatrix::from_iterator(projection.bias.len(), 1, projection.bias.iter().map(|x| f64::from(*x)));
-    let share = 1.0 / about.mean_at.len() as f64;
+    let share = 1.0 / about.mean_offsets.len() as f64;
     let mut weight = vec![0f32; outputs * about.clip_len];
     for (row, out) in frame.row_iter().zip(weight.chunks_exact_mut(about.clip_len)) {
-        for at in &about.mean_at {
+        for at in &about.mean_offsets {
             out[*at..at + descriptor].iter_mut().zip(row.iter()).for_each(|(w, f)| *w = (f * share) as f32);
         }
     }
     let bias = shift.iter().zip(&image.bias).map(|(s, b)| *s as f32 + b).collect();
-    let record = Weights::record(&config, &about.id, serde_json::Value::Null);
+    let record = CheckpointRecord::new(&config, &about.id, serde_json::Value::Null);
     Ok(Folded::new(image.clone(), Affine { weight, bias }, record))
 }
 
-/// `Q (f - mean)`, with the `count` directions that tell videos apart best as rows of `Q`, orthonormal.
-///
-/// # Errors
-/// As [`Covariances::basis`].
-pub fn projection(covariances: &Covariances, count: usize) -> Result<Affine, Error> {
-    let (weight, mean) = (covariances.basis(count)?, covariances.mean());
-    let bias =
-        weight.chunks_exact(mean.len()).map(|row| -row.iter().zip(&mean).map(|(q, m)| q * m).sum::<f32>()).collect();
-    Ok(Affine { weight, bias })
+/// Progress of [`of_videos`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FitEvent {
+    /// Frames of more videos are described.
+    Described {
+        /// Name of the encoder.
+        encoder: String,
+        /// Number of finished videos.
+        done: usize,
+        /// Number of videos of the sample.
+        of: usize,
+    },
+    /// The sample is too small, so the checkpoint is not fitted to it.
+    TooFewVideos {
+        /// Name of the encoder.
+        encoder: String,
+        /// The sample.
+        sample: FitSample,
+        /// Least number of videos of a fit.
+        min_videos: usize,
+        /// Least number of distinct frames of a fit.
+        min_frames: usize,
+    },
 }
 
-/// [`principal`] of frames of at most 256 videos, spread over them: 16 of each, fewer where the encoder is slow. Videos that cannot be decoded are passed over. `tell` hears
-/// how far it is, and of a sample too small to fit anything to.
+impl std::fmt::Display for FitEvent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            FitEvent::Described { encoder, done, of } => {
+                write!(f, "fitting a checkpoint for {encoder}: {done} of {of} videos described")
+            }
+            FitEvent::TooFewVideos { encoder, sample, min_videos, min_frames } => write!(
+                f,
+                "{} videos with {} distinct frames are too few to fit a checkpoint ({min_videos} videos with {min_frames} \
+                 frames are needed): {encoder} will separate kinds less well",
+                sample.videos, sample.frames
+            ),
+        }
+    }
+}
+
+/// Fits [`principal`] to frames of at most 256 videos, evenly chosen from `paths`: 16 frames of each, fewer for a slow
+/// encoder. Skips videos that cannot be decoded.
 ///
 /// # Errors
-/// [`OfVideos`]: no frame could be decoded, the encoder fails, or it was stopped.
+/// [`FitError`] if no frame can be decoded, the encoder fails, or `cancel` is set.
 pub fn of_videos(
     tools: &Tools,
     encoder: &dyn Encoder,
     paths: &[PathBuf],
     cancel: &Cancel,
-    mut tell: impl FnMut(&str),
-) -> Result<Folded, OfVideos> {
-    let name = &encoder.about().name;
-    let step = paths.len().div_ceil(MOST_VIDEOS).max(1);
+    mut on_event: impl FnMut(&FitEvent),
+) -> Result<Folded, FitError> {
+    let name = &encoder.info().name;
+    let step = paths.len().div_ceil(MAX_VIDEOS).max(1);
     let chosen = paths.len().div_ceil(step);
-    let frames = (most_frames(encoder) / chosen.max(1)).clamp(1, FRAMES);
+    let frames = (max_frames(encoder) / chosen.max(1)).clamp(1, FRAMES);
     let mut features: Vec<Vec<Vec<f32>>> = Vec::new();
-    let mut told = Instant::now();
+    let mut last_event = Instant::now();
     for (i, path) in paths.iter().step_by(step).enumerate() {
-        // Keyframes will do, and cost little. A short video has few, and costs little otherwise.
+        // Keyframes suffice and are cheap. A short video has few keyframes, and decoding all its frames is cheap.
         let mut pictures = pictures(tools, encoder, path, true, cancel);
         if pictures.len() < frames / 2 {
             pictures = self::pictures(tools, encoder, path, false, cancel);
         }
         let step = pictures.len().div_ceil(frames).max(1);
-        // One alone is taken from the middle: many videos begin alike.
-        let some: Vec<Picture> =
+        // A single frame is taken from the middle, because many videos start alike.
+        let chosen_pictures: Vec<Picture> =
             pictures.into_iter().skip(if frames == 1 { step / 2 } else { 0 }).step_by(step).collect();
         let mut rows = Vec::new();
-        for few in some.chunks(TOGETHER) {
-            for descriptor in encoder.describe(few)?.iter().filter(|descriptor| !descriptor.is_flat()) {
+        for batch in chosen_pictures.chunks(BATCH) {
+            for descriptor in encoder.describe(batch)?.iter().filter(|descriptor| !descriptor.is_flat()) {
                 if cancel.is_set() {
-                    return Err(OfVideos::Cancelled);
+                    return Err(FitError::Cancelled);
                 }
                 rows.push(encoder.image(descriptor)?);
             }
         }
         if cancel.is_set() {
-            return Err(OfVideos::Cancelled);
+            return Err(FitError::Cancelled);
         }
         if !rows.is_empty() {
             features.push(rows);
         }
-        if told.elapsed() >= TELL_EVERY {
-            tell(&format!("fitting a checkpoint for {name}: {} of {chosen} videos looked at", i + 1));
-            told = Instant::now();
+        if last_event.elapsed() >= EVENT_INTERVAL {
+            on_event(&FitEvent::Described { encoder: name.clone(), done: i + 1, of: chosen });
+            last_event = Instant::now();
         }
     }
     if features.is_empty() {
-        return Err(OfVideos::TooFew { videos: paths.len() });
+        return Err(FitError::NoFrames { videos: paths.len() });
     }
-    let fitted = Fitted { videos: features.len(), frames: distinct(&features), of: paths.len() };
-    if !fitted.holds_up() {
-        tell(&format!(
-            "{} videos with {} distinct frames say too little of what others will show: nothing is fitted to them, and {name} will tell kinds apart less well; index at least {MIN_VIDEOS} videos with {MIN_FRAMES} frames at once, into another folder, or name a --checkpoint",
-            fitted.videos, fitted.frames
-        ));
+    let sample = FitSample { videos: features.len(), frames: distinct(&features), of: paths.len() };
+    if !sample.is_sufficient() {
+        let (encoder, min_videos, min_frames) = (name.clone(), MIN_VIDEOS, MIN_FRAMES);
+        on_event(&FitEvent::TooFewVideos { encoder, sample, min_videos, min_frames });
     }
-    Ok(principal(encoder, &features, fitted)?)
+    Ok(principal(encoder, &features, sample)?)
 }
 
-/// What a map was fitted to; it stands in the checkpoint's record, as `fitted`.
+/// The sample that a map was fitted to. The checkpoint's record contains it as `fitted`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fitted {
-    /// Videos that were looked at.
+pub struct FitSample {
+    /// Videos of the sample.
     pub videos: usize,
-    /// Different frames of them.
+    /// Distinct frames of the sample.
     pub frames: usize,
-    /// Videos that they were drawn from.
+    /// Videos that the sample was drawn from.
     pub of: usize,
 }
 
-impl Fitted {
-    /// What a checkpoint says of its fit, if it was made here.
-    pub fn of(record: &Record) -> Option<Fitted> {
-        Fitted::deserialize(record.training.get("fitted")?).ok()
+impl FitSample {
+    /// The sample in a checkpoint's record, if [`principal`] made the checkpoint.
+    pub fn recorded_in(record: &CheckpointRecord) -> Option<FitSample> {
+        FitSample::deserialize(record.training.get("fitted")?).ok()
     }
 
-    /// Whether a map can go by it. The mean of few videos is in large part each one's own, so that centring takes away what they show; and as many directions
-    /// as there are to be found need as many frames.
-    fn holds_up(&self) -> bool {
+    /// Whether a map can be fitted to the sample. The mean of few videos mostly shows those videos, so centring would remove
+    /// their content; and n directions need n frames.
+    fn is_sufficient(&self) -> bool {
         self.videos >= MIN_VIDEOS && self.frames >= MIN_FRAMES
     }
 
-    /// Whether an index of so many videos has left it behind.
+    /// Whether an index of this many videos has outgrown the sample.
     pub fn is_outgrown(&self, videos: usize) -> bool {
         videos >= OUTGROWN * self.of.max(1)
     }
 }
 
-/// Videos, and frames of each, that are looked at.
-const MOST_VIDEOS: usize = 256;
+/// Largest number of videos in a sample.
+const MAX_VIDEOS: usize = 256;
+/// Largest number of frames of a video in a sample.
 const FRAMES: usize = 16;
-/// Least videos and different frames that a map is fitted to.
+/// Least number of videos of a fit.
 const MIN_VIDEOS: usize = 8;
+/// Least number of distinct frames of a fit.
 const MIN_FRAMES: usize = LENGTH;
-/// Growth of an index from which its map is called old.
+/// Growth factor by which an index outgrows the sample of its map.
 const OUTGROWN: usize = 10;
-/// Operations that a sample may cost: a minute or two on two cores.
+/// Operations that describing a sample may cost: one to two minutes on two cores.
 const BUDGET: f64 = 20e12;
-/// What an encoder that the registry does not know is held to cost an image.
-const USUAL: f64 = 10e9;
-/// Pictures described between two looks at whether to stop.
-const TOGETHER: usize = 8;
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// Assumed operations per image of an encoder that is not in the registry.
+const DEFAULT_FLOPS: f64 = 10e9;
+/// Pictures described between two checks for cancellation.
+const BATCH: usize = 8;
+/// Time between two progress events.
+const EVENT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Frames that may be looked at: by the encoder's cost, and by that of the eigenvectors, which goes by the smaller of frames and length, cubed.
-fn most_frames(encoder: &dyn Encoder) -> usize {
-    let about = encoder.about();
-    let flops = registry::entry(&about.name).map_or(USUAL, |entry| entry.flops);
-    let most = if about.image_len > 1536 { 1024 } else { MOST_VIDEOS * FRAMES };
-    ((BUDGET / flops) as usize).clamp(2 * MIN_FRAMES, most)
+/// Largest number of frames in a sample, limited by the encoder's cost and by the cost of the eigenvectors, which grows with
+/// the cube of the smaller of frames and length.
+fn max_frames(encoder: &dyn Encoder) -> usize {
+    let about = encoder.info();
+    let flops = registry::entry(&about.name).map_or(DEFAULT_FLOPS, |entry| entry.flops);
+    let limit = if about.image_len > 1536 { 1024 } else { MAX_VIDEOS * FRAMES };
+    ((BUDGET / flops) as usize).clamp(2 * MIN_FRAMES, limit)
 }
 
-/// How many different rows there are.
+/// Number of distinct rows.
 fn distinct(videos: &[Vec<Vec<f32>>]) -> usize {
     let bits = |row: &Vec<f32>| row.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
     videos.iter().flatten().map(bits).collect::<HashSet<Vec<u32>>>().len()
 }
 
-/// Frames of one video, [`SAMPLE_HZ`] of its start, as many as can be decoded.
+/// Frames from the start of one video at [`SAMPLE_HZ`], as many as can be decoded.
 fn pictures(tools: &Tools, encoder: &dyn Encoder, path: &Path, keyframes: bool, cancel: &Cancel) -> Vec<Picture> {
-    let plan = Plan { rate_hz: SAMPLE_HZ, ..encoder.about().sampling.plan(keyframes) };
-    let most = if keyframes { MOST_PICTURES } else { MOST_DECODED };
+    let plan = Plan { rate_hz: SAMPLE_HZ, ..encoder.info().sampling.plan(keyframes) };
+    let limit = if keyframes { MAX_KEYFRAMES } else { MAX_DECODED };
     let mut pictures = Vec::new();
     if let Ok(mut stream) = media::frames(tools, path, &plan, &Limits::default(), cancel) {
         while let Ok(Some(frame)) = stream.next_frame() {
-            // A keyframe stands until the next.
+            // A keyframe is repeated until the next one.
             if pictures.last() != Some(&frame.picture) {
                 pictures.push(frame.picture);
             }
-            if pictures.len() == most {
+            if pictures.len() == limit {
                 break;
             }
         }
@@ -195,24 +224,24 @@ fn pictures(tools: &Tools, encoder: &dyn Encoder, path: &Path, keyframes: bool, 
     pictures
 }
 
-/// Frames a second that are looked at, and how many of them are kept of one video.
+/// Sampled frames per second.
 const SAMPLE_HZ: f64 = 1.0;
-const MOST_PICTURES: usize = 512;
-/// The same, where all frames are decoded and not keyframes only.
-const MOST_DECODED: usize = 60;
+/// Largest number of frames of one video if only keyframes are decoded.
+const MAX_KEYFRAMES: usize = 512;
+/// Largest number of frames of one video if all frames are decoded.
+const MAX_DECODED: usize = 60;
 
-/// Why no checkpoint could be fitted to videos.
+/// Why no checkpoint was fitted.
 #[derive(Debug, thiserror::Error)]
-pub enum OfVideos {
-    /// No frame at all.
-    #[error(
-        "no checkpoint can be fitted: no frame of {videos} videos could be decoded that shows something; name videos, or a --checkpoint"
-    )]
-    TooFew {
-        /// Videos named.
+#[non_exhaustive]
+pub enum FitError {
+    /// No frame of the videos could be decoded, or all frames are flat.
+    #[error("no checkpoint can be fitted: {videos} videos have no decodable frame that is not flat")]
+    NoFrames {
+        /// Number of videos.
         videos: usize,
     },
-    /// Stopped by wish.
+    /// Cancelled.
     #[error("stopped before anything was indexed")]
     Cancelled,
     /// The encoder failed.
@@ -220,19 +249,20 @@ pub enum OfVideos {
     Encoder(#[from] encode::Error),
     /// No model has these lengths.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    GmfConfig(#[from] ConfigError),
 }
 
-/// The first principal directions of image features about their mean, each video weighing the same, however many it has, [`LENGTH`] of them at most: their cosine is
-/// that of centred features, nearly.
+/// Maps image features to their first principal directions about the mean, at most [`LENGTH`] of them. Every video has the
+/// same weight, for any number of frames. The cosine in these directions is nearly the cosine of centred features.
 ///
-/// Of a sample too small to tell others by, what it shows itself is kept, and of all else a seeded random projection, which keeps cosines within some hundredths
-/// (Johnson and Lindenstrauss, 1984), without any mean taken off: the first video decides nothing for those that come later.
+/// If the sample is too small, nothing is centred: the directions are the sample's own and seeded random ones, which keep
+/// cosines within a few hundredths (Johnson and Lindenstrauss, 1984). The first videos then do not determine how later
+/// videos are compared.
 ///
 /// # Errors
 /// [`ConfigError`] if no model has the encoder's lengths.
-pub fn principal(encoder: &dyn Encoder, videos: &[Vec<Vec<f32>>], fitted: Fitted) -> Result<Folded, ConfigError> {
-    let length = encoder.about().image_len;
+pub fn principal(encoder: &dyn Encoder, videos: &[Vec<Vec<f32>>], sample: FitSample) -> Result<Folded, ConfigError> {
+    let length = encoder.info().image_len;
     let mut rows: Vec<(f64, &[f32])> = Vec::new();
     for video in videos {
         let weight = 1.0 / (video.len().max(1) * videos.len()) as f64;
@@ -240,7 +270,7 @@ pub fn principal(encoder: &dyn Encoder, videos: &[Vec<Vec<f32>>], fitted: Fitted
     }
     let mut x = DMatrix::from_fn(length, rows.len(), |i, j| f64::from(rows[j].1[i]));
     let mut mean = &x * DVector::from_iterator(rows.len(), rows.iter().map(|(weight, _)| *weight));
-    if !fitted.holds_up() {
+    if !sample.is_sufficient() {
         mean.fill(0.0);
     }
     for (mut column, (weight, _)) in x.column_iter_mut().zip(&rows) {
@@ -248,8 +278,8 @@ pub fn principal(encoder: &dyn Encoder, videos: &[Vec<Vec<f32>>], fitted: Fitted
         column *= weight.sqrt();
     }
     let count = LENGTH.min(length);
-    let known = if fitted.holds_up() { count } else { count / 2 };
-    let directions = filled(directions(&x, known), count);
+    let fitted = if sample.is_sufficient() { count } else { count / 2 };
+    let directions = filled(directions(&x, fitted), count);
     let mut weight = vec![0f32; count * length];
     for (column, out) in directions.column_iter().zip(weight.chunks_exact_mut(length)) {
         let sign = if column.sum() < 0.0 { -1.0 } else { 1.0 };
@@ -261,15 +291,15 @@ pub fn principal(encoder: &dyn Encoder, videos: &[Vec<Vec<f32>>], fitted: Fitted
     let projection = Affine { weight, bias };
     let unit = Affine { weight: identity(count), bias: vec![0.0; count] };
     let folded = around(encoder, &unit, &projection)?;
-    let start = if fitted.holds_up() { "principal directions" } else { "random directions beside those of few videos" };
-    let training = serde_json::json!({ "start": start, "fitted": fitted });
-    let record = Record { training, ..folded.record }.projected(Some(projection));
+    let start = if sample.is_sufficient() { "principal directions" } else { "random directions beside those of few videos" };
+    let training = serde_json::json!({ "start": start, "fitted": sample });
+    let record = CheckpointRecord { training, ..folded.record }.projected(Some(projection));
     Ok(Folded::new(folded.image, folded.video, record))
 }
 
-/// The `count` strongest principal directions of columns, or as many as there are.
+/// The `count` strongest principal directions of the columns, or as many as exist.
 fn directions(x: &DMatrix<f64>, count: usize) -> DMatrix<f64> {
-    // Of few columns the small product tells the same directions.
+    // For few columns, the smaller product has the same directions.
     if x.ncols() < x.nrows() {
         let eigen = SymmetricEigen::new(x.tr_mul(x));
         let mut directions = x * eigen.eigenvectors;
@@ -283,7 +313,8 @@ fn directions(x: &DMatrix<f64>, count: usize) -> DMatrix<f64> {
     }
 }
 
-/// Orthonormal columns, and seeded random ones beside them up to `count`, orthogonal to all; these as long as makes the length of what they stand for right on the whole.
+/// Extends orthonormal columns to `count` columns with seeded random columns orthogonal to all others. The random columns are
+/// scaled so that on average they keep the length of the part of a vector that they represent.
 fn filled(directions: DMatrix<f64>, count: usize) -> DMatrix<f64> {
     let (length, known) = directions.shape();
     let missing = count.saturating_sub(known);
@@ -294,7 +325,7 @@ fn filled(directions: DMatrix<f64>, count: usize) -> DMatrix<f64> {
     let mut all = directions.resize_horizontally(count, 0.0);
     for i in known..count {
         let mut column = DVector::from_fn(length, |_, _| f64::from(random.between(-1.0, 1.0)));
-        // Twice: once leaves what rounding left.
+        // Twice, because one pass leaves rounding errors.
         for _ in 0..2 {
             let before = all.columns(0, i);
             let along = before.tr_mul(&column);
@@ -326,16 +357,16 @@ fn matrix(map: &Affine) -> DMatrix<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::{About, Descriptor, Sampling};
+    use crate::encode::{EncoderInfo, Descriptor, Sampling};
     use crate::media::Fit;
 
     const INPUTS: usize = 400;
 
     #[derive(Debug)]
-    struct Plain(About);
+    struct Plain(EncoderInfo);
 
     impl Encoder for Plain {
-        fn about(&self) -> &About {
+        fn info(&self) -> &EncoderInfo {
             &self.0
         }
 
@@ -351,7 +382,7 @@ mod tests {
     fn plain(name: &str, length: usize) -> Plain {
         let fit = Fit::Squeeze { width: 8, height: 8, filter: media::Filter::Bilinear };
         let sampling = Sampling { rate_hz: 1.0, frames_per_clip: 4, stride_frames: 2, width: 8, height: 8, fit };
-        Plain(About {
+        Plain(EncoderInfo {
             name: name.to_owned(),
             id: format!("{name}/1"),
             image_len: length,
@@ -359,11 +390,11 @@ mod tests {
             descriptor_len: length,
             sampling,
             same_scene: false,
-            mean_at: vec![0],
+            mean_offsets: vec![0],
         })
     }
 
-    /// Features of length 1, none of them negative, as those of activations are: of `frames` frames that look alike.
+    /// Features of `frames` similar frames: of length 1 and not negative, like activations.
     fn video(length: usize, seed: u64, frames: usize) -> Vec<Vec<f32>> {
         let mut random = Random::new(seed, "video");
         let scene: Vec<f32> = (0..length).map(|_| random.between(0.0, 1.0).powi(4)).collect();
@@ -381,27 +412,27 @@ mod tests {
     }
 
     fn fit(length: usize, videos: &[Vec<Vec<f32>>]) -> Folded {
-        let fitted = Fitted { videos: videos.len(), frames: distinct(videos), of: videos.len() };
-        principal(&plain("plain", length), videos, fitted).unwrap()
+        let sample = FitSample { videos: videos.len(), frames: distinct(videos), of: videos.len() };
+        principal(&plain("plain", length), videos, sample).unwrap()
     }
 
     #[test]
-    fn a_first_video_of_two_frames_decides_nothing_for_later_ones() {
+    fn a_single_video_does_not_determine_how_later_videos_compare() {
         let first = video(INPUTS, 1, 2);
         let folded = fit(INPUTS, std::slice::from_ref(&first));
         let embed = |row: &[f32]| folded.embed_image(row).unwrap();
-        // What it shows itself is kept to the last digit, what others show nearly.
+        // The cosine of its own frames is exact, that of other frames approximate.
         assert!((cosine(&embed(&first[0]), &embed(&first[1])) - cosine(&first[0], &first[1])).abs() < 1e-4);
         for seed in 2..12 {
             let [a, b] = [seed, seed + 100].map(|seed| video(INPUTS, seed, 1).remove(0));
             let off = cosine(&embed(&a), &embed(&b)) - cosine(&a, &b);
             assert!(off.abs() < 0.2 && cosine(&embed(&a), &embed(&b)) < 0.9, "{off}");
         }
-        assert_eq!(Fitted::of(&folded.record), Some(Fitted { videos: 1, frames: 2, of: 1 }));
+        assert_eq!(FitSample::recorded_in(&folded.record), Some(FitSample { videos: 1, frames: 2, of: 1 }));
     }
 
     #[test]
-    fn what_is_short_enough_is_kept_whole() {
+    fn short_features_keep_their_cosines() {
         let first = video(100, 1, 2);
         let folded = fit(100, &[first]);
         let [a, b] = [2, 3].map(|seed| video(100, seed, 1).remove(0));
@@ -410,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn enough_videos_are_centred() {
+    fn centres_a_sufficient_sample() {
         let videos: Vec<_> = (0..10).map(|seed| video(INPUTS, seed, 16)).collect();
         let folded = fit(INPUTS, &videos);
         let embed = |row: &[f32]| folded.embed_image(row).unwrap();
@@ -420,11 +451,11 @@ mod tests {
         );
         assert!(same > 0.95 && other < 0.2, "{same} {other}");
         assert_eq!(folded.record.training["start"], "principal directions");
-        assert_eq!(Fitted::of(&folded.record), Some(Fitted { videos: 10, frames: 160, of: 10 }));
+        assert_eq!(FitSample::recorded_in(&folded.record), Some(FitSample { videos: 10, frames: 160, of: 10 }));
     }
 
     #[test]
-    fn copies_are_no_more_frames() {
+    fn copies_do_not_count_as_frames() {
         let few = video(INPUTS, 1, 4);
         let videos = vec![few; 40];
         assert_eq!(distinct(&videos), 4);
@@ -432,16 +463,16 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_encoder_looks_at_fewer_frames() {
-        assert_eq!(most_frames(&plain("mobilenet-v2", 1280)), 4096);
-        let c3d = most_frames(&plain("c3d", 4096));
+    fn a_slow_encoder_samples_fewer_frames() {
+        assert_eq!(max_frames(&plain("mobilenet-v2", 1280)), 4096);
+        let c3d = max_frames(&plain("c3d", 4096));
         assert!((256..300).contains(&c3d), "{c3d}");
-        assert!(most_frames(&plain("onnx:mine", 4096)) <= 1024);
+        assert!(max_frames(&plain("onnx:mine", 4096)) <= 1024);
     }
 
     #[test]
-    fn an_index_outgrows_what_it_was_fitted_to() {
-        let fitted = Fitted { videos: 3, frames: 40, of: 3 };
-        assert!(!fitted.is_outgrown(29) && fitted.is_outgrown(30));
+    fn an_index_outgrows_its_sample() {
+        let sample = FitSample { videos: 3, frames: 40, of: 3 };
+        assert!(!sample.is_outgrown(29) && sample.is_outgrown(30));
     }
 }

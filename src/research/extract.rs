@@ -1,4 +1,4 @@
-//! Feature sets out of videos, or out of features that others extracted.
+//! Builds feature sets from videos, or from features that other programs extracted.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -7,174 +7,214 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rayon::prelude::*;
 use thiserror::Error;
 
-use super::pairs::{self, Described};
+use super::fit::pairs::{self, DescribedVideo};
 use crate::base::Cancel;
 use crate::encode::{Descriptor, Encoder};
 use crate::features::activitynet::video_name;
-use crate::features::benchmark::{Benchmark, Item, Kind};
-use crate::features::sources::Source;
-use crate::features::{self, Labels, Line, Split, Writer};
+use crate::features::benchmark::{Benchmark, BenchmarkRow, RowKind};
+use crate::features::archive::FeatureArchive;
+use crate::features::{self, LineLabels, FeatureLine, Split, FeatureWriter};
+use crate::ingest;
 use crate::media::{self, Tools};
 
-/// Why no feature set could be made.
+/// Why no feature set was written.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum Error {
     /// ffmpeg is missing.
     #[error(transparent)]
     Media(#[from] media::Error),
-    /// A feature set cannot be read or written.
+    /// Features cannot be read or written.
     #[error(transparent)]
     Features(#[from] features::Error),
-    /// Nothing came of it.
-    #[error("{0}")]
-    Nothing(String),
-    /// Stopped by wish.
+    /// Two files have the name of one video.
+    #[error("{} and {} are both files of the video {video}", first.display(), second.display())]
+    SameVideo {
+        /// Id of the video.
+        video: String,
+        /// A file of the video.
+        first: PathBuf,
+        /// Another file of the video.
+        second: PathBuf,
+    },
+    /// The result has no image or no clip.
+    #[error("the result has {images} images and {clips} clips; a feature set needs both{}", describe_first(left_out.as_ref()))]
+    TooFewRows {
+        /// Rows of images.
+        images: usize,
+        /// Rows of clips.
+        clips: usize,
+        /// First row or video that was left out.
+        left_out: Option<LeftOut>,
+    },
+    /// Cancelled.
     #[error("stopped; nothing was written")]
     Interrupted,
 }
 
-/// What was done.
+fn describe_first(left_out: Option<&LeftOut>) -> String {
+    left_out.map_or(String::new(), |first| format!("; the first left out is {}: {}", first.id, first.reason))
+}
+
+/// A row or a video that was left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Identifier of the row, or name of the video.
+    pub id: String,
+    /// The reason.
+    pub reason: String,
+}
+
+impl LeftOut {
+    fn new(id: &str, reason: impl Into<String>) -> LeftOut {
+        LeftOut { id: id.to_owned(), reason: reason.into() }
+    }
+}
+
+/// Result of an extraction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Summary {
+pub struct ExtractSummary {
     /// Rows of images.
     pub images: usize,
     /// Rows of clips.
     pub clips: usize,
-    /// Whether rows of the split `val` were made rows to learn from, since no image of it belonged to a clip of it.
-    pub val_given_up: bool,
-    /// Rows left out, and why: flat pictures, times beyond the end, videos that are not there or cannot be decoded.
-    pub left_out: Vec<(String, String)>,
+    /// Whether the rows of the split `val` were moved to the split `train`, because none of its images matched a clip.
+    pub val_merged: bool,
+    /// Rows and videos that were left out: flat frames, times beyond the end, videos that are missing or cannot be decoded.
+    pub left_out: Vec<LeftOut>,
 }
 
-/// One row, made or not.
-type Made = Result<(Kind, Line, Vec<f32>), (String, String)>;
+/// A row with its features, or the reason for its absence.
+type ExtractedRow = Result<(RowKind, FeatureLine, Vec<f32>), LeftOut>;
 
-/// Makes the rows of a benchmark out of video files, by an encoder. Frames are taken from its grid, clips are of its length around the middle of
-/// their span. Files are found by their name, see [`video_name`].
+/// Extracts the rows of a benchmark from video files with an encoder. Frames are taken from the encoder's grid; clips have
+/// the encoder's length around the middle of their span. Files are found by name, see [`video_name`]. `on_progress`
+/// receives the numbers of finished and of all videos.
 ///
 /// # Errors
-/// [`enum@Error`]. A video that cannot be decoded is told of in the [`Summary`].
+/// [`enum@Error`]. The [`ExtractSummary`] lists videos that cannot be decoded.
 pub fn benchmark_from_videos(
     encoder: &dyn Encoder,
     benchmark: &Benchmark,
     files: &[PathBuf],
     out: &Path,
     cancel: &Cancel,
-    tell: impl Fn(usize, usize) + Sync,
-) -> Result<Summary, Error> {
+    on_progress: impl Fn(usize, usize) + Sync,
+) -> Result<ExtractSummary, Error> {
     let tools = Tools::find()?;
     let files = by_name(files)?;
-    // Where nothing can be written nothing need be decoded.
+    // Before decoding: an unwritable folder is reported at once.
     let writers = writers(out)?;
-    let by_video: Vec<&[Item]> = benchmark.items.chunk_by(|a, b| a.video == b.video).collect();
+    let by_video: Vec<&[BenchmarkRow]> = benchmark.items.chunk_by(|a, b| a.video == b.video).collect();
     let done = AtomicUsize::new(0);
-    let made: Vec<Vec<Made>> = by_video
+    let rows: Vec<Vec<ExtractedRow>> = by_video
         .par_iter()
         .map(|items| {
             let rows = match files.get(&items[0].video) {
                 _ if cancel.is_set() => Vec::new(),
-                None => vec![Err((items[0].video.clone(), "no such video here".to_owned()))],
+                None => vec![Err(LeftOut::new(&items[0].video, "the video is missing"))],
                 Some(path) => match pairs::describe(&tools, encoder, path, cancel) {
                     Ok(described) => items.iter().map(|item| row(encoder, &described, item)).collect(),
-                    Err(error) => vec![Err((items[0].video.clone(), error.to_string()))],
+                    Err(error) => vec![Err(LeftOut::new(&items[0].video, error.to_string()))],
                 },
             };
-            tell(done.fetch_add(1, Ordering::Relaxed) + 1, by_video.len());
+            on_progress(done.fetch_add(1, Ordering::Relaxed) + 1, by_video.len());
             rows
         })
         .collect();
-    write(writers, made.into_iter().flatten(), cancel)
+    write(writers, rows.into_iter().flatten().collect(), cancel)
 }
 
-/// The files by their videos' names.
+/// The files by the ids of their videos.
 fn by_name(files: &[PathBuf]) -> Result<BTreeMap<String, &PathBuf>, Error> {
     let mut named: BTreeMap<String, &PathBuf> = BTreeMap::new();
     for path in files {
         let name = video_name(path);
         if let Some(other) = named.get(&name) {
-            let (one, two) = (other.display(), path.display());
-            return Err(Error::Nothing(format!("{one} and {two} are both of the video {name}; keep one of them")));
+            return Err(Error::SameVideo { video: name, first: other.to_path_buf(), second: path.clone() });
         }
         named.insert(name, path);
     }
     Ok(named)
 }
 
-/// Makes the rows of a benchmark out of arrays of features: images are the vector at their time, clips the mean over their span.
+/// Extracts the rows of a benchmark from archives of features: the features of an image are the vector at its time, those of
+/// a clip the mean over its span.
 ///
 /// # Errors
-/// [`enum@Error`]: an array that cannot be used ends it, for the others of its source are likely no better.
-pub fn benchmark_from_arrays(
+/// [`enum@Error`]. An unusable array is an error, because the archive's other arrays are likely unusable as well.
+pub fn benchmark_from_archives(
     benchmark: &Benchmark,
-    (images, videos): (&Source, &Source),
+    images: &FeatureArchive,
+    videos: &FeatureArchive,
     out: &Path,
     cancel: &Cancel,
-) -> Result<Summary, Error> {
+) -> Result<ExtractSummary, Error> {
     let writers = writers(out)?;
-    let by_video: Vec<&[Item]> = benchmark.items.chunk_by(|a, b| a.video == b.video).collect();
-    let made: Vec<Vec<Made>> = by_video
+    let by_video: Vec<&[BenchmarkRow]> = benchmark.items.chunk_by(|a, b| a.video == b.video).collect();
+    let rows: Vec<Vec<ExtractedRow>> = by_video
         .par_iter()
         .map(|items| {
             let mut rows = Vec::with_capacity(items.len());
-            for (kind, source) in [(Kind::Image, images), (Kind::Clip, videos)] {
+            for (kind, archive) in [(RowKind::Image, images), (RowKind::Clip, videos)] {
                 let mut of_kind = items.iter().filter(|item| item.kind == kind).peekable();
                 if of_kind.peek().is_none() || cancel.is_set() {
                     continue;
                 }
                 let video = &items[0].video;
-                if !source.has(video) {
-                    rows.extend(of_kind.map(|item| Err((item.id.clone(), "no features of its video".to_owned()))));
+                if !archive.has(video) {
+                    rows.extend(of_kind.map(|item| Err(LeftOut::new(&item.id, "the archive has no features of its video"))));
                     continue;
                 }
-                let array = source.read(video)?;
+                let array = archive.read(video)?;
                 rows.extend(of_kind.map(|item| Ok((kind, line(item), array.mean(item.from, item.to, item.duration)))));
             }
             Ok(rows)
         })
         .collect::<Result<_, features::Error>>()?;
-    write(writers, made.into_iter().flatten(), cancel)
+    write(writers, rows.into_iter().flatten().collect(), cancel)
 }
 
-/// Makes a feature set of whole videos: a row for each clip of the encoder's grid, and an image for the frame in its middle, all of one split. Labels are
-/// those of the JSON beside a video.
+/// Extracts whole videos: one clip for each span of the encoder's grid and one image for its middle frame, all in one split.
+/// Labels come from the video's JSON sidecar. `on_progress` receives the numbers of finished and of all videos.
 ///
 /// # Errors
-/// [`enum@Error`]. A video that cannot be decoded is told of in the [`Summary`].
+/// [`enum@Error`]. The [`ExtractSummary`] lists videos that cannot be decoded.
 pub fn videos(
     encoder: &dyn Encoder,
     files: &[PathBuf],
     split: Split,
     out: &Path,
     cancel: &Cancel,
-    tell: impl Fn(usize, usize) + Sync,
-) -> Result<Summary, Error> {
+    on_progress: impl Fn(usize, usize) + Sync,
+) -> Result<ExtractSummary, Error> {
     let tools = Tools::find()?;
     let writers = writers(out)?;
     let done = AtomicUsize::new(0);
-    let made: Vec<Vec<Made>> = files
+    let rows: Vec<Vec<ExtractedRow>> = files
         .par_iter()
         .map(|path| {
             let name = path.to_string_lossy().into_owned();
             let rows = match pairs::describe(&tools, encoder, path, cancel) {
                 _ if cancel.is_set() => Vec::new(),
                 Ok(described) => {
-                    let label = crate::ingest::sidecar::labels(path);
+                let label = ingest::sidecar_labels(path);
                     clips(encoder, &described)
-                        .flat_map(|item| rows_of(encoder, &described, &name, item, split, &label))
+                        .flat_map(|span| span_rows(encoder, &described, &name, span, split, &label))
                         .collect()
                 }
-                Err(error) => vec![Err((name, error.to_string()))],
+                Err(error) => vec![Err(LeftOut::new(&name, error.to_string()))],
             };
-            tell(done.fetch_add(1, Ordering::Relaxed) + 1, files.len());
+            on_progress(done.fetch_add(1, Ordering::Relaxed) + 1, files.len());
             rows
         })
         .collect();
-    write(writers, made.into_iter().flatten(), cancel)
+    write(writers, rows.into_iter().flatten().collect(), cancel)
 }
 
 /// Spans of the encoder's grid over a video, in seconds.
-fn clips(encoder: &dyn Encoder, described: &Described) -> impl Iterator<Item = (f64, f64)> {
-    let sampling = encoder.about().sampling;
+fn clips(encoder: &dyn Encoder, described: &DescribedVideo) -> impl Iterator<Item = (f64, f64)> {
+    let sampling = encoder.info().sampling;
     let (length, stride) =
         (sampling.frames_per_clip as f64 / sampling.rate_hz, sampling.stride_frames as f64 / sampling.rate_hz);
     let end = described.duration_ms as f64 / 1e3;
@@ -185,17 +225,17 @@ fn clips(encoder: &dyn Encoder, described: &Described) -> impl Iterator<Item = (
 }
 
 /// The clip and the image of one span.
-fn rows_of(
+fn span_rows(
     encoder: &dyn Encoder,
-    described: &Described,
+    described: &DescribedVideo,
     name: &str,
     (from, to): (f64, f64),
     split: Split,
     label: &[String],
-) -> Vec<Made> {
+) -> Vec<ExtractedRow> {
     let at = (from + to) / 2.0;
     let duration = described.duration_ms as f64 / 1e3;
-    let item = |kind, id, from, to| Item {
+    let item = |kind, id, from, to| BenchmarkRow {
         kind,
         id,
         video: name.to_owned(),
@@ -206,18 +246,18 @@ fn rows_of(
         split,
     };
     [
-        item(Kind::Clip, format!("{name}:{from:.3}-{to:.3}"), from, to),
-        item(Kind::Image, format!("{name}@{at:.3}"), at, at),
+        item(RowKind::Clip, format!("{name}:{from:.3}-{to:.3}"), from, to),
+        item(RowKind::Image, format!("{name}@{at:.3}"), at, at),
     ]
     .iter()
     .map(|item| row(encoder, described, item))
     .collect()
 }
 
-fn line(item: &Item) -> Line {
-    Line {
+fn line(item: &BenchmarkRow) -> FeatureLine {
+    FeatureLine {
         id: item.id.clone(),
-        label: (!item.label.is_empty()).then(|| Labels::Many(item.label.clone())),
+        label: (!item.label.is_empty()).then(|| LineLabels::Many(item.label.clone())),
         split: Some(item.split),
         video: Some(item.video.clone()),
         from: Some(item.from),
@@ -226,12 +266,12 @@ fn line(item: &Item) -> Line {
 }
 
 /// The features of one row.
-fn row(encoder: &dyn Encoder, described: &Described, item: &Item) -> Made {
-    let left_out = |why: &str| Err((item.id.clone(), why.to_owned()));
+fn row(encoder: &dyn Encoder, described: &DescribedVideo, item: &BenchmarkRow) -> ExtractedRow {
+    let left_out = |reason: &str| Err(LeftOut::new(&item.id, reason));
     let (Some(last), frames) = (described.at_ms.last(), &described.frames) else {
         return left_out("its video has no frames");
     };
-    // Annotations may be of another cut of the video; one second is forgiven.
+    // Annotations may belong to another cut of the video, so one second beyond the end is accepted.
     if item.from * 1e3 > f64::from(*last) + 1000.0 {
         return left_out("its time is beyond the end of the video");
     }
@@ -243,38 +283,38 @@ fn row(encoder: &dyn Encoder, described: &Described, item: &Item) -> Made {
         if distance(before) <= distance(after) { before } else { after }
     };
     match item.kind {
-        Kind::Image => {
+        RowKind::Image => {
             let frame = &frames[nearest(item.from)];
             if frame.is_flat() {
-                return left_out("its picture is flat");
+                return left_out("its frame is flat");
             }
             match encoder.image(frame) {
                 Ok(features) => Ok((item.kind, line(item), features)),
                 Err(error) => left_out(&error.to_string()),
             }
         }
-        Kind::Clip => {
-            let n = encoder.about().sampling.frames_per_clip;
+        RowKind::Clip => {
+            let n = encoder.info().sampling.frames_per_clip;
             let middle = nearest((item.from + item.to) / 2.0);
             let first = middle.saturating_sub(n / 2).min(frames.len().saturating_sub(n));
             let clip: Vec<&Descriptor> = frames[first..].iter().take(n).collect();
             match encoder.clip(&clip) {
                 Ok(Some(features)) => Ok((item.kind, line(item), features)),
-                Ok(None) => left_out("its pictures are flat"),
+                Ok(None) => left_out("its frames are flat"),
                 Err(error) => left_out(&error.to_string()),
             }
         }
     }
 }
 
-/// Makes rows of the split `val` rows to learn from, if none of its images shares a label with one of its clips (rows that were left out may be the
-/// reason); whether that was so.
-fn give_up_val(made: &mut [Made]) -> bool {
-    let val = |kind: Kind| -> Vec<&Line> {
-        let of = made.iter().flatten().filter(|(other, line, _)| *other == kind && line.split == Some(Split::Val));
-        of.map(|(_, line, _)| line).collect()
+/// Moves the rows of the split `val` to the split `train` if none of its images shares a label with one of its clips, for
+/// example because rows were left out. Returns whether it did.
+fn merge_small_val(extracted: &mut [ExtractedRow]) -> bool {
+    let val = |kind: RowKind| -> Vec<&FeatureLine> {
+        let rows = extracted.iter().flatten().filter(|(other, line, _)| *other == kind && line.split == Some(Split::Val));
+        rows.map(|(_, line, _)| line).collect()
     };
-    let (images, clips) = (val(Kind::Image), val(Kind::Clip));
+    let (images, clips) = (val(RowKind::Image), val(RowKind::Clip));
     if images.len() + clips.len() == 0 {
         return false;
     }
@@ -283,44 +323,39 @@ fn give_up_val(made: &mut [Made]) -> bool {
         return false;
     }
     if images.iter().chain(&clips).all(|line| line.labels().is_empty()) {
-        // Without labels, images belong to the clips of their own video.
+        // Without labels, images match the clips of their own video.
         return false;
     }
-    for (_, line, _) in made.iter_mut().flatten().filter(|(_, line, _)| line.split == Some(Split::Val)) {
+    for (_, line, _) in extracted.iter_mut().flatten().filter(|(_, line, _)| line.split == Some(Split::Val)) {
         line.split = Some(Split::Train);
     }
     true
 }
 
-fn writers(out: &Path) -> Result<[Writer; 2], Error> {
-    Ok([Writer::create(out, "images")?, Writer::create(out, "videos")?])
+fn writers(out: &Path) -> Result<[FeatureWriter; 2], Error> {
+    Ok([FeatureWriter::create(out, "images")?, FeatureWriter::create(out, "videos")?])
 }
 
-fn write(writers: [Writer; 2], made: impl Iterator<Item = Made>, cancel: &Cancel) -> Result<Summary, Error> {
+fn write(writers: [FeatureWriter; 2], mut extracted: Vec<ExtractedRow>, cancel: &Cancel) -> Result<ExtractSummary, Error> {
     if cancel.is_set() {
         return Err(Error::Interrupted);
     }
     let [mut images, mut videos] = writers;
-    let mut summary = Summary::default();
-    let mut made: Vec<Made> = made.collect();
-    summary.val_given_up = give_up_val(&mut made);
-    for made in made {
-        match made {
-            Ok((Kind::Image, line, values)) => images.push(&line, &values)?,
-            Ok((Kind::Clip, line, values)) => videos.push(&line, &values)?,
+    let mut summary = ExtractSummary::default();
+    summary.val_merged = merge_small_val(&mut extracted);
+    for row in extracted {
+        match row {
+            Ok((RowKind::Image, line, values)) => images.push(&line, &values)?,
+            Ok((RowKind::Clip, line, values)) => videos.push(&line, &values)?,
             Err(left_out) => summary.left_out.push(left_out),
         }
     }
     (summary.images, summary.clips) = (images.rows(), videos.rows());
     if summary.images == 0 || summary.clips == 0 {
-        let first = summary.left_out.first();
-        let why = first.map_or(String::new(), |(id, why)| format!("; the first left out is {id}: {why}"));
-        return Err(Error::Nothing(format!(
-            "{} images and {} clips came of it, and a feature set needs both{why}",
-            summary.images, summary.clips
-        )));
+        let left_out = summary.left_out.into_iter().next();
+        return Err(Error::TooFewRows { images: summary.images, clips: summary.clips, left_out });
     }
-    Writer::finish([images, videos])?;
+    FeatureWriter::finish([images, videos])?;
     Ok(summary)
 }
 
@@ -329,7 +364,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_files_of_one_video_are_named() {
+    fn names_two_files_of_one_video() {
         let files = ["a/v_x.mp4", "b/y.webm", "b/x.mkv"].map(PathBuf::from);
         let error = by_name(&files).unwrap_err().to_string();
         assert!(error.contains("a/v_x.mp4 and b/x.mkv") && error.contains("video x"), "{error}");

@@ -1,5 +1,5 @@
-//! Research on features: training pairs and feature sets from videos, and evaluation.
+//! Research on features: fits and feature sets from videos, and evaluation.
 
 pub mod eval;
 pub mod extract;
-pub mod pairs;
+pub mod fit;

@@ -9,7 +9,7 @@ use crate::cli::args::{IndexFolderArgs, ModelArgs, globs};
 use crate::cli::output::{FileOutput, IndexOutput};
 use crate::cli::terminal::{self, ByteBar, count, printable};
 use crate::cli::{FAILED, INTERRUPTED, advice};
-use crate::ingest::closed_form::Fitted;
+use crate::ingest::closed_form::FitSample;
 use crate::ingest::{FileOutcome, IndexEvent, IndexOptions, IndexSummary, Indexer};
 
 #[derive(Debug, Args)]
@@ -138,7 +138,7 @@ fn print_summary(summary: &IndexSummary, folder: &Path) -> std::io::Result<()> {
 
 /// Suggests a new index once it holds many more videos than its checkpoint was fitted to.
 fn note_outgrown_fit(indexer: &Indexer, summary: &IndexSummary) {
-    let fitted = Fitted::of(&indexer.model().checkpoint.record);
+    let fitted = FitSample::recorded_in(&indexer.model().checkpoint.record);
     if let Some(fitted) = fitted.filter(|fitted| fitted.is_outgrown(summary.videos)) {
         eprintln!(
             "note: the checkpoint of this index was fitted to {}, and the index now holds {}; indexed again into another folder, they would be told apart better",

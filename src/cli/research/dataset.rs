@@ -11,8 +11,8 @@ use super::{check_absent, check_share};
 use crate::base::files;
 use crate::features::Split;
 use crate::features::activitynet::{Annotations, video_name};
-use crate::features::benchmark::{Benchmark, Kind, Plan};
-use crate::features::sources::Source;
+use crate::features::archive::FeatureArchive;
+use crate::features::benchmark::{Benchmark, BenchmarkPlan, RowKind};
 use crate::media;
 
 #[derive(Debug, Subcommand)]
@@ -39,13 +39,13 @@ pub(in crate::cli) struct ActivityNetArgs {
     #[arg(long, value_name = "FILE", requires = "have")]
     missing: Option<PathBuf>,
     /// Seed of the query videos and their times
-    #[arg(long, default_value_t = Plan::default().seed)]
+    #[arg(long, default_value_t = BenchmarkPlan::default().seed)]
     seed: u64,
     /// Share of the validation videos whose frames are the queries; the others are the gallery
-    #[arg(long, value_name = "SHARE", default_value_t = Plan::default().query_share)]
+    #[arg(long, value_name = "SHARE", default_value_t = BenchmarkPlan::default().query_share)]
     query_share: f32,
     /// Share of the training videos used for validation
-    #[arg(long, value_name = "SHARE", default_value_t = Plan::default().val_share)]
+    #[arg(long, value_name = "SHARE", default_value_t = BenchmarkPlan::default().val_share)]
     val_share: f32,
     /// Replace the list if it exists
     #[arg(long)]
@@ -68,17 +68,17 @@ pub(super) fn run(command: &DatasetCommand) -> anyhow::Result<ExitCode> {
         annotations.labels().len(),
         annotations.degenerate.len()
     );
-    let plan = Plan { seed: args.seed, query_share: args.query_share, val_share: args.val_share };
+    let plan = BenchmarkPlan { seed: args.seed, query_share: args.query_share, val_share: args.val_share };
     let mut benchmark = Benchmark::draw(&annotations, plan);
     if let Some(path) = &args.have {
         let have = videos_in(path)?;
-        let missing = benchmark.keep(|video| have.contains(video));
+        let missing = benchmark.retain_videos(|video| have.contains(video));
         eprintln!("{} videos of the benchmark are missing in {}", missing.len(), path.display());
         if let Some(out) = &args.missing {
             write(out, |file| missing.iter().try_for_each(|video| writeln!(file, "{video}")))?;
         }
     }
-    if benchmark.give_up_val() {
+    if benchmark.merge_small_val() {
         eprintln!(
             "too few videos for the split val: its rows are moved to the split train; `train` and `eval` hold out a share instead"
         );
@@ -86,7 +86,7 @@ pub(super) fn run(command: &DatasetCommand) -> anyhow::Result<ExitCode> {
     let count = |kind, split| benchmark.count(kind, split);
     let splits = [Split::Train, Split::Test];
     for split in splits {
-        if count(Kind::Image, split) == 0 || count(Kind::Clip, split) == 0 {
+        if count(RowKind::Image, split) == 0 || count(RowKind::Clip, split) == 0 {
             eprintln!("warning: the split {split} has no images or no clips");
         }
     }
@@ -98,12 +98,12 @@ pub(super) fn run(command: &DatasetCommand) -> anyhow::Result<ExitCode> {
         std::io::stdout(),
         "{}: train {} images and {} clips, val {} and {}, test {} queries against {} clips",
         args.out.display(),
-        count(Kind::Image, Split::Train),
-        count(Kind::Clip, Split::Train),
-        count(Kind::Image, Split::Val),
-        count(Kind::Clip, Split::Val),
-        count(Kind::Image, Split::Test),
-        count(Kind::Clip, Split::Test)
+        count(RowKind::Image, Split::Train),
+        count(RowKind::Clip, Split::Train),
+        count(RowKind::Image, Split::Val),
+        count(RowKind::Clip, Split::Val),
+        count(RowKind::Image, Split::Test),
+        count(RowKind::Clip, Split::Test)
     )?;
     Ok(ExitCode::SUCCESS)
 }
@@ -134,6 +134,6 @@ fn videos_in(path: &Path) -> anyhow::Result<BTreeSet<String>> {
             return Ok(names);
         }
     }
-    names.extend(Source::open(path)?.videos().map(str::to_owned));
+    names.extend(FeatureArchive::open(path)?.videos().map(str::to_owned));
     Ok(names)
 }

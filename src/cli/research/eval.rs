@@ -14,14 +14,16 @@ use crate::base::Cancel;
 use crate::cli::terminal::{self, printable};
 use crate::cli::{FOUND_NOTHING, INTERRUPTED};
 use crate::features::activitynet::Annotations;
-use crate::features::{Set, Split};
-use crate::gmf::{Config, Data, Folded, Options, Record, Weights};
-use crate::research::eval::methods::{self, Fitted, Training};
+use crate::features::{FeatureRow, FeatureSet, Split};
+use crate::gmf::{CheckpointRecord, Folded, GmfConfig, GmfWeights, TrainOptions, TrainingData};
+use crate::research::eval::Error;
+use crate::research::eval::ann::AnnOptions;
+use crate::research::eval::methods::{self, FittedMethod, TrainingContext};
 use crate::research::eval::ranking::Pooling;
-use crate::research::eval::report::{self, Content, Media};
-use crate::research::eval::retrieval::{Error, Relevance, Task};
-use crate::research::eval::summary::Summary;
-use crate::research::eval::table::{self, Plan};
+use crate::research::eval::report::{self, ReportContent, ReportMedia};
+use crate::research::eval::summary::MetricSummary;
+use crate::research::eval::table::{self, TablePlan};
+use crate::research::eval::task::{Relevance, RetrievalTask};
 use crate::research::eval::trec;
 
 /// Depth of a trec_eval run, at least.
@@ -116,18 +118,11 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     check(args)?;
     let cancel = terminal::cancel_with_note("stopping; nothing more is written (press Ctrl-C again to stop at once)")?;
     let annotations = args.activitynet.as_deref().map(Annotations::read).transpose()?;
-    let set = Set::open_with(&args.features, annotations.as_ref())?;
+    let set = FeatureSet::open_with(&args.features, annotations.as_ref())?;
     let zeros = set.check()?;
-    let task = Task::new(&set, args.split.into())?;
+    let task = RetrievalTask::new(&set, args.split.into())?;
     warn(args, &task, &zeros);
-    if task.skipped() == task.queries.len() {
-        bail!(
-            "none of the {} queries has a relevant video among {}; {}",
-            task.queries.len(),
-            task.videos.len(),
-            printable(&task.compared())
-        );
-    }
+    task.check_relevant()?;
     let done = if args.table { table(args, &task, &cancel) } else { single(args, &task, &cancel) };
     match done {
         Err(error) if matches!(error.downcast_ref(), Some(Error::Interrupted)) => {
@@ -152,10 +147,10 @@ fn check(args: &EvalArgs) -> anyhow::Result<()> {
         bail!("--epochs: expected at least 1");
     }
     for name in &args.methods {
-        methods::named(name)?;
+        methods::by_name(name)?;
     }
     if !args.table && args.checkpoint.is_none() {
-        let seeded = methods::named(&args.method)?.is_seeded();
+        let seeded = methods::by_name(&args.method)?.is_seeded();
         if !seeded && (args.epochs.is_some() || args.learning_rate.is_some()) {
             bail!("--epochs and --learning-rate do not apply to {}: they are options of GMF", args.method);
         }
@@ -191,7 +186,7 @@ fn some(names: impl Iterator<Item = String>) -> String {
 }
 
 /// Prints warnings about what makes the figures look better than they are.
-fn warn(args: &EvalArgs, task: &Task<'_>, zeros: &[Vec<usize>; 2]) {
+fn warn(args: &EvalArgs, task: &RetrievalTask<'_>, zeros: &[Vec<usize>; 2]) {
     let plain = args.checkpoint.is_none() && methods::without_training(&args.method, task.set).is_some();
     let fitted = args.table || !plain;
     if fitted && task.split != Split::Test {
@@ -200,7 +195,7 @@ fn warn(args: &EvalArgs, task: &Task<'_>, zeros: &[Vec<usize>; 2]) {
             task.split
         );
     }
-    if let Some(bare) = task.without_labels() {
+    if let Some(bare) = task.unlabelled_side() {
         eprintln!(
             "warning: no {bare} of the split {} have labels: relevant is the query's own video, not a shared label",
             task.split
@@ -221,25 +216,25 @@ fn warn(args: &EvalArgs, task: &Task<'_>, zeros: &[Vec<usize>; 2]) {
             eprintln!("warning: the features of {} {name} are all zero: {named}", rows.len());
         }
     }
-    if task.own() > 0 {
+    if task.queries_with_own_video() > 0 {
         eprintln!(
             "warning: the own video of {} queries is in the gallery: it counts as relevant, and is easily found",
-            task.own()
+            task.queries_with_own_video()
         );
     }
     if task.skipped() > 0 {
-        let named = |(image, video): (&str, &str)| match image == video {
-            true => image.to_owned(),
-            false => format!("{image} (of {video})"),
+        let named = |row: &FeatureRow| match row.id == row.source() {
+            true => row.id.clone(),
+            false => format!("{} (of {})", row.id, row.source()),
         };
-        let named = some(task.unanswerable().map(named));
+        let named = some(task.skipped_queries().map(named));
         eprintln!("{} queries have no relevant video and are skipped: {named}", task.skipped());
     }
 }
 
-fn options(args: &EvalArgs) -> Options {
-    let plain = Options::default();
-    Options {
+fn options(args: &EvalArgs) -> TrainOptions {
+    let plain = TrainOptions::default();
+    TrainOptions {
         epochs: args.epochs.unwrap_or(plain.epochs),
         rate: args.learning_rate.unwrap_or(methods::GMF_RATE),
         seed: args.seeds[0],
@@ -250,11 +245,11 @@ fn options(args: &EvalArgs) -> Options {
 /// Calls `work` with the training data.
 fn with_training<T>(
     args: &EvalArgs,
-    task: &Task<'_>,
+    task: &RetrievalTask<'_>,
     cancel: &Cancel,
-    work: impl FnOnce(&Training<'_>) -> anyhow::Result<T>,
+    work: impl FnOnce(&TrainingContext<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let data = Data::new(task.set, HELD_OUT, args.seeds[0])?;
+    let data = TrainingData::new(task.set, HELD_OUT, args.seeds[0])?;
     let learned = if data.by_label() { Relevance::Label } else { Relevance::Video };
     if learned != task.relevance {
         eprintln!(
@@ -263,12 +258,12 @@ fn with_training<T>(
         );
     }
     let stop = || cancel.is_set();
-    let tell = |what: &str| eprintln!("{what}");
-    work(&Training { set: task.set, data, options: options(args), stop: &stop, tell: &tell })
+    let on_progress = |step: &str| eprintln!("{step}");
+    work(&TrainingContext { set: task.set, data, options: options(args), stop: &stop, on_progress: &on_progress })
 }
 
-fn table(args: &EvalArgs, task: &Task<'_>, cancel: &Cancel) -> anyhow::Result<ExitCode> {
-    let plan = Plan {
+fn table(args: &EvalArgs, task: &RetrievalTask<'_>, cancel: &Cancel) -> anyhow::Result<ExitCode> {
+    let plan = TablePlan {
         methods: args.methods.clone(),
         seeds: args.seeds.clone(),
         at: args.at.clone(),
@@ -285,7 +280,7 @@ fn table(args: &EvalArgs, task: &Task<'_>, cancel: &Cancel) -> anyhow::Result<Ex
     } else {
         write!(out, "{}", table.markdown())?;
     }
-    let content = Content {
+    let content = ReportContent {
         task,
         method: best.method,
         answers: &best.answers,
@@ -300,15 +295,15 @@ fn table(args: &EvalArgs, task: &Task<'_>, cancel: &Cancel) -> anyhow::Result<Ex
 }
 
 /// The videos for the pictures in the report, if requested.
-fn media(args: &EvalArgs) -> anyhow::Result<Option<Media>> {
-    let media = args.media.as_deref().map(Media::find).transpose()?;
-    if media.as_ref().is_some_and(Media::is_empty) {
+fn media(args: &EvalArgs) -> anyhow::Result<Option<ReportMedia>> {
+    let media = args.media.as_deref().map(ReportMedia::find).transpose()?;
+    if media.as_ref().is_some_and(ReportMedia::is_empty) {
         eprintln!("warning: no videos were found for the pictures in the report");
     }
     Ok(media)
 }
 
-fn write_report(args: &EvalArgs, content: &Content<'_>, cancel: &Cancel) -> anyhow::Result<()> {
+fn write_report(args: &EvalArgs, content: &ReportContent<'_>, cancel: &Cancel) -> anyhow::Result<()> {
     if let Some(folder) = &args.report {
         report::write(folder, content, cancel)?;
         eprintln!("report: {}", folder.join(report::PAGE).display());
@@ -327,9 +322,9 @@ fn verdict(args: &EvalArgs, map: f64) -> ExitCode {
 }
 
 /// Opens a checkpoint with all layers, or a folded one.
-fn open_checkpoint(path: &Path) -> anyhow::Result<Fitted> {
-    let record = Record::open(path)?;
-    let folded = match Weights::open(path) {
+fn open_checkpoint(path: &Path) -> anyhow::Result<FittedMethod> {
+    let record = CheckpointRecord::open(path)?;
+    let folded = match GmfWeights::open(path) {
         Ok((weights, record)) => weights.fold(&record)?,
         Err(all) => Folded::open(path).map_err(|folded| {
             // Neither kind: both errors are reported.
@@ -337,14 +332,14 @@ fn open_checkpoint(path: &Path) -> anyhow::Result<Fitted> {
         })?,
     };
     let lengths = (folded.image.inputs(), folded.video.inputs());
-    let plain = Fitted::of((&folded).into(), lengths);
-    Ok(match Config::new(record.modalities, record.multiple, record.boundary) {
-        Ok(config) => Fitted { parameters: config.parameters(), flops: config.flops(), ..plain },
+    let plain = FittedMethod::from_maps((&folded).into(), lengths);
+    Ok(match GmfConfig::new(record.modalities, record.multiple, record.boundary) {
+        Ok(config) => FittedMethod { parameters: config.parameters(), flops: config.flops(), ..plain },
         Err(_) => plain,
     })
 }
 
-fn single(args: &EvalArgs, task: &Task<'_>, cancel: &Cancel) -> anyhow::Result<ExitCode> {
+fn single(args: &EvalArgs, task: &RetrievalTask<'_>, cancel: &Cancel) -> anyhow::Result<ExitCode> {
     let media = media(args)?;
     let (name, fitted) = match &args.checkpoint {
         Some(path) => ("gmf".to_owned(), open_checkpoint(path).with_context(|| path.display().to_string())?),
@@ -357,7 +352,7 @@ fn single(args: &EvalArgs, task: &Task<'_>, cancel: &Cancel) -> anyhow::Result<E
     let depth = if args.trec_run.is_some() { deepest.max(TREC_DEPTH) } else { deepest };
     let answers = task.answers(&fitted.maps, args.pooling, depth)?;
     let normaliser = args.normaliser.into();
-    let summary = Summary::new(&answers, &args.at, normaliser).context("no query was answered")?;
+    let summary = MetricSummary::new(&answers, &args.at, normaliser).context("no query was answered")?;
     let mut json = json(args, task, (&name, &fitted), &summary, answers.len());
     json["seconds"] = start.elapsed().as_secs_f64().into();
     if seeded(args, task.set)? {
@@ -371,8 +366,9 @@ fn single(args: &EvalArgs, task: &Task<'_>, cancel: &Cancel) -> anyhow::Result<E
     if args.ann {
         check_cancel()?;
         let effort = args.ef.map_or(Effort::Default, Effort::Ef);
-        let ann = task.ann(&fitted.maps, args.pooling, &answers, (&args.at, deepest), effort)?;
-        let found = Summary::new(&ann.answers, &args.at, normaliser).context("no query was answered")?;
+        let options = AnnOptions { at: args.at.clone(), depth: deepest, effort };
+        let ann = task.answers_through_index(&fitted.maps, args.pooling, &answers, &options)?;
+        let found = MetricSummary::new(&ann.answers, &args.at, normaliser).context("no query was answered")?;
         json["ann"] = serde_json::json!({
             "map": by_rank(&found.map), "ann_recall": by_rank(&ann.recall), "least_rows_kept": ann.rows_kept,
         });
@@ -390,7 +386,7 @@ fn single(args: &EvalArgs, task: &Task<'_>, cancel: &Cancel) -> anyhow::Result<E
     if let Some(path) = &args.trec_qrels {
         trec::write_qrels(path, task)?;
     }
-    let content = Content {
+    let content = ReportContent {
         task,
         method: &name,
         answers: &answers,
@@ -409,7 +405,7 @@ fn by_rank(values: &[(usize, f64)]) -> Value {
     values.iter().map(|(k, value)| (k.to_string(), Value::from(*value))).collect::<serde_json::Map<_, _>>().into()
 }
 
-fn json(args: &EvalArgs, task: &Task<'_>, (name, fitted): (&str, &Fitted), summary: &Summary, queries: usize) -> Value {
+fn json(args: &EvalArgs, task: &RetrievalTask<'_>, (name, fitted): (&str, &FittedMethod), summary: &MetricSummary, queries: usize) -> Value {
     let mut json = serde_json::json!({
         "method": name,
         "split": task.split,
@@ -437,25 +433,25 @@ fn json(args: &EvalArgs, task: &Task<'_>, (name, fitted): (&str, &Fitted), summa
 }
 
 /// Whether the figures depend on the seed: by pools, training, or the validation share.
-fn seeded(args: &EvalArgs, set: &Set) -> anyhow::Result<bool> {
+fn seeded(args: &EvalArgs, set: &FeatureSet) -> anyhow::Result<bool> {
     let plain = args.checkpoint.is_some() || methods::without_training(&args.method, set).is_some();
     if args.pools || plain {
         return Ok(args.pools);
     }
     let given = [&set.images, &set.videos].iter().any(|table| table.rows.iter().any(|row| row.split == Split::Val));
-    Ok(!given || methods::named(&args.method)?.is_seeded())
+    Ok(!given || methods::by_name(&args.method)?.is_seeded())
 }
 
-fn fit(args: &EvalArgs, task: &Task<'_>, cancel: &Cancel) -> anyhow::Result<Fitted> {
-    let method = methods::named(&args.method)?;
+fn fit(args: &EvalArgs, task: &RetrievalTask<'_>, cancel: &Cancel) -> anyhow::Result<FittedMethod> {
+    let method = methods::by_name(&args.method)?;
     if let Some(plain) = methods::without_training(&args.method, task.set) {
         return Ok(plain);
     }
-    with_training(args, task, cancel, |training| Ok(methods::run(method.as_ref(), training, args.seeds[0])?.fitted))
+    with_training(args, task, cancel, |training| Ok(methods::fit(method.as_ref(), training, args.seeds[0])?.fitted))
         .with_context(|| format!("fitting {} to the split train", args.method))
 }
 
-fn print(json: &Value, task: &Task<'_>, at: &[usize]) -> anyhow::Result<()> {
+fn print(json: &Value, task: &RetrievalTask<'_>, at: &[usize]) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     writeln!(
         out,

@@ -11,7 +11,7 @@ use crate::cli::INTERRUPTED;
 use crate::cli::terminal::{self, printable};
 use crate::encode::{self, registry::LAYOUT};
 use crate::features::benchmark::Benchmark;
-use crate::features::sources::Source;
+use crate::features::archive::FeatureArchive;
 use crate::media;
 use crate::research::extract::{self, Error};
 
@@ -58,14 +58,14 @@ pub(super) fn run(args: &ExtractArgs) -> anyhow::Result<ExitCode> {
     let benchmark = args.benchmark.as_deref().map(Benchmark::read).transpose()?;
     let bar = ProgressBar::new(0);
     bar.set_style(ProgressStyle::with_template("{elapsed_precise} [{wide_bar}] {pos}/{len} videos, ETA {eta}")?);
-    let tell = |done: usize, of: usize| {
+    let on_progress = |done: usize, of: usize| {
         bar.set_length(of as u64);
         bar.set_position(done as u64);
     };
     let done = match (&benchmark, &args.image_features, &args.video_features) {
         (Some(benchmark), Some(images), Some(videos)) => {
-            let (images, videos) = (Source::open(images)?, Source::open(videos)?);
-            extract::benchmark_from_arrays(benchmark, (&images, &videos), &args.out, &cancel)
+            let (images, videos) = (FeatureArchive::open(images)?, FeatureArchive::open(videos)?);
+            extract::benchmark_from_archives(benchmark, &images, &videos, &args.out, &cancel)
         }
         _ => {
             let encoder = encode::open(&args.encoder, args.weights.as_deref())?;
@@ -78,9 +78,9 @@ pub(super) fn run(args: &ExtractArgs) -> anyhow::Result<ExitCode> {
             }
             match &benchmark {
                 Some(benchmark) => {
-                    extract::benchmark_from_videos(encoder.as_ref(), benchmark, &files, &args.out, &cancel, tell)
+                    extract::benchmark_from_videos(encoder.as_ref(), benchmark, &files, &args.out, &cancel, on_progress)
                 }
-                None => extract::videos(encoder.as_ref(), &files, args.split.into(), &args.out, &cancel, tell),
+                None => extract::videos(encoder.as_ref(), &files, args.split.into(), &args.out, &cancel, on_progress),
             }
         }
     };
@@ -92,13 +92,13 @@ pub(super) fn run(args: &ExtractArgs) -> anyhow::Result<ExitCode> {
         }
         done => done?,
     };
-    for (id, why) in summary.left_out.iter().take(MAX_LISTED) {
-        eprintln!("skipped: {}: {}", printable(id), printable(why));
+    for row in summary.left_out.iter().take(MAX_LISTED) {
+        eprintln!("skipped: {}: {}", printable(&row.id), printable(&row.reason));
     }
     if summary.left_out.len() > MAX_LISTED {
         eprintln!("skipped: {} more", summary.left_out.len() - MAX_LISTED);
     }
-    if summary.val_given_up {
+    if summary.val_merged {
         eprintln!(
             "no image of the split val belongs to one of its clips: its rows are moved to the split train; `train` and `eval` hold out a share instead"
         );

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::check_absent;
 use crate::base::files;
-use crate::gmf::Weights;
+use crate::gmf::GmfWeights;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct FoldArgs {
@@ -28,7 +28,7 @@ pub(in crate::cli) struct FoldArgs {
 pub(super) fn run(args: &FoldArgs) -> anyhow::Result<ExitCode> {
     let out = &args.out;
     check_absent(out, args.force)?;
-    let (weights, record) = Weights::open(&args.checkpoint)?;
+    let (weights, record) = GmfWeights::open(&args.checkpoint)?;
     let folded = weights.fold(&record)?;
     let bytes = if args.half { folded.halved()? } else { folded }.to_bytes();
     files::replace(out, |part| std::fs::write(part, &bytes)).with_context(|| format!("writing {}", out.display()))?;

@@ -10,11 +10,11 @@ use super::{NormaliserArg, temporary};
 use crate::base::Cancel;
 use crate::cli::{FAILED, INTERRUPTED, terminal};
 use crate::collection::Model;
-use crate::encode::registry::{ENTRIES, Entry, LAYOUT};
+use crate::encode::registry::{ENTRIES, EncoderEntry, LAYOUT};
 use crate::encode::{self, Encoder};
-use crate::gmf::{Folded, Record};
+use crate::gmf::{Folded, CheckpointRecord};
 use crate::ingest::{self, IndexOptions, Indexer};
-use crate::research::eval::kinds::{self, Report};
+use crate::research::eval::kinds::{self, KindsReport};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct KindsArgs {
@@ -59,9 +59,9 @@ struct EncoderRun<'a> {
 }
 
 /// The encoders to measure. Each is listed once, so that it is opened once.
-fn encoder_runs<'a>(args: &'a KindsArgs, records: &'a [Record]) -> anyhow::Result<Vec<EncoderRun<'a>>> {
+fn encoder_runs<'a>(args: &'a KindsArgs, records: &'a [CheckpointRecord]) -> anyhow::Result<Vec<EncoderRun<'a>>> {
     // A broken weights file counts as present, so that it is reported.
-    let is_present = |entry: &&Entry| args.weights_of(entry.name).is_some() || entry.path().exists();
+    let is_present = |entry: &&EncoderEntry| args.weights_of(entry.name).is_some() || entry.path().exists();
     let names: Vec<&str> = match args.encoders.is_empty() {
         true => std::iter::once(LAYOUT).chain(ENTRIES.iter().filter(is_present).map(|entry| entry.name)).collect(),
         false => args.encoders.iter().map(String::as_str).collect(),
@@ -83,14 +83,14 @@ fn encoder_runs<'a>(args: &'a KindsArgs, records: &'a [Record]) -> anyhow::Resul
 
 /// The videos and the photographs.
 struct KindsData {
-    videos: Vec<kinds::Shown>,
-    images: Vec<kinds::Shown>,
+    videos: Vec<kinds::LabelledFile>,
+    images: Vec<kinds::LabelledFile>,
 }
 
 pub(super) fn run(args: &KindsArgs) -> anyhow::Result<ExitCode> {
     let data = KindsData { videos: kinds::manifest(&args.videos)?, images: kinds::manifest(&args.images)? };
     let cancel = terminal::cancel_on_interrupt()?;
-    let records: Vec<Record> = args.checkpoint.iter().map(|path| Record::open(path)).collect::<Result<_, _>>()?;
+    let records: Vec<CheckpointRecord> = args.checkpoint.iter().map(|path| CheckpointRecord::open(path)).collect::<Result<_, _>>()?;
     let runs = encoder_runs(args, &records)?;
     let mut out = std::io::stdout();
     if !args.json {
@@ -114,7 +114,7 @@ pub(super) fn run(args: &KindsArgs) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(INTERRUPTED));
             }
             let measured = measured.with_context(|| format!("measuring {name}"))?;
-            print(&mut out, args, (&encoder.about().id, name), &measured)?;
+            print(&mut out, args, (&encoder.info().id, name), &measured)?;
         }
     }
     if !args.json {
@@ -145,7 +145,7 @@ fn print_legend(out: &mut impl Write, args: &KindsArgs) -> std::io::Result<()> {
 
 /// The measurement of an encoder with a checkpoint.
 struct KindsMeasurement {
-    report: Report,
+    report: KindsReport,
     /// Name of the checkpoint.
     checkpoint: String,
     /// Videos that could not be indexed.
@@ -167,7 +167,7 @@ fn measure(
             let note = |note: &str| eprintln!("{note}");
             let folded = ingest::default_checkpoint(encoder.as_ref(), &paths, cancel, note)?;
             let start = folded.record.training["start"].as_str().unwrap_or_default().to_owned();
-            (folded, if encoder.about().name == LAYOUT { "embedded GMF".to_owned() } else { start })
+            (folded, if encoder.info().name == LAYOUT { "embedded GMF".to_owned() } else { start })
         }
     };
     let temporary = tempfile::tempdir()?;

@@ -12,7 +12,7 @@ use crate::cli::terminal::{self, count, printable};
 use crate::cli::{FOUND_NOTHING, INTERRUPTED};
 use crate::collection::{Collection, Model};
 use crate::ingest::{IndexOptions, Indexer};
-use crate::research::eval::quality::{self, Equivalent, Report, Suite};
+use crate::research::eval::quality::{self, EquivalentVideos, QualityReport, QualitySuite};
 use crate::search::Engine;
 
 #[derive(Debug, Args)]
@@ -112,39 +112,39 @@ impl QualityGallery {
     }
 }
 
-fn suite(args: &QualityArgs, model: &Model) -> anyhow::Result<Suite> {
+fn suite(args: &QualityArgs, model: &Model) -> anyhow::Result<QualitySuite> {
     let leave_out: Vec<String> = match (args.held_out, model.checkpoint.record.training.get("videos")) {
         (true, Some(videos)) => serde_json::from_value(videos.clone()).context("the checkpoint's list of videos")?,
         _ => Vec::new(),
     };
-    let equivalents = args.equivalents.as_deref().map(Equivalent::read).transpose()?.unwrap_or_default();
-    Ok(Suite { frames: args.frames, seed: args.seed, leave_out, equivalents })
+    let equivalents = args.equivalents.as_deref().map(EquivalentVideos::read).transpose()?.unwrap_or_default();
+    Ok(QualitySuite { frames: args.frames, seed: args.seed, leave_out, equivalents })
 }
 
 /// A measurement fails below the floor, and if frames could not be decoded: it does not cover those.
-fn passes(floor: Option<f64>, report: &Report) -> bool {
-    let right = report.overall.share(report.overall.right);
-    floor.is_none_or(|floor| right >= floor && report.undecodable_frames == 0)
+fn passes(floor: Option<f64>, report: &QualityReport) -> bool {
+    let correct = report.overall.share(report.overall.correct);
+    floor.is_none_or(|floor| correct >= floor && report.undecodable_frames == 0)
 }
 
-fn print_json(report: &Report, failed: usize, seed: u64) -> std::io::Result<()> {
+fn print_json(report: &QualityReport, failed: usize, seed: u64) -> std::io::Result<()> {
     let rows = report.distortions.iter().map(|(name, row)| json(name, row));
     let value = serde_json::json!({
-        "gallery": report.gallery, "failed": failed, "asked": report.asked, "flat_frames": report.flat_frames, "undecodable_frames": report.undecodable_frames,
+        "gallery": report.gallery, "failed": failed, "asked": report.queried_videos, "flat_frames": report.flat_frames, "undecodable_frames": report.undecodable_frames,
         "seed": seed, "median_query_ms": report.median_query_ms,
         "distortions": rows.collect::<Vec<_>>(), "overall": json("overall", &report.overall),
     });
     writeln!(std::io::stdout(), "{value}")
 }
 
-fn json(name: &str, row: &quality::Row) -> serde_json::Value {
+fn json(name: &str, row: &quality::DistortionCounts) -> serde_json::Value {
     serde_json::json!({
-        "distortion": name, "queries": row.queries, "video": row.share(row.right), "moment": row.share(row.moment),
-        "confident": row.share(row.sure), "falsely_confident": row.share(row.falsely_sure),
+        "distortion": name, "queries": row.queries, "video": row.share(row.correct), "moment": row.share(row.moment),
+        "confident": row.share(row.confident), "falsely_confident": row.share(row.falsely_confident),
     })
 }
 
-fn print(report: &Report, failed: usize) -> std::io::Result<()> {
+fn print(report: &QualityReport, failed: usize) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
@@ -156,17 +156,17 @@ fn print(report: &Report, failed: usize) -> std::io::Result<()> {
             out,
             "{name:<22} {:>7} {:>7.3} {:>7.3} {:>9.3} {:>9.3}",
             row.queries,
-            row.share(row.right),
+            row.share(row.correct),
             row.share(row.moment),
-            row.share(row.sure),
-            row.share(row.falsely_sure)
+            row.share(row.confident),
+            row.share(row.falsely_confident)
         )?;
     }
     writeln!(
         out,
         "{} in the gallery, {} of them queried, {} flat frames skipped, {:.2} ms a query (median)",
         count(report.gallery, "video"),
-        report.asked,
+        report.queried_videos,
         report.flat_frames,
         report.median_query_ms
     )?;

@@ -12,15 +12,17 @@ use crate::base::{Cancel, files};
 use crate::cli::INTERRUPTED;
 use crate::cli::terminal::{self, printable};
 use crate::encode::registry::LAYOUT;
-use crate::encode::{self, Encoder, Layout, Projection, layout};
-use crate::features::Set;
+use crate::encode::{self, Encoder, LayoutEncoder, Projection, layout};
+use crate::features::FeatureSet;
 use crate::features::activitynet::Annotations;
-use crate::gmf::fit::{Covariances, Moments};
-use crate::gmf::{self, Affine, Config, Data, Folded, Modality, Objective, Options, Outcome, Progress, Task, Weights};
+use crate::gmf::{
+    self, Affine, Folded, GmfConfig, GmfWeights, Modality, Objective, TaskLoss, TrainDevice, TrainOptions, TrainOutcome,
+    TrainProgress, TrainingData, TrainingRun,
+};
 use crate::ingest::{FileError, closed_form};
 use crate::media::{self, Tools};
 use crate::research::eval::retrieval;
-use crate::research::pairs;
+use crate::research::fit::{self, PairCovariances, PairStatistics, pairs};
 
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["features", "videos"]))]
@@ -80,10 +82,10 @@ pub(in crate::cli) struct TrainArgs {
     #[arg(long, value_name = "WEIGHT", default_value_t = 1.0)]
     lambda_task: f64,
     /// Magnification of the dissociation: a whole number above 2
-    #[arg(long, value_name = "N", default_value_t = Config::MULTIPLE)]
+    #[arg(long, value_name = "N", default_value_t = GmfConfig::MULTIPLE)]
     multiple: u32,
     /// Invariant share of the dissociated length, between 0 and 1
-    #[arg(long, value_name = "SHARE", default_value_t = Config::BOUNDARY)]
+    #[arg(long, value_name = "SHARE", default_value_t = GmfConfig::BOUNDARY)]
     boundary: f64,
     /// Share of the videos held out to choose the best epoch, if the features have no split `val`
     #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
@@ -144,15 +146,15 @@ fn train_on_features(args: &TrainArgs, folder: &Path, cancel: &Cancel) -> anyhow
         bail!("--epochs 0 leaves nothing to do with --features; give at least 1");
     }
     let annotations = args.activitynet.as_deref().map(Annotations::read).transpose()?;
-    let set = Set::open_with(folder, annotations.as_ref())?;
+    let set = FeatureSet::open_with(folder, annotations.as_ref())?;
     let encoder = args.encoder.as_deref().unwrap_or("unknown").to_owned();
     let record = serde_json::json!({});
-    fit(args, TrainingInput { set, start: None, gallery: None, encoder, projection: None, record }, cancel)
+    train(args, TrainingInput { set, start: None, gallery: None, encoder, projection: None, record }, cancel)
 }
 
 fn train_on_videos(args: &TrainArgs, cancel: &Cancel) -> anyhow::Result<ExitCode> {
     let encoder = encode::open(args.encoder_of_videos(), args.weights.as_deref())?;
-    let about = encoder.about().clone();
+    let about = encoder.info().clone();
     let image_len = about.image_len.min(closed_form::LENGTH);
     anyhow::ensure!(
         about.descriptor_len <= about.clip_len,
@@ -160,20 +162,20 @@ fn train_on_videos(args: &TrainArgs, cancel: &Cancel) -> anyhow::Result<ExitCode
         about.name
     );
     // Checked before any video is decoded.
-    Weights::room(&config(args, image_len, about.clip_len)?)?;
+    GmfWeights::check_room(&config(args, image_len, about.clip_len)?)?;
     let Some(examples) = collect(args, encoder.as_ref(), cancel)? else {
         return Ok(ExitCode::from(INTERRUPTED));
     };
-    let mut moments = Moments::new(about.descriptor_len);
-    examples.iter().for_each(|(_, example)| example.add_to(&mut moments));
+    let mut statistics = PairStatistics::new(about.descriptor_len);
+    examples.iter().for_each(|(_, example)| example.add_to(&mut statistics));
     if about.id == layout::ID {
         // A mirrored picture is as likely as the picture itself.
-        moments.symmetrise(layout::mirror_index);
+        statistics.symmetrise(layout::mirror_index);
     }
-    let covariances = moments.covariances()?;
+    let covariances = statistics.covariances()?;
     let projection = match about.id == layout::ID {
         true => layout_projection(args, &covariances)?,
-        false => closed_form::projection(&covariances, image_len)?,
+        false => fit::projection(&covariances, image_len)?,
     };
     let image =
         Affine { weight: covariances.through(&projection.weight).discriminant(image_len)?, bias: vec![0.0; image_len] };
@@ -185,7 +187,7 @@ fn train_on_videos(args: &TrainArgs, cancel: &Cancel) -> anyhow::Result<ExitCode
     let gallery = Some((0..set.videos.rows.len() as u32).collect());
     // `layout` projects its features itself.
     let projection = (about.id != layout::ID).then_some(projection);
-    fit(args, TrainingInput { set, start: Some(start), gallery, encoder: about.id, projection, record }, cancel)
+    train(args, TrainingInput { set, start: Some(start), gallery, encoder: about.id, projection, record }, cancel)
 }
 
 /// Refuses outputs that exist or cannot be written, before any work is done.
@@ -225,7 +227,7 @@ fn check_outputs(args: &TrainArgs) -> anyhow::Result<()> {
 
 /// What a run trains on.
 struct TrainingInput {
-    set: Set,
+    set: FeatureSet,
     /// The closed-form fit to start from.
     start: Option<Folded>,
     /// The validation gallery, as rows of the videos; by default those of the split `val`.
@@ -238,26 +240,24 @@ struct TrainingInput {
     record: serde_json::Value,
 }
 
-fn fit(args: &TrainArgs, input: TrainingInput, cancel: &Cancel) -> anyhow::Result<ExitCode> {
+fn train(args: &TrainArgs, input: TrainingInput, cancel: &Cancel) -> anyhow::Result<ExitCode> {
     let set = &input.set;
     let config = config(args, set.images.matrix.columns(), set.videos.matrix.columns())?;
     let options = options(args);
-    let mut data = Data::new(set, args.held_out, args.seed)?;
+    let mut data = TrainingData::new(set, args.held_out, args.seed)?;
     if let Some(gallery) = input.gallery.filter(|_| !data.queries.is_empty()) {
         data.gallery = gallery;
     }
     let start = match (input.start, args.resume) {
-        (Some(folded), false) => Some(Weights::around(&config, &folded, args.seed)?),
+        (Some(folded), false) => Some(GmfWeights::around(&config, &folded, args.seed)?),
         _ => None,
     };
     print_data(&data, &config);
     let mut validate = |maps: &Folded| {
-        retrieval::validate(&maps.into(), &data)
-            .map_err(|e| e.to_string())?
-            .ok_or_else(|| "no image belongs to a video".to_owned())
+        Ok(retrieval::validate(&maps.into(), &data)?.ok_or("no image matches a video")?)
     };
     let mut bar = TrainingBar::new(data.pairs(), options.epochs)?;
-    let run = gmf::Run {
+    let run = TrainingRun {
         data: &data,
         config: &config,
         start,
@@ -271,11 +271,11 @@ fn fit(args: &TrainArgs, input: TrainingInput, cancel: &Cancel) -> anyhow::Resul
     let outcome = gmf::train(run, &mut validate, &|| cancel.is_set(), &mut |progress| bar.update(progress))?;
     bar.bar.finish_and_clear();
     match outcome {
-        Outcome::Interrupted => {
+        TrainOutcome::Interrupted => {
             eprintln!("interrupted; run the same command with --resume to continue");
             Ok(ExitCode::from(INTERRUPTED))
         }
-        Outcome::Finished { epoch, map10 } => {
+        TrainOutcome::Finished { epoch, map10 } => {
             let map = map10.map_or(String::new(), |m| format!(", validation mAP@10 {m:.4}"));
             writeln!(std::io::stdout(), "{}: epoch {epoch}{map}", args.out.display())?;
             Ok(ExitCode::SUCCESS)
@@ -283,7 +283,7 @@ fn fit(args: &TrainArgs, input: TrainingInput, cancel: &Cancel) -> anyhow::Resul
     }
 }
 
-fn print_data(data: &Data<'_>, config: &Config) {
+fn print_data(data: &TrainingData<'_>, config: &GmfConfig) {
     eprintln!(
         "{} training pairs; validation with {} images against {} videos; {} parameters, {:.2} GFLOP a pair",
         data.pairs(),
@@ -292,8 +292,8 @@ fn print_data(data: &Data<'_>, config: &Config) {
         config.parameters(),
         config.flops() as f64 / 1e9
     );
-    if data.alone > 0 {
-        eprintln!("{} training images belong to no training video and are skipped", data.alone);
+    if data.unmatched_images > 0 {
+        eprintln!("{} training images belong to no training video and are skipped", data.unmatched_images);
     }
     if data.queries.is_empty() {
         eprintln!("no validation: no held-out image belongs to a held-out video; the last epoch is kept");
@@ -317,9 +317,9 @@ impl TrainingBar {
         Ok(TrainingBar { bar, pairs, epochs, losses: gmf::Losses::default(), started: false })
     }
 
-    fn update(&mut self, progress: Progress) {
+    fn update(&mut self, progress: TrainProgress) {
         match progress {
-            Progress::Step { done, of, pairs, losses } => {
+            TrainProgress::Step { done, of, pairs, losses } => {
                 if !self.started {
                     // A resumed run starts in the middle. The steps before it do not count for the speed.
                     self.bar.set_position(((done - 1) * self.pairs / (of / self.epochs.max(1))) as u64);
@@ -330,7 +330,7 @@ impl TrainingBar {
                 self.bar.inc(pairs as u64);
                 self.bar.set_message(format!("loss {:.4}", losses.total));
             }
-            Progress::Epoch { epoch, map10, best } => self.bar.suspend(|| {
+            TrainProgress::Epoch { epoch, map10, best } => self.bar.suspend(|| {
                 let map = map10.map_or("no validation".to_owned(), |m| format!("validation mAP@10 {m:.4}"));
                 let best = if best { ", kept" } else { "" };
                 let gmf::Losses { total, dissociation, task } = self.losses;
@@ -342,13 +342,13 @@ impl TrainingBar {
     }
 }
 
-fn config(args: &TrainArgs, image: usize, video: usize) -> Result<Config, gmf::ConfigError> {
+fn config(args: &TrainArgs, image: usize, video: usize) -> Result<GmfConfig, gmf::ConfigError> {
     let modality = |name: &str, length| Modality { name: name.to_owned(), length };
-    Config::new(vec![modality("image", image), modality("video", video)], args.multiple, args.boundary)
+    GmfConfig::new(vec![modality("image", image), modality("video", video)], args.multiple, args.boundary)
 }
 
-fn options(args: &TrainArgs) -> Options {
-    Options {
+fn options(args: &TrainArgs) -> TrainOptions {
+    TrainOptions {
         epochs: args.epochs,
         batch: args.batch,
         rate: args.learning_rate,
@@ -361,14 +361,14 @@ fn options(args: &TrainArgs) -> Options {
             lambda_dissociation: args.lambda_dissociation,
             lambda_task: args.lambda_task,
             task: match args.loss {
-                LossArg::Contrastive => Task::Contrastive { temperature: args.temperature },
-                LossArg::Triplet => Task::Triplet { margin: args.margin },
+                LossArg::Contrastive => TaskLoss::Contrastive { temperature: args.temperature },
+                LossArg::Triplet => TaskLoss::Triplet { margin: args.margin },
             },
         },
         device: match args.device {
-            DeviceArg::Cpu => gmf::Device::Cpu,
-            DeviceArg::Cuda => gmf::Device::Cuda,
-            DeviceArg::Metal => gmf::Device::Metal,
+            DeviceArg::Cpu => TrainDevice::Cpu,
+            DeviceArg::Cuda => TrainDevice::Cuda,
+            DeviceArg::Metal => TrainDevice::Metal,
         },
     }
 }
@@ -378,7 +378,7 @@ fn collect(
     args: &TrainArgs,
     encoder: &dyn Encoder,
     cancel: &Cancel,
-) -> anyhow::Result<Option<Vec<(String, pairs::Example)>>> {
+) -> anyhow::Result<Option<Vec<(String, pairs::TrainingExample)>>> {
     let tools = Tools::find()?;
     let allowed = args.permissive.as_deref().map(permissive).transpose()?;
     let mut examples = Vec::new();
@@ -410,8 +410,8 @@ fn collect(
 }
 
 /// The projection of the encoder `layout`: the embedded one, or a new one that is fitted and written.
-fn layout_projection(args: &TrainArgs, covariances: &Covariances) -> anyhow::Result<Affine> {
-    let Some(out) = &args.refit_encoder else { return Ok(affine(Layout::embedded().projection())) };
+fn layout_projection(args: &TrainArgs, covariances: &PairCovariances) -> anyhow::Result<Affine> {
+    let Some(out) = &args.refit_encoder else { return Ok(affine(LayoutEncoder::embedded().projection())) };
     let projection = Projection { mean: covariances.mean(), rows: covariances.basis(layout::IMAGE_LEN)? };
     let bytes = projection.to_bytes();
     // A resumed run finds the file that it wrote before.

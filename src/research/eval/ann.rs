@@ -1,49 +1,68 @@
-//! The same questions through the HNSW index: what approximate search costs in mAP.
+//! Retrieval through the HNSW index: the loss of mAP by approximate search.
 
 use std::collections::{BTreeMap, HashSet};
 
 use rayon::prelude::*;
-use reelseek_index::{Effort, Hnsw, Index, Settings, Span, Video};
+use reelseek_index::{Effort, Hit, Hnsw, Index, Settings, Span, Video};
 
-use super::embedding::Maps;
+use super::Error;
+use super::embedding::FeatureMaps;
 use super::metrics;
 use super::ranking::Pooling;
-use super::retrieval::{Answer, Error, Task};
+use super::retrieval::RankedAnswer;
+use super::task::RetrievalTask;
 
-/// Answers through the index, and how many of the exact answers' videos they hold.
+/// Options of [`RetrievalTask::answers_through_index`].
+#[derive(Debug, Clone)]
+pub struct AnnOptions {
+    /// Ranks of ann_recall@k.
+    pub at: Vec<usize>,
+    /// Number of videos to rank.
+    pub depth: usize,
+    /// Effort of the search.
+    pub effort: Effort,
+}
+
+impl Default for AnnOptions {
+    fn default() -> AnnOptions {
+        AnnOptions { at: vec![10], depth: 10, effort: Effort::Default }
+    }
+}
+
+/// Answers through the index, and their overlap with the exact answers.
 #[derive(Debug)]
-pub struct Ann {
-    /// One for each exact answer, in their order.
-    pub answers: Vec<Answer>,
+pub struct AnnAnswers {
+    /// One answer for each exact answer, in the same order.
+    pub answers: Vec<RankedAnswer>,
     /// Mean ann_recall@k by `k`.
     pub recall: Vec<(usize, f64)>,
-    /// Rows that each walk kept at least: the breadth asked for, or as many as are wanted.
+    /// Least number of rows that each search keeps.
     pub rows_kept: usize,
 }
 
-impl Task<'_> {
-    /// Asks an index of the gallery, made for the purpose, for the nearest rows of each query of `exact`, and ranks their videos down to `depth`; more
-    /// clips are fetched for a query until there are enough videos. With [`Pooling::MeanTop`] a video is scored by what was fetched of it.
+impl RetrievalTask<'_> {
+    /// Searches a temporary index of the gallery for the nearest rows of each query of `exact`, and ranks their videos. Fetches
+    /// more rows for a query until it has enough videos. With [`Pooling::MeanTop`], a video's score averages fetched rows
+    /// only.
     ///
     /// # Errors
-    /// As [`Task::answers`]; [`Error::Index`].
-    pub fn ann(
+    /// As [`RetrievalTask::answers`]; [`Error::Index`].
+    pub fn answers_through_index(
         &self,
-        maps: &Maps,
+        maps: &FeatureMaps,
         pooling: Pooling,
-        exact: &[Answer],
-        (at, depth): (&[usize], usize),
-        effort: Effort,
-    ) -> Result<Ann, Error> {
+        exact: &[RankedAnswer],
+        options: &AnnOptions,
+    ) -> Result<AnnAnswers, Error> {
         let gallery = self.gallery(maps, pooling)?;
         let length = maps.video.outputs();
-        let place = tempfile::tempdir().map_err(|source| Error::Io { path: std::env::temp_dir(), source })?;
-        // A graph however few rows there are: it is what is measured.
+        let folder = tempfile::tempdir().map_err(|source| Error::Io { path: std::env::temp_dir(), source })?;
+        // A graph for any number of rows, because the graph is what is measured.
         let hnsw = Hnsw { min_rows: 1, ..Hnsw::default() };
         let settings = Settings { hnsw, ..Settings::new(length) };
-        let index = Index::create(place.path().join("index"), &settings)?;
+        let index = Index::create(folder.path().join("index"), &settings)?;
         let mut writer = index.writer()?;
-        // All rows as one video of the index: which of our videos a row belongs to is known by its place.
+        // All rows as one video of the index: a row's position identifies its video in the gallery.
         let owners = gallery.owners();
         let video = Video { id: "gallery".to_owned(), ..Video::default() };
         writer.put(video, &vec![Span::default(); owners.len()], gallery.rows(), &[])?;
@@ -51,52 +70,52 @@ impl Task<'_> {
         writer.close()?;
         let searcher = index.searcher()?;
         let queries = self.embedded_queries(maps)?;
-        let wanted = depth.min(self.videos.len());
-        let ask = |answer: &Answer| -> Result<Answer, Error> {
-            let query = &queries[answer.query * length..][..length];
+        let wanted = options.depth.min(self.videos.len());
+        let answer = |exact: &RankedAnswer| -> Result<RankedAnswer, Error> {
+            let query = &queries[exact.query * length..][..length];
             let mut fetch = wanted.min(owners.len());
             loop {
-                let hits = searcher.search(query, fetch, None, effort)?;
+                let hits = searcher.search(query, fetch, None, options.effort)?;
                 let videos: HashSet<u32> = hits.iter().map(|hit| owners[hit.row.row as usize]).collect();
                 if videos.len() < wanted && fetch < owners.len() {
-                    // Filled by the clips of a few videos: more of them.
+                    // Clips of few videos fill the result.
                     fetch = fetch.saturating_mul(4).min(owners.len());
                     continue;
                 }
-                let (top, scores) = pool(&hits, owners, pooling, depth);
-                let judged = self.judge(answer.query, &top).unwrap_or_else(|| answer.judged.clone());
-                return Ok(Answer { query: answer.query, first: judged.first_rank(), judged, top, scores });
+                let (top, scores) = pool_hits(&hits, owners, pooling, options.depth);
+                let judged = self.judge(exact.query, &top).unwrap_or_else(|| exact.judged.clone());
+                return Ok(RankedAnswer { query: exact.query, first: judged.first_rank(), judged, top, scores });
             }
         };
-        let answers: Vec<Answer> = exact.par_iter().map(ask).collect::<Result<_, Error>>()?;
-        let rows_kept = match effort {
+        let answers: Vec<RankedAnswer> = exact.par_iter().map(answer).collect::<Result<_, Error>>()?;
+        let rows_kept = match options.effort {
             Effort::Ef(ef) => ef.max(wanted),
             _ => Effort::DEFAULT_EF.max(wanted),
         };
-        let recall = at.iter().map(|k| {
+        let recall = options.at.iter().map(|k| {
             let each = exact.iter().zip(&answers).map(|(exact, found)| metrics::ann_recall(&found.top, &exact.top, *k));
             (*k, metrics::mean(each).unwrap_or(1.0))
         });
         let recall = recall.collect();
-        Ok(Ann { answers, recall, rows_kept })
+        Ok(AnnAnswers { answers, recall, rows_kept })
     }
 }
 
-/// Rows that were found, best first, as videos.
-fn pool(hits: &[reelseek_index::Hit], owners: &[u32], pooling: Pooling, depth: usize) -> (Vec<u32>, Vec<f32>) {
-    let most = match pooling {
+/// Videos and scores of the hits, which are sorted by score.
+fn pool_hits(hits: &[Hit], owners: &[u32], pooling: Pooling, depth: usize) -> (Vec<u32>, Vec<f32>) {
+    let clips = match pooling {
         Pooling::Best => 1,
         Pooling::MeanTop(n) => n,
     };
-    let mut of: BTreeMap<u32, Vec<f32>> = BTreeMap::new();
+    let mut by_video: BTreeMap<u32, Vec<f32>> = BTreeMap::new();
     for hit in hits {
-        let scores = of.entry(owners[hit.row.row as usize]).or_default();
-        if scores.len() < most {
+        let scores = by_video.entry(owners[hit.row.row as usize]).or_default();
+        if scores.len() < clips {
             scores.push(hit.score);
         }
     }
-    let mut ranked: Vec<(f32, u32)> =
-        of.into_iter().map(|(video, scores)| (scores.iter().sum::<f32>() / scores.len() as f32, video)).collect();
+    let mean = |scores: Vec<f32>| scores.iter().sum::<f32>() / scores.len() as f32;
+    let mut ranked: Vec<(f32, u32)> = by_video.into_iter().map(|(video, scores)| (mean(scores), video)).collect();
     ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
     ranked.truncate(depth);
     ranked.into_iter().map(|(score, video)| (video, score)).unzip()

@@ -1,19 +1,19 @@
-//! Features of whole tables into the space in which they are compared, by blocks of a matrix product.
+//! Maps features of whole tables into the space of comparison, by blocks of a matrix product.
 
 use rayon::prelude::*;
 
-use super::retrieval::Error;
-use crate::base::linalg::{View, multiply_here};
-use crate::features::Table;
+use super::Error;
+use crate::base::linalg::{MatrixView, multiply_here};
+use crate::features::FeatureTable;
 use crate::gmf::{self, Affine, Folded};
 
-/// Rows of a block.
+/// Rows per block.
 const BLOCK: usize = 64;
 
-/// How features of one modality become comparable.
+/// Maps the features of one modality into the space of comparison.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Map {
-    /// They are already.
+pub enum FeatureMap {
+    /// Features of this length stay as they are.
     Identity(usize),
     /// `y = x + c`.
     Shift(Vec<f32>),
@@ -21,56 +21,56 @@ pub enum Map {
     Affine(Affine),
 }
 
-/// How images and videos become comparable. Vectors are scaled to length 1 afterwards: what is compared is the cosine.
+/// Maps images and videos into one space. The mapped vectors are scaled to length 1, so that dot products are cosines.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Maps {
-    /// Of images.
-    pub image: Map,
-    /// Of videos.
-    pub video: Map,
+pub struct FeatureMaps {
+    /// Map of image features.
+    pub image: FeatureMap,
+    /// Map of video features.
+    pub video: FeatureMap,
 }
 
-impl Map {
-    /// Numbers in.
+impl FeatureMap {
+    /// Length of the features.
     pub fn inputs(&self) -> usize {
         match self {
-            Map::Identity(length) => *length,
-            Map::Shift(shift) => shift.len(),
-            Map::Affine(affine) => affine.inputs(),
+            FeatureMap::Identity(length) => *length,
+            FeatureMap::Shift(shift) => shift.len(),
+            FeatureMap::Affine(affine) => affine.inputs(),
         }
     }
 
-    /// Numbers out.
+    /// Length of the mapped features.
     pub fn outputs(&self) -> usize {
         match self {
-            Map::Identity(length) => *length,
-            Map::Shift(shift) => shift.len(),
-            Map::Affine(affine) => affine.bias.len(),
+            FeatureMap::Identity(length) => *length,
+            FeatureMap::Shift(shift) => shift.len(),
+            FeatureMap::Affine(affine) => affine.bias.len(),
         }
     }
 
-    /// Weights and biases.
+    /// Number of weights and biases.
     pub fn parameters(&self) -> usize {
         match self {
-            Map::Identity(_) => 0,
-            Map::Shift(shift) => shift.len(),
-            Map::Affine(affine) => affine.weight.len() + affine.bias.len(),
+            FeatureMap::Identity(_) => 0,
+            FeatureMap::Shift(shift) => shift.len(),
+            FeatureMap::Affine(affine) => affine.weight.len() + affine.bias.len(),
         }
     }
 
-    /// Operations for one vector, a multiply-add as two; biases are not counted.
+    /// Operations for one vector. A multiply-add counts as two; biases are not counted.
     pub fn flops(&self) -> usize {
         match self {
-            Map::Identity(_) | Map::Shift(_) => 0,
-            Map::Affine(affine) => 2 * affine.weight.len(),
+            FeatureMap::Identity(_) | FeatureMap::Shift(_) => 0,
+            FeatureMap::Affine(affine) => 2 * affine.weight.len(),
         }
     }
 
-    /// The rows of a table, mapped, one after the other. Not scaled.
+    /// Maps rows of a table. Returns a row-major matrix that is not scaled.
     ///
     /// # Errors
-    /// [`gmf::Error::Length`] if the features have another length; what is wrong with the features.
-    pub fn apply(&self, table: &Table, rows: &[u32], modality: &'static str) -> Result<Vec<f32>, Error> {
+    /// [`gmf::Error::Length`] if the features have another length; [`Error::Features`] if they cannot be read.
+    pub fn apply(&self, table: &FeatureTable, rows: &[u32], modality: &'static str) -> Result<Vec<f32>, Error> {
         let (inputs, outputs, found) = (self.inputs(), self.outputs(), table.matrix.columns());
         if found != inputs {
             return Err(gmf::Error::Length { modality, found, expected: inputs }.into());
@@ -82,16 +82,16 @@ impl Map {
                 table.matrix.read(*row as usize, features)?;
             }
             match self {
-                Map::Identity(_) => mapped.copy_from_slice(&features),
-                Map::Shift(shift) => {
+                FeatureMap::Identity(_) => mapped.copy_from_slice(&features),
+                FeatureMap::Shift(shift) => {
                     for (mapped, features) in mapped.chunks_exact_mut(inputs).zip(features.chunks_exact(inputs)) {
                         mapped.iter_mut().zip(features).zip(shift).for_each(|((y, x), c)| *y = x + c);
                     }
                 }
-                Map::Affine(affine) => {
+                FeatureMap::Affine(affine) => {
                     mapped.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(&affine.bias));
-                    let weights = View::rows(&affine.weight, inputs).transposed();
-                    multiply_here(mapped, 1.0, View::rows(&features, inputs), weights);
+                    let weights = MatrixView::rows(&affine.weight, inputs).transposed();
+                    multiply_here(mapped, 1.0, MatrixView::rows(&features, inputs), weights);
                 }
             }
             Ok::<(), Error>(())
@@ -99,15 +99,15 @@ impl Map {
         Ok(mapped)
     }
 
-    /// [`Map::apply`], each row scaled to length 1; a row of zeros stays one, and scores 0 against everything.
+    /// [`FeatureMap::apply`] with each row scaled to length 1. A row of zeros stays zero and scores 0 against everything.
     ///
     /// # Errors
-    /// As [`Map::apply`].
-    pub fn embed(&self, table: &Table, rows: &[u32], modality: &'static str) -> Result<Vec<f32>, Error> {
+    /// As [`FeatureMap::apply`].
+    pub fn embed(&self, table: &FeatureTable, rows: &[u32], modality: &'static str) -> Result<Vec<f32>, Error> {
         let mut embedded = self.apply(table, rows, modality)?;
         embedded.par_chunks_mut(self.outputs()).for_each(|row| {
             let norm = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-            // In double precision: a row may be so short that the factor would overflow.
+            // In double precision, because the factor of a very short row overflows single precision.
             let unit = norm.is_finite() && norm > 0.0;
             row.iter_mut().for_each(|x| *x = if unit { (f64::from(*x) / norm) as f32 } else { 0.0 });
         });
@@ -115,33 +115,25 @@ impl Map {
     }
 }
 
-impl From<&Folded> for Maps {
-    fn from(folded: &Folded) -> Maps {
-        Maps { image: Map::Affine(folded.image.clone()), video: Map::Affine(folded.video.clone()) }
+impl From<&Folded> for FeatureMaps {
+    fn from(folded: &Folded) -> FeatureMaps {
+        FeatureMaps { image: FeatureMap::Affine(folded.image.clone()), video: FeatureMap::Affine(folded.video.clone()) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::features::{Matrix, Row, Split};
+    use crate::features::{FeatureMatrix, FeatureRow, Split};
 
     #[test]
-    fn rows_are_mapped_and_scaled() {
-        let row = |id: &str| Row {
-            id: id.into(),
-            labels: vec![],
-            split: Split::Test,
-            video: None,
-            moment: None,
-            span_s: None,
-        };
-        let matrix = Matrix::new((0..600).map(|i| (i % 7) as f32 - 3.0).collect(), 3);
-        let table = Table { matrix, rows: (0..200).map(|i| row(&i.to_string())).collect() };
+    fn maps_and_scales_rows() {
+        let matrix = FeatureMatrix::new((0..600).map(|i| (i % 7) as f32 - 3.0).collect(), 3);
+        let table = FeatureTable { matrix, rows: (0..200).map(|i| FeatureRow::new(i.to_string(), Split::Test)).collect() };
         let affine = Affine { weight: vec![1.0, 2.0, 0.0, 0.0, -1.0, 0.5], bias: vec![0.5, 0.0] };
         let rows: Vec<u32> = (0..200).rev().collect();
-        let mapped = Map::Affine(affine.clone()).apply(&table, &rows, "image").unwrap();
-        let embedded = Map::Affine(affine).embed(&table, &rows, "image").unwrap();
+        let mapped = FeatureMap::Affine(affine.clone()).apply(&table, &rows, "image").unwrap();
+        let embedded = FeatureMap::Affine(affine).embed(&table, &rows, "image").unwrap();
         for (i, row) in rows.iter().enumerate() {
             let mut x = [0.0; 3];
             table.matrix.read(*row as usize, &mut x).unwrap();
@@ -150,24 +142,24 @@ mod tests {
             let norm = y[0].hypot(y[1]);
             assert!((embedded[2 * i] - y[0] / norm).abs() < 1e-6, "{i}");
         }
-        assert_eq!(Map::Identity(3).apply(&table, &[5], "image").unwrap().len(), 3);
+        assert_eq!(FeatureMap::Identity(3).apply(&table, &[5], "image").unwrap().len(), 3);
         let mut x = [0.0; 3];
         table.matrix.read(5, &mut x).unwrap();
-        let shifted = Map::Shift(vec![1.0, -2.0, 0.5]).apply(&table, &[5], "image").unwrap();
+        let shifted = FeatureMap::Shift(vec![1.0, -2.0, 0.5]).apply(&table, &[5], "image").unwrap();
         assert_eq!(shifted, [x[0] + 1.0, x[1] - 2.0, x[2] + 0.5]);
-        let error = Map::Identity(4).apply(&table, &[5], "image").unwrap_err().to_string();
+        let error = FeatureMap::Identity(4).apply(&table, &[5], "image").unwrap_err().to_string();
         assert!(error.contains("image") && error.contains('3') && error.contains('4'), "{error}");
     }
 
     #[test]
-    fn however_short_a_row_is_it_is_scaled() {
-        let row = Row { id: "a".into(), labels: vec![], split: Split::Test, video: None, moment: None, span_s: None };
+    fn scales_rows_of_any_length() {
+        let row = FeatureRow::new("a", Split::Test);
         for length in [1e-44f32, 1e-30, 1e-13, 1e30] {
-            let table = Table {
-                matrix: Matrix::new(vec![3.0 * length, 4.0 * length, 0.0, 0.0], 2),
+            let table = FeatureTable {
+                matrix: FeatureMatrix::new(vec![3.0 * length, 4.0 * length, 0.0, 0.0], 2),
                 rows: vec![row.clone(); 2],
             };
-            let embedded = Map::Identity(2).embed(&table, &[0, 1], "image").unwrap();
+            let embedded = FeatureMap::Identity(2).embed(&table, &[0, 1], "image").unwrap();
             assert!((embedded[0].hypot(embedded[1]) - 1.0).abs() < 1e-5, "{length}: {embedded:?}");
             assert_eq!(embedded[2..], [0.0, 0.0]);
         }

@@ -1,4 +1,5 @@
-//! The same kind of scene: photographs as queries over videos, right if both are of one class, or, coarser, of one group.
+//! Search for the same kind of scene: photographs are queries over videos. An answer is correct if both have the same class or,
+//! more coarsely, the same group.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -6,133 +7,136 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::metrics::{self, Judged, Normaliser};
+use super::metrics::{self, JudgedRanking, Normaliser};
 use crate::base::Cancel;
 use crate::collection::video_path;
 use crate::media;
 use crate::search::{self, Engine, Options};
 use reelseek_index::Effort;
 
-/// Ranks that mAP looks at.
+/// Depth of mAP.
 const DEPTH: usize = 10;
-/// Confidence from which an answer counts as sure.
-const SURE: f32 = 0.95;
+/// Least confidence of a confident answer.
+const CONFIDENT: f32 = 0.95;
 
-/// Why nothing could be measured.
+/// Why the measurement failed.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// A manifest that cannot be used.
-    #[error("{}: {reason}; expected a JSON object a line with `path`, `class` and `group`", path.display())]
+    /// A manifest cannot be read.
+    #[error("{}: {reason}; expected one JSON object per line with `path`, `class` and `group`", path.display())]
     Manifest {
-        /// The manifest.
+        /// Path of the manifest.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
-    /// A photograph that cannot be read.
+    /// A photograph cannot be read.
     #[error(transparent)]
     Media(#[from] media::Error),
     /// A query failed.
     #[error(transparent)]
     Search(#[from] search::Error),
-    /// Stopped by wish.
-    #[error("stopped before all photographs were asked for")]
+    /// Cancelled.
+    #[error("stopped before all photographs were searched")]
     Cancelled,
-    /// Nothing to ask.
-    #[error("no photograph is of a class or group that a video in the index is of")]
-    Nothing,
+    /// No photograph has a matching video.
+    #[error("no photograph has the class or group of a video in the index")]
+    NoMatchingVideo,
 }
 
-/// What a picture or a video shows.
+/// A file with its class and group: a line of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Shown {
-    /// The file, below the manifest's folder.
+pub struct LabelledFile {
+    /// Path of the file, relative to the manifest's folder in the manifest and absolute after [`manifest`].
     pub path: PathBuf,
-    /// What kind of thing it shows.
+    /// Class of the scene.
     pub class: String,
-    /// The class, more coarsely.
+    /// Group of classes.
     pub group: String,
 }
 
-/// The files of a folder by its `manifest.jsonl`, with whole paths.
+/// Reads the `manifest.jsonl` of a folder.
 ///
 /// # Errors
-/// [`Error::Manifest`] if it cannot be read or a line is none.
-pub fn manifest(folder: &Path) -> Result<Vec<Shown>, Error> {
+/// [`Error::Manifest`] if it cannot be read or a line is invalid.
+pub fn manifest(folder: &Path) -> Result<Vec<LabelledFile>, Error> {
     let path = folder.join("manifest.jsonl");
     let wrong = |reason: String| Error::Manifest { path: path.clone(), reason };
     let text = std::fs::read_to_string(&path).map_err(|e| wrong(e.to_string()))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let read = |(i, line): (usize, &str)| -> Result<Shown, Error> {
-        let shown: Shown = serde_json::from_str(line).map_err(|e| wrong(format!("line {}: {e}", i + 1)))?;
-        Ok(Shown { path: folder.join(&shown.path), ..shown })
+    let read = |(i, line): (usize, &str)| -> Result<LabelledFile, Error> {
+        let file: LabelledFile = serde_json::from_str(line).map_err(|e| wrong(format!("line {}: {e}", i + 1)))?;
+        Ok(LabelledFile { path: folder.join(&file.path), ..file })
     };
     lines.map(read).collect()
 }
 
-/// What the answers are worth by one notion of what is right.
+/// Scores by one criterion of a correct answer.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Worth {
-    /// Photographs asked for, of which something is in the index.
+pub struct KindScores {
+    /// Number of photographs with a correct video in the index.
     pub queries: usize,
     /// mAP@10.
     pub map10: f64,
-    /// The same, divided by `min(10, R)`, whatever the normaliser: the strictest reading that a right ranking passes with 1.
+    /// mAP@10 divided by `min(10, R)` for any normaliser: the strictest definition under which a perfect ranking scores 1.
     pub map10_min: f64,
-    /// Share of queries whose first answer is right.
+    /// Share of queries whose first answer is correct.
     pub success1: f64,
-    /// Share of queries with a right answer among the first five.
+    /// Share of queries with a correct answer among the first five.
     pub success5: f64,
 }
 
-/// The answers to photographs that show nothing in the gallery: neither a class nor a group of its videos.
+/// Answers to photographs whose class and group no video in the gallery has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct NoMatch {
-    /// Photographs asked for.
+pub struct UnmatchedQueries {
+    /// Number of photographs.
     pub queries: usize,
-    /// Those to which an answer was given with a confidence of 0.95 or more all the same.
+    /// Number of photographs that nevertheless got an answer with a confidence of at least 0.95.
     pub falsely: usize,
 }
 
-/// The answers of one engine.
+/// Results of one engine.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
-    /// Videos in the index that the manifest names.
+pub struct KindsReport {
+    /// Number of videos in the index that the manifest contains.
     pub gallery: usize,
-    /// Right if of one class.
-    pub class: Worth,
-    /// Right if of one group.
-    pub group: Worth,
-    /// Photographs of nothing in the gallery.
-    pub no_match: NoMatch,
-    /// Median time of a query in milliseconds, from picture to answer.
+    /// Scores if an answer of the same class is correct.
+    pub class: KindScores,
+    /// Scores if an answer of the same group is correct.
+    pub group: KindScores,
+    /// Photographs without a matching video.
+    pub no_match: UnmatchedQueries,
+    /// Median time of a query in milliseconds, from image to answer.
     pub median_query_ms: f64,
 }
 
-/// Asks for each photograph and judges the ranking of the videos, or, of one that shows nothing in the gallery, whether that was known. `normaliser` is that of average precision.
+/// Searches each photograph and judges the ranking of the videos. For a photograph without a matching video, checks whether
+/// the engine reports low confidence. `normaliser` is the divisor of average precision.
 ///
 /// # Errors
 /// [`enum@Error`].
 pub fn run(
     engine: &Engine,
-    videos: &[Shown],
-    images: &[Shown],
+    videos: &[LabelledFile],
+    images: &[LabelledFile],
     normaliser: Normaliser,
     cancel: &Cancel,
-) -> Result<Report, Error> {
+) -> Result<KindsReport, Error> {
     let searcher = engine.searcher();
-    let whole = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let shown: HashMap<PathBuf, &Shown> = videos.iter().map(|video| (whole(&video.path), video)).collect();
+    let resolve = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let labelled: HashMap<PathBuf, &LabelledFile> =
+        videos.iter().map(|video| (resolve(&video.path), video)).collect();
     let mut gallery = HashMap::new();
     for number in searcher.video_numbers() {
         let video = searcher.video(number).map_err(search::Error::from)?;
-        if let Some(shown) = shown.get(&whole(&video_path(&video))) {
-            gallery.insert(video.id, *shown);
+        if let Some(file) = labelled.get(&resolve(&video_path(&video))) {
+            gallery.insert(video.id, *file);
         }
     }
     let options = Options { top: gallery.len().max(1), effort: Effort::Exact, ..Options::default() };
     let (mut by_class, mut by_group, mut took) = (Vec::new(), Vec::new(), Vec::new());
-    let mut no_match = NoMatch::default();
+    let mut no_match = UnmatchedQueries::default();
     for image in images {
         if cancel.is_set() {
             return Err(Error::Cancelled);
@@ -143,31 +147,31 @@ pub fn run(
         took.push(answer.took.as_secs_f64() * 1e3);
         if of_class + of_group == 0 {
             no_match.queries += 1;
-            no_match.falsely += usize::from(answer.found.first().is_some_and(|best| best.confidence >= SURE));
+            no_match.falsely += usize::from(answer.found.first().is_some_and(|best| best.confidence >= CONFIDENT));
             continue;
         }
-        let ranked: Vec<&Shown> =
+        let ranked: Vec<&LabelledFile> =
             answer.found.iter().filter_map(|found| gallery.get(&found.video.id).copied()).collect();
-        let judged = |right: &dyn Fn(&Shown) -> bool, total: usize| {
-            Judged::from_flags(ranked.iter().map(|video| right(video)).collect(), total)
+        let judge = |is_correct: &dyn Fn(&LabelledFile) -> bool, total: usize| {
+            JudgedRanking::from_flags(ranked.iter().map(|video| is_correct(video)).collect(), total)
         };
-        by_class.extend(judged(&|video| video.class == image.class, of_class));
-        by_group.extend(judged(&|video| video.group == image.group, of_group));
+        by_class.extend(judge(&|video| video.class == image.class, of_class));
+        by_group.extend(judge(&|video| video.group == image.group, of_group));
     }
     took.sort_by(f64::total_cmp);
-    match (worth(&by_class, normaliser), worth(&by_group, normaliser)) {
+    match (scores(&by_class, normaliser), scores(&by_group, normaliser)) {
         (Some(class), Some(group)) => {
-            Ok(Report { gallery: gallery.len(), class, group, no_match, median_query_ms: took[took.len() / 2] })
+            Ok(KindsReport { gallery: gallery.len(), class, group, no_match, median_query_ms: took[took.len() / 2] })
         }
-        _ => Err(Error::Nothing),
+        _ => Err(Error::NoMatchingVideo),
     }
 }
 
-fn worth(answers: &[Judged], normaliser: Normaliser) -> Option<Worth> {
-    let mean = |of: &dyn Fn(&Judged) -> f64| metrics::mean(answers.iter().map(of));
+fn scores(answers: &[JudgedRanking], normaliser: Normaliser) -> Option<KindScores> {
+    let mean = |metric: &dyn Fn(&JudgedRanking) -> f64| metrics::mean(answers.iter().map(metric));
     let within = |k: usize| mean(&|judged| f64::from(u8::from(judged.first_rank().is_some_and(|rank| rank <= k))));
-    let map10 = |by: Normaliser| mean(&|judged| metrics::average_precision(judged, DEPTH, by));
-    Some(Worth {
+    let map10 = |normaliser| mean(&|judged| metrics::average_precision(judged, DEPTH, normaliser));
+    Some(KindScores {
         queries: answers.len(),
         map10: map10(normaliser)?,
         map10_min: map10(Normaliser::Min)?,
@@ -181,21 +185,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_answers_are_worth() {
-        let judged = |flags: &[bool], total| Judged::from_flags(flags.to_vec(), total).unwrap();
+    fn scores_of_known_rankings() {
+        let judged = |flags: &[bool], total| JudgedRanking::from_flags(flags.to_vec(), total).unwrap();
         let answers =
             [judged(&[true, false, true], 2), judged(&[false, false, false, true], 1), judged(&[false; 9], 3)];
-        let worth = worth(&answers, Normaliser::Hits).unwrap();
-        assert!((worth.map10 - (5.0 / 6.0 + 0.25) / 3.0).abs() < 1e-12);
-        // The third, of whose three nothing was found, has 0 either way; of the first, both were.
-        assert!((worth.map10_min - (5.0 / 6.0 + 0.25) / 3.0).abs() < 1e-12);
-        let late = super::worth(&[judged(&[true, false], 2)], Normaliser::Hits).unwrap();
+        let scores = scores(&answers, Normaliser::Hits).unwrap();
+        assert!((scores.map10 - (5.0 / 6.0 + 0.25) / 3.0).abs() < 1e-12);
+        // The third ranking finds none of its three and scores 0 either way; the first finds both.
+        assert!((scores.map10_min - (5.0 / 6.0 + 0.25) / 3.0).abs() < 1e-12);
+        let late = super::scores(&[judged(&[true, false], 2)], Normaliser::Hits).unwrap();
         assert_eq!((late.map10, late.map10_min), (1.0, 0.5));
-        assert_eq!((worth.queries, worth.success1, worth.success5), (3, 1.0 / 3.0, 2.0 / 3.0));
+        assert_eq!((scores.queries, scores.success1, scores.success5), (3, 1.0 / 3.0, 2.0 / 3.0));
     }
 
     #[test]
-    fn a_wrong_manifest_is_named_with_its_line() {
+    fn names_the_line_of_an_invalid_manifest() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(
             dir.path().join("manifest.jsonl"),

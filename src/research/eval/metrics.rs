@@ -1,12 +1,13 @@
 //! Metrics of ranked lists, as pure functions.
 //!
-//! All look at one query at a time: a [`Judged`] list says of each rank whether what stands there is relevant, and how many relevant items there are in
-//! all (`R`). What they have in common:
+//! Every metric takes the answer to one query: a [`JudgedRanking`] states for each rank whether its item is relevant, and how
+//! many items are relevant in all (`R`). Conventions of all metrics:
 //!
-//! - **ties** are settled before: by whoever ranked (the engine ranks by score, then by gallery order);
-//! - **duplicates**: an item counts where it stands first; later ones are taken out, and the ranks close up;
-//! - **k** larger than the list means the list; **n** is the length of the list;
-//! - **empty truth** (`R = 0`): no metric is defined. [`Judged::new`] gives `None`, and such queries are left out of means, and counted.
+//! - **ties** are broken by the ranking (the engine ranks by score, then by gallery order);
+//! - **duplicates**: only the first occurrence of an item counts; later ones are removed, and the ranks close up;
+//! - **k** above the length of the list means the whole list;
+//! - **no relevant item** (`R = 0`): no metric is defined. [`JudgedRanking::new`] returns `None`; such queries are counted and
+//!   left out of means.
 //!
 //! The values are checked against pytrec_eval, ranx and scikit-learn (`tests/reference/metrics.py`).
 
@@ -15,16 +16,16 @@ use std::hash::Hash;
 
 use serde::Serialize;
 
-/// What average precision is divided by.
+/// Divisor of average precision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Normaliser {
-    /// The relevant items found in the top `k`: the convention of cross-modal retrieval code. A query without any scores 0.
+    /// Relevant items in the top `k`: the convention of cross-modal retrieval code. A query without any scores 0.
     #[default]
     Hits,
-    /// `min(k, R)`: the most that can be found in the top `k`.
+    /// `min(k, R)`: the largest possible number of relevant items in the top `k`.
     Min,
-    /// `R`: as trec_eval's `map_cut` does.
+    /// `R`: the convention of trec_eval's `map_cut`.
     All,
 }
 
@@ -38,88 +39,90 @@ impl std::fmt::Display for Normaliser {
     }
 }
 
-/// A ranked list in which each item is judged, of a query to which something is relevant.
+/// A ranking with the relevance of each item, for a query with at least one relevant item.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Judged {
+pub struct JudgedRanking {
     flags: Vec<bool>,
     total: usize,
 }
 
-impl Judged {
-    /// Judges a ranking, best first. `None` if nothing is relevant.
-    pub fn new<T: Eq + Hash>(ranked: &[T], relevant: &[T]) -> Option<Judged> {
+impl JudgedRanking {
+    /// Judges a ranking, best item first. `None` if no item is relevant.
+    pub fn new<T: Eq + Hash>(ranked: &[T], relevant: &[T]) -> Option<JudgedRanking> {
         let relevant: HashSet<&T> = relevant.iter().collect();
         let mut seen = HashSet::new();
         let first = ranked.iter().filter(|item| seen.insert(*item));
-        Judged::from_flags(first.map(|item| relevant.contains(item)).collect(), relevant.len())
+        JudgedRanking::from_flags(first.map(|item| relevant.contains(item)).collect(), relevant.len())
     }
 
-    /// The top of a list without duplicates: `flags[r]` tells whether what stands at rank `r + 1` is relevant, `total` is `R`. `None` if `R` is 0.
+    /// The top of a ranking without duplicates: `flags[r]` states whether the item at rank `r + 1` is relevant, `total` is `R`.
+    /// `None` if `R` is 0.
     ///
     /// # Panics
-    /// If more items are relevant in the list than in all.
-    pub fn from_flags(flags: Vec<bool>, total: usize) -> Option<Judged> {
-        assert!(flags.iter().filter(|flag| **flag).count() <= total, "no more relevant items than there are");
-        (total > 0).then_some(Judged { flags, total })
+    /// If `flags` has more relevant items than `total`.
+    pub fn from_flags(flags: Vec<bool>, total: usize) -> Option<JudgedRanking> {
+        assert!(flags.iter().filter(|flag| **flag).count() <= total, "at most `total` relevant items");
+        (total > 0).then_some(JudgedRanking { flags, total })
     }
 
     fn top(&self, k: usize) -> &[bool] {
         &self.flags[..k.min(self.flags.len())]
     }
 
-    /// Relevant items in the top `k`.
+    /// Number of relevant items in the top `k`.
     pub fn hits(&self, k: usize) -> usize {
         self.top(k).iter().filter(|flag| **flag).count()
     }
 
-    /// Rank of the first relevant item, from 1; `None` if the list has none.
+    /// Rank of the first relevant item, from 1; `None` if the ranking has none.
     pub fn first_rank(&self) -> Option<usize> {
         Some(self.flags.iter().position(|flag| *flag)? + 1)
     }
 }
 
-/// AP@k `= 1/N Σ_{r ≤ k, relevant at r} hits(r) / r`, `N` as the [`Normaliser`] says; 0 if nothing was found.
+/// AP@k `= 1/N Σ_{r ≤ k, relevant at r} hits(r) / r`, with `N` by the [`Normaliser`]; 0 without a relevant item in the top `k`.
 ///
 /// ```
-/// use reelseek::research::eval::metrics::{average_precision, Judged, Normaliser};
-/// let judged = Judged::new(&["a", "x", "b"], &["a", "b", "c", "d"]).unwrap();
+/// use reelseek::research::eval::metrics::{average_precision, JudgedRanking, Normaliser};
+/// let judged = JudgedRanking::new(&["a", "x", "b"], &["a", "b", "c", "d"]).unwrap();
 /// let sum = 1.0 + 2.0 / 3.0;
 /// assert_eq!(average_precision(&judged, 3, Normaliser::Hits), sum / 2.0);
 /// assert_eq!(average_precision(&judged, 3, Normaliser::Min), sum / 3.0);
 /// assert_eq!(average_precision(&judged, 3, Normaliser::All), sum / 4.0);
 /// ```
-pub fn average_precision(judged: &Judged, k: usize, normaliser: Normaliser) -> f64 {
+pub fn average_precision(judged: &JudgedRanking, k: usize, normaliser: Normaliser) -> f64 {
     let (mut hits, mut sum) = (0usize, 0.0);
     for (rank, _) in judged.top(k).iter().enumerate().filter(|(_, relevant)| **relevant) {
         hits += 1;
         sum += hits as f64 / (rank + 1) as f64;
     }
-    let by = match normaliser {
+    let divisor = match normaliser {
         Normaliser::Hits => hits,
         Normaliser::Min => k.min(judged.total),
         Normaliser::All => judged.total,
     };
-    if hits == 0 { 0.0 } else { sum / by as f64 }
+    if hits == 0 { 0.0 } else { sum / divisor as f64 }
 }
 
-/// `hits(k) / k`, also where the list is shorter than `k`; 0 for `k = 0`.
-pub fn precision(judged: &Judged, k: usize) -> f64 {
+/// Precision@k: `hits(k) / k`, also if the list is shorter than `k`; 0 for `k = 0`.
+pub fn precision(judged: &JudgedRanking, k: usize) -> f64 {
     if k == 0 { 0.0 } else { judged.hits(k) as f64 / k as f64 }
 }
 
-/// `hits(k) / R`: the share of the relevant items that is found. Not [`ann_recall`].
-pub fn recall(judged: &Judged, k: usize) -> f64 {
+/// Recall@k: `hits(k) / R`, the share of relevant items in the top `k`. Different from [`ann_recall`].
+pub fn recall(judged: &JudgedRanking, k: usize) -> f64 {
     judged.hits(k) as f64 / judged.total as f64
 }
 
-/// `1 / rank` of the first relevant item ([`Judged::first_rank`], or its rank in a longer list); 0 if there is none. Its mean over queries is the MRR.
+/// `1 / rank` of the first relevant item ([`JudgedRanking::first_rank`], or its rank in a longer list); 0 without one. The
+/// mean over queries is the MRR.
 pub fn reciprocal_rank(first: Option<usize>) -> f64 {
     first.map_or(0.0, |rank| 1.0 / rank as f64)
 }
 
-/// nDCG@k with gains of 0 or 1: `Σ_{r ≤ k, relevant at r} 1 / log2(r + 1)`, divided by what the best list gives (the first `min(k, R)` ranks);
-/// 0 for `k = 0`.
-pub fn ndcg(judged: &Judged, k: usize) -> f64 {
+/// nDCG@k with gains of 0 or 1: `Σ_{r ≤ k, relevant at r} 1 / log2(r + 1)`, divided by the value of the
+/// best ranking (relevant at the first `min(k, R)` ranks); 0 for `k = 0`.
+pub fn ndcg(judged: &JudgedRanking, k: usize) -> f64 {
     let gain = |rank: usize| 1.0 / ((rank + 2) as f64).log2();
     let found: f64 =
         judged.top(k).iter().enumerate().filter(|(_, relevant)| **relevant).map(|(rank, _)| gain(rank)).sum();
@@ -127,7 +130,7 @@ pub fn ndcg(judged: &Judged, k: usize) -> f64 {
     if best == 0.0 { 0.0 } else { found / best }
 }
 
-/// The mean; `None` of nothing.
+/// Mean; `None` without values.
 pub fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let (mut n, mut sum) = (0usize, 0.0);
     for value in values {
@@ -137,8 +140,8 @@ pub fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     (n > 0).then(|| sum / n as f64)
 }
 
-/// The median of the first relevant ranks, the mean of the middle two if they are even in number. A query that found nothing (`None`) ranks behind all
-/// others; `None` if the median falls among those, or there are no queries.
+/// Median of the first relevant ranks; the mean of the middle two for an even number. A query without a relevant item
+/// (`None`) counts as the largest rank. `None` if the median is such a query, or without queries.
 pub fn median_rank(ranks: &[Option<usize>]) -> Option<f64> {
     let mut sorted: Vec<f64> = ranks.iter().map(|rank| rank.map_or(f64::INFINITY, |rank| rank as f64)).collect();
     sorted.sort_unstable_by(f64::total_cmp);
@@ -148,8 +151,8 @@ pub fn median_rank(ranks: &[Option<usize>]) -> Option<f64> {
     median.is_finite().then_some(median)
 }
 
-/// ann_recall@k: the share of the exact answer's top `k` that an approximate answer's top `k` holds, whatever is relevant; the order does not
-/// matter. 1 if the exact answer is empty.
+/// ann_recall@k: the share of the exact answer's top `k` that the approximate answer's top `k` contains, regardless of
+/// relevance and order. 1 if the exact answer is empty.
 pub fn ann_recall<T: Eq + Hash>(found: &[T], exact: &[T], k: usize) -> f64 {
     let exact: HashSet<&T> = exact.iter().take(k).collect();
     let found: HashSet<&T> = found.iter().take(k).collect();
@@ -162,25 +165,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn k_beyond_the_list_k_zero_and_empty_lists() {
-        let judged = Judged::new(&[3, 1, 2], &[1, 9]).unwrap();
+    fn handles_k_beyond_the_list_k_zero_and_empty_lists() {
+        let judged = JudgedRanking::new(&[3, 1, 2], &[1, 9]).unwrap();
         for normaliser in [Normaliser::Hits, Normaliser::Min, Normaliser::All] {
             assert_eq!(average_precision(&judged, 0, normaliser), 0.0);
         }
         assert_eq!(average_precision(&judged, 50, Normaliser::Min), 0.25);
         assert_eq!((precision(&judged, 0), precision(&judged, 50), recall(&judged, 50)), (0.0, 0.02, 0.5));
         assert_eq!((ndcg(&judged, 0), reciprocal_rank(judged.first_rank())), (0.0, 0.5));
-        let nothing = Judged::new(&[], &[1]).unwrap();
+        let empty = JudgedRanking::new(&[], &[1]).unwrap();
         assert_eq!(
-            (average_precision(&nothing, 5, Normaliser::Hits), ndcg(&nothing, 5), nothing.first_rank()),
+            (average_precision(&empty, 5, Normaliser::Hits), ndcg(&empty, 5), empty.first_rank()),
             (0.0, 0.0, None)
         );
-        assert_eq!(Judged::new(&[1, 2], &[]), None);
+        assert_eq!(JudgedRanking::new(&[1, 2], &[]), None);
     }
 
-    /// What independent tools make of hand cases and seeded ones (`tests/reference/metrics.py`).
+    /// Values of independent tools on hand-made and seeded cases (`tests/reference/metrics.py`).
     #[test]
-    fn as_independent_tools_have_it() {
+    fn metrics_match_independent_tools() {
         let reference: serde_json::Value =
             serde_json::from_str(include_str!("../../../tests/reference/metrics.json")).expect("the script's output");
         let cases = reference["cases"].as_array().expect("a list");
@@ -193,13 +196,13 @@ mod tests {
             let scores: Vec<f32> =
                 case["scores"].as_array().into_iter().flatten().filter_map(|s| Some(s.as_f64()? as f32)).collect();
             duplicates += usize::from(ranked.len() > scores.len());
-            // The engine's ranking of the scores, which settles ties, is the script's.
+            // The engine ranks the scores, ties included, like the script.
             let n = scores.len();
             let gallery = Gallery::new(scores, 1, (0..n as u32).collect(), n, Pooling::Best);
             let ours = gallery.rank(&[1.0], n, |_| Vec::new(), |_, found| found.top).swap_remove(0);
             let mut seen = HashSet::new();
             assert!(ours.into_iter().map(u64::from).eq(ranked.iter().copied().filter(|item| seen.insert(*item))));
-            let Some(judged) = Judged::new(&ranked, &relevant) else {
+            let Some(judged) = JudgedRanking::new(&ranked, &relevant) else {
                 assert!(relevant.is_empty() && case.get("ap_all").is_none());
                 without += 1;
                 continue;
@@ -236,12 +239,12 @@ mod tests {
     }
 
     #[test]
-    fn duplicates_count_once() {
-        assert_eq!(Judged::new(&[5, 5, 1, 5, 1, 2], &[1, 1, 2]), Judged::new(&[5, 1, 2], &[1, 2]));
+    fn counts_duplicates_once() {
+        assert_eq!(JudgedRanking::new(&[5, 5, 1, 5, 1, 2], &[1, 1, 2]), JudgedRanking::new(&[5, 1, 2], &[1, 2]));
     }
 
     #[test]
-    fn medians_of_even_and_missing() {
+    fn median_rank_of_even_and_missing_ranks() {
         assert_eq!(median_rank(&[]), None);
         assert_eq!(median_rank(&[Some(7)]), Some(7.0));
         assert_eq!(median_rank(&[Some(9), Some(1), Some(4), Some(2)]), Some(3.0));
@@ -250,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn ann_recall_is_overlap() {
+    fn ann_recall_is_the_overlap() {
         assert_eq!(ann_recall(&[1, 2, 3, 4], &[4, 2, 9, 1], 3), 1.0 / 3.0);
         assert_eq!(ann_recall(&[1], &[], 3), 1.0);
     }

@@ -1,73 +1,80 @@
-//! The distortion suite: frames of indexed videos, distorted as pictures on the web are, must find their video and their moment.
+//! The distortion suite: frames of indexed videos, distorted like images on the web, must find their video and moment.
 
 use std::path::{Path, PathBuf};
 
+use reelseek_index::VideoSet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::base::Cancel;
 use crate::base::seeded::Random;
+use crate::encode::layout;
 use crate::collection::video_path;
 use crate::media::distort::Distortion;
-use crate::media::{self, Tools};
-use crate::research::pairs;
+use crate::media::{self, Picture, Tools};
+use crate::research::fit::pairs;
 use crate::search::{self, Engine, Options};
 
-/// `at` counts as right up to this far from the true time, in milliseconds.
+/// Largest error of a correct `at` in milliseconds.
 const MOMENT_MS: u32 = 2000;
-/// Confidence that an answer must reach to count as sure.
-const SURE: f32 = 0.95;
+/// Least confidence of a confident answer.
+const CONFIDENT: f32 = 0.95;
 
-/// Why the suite could not run.
+/// Why the suite failed.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// A video could not be decoded any more, or ffmpeg is missing.
+    /// A video cannot be decoded, or ffmpeg is missing.
     #[error(transparent)]
     Media(#[from] media::Error),
     /// A query failed.
     #[error(transparent)]
     Search(#[from] search::Error),
-    /// The list of equivalent videos is wrong.
-    #[error("{}: {reason}; expected [{{\"videos\": [\"a.mp4\", \"b.mp4\"], \"reason\": \"...\"}}], with \"clocks\": [[0, 1], [10, -1]] where times differ", path.display())]
+    /// The list of equivalent videos is invalid.
+    #[error("{}: {reason}; expected [{{\"videos\": [\"a.mp4\", \"b.mp4\"], \"reason\": \"...\"}}], with \"clocks\": [[0, 1], [10, -1]] if times differ", path.display())]
     Equivalents {
-        /// The list.
+        /// Path of the list.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
-    /// Nothing to ask.
-    #[error("no query could be made: {0}")]
-    Nothing(&'static str),
+    /// All videos were left out.
+    #[error("no query: every video of the index was used in training")]
+    AllTrainedOn,
+    /// No frame is usable.
+    #[error("no query: every frame is flat or cannot be decoded")]
+    NoUsableFrame,
 }
 
-/// Videos that show the same scene: an answer with one is right for another. Its moment is right only where it shows the same.
+/// Videos of the same scene: one is a correct answer for another. The moment is correct only if the videos show the same
+/// thing at the same time of their clocks.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct Equivalent {
-    /// Ends of paths.
+pub struct EquivalentVideos {
+    /// Suffixes of the videos' paths.
     pub videos: Vec<String>,
-    /// For each video, at how many seconds it shows what the group begins with, and how fast it goes on: -1 is backwards. All [0, 1] if left away.
+    /// For each video the second at which it shows the start of the scene, and its speed; -1 is backwards. All [0, 1] if absent.
     #[serde(default)]
     pub clocks: Vec<[f64; 2]>,
-    /// Why they are the same.
+    /// Why the videos are equivalent, for people.
     pub reason: String,
 }
 
-impl Equivalent {
-    /// Reads a list of them from a JSON file.
+impl EquivalentVideos {
+    /// Reads a JSON list of groups.
     ///
     /// # Errors
-    /// [`Error::Equivalents`] if the file cannot be read or says something else.
-    pub fn read(path: &Path) -> Result<Vec<Equivalent>, Error> {
+    /// [`Error::Equivalents`] if the file cannot be read or is invalid.
+    pub fn read(path: &Path) -> Result<Vec<EquivalentVideos>, Error> {
         let wrong = |reason: String| Error::Equivalents { path: path.to_owned(), reason };
         let bytes = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
-        let groups: Vec<Equivalent> = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
-        let sound = |clock: &[f64; 2]| clock[0].is_finite() && clock[1].is_finite() && clock[1] != 0.0;
+        let groups: Vec<EquivalentVideos> = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
+        let is_valid = |clock: &[f64; 2]| clock[0].is_finite() && clock[1].is_finite() && clock[1] != 0.0;
         match groups.iter().find(|group| {
             let clocks = &group.clocks;
-            !clocks.is_empty() && (clocks.len() != group.videos.len() || !clocks.iter().all(sound))
+            !clocks.is_empty() && (clocks.len() != group.videos.len() || !clocks.iter().all(is_valid))
         }) {
             Some(group) => Err(wrong(format!(
-                "{} videos with {} clocks, which must be [seconds, speed] for each video, speed not 0",
+                "{} videos with {} clocks; expected [seconds, speed] for each video, with a speed other than 0",
                 group.videos.len(),
                 group.clocks.len()
             ))),
@@ -75,53 +82,55 @@ impl Equivalent {
         }
     }
 
-    fn place(&self, path: &str) -> Option<usize> {
+    /// Index of the video with this path.
+    fn index_of(&self, path: &str) -> Option<usize> {
         self.videos.iter().position(|end| Path::new(path).ends_with(end))
     }
 
-    /// When `other` shows what `own` shows at `at_ms`; `None` if not both are of the group.
+    /// Time in milliseconds at which `other` shows what `own` shows at `at_ms`; `None` if one is not in the group.
     fn time_in(&self, other: &str, own: &str, at_ms: f64) -> Option<f64> {
-        let clock = |place: usize| self.clocks.get(place).copied().unwrap_or([0.0, 1.0]);
-        let ([own_start, own_speed], [start, speed]) = (clock(self.place(own)?), clock(self.place(other)?));
+        let clock = |index: usize| self.clocks.get(index).copied().unwrap_or([0.0, 1.0]);
+        let ([own_start, own_speed], [start, speed]) = (clock(self.index_of(own)?), clock(self.index_of(other)?));
         Some(1000.0 * start + speed * (at_ms - 1000.0 * own_start) / own_speed)
     }
 }
 
-/// What to ask.
-#[derive(Debug, Clone)]
-pub struct Suite {
-    /// Frames of each video.
+/// Options of the suite.
+#[derive(Debug, Clone, Default)]
+pub struct QualitySuite {
+    /// Number of frames per video.
     pub frames: usize,
-    /// Decides times and distortions.
+    /// Seed of times and distortions.
     pub seed: u64,
-    /// Videos that are not asked for (as `folder/name`), though they stay in the gallery: those that the checkpoint was trained on.
+    /// Videos without queries, as `folder/name`, such as those the checkpoint was trained on. They stay in the gallery.
     pub leave_out: Vec<String>,
-    /// Videos that show the same scene.
-    pub equivalents: Vec<Equivalent>,
+    /// Groups of videos of the same scene.
+    pub equivalents: Vec<EquivalentVideos>,
 }
 
-/// Counts of one distortion, or of all.
+/// Counts of one distortion, or of all distortions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Row {
-    /// Pictures asked for.
+pub struct DistortionCounts {
+    /// Number of queries.
     pub queries: usize,
-    /// The right video came first.
-    pub right: usize,
-    /// The right video came first, and `at` within 2 s of the true time (see [`Equivalent::clocks`]).
+    /// Queries with the correct video first.
+    pub correct: usize,
+    /// Queries with the correct video first and `at` within 2 s of the true time (see [`EquivalentVideos::clocks`]).
     pub moment: usize,
-    /// The right video came first, with confidence of at least 0.95.
-    pub sure: usize,
-    /// With the right video (and its equivalents) taken out of the gallery, the best answer still had a confidence of at least 0.95.
-    pub falsely_sure: usize,
+    /// Queries with the correct video first, with a confidence of at least 0.95.
+    pub confident: usize,
+    /// Queries whose best answer has a confidence of at least 0.95 after the correct video and its equivalents are removed from
+    /// the gallery.
+    pub falsely_confident: usize,
 }
 
-impl Row {
-    fn add(&mut self, other: Row) {
+impl DistortionCounts {
+    fn add(&mut self, other: DistortionCounts) {
         self.queries += other.queries;
-        self.right += other.right;
+        self.correct += other.correct;
         self.moment += other.moment;
-        self.sure += other.sure;
-        self.falsely_sure += other.falsely_sure;
+        self.confident += other.confident;
+        self.falsely_confident += other.falsely_confident;
     }
 
     /// A count as a share of the queries.
@@ -130,116 +139,148 @@ impl Row {
     }
 }
 
-/// The outcome of a suite.
+/// Results of the suite.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
-    /// Videos in the gallery.
+pub struct QualityReport {
+    /// Number of videos in the gallery.
     pub gallery: usize,
-    /// Videos asked for, with at least one frame.
-    pub asked: usize,
-    /// Frames left out since their video cannot be decoded there (any more).
+    /// Number of videos with at least one query.
+    pub queried_videos: usize,
+    /// Number of frames that cannot be decoded.
     pub undecodable_frames: usize,
-    /// Frames left out since they are flat (black, say).
+    /// Number of frames that are flat, such as black frames.
     pub flat_frames: usize,
-    /// Counts for each distortion, by its name.
-    pub distortions: Vec<(&'static str, Row)>,
-    /// Counts over all.
-    pub overall: Row,
-    /// Median time of a query in milliseconds, from picture to answer.
+    /// Name and counts of each distortion.
+    pub distortions: Vec<(&'static str, DistortionCounts)>,
+    /// Counts of all distortions together.
+    pub overall: DistortionCounts,
+    /// Median time of a query in milliseconds, from image to answer.
     pub median_query_ms: f64,
 }
 
-/// Runs the suite on an index. `tell` is given each video as it is taken up.
+/// Runs the suite on an index. `on_video` receives the path of each video before its queries.
 ///
 /// # Errors
-/// [`enum@Error`] if the index cannot be searched, decoding was stopped (by a limit, or from outside), or there is nothing to ask for. Frames that cannot
-/// be decoded are counted.
-pub fn run(engine: &Engine, suite: &Suite, cancel: &Cancel, mut tell: impl FnMut(&str)) -> Result<Report, Error> {
+/// [`enum@Error`] if the index cannot be searched, decoding was stopped by a limit or from outside, or there is no query.
+/// Frames that cannot be decoded are counted instead.
+pub fn run(
+    engine: &Engine,
+    suite: &QualitySuite,
+    cancel: &Cancel,
+    mut on_video: impl FnMut(&str),
+) -> Result<QualityReport, Error> {
     let tools = Tools::find()?;
     let searcher = engine.searcher();
     let mut gallery = Vec::new();
     for number in searcher.video_numbers() {
         gallery.push((number, searcher.video(number).map_err(search::Error::from)?));
     }
-    let mut distortions: Vec<(&'static str, Row)> =
-        Distortion::ALL.iter().map(|d| (d.name(), Row::default())).collect();
-    let (mut asked, mut undecodable_frames, mut flat_frames, mut took) = (0, 0, 0, Vec::new());
-    let options = Options { top: 1, ..Options::default() };
+    let counts = Distortion::ALL.iter().map(|distortion| (distortion.name(), DistortionCounts::default())).collect();
+    let mut run = SuiteRun { engine, suite, counts, times_ms: Vec::new() };
+    let (mut queried_videos, mut undecodable_frames, mut flat_frames) = (0, 0, 0);
     for (number, video) in &gallery {
         let path = &video_path(video);
         let name = pairs::name(path);
         if suite.leave_out.contains(&name) {
             continue;
         }
-        tell(&video.path);
-        let before = took.len();
-        // When another video shows what this one shows at a time; `None` if it is another scene.
-        let time_in = |other: &str, at_ms: u32| match other == video.path {
-            true => Some(f64::from(at_ms)),
-            false => suite.equivalents.iter().find_map(|group| group.time_in(other, &video.path, f64::from(at_ms))),
-        };
-        let same = |other: &str| time_in(other, 0).is_some();
-        let others = gallery.iter().filter(|(n, v)| n != number && !same(&v.path)).map(|(n, _)| *n).collect();
+        on_video(&video.path);
+        let before = run.times_ms.len();
+        let is_same = |other: &str| run.suite.time_in(other, &video.path, 0).is_some();
+        let others: VideoSet =
+            gallery.iter().filter(|(n, v)| n != number && !is_same(&v.path)).map(|(n, _)| *n).collect();
         for at_ms in pairs::times(video.duration_ms, suite.frames, suite.seed, &name) {
             let frame = match media::frame_at(&tools, path, at_ms, pairs::MAX_SIDE, cancel) {
                 Ok(frame) => frame,
-                // The file's own fault, or the file is gone; anything else would make the measure one of this machine's day.
+                // A fault of the file, or a missing file. Other errors depend on the machine, and would distort the result.
                 Err(error) if error.is_lasting() || is_gone(&error) => {
                     undecodable_frames += 1;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
-            if crate::encode::layout::describe(&frame).is_flat() {
+            if layout::describe(&frame).is_flat() {
                 flat_frames += 1;
                 continue;
             }
-            let mut random = Random::new(suite.seed.wrapping_add(u64::from(at_ms)), &name);
-            for (way, (_, row)) in Distortion::ALL.iter().zip(&mut distortions) {
-                let query = way.apply(&frame, &mut random);
-                let answer = engine.search(&query, &options)?;
-                took.push(answer.took.as_secs_f64() * 1000.0);
-                let best = answer.found.first();
-                let right = best.filter(|b| same(&b.video.path));
-                let absent = engine.search_among(&query, &options, Some(&others))?;
-                row.add(Row {
-                    queries: 1,
-                    right: usize::from(right.is_some()),
-                    moment: usize::from(right.is_some_and(|b| {
-                        let off = time_in(&b.video.path, at_ms).map(|time| (time - f64::from(b.moment.at_ms)).abs());
-                        off.is_some_and(|off| off <= f64::from(MOMENT_MS))
-                    })),
-                    sure: usize::from(right.is_some_and(|b| b.confidence >= SURE)),
-                    falsely_sure: usize::from(absent.found.first().is_some_and(|b| b.confidence >= SURE)),
-                });
-            }
+            let random = Random::new(suite.seed.wrapping_add(u64::from(at_ms)), &name);
+            run.query_frame(&frame, &video.path, at_ms, random, &others)?;
         }
-        asked += usize::from(took.len() > before);
+        queried_videos += usize::from(run.times_ms.len() > before);
     }
-    if took.is_empty() {
-        return Err(Error::Nothing(if undecodable_frames + flat_frames == 0 {
-            "every video of the index was used in training; index others, or leave --held-out away"
-        } else {
-            "every frame taken is flat or cannot be decoded any more"
-        }));
+    let SuiteRun { counts: distortions, mut times_ms, .. } = run;
+    if times_ms.is_empty() {
+        let unused = undecodable_frames + flat_frames == 0;
+        return Err(if unused { Error::AllTrainedOn } else { Error::NoUsableFrame });
     }
-    took.sort_by(f64::total_cmp);
-    let mut overall = Row::default();
-    for (_, row) in &distortions {
-        overall.add(*row);
-    }
-    Ok(Report {
+    times_ms.sort_by(f64::total_cmp);
+    let mut overall = DistortionCounts::default();
+    distortions.iter().for_each(|(_, counts)| overall.add(*counts));
+    Ok(QualityReport {
         gallery: gallery.len(),
-        asked,
+        queried_videos,
         undecodable_frames,
         flat_frames,
         distortions,
         overall,
-        median_query_ms: took[took.len() / 2],
+        median_query_ms: times_ms[times_ms.len() / 2],
     })
 }
 
-/// Whether the file is not there, or what was read of it is no picture.
+impl QualitySuite {
+    /// Time in milliseconds at which `other` shows what `own` shows at `at_ms`; `None` if they show different scenes.
+    fn time_in(&self, other: &str, own: &str, at_ms: u32) -> Option<f64> {
+        if other == own {
+            return Some(f64::from(at_ms));
+        }
+        self.equivalents.iter().find_map(|group| group.time_in(other, own, f64::from(at_ms)))
+    }
+}
+
+/// A suite in progress.
+struct SuiteRun<'a> {
+    engine: &'a Engine,
+    suite: &'a QualitySuite,
+    counts: Vec<(&'static str, DistortionCounts)>,
+    /// Time of each query in milliseconds.
+    times_ms: Vec<f64>,
+}
+
+impl SuiteRun<'_> {
+    /// Searches a frame with each distortion, in the whole gallery and among `others`.
+    fn query_frame(
+        &mut self,
+        frame: &Picture,
+        path: &str,
+        at_ms: u32,
+        mut random: Random,
+        others: &VideoSet,
+    ) -> Result<(), Error> {
+        let options = Options { top: 1, ..Options::default() };
+        for (distortion, (_, counts)) in Distortion::ALL.iter().zip(&mut self.counts) {
+            let query = distortion.apply(frame, &mut random);
+            let answer = self.engine.search(&query, &options)?;
+            self.times_ms.push(answer.took.as_secs_f64() * 1000.0);
+            let correct =
+                answer.found.first().filter(|best| self.suite.time_in(&best.video.path, path, at_ms).is_some());
+            let absent = self.engine.search_among(&query, &options, Some(others))?;
+            counts.add(DistortionCounts {
+                queries: 1,
+                correct: usize::from(correct.is_some()),
+                moment: usize::from(correct.is_some_and(|best| {
+                    let time = self.suite.time_in(&best.video.path, path, at_ms);
+                    let error = time.map(|time| (time - f64::from(best.moment.at_ms)).abs());
+                    error.is_some_and(|error| error <= f64::from(MOMENT_MS))
+                })),
+                confident: usize::from(correct.is_some_and(|best| best.confidence >= CONFIDENT)),
+                falsely_confident: usize::from(absent.found.first().is_some_and(|best| best.confidence >= CONFIDENT)),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Whether the file does not exist, or the decoded data is not a picture.
 fn is_gone(error: &media::Error) -> bool {
     match error {
         media::Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
@@ -252,29 +293,29 @@ fn is_gone(error: &media::Error) -> bool {
 mod tests {
     use super::*;
 
-    fn group(clocks: &[[f64; 2]]) -> Equivalent {
+    fn group(clocks: &[[f64; 2]]) -> EquivalentVideos {
         let videos = vec!["pool/a.mp4".into(), "b.mp4".into()];
-        Equivalent { videos, clocks: clocks.to_vec(), reason: "test".into() }
+        EquivalentVideos { videos, clocks: clocks.to_vec(), reason: "test".into() }
     }
 
     #[test]
-    fn equivalents_match_whole_names_at_the_end() {
-        let known = |path: &str| group(&[]).place(path).is_some();
+    fn equivalents_match_whole_path_components() {
+        let known = |path: &str| group(&[]).index_of(path).is_some();
         assert!(known("/x/pool/a.mp4") && known("b.mp4") && known("/y/b.mp4"));
         assert!(!known("/x/a.mp4") && !known("/x/carpool/a.mp4") && !known("/x/bb.mp4"));
     }
 
     #[test]
-    fn a_wrong_list_is_named_with_the_form_expected() {
+    fn names_an_invalid_list_and_the_expected_form() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("same.json");
         std::fs::write(&path, "{}").unwrap();
-        let error = Equivalent::read(&path).unwrap_err().to_string();
+        let error = EquivalentVideos::read(&path).unwrap_err().to_string();
         assert!(error.contains("same.json") && error.contains("videos"), "{error}");
     }
 
     #[test]
-    fn clocks_tell_when_another_shows_the_same() {
+    fn clocks_convert_times_between_videos() {
         assert_eq!(group(&[]).time_in("b.mp4", "pool/a.mp4", 1500.0), Some(1500.0));
         assert_eq!(group(&[]).time_in("c.mp4", "pool/a.mp4", 1500.0), None);
         let backwards = group(&[[2.0, 1.0], [10.0, -1.0]]);
@@ -283,15 +324,15 @@ mod tests {
     }
 
     #[test]
-    fn clocks_that_do_not_fit_are_told() {
+    fn rejects_clocks_that_do_not_match_the_videos() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("e.json");
         for clocks in ["[[0, 1]]", "[[0, 1], [0, 0]]"] {
             std::fs::write(&path, format!(r#"[{{"videos": ["a", "b"], "clocks": {clocks}, "reason": "r"}}]"#)).unwrap();
-            let error = Equivalent::read(&path).unwrap_err().to_string();
+            let error = EquivalentVideos::read(&path).unwrap_err().to_string();
             assert!(error.contains("e.json") && error.contains("2 videos"), "{error}");
         }
         std::fs::write(&path, r#"[{"videos": ["a", "b"], "clocks": [[0, 1], [9, -1]], "reason": "r"}]"#).unwrap();
-        assert_eq!(Equivalent::read(&path).unwrap()[0].time_in("b", "a", 0.0), Some(9000.0));
+        assert_eq!(EquivalentVideos::read(&path).unwrap()[0].time_in("b", "a", 0.0), Some(9000.0));
     }
 }

@@ -2,18 +2,18 @@
 
 use rayon::prelude::*;
 
-use crate::base::linalg::{View, multiply_here};
+use crate::base::linalg::{MatrixView, multiply_here};
 
-/// Queries of a block: their scores over a gallery of some thousand rows stay in the cache.
+/// Queries per block: their scores over a gallery of some thousand rows stay in the cache.
 const BLOCK: usize = 64;
 
-/// How clips' scores become their video's.
+/// How a video's score is computed from the scores of its clips.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Pooling {
-    /// The best clip's.
+    /// Score of the best clip.
     #[default]
     Best,
-    /// The mean of so many best clips, or of all if there are fewer.
+    /// Mean score of the N best clips, or of all clips if there are fewer.
     MeanTop(usize),
 }
 
@@ -38,51 +38,51 @@ impl std::str::FromStr for Pooling {
     }
 }
 
-/// What is ranked: rows of `length` numbers, each of one of `videos` videos.
+/// The rows of the videos to rank, with an exact search.
 #[derive(Debug, Clone)]
 pub struct Gallery {
     rows: Vec<f32>,
     length: usize,
-    /// The video of each row.
+    /// Video of each row.
     owners: Vec<u32>,
     videos: usize,
     pooling: Pooling,
 }
 
-/// One query's answer.
+/// Ranking of videos for one query.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Ranked {
-    /// The best videos, best first, ties by their number.
+pub struct RankedVideos {
+    /// The best videos, best first; ties in order of their number.
     pub top: Vec<u32>,
-    /// Their scores.
+    /// Scores of the best videos.
     pub scores: Vec<f32>,
-    /// Rank of the best relevant video among all, from 1, if any is relevant.
+    /// Rank of the best relevant video among all videos, from 1; absent without a relevant video.
     pub first: Option<usize>,
 }
 
-/// A score and a place as one number: smaller is better, ties by place. NaN is worst.
-fn key(score: f32, place: usize) -> u64 {
+/// A score and an index as one number: a smaller number is better, ties in order of the index. NaN is worst.
+fn key(score: f32, index: usize) -> u64 {
     let score = if score.is_nan() { f32::NEG_INFINITY } else { score + 0.0 };
     let bits = (-score).to_bits();
     let ordered = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
-    u64::from(ordered) << 32 | place as u64
+    u64::from(ordered) << 32 | index as u64
 }
 
-/// Places and scores of the best `k`, best first.
-fn best(scores: &[f32], k: usize, keys: &mut Vec<u64>) {
+/// Writes the keys of the best `k` scores to `keys`, best first.
+fn select_best(scores: &[f32], k: usize, keys: &mut Vec<u64>) {
     keys.clear();
     let k = k.min(scores.len());
     if k == 0 {
         return;
     }
-    let room = 2 * k + 64;
+    let capacity = 2 * k + 64;
     let mut floor = f32::NEG_INFINITY;
     let mut full = false;
-    for (place, score) in scores.iter().enumerate() {
-        // Of equal scores the first places win, and they were seen first.
+    for (index, score) in scores.iter().enumerate() {
+        // Of equal scores the lowest index wins, and it came first.
         if !full || *score > floor {
-            keys.push(key(*score, place));
-            if keys.len() >= room {
+            keys.push(key(*score, index));
+            if keys.len() >= capacity {
                 keys.select_nth_unstable(k - 1);
                 keys.truncate(k);
                 floor = scores[keys[k - 1] as u32 as usize];
@@ -95,40 +95,40 @@ fn best(scores: &[f32], k: usize, keys: &mut Vec<u64>) {
 }
 
 impl Gallery {
-    /// Rows of `length` numbers each, one after the other, and the video of each, below `videos`.
+    /// A gallery of row-major rows of `length` numbers; `owners` contains the video of each row, below `videos`.
     ///
     /// # Panics
     /// If the lengths do not match, or a row's video is not below `videos`.
     pub fn new(rows: Vec<f32>, length: usize, owners: Vec<u32>, videos: usize, pooling: Pooling) -> Gallery {
         assert_eq!(rows.len(), length * owners.len(), "a video for each row");
-        assert!(owners.iter().all(|owner| (*owner as usize) < videos), "videos are below their number");
+        assert!(owners.iter().all(|owner| (*owner as usize) < videos), "owners are below the number of videos");
         Gallery { rows, length, owners, videos, pooling }
     }
 
-    /// Rows.
+    /// Row-major rows.
     pub fn rows(&self) -> &[f32] {
         &self.rows
     }
 
-    /// The video of each row.
+    /// Video of each row.
     pub fn owners(&self) -> &[u32] {
         &self.owners
     }
 
-    /// Ranks the videos for each query (rows of `length` numbers) by dot product. `relevant` gives a query's relevant videos; then
-    /// `look` makes of each answer what is kept. Queries are shared between threads; results come in their order and do not
-    /// depend on how many threads there are.
+    /// Ranks the videos for each query (row-major, rows of `length` numbers) by dot product. `relevant` returns a query's
+    /// relevant videos; `map` converts each ranking to the result. Threads share the queries; the results are in order of the
+    /// queries and do not depend on the number of threads.
     pub fn rank<T: Send>(
         &self,
         queries: &[f32],
         k: usize,
         relevant: impl Fn(usize) -> Vec<u32> + Sync,
-        look: impl Fn(usize, Ranked) -> T + Sync,
+        map: impl Fn(usize, RankedVideos) -> T + Sync,
     ) -> Vec<T> {
         if self.length == 0 {
             return Vec::new();
         }
-        let one_each =
+        let one_row_each =
             self.owners.len() == self.videos && self.owners.iter().enumerate().all(|(i, o)| i == *o as usize);
         let blocks: Vec<Vec<T>> = queries
             .par_chunks(BLOCK * self.length)
@@ -139,16 +139,16 @@ impl Gallery {
                 multiply_here(
                     &mut scores,
                     0.0,
-                    View::rows(queries, self.length),
-                    View::rows(&self.rows, self.length).transposed(),
+                    MatrixView::rows(queries, self.length),
+                    MatrixView::rows(&self.rows, self.length).transposed(),
                 );
                 let (mut keys, mut pooled) = (Vec::new(), Vec::new());
                 let mut answers = Vec::with_capacity(n);
                 for i in 0..n {
                     let clips = &scores[i * self.owners.len()..][..self.owners.len()];
-                    let videos = if one_each { clips } else { self.pool(clips, &mut pooled) };
+                    let videos = if one_row_each { clips } else { self.pool(clips, &mut pooled) };
                     let query = block * BLOCK + i;
-                    answers.push(look(query, answer(videos, k, &relevant(query), &mut keys)));
+                    answers.push(map(query, answer(videos, k, &relevant(query), &mut keys)));
                 }
                 answers
             })
@@ -156,7 +156,7 @@ impl Gallery {
         blocks.into_iter().flatten().collect()
     }
 
-    /// The videos' scores out of their clips'.
+    /// Scores of the videos from the scores of their clips.
     fn pool<'a>(&self, clips: &[f32], pooled: &'a mut Vec<f32>) -> &'a [f32] {
         pooled.clear();
         pooled.resize(self.videos, f32::NEG_INFINITY);
@@ -168,9 +168,9 @@ impl Gallery {
                 }
             }
             Pooling::MeanTop(n) => {
-                let mut of = vec![Vec::new(); self.videos];
-                self.owners.iter().zip(clips).for_each(|(owner, score)| of[*owner as usize].push(*score));
-                for (video, scores) in pooled.iter_mut().zip(&mut of) {
+                let mut by_video = vec![Vec::new(); self.videos];
+                self.owners.iter().zip(clips).for_each(|(owner, score)| by_video[*owner as usize].push(*score));
+                for (video, scores) in pooled.iter_mut().zip(&mut by_video) {
                     scores.sort_unstable_by(|a, b| b.total_cmp(a));
                     scores.truncate(n);
                     if !scores.is_empty() {
@@ -183,22 +183,22 @@ impl Gallery {
     }
 }
 
-fn answer(scores: &[f32], k: usize, relevant: &[u32], keys: &mut Vec<u64>) -> Ranked {
-    best(scores, k, keys);
+fn answer(scores: &[f32], k: usize, relevant: &[u32], keys: &mut Vec<u64>) -> RankedVideos {
+    select_best(scores, k, keys);
     let first = relevant.iter().map(|video| key(scores[*video as usize], *video as usize)).min();
     let rank = first.map(|first| {
-        let place = first as u32 as usize;
-        let score = scores[place];
+        let index = first as u32 as usize;
+        let score = scores[index];
         if score.is_nan() {
-            return 1 + scores.iter().enumerate().filter(|(place, score)| key(**score, *place) < first).count();
+            return 1 + scores.iter().enumerate().filter(|(index, score)| key(**score, *index) < first).count();
         }
         let better: u32 = scores.iter().map(|other| u32::from(*other > score)).sum();
-        let equal: u32 = scores[..place].iter().map(|other| u32::from(*other == score)).sum();
+        let equal: u32 = scores[..index].iter().map(|other| u32::from(*other == score)).sum();
         (1 + better + equal) as usize
     });
     let top: Vec<u32> = keys.iter().map(|key| *key as u32).collect();
     let scores = top.iter().map(|video| scores[*video as usize]).collect();
-    Ranked { top, scores, first: rank }
+    RankedVideos { top, scores, first: rank }
 }
 
 #[cfg(test)]
@@ -208,11 +208,11 @@ mod tests {
 
     fn numbers(n: usize, name: &str) -> Vec<f32> {
         let mut random = Random::new(1, name);
-        // Few distinct values: many ties.
+        // Few distinct values, so that there are many ties.
         (0..n).map(|_| (random.between(-3.0, 3.0)).round()).collect()
     }
 
-    /// Every score, sorted.
+    /// The ranking by sorting all scores.
     fn naive(rows: &[f32], owners: &[u32], videos: usize, query: &[f32], pooling: Pooling) -> Vec<(f32, u32)> {
         let mut ranked: Vec<(f32, u32)> = (0..videos as u32)
             .map(|video| {
@@ -224,7 +224,7 @@ mod tests {
                     Pooling::Best => 1,
                     Pooling::MeanTop(n) => n.min(scores.len()),
                 };
-                (scores[..n].iter().sum::<f32>() / n as f32 + 0.0, video) // one zero
+                (scores[..n].iter().sum::<f32>() / n as f32 + 0.0, video) // -0.0 becomes 0.0
             })
             .collect();
         ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn as_sorting_everything() {
+    fn ranking_matches_sorting_all_scores() {
         let (length, videos) = (5, 300);
         let mut owners: Vec<u32> = (0..videos as u32).collect();
         owners.extend((0..400).map(|i| i * 7 % videos as u32));
@@ -250,8 +250,8 @@ mod tests {
                 assert_eq!(answers.len(), 150);
                 for (query, ranked) in answers {
                     let all = naive(&rows, &owners, videos, &queries[query * length..][..length], pooling);
-                    let wanted: Vec<u32> = all.iter().take(k).map(|(_, video)| *video).collect();
-                    assert_eq!(ranked.top, wanted, "{pooling} k {k}");
+                    let expected: Vec<u32> = all.iter().take(k).map(|(_, video)| *video).collect();
+                    assert_eq!(ranked.top, expected, "{pooling} k {k}");
                     let first = all.iter().position(|(_, video)| relevant(query).contains(video));
                     assert_eq!(ranked.first, first.map(|at| at + 1));
                 }

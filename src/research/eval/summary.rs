@@ -1,36 +1,36 @@
-//! What a set of answers is worth, and how sure that is.
+//! Mean metrics of a set of answers, and their confidence intervals.
 
 use serde::Serialize;
 
-use super::metrics::{self, Judged, Normaliser};
-use super::retrieval::Answer;
+use super::metrics::{self, JudgedRanking, Normaliser};
+use super::retrieval::RankedAnswer;
 use crate::base::seeded::Random;
 
-/// What a set of answers is worth. By `k` where there is one.
+/// Mean metrics of a set of answers; metrics at rank `k` as pairs of `k` and value.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Summary {
-    /// mAP@k with the normaliser asked for.
+pub struct MetricSummary {
+    /// mAP@k with the chosen normaliser.
     pub map: Vec<(usize, f64)>,
-    /// recall@k.
+    /// Mean recall@k.
     pub recall: Vec<(usize, f64)>,
-    /// precision@k.
+    /// Mean precision@k.
     pub precision: Vec<(usize, f64)>,
-    /// nDCG@k.
+    /// Mean nDCG@k.
     pub ndcg: Vec<(usize, f64)>,
     /// Mean of 1 / rank of the first relevant video, over the whole ranking.
     pub mrr: f64,
-    /// Median of that rank.
+    /// Median rank of the first relevant video.
     pub median_rank: Option<f64>,
 }
 
-impl Summary {
-    /// Of answers that were judged down to the largest `k` at least; `None` if there are none.
-    pub fn new(answers: &[Answer], at: &[usize], normaliser: Normaliser) -> Option<Summary> {
-        let mean = |of: &dyn Fn(&Judged, usize) -> f64| -> Option<Vec<(usize, f64)>> {
+impl MetricSummary {
+    /// Averages answers that were judged at least down to the largest `k`; `None` without answers.
+    pub fn new(answers: &[RankedAnswer], at: &[usize], normaliser: Normaliser) -> Option<MetricSummary> {
+        let mean = |of: &dyn Fn(&JudgedRanking, usize) -> f64| -> Option<Vec<(usize, f64)>> {
             at.iter().map(|k| Some((*k, metrics::mean(answers.iter().map(|a| of(&a.judged, *k)))?))).collect()
         };
         let ranks: Vec<Option<usize>> = answers.iter().map(|answer| answer.first).collect();
-        Some(Summary {
+        Some(MetricSummary {
             map: mean(&|judged, k| metrics::average_precision(judged, k, normaliser))?,
             recall: mean(&metrics::recall)?,
             precision: mean(&metrics::precision)?,
@@ -41,8 +41,8 @@ impl Summary {
     }
 }
 
-/// A 95 % confidence interval of the mean of values: percentiles of the means of 1,000 seeded samples of as many queries, drawn with
-/// repetition (Efron's bootstrap). `None` of nothing.
+/// A 95 % confidence interval of the mean: percentiles of the means of 1,000 seeded samples of equal size, drawn with
+/// replacement (Efron's bootstrap). `None` without values.
 pub fn bootstrap(values: &[f64], seed: u64) -> Option<(f64, f64)> {
     const SAMPLES: usize = 1000;
     let n = u32::try_from(values.len()).ok().filter(|n| *n > 0)?;
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bootstrap_covers_the_mean() {
+    fn bootstrap_interval_matches_the_standard_error() {
         let values: Vec<f64> = (0..400).map(|i| f64::from(i % 10) / 10.0).collect();
         let (low, high) = bootstrap(&values, 1).unwrap();
         // Standard error 0.287 / 20 = 0.0144.

@@ -1,16 +1,19 @@
-//! Runs and relevance judgements as trec_eval reads them.
+//! Runs and relevance judgements in the format of trec_eval.
 //!
-//! A run is `query Q0 video rank score tag` a line, judgements are `query 0 video 1`. trec_eval orders by score, as single precision, and breaks ties by
-//! name; so that its order is ours, a score that is not below the one before is written as the next smaller number.
+//! A line of a run is `query Q0 video rank score tag`, a line of judgements is `query 0 video 1`. trec_eval orders by score in
+//! single precision and breaks ties by name. To keep the engine's order, a score that is not below the previous one is
+//! written as the next smaller number.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use super::retrieval::{Answer, Error, Task};
+use super::retrieval::RankedAnswer;
+use super::task::RetrievalTask;
+use super::Error;
 use crate::base::files;
 
-/// Names without white space, which separates fields: such characters are written as `%` and two hexadecimal digits, and so is `%`.
+/// Escapes white space, which separates fields, and `%` as `%` and two hexadecimal digits per byte.
 fn name(id: &str) -> String {
     let mut out = String::with_capacity(id.len());
     for c in id.chars() {
@@ -35,18 +38,18 @@ fn write(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> std::io::Result
     written.map_err(|source| Error::Io { path: path.to_owned(), source })
 }
 
-/// Writes what was ranked.
+/// Writes a run.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn write_run(path: &Path, task: &Task<'_>, answers: &[Answer]) -> Result<(), Error> {
+pub fn write_run(path: &Path, task: &RetrievalTask<'_>, answers: &[RankedAnswer]) -> Result<(), Error> {
     write(path, |out| {
         for answer in answers {
             let query = name(&task.set.images.rows[task.queries[answer.query] as usize].id);
-            let mut before = f32::INFINITY;
+            let mut previous = f32::INFINITY;
             for (rank, (video, score)) in answer.top.iter().zip(&answer.scores).enumerate() {
-                let score = if *score < before { *score } else { before.next_down() };
-                before = score;
+                let score = if *score < previous { *score } else { previous.next_down() };
+                previous = score;
                 writeln!(out, "{query} Q0 {} {} {score:e} reelseek", name(&task.videos[*video as usize]), rank + 1)?;
             }
         }
@@ -54,15 +57,15 @@ pub fn write_run(path: &Path, task: &Task<'_>, answers: &[Answer]) -> Result<(),
     })
 }
 
-/// Writes which videos are relevant to which query, for queries to which any is.
+/// Writes the relevance judgements of all queries with a relevant video.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn write_qrels(path: &Path, task: &Task<'_>) -> Result<(), Error> {
+pub fn write_qrels(path: &Path, task: &RetrievalTask<'_>) -> Result<(), Error> {
     write(path, |out| {
-        for (place, query) in task.queries.iter().enumerate() {
+        for (index, query) in task.queries.iter().enumerate() {
             let query = name(&task.set.images.rows[*query as usize].id);
-            for video in task.relevant(place) {
+            for video in task.relevant(index) {
                 writeln!(out, "{query} 0 {} 1", name(&task.videos[*video as usize]))?;
             }
         }
@@ -75,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_have_no_white_space() {
+    fn escapes_white_space() {
         assert_eq!(name("a b\t%é\u{a0}"), "a%20b%09%25é%c2%a0");
     }
 }

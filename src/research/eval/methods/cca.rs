@@ -1,20 +1,20 @@
-//! Canonical correlation analysis (Hotelling, 1936), regularised: with S_x + λ s_x I = L_x L_xᵀ, likewise for y, and the singular value
-//! decomposition L_x⁻¹ S_xy L_y⁻ᵀ = U D Vᵀ, images are mapped by D Uᵀ L_x⁻¹ and videos by D Vᵀ L_y⁻¹. The weight D, the correlations themselves,
-//! is that of Gong et al. (IJCV 2014) with the power of one. λ is chosen on the validation rows.
+//! Regularised canonical correlation analysis (Hotelling, 1936). With `S_x + λ s_x I = L_x L_xᵀ`, likewise for y, and the
+//! singular value decomposition `L_x⁻¹ S_xy L_y⁻ᵀ = U D Vᵀ`, images are mapped by `D Uᵀ L_x⁻¹` and videos by `D Vᵀ L_y⁻¹`. The
+//! weights D, the correlations, are those of Gong et al. (IJCV 2014) with a power of one. λ is chosen on the validation rows.
 
 use nalgebra::{DMatrix, SymmetricEigen};
 
-use super::linear::{Dense, Factor, Moments, Side, product};
-use super::{Fitted, Lengths, Method, Training, chain_both, offset};
+use super::linear::{CholeskyFactor, CrossStatistics, DenseMatrix, ModalityStatistics, product};
+use super::{FittedMethod, LengthPolicy, Method, TrainingContext, chain_both, offset};
 use crate::gmf::Affine;
-use crate::research::eval::embedding::{Map, Maps};
-use crate::research::eval::retrieval::Error;
+use crate::research::eval::Error;
+use crate::research::eval::embedding::{FeatureMap, FeatureMaps};
 
-pub(super) struct Cca {
-    pub(super) lengths: Lengths,
+pub(super) struct CcaMethod {
+    pub(super) lengths: LengthPolicy,
 }
 
-impl Method for Cca {
+impl Method for CcaMethod {
     fn name(&self) -> &'static str {
         "CCA"
     }
@@ -23,52 +23,52 @@ impl Method for Cca {
         self.lengths.apply(image, video)
     }
 
-    fn fit(&self, training: &Training<'_>, _seed: u64) -> Result<Fitted, Error> {
-        let before = training.mapped(self.lengths)?;
-        Ok(Fitted::of(maps(training, &before)?, (before.image.outputs(), before.video.outputs())))
+    fn fit(&self, training: &TrainingContext<'_>, _seed: u64) -> Result<FittedMethod, Error> {
+        let before = training.preceding_maps(self.lengths)?;
+        Ok(FittedMethod::from_maps(maps(training, &before)?, (before.image.outputs(), before.video.outputs())))
     }
 }
 
-/// The maps, those `before` included.
-pub(super) fn maps(training: &Training<'_>, before: &Maps) -> Result<Maps, Error> {
-    let moments = training.moments(before)?;
-    training.best_ridge(|ridge| Ok(chain_both(before, &fit(&moments, ridge)?)))
+/// Fits the maps after the maps `before`. The result includes them.
+pub(super) fn maps(training: &TrainingContext<'_>, before: &FeatureMaps) -> Result<FeatureMaps, Error> {
+    let statistics = training.statistics(before)?;
+    training.best_ridge(|ridge| Ok(chain_both(before, &fit(&statistics, ridge)?)))
 }
 
-fn fit(moments: &Moments, ridge: f64) -> Result<Maps, Error> {
-    let (x, y) = (moments.image.factor(ridge)?, moments.video.factor(ridge)?);
-    // M = L_x⁻¹ S_xy L_y⁻ᵀ, (image length, video length).
-    let half = x.forward(&moments.cross);
+fn fit(statistics: &CrossStatistics, ridge: f64) -> Result<FeatureMaps, Error> {
+    let (x, y) = (statistics.image.factor(ridge)?, statistics.video.factor(ridge)?);
+    // M = L_x⁻¹ S_xy L_y⁻ᵀ, of shape (image length, video length).
+    let half = x.forward(&statistics.cross);
     let m = y.forward(&half.transposed()).transposed();
     let (rows, columns) = (m.rows(), m.columns);
     // The eigenvectors of the smaller of M Mᵀ and MᵀM.
     let (left, right, correlations) = if rows <= columns {
         let (u, d) = eigen(&product(m.view(), m.view().transposed(), rows, rows));
-        let v = over(product(m.view().transposed(), u.view(), columns, rows), &d);
+        let v = divide_columns(product(m.view().transposed(), u.view(), columns, rows), &d);
         (u, v, d)
     } else {
         let (v, d) = eigen(&product(m.view().transposed(), m.view(), columns, columns));
-        (over(product(m.view(), v.view(), rows, columns), &d), v, d)
+        (divide_columns(product(m.view(), v.view(), rows, columns), &d), v, d)
     };
-    Ok(Maps {
-        image: map(&moments.image, &x, left, &correlations),
-        video: map(&moments.video, &y, right, &correlations),
+    Ok(FeatureMaps {
+        image: map(&statistics.image, &x, left, &correlations),
+        video: map(&statistics.video, &y, right, &correlations),
     })
 }
 
-/// Eigenvectors as columns, and the square roots of the eigenvalues, largest first.
-fn eigen(matrix: &Dense) -> (Dense, Vec<f32>) {
+/// Eigenvectors as columns and the square roots of the eigenvalues, largest first.
+fn eigen(matrix: &DenseMatrix) -> (DenseMatrix, Vec<f32>) {
     let eigen = SymmetricEigen::new(matrix.to_f64());
     let n = matrix.columns;
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_by(|a, b| eigen.eigenvalues[*b].total_cmp(&eigen.eigenvalues[*a]));
     let vectors = DMatrix::from_fn(n, n, |i, j| eigen.eigenvectors[(i, order[j])]);
     let values = order.iter().map(|i| eigen.eigenvalues[*i].max(0.0).sqrt() as f32).collect();
-    (Dense::from_f64(&vectors), values)
+    (DenseMatrix::from_f64(&vectors), values)
 }
 
-/// Columns divided by these numbers; those of a number near nothing become zeros.
-fn over(mut matrix: Dense, by: &[f32]) -> Dense {
+/// Divides columns by these numbers. A column with a number near zero becomes zero.
+fn divide_columns(mut matrix: DenseMatrix, by: &[f32]) -> DenseMatrix {
     let least = by.first().copied().unwrap_or(0.0) * 1e-4;
     for row in matrix.values.chunks_exact_mut(by.len()) {
         row.iter_mut().zip(by).for_each(|(x, d)| *x = if *d > least { *x / d } else { 0.0 });
@@ -76,12 +76,12 @@ fn over(mut matrix: Dense, by: &[f32]) -> Dense {
     matrix
 }
 
-/// `D Uᵀ L⁻¹ (x - mean)`.
-fn map(side: &Side, factor: &Factor, mut directions: Dense, weights: &[f32]) -> Map {
+/// The map `D Uᵀ L⁻¹ (x - mean)`.
+fn map(side: &ModalityStatistics, factor: &CholeskyFactor, mut directions: DenseMatrix, weights: &[f32]) -> FeatureMap {
     for row in directions.values.chunks_exact_mut(weights.len()) {
         row.iter_mut().zip(weights).for_each(|(x, d)| *x *= d);
     }
     let weight = factor.backward(&directions).transposed();
     let bias = offset(&weight, &side.mean);
-    Map::Affine(Affine { weight: weight.values, bias })
+    FeatureMap::Affine(Affine { weight: weight.values, bias })
 }

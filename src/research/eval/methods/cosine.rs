@@ -1,18 +1,18 @@
-//! Cosine of mapped features: images are mapped to the videos' length by least squares over the training pairs, and compared about the training pairs'
-//! mean. The paper (Table 3, first row) does not say how its features were mapped; this reading is ours. Where both have one length nothing is mapped
-//! or learned: features are compared as they are, about the origin, as those of one encoder are meant to be.
+//! Cosine of mapped features: images are mapped to the videos' length by least squares over the training pairs, and compared
+//! about the mean of the training pairs. The paper (Table 3, first row) does not define its map; this one is our choice. If
+//! both lengths are equal, nothing is mapped or fitted: features of one encoder are compared as they are, about the origin.
 
-use super::{Fitted, Lengths, Method, Training};
-use crate::research::eval::retrieval::Error;
+use super::{FittedMethod, LengthPolicy, Method, TrainingContext};
+use crate::research::eval::Error;
 
-pub(super) struct Cosine;
+pub(super) struct CosineMethod;
 
-impl Method for Cosine {
+impl Method for CosineMethod {
     fn name(&self) -> &'static str {
         "cosine of mapped features"
     }
 
-    fn fit(&self, training: &Training<'_>, _seed: u64) -> Result<Fitted, Error> {
-        Ok(Fitted::compared(training.mapped(Lengths::Video)?))
+    fn fit(&self, training: &TrainingContext<'_>, _seed: u64) -> Result<FittedMethod, Error> {
+        Ok(FittedMethod::compared(training.preceding_maps(LengthPolicy::Video)?))
     }
 }

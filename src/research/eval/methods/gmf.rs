@@ -1,24 +1,28 @@
-//! GMF, trained as [`crate::gmf::train()`] does, the best epoch chosen on the validation rows, and folded. So that one learning rate suits features of any
-//! size, they are centred and scaled to a mean squared norm of 1 first; that is folded in too.
+//! GMF, trained by [`crate::gmf::train()`] with the best epoch chosen on the validation rows, and folded. Features are first
+//! centred and scaled to a mean squared norm of 1, so that one learning rate suits features of any size; the scaling is
+//! folded into the maps.
 //!
-//! Training starts around a closed form of the invariant maps ([`Weights::around`]), which counts as epoch 0 when the best is chosen: canonical correlations
-//! of the features as they enter, or, where videos are the longer, of their first principal directions, whichever validation prefers; where
-//! images were regressed on videos, the regression itself. The paper starts at random weights, as `reelseek train` does; of 119 million parameters and ten thousand
-//! pairs that made a mAP@10 of 0.45 on made features where canonical correlations have 0.48.
+//! Training starts around a closed form of the invariant maps ([`GmfWeights::around`]), which is a candidate for the best epoch
+//! as epoch 0. The closed form is the canonical correlations of the features or, if videos are longer, of their first
+//! principal directions, whichever validates better; if images were regressed on videos, it is the regression. The paper
+//! starts from random weights. With 119 million parameters and ten thousand pairs of synthetic features, that start reached
+//! a mAP@10 of 0.45, where canonical correlations reach 0.48.
 
-use super::{Fitted, Lengths, Method, Training, cca, chain_both};
-use crate::gmf::{self, Affine, Config, Folded, Options, Outcome, Progress, Weights};
-use crate::research::eval::embedding::{Map, Maps};
-use crate::research::eval::retrieval::{self, Error};
+use super::{FittedMethod, LengthPolicy, Method, TrainingContext, cca, chain_both};
+use crate::gmf::{
+    self, Affine, CheckpointRecord, Folded, GmfConfig, GmfWeights, TrainOptions, TrainOutcome, TrainProgress,
+};
+use crate::research::eval::embedding::{FeatureMap, FeatureMaps};
+use crate::research::eval::{Error, retrieval};
 
-/// Learning rate for GMF among these methods: small, for it starts near its end.
+/// Learning rate of GMF among these methods. It is small because training starts near its optimum.
 pub const RATE: f64 = 3e-4;
 
-pub(super) struct Gmf {
-    pub(super) lengths: Lengths,
+pub(super) struct GmfMethod {
+    pub(super) lengths: LengthPolicy,
 }
 
-impl Method for Gmf {
+impl Method for GmfMethod {
     fn name(&self) -> &'static str {
         "GMF"
     }
@@ -31,77 +35,74 @@ impl Method for Gmf {
         true
     }
 
-    fn fit(&self, training: &Training<'_>, seed: u64) -> Result<Fitted, Error> {
-        let before = training.mapped(self.lengths)?;
+    fn fit(&self, training: &TrainingContext<'_>, seed: u64) -> Result<FittedMethod, Error> {
+        let before = training.preceding_maps(self.lengths)?;
         let (set, [images, videos]) = training.mapped_set(&before)?;
-        let wrong = |error: gmf::ConfigError| Error::Data(error.to_string());
-        let config = Config::image_video(before.image.outputs(), before.video.outputs()).map_err(wrong)?;
-        let options = Options { seed, ..training.options.clone() };
-        let data = training.data.on(&set);
-        let scaled = Training { set: &set, data, options, stop: training.stop, tell: training.tell };
-        let regressed = self.lengths == Lengths::Video && before.image.flops() > 0;
-        let start = if regressed { unchanged(config.invariant()) } else { closed_form(&scaled)? };
+        let config = GmfConfig::image_video(before.image.outputs(), before.video.outputs())?;
+        let options = TrainOptions { seed, ..training.options.clone() };
+        let data = training.data.with_features(&set);
+        let scaled = TrainingContext { set: &set, data, options, stop: training.stop, on_progress: training.on_progress };
+        let is_regressed = self.lengths == LengthPolicy::Video && before.image.flops() > 0;
+        let start = if is_regressed { identity(config.invariant()) } else { closed_form(&scaled)? };
         let (folded, epoch) = train(&scaled, &config, &start)?;
         let folded =
-            Maps { image: Map::Affine(images.under(folded.image)), video: Map::Affine(videos.under(folded.video)) };
+            FeatureMaps { image: FeatureMap::Affine(images.unscale(folded.image)), video: FeatureMap::Affine(videos.unscale(folded.video)) };
         let lengths = (before.image.outputs(), before.video.outputs());
-        let own = Fitted::of(before.clone(), lengths);
-        Ok(Fitted {
+        let preceding = FittedMethod::from_maps(before.clone(), lengths);
+        Ok(FittedMethod {
             maps: chain_both(&before, &folded),
             lengths,
-            parameters: own.parameters + config.parameters(),
-            flops: own.flops + config.flops(),
+            parameters: preceding.parameters + config.parameters(),
+            flops: preceding.flops + config.flops(),
             epoch: Some(epoch),
         })
     }
 }
 
-/// Features as they are.
-fn unchanged(length: usize) -> [Affine; 2] {
+/// Two maps that keep features of this length as they are.
+fn identity(length: usize) -> [Affine; 2] {
     let mut weight = vec![0.0; length * length];
     (0..length).for_each(|i| weight[i * length + i] = 1.0);
     let map = Affine { weight, bias: vec![0.0; length] };
     [map.clone(), map]
 }
 
-/// Canonical correlations of the features, or of the videos' first principal directions if that validates better.
-fn closed_form(training: &Training<'_>) -> Result<[Affine; 2], Error> {
-    let mut maps = cca::maps(training, &training.plain())?;
+/// Canonical correlations of the features, or of the videos' first principal directions if those validate better.
+fn closed_form(training: &TrainingContext<'_>) -> Result<[Affine; 2], Error> {
+    let mut maps = cca::maps(training, &training.identity())?;
     let (image, video) = training.lengths();
     if video > image {
-        let reduced = cca::maps(training, &training.mapped(Lengths::Image)?)?;
+        let reduced = cca::maps(training, &training.preceding_maps(LengthPolicy::Image)?)?;
         if training.validate(&reduced)? > training.validate(&maps)? {
             maps = reduced;
         }
     }
     match (maps.image, maps.video) {
-        (Map::Affine(image), Map::Affine(video)) => Ok([image, video]),
-        _ => Err(Error::Data("canonical correlations are affine maps".to_owned())),
+        (FeatureMap::Affine(image), FeatureMap::Affine(video)) => Ok([image, video]),
+        _ => unreachable!("canonical correlations are affine maps"),
     }
 }
 
-/// The folded model of the best epoch, and which that was.
-fn train(training: &Training<'_>, config: &Config, start: &[Affine; 2]) -> Result<(Folded, usize), Error> {
-    let place = tempfile::tempdir().map_err(|source| Error::Io { path: std::env::temp_dir(), source })?;
-    let out = place.path().join("checkpoint.safetensors");
-    let Training { data, options, .. } = training;
+/// Trains a model. Returns the folded model of the best epoch, and the epoch.
+fn train(training: &TrainingContext<'_>, config: &GmfConfig, start: &[Affine; 2]) -> Result<(Folded, usize), Error> {
+    let folder = tempfile::tempdir().map_err(|source| Error::Io { path: std::env::temp_dir(), source })?;
+    let out = folder.path().join("checkpoint.safetensors");
+    let TrainingContext { data, options, .. } = training;
     let mut validate = |folded: &Folded| {
-        retrieval::validate(&Maps::from(folded), data)
-            .map_err(|error| error.to_string())?
-            .ok_or_else(|| "no image belongs to a video".to_owned())
+        Ok(retrieval::validate(&FeatureMaps::from(folded), data)?.ok_or("no image matches a video")?)
     };
-    let mut tell = |progress: Progress| {
-        if let Progress::Epoch { epoch, map10, .. } = progress {
+    let mut on_event = |progress: TrainProgress| {
+        if let TrainProgress::Epoch { epoch, map10, .. } = progress {
             let map = map10.map_or(String::new(), |map| format!(", validation mAP@10 {map:.4}"));
-            (training.tell)(&format!("epoch {epoch} of {}{map}", options.epochs));
+            (training.on_progress)(&format!("epoch {epoch} of {}{map}", options.epochs));
         }
     };
     let [image, video] = start.clone();
-    let record = Weights::record(config, "unknown", serde_json::json!({}));
-    let run = gmf::Run {
+    let record = CheckpointRecord::new(config, "unknown", serde_json::json!({}));
+    let run = gmf::TrainingRun {
         data,
         config,
-        start: Some(Weights::around(config, &Folded::new(image, video, record), options.seed)?),
+        start: Some(GmfWeights::around(config, &Folded::new(image, video, record), options.seed)?),
         options,
         resume: false,
         encoder: "unknown",
@@ -109,10 +110,10 @@ fn train(training: &Training<'_>, config: &Config, start: &[Affine; 2]) -> Resul
         about: serde_json::json!({ "start": "closed form" }),
         out: &out,
     };
-    let epoch = match gmf::train(run, &mut validate, training.stop, &mut tell)? {
-        Outcome::Finished { epoch, .. } => epoch,
-        Outcome::Interrupted => return Err(Error::Interrupted),
+    let epoch = match gmf::train(run, &mut validate, training.stop, &mut on_event)? {
+        TrainOutcome::Finished { epoch, .. } => epoch,
+        TrainOutcome::Interrupted => return Err(Error::Interrupted),
     };
-    let (weights, record) = Weights::open(&out)?;
+    let (weights, record) = GmfWeights::open(&out)?;
     Ok((weights.fold(&record)?, epoch))
 }

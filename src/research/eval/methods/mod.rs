@@ -1,4 +1,4 @@
-//! Methods that make images and videos comparable: the rows of the table. Each is one file; what it gives is a pair of maps.
+//! Methods that map images and videos into one space: the rows of the table. Each method is one file and fits a pair of maps.
 
 mod cca;
 mod cosine;
@@ -8,133 +8,142 @@ mod ridge;
 
 use std::time::Instant;
 
-use super::embedding::{Map, Maps};
-use super::retrieval::{self, Error};
-use crate::features::{Matrix, Row, Set, Split, Table};
-use crate::gmf::{Affine, Data, Options};
+use super::Error;
+use super::embedding::{FeatureMap, FeatureMaps};
+use super::retrieval;
+use crate::features::{FeatureMatrix, FeatureRow, FeatureSet, FeatureTable, Split};
+use crate::gmf::{Affine, TrainOptions, TrainingData};
 pub use gmf::RATE as GMF_RATE;
-use linear::{Dense, Moments};
+use linear::{CrossStatistics, DenseMatrix};
 
-/// Ridges that validation chooses from, as shares of the mean eigenvalue; the first without validation.
+/// Ridges that validation chooses from, as shares of the mean eigenvalue. Without validation, the first is used.
 const RIDGES: [f64; 5] = [1e-1, 1e-3, 1e-2, 1.0, 10.0];
 
-/// A way to make images and videos comparable.
+/// A method that maps images and videos into one space.
 pub trait Method: Sync {
-    /// Its name in tables.
+    /// Name for people.
     fn name(&self) -> &'static str;
 
-    /// Whether it stands in the table of a set whose images and videos have these lengths: not where it would be another row once more, or cannot be.
+    /// Whether the table includes the method for images and videos of these lengths. It does not if the method is impossible
+    /// or equals another row.
     fn applies(&self, _image: usize, _video: usize) -> bool {
         true
     }
 
-    /// Whether it depends on the seed: then it is run for each.
+    /// Whether the method depends on the seed. If so, the table runs it with each seed.
     fn is_seeded(&self) -> bool {
         false
     }
 
-    /// The method, fitted to training data.
+    /// Fits the method to training data.
     ///
     /// # Errors
-    /// [`Error::Data`] if there is nothing to fit it to; what is wrong with the features; an interruption.
-    fn fit(&self, training: &Training<'_>, seed: u64) -> Result<Fitted, Error>;
+    /// If the features cannot be read or the fit is impossible; [`Error::Interrupted`].
+    fn fit(&self, training: &TrainingContext<'_>, seed: u64) -> Result<FittedMethod, Error>;
 }
 
-/// In which lengths features enter a method. Where images and videos differ and the method wants one length, features of the one are mapped first.
+/// Lengths in which features enter a method. If images and videos have different lengths and the method needs one length, one
+/// side is mapped first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lengths {
-    /// Both as they are.
+pub enum LengthPolicy {
+    /// Both lengths stay as they are.
     Both,
-    /// Videos mapped to the images' length, which must be the shorter: onto their first principal directions.
+    /// Videos are mapped to the images' length, which must be the shorter, by their first principal directions.
     Image,
-    /// Images mapped to the videos' length: by least squares over the training pairs.
+    /// Images are mapped to the videos' length, by least squares over the training pairs.
     Video,
 }
 
-impl Lengths {
-    /// [`Method::applies`], of a method that takes features in any lengths.
+impl LengthPolicy {
+    /// [`Method::applies`] for a method that accepts features of any length.
     fn apply(self, image: usize, video: usize) -> bool {
         match self {
-            Lengths::Both => true,
-            Lengths::Image => image < video,
-            Lengths::Video => image != video,
+            LengthPolicy::Both => true,
+            LengthPolicy::Image => image < video,
+            LengthPolicy::Video => image != video,
         }
     }
 }
 
 /// A fitted method.
 #[derive(Debug, Clone)]
-pub struct Fitted {
-    /// What makes features comparable.
-    pub maps: Maps,
-    /// Lengths of images and videos as they enter the method, after what maps them before it; of a mere map of one to the other, the length compared in.
+pub struct FittedMethod {
+    /// The maps of images and videos.
+    pub maps: FeatureMaps,
+    /// Lengths of images and videos that enter the method, after preceding maps. For a method that only maps one side to the
+    /// other, the length of the comparison.
     pub lengths: (usize, usize),
-    /// Parameters, of the whole model where it has more than its maps, and of what maps features before it.
+    /// Number of parameters of the whole model and of preceding maps.
     pub parameters: usize,
-    /// Operations for one image and one video through the whole model, a multiply-add as two.
+    /// Operations for one image and one video through the whole model and preceding maps; a multiply-add counts as two.
     pub flops: usize,
-    /// The epoch that was kept, of a method that has epochs; 0 is its start.
+    /// Kept epoch of a method with epochs; 0 for its start.
     pub epoch: Option<usize>,
 }
 
-impl Fitted {
-    /// A method that is its maps and nothing else.
-    pub fn of(maps: Maps, lengths: (usize, usize)) -> Fitted {
+impl FittedMethod {
+    /// A method that consists of its maps.
+    pub fn from_maps(maps: FeatureMaps, lengths: (usize, usize)) -> FittedMethod {
         let both = [&maps.image, &maps.video];
         let (parameters, flops) =
             (both.iter().map(|map| map.parameters()).sum(), both.iter().map(|map| map.flops()).sum());
-        Fitted { maps, lengths, parameters, flops, epoch: None }
+        FittedMethod { maps, lengths, parameters, flops, epoch: None }
     }
 
-    /// A method that compares in one length.
-    fn compared(maps: Maps) -> Fitted {
+    /// A method that compares features of one length.
+    fn compared(maps: FeatureMaps) -> FittedMethod {
         let lengths = (maps.image.outputs(), maps.video.outputs());
-        Fitted::of(maps, lengths)
+        FittedMethod::from_maps(maps, lengths)
     }
 }
 
-/// What methods are fitted to.
-pub struct Training<'a> {
-    /// The features.
-    pub set: &'a Set,
-    /// Which rows are learned from, and which the best choice is made by.
-    pub data: Data<'a>,
-    /// How GMF is trained.
-    pub options: Options,
-    /// Asked in between: whether to stop.
+/// Input of the methods' fits.
+pub struct TrainingContext<'a> {
+    /// The feature set.
+    pub set: &'a FeatureSet,
+    /// Rows for training and validation.
+    pub data: TrainingData<'a>,
+    /// Training options of GMF.
+    pub options: TrainOptions,
+    /// Returns true to stop the fit; called between steps.
     pub stop: &'a (dyn Fn() -> bool + Sync),
-    /// Told what is being done.
-    pub tell: &'a (dyn Fn(&str) + Sync),
+    /// Receives a description of each step.
+    pub on_progress: &'a (dyn Fn(&str) + Sync),
 }
 
-impl Training<'_> {
-    /// The lengths of images and videos.
+impl<'a> TrainingContext<'a> {
+    /// A context that is never stopped and reports no progress.
+    pub fn new(data: TrainingData<'a>, options: TrainOptions) -> TrainingContext<'a> {
+        TrainingContext { set: data.set(), data, options, stop: &|| false, on_progress: &|_| {} }
+    }
+
+    /// Feature lengths of images and videos.
     fn lengths(&self) -> (usize, usize) {
         (self.set.images.matrix.columns(), self.set.videos.matrix.columns())
     }
 
-    /// Whether to go on.
+    /// Checks whether the fit was stopped.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] if not.
-    pub fn go_on(&self) -> Result<(), Error> {
+    /// [`Error::Interrupted`] if it was.
+    pub fn check_stop(&self) -> Result<(), Error> {
         if (self.stop)() { Err(Error::Interrupted) } else { Ok(()) }
     }
 
-    /// mAP@10 on the validation rows; `None` if there are none.
-    fn validate(&self, maps: &Maps) -> Result<Option<f64>, Error> {
+    /// mAP@10 on the validation rows; `None` without validation rows.
+    fn validate(&self, maps: &FeatureMaps) -> Result<Option<f64>, Error> {
         retrieval::validate(maps, &self.data)
     }
 
-    /// Of the ridges, the one whose maps do best in validation.
-    fn best_ridge(&self, fit: impl Fn(f64) -> Result<Maps, Error>) -> Result<Maps, Error> {
-        let (mut best, mut failed): (Option<(f64, Maps)>, _) = (None, None);
+    /// Fits with each ridge and returns the maps with the best validation.
+    fn best_ridge(&self, fit: impl Fn(f64) -> Result<FeatureMaps, Error>) -> Result<FeatureMaps, Error> {
+        let (mut best, mut failed): (Option<(f64, FeatureMaps)>, Option<Error>) = (None, None);
         for ridge in RIDGES {
-            self.go_on()?;
-            // Too small a ridge may leave a covariance that cannot be factored.
+            self.check_stop()?;
+            // With too small a ridge, a covariance may not be positive definite.
             let maps = match fit(ridge) {
                 Ok(maps) => maps,
-                Err(error @ Error::Data(_)) => {
+                Err(error @ Error::Singular { .. }) => {
                     failed = Some(error);
                     continue;
                 }
@@ -145,77 +154,74 @@ impl Training<'_> {
                 best = Some((score, maps));
             }
         }
-        match (best, failed) {
-            (Some((_, maps)), _) => Ok(maps),
-            (None, failed) => Err(failed.unwrap_or_else(|| Error::Data("no ridge was tried".to_owned()))),
+        match best {
+            Some((_, maps)) => Ok(maps),
+            None => Err(failed.expect("every ridge succeeds or fails, and there are ridges")),
         }
     }
 
-    /// The features as they are.
-    fn plain(&self) -> Maps {
+    /// Maps that keep the features as they are.
+    fn identity(&self) -> FeatureMaps {
         let (image, video) = self.lengths();
-        Maps { image: Map::Identity(image), video: Map::Identity(video) }
+        FeatureMaps { image: FeatureMap::Identity(image), video: FeatureMap::Identity(video) }
     }
 
-    /// The maps that bring features to the lengths that a method wants, before the method.
-    fn mapped(&self, lengths: Lengths) -> Result<Maps, Error> {
+    /// Maps of the features to the lengths that a method needs.
+    fn preceding_maps(&self, lengths: LengthPolicy) -> Result<FeatureMaps, Error> {
         let (image, video) = self.lengths();
-        let plain = self.plain();
+        let identity = self.identity();
         Ok(match lengths {
-            _ if image == video => plain,
-            Lengths::Both => plain,
-            Lengths::Video => {
-                let moments = self.moments(&plain)?;
-                // As little of a ridge as lets the covariance be factored.
-                let tried =
-                    [1e-6, 1e-5, 1e-4, 1e-3, 1e-2].into_iter().find_map(|ridge| regression(&moments, true, ridge).ok());
-                tried.map_or_else(|| regression(&moments, true, 1e-1), Ok)?
+            _ if image == video => identity,
+            LengthPolicy::Both => identity,
+            LengthPolicy::Video => {
+                let statistics = self.statistics(&identity)?;
+                // The smallest ridge with which the covariance can be factored.
+                let mut small = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2].into_iter();
+                let fitted = small.find_map(|ridge| regression(&statistics, true, ridge).ok());
+                fitted.map_or_else(|| regression(&statistics, true, 1e-1), Ok)?
             }
-            Lengths::Image if image > video => {
-                return Err(Error::Data(format!(
-                    "images have {image} numbers and videos {video}: videos cannot be mapped to the images' length by their principal directions; \
-                     name the method without -image"
-                )));
+            LengthPolicy::Image if image > video => {
+                return Err(Error::ImagesLonger { image, video });
             }
-            Lengths::Image => {
-                let moments = self.moments(&plain)?;
-                let rows = moments.video.principal(image);
-                let bias = offset(&rows, &moments.video.mean);
-                Maps { video: Map::Affine(Affine { weight: rows.values, bias }), ..plain }
+            LengthPolicy::Image => {
+                let statistics = self.statistics(&identity)?;
+                let rows = statistics.video.principal(image);
+                let bias = offset(&rows, &statistics.video.mean);
+                FeatureMaps { video: FeatureMap::Affine(Affine { weight: rows.values, bias }), ..identity }
             }
         })
     }
 
-    fn moments(&self, maps: &Maps) -> Result<Moments, Error> {
-        Moments::new(&self.data, (&self.set.images, &maps.image), (&self.set.videos, &maps.video))
+    fn statistics(&self, maps: &FeatureMaps) -> Result<CrossStatistics, Error> {
+        CrossStatistics::new(&self.data, (&self.set.images, &maps.image), (&self.set.videos, &maps.video))
     }
 
-    /// The set with its features mapped, then centred and scaled to a mean squared norm of 1 over the rows of the split train; and what undoes the
-    /// latter: the means and the factors of images and videos.
-    fn mapped_set(&self, maps: &Maps) -> Result<(Set, [Scaling; 2]), Error> {
-        let table = |table: &Table, map: &Map, name| -> Result<(Table, Scaling), Error> {
+    /// The set with mapped features, centred and scaled to a mean squared norm of 1 over the rows of the split train, and the
+    /// scalings of images and videos.
+    fn mapped_set(&self, maps: &FeatureMaps) -> Result<(FeatureSet, [Scaling; 2]), Error> {
+        let table = |table: &FeatureTable, map: &FeatureMap, name| -> Result<(FeatureTable, Scaling), Error> {
             let all: Vec<u32> = (0..table.rows.len() as u32).collect();
             let (mut values, length) = (map.apply(table, &all, name)?, map.outputs());
-            let scaling = Scaling::of(values.chunks_exact(length).zip(&table.rows), length);
+            let scaling = Scaling::new(values.chunks_exact(length).zip(&table.rows), length);
             for row in values.chunks_exact_mut(length) {
                 row.iter_mut().zip(&scaling.mean).for_each(|(x, mean)| *x = (*x - mean) * scaling.factor);
             }
-            Ok((Table { matrix: Matrix::new(values, length), rows: table.rows.clone() }, scaling))
+            Ok((FeatureTable { matrix: FeatureMatrix::new(values, length), rows: table.rows.clone() }, scaling))
         };
-        let (images, of_images) = table(&self.set.images, &maps.image, "image")?;
-        let (videos, of_videos) = table(&self.set.videos, &maps.video, "video")?;
-        Ok((Set { images, videos, labels: self.set.labels.clone() }, [of_images, of_videos]))
+        let (images, image_scaling) = table(&self.set.images, &maps.image, "image")?;
+        let (videos, video_scaling) = table(&self.set.videos, &maps.video, "video")?;
+        Ok((FeatureSet { images, videos, labels: self.set.labels.clone() }, [image_scaling, video_scaling]))
     }
 }
 
-/// `(x - mean) factor`.
+/// The map `(x - mean) factor`.
 struct Scaling {
     mean: Vec<f32>,
     factor: f32,
 }
 
 impl Scaling {
-    fn of<'a>(rows: impl Iterator<Item = (&'a [f32], &'a Row)> + Clone, length: usize) -> Scaling {
+    fn new<'a>(rows: impl Iterator<Item = (&'a [f32], &'a FeatureRow)> + Clone, length: usize) -> Scaling {
         let rows = rows.filter(|(_, about)| about.split == Split::Train).map(|(row, _)| row);
         let n = rows.clone().count().max(1) as f64;
         let mut mean = vec![0f64; length];
@@ -226,32 +232,33 @@ impl Scaling {
         Scaling { mean: mean.into_iter().map(|x| x as f32).collect(), factor: factor as f32 }
     }
 
-    /// The map of scaled features as one of features.
-    fn under(&self, map: Affine) -> Affine {
-        let weight = Dense { columns: map.inputs(), values: map.weight.iter().map(|w| w * self.factor).collect() };
+    /// Converts a map of scaled features to a map of features.
+    fn unscale(&self, map: Affine) -> Affine {
+        let weight = DenseMatrix { columns: map.inputs(), values: map.weight.iter().map(|w| w * self.factor).collect() };
         let bias = offset(&weight, &self.mean).iter().zip(&map.bias).map(|(shift, c)| c + shift).collect();
         Affine { weight: weight.values, bias }
     }
 }
 
-/// The regression of videos on images (`from_image`), or of images on videos: the affine map of least squared error over the training pairs, and what it is
-/// compared with, both about the mean of the latter: a cosine about the origin would measure how far from it all features lie.
-fn regression(moments: &Moments, from_image: bool, ridge: f64) -> Result<Maps, Error> {
-    let (from, to) = if from_image { (&moments.image, &moments.video) } else { (&moments.video, &moments.image) };
-    let cross = if from_image { moments.cross.clone() } else { moments.cross.transposed() };
+/// Regression of videos on images (`from_image`), or of images on videos: the affine map of least squared error over the
+/// training pairs. Both sides are compared about the mean of the mapped-to side, because a cosine about the origin would
+/// depend on the distance of all features from the origin.
+fn regression(statistics: &CrossStatistics, from_image: bool, ridge: f64) -> Result<FeatureMaps, Error> {
+    let (from, to) = if from_image { (&statistics.image, &statistics.video) } else { (&statistics.video, &statistics.image) };
+    let cross = if from_image { statistics.cross.clone() } else { statistics.cross.transposed() };
     let weight = from.factor(ridge)?.solve(&cross).transposed();
     let bias = offset(&weight, &from.mean);
-    let (mapped, plain) = (Map::Affine(Affine { weight: weight.values, bias }), about(&to.mean));
-    Ok(if from_image { Maps { image: mapped, video: plain } } else { Maps { image: plain, video: mapped } })
+    let (mapped, centred) = (FeatureMap::Affine(Affine { weight: weight.values, bias }), centring(&to.mean));
+    Ok(if from_image { FeatureMaps { image: mapped, video: centred } } else { FeatureMaps { image: centred, video: mapped } })
 }
 
-/// `x - mean`.
-fn about(mean: &[f32]) -> Map {
-    Map::Shift(mean.iter().map(|x| -x).collect())
+/// The map `x - mean`.
+fn centring(mean: &[f32]) -> FeatureMap {
+    FeatureMap::Shift(mean.iter().map(|x| -x).collect())
 }
 
-/// `-W mean`.
-fn offset(weight: &Dense, mean: &[f32]) -> Vec<f32> {
+/// The vector `-W mean`.
+fn offset(weight: &DenseMatrix, mean: &[f32]) -> Vec<f32> {
     weight
         .values
         .chunks_exact(weight.columns)
@@ -259,79 +266,79 @@ fn offset(weight: &Dense, mean: &[f32]) -> Vec<f32> {
         .collect()
 }
 
-/// `second` after `first`, as one map.
-fn chain(first: &Map, second: &Map) -> Map {
+/// One map that equals `second` after `first`.
+fn chain(first: &FeatureMap, second: &FeatureMap) -> FeatureMap {
     let sum = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<f32>>();
     match (first, second) {
-        (Map::Identity(_), map) | (map, Map::Identity(_)) => map.clone(),
-        (Map::Shift(first), Map::Shift(second)) => Map::Shift(sum(first, second)),
-        (Map::Affine(first), Map::Shift(second)) => {
-            Map::Affine(Affine { weight: first.weight.clone(), bias: sum(&first.bias, second) })
+        (FeatureMap::Identity(_), map) | (map, FeatureMap::Identity(_)) => map.clone(),
+        (FeatureMap::Shift(first), FeatureMap::Shift(second)) => FeatureMap::Shift(sum(first, second)),
+        (FeatureMap::Affine(first), FeatureMap::Shift(second)) => {
+            FeatureMap::Affine(Affine { weight: first.weight.clone(), bias: sum(&first.bias, second) })
         }
-        (first, Map::Affine(second)) => {
-            let outer = Dense { values: second.weight.clone(), columns: second.inputs() };
+        (first, FeatureMap::Affine(second)) => {
+            let outer = DenseMatrix { values: second.weight.clone(), columns: second.inputs() };
             let inside = |shift: &[f32]| {
                 second.bias.iter().zip(offset(&outer, shift)).map(|(c, minus)| c - minus).collect::<Vec<f32>>()
             };
-            Map::Affine(match first {
-                Map::Affine(first) => {
-                    let inner = Dense { values: first.weight.clone(), columns: first.inputs() };
+            FeatureMap::Affine(match first {
+                FeatureMap::Affine(first) => {
+                    let inner = DenseMatrix { values: first.weight.clone(), columns: first.inputs() };
                     Affine { weight: outer.times(&inner).values, bias: inside(&first.bias) }
                 }
-                Map::Shift(shift) => Affine { weight: second.weight.clone(), bias: inside(shift) },
-                Map::Identity(_) => second.clone(),
+                FeatureMap::Shift(shift) => Affine { weight: second.weight.clone(), bias: inside(shift) },
+                FeatureMap::Identity(_) => second.clone(),
             })
         }
     }
 }
 
-/// One map after another, for both modalities.
-fn chain_both(first: &Maps, second: &Maps) -> Maps {
-    Maps { image: chain(&first.image, &second.image), video: chain(&first.video, &second.video) }
+/// [`chain`] of both modalities.
+fn chain_both(first: &FeatureMaps, second: &FeatureMaps) -> FeatureMaps {
+    FeatureMaps { image: chain(&first.image, &second.image), video: chain(&first.video, &second.video) }
 }
 
-/// All methods, in the order of the table: by the name that `--method` takes.
+/// Names and methods, in the order of the table.
 pub fn all() -> Vec<(&'static str, Box<dyn Method>)> {
     vec![
-        ("cosine", Box::new(cosine::Cosine)),
-        ("ridge", Box::new(ridge::Ridge { from_image: true })),
-        ("ridge-image", Box::new(ridge::Ridge { from_image: false })),
-        ("cca-image", Box::new(cca::Cca { lengths: Lengths::Image })),
-        ("cca", Box::new(cca::Cca { lengths: Lengths::Both })),
-        ("gmf-image", Box::new(gmf::Gmf { lengths: Lengths::Image })),
-        ("gmf-video", Box::new(gmf::Gmf { lengths: Lengths::Video })),
-        ("gmf", Box::new(gmf::Gmf { lengths: Lengths::Both })),
+        ("cosine", Box::new(cosine::CosineMethod)),
+        ("ridge", Box::new(ridge::RidgeMethod { from_image: true })),
+        ("ridge-image", Box::new(ridge::RidgeMethod { from_image: false })),
+        ("cca-image", Box::new(cca::CcaMethod { lengths: LengthPolicy::Image })),
+        ("cca", Box::new(cca::CcaMethod { lengths: LengthPolicy::Both })),
+        ("gmf-image", Box::new(gmf::GmfMethod { lengths: LengthPolicy::Image })),
+        ("gmf-video", Box::new(gmf::GmfMethod { lengths: LengthPolicy::Video })),
+        ("gmf", Box::new(gmf::GmfMethod { lengths: LengthPolicy::Both })),
     ]
 }
 
-/// The method of that name.
+/// The method of a name.
 ///
 /// # Errors
-/// [`Error::Data`] with all names, if there is none.
-pub fn named(name: &str) -> Result<Box<dyn Method>, Error> {
+/// [`Error::UnknownMethod`] with the names of all methods.
+pub fn by_name(name: &str) -> Result<Box<dyn Method>, Error> {
     let mut all = all();
     match all.iter().position(|(known, _)| *known == name) {
         Some(at) => Ok(all.swap_remove(at).1),
         None => {
             let known: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
-            Err(Error::Data(format!("there is no method {name}; there are {}", known.join(", "))))
+            Err(Error::UnknownMethod { name: name.to_owned(), known: known.join(", ") })
         }
     }
 }
 
-/// The method fitted without training data, if it needs none: features of one length are compared as they are.
-pub fn without_training(name: &str, set: &Set) -> Option<Fitted> {
+/// The fitted method if it needs no training data: cosine on images and videos of one length compares them as they are.
+pub fn without_training(name: &str, set: &FeatureSet) -> Option<FittedMethod> {
     let (image, video) = (set.images.matrix.columns(), set.videos.matrix.columns());
     (name == "cosine" && image == video)
-        .then(|| Fitted::compared(Maps { image: Map::Identity(image), video: Map::Identity(video) }))
+        .then(|| FittedMethod::compared(FeatureMaps { image: FeatureMap::Identity(image), video: FeatureMap::Identity(video) }))
 }
 
-/// A method, and what it took.
+/// A fitted method and the time of the fit.
 #[derive(Debug)]
-pub struct Run {
-    /// The method, fitted.
-    pub fitted: Fitted,
-    /// Seconds to fit it.
+pub struct TimedFit {
+    /// The fitted method.
+    pub fitted: FittedMethod,
+    /// Seconds of the fit.
     pub seconds: f64,
 }
 
@@ -339,10 +346,10 @@ pub struct Run {
 ///
 /// # Errors
 /// As [`Method::fit`].
-pub fn run(method: &dyn Method, training: &Training<'_>, seed: u64) -> Result<Run, Error> {
+pub fn fit(method: &dyn Method, training: &TrainingContext<'_>, seed: u64) -> Result<TimedFit, Error> {
     let start = Instant::now();
     let fitted = method.fit(training, seed)?;
-    Ok(Run { fitted, seconds: start.elapsed().as_secs_f64() })
+    Ok(TimedFit { fitted, seconds: start.elapsed().as_secs_f64() })
 }
 
 #[cfg(test)]
@@ -350,13 +357,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chain_is_one_map_after_the_other() {
-        let row = Row { id: "a".into(), labels: vec![], split: Split::Test, video: None, moment: None, span_s: None };
-        let table = |values: Vec<f32>| Table { matrix: Matrix::new(values, 2), rows: vec![row.clone()] };
+    fn chain_equals_one_map_after_the_other() {
+        let row = FeatureRow::new("a", Split::Test);
+        let table = |values: Vec<f32>| FeatureTable { matrix: FeatureMatrix::new(values, 2), rows: vec![row.clone()] };
         let affine =
-            |weight: [f32; 4], bias: [f32; 2]| Map::Affine(Affine { weight: weight.into(), bias: bias.into() });
-        let firsts = [Map::Identity(2), Map::Shift(vec![1.0, -2.0]), affine([1.0, 2.0, -1.0, 0.5], [0.25, 3.0])];
-        let seconds = [Map::Identity(2), Map::Shift(vec![0.5, 4.0]), affine([0.0, 3.0, 2.0, -2.0], [1.0, -1.0])];
+            |weight: [f32; 4], bias: [f32; 2]| FeatureMap::Affine(Affine { weight: weight.into(), bias: bias.into() });
+        let firsts = [FeatureMap::Identity(2), FeatureMap::Shift(vec![1.0, -2.0]), affine([1.0, 2.0, -1.0, 0.5], [0.25, 3.0])];
+        let seconds = [FeatureMap::Identity(2), FeatureMap::Shift(vec![0.5, 4.0]), affine([0.0, 3.0, 2.0, -2.0], [1.0, -1.0])];
         for first in &firsts {
             for second in &seconds {
                 let once = first.apply(&table(vec![0.75, -1.5]), &[0], "image").unwrap();

@@ -1,4 +1,4 @@
-//! The learning curve: numbers as CSV, a picture as SVG.
+//! The learning curve, as CSV and as SVG.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,30 +9,30 @@ use serde::{Deserialize, Serialize};
 use super::loss::Losses;
 use crate::base::files;
 
-/// Means over the steps since the point before.
+/// Means over the steps since the previous point.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Point {
-    /// Steps done in all.
+pub struct CurvePoint {
+    /// Number of steps since the start of training.
     pub step: usize,
-    /// Epoch, from 1; 0 is the start.
+    /// Epoch, from 1; 0 before the first step.
     pub epoch: usize,
     /// Learning rate.
     pub rate: f64,
-    /// Mean losses; none at the start.
+    /// Mean losses; absent before the first step.
     pub losses: Option<Losses>,
     /// mAP@10 on the validation split, at the end of an epoch.
     pub map10: Option<f64>,
 }
 
-/// All points of a run.
+/// All points of a training run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Curve {
-    /// In order of steps.
-    pub points: Vec<Point>,
+pub struct LearningCurve {
+    /// Points in order of steps.
+    pub points: Vec<CurvePoint>,
 }
 
-impl Curve {
-    /// `step,epoch,rate,loss,dissociation,task,map10`; what there is none of is empty.
+impl LearningCurve {
+    /// CSV with the header `step,epoch,rate,loss,dissociation,task,map10`; an absent value is empty.
     pub fn csv(&self) -> String {
         let mut text = "step,epoch,rate,loss,dissociation,task,map10\n".to_owned();
         for p in &self.points {
@@ -43,10 +43,10 @@ impl Curve {
         text
     }
 
-    /// Losses above, mAP@10 below, over steps.
+    /// SVG with the losses in the upper chart and mAP@10 in the lower chart, over steps.
     pub fn svg(&self) -> String {
         let mut svg = String::new();
-        // Drawing into a string cannot fail: there is no file and no font behind it.
+        // Drawing into a string cannot fail: it uses no file and no font.
         self.draw(&mut svg).expect("drawing into a string");
         svg
     }
@@ -92,7 +92,7 @@ impl Curve {
         Ok(())
     }
 
-    /// Writes `csv` and `svg` beside a checkpoint.
+    /// Writes the CSV and the SVG next to a checkpoint.
     pub(super) fn save(&self, checkpoint: &Path) -> std::io::Result<()> {
         for (ending, text) in [("csv", self.csv()), ("svg", self.svg())] {
             files::replace(&checkpoint.with_extension(ending), |part| std::fs::write(part, &text))?;
@@ -106,13 +106,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_picture_hold_every_point() {
+    fn csv_and_svg_contain_every_point() {
         let losses = Losses { total: 3.0, dissociation: 1.0, task: 2.0 };
-        let curve = Curve {
+        let curve = LearningCurve {
             points: vec![
-                Point { step: 0, epoch: 0, rate: 0.01, losses: None, map10: Some(0.25) },
-                Point { step: 5, epoch: 1, rate: 0.01, losses: Some(losses), map10: None },
-                Point { step: 10, epoch: 1, rate: 0.001, losses: Some(losses), map10: Some(0.5) },
+                CurvePoint { step: 0, epoch: 0, rate: 0.01, losses: None, map10: Some(0.25) },
+                CurvePoint { step: 5, epoch: 1, rate: 0.01, losses: Some(losses), map10: None },
+                CurvePoint { step: 10, epoch: 1, rate: 0.001, losses: Some(losses), map10: Some(0.5) },
             ],
         };
         assert_eq!(
@@ -121,7 +121,7 @@ mod tests {
         );
         let svg = curve.svg();
         assert!(svg.starts_with("<svg") && svg.contains("mAP@10") && svg.contains("dissociation"));
-        // Lines of two points or more: one a series, and one each in the legend, which an empty curve has too.
+        // Lines of two or more points: one per series. The legend has one per series as well, also for an empty curve.
         let lines = |svg: &str, colour: &str| {
             let points = |line: &str| {
                 line.split("points=\"")
@@ -130,11 +130,11 @@ mod tests {
             };
             svg.split("<polyline").skip(1).filter(|line| line.contains(colour) && points(line) >= 2).count()
         };
-        let empty = Curve::default().svg();
+        let empty = LearningCurve::default().svg();
         for (colour, series) in [("#0000FF", 2), ("#FF0000", 1)] {
             assert_eq!(lines(&svg, colour), lines(&empty, colour) + series, "{svg}");
         }
         assert_eq!(svg.matches("<circle").count(), 2);
-        assert!(Curve::default().svg().contains("</svg>"));
+        assert!(LearningCurve::default().svg().contains("</svg>"));
     }
 }

@@ -1,43 +1,44 @@
-//! A closed-form fit of the folded maps: where training on videos starts ([`Weights::around`](super::Weights::around)).
+//! A closed-form fit of the folded maps.
 //!
-//! The two views of a moment are one frame, distorted as pictures on the web are, and the mean frame of its clip. With `Σₙ` the
-//! covariance of their difference (the noise) and `Σₛ` that of clean frames over all videos (the signal), the rows of the shared map are the
-//! generalised eigenvectors `Σₛ v = μ Σₙ v` of largest `μ`, scaled such that the noise becomes white: linear discriminant
-//! analysis with within-class whitening, as speaker verification uses it (Hatch et al., 2006). Both covariances are shrunk towards a multiple of
-//! the identity, since few videos stand behind them.
+//! The two views of a moment are a frame, distorted like images on the web, and the mean frame of its clip. `Σₙ` is the
+//! covariance of their difference (the noise), `Σₛ` the covariance of clean frames over all videos (the signal). The rows of
+//! the shared map are the generalised eigenvectors `Σₛ v = μ Σₙ v` of largest `μ`, scaled to make the noise white: linear
+//! discriminant analysis with within-class whitening, as used in speaker verification (Hatch et al., 2006). Both covariances
+//! are shrunk towards a multiple of the identity, because they are estimated from few videos.
 //!
-//! This is our choice, not the paper's; a checkpoint that started here says so in its record (`start`).
+//! This fit is our choice, not the paper's. A checkpoint that started from it records it as `start`.
 
 use nalgebra::{Cholesky, DMatrix, DVector, SymmetricEigen};
 use thiserror::Error;
 
-/// Why nothing could be fitted.
+/// Why the fit failed.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// Too little data.
+    /// Too few videos or pairs.
     #[error(
-        "{videos} videos with {pairs} pairs are too few to fit a map: at least 2 videos and {needed} pairs are needed; name more videos"
+        "{videos} videos with {pairs} pairs are too few to fit a map; expected at least 2 videos and {needed} pairs"
     )]
     TooFew {
-        /// Videos that gave frames.
+        /// Videos with frames.
         videos: usize,
         /// Pairs of a distorted frame and its clip.
         pairs: usize,
         /// Least number of pairs.
         needed: usize,
     },
-    /// The covariances cannot be inverted.
-    #[error("the frames of these videos are all alike: nothing can be told apart; name other videos")]
+    /// The covariance of the noise cannot be inverted.
+    #[error("the frames of these videos are all alike, so no direction separates them")]
     Degenerate,
 }
 
-/// How far the covariances are shrunk towards `trace/d · I`; found on held-out videos with `reelseek quality`.
+/// Shares by which the covariances are shrunk towards `trace/d · I`, tuned on held-out videos with the distortion suite.
 const NOISE_SHRINKAGE: f64 = 0.7;
 const SIGNAL_SHRINKAGE: f64 = 0.1;
 
-/// Sums over the training pairs.
+/// Sums over training frames and pairs.
 #[derive(Debug, Clone)]
-pub struct Moments {
+pub struct PairStatistics {
     mean: DVector<f64>,
     signal: DMatrix<f64>,
     noise: DMatrix<f64>,
@@ -45,10 +46,10 @@ pub struct Moments {
     pairs: usize,
 }
 
-impl Moments {
+impl PairStatistics {
     /// Empty sums for vectors of this length.
-    pub fn new(length: usize) -> Moments {
-        Moments {
+    pub fn new(length: usize) -> PairStatistics {
+        PairStatistics {
             mean: DVector::zeros(length),
             signal: DMatrix::zeros(length, length),
             noise: DMatrix::zeros(length, length),
@@ -57,7 +58,7 @@ impl Moments {
         }
     }
 
-    /// Adds the clean frames of one video; each video weighs the same, however long.
+    /// Adds the clean frames of one video. Every video has the same weight, for any number of frames.
     pub fn add_video<'a>(&mut self, frames: impl ExactSizeIterator<Item = &'a [f32]>) {
         let weight = 1.0 / frames.len().max(1) as f64;
         let mut any = false;
@@ -77,7 +78,7 @@ impl Moments {
         self.pairs += 1;
     }
 
-    /// Makes the sums blind to mirroring: `mirror[i]` is the place from which the mirror image takes its number `i`.
+    /// Makes the sums invariant to mirroring: number `i` of a mirrored frame is number `mirror(i)` of the frame.
     pub fn symmetrise(&mut self, mirror: impl Fn(usize) -> usize) {
         let n = self.mean.len();
         self.signal.fill_upper_triangle_with_lower_triangle();
@@ -93,16 +94,11 @@ impl Moments {
         }
     }
 
-    /// Videos and pairs seen.
-    pub fn counts(&self) -> (usize, usize) {
-        (self.videos, self.pairs)
-    }
-
-    /// The covariances and the mean that come of the sums.
+    /// Covariances and mean.
     ///
     /// # Errors
-    /// [`Error::TooFew`] if there are fewer than two videos, or fewer pairs than eight.
-    pub fn covariances(&self) -> Result<Covariances, Error> {
+    /// [`Error::TooFew`] if there are fewer than two videos or fewer than eight pairs.
+    pub fn covariances(&self) -> Result<PairCovariances, Error> {
         let needed = 8;
         if self.videos < 2 || self.pairs < needed {
             return Err(Error::TooFew { videos: self.videos, pairs: self.pairs, needed });
@@ -114,25 +110,25 @@ impl Moments {
         let mean = &self.mean / self.videos as f64;
         signal = signal / self.videos as f64 - &mean * mean.transpose();
         noise /= self.pairs as f64;
-        Ok(Covariances { signal: shrink(signal, SIGNAL_SHRINKAGE), noise: shrink(noise, NOISE_SHRINKAGE), mean })
+        Ok(PairCovariances { signal: shrink(signal, SIGNAL_SHRINKAGE), noise: shrink(noise, NOISE_SHRINKAGE), mean })
     }
 }
 
 /// Shrunk covariances of signal and noise, and the mean of the signal.
 #[derive(Debug, Clone)]
-pub struct Covariances {
+pub struct PairCovariances {
     signal: DMatrix<f64>,
     noise: DMatrix<f64>,
     mean: DVector<f64>,
 }
 
-impl Covariances {
-    /// The mean frame.
+impl PairCovariances {
+    /// Mean frame.
     pub fn mean(&self) -> Vec<f32> {
         self.mean.iter().map(|v| *v as f32).collect()
     }
 
-    /// The best `count` directions, noise-whitened: `count` x length, row after row.
+    /// The best `count` directions, scaled to white noise: a row-major matrix of shape (count, length).
     ///
     /// # Errors
     /// [`Error::Degenerate`] if the noise has no spread.
@@ -140,7 +136,7 @@ impl Covariances {
         Ok(flatten(&self.directions(count)?))
     }
 
-    /// An orthonormal basis of what the best `count` directions span, row after row.
+    /// An orthonormal basis of the span of the best `count` directions: a row-major matrix of shape (count, length).
     ///
     /// # Errors
     /// [`Error::Degenerate`] if the noise has no spread.
@@ -149,11 +145,11 @@ impl Covariances {
         Ok(flatten(&q.transpose()))
     }
 
-    /// The covariances as seen through a linear map `rows` (k x length).
-    pub fn through(&self, rows: &[f32]) -> Covariances {
+    /// The covariances after a linear map `rows` of shape (k, length).
+    pub fn through(&self, rows: &[f32]) -> PairCovariances {
         let n = self.mean.len();
         let map = DMatrix::from_row_iterator(rows.len() / n, n, rows.iter().map(|v| f64::from(*v)));
-        Covariances {
+        PairCovariances {
             signal: &map * &self.signal * map.transpose(),
             noise: &map * &self.noise * map.transpose(),
             mean: &map * &self.mean,
@@ -170,7 +166,7 @@ impl Covariances {
         order.truncate(count);
         let mut rows = eigen.eigenvectors.select_columns(&order).transpose() * inverse;
         for mut row in rows.row_iter_mut() {
-            // The sign of an eigenvector is arbitrary: fix it, so that the file is the same everywhere.
+            // The sign of an eigenvector is arbitrary. It is fixed so that the file is the same on every platform.
             if row.sum() < 0.0 {
                 row.neg_mut();
             }
@@ -197,9 +193,9 @@ fn flatten(matrix: &DMatrix<f64>) -> Vec<f32> {
 mod tests {
     use super::*;
 
-    /// Two numbers: the first tells videos apart, the second is loud noise.
-    fn two() -> Covariances {
-        let mut moments = Moments::new(2);
+    /// Frames of two numbers: the first separates videos, the second is loud noise.
+    fn two() -> PairCovariances {
+        let mut moments = PairStatistics::new(2);
         for video in 0..10 {
             let frames: Vec<[f32; 2]> = (0..4).map(|f| [video as f32, f as f32 * 3.0 - 4.5]).collect();
             moments.add_video(frames.iter().map(<[f32; 2]>::as_slice));
@@ -211,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn the_quiet_direction_comes_first() {
+    fn the_direction_with_less_noise_is_first() {
         let rows = two().discriminant(1).unwrap();
         assert!(rows[0].abs() > rows[1].abs(), "{rows:?}");
     }
@@ -220,13 +216,13 @@ mod tests {
     fn noise_is_white_in_the_fitted_space() {
         let covariances = two();
         let rows = covariances.discriminant(2).unwrap();
-        let seen = covariances.through(&rows);
-        assert!((seen.noise.clone() - DMatrix::identity(2, 2)).norm() < 1e-5, "{}", seen.noise);
+        let mapped = covariances.through(&rows);
+        assert!((mapped.noise.clone() - DMatrix::identity(2, 2)).norm() < 1e-5, "{}", mapped.noise);
     }
 
     #[test]
-    fn too_little_data_is_an_error_with_the_counts() {
-        let error = Moments::new(2).covariances().unwrap_err().to_string();
+    fn rejects_too_little_data_with_the_counts() {
+        let error = PairStatistics::new(2).covariances().unwrap_err().to_string();
         assert!(error.contains("0 videos"), "{error}");
     }
 }

@@ -1,19 +1,19 @@
-//! Whole runs on a small made set.
+//! Whole runs on a small synthetic set.
 
 use std::cell::Cell;
 
-use super::super::config::Modality;
-use super::super::options::Plateau;
+use super::super::options::PlateauSchedule;
 use super::*;
 use crate::base::seeded::Random;
-use crate::features::{Matrix, Row, Set, Split, Table};
+use crate::features::{FeatureMatrix, FeatureRow, FeatureSet, FeatureTable, Split};
+use crate::gmf::config::Modality;
 
 /// 6 classes of images (5 numbers) and videos (9 numbers) around class means, with splits.
-fn set() -> Set {
+fn set() -> FeatureSet {
     set_of(5, 9)
 }
 
-fn set_of(image: usize, video: usize) -> Set {
+fn set_of(image: usize, video: usize) -> FeatureSet {
     let mut random = Random::new(4, "set");
     let mut table = |length: usize, name: &str| {
         let means: Vec<Vec<f32>> = (0..6).map(|_| (0..length).map(|_| random.between(-1.0, 1.0)).collect()).collect();
@@ -22,24 +22,17 @@ fn set_of(image: usize, video: usize) -> Set {
             let class = i % 6;
             values.extend(means[class].iter().map(|m| m + random.between(-0.2, 0.2)));
             let split = if i < 66 { Split::Train } else { Split::Val };
-            rows.push(Row {
-                id: format!("{name}{i}"),
-                labels: vec![class as u32],
-                split,
-                video: None,
-                moment: None,
-                span_s: None,
-            });
+            rows.push(FeatureRow { labels: vec![class as u32], ..FeatureRow::new(format!("{name}{i}"), split) });
         }
-        Table { matrix: Matrix::new(values, length), rows }
+        FeatureTable { matrix: FeatureMatrix::new(values, length), rows }
     };
-    Set { images: table(image, "i"), videos: table(video, "v"), labels: (0..6).map(|i| format!("class {i}")).collect() }
+    FeatureSet { images: table(image, "i"), videos: table(video, "v"), labels: (0..6).map(|i| format!("class {i}")).collect() }
 }
 
 struct Place {
     dir: tempfile::TempDir,
-    set: Set,
-    options: Options,
+    set: FeatureSet,
+    options: TrainOptions,
     encoder: &'static str,
     held_out: f32,
 }
@@ -50,7 +43,7 @@ impl Place {
     }
 
     fn of(image: usize, video: usize) -> Place {
-        let options = Options { epochs: 4, batch: 16, rate: 0.01, ..Options::default() };
+        let options = TrainOptions { epochs: 4, batch: 16, rate: 0.01, ..TrainOptions::default() };
         Place {
             dir: tempfile::tempdir().unwrap(),
             set: set_of(image, video),
@@ -64,8 +57,8 @@ impl Place {
         self.dir.path().join(format!("{name}.safetensors"))
     }
 
-    /// Trains; `stop_after` steps a wish to stop is there.
-    fn run(&self, name: &str, resume: bool, stop_after: usize) -> Result<Outcome, TrainError> {
+    /// Trains; `stop` returns true after `stop_after` steps.
+    fn run(&self, name: &str, resume: bool, stop_after: usize) -> Result<TrainOutcome, TrainError> {
         self.run_from(name, resume, stop_after, None)
     }
 
@@ -74,14 +67,14 @@ impl Place {
         name: &str,
         resume: bool,
         stop_after: usize,
-        start: Option<Weights>,
-    ) -> Result<Outcome, TrainError> {
-        let data = Data::new(&self.set, self.held_out, 1).unwrap();
+        start: Option<GmfWeights>,
+    ) -> Result<TrainOutcome, TrainError> {
+        let data = TrainingData::new(&self.set, self.held_out, 1).unwrap();
         let modality = |name: &str, length| Modality { name: name.to_owned(), length };
         let lengths = (self.set.images.matrix.columns(), self.set.videos.matrix.columns());
-        let config = Config::new(vec![modality("image", lengths.0), modality("video", lengths.1)], 4, 0.5).unwrap();
+        let config = GmfConfig::new(vec![modality("image", lengths.0), modality("video", lengths.1)], 4, 0.5).unwrap();
         let steps = Cell::new(0);
-        let run = Run {
+        let run = TrainingRun {
             data: &data,
             config: &config,
             start,
@@ -94,11 +87,11 @@ impl Place {
         };
         // The share of validation images whose best video is of their class.
         let mut validate = |maps: &Folded| {
-            let read = |table: &Table, i: u32| {
+            let read = |table: &FeatureTable, i: u32| {
                 let mut row = vec![0f32; table.matrix.columns()];
                 table.matrix.read(i as usize, &mut row).map(|()| row)
             };
-            let mut right = 0;
+            let mut correct = 0;
             for q in &data.queries {
                 let query = maps.embed_image(&read(&self.set.images, *q).unwrap()).unwrap();
                 let score = |v: &u32| {
@@ -106,12 +99,12 @@ impl Place {
                     row.iter().zip(&query).map(|(a, b)| a * b).sum::<f32>()
                 };
                 let best = data.gallery.iter().max_by(|a, b| score(a).total_cmp(&score(b))).unwrap();
-                right += usize::from(data.together(*q, *best));
+                correct += usize::from(data.is_match(*q, *best));
             }
-            Ok(right as f64 / data.queries.len() as f64)
+            Ok(correct as f64 / data.queries.len() as f64)
         };
         train(run, &mut validate, &|| steps.get() >= stop_after, &mut |p| {
-            if matches!(p, Progress::Step { .. }) {
+            if matches!(p, TrainProgress::Step { .. }) {
                 steps.set(steps.get() + 1);
             }
         })
@@ -124,12 +117,12 @@ impl Place {
 }
 
 #[test]
-fn it_learns_and_keeps_the_best_epoch() {
+fn learns_and_keeps_the_best_epoch() {
     let mut place = Place::new();
     place.options.epochs = 12;
-    let Outcome::Finished { epoch, map10 } = place.run("a", false, usize::MAX).unwrap() else { panic!("stopped") };
+    let TrainOutcome::Finished { epoch, map10 } = place.run("a", false, usize::MAX).unwrap() else { panic!("stopped") };
     assert!(map10.unwrap() > 0.9, "{map10:?}");
-    let (weights, record) = Weights::open(&place.out("a")).unwrap();
+    let (weights, record) = GmfWeights::open(&place.out("a")).unwrap();
     assert_eq!(record.training["epoch"], epoch);
     assert_eq!(record.training["options"]["objective"]["task"]["contrastive"]["temperature"], 0.07);
     assert_eq!(weights.config().parameters(), record_parameters(&record));
@@ -138,19 +131,19 @@ fn it_learns_and_keeps_the_best_epoch() {
     assert_eq!(csv.lines().filter(|l| !l.ends_with(',')).count(), 1 + 12, "{csv}");
 }
 
-fn record_parameters(record: &super::super::Record) -> usize {
-    Config::new(record.modalities.clone(), record.multiple, record.boundary).unwrap().parameters()
+fn record_parameters(record: &CheckpointRecord) -> usize {
+    GmfConfig::new(record.modalities.clone(), record.multiple, record.boundary).unwrap().parameters()
 }
 
 #[test]
-fn a_resumed_run_ends_bit_equal_wherever_it_was_stopped() {
+fn a_resumed_run_gives_the_same_bytes_wherever_it_was_stopped() {
     let place = Place::new();
     place.run("whole", false, usize::MAX).unwrap();
-    // 5 steps an epoch: before the first step, within an epoch, at its end, in the last one; and twice.
+    // An epoch has 5 steps. Stops before the first step, within an epoch, at its end, in the last epoch, and twice.
     for stops in [vec![0], vec![3], vec![5], vec![17], vec![2, 9]] {
         let name = format!("{stops:?}");
         for (i, stop) in stops.iter().enumerate() {
-            assert_eq!(place.run(&name, i > 0, *stop).unwrap(), Outcome::Interrupted, "{name}");
+            assert_eq!(place.run(&name, i > 0, *stop).unwrap(), TrainOutcome::Interrupted, "{name}");
         }
         place.run(&name, true, usize::MAX).unwrap();
         assert_eq!(place.bytes(&name), place.bytes("whole"), "{name}");
@@ -171,7 +164,7 @@ fn bytes_do_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
-fn another_seed_is_another_model() {
+fn another_seed_gives_another_model() {
     let mut place = Place::new();
     place.run("1", false, usize::MAX).unwrap();
     place.options.seed = 2;
@@ -180,7 +173,7 @@ fn another_seed_is_another_model() {
 }
 
 #[test]
-fn other_options_or_data_are_not_resumed() {
+fn does_not_resume_with_other_options_or_data() {
     let mut place = Place::new();
     place.run("a", false, 7).unwrap();
     place.options.rate = 0.5;
@@ -200,28 +193,28 @@ fn other_options_or_data_are_not_resumed() {
 fn divergence_keeps_the_last_good_checkpoint() {
     let mut place = Place::new();
     place.options.rate = 1e4;
-    let config = Config::image_video(5, 9).unwrap();
-    let start = Weights::random(&config, 7);
+    let config = GmfConfig::image_video(5, 9).unwrap();
+    let start = GmfWeights::random(&config, 7);
     let error = place.run_from("a", false, usize::MAX, Some(start.clone())).unwrap_err().to_string();
     assert!(error.contains("diverged") && error.contains("checkpoint of epoch 0 is kept"), "{error}");
-    assert_eq!(Weights::open(&place.out("a")).unwrap().0, start);
+    assert_eq!(GmfWeights::open(&place.out("a")).unwrap().0, start);
     let error = place.run("b", false, usize::MAX).unwrap_err().to_string();
     assert!(error.contains("no checkpoint is written"), "{error}");
     assert!(!place.out("b").exists());
 }
 
 #[test]
-fn options_out_of_range_are_named() {
+fn names_options_out_of_range() {
     let mut place = Place::new();
     place.options.momentum = 1.0;
     let error = place.run("a", false, usize::MAX).unwrap_err().to_string();
     assert!(error.contains("momentum is 1"), "{error}");
-    place.options = Options { batch: 1, ..Options::default() };
+    place.options = TrainOptions { batch: 1, ..TrainOptions::default() };
     assert!(place.run("a", false, usize::MAX).unwrap_err().to_string().contains("batch is 1"));
 }
 
 #[test]
-fn without_a_validation_split_whole_videos_are_held_out() {
+fn holds_out_whole_videos_without_a_validation_split() {
     let mut set = set();
     for table in [&mut set.images, &mut set.videos] {
         for (i, row) in table.rows.iter_mut().enumerate() {
@@ -230,31 +223,31 @@ fn without_a_validation_split_whole_videos_are_held_out() {
             row.video = Some(format!("video {}", i / 3));
         }
     }
-    let data = Data::new(&set, 0.3, 1).unwrap();
-    assert!(!data.queries.is_empty() && data.alone == 0);
-    let sources = |rows: &[Row], of: &[u32]| -> Vec<String> {
+    let data = TrainingData::new(&set, 0.3, 1).unwrap();
+    assert!(!data.queries.is_empty() && data.unmatched_images == 0);
+    let sources = |rows: &[FeatureRow], of: &[u32]| -> Vec<String> {
         of.iter().map(|i| rows[*i as usize].video.clone().unwrap()).collect()
     };
-    let held = sources(&set.images.rows, &data.queries);
-    assert_eq!(held, sources(&set.videos.rows, &data.gallery));
-    assert!(sources(&set.images.rows, &data.images).iter().all(|v| !held.contains(v)));
+    let held_out = sources(&set.images.rows, &data.queries);
+    assert_eq!(held_out, sources(&set.videos.rows, &data.gallery));
+    assert!(sources(&set.images.rows, &data.images).iter().all(|v| !held_out.contains(v)));
     for (image, video) in data.epoch(1, 0) {
-        assert!(data.together(image, video));
+        assert!(data.is_match(image, video));
     }
     assert_ne!(data.epoch(1, 0), data.epoch(1, 1));
 }
 
 #[test]
-fn nothing_to_learn_from_is_an_error() {
+fn rejects_data_without_pairs() {
     let mut set = set();
     set.videos.rows.iter_mut().for_each(|r| r.labels = vec![99]);
-    let error = Data::new(&set, 0.1, 1).unwrap_err().to_string();
+    let error = TrainingData::new(&set, 0.1, 1).unwrap_err().to_string();
     assert!(error.contains("0 of 66 training images"), "{error}");
 }
 
 #[test]
-fn the_rate_falls_after_patience_and_not_before() {
-    let mut plateau = Plateau::new(1.0);
+fn the_rate_falls_after_the_patience_and_not_before() {
+    let mut plateau = PlateauSchedule::new(1.0);
     plateau.step(1.0, 0.1, 2);
     for _ in 0..2 {
         plateau.step(0.99999, 0.1, 2);
@@ -269,19 +262,19 @@ fn the_rate_falls_after_patience_and_not_before() {
 }
 
 #[test]
-fn an_update_that_explodes_at_the_end_of_an_epoch_is_not_kept() {
-    // One step an epoch: no later batch of the epoch can show what the update did.
+fn does_not_keep_an_epoch_whose_last_update_diverges() {
+    // One step per epoch: no later batch of the epoch can show the effect of the update.
     let mut place = Place::new();
     place.options.batch = 66;
     place.options.rate = 1e30;
     let error = place.run("a", false, usize::MAX).unwrap_err().to_string();
     assert!(error.contains("diverged") && error.contains("no checkpoint is written"), "{error}");
-    assert!(error.contains("step 1"), "the step whose update it was: {error}");
+    assert!(error.contains("step 1"), "the step of the update: {error}");
     assert!(!place.out("a").exists() && !place.dir.path().join("a.safetensors.resume").exists());
 }
 
 #[test]
-fn a_run_with_other_rows_or_encoder_is_not_resumed() {
+fn does_not_resume_with_other_rows_or_encoder() {
     let mut place = Place::new();
     for table in [&mut place.set.images, &mut place.set.videos] {
         table.rows.iter_mut().for_each(|row| row.split = Split::Train);
@@ -298,7 +291,7 @@ fn a_run_with_other_rows_or_encoder_is_not_resumed() {
 }
 
 #[test]
-fn a_checkpoint_of_another_run_is_not_resumed_over() {
+fn does_not_resume_over_the_checkpoint_of_another_run() {
     let mut place = Place::new();
     place.run("a", false, 7).unwrap();
     place.options.seed = 2;
@@ -310,12 +303,12 @@ fn a_checkpoint_of_another_run_is_not_resumed_over() {
 }
 
 #[test]
-fn a_new_run_forgets_the_state_of_the_one_before() {
+fn a_new_run_removes_the_state_of_the_previous_run() {
     let place = Place::new();
     place.run("a", false, 7).unwrap();
     let state = place.dir.path().join("a.safetensors.resume");
     assert!(state.exists());
-    // It fails before it has a state of its own.
+    // The new run fails before it saves a state.
     let mut broken = Place::new();
     broken.dir = place.dir;
     broken.options.rate = 1e30;
@@ -325,10 +318,10 @@ fn a_new_run_forgets_the_state_of_the_one_before() {
 }
 
 #[test]
-fn a_short_last_batch_does_not_set_the_plateau() {
-    // 66 pairs in batches of 13: the last batch is one pair, whose task loss is 0 and could never be bettered.
+fn a_short_last_batch_does_not_change_the_schedule() {
+    // 66 pairs in batches of 13: the last batch is one pair with a task loss of 0, which no later loss could undercut.
     let mut place = Place::new();
-    place.options = Options { batch: 13, epochs: 3, plateau_patience: 5, ..place.options.clone() };
+    place.options = TrainOptions { batch: 13, epochs: 3, plateau_patience: 5, ..place.options.clone() };
     place.options.objective.lambda_dissociation = 0.0;
     place.run("a", false, usize::MAX).unwrap();
     let csv = String::from_utf8(place.bytes("a")[1].clone()).unwrap();
@@ -336,17 +329,17 @@ fn a_short_last_batch_does_not_set_the_plateau() {
 }
 
 #[test]
-fn a_validation_in_which_nothing_belongs_is_none() {
+fn rejects_a_validation_split_without_matches() {
     let mut unlabelled = set();
     for row in &mut unlabelled.images.rows {
         if row.split == Split::Val {
             row.labels.clear();
         }
     }
-    let error = Data::new(&unlabelled, 0.1, 1).unwrap_err().to_string();
+    let error = TrainingData::new(&unlabelled, 0.1, 1).unwrap_err().to_string();
     assert!(error.contains("none of 24 images of the split `val`"), "{error}");
-    // Only half of a split is a mistake too, and not a reason to hold out others.
+    // A split with images only is an error as well, and not replaced by held-out rows.
     let mut half = set();
     half.videos.rows.iter_mut().for_each(|row| row.split = Split::Train);
-    assert!(Data::new(&half, 0.1, 1).is_err());
+    assert!(TrainingData::new(&half, 0.1, 1).is_err());
 }

@@ -2,28 +2,28 @@
 
 use std::path::Path;
 
+use super::PairStatistics;
 use crate::base::Cancel;
 use crate::base::seeded::Random;
 use crate::encode::{self, Descriptor, Encoder};
-use crate::features::{Matrix, Row, Set, Split, Table};
-use crate::gmf::fit::Moments;
-use crate::ingest::BATCH;
-use crate::ingest::FileError;
+use crate::features::{FeatureMatrix, FeatureRow, FeatureSet, Split, FeatureTable};
+use crate::ingest::{BATCH, FileError};
 use crate::media::distort::Distortion;
 use crate::media::{self, Frame, Limits, Tools};
 
-/// Frames taken of each video, and how often each is distorted each way.
+/// Number of moments taken from each video.
 const FRAMES: usize = 8;
+/// Number of times each distortion is applied to a frame.
 const ROUNDS: usize = 2;
-/// Longer side of a frame before it is distorted.
+/// Longer side of a frame before it is distorted, in pixels.
 pub const MAX_SIDE: u32 = 640;
 
 /// The descriptors of a video on the encoder's grid, with their times.
 #[derive(Debug)]
-pub struct Described {
-    /// Milliseconds from the first frame, one for each descriptor.
+pub struct DescribedVideo {
+    /// Time of each descriptor, in milliseconds from the first frame.
     pub at_ms: Vec<u32>,
-    /// What each frame looks like.
+    /// Descriptor of each frame.
     pub frames: Vec<Descriptor>,
     /// Length of the video in milliseconds.
     pub duration_ms: u64,
@@ -33,8 +33,8 @@ pub struct Described {
 ///
 /// # Errors
 /// As [`media::frames`] and [`Encoder::describe`].
-pub fn describe(tools: &Tools, encoder: &dyn Encoder, path: &Path, cancel: &Cancel) -> Result<Described, FileError> {
-    let plan = encoder.about().sampling.plan(false);
+pub fn describe(tools: &Tools, encoder: &dyn Encoder, path: &Path, cancel: &Cancel) -> Result<DescribedVideo, FileError> {
+    let plan = encoder.info().sampling.plan(false);
     let mut stream = media::frames(tools, path, &plan, &Limits::default(), cancel)?;
     let (mut at_ms, mut frames, mut pictures) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(Frame { at_ms: at, picture }) = stream.next_frame()? {
@@ -47,42 +47,43 @@ pub fn describe(tools: &Tools, encoder: &dyn Encoder, path: &Path, cancel: &Canc
     }
     frames.extend(encoder.describe(&pictures)?);
     let duration_ms = stream.finish()?.duration_ms;
-    Ok(Described { at_ms, frames, duration_ms })
+    Ok(DescribedVideo { at_ms, frames, duration_ms })
 }
 
-/// Times of `count` frames, spread over the video and jittered by the seed; fewer if it is too short.
+/// Times of `count` frames in milliseconds, spread over the video with seeded jitter; fewer if the video is too short. The
+/// seed and `name` define the jitter.
 pub fn times(duration_ms: u64, count: usize, seed: u64, name: &str) -> Vec<u32> {
     let mut random = Random::new(seed, name);
     let last = duration_ms.saturating_sub(1).min(u64::from(u32::MAX));
     let mut times: Vec<u32> = (0..count)
         .map(|i| {
-            let place = (i as f64 + f64::from(random.between(0.0, 1.0))) / count as f64;
-            (place * last as f64) as u32
+            let share = (i as f64 + f64::from(random.between(0.0, 1.0))) / count as f64;
+            (share * last as f64) as u32
         })
         .collect();
     times.dedup();
     times
 }
 
-/// A moment of a video, as pictures of it on the web look, and the clips that show it.
+/// A moment of a video: images that show it, distorted like images on the web, and clips that contain it.
 #[derive(Debug)]
-pub struct Moment {
-    /// 8 frames over 2 s each; the first is centred on the moment, the others half a second earlier and later.
+pub struct TrainingMoment {
+    /// Clips of the encoder's length: the first is centred on the moment, the others are half a stride earlier and later.
     pub clips: Vec<Vec<Descriptor>>,
-    /// The frame, distorted in each of the thirteen ways; plain borders are trimmed, mirror images turned back, as a search does.
+    /// The frame with each distortion. As in a search, plain borders are trimmed and mirrored frames are mirrored back.
     pub queries: Vec<Descriptor>,
 }
 
-/// What training takes of one video.
+/// Training data from one video.
 #[derive(Debug)]
-pub struct Example {
-    /// All its frames on the encoder's grid that are not flat.
+pub struct TrainingExample {
+    /// All frames on the encoder's grid that are not flat.
     pub frames: Vec<Descriptor>,
-    /// 8 moments.
-    pub moments: Vec<Moment>,
+    /// Up to 8 moments.
+    pub moments: Vec<TrainingMoment>,
 }
 
-/// Takes 8 moments of one video, and distorts the frame of each twice in each of the thirteen ways.
+/// Takes 8 moments from one video and applies each distortion twice to the frame of each.
 ///
 /// # Errors
 /// As [`media::frames`] and [`Encoder::describe`].
@@ -92,7 +93,7 @@ pub fn example(
     path: &Path,
     seed: u64,
     cancel: &Cancel,
-) -> Result<Example, FileError> {
+) -> Result<TrainingExample, FileError> {
     let name = name(path);
     let described = describe(tools, encoder, path, cancel)?;
     let mut moments = Vec::new();
@@ -103,78 +104,76 @@ pub fn example(
         }
         let picture = media::frame_at(tools, path, at_ms, MAX_SIDE, cancel)?;
         let mut random = Random::new(seed.wrapping_add(u64::from(at_ms)), &name);
-        let ways = Distortion::ALL.repeat(ROUNDS);
-        let pictures: Vec<_> = ways
+        let distortions = Distortion::ALL.repeat(ROUNDS);
+        let pictures: Vec<_> = distortions
             .iter()
-            .map(|way| {
-                let query = way.apply(&picture, &mut random);
-                encode::fit(media::trim_borders(&query).as_ref().unwrap_or(&query), &encoder.about().sampling)
+            .map(|distortion| {
+                let query = distortion.apply(&picture, &mut random);
+                encode::fit(media::trim_borders(&query).as_ref().unwrap_or(&query), &encoder.info().sampling)
             })
             .collect();
         let mut queries = Vec::new();
-        for (way, descriptor) in ways.iter().zip(encoder.describe(&pictures)?) {
+        for (distortion, descriptor) in distortions.iter().zip(encoder.describe(&pictures)?) {
             if !descriptor.is_flat() {
-                let turned = (*way == Distortion::Mirror).then(|| encoder.mirrored(&descriptor)).flatten();
-                queries.push(turned.unwrap_or(descriptor));
+                let mirrored_back = (*distortion == Distortion::Mirror).then(|| encoder.mirrored(&descriptor)).flatten();
+                queries.push(mirrored_back.unwrap_or(descriptor));
             }
         }
-        moments.push(Moment { clips, queries });
+        moments.push(TrainingMoment { clips, queries });
     }
     let frames = described.frames.into_iter().filter(|d| !d.is_flat()).collect();
-    Ok(Example { frames, moments })
+    Ok(TrainingExample { frames, moments })
 }
 
-impl Example {
-    /// Adds the example to the sums of the closed-form fit: its frames, and each query against the mean frame of its clip.
-    pub fn add_to(&self, moments: &mut Moments) {
-        moments.add_video(self.frames.iter().map(Descriptor::values));
+impl TrainingExample {
+    /// Adds the example to the sums of the closed-form fit: its frames, and each query with the mean frame of its clip.
+    pub fn add_to(&self, statistics: &mut PairStatistics) {
+        statistics.add_video(self.frames.iter().map(Descriptor::values));
         for moment in &self.moments {
             let clip = mean(&moment.clips[0]);
             for query in &moment.queries {
-                moments.add_pair(query.values(), &clip);
+                statistics.add_pair(query.values(), &clip);
             }
         }
     }
 }
 
-/// The features of examples, each named, as a set without labels: an image belongs to the clips of its moment. Every
-/// moment is there as it is and (where the encoder tells them apart) mirrored. A seeded share of the videos is the validation split. `image` makes image features of a descriptor.
+/// A feature set without labels from named examples; an image matches the clips of its moment. Every moment is included
+/// as it is and, if the encoder can mirror descriptors, mirrored. A seeded share of the videos is the validation split.
+/// `image` computes image features from a descriptor.
 ///
 /// # Errors
 /// As [`Encoder::clip`].
 pub fn set(
-    examples: &[(String, Example)],
+    examples: &[(String, TrainingExample)],
     encoder: &dyn Encoder,
     image: impl Fn(&Descriptor) -> Vec<f32>,
     held_out: f32,
     seed: u64,
-) -> Result<Set, encode::Error> {
+) -> Result<FeatureSet, encode::Error> {
     let (mut images, mut clips) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
     for (n, (name, example)) in examples.iter().enumerate() {
-        // Names repeat (cameras number their files alike): the place in the list says which video it is.
+        // Names may repeat (cameras number their files alike), so the index makes them unique.
         let video = format!("{n}:{name}");
         let validate = Random::new(seed, &format!("split of {name}")).between(0.0, 1.0) < held_out;
         let split = if validate { Split::Val } else { Split::Train };
         for (i, moment) in example.moments.iter().enumerate() {
             for mirror in [false, true] {
-                let turned = |d: &Descriptor| if mirror { encoder.mirrored(d) } else { Some(d.clone()) };
-                let of = format!("{video}#{i}{}", if mirror { "m" } else { "" });
-                let row = |k: usize| Row {
-                    id: format!("{of}/{k}"),
-                    labels: Vec::new(),
-                    split,
+                let view = |d: &Descriptor| if mirror { encoder.mirrored(d) } else { Some(d.clone()) };
+                let moment_name = format!("{video}#{i}{}", if mirror { "m" } else { "" });
+                let row = |k: usize| FeatureRow {
                     video: Some(video.clone()),
-                    moment: Some(of.clone()),
-                    span_s: None,
+                    moment: Some(moment_name.clone()),
+                    ..FeatureRow::new(format!("{moment_name}/{k}"), split)
                 };
                 for (k, query) in moment.queries.iter().enumerate() {
-                    if let Some(query) = turned(query) {
+                    if let Some(query) = view(query) {
                         images.0.extend(image(&query));
                         images.1.push(row(k));
                     }
                 }
                 for (k, clip) in moment.clips.iter().enumerate() {
-                    let frames: Vec<Descriptor> = clip.iter().filter_map(turned).collect();
+                    let frames: Vec<Descriptor> = clip.iter().filter_map(view).collect();
                     if let Some(features) = encoder.clip(&frames.iter().collect::<Vec<_>>())? {
                         clips.0.extend(features);
                         clips.1.push(row(k));
@@ -183,17 +182,17 @@ pub fn set(
             }
         }
     }
-    let columns = |values: &Vec<f32>, rows: &Vec<Row>| values.len() / rows.len().max(1);
-    let (of_images, of_clips) = (columns(&images.0, &images.1).max(1), columns(&clips.0, &clips.1).max(1));
-    let table = |(values, rows), columns| Table { matrix: Matrix::new(values, columns), rows };
-    Ok(Set { images: table(images, of_images), videos: table(clips, of_clips), labels: Vec::new() })
+    let columns = |values: &Vec<f32>, rows: &Vec<FeatureRow>| values.len() / rows.len().max(1);
+    let (image_len, clip_len) = (columns(&images.0, &images.1).max(1), columns(&clips.0, &clips.1).max(1));
+    let table = |(values, rows), columns| FeatureTable { matrix: FeatureMatrix::new(values, columns), rows };
+    Ok(FeatureSet { images: table(images, image_len), videos: table(clips, clip_len), labels: Vec::new() })
 }
 
-/// A clip's length in frames around a time: centred on it, then from half a stride earlier and later, as the nearest row of an index may
-/// lie. None if all frames are flat.
-fn clips(encoder: &dyn Encoder, described: &Described, at_ms: u32) -> Vec<Vec<Descriptor>> {
+/// Clips around a time: one centred on it, then ones half a stride earlier and later, because the nearest row of an index
+/// may be offset that far. Clips whose frames are all flat are left out.
+fn clips(encoder: &dyn Encoder, described: &DescribedVideo, at_ms: u32) -> Vec<Vec<Descriptor>> {
     let centre = described.at_ms.partition_point(|t| *t <= at_ms).saturating_sub(1);
-    let sampling = encoder.about().sampling;
+    let sampling = encoder.info().sampling;
     let length = sampling.frames_per_clip;
     let last = described.frames.len().saturating_sub(length);
     let shift = sampling.stride_frames / 2;
@@ -208,7 +207,7 @@ fn clips(encoder: &dyn Encoder, described: &Described, at_ms: u32) -> Vec<Vec<De
     starts.into_iter().map(cut).filter(|clip| clip.iter().any(|d| !d.is_flat())).collect()
 }
 
-/// The mean of the frames that are not flat.
+/// Mean of the frames that are not flat.
 fn mean(clip: &[Descriptor]) -> Vec<f32> {
     let mut mean = vec![0f32; clip.first().map_or(0, |frame| frame.values().len())];
     let mut n = 0f32;
@@ -221,7 +220,7 @@ fn mean(clip: &[Descriptor]) -> Vec<f32> {
     mean.into_iter().map(|v| v / n.max(1.0)).collect()
 }
 
-/// The name that, with the seed, decides what happens to the frames of a file: its own and its folder's, wherever they lie.
+/// The name that seeds the draws of a file: the names of its folder and of the file, `folder/name`.
 pub fn name(path: &Path) -> String {
     let parts: Vec<String> = path.iter().rev().take(2).map(|p| p.to_string_lossy().into_owned()).collect();
     parts.join("/")
@@ -230,10 +229,10 @@ pub fn name(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::{Layout, layout};
+    use crate::encode::{LayoutEncoder, layout};
 
     #[test]
-    fn times_are_seeded_ordered_and_inside() {
+    fn times_are_seeded_sorted_and_inside_the_video() {
         let one = times(10_000, 5, 1, "a");
         assert_eq!(one, times(10_000, 5, 1, "a"));
         assert_ne!(one, times(10_000, 5, 2, "a"));
@@ -242,16 +241,16 @@ mod tests {
     }
 
     #[test]
-    fn videos_of_the_same_name_are_two_videos() {
+    fn videos_of_the_same_name_stay_distinct() {
         use crate::media::Picture;
         let example = |shade: u8| {
             let rgb = (0..64 * 64 * 3).map(|i| (i as u8).wrapping_mul(shade)).collect();
             let frame = layout::describe(&Picture { width: 64, height: 64, rgb });
             assert!(!frame.is_flat());
-            let moment = Moment { clips: vec![vec![frame.clone(); 8]], queries: vec![frame.clone()] };
-            ("100CANON/MVI_0001.MP4".to_owned(), Example { frames: vec![frame], moments: vec![moment] })
+            let moment = TrainingMoment { clips: vec![vec![frame.clone(); 8]], queries: vec![frame.clone()] };
+            ("100CANON/MVI_0001.MP4".to_owned(), TrainingExample { frames: vec![frame], moments: vec![moment] })
         };
-        let encoder = Layout::embedded();
+        let encoder = LayoutEncoder::embedded();
         let set = set(&[example(3), example(7)], &encoder, |d| encoder.image(d).unwrap(), 0.0, 1).unwrap();
         let (image, other) = (&set.images.rows[0], &set.videos.rows[2]);
         assert_eq!(image.instance(), set.videos.rows[0].instance());

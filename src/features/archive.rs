@@ -1,8 +1,9 @@
-//! Features that others extracted, an array a video: a folder of `.npy` files, one `.npz`, one `.safetensors` or, with the Cargo
-//! feature `hdf5`, one `.h5`.
+//! Archives of features that other programs extracted, with one array per video: a folder of `.npy` files, one `.npz`, one
+//! `.safetensors` or, with the Cargo feature `hdf5`, one `.h5`.
 //!
-//! An array is named by its video (`v_` in front, and an ending such as `.npy`, are passed over). It holds one vector of the whole video, shape
-//! (length), or vectors that are evenly spread over its time, (vectors, length); (1, vectors, length) is read as the latter.
+//! The name of an array is the id of its video, with an optional prefix `v_` and extension `.npy`. An array has the shape
+//! (length): one vector of the whole video; or (vectors, length): vectors evenly spaced over the video's time. The shape
+//! (1, vectors, length) is read as the latter.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -14,49 +15,50 @@ use super::Error;
 use super::activitynet::video_id;
 use crate::base::tensors;
 
-/// Vectors of one video, evenly spread over its time.
+/// Feature vectors of one video, evenly spaced over its time.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Array {
-    /// Row after row.
+pub struct FeatureArray {
+    /// The vectors, row-major.
     pub values: Vec<f32>,
-    /// Numbers of a vector.
+    /// Length of a vector.
     pub length: usize,
 }
 
-/// Where features are.
-pub struct Source {
+/// An opened archive of features.
+pub struct FeatureArchive {
     path: PathBuf,
-    /// What each video's array is called in the source, by the video's name.
+    /// Name of the array of each video id.
     names: BTreeMap<String, String>,
-    kind: Kind,
-    /// The first array that was read, and the length of its vectors: all have the same.
+    format: ArchiveFormat,
+    /// The first array that was read and the length of its vectors, which all arrays share.
     first: OnceLock<(String, usize)>,
 }
 
-enum Kind {
+enum ArchiveFormat {
     Folder,
-    Npz(std::sync::Mutex<npyz::npz::NpzArchive<BufReader<File>>>),
+    Npz(std::sync::Mutex<zip::ZipArchive<BufReader<File>>>),
     Safetensors(tensors::File<'static>),
     #[cfg(feature = "hdf5")]
     Hdf5(hdf5_metno::File),
 }
 
-impl std::fmt::Debug for Source {
+impl std::fmt::Debug for FeatureArchive {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Source").field("path", &self.path).field("videos", &self.names.len()).finish_non_exhaustive()
+        f.debug_struct("FeatureArchive").field("path", &self.path).field("videos", &self.names.len()).finish_non_exhaustive()
     }
 }
 
-impl Source {
-    /// Opens a source and lists its videos. Nothing else is read.
+impl FeatureArchive {
+    /// Opens an archive and lists its videos, without reading arrays.
     ///
     /// # Errors
-    /// [`Error::Io`], if it is not there too; [`Error::Source`] if it is none of the kinds, or two arrays are of the same video.
-    pub fn open(path: &Path) -> Result<Source, Error> {
+    /// [`Error::Io`] if it does not exist or cannot be read; [`Error::NoHdf5`] for an HDF5 file in a build without HDF5;
+    /// [`Error::Archive`] for another format, or two arrays of one video.
+    pub fn open(path: &Path) -> Result<FeatureArchive, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
-        let wrong = |found: String| Error::Source { path: path.to_owned(), found };
+        let wrong = |found: String| Error::Archive { path: path.to_owned(), found };
         std::fs::metadata(path).map_err(io)?;
-        let (kind, arrays) = if path.is_dir() {
+        let (format, arrays) = if path.is_dir() {
             let mut arrays = Vec::new();
             for entry in std::fs::read_dir(path).map_err(io)? {
                 let name = entry.map_err(io)?.file_name().to_string_lossy().into_owned();
@@ -64,21 +66,23 @@ impl Source {
                     arrays.push(name);
                 }
             }
-            (Kind::Folder, arrays)
+            (ArchiveFormat::Folder, arrays)
         } else {
             match path.extension().and_then(|end| end.to_str()) {
                 Some("npz") => {
-                    let archive = npyz::npz::NpzArchive::open(path).map_err(io)?;
-                    let arrays = archive.array_names().map(str::to_owned).collect();
-                    (Kind::Npz(std::sync::Mutex::new(archive)), arrays)
+                    let file = BufReader::new(File::open(path).map_err(io)?);
+                    let archive = zip::ZipArchive::new(file).map_err(|e| wrong(e.to_string()))?;
+                    let names = archive.file_names().flatten();
+                    let arrays = names.filter_map(|name| name.strip_suffix(".npy").map(str::to_owned)).collect();
+                    (ArchiveFormat::Npz(std::sync::Mutex::new(archive)), arrays)
                 }
                 Some("safetensors") => {
                     let file = tensors::open(path).map_err(|error| wrong(error.to_string()))?;
                     let arrays = file.names();
-                    (Kind::Safetensors(file), arrays)
+                    (ArchiveFormat::Safetensors(file), arrays)
                 }
                 Some("h5" | "hdf5") => hdf5(path)?,
-                _ => return Err(wrong("neither a folder nor a file of a known ending".to_owned())),
+                _ => return Err(wrong("neither a folder nor a file with a known extension".to_owned())),
             }
         };
         let mut names = BTreeMap::new();
@@ -86,79 +90,79 @@ impl Source {
             let stem = array.strip_suffix(".npy").unwrap_or(&array);
             let video = video_id(stem).to_owned();
             if let Some(other) = names.insert(video.clone(), array.clone()) {
-                return Err(wrong(format!("both {other} and {array} of video {video}")));
+                return Err(wrong(format!("the arrays {other} and {array} have the same video {video}")));
             }
         }
         if names.is_empty() {
             return Err(wrong("no arrays".to_owned()));
         }
-        Ok(Source { path: path.to_owned(), names, kind, first: OnceLock::new() })
+        Ok(FeatureArchive { path: path.to_owned(), names, format, first: OnceLock::new() })
     }
 
-    /// Whether there is something of this video.
+    /// Whether the archive has an array of this video.
     pub fn has(&self, video: &str) -> bool {
         self.names.contains_key(video)
     }
 
-    /// The videos.
+    /// Ids of the videos.
     pub fn videos(&self) -> impl Iterator<Item = &str> {
         self.names.keys().map(String::as_str)
     }
 
-    /// The array of a video that the source has.
+    /// Reads the array of a video.
     ///
     /// # Errors
-    /// [`Error::Source`] with the array's name: another shape or kind of numbers, an empty array, NaN or infinity with its row,
-    /// vectors of another length than those of the array that was read first.
-    pub fn read(&self, video: &str) -> Result<Array, Error> {
-        let wrong = |found: String| Error::Source { path: self.path.clone(), found };
+    /// [`Error::Archive`] with the array's name: an unsupported shape or number type, an empty array, NaN or infinity with its
+    /// row, or vectors of another length than those of the array that was read first.
+    pub fn read(&self, video: &str) -> Result<FeatureArray, Error> {
+        let wrong = |found: String| Error::Archive { path: self.path.clone(), found };
         let name = self.names.get(video).ok_or_else(|| wrong(format!("no array of video {video}")))?;
-        let told = |found: String| wrong(format!("array {name}: {found}"));
-        let (values, shape) = match &self.kind {
-            Kind::Folder => {
+        let in_array = |found: String| wrong(format!("array {name}: {found}"));
+        let (values, shape) = match &self.format {
+            ArchiveFormat::Folder => {
                 let path = self.path.join(name);
                 let file = File::open(&path).map_err(|source| Error::Io { path, source })?;
-                npy(npyz::NpyFile::new(BufReader::new(file)).map_err(|e| told(e.to_string()))?).map_err(told)?
+                npy(npyz::NpyFile::new(BufReader::new(file)).map_err(|e| in_array(e.to_string()))?).map_err(in_array)?
             }
-            Kind::Npz(archive) => {
+            ArchiveFormat::Npz(archive) => {
                 let mut archive = archive.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                let found = archive.by_name(name).map_err(|e| told(e.to_string()))?;
-                npy(found.ok_or_else(|| told("it is gone".to_owned()))?).map_err(told)?
+                let entry = archive.by_name(&format!("{name}.npy")).map_err(|e| in_array(e.to_string()))?;
+                npy(npyz::NpyFile::new(entry).map_err(|e| in_array(e.to_string()))?).map_err(in_array)?
             }
-            Kind::Safetensors(file) => {
-                let shape = file.shape(name).map_err(|e| told(e.to_string()))?;
-                (file.take(name, &shape).map_err(|e| told(e.to_string()))?, shape)
+            ArchiveFormat::Safetensors(file) => {
+                let shape = file.shape(name).map_err(|e| in_array(e.to_string()))?;
+                (file.take(name, &shape).map_err(|e| in_array(e.to_string()))?, shape)
             }
             #[cfg(feature = "hdf5")]
-            Kind::Hdf5(file) => read_hdf5(file, name).map_err(|e| told(e.to_string()))?,
+            ArchiveFormat::Hdf5(file) => read_hdf5(file, name).map_err(|e| in_array(e.to_string()))?,
         };
         let length = match shape.as_slice() {
             [length] | [_, length] | [1, _, length] => *length,
-            _ => return Err(told(format!("shape {shape:?}; expected (length) or (vectors, length)"))),
+            _ => return Err(in_array(format!("shape {shape:?}; expected (length) or (vectors, length)"))),
         };
         if values.is_empty() || length == 0 {
-            return Err(told("it is empty".to_owned()));
+            return Err(in_array("it is empty".to_owned()));
         }
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            return Err(told(format!("row {} holds {}", at / length, values[at])));
+            return Err(in_array(format!("row {} holds {}", at / length, values[at])));
         }
         let (other, expected) = self.first.get_or_init(|| (name.clone(), length));
         if length != *expected {
-            return Err(told(format!("vectors of {length} numbers, where those of array {other} have {expected}")));
+            return Err(in_array(format!("vectors of {length} numbers, but array {other} has vectors of {expected}")));
         }
-        Ok(Array { values, length })
+        Ok(FeatureArray { values, length })
     }
 }
 
-impl Array {
-    /// The mean of the vectors between two times of a video that is `duration_s` long; the nearest one if there is none between. Vector `i` of `n` stands
-    /// for the time from `i / n` to `(i + 1) / n` of the video.
+impl FeatureArray {
+    /// Mean of the vectors between two times of a video of length `duration_s`; the nearest vector if there is none between
+    /// them. Vector `i` of `n` covers the time from `i / n` to `(i + 1) / n` of the video.
     pub fn mean(&self, from_s: f64, to_s: f64, duration_s: f64) -> Vec<f32> {
         let n = self.values.len() / self.length;
-        let place = |at: f64| if duration_s > 0.0 { (at / duration_s * n as f64).max(0.0) } else { 0.0 };
-        let first = (place(from_s) as usize).min(n - 1);
-        let last = (place(to_s).ceil() as usize).clamp(first + 1, n);
-        // Summed in double precision: the sum of large numbers may be none of single precision, their mean is.
+        let index = |at: f64| if duration_s > 0.0 { (at / duration_s * n as f64).max(0.0) } else { 0.0 };
+        let first = (index(from_s) as usize).min(n - 1);
+        let last = (index(to_s).ceil() as usize).clamp(first + 1, n);
+        // Summed in double precision: the sum of large numbers may exceed single precision, their mean does not.
         let mut sums = vec![0f64; self.length];
         for row in self.values.chunks_exact(self.length).take(last).skip(first) {
             sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
@@ -167,16 +171,16 @@ impl Array {
     }
 }
 
-/// Numbers and shape.
+/// Values and shape of an array.
 fn npy<R: Read>(file: npyz::NpyFile<R>) -> Result<(Vec<f32>, Vec<usize>), String> {
     if file.order() != npyz::Order::C {
-        return Err("Fortran order; save it with numpy.ascontiguousarray".to_owned());
+        return Err("Fortran order; expected C order (numpy.ascontiguousarray)".to_owned());
     }
     let shape =
         file.shape().iter().map(|n| usize::try_from(*n).map_err(|e| e.to_string())).collect::<Result<_, _>>()?;
-    let kind = file.dtype().descr();
+    let dtype = file.dtype().descr();
     let error = |e: std::io::Error| e.to_string();
-    let values = match kind.trim_matches('\'') {
+    let values = match dtype.trim_matches('\'') {
         "<f2" => file.into_vec::<half::f16>().map_err(error)?.into_iter().map(half::f16::to_f32).collect(),
         "<f4" => file.into_vec::<f32>().map_err(error)?,
         "<f8" => file.into_vec::<f64>().map_err(error)?.into_iter().map(|x| x as f32).collect(),
@@ -190,20 +194,19 @@ fn npy<R: Read>(file: npyz::NpyFile<R>) -> Result<(Vec<f32>, Vec<usize>), String
 }
 
 #[cfg(not(feature = "hdf5"))]
-fn hdf5(path: &Path) -> Result<(Kind, Vec<String>), Error> {
-    let found = "HDF5, which this program was built without: build it with `cargo build --release --features hdf5` (it needs libhdf5), or convert it to .npz";
-    Err(Error::Source { path: path.to_owned(), found: found.to_owned() })
+fn hdf5(path: &Path) -> Result<(ArchiveFormat, Vec<String>), Error> {
+    Err(Error::NoHdf5 { path: path.to_owned() })
 }
 
 #[cfg(feature = "hdf5")]
-fn hdf5(path: &Path) -> Result<(Kind, Vec<String>), Error> {
-    let wrong = |error: hdf5_metno::Error| Error::Source { path: path.to_owned(), found: error.to_string() };
+fn hdf5(path: &Path) -> Result<(ArchiveFormat, Vec<String>), Error> {
+    let wrong = |error: hdf5_metno::Error| Error::Archive { path: path.to_owned(), found: error.to_string() };
     let file = hdf5_metno::File::open(path).map_err(wrong)?;
     let arrays = file.member_names().map_err(wrong)?;
-    Ok((Kind::Hdf5(file), arrays))
+    Ok((ArchiveFormat::Hdf5(file), arrays))
 }
 
-/// A dataset of that name; or, where the name is a group's (as in ActivityNet's own C3D features), its only member.
+/// Reads the dataset of this name. If the name is a group's (as in ActivityNet's own C3D features), reads its only member.
 #[cfg(feature = "hdf5")]
 fn read_hdf5(file: &hdf5_metno::File, name: &str) -> Result<(Vec<f32>, Vec<usize>), hdf5_metno::Error> {
     let dataset = match file.group(name) {
@@ -221,6 +224,8 @@ fn read_hdf5(file: &hdf5_metno::File, name: &str) -> Result<(Vec<f32>, Vec<usize
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::io::Write;
+
     use super::*;
 
     pub(in crate::features) fn npy_bytes(descr: &str, fortran: bool, shape: &str, data: &[u8]) -> Vec<u8> {
@@ -242,7 +247,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_folder_of_arrays() {
+    fn reads_a_folder_of_arrays() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, bytes: Vec<u8>| std::fs::write(dir.path().join(name), bytes).unwrap();
         write("v_a.npy", npy_bytes("<f4", false, "(2, 3)", &floats(&[1.0, 2.0, 3.0, 5.0, 6.0, 7.0])));
@@ -255,18 +260,18 @@ pub(super) mod tests {
         write("cube.npy", npy_bytes("<f4", false, "(2, 1, 1)", &[0; 8]));
         write("empty.npy", npy_bytes("<f4", false, "(0, 4)", &[]));
         write("notes.txt", vec![]);
-        let source = Source::open(dir.path()).unwrap();
-        assert_eq!(source.videos().count(), 8);
-        let a = source.read("a").unwrap();
+        let archive = FeatureArchive::open(dir.path()).unwrap();
+        assert_eq!(archive.videos().count(), 8);
+        let a = archive.read("a").unwrap();
         assert_eq!((a.length, a.mean(0.0, 10.0, 10.0)), (3, vec![3.0, 4.0, 5.0]));
         assert_eq!(a.mean(6.0, 6.0, 10.0), [5.0, 6.0, 7.0]);
         assert_eq!((a.mean(0.0, 4.9, 10.0), a.mean(99.0, 99.0, 10.0)), (vec![1.0, 2.0, 3.0], vec![5.0, 6.0, 7.0]));
-        // Each of another length: as others that were opened alone.
-        let alone = |video: &str| Source::open(dir.path()).unwrap().read(video);
+        // Arrays of other lengths are read through an archive of their own.
+        let alone = |video: &str| FeatureArchive::open(dir.path()).unwrap().read(video);
         assert_eq!(alone("b").unwrap().values, [1.5, 2.5]);
         assert_eq!(alone("c").unwrap().values, [0.5]);
-        let error = source.read("b").unwrap_err().to_string();
-        assert!(error.contains("array b.npy: vectors of 2 numbers, where those of array v_a.npy have 3"), "{error}");
+        let error = archive.read("b").unwrap_err().to_string();
+        assert!(error.contains("array b.npy: vectors of 2 numbers, but array v_a.npy has vectors of 3"), "{error}");
         assert!(error.contains(&*dir.path().to_string_lossy()), "{error}");
         for (video, word) in [
             ("big", ">f4"),
@@ -276,51 +281,47 @@ pub(super) mod tests {
             ("empty", "empty"),
             ("d", "no array"),
         ] {
-            let error = source.read(video).unwrap_err().to_string();
+            let error = archive.read(video).unwrap_err().to_string();
             assert!(error.contains(word) && error.contains(video), "{error}");
         }
         write("v_b.npy", npy_bytes("<f4", false, "(1,)", &[0; 4]));
-        assert!(Source::open(dir.path()).unwrap_err().to_string().contains("video b"));
+        assert!(FeatureArchive::open(dir.path()).unwrap_err().to_string().contains("video b"));
     }
 
     #[test]
-    fn one_npz_and_one_safetensors() {
+    fn reads_npz_and_safetensors() {
         let dir = tempfile::tempdir().unwrap();
         let npz = dir.path().join("all.npz");
-        let mut writer = npyz::npz::NpzWriter::create(&npz).unwrap();
-        {
-            use npyz::WriterBuilder;
-            let mut array =
-                writer.array("v_a", Default::default()).unwrap().default_dtype().shape(&[2, 2]).begin_nd().unwrap();
-            array.extend([1f32, 2.0, 3.0, 4.0]).unwrap();
-            array.finish().unwrap();
-        }
-        drop(writer);
+        let numbers: Vec<u8> = [1f32, 2.0, 3.0, 4.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let mut archive = zip::ZipWriter::new(File::create(&npz).unwrap());
+        archive.start_file("v_a.npy", zip::write::SimpleFileOptions::default()).unwrap();
+        archive.write_all(&npy_bytes("<f4", false, "(2, 2)", &numbers)).unwrap();
+        archive.finish().unwrap();
         let safetensors = dir.path().join("all.safetensors");
         let bytes =
             tensors::write(&[("a", &[2, 2], &[1.0, 2.0, 3.0, 4.0])], tensors::Precision::F16, Default::default());
         std::fs::write(&safetensors, bytes).unwrap();
         for path in [npz, safetensors] {
-            let source = Source::open(&path).unwrap();
-            assert!(source.has("a") && !source.has("v_a"));
-            assert_eq!(source.read("a").unwrap(), Array { values: vec![1.0, 2.0, 3.0, 4.0], length: 2 });
+            let archive = FeatureArchive::open(&path).unwrap();
+            assert!(archive.has("a") && !archive.has("v_a"));
+            assert_eq!(archive.read("a").unwrap(), FeatureArray { values: vec![1.0, 2.0, 3.0, 4.0], length: 2 });
         }
         let other = dir.path().join("x.zip");
-        let error = || Source::open(&other).unwrap_err().to_string();
+        let error = || FeatureArchive::open(&other).unwrap_err().to_string();
         assert!(error().contains("x.zip: No such file"), "{}", error());
         std::fs::write(&other, "x").unwrap();
         assert!(error().contains("x.zip: neither"), "{}", error());
     }
 
     #[test]
-    fn the_mean_of_large_numbers_is_one() {
-        let array = Array { values: vec![3e38; 4], length: 1 };
+    fn mean_of_large_numbers_is_finite() {
+        let array = FeatureArray { values: vec![3e38; 4], length: 1 };
         assert_eq!(array.mean(0.0, 1.0, 1.0), [3e38]);
     }
 
     #[cfg(feature = "hdf5")]
     #[test]
-    fn hdf5_datasets_and_groups_of_one() {
+    fn reads_hdf5_datasets_and_groups() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("all.h5");
         let file = hdf5_metno::File::create(&path).unwrap();
@@ -330,17 +331,16 @@ pub(super) mod tests {
             dataset.write_raw(&[1f32, 2.0, 3.0, 4.0][..]).unwrap();
         }
         drop((group, file));
-        let source = Source::open(&path).unwrap();
+        let archive = FeatureArchive::open(&path).unwrap();
         for video in ["a", "b"] {
-            assert_eq!(source.read(video).unwrap(), Array { values: vec![1.0, 2.0, 3.0, 4.0], length: 2 });
+            assert_eq!(archive.read(video).unwrap(), FeatureArray { values: vec![1.0, 2.0, 3.0, 4.0], length: 2 });
         }
     }
 
     #[cfg(not(feature = "hdf5"))]
     #[test]
-    fn hdf5_says_how_to_get_it() {
+    fn reports_missing_hdf5_support() {
         let file = tempfile::Builder::new().suffix(".h5").tempfile().unwrap();
-        let error = Source::open(file.path()).unwrap_err().to_string();
-        assert!(error.contains("--features hdf5"), "{error}");
+        assert!(matches!(FeatureArchive::open(file.path()), Err(Error::NoHdf5 { .. })));
     }
 }
