@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use reelseek::research::eval::metrics::{self, Judged, Normaliser};
+use reelseek::research::eval::metrics::{self, JudgedRanking, Normaliser};
 use reelseek::research::eval::ranking::{Gallery, Pooling};
 
 const QUERIES: usize = 10_000;
@@ -56,7 +56,7 @@ fn main() {
         let each = gallery.rank(&queries, DEPTH, relevant, |query, ranked| {
             let relevant = relevant(query);
             let flags = ranked.top.iter().map(|video| relevant.binary_search(video).is_ok()).collect();
-            let judged = Judged::from_flags(flags, CLASS).expect("something is relevant");
+            let judged = JudgedRanking::from_flags(flags, CLASS).expect("something is relevant");
             let ap = [10, 20, 50, 100].map(|k| metrics::average_precision(&judged, k, Normaliser::Hits));
             (ap, ranked.first, metrics::ndcg(&judged, 10), metrics::recall(&judged, DEPTH))
         });
