@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use commands::{compact, completions, index, info, man, remove, search, verify};
+use commands::{compact, completions, encoders, index, info, man, remove, search, verify};
 
 /// Exit status: nothing found, or below the requested floor.
 const FOUND_NOTHING: u8 = 1;
@@ -70,8 +70,7 @@ enum Command {
     /// Merge the segments of an index and drop deleted rows
     Compact(compact::CompactArgs),
     /// List the encoders, or download their weights
-    #[cfg(feature = "encoders")]
-    Encoders(commands::encoders::EncodersArgs),
+    Encoders(encoders::EncodersArgs),
     #[cfg(feature = "research")]
     #[command(flatten)]
     Research(research::ResearchCommand),
@@ -93,8 +92,7 @@ pub fn main() -> ExitCode {
         Command::Verify(args) => verify::run(&args),
         Command::Remove(args) => remove::run(&args),
         Command::Compact(args) => compact::run(&args),
-        #[cfg(feature = "encoders")]
-        Command::Encoders(args) => commands::encoders::run(&args),
+        Command::Encoders(args) => encoders::run(&args),
         #[cfg(feature = "research")]
         Command::Research(command) => research::run(&command),
         Command::Completions(args) => completions::run(&args),

@@ -130,7 +130,6 @@ impl IndexOutput {
 }
 
 /// One line of `encoders --json`.
-#[cfg(feature = "encoders")]
 #[derive(Debug, Serialize)]
 pub(super) struct EncoderOutput<'a> {
     pub(super) name: &'a str,

@@ -2,11 +2,12 @@
 
 pub(super) mod compact;
 pub(super) mod completions;
-#[cfg(feature = "encoders")]
 pub(super) mod encoders;
 pub(super) mod index;
 pub(super) mod info;
 pub(super) mod man;
+#[cfg(feature = "encoders")]
+mod pull;
 pub(super) mod remove;
 pub(super) mod search;
 #[cfg(feature = "serve")]
