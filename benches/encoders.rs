@@ -1,5 +1,5 @@
-//! How fast are the encoders, beside what the machine's matrix product could do? Weights are those of the cache folder, or numbers made up in the published layout:
-//! time does not depend on them.
+//! Speed of the encoders, compared with the matrix product of this machine. Weights come from the cache
+//! folder, or are random numbers in the published layout: the time does not depend on their values.
 //!
 //! ```text
 //! cargo bench -p reelseek --bench encoders [-- NAME..]
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use reelseek::encode::registry::{self, ENTRIES, Entry};
+use reelseek::encode::registry::{self, ENTRIES, EncoderEntry};
 use reelseek::encode::{Descriptor, Encoder};
 use reelseek::media::Picture;
 use safetensors::tensor::{Dtype, TensorView};
@@ -20,7 +20,7 @@ const LAYOUTS: &str = include_str!("../tests/reference/encoders.json");
 /// Pictures described at once.
 const BATCH: usize = 32;
 const RUNS: usize = 3;
-/// Sides of the matrices whose product tells the machine's rate.
+/// Side of the matrices whose product gives the machine's rate.
 const SIDE: usize = 2048;
 
 fn numbers(n: usize, seed: u64) -> Vec<f32> {
@@ -32,7 +32,7 @@ fn numbers(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-/// The fastest of some runs, in seconds.
+/// The fastest of [`RUNS`] runs, in seconds.
 fn fastest<T>(mut work: impl FnMut() -> T) -> f64 {
     let timed = |_| {
         let start = Instant::now();
@@ -49,8 +49,8 @@ fn gemm_rate() -> f64 {
 }
 
 /// Names and shapes of the published file.
-fn layout(name: &str) -> Vec<(String, Vec<usize>)> {
-    let cases: Value = serde_json::from_str(LAYOUTS).expect("made by a script");
+fn published_tensors(name: &str) -> Vec<(String, Vec<usize>)> {
+    let cases: Value = serde_json::from_str(LAYOUTS).expect("a script writes valid JSON");
     let mut tensors = Vec::new();
     for named in cases[name]["published"].as_array().expect("names and shapes") {
         let read = |key: &str| serde_json::from_value::<Vec<usize>>(named[key].clone()).expect("numbers");
@@ -63,10 +63,11 @@ fn layout(name: &str) -> Vec<(String, Vec<usize>)> {
     tensors
 }
 
-fn made_up(name: &str, folder: &Path) -> PathBuf {
-    let made = layout(name).into_iter().map(|(name, shape)| {
+/// Writes a file with random weights in the published layout.
+fn random_weights(name: &str, folder: &Path) -> PathBuf {
+    let tensors = published_tensors(name).into_iter().map(|(name, shape)| {
         let count = shape.iter().product();
-        // Matrices that halve a vector, scales of 1, shifts of 0: nothing grows beyond what f32 holds.
+        // Matrices that halve a vector, scales of 1 and shifts of 0 keep activations within the range of f32.
         let values = match shape.len() {
             0 | 1 => vec![if name.ends_with("bias") || name.ends_with("mean") { 0.0 } else { 1.0 }; count],
             _ => {
@@ -76,60 +77,60 @@ fn made_up(name: &str, folder: &Path) -> PathBuf {
         };
         (name, shape, values.iter().flat_map(|x: &f32| x.to_le_bytes()).collect::<Vec<u8>>())
     });
-    let made: Vec<_> = made.collect();
-    let views: HashMap<&str, TensorView<'_>> = made
+    let tensors: Vec<_> = tensors.collect();
+    let views: HashMap<&str, TensorView<'_>> = tensors
         .iter()
         .map(|(name, shape, bytes)| {
             (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).expect("a shape and its values"))
         })
         .collect();
-    let path = folder.join("made_up.safetensors");
+    let path = folder.join("random.safetensors");
     safetensors::serialize_to_file(views, None, &path).expect("room for a file");
     path
 }
 
-/// Images, or clips, a second.
+/// Images a second, or clips a second for an encoder that computes clips as a whole.
 fn rate(encoder: &dyn Encoder) -> f64 {
-    let about = encoder.about();
-    let (width, height) = (about.sampling.width, about.sampling.height);
+    let info = encoder.info();
+    let (width, height) = (info.sampling.width, info.sampling.height);
     let picture = |i: usize| {
         let rgb = numbers((width * height * 3) as usize, i as u64).iter().map(|x| ((x + 0.5) * 255.0) as u8).collect();
         Picture { width, height, rgb }
     };
     let pictures: Vec<Picture> = (0..BATCH).map(picture).collect();
     let describe = || encoder.describe(&pictures).expect("features");
-    if about.descriptor_len == about.image_len {
+    if info.descriptor_len == info.image_len {
         return BATCH as f64 / fastest(describe);
     }
     let described = describe();
-    let frames: Vec<&Descriptor> = described.iter().take(about.sampling.frames_per_clip).collect();
+    let frames: Vec<&Descriptor> = described.iter().take(info.sampling.frames_per_clip).collect();
     1.0 / fastest(|| encoder.clip(&frames).expect("features"))
 }
 
 fn main() {
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let names: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     let gemm = gemm_rate();
     println!("matrix product, {SIDE}³ of f32, {} threads: {:.0} GFLOP/s", rayon::current_num_threads(), gemm / 1e9);
-    println!("{:<14} {:>8} {:>8} {:>10} {:>10} {:>8}", "encoder", "weights", "GFLOP", "a second", "GFLOP/s", "of it");
-    for entry in ENTRIES.iter().filter(|entry| wanted.is_empty() || wanted.iter().any(|name| name == entry.name)) {
+    println!("{:<14} {:>8} {:>8} {:>10} {:>10} {:>8}", "encoder", "weights", "GFLOP", "a second", "GFLOP/s", "of gemm");
+    for entry in ENTRIES.iter().filter(|entry| names.is_empty() || names.iter().any(|name| name == entry.name)) {
         row(entry, gemm);
     }
 }
 
-fn row(entry: &Entry, gemm: f64) {
+fn row(entry: &EncoderEntry, gemm: f64) {
     let folder = tempfile::tempdir().expect("a folder");
     let (path, weights) = match entry.path() {
         path if path.exists() => (path, "real"),
-        _ => (made_up(entry.name, folder.path()), "made up"),
+        _ => (random_weights(entry.name, folder.path()), "random"),
     };
     let encoder = registry::open(entry.name, Some(&path)).expect("an encoder");
     let rate = rate(encoder.as_ref());
-    let done = rate * entry.flops;
+    let flops_per_s = rate * entry.flops;
     println!(
         "{:<14} {weights:>8} {:>8.1} {rate:>10.2} {:>10.1} {:>7.0}%",
         entry.name,
         entry.flops / 1e9,
-        done / 1e9,
-        100.0 * done / gemm
+        flops_per_s / 1e9,
+        100.0 * flops_per_s / gemm
     );
 }

@@ -74,7 +74,7 @@ impl Collection {
     /// [`Error::Index`] if the folder holds an index or other files; [`Error::Io`] if the checkpoint cannot
     /// be written; [`Error::Checkpoint`] if it was made for another encoder.
     pub fn create(folder: &Path, model: &Model, precision: Precision, sketch_bytes: u32) -> Result<Collection, Error> {
-        let id = &model.encoder.about().id;
+        let id = &model.encoder.info().id;
         model.checkpoint.expect_encoder(id, "in use")?;
         let fingerprint = model.checkpoint.fingerprint();
         let mut attributes =
@@ -159,7 +159,7 @@ impl Collection {
         let weights = choice.named_weights().or_else(|| attributes.get(WEIGHTS).map(PathBuf::from));
         let name = choice.encoder.as_deref().unwrap_or(id.split('/').next().unwrap_or(id));
         let encoder = registry::open_known(name, weights.as_deref(), Some(id))?;
-        registry::expect(id, encoder.as_ref(), "the index")?;
+        registry::check_id(id, encoder.as_ref(), "the index")?;
         let own = self.folder.join(CHECKPOINT_FILE);
         let (is_named, has_own) = (named.is_some(), own.exists());
         let checkpoint = match named {

@@ -21,7 +21,7 @@ pub struct ModelChoice {
 impl ModelChoice {
     /// The weights that the caller names: a file, or the file in an encoder's name (`onnx:FILE`).
     pub fn named_weights(&self) -> Option<PathBuf> {
-        let in_name = || self.encoder.as_deref().and_then(registry::weights_in).map(Path::to_owned);
+        let in_name = || self.encoder.as_deref().and_then(registry::onnx_path).map(Path::to_owned);
         self.weights.clone().or_else(in_name)
     }
 
@@ -37,7 +37,7 @@ impl ModelChoice {
         let known = named.as_ref().map(|checkpoint| checkpoint.record.encoder.as_str());
         let weights = self.named_weights();
         let encoder = registry::open_known(name, weights.as_deref(), known)?;
-        let embedded = || (encoder.about().name == LAYOUT).then(Folded::embedded);
+        let embedded = || (encoder.info().name == LAYOUT).then(Folded::embedded);
         let checkpoint = named.or_else(embedded);
         Ok(NewModel { encoder, checkpoint, weights })
     }

@@ -1,10 +1,8 @@
-//! Weights from the Hugging Face hub: fetched, checked against the hash that the hub announces, and recorded beside the file.
+//! Downloads of weights from the Hugging Face hub, checked against the hash that the hub announces and
+//! recorded beside the file.
 //!
-//! `hf-hub` tells where a file is. The requests are ours: `hf-hub` waits for an answer without end, follows redirects without end and panics at one that leads
-//! nowhere, and its transfer checks no hash, appends to what it has even if the server starts anew, and cannot finish a part that is whole already.
-//!
-//! While it comes, the file is called `FILE.HASH.part`, so that what broke off (a transfer, or the program) is gone on with as long as the hub has the same file;
-//! under its own name it appears whole and checked.
+//! During its download a file is called `FILE.HASH.part`, so an interrupted download resumes as long as the
+//! hub has the same file. A file appears under its own name whole and checked.
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -12,231 +10,248 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, UNIX_EPOCH};
 
-use hf_hub::{Repo, RepoType};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 use sha2::Sha256;
 use sha2::digest::DynDigest;
 use thiserror::Error;
 
-use super::registry::Entry;
-use crate::base::Cancel;
-use crate::base::files;
+use super::registry::{EncoderEntry, HubFile};
+use crate::base::{Cancel, files};
 
-/// Longest wait for a connection, an answer, or the next bytes, unless `HF_HUB_DOWNLOAD_TIMEOUT` says otherwise, in seconds, as the hub's own tools take it.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Redirects from the hub to where the bytes are: usually one.
+/// Longest wait for a connection, a response, or the next bytes. `HF_HUB_DOWNLOAD_TIMEOUT` overrides it, in
+/// seconds.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Most redirects from the hub to the store of the bytes; one is usual.
 const MAX_REDIRECTS: usize = 10;
-/// While an answer is awaited, a wish to stop is looked for this often.
-const GLANCE: Duration = Duration::from_millis(100);
-/// Where the hub is, unless `HF_ENDPOINT` says otherwise.
+/// Interval of checks for cancellation during the wait for a response.
+const CANCEL_INTERVAL: Duration = Duration::from_millis(100);
+/// Address of the hub. `HF_ENDPOINT` overrides it.
 const ENDPOINT: &str = "https://huggingface.co";
+/// The characters that are escaped in a segment of a URL's path: all but the unreserved characters of RFC
+/// 3986.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// What is known of a fetched file; it lies beside it as `FILE.json`.
+/// Origin and hash of a downloaded file, stored beside it as `FILE.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct DownloadRecord {
     /// Owner and name of the repository.
     pub repository: String,
-    /// What was asked for: a branch, tag or commit.
+    /// The requested branch, tag or commit.
     pub revision: String,
-    /// The commit that this was.
+    /// The commit of that revision at the time of the download.
     pub commit: String,
-    /// As the hub announces it, and the file was found to have: SHA-256, or for small files git's SHA-1 of the blob; hexadecimal.
+    /// Hash of the file, as announced and verified: SHA-256, or for small files git's SHA-1 of the blob;
+    /// hexadecimal.
     pub hash: String,
-    /// Size of the file.
+    /// Size of the file in bytes.
     pub bytes: u64,
-    /// When it was fetched, in seconds since 1970.
+    /// Time of the download in seconds since 1970.
     pub fetched_s: u64,
 }
 
-impl Record {
-    /// Reads what lies beside a file; `None` if nothing that can be read does.
-    pub fn of(path: &Path) -> Option<Record> {
-        serde_json::from_slice(&std::fs::read(beside(path, ".json")).ok()?).ok()
+impl DownloadRecord {
+    /// Reads the record beside a file; `None` if there is none or it is damaged.
+    pub fn beside(path: &Path) -> Option<DownloadRecord> {
+        serde_json::from_slice(&std::fs::read(with_suffix(path, ".json")).ok()?).ok()
     }
 }
 
-/// What became of a wish for weights.
+/// Weights that are on this machine after [`fetch`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fetched {
-    /// Where they are.
+pub struct Download {
+    /// Path of the file.
     pub path: PathBuf,
-    /// What is known of them.
-    pub record: Record,
-    /// Bytes that came over the network: none if the file was here.
+    /// Origin and hash of the file.
+    pub record: DownloadRecord,
+    /// Bytes that were transferred: 0 if the file was here already.
     pub transferred: u64,
 }
 
 /// Why weights could not be fetched.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// There is nothing to fetch.
-    #[error("the weights of {name} are not on the hub: name a file with --weights ({weights})")]
+    /// The hub does not have the weights.
+    #[error("the weights of {name} are not on the hub; expected files: {weights}")]
     NotOnHub {
-        /// Which encoder.
+        /// The encoder.
         name: &'static str,
-        /// Which files would do.
+        /// The files that the encoder reads.
         weights: &'static str,
     },
     /// `HF_HUB_OFFLINE` is set.
-    #[error(
-        "HF_HUB_OFFLINE is set, so {url} is not asked for: unset it, put the file at {}, or name a file with --weights", path.display()
-    )]
+    #[error("HF_HUB_OFFLINE is set, so {url} is not requested; {} does not exist", path.display())]
     Offline {
-        /// Where the file is.
+        /// Address of the file.
         url: String,
-        /// Where it would be looked for.
+        /// The path at which the encoder expects the file.
         path: PathBuf,
     },
     /// The server refuses.
-    #[error("{url} answers {status}: {}", advice(*status))]
+    #[error("{url} responds {status}: {}", status_meaning(*status))]
     Status {
-        /// What was asked for.
+        /// The requested address.
         url: String,
         /// The HTTP status.
         status: u16,
     },
     /// The server cannot be reached.
-    #[error(
-        "{url} cannot be reached ({why}): see to the network and HF_ENDPOINT, or fetch the file elsewhere and name it with --weights"
-    )]
+    #[error("{url} cannot be reached ({reason})")]
     Unreachable {
-        /// What was asked for.
+        /// The requested address.
         url: String,
-        /// What the network says.
-        why: String,
+        /// The network error.
+        reason: String,
     },
-    /// An answer that is not a hub's.
-    #[error(
-        "{url} does not answer as a hub does ({found}): see to HF_ENDPOINT, or fetch the file elsewhere and name it with --weights"
-    )]
-    NoHub {
-        /// What was asked for.
+    /// The response is not from a Hugging Face hub.
+    #[error("{url} does not respond as a hub does ({found})")]
+    NotAHub {
+        /// The requested address.
         url: String,
-        /// What is wrong with the answer.
+        /// What is wrong with the response.
         found: String,
     },
-    /// A transfer that ended early.
-    #[error(
-        "{url} broke off after {done} of {bytes} bytes ({why}): they are kept, the same command goes on from there"
-    )]
-    Broken {
-        /// What was asked for.
+    /// A transfer ended early.
+    #[error("{url} broke off after {received} of {total} bytes ({reason}); they are kept")]
+    TransferBroken {
+        /// The requested address.
         url: String,
-        /// Bytes that are here.
-        done: u64,
-        /// Bytes of the whole.
-        bytes: u64,
-        /// What the network says.
-        why: String,
+        /// Bytes on disk.
+        received: u64,
+        /// Size of the file.
+        total: u64,
+        /// The network error.
+        reason: String,
     },
-    /// Other bytes than announced.
-    #[error(
-        "what {url} sent has the hash {found}, but the hub announces {announced}: it was thrown away; run the command again, and if that does not help name a file with --weights"
-    )]
-    Hash {
-        /// What was asked for.
+    /// The received bytes do not have the announced hash. They are deleted.
+    #[error("the file from {url} has the hash {found}, but the hub announces {announced}; the file was deleted")]
+    HashMismatch {
+        /// The requested address.
         url: String,
-        /// Of what came.
+        /// Hash of the received bytes.
         found: String,
-        /// Of what should have come.
+        /// Announced hash.
         announced: String,
     },
-    /// Another process is at it.
-    #[error("{} is being fetched by another process: wait for it", path.display())]
-    Busy {
+    /// Another process downloads the file.
+    #[error("{} is being downloaded by another process", path.display())]
+    Locked {
         /// The file.
         path: PathBuf,
     },
     /// The cache folder cannot be read or written.
-    #[error("{}: {source}; REELSEEK_CACHE names another folder for weights", path.display())]
+    #[error("{}: {source}", path.display())]
     Io {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// Somebody asked to stop before anything came.
-    #[error("stopped before anything was fetched: the same command begins again")]
-    Stopped,
-    /// Somebody asked to stop.
-    #[error("stopped after {done} of {bytes} bytes: they are kept, the same command goes on from there")]
+    /// The caller cancelled.
+    #[error("{}", match total {
+        None => "stopped before the transfer began".to_owned(),
+        Some(total) => format!("stopped after {received} of {total} bytes; they are kept"),
+    })]
     Cancelled {
-        /// Bytes that are here.
-        done: u64,
-        /// Bytes of the whole.
-        bytes: u64,
+        /// Bytes on disk.
+        received: u64,
+        /// Size of the file; `None` if the transfer had not begun.
+        total: Option<u64>,
     },
 }
 
-fn advice(status: u16) -> &'static str {
+fn status_meaning(status: u16) -> &'static str {
     match status {
-        401 | 403 => "it is not open to everybody; fetch it elsewhere and name it with --weights",
-        404 => "the file is not there; see to HF_ENDPOINT, or fetch it elsewhere and name it with --weights",
-        429 => "it is asked too often; wait a while and run the command again",
-        _ => "run the command again later, or fetch the file elsewhere and name it with --weights",
+        401 | 403 => "access is restricted",
+        404 => "the file does not exist",
+        429 => "too many requests",
+        500..=599 => "the server has an error",
+        _ => "unexpected status",
     }
 }
 
-/// Sees to it that the weights of an encoder are where it looks for them. `tell` hears how many bytes of how many are here.
+/// The settings of Hugging Face's own tools.
+struct HubSettings {
+    /// Without a slash at its end.
+    endpoint: String,
+    offline: bool,
+    timeout: Duration,
+}
+
+impl HubSettings {
+    /// Reads `HF_ENDPOINT`, `HF_HUB_OFFLINE` and `HF_HUB_DOWNLOAD_TIMEOUT`. Tokens are never read or sent.
+    fn from_env() -> HubSettings {
+        let var = |name: &str| std::env::var(name).unwrap_or_default();
+        let endpoint = match var("HF_ENDPOINT").trim_end_matches('/') {
+            "" => ENDPOINT.to_owned(),
+            endpoint => endpoint.to_owned(),
+        };
+        let seconds = var("HF_HUB_DOWNLOAD_TIMEOUT").parse().ok().filter(|seconds| *seconds > 0);
+        HubSettings {
+            endpoint,
+            offline: ["1", "true", "yes", "on"].contains(&var("HF_HUB_OFFLINE").to_ascii_lowercase().as_str()),
+            timeout: seconds.map_or(TIMEOUT, Duration::from_secs),
+        }
+    }
+
+    /// The address of a file at a revision. A slash in the revision is escaped, unlike those of repository
+    /// and file.
+    fn url(&self, hub: &HubFile, revision: &str) -> String {
+        let escape = |segment: &str| utf8_percent_encode(segment, ESCAPED).to_string();
+        let path = |path: &str| path.split('/').map(escape).collect::<Vec<_>>().join("/");
+        format!("{}/{}/resolve/{}/{}", self.endpoint, path(hub.repository), escape(revision), path(hub.file))
+    }
+
+    fn agent(&self) -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {
+        ureq::Agent::config_builder()
+            // Ranges of compressed bytes would not match the file.
+            .accept_encoding("identity")
+            .timeout_connect(Some(self.timeout))
+            .timeout_recv_response(Some(self.timeout))
+            .timeout_per_read(Some(self.timeout))
+    }
+}
+
+/// Makes the weights of an encoder available at [`EncoderEntry::path`]. `on_progress` receives the bytes on
+/// disk and the size of the file.
 ///
-/// A file that is there with the hash of its record is left alone, without any network.
+/// A file with the hash of its record is left alone and needs no network.
 ///
 /// # Errors
-/// [`enum@Error`]; what has come of the file is kept if it can be gone on with, and nothing else.
-pub fn fetch(entry: &Entry, cancel: &Cancel, tell: impl FnMut(u64, u64)) -> Result<Fetched, Error> {
+/// [`enum@Error`]. The received part of a file is kept if a later call can resume it.
+pub fn fetch(entry: &EncoderEntry, cancel: &Cancel, on_progress: impl FnMut(u64, u64)) -> Result<Download, Error> {
     let Some(hub) = entry.hub else { return Err(Error::NotOnHub { name: entry.name, weights: entry.weights }) };
     let path = entry.path();
-    if let Some(record) = Record::of(&path)
+    if let Some(record) = DownloadRecord::beside(&path)
         && (record.repository.as_str(), record.revision.as_str()) == (hub.repository, hub.revision)
-        && hash_of(&path, record.bytes, record.hash.len())?.is_some_and(|hash| hash == record.hash)
+        && file_hash(&path, record.bytes, record.hash.len())?.is_some_and(|hash| hash == record.hash)
     {
-        return Ok(Fetched { path, record, transferred: 0 });
+        return Ok(Download { path, record, transferred: 0 });
     }
-    let url_at = |revision: &str| {
-        let repository = Repo::with_revision(hub.repository.to_owned(), RepoType::Model, revision.to_owned());
-        format!("{}/{}/resolve/{}/{}", endpoint(), repository.url(), repository.url_revision(), hub.file)
-    };
-    let url = url_at(hub.revision);
-    if is_offline() {
+    let settings = HubSettings::from_env();
+    let url = settings.url(&hub, hub.revision);
+    if settings.offline {
         return Err(Error::Offline { url, path });
     }
-    let announced = announced(&url, cancel)?;
-    let record = Record {
-        repository: hub.repository.to_owned(),
-        revision: hub.revision.to_owned(),
-        commit: announced.commit,
-        hash: announced.hash,
-        bytes: announced.bytes,
-        fetched_s: UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
-    };
+    let record = announced(&settings, &hub, &url, cancel)?;
     let mut transferred = 0;
-    if hash_of(&path, record.bytes, record.hash.len())?.is_none_or(|hash| hash != record.hash) {
-        // Of the commit: a branch may move on while the file comes.
-        let url = url_at(&record.commit);
-        transferred = Transfer { url, path: &path, record: &record, cancel, tell }.run()?;
+    if file_hash(&path, record.bytes, record.hash.len())?.is_none_or(|hash| hash != record.hash) {
+        // Of the commit, because a branch may advance during the transfer.
+        let url = settings.url(&hub, &record.commit);
+        let agent = settings.agent().build().into();
+        transferred = Transfer { agent, url, path: &path, record: &record, cancel, on_progress }.run()?;
     }
-    let text = serde_json::to_vec_pretty(&record).expect("a record is plain text and numbers");
-    let beside = beside(&path, ".json");
+    let text = serde_json::to_vec_pretty(&record).expect("a record is text and numbers");
+    let beside = with_suffix(&path, ".json");
     files::replace(&beside, |part| std::fs::write(part, &text)).map_err(|e| io(&beside, e))?;
-    Ok(Fetched { path, record, transferred })
+    Ok(Download { path, record, transferred })
 }
 
-fn endpoint() -> String {
-    let named = std::env::var("HF_ENDPOINT").unwrap_or_default();
-    let named = named.trim_end_matches('/');
-    if named.is_empty() { ENDPOINT.to_owned() } else { named.to_owned() }
-}
-
-/// As the hub's own tools read it.
-fn is_offline() -> bool {
-    let value = std::env::var("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
-    ["1", "true", "yes", "on"].contains(&value.as_str())
-}
-
-fn beside(path: &Path, ending: &str) -> PathBuf {
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(ending);
+    name.push(suffix);
     name.into()
 }
 
@@ -244,71 +259,80 @@ fn io(path: &Path, source: std::io::Error) -> Error {
     Error::Io { path: path.to_owned(), source }
 }
 
-/// What the hub says of a file.
-struct Announced {
-    commit: String,
-    hash: String,
-    bytes: u64,
-}
-
-/// Asks for the first byte of a file. The answer of the hub tells commit and hash; that of the store that it points to, the size.
-fn announced(url: &str, cancel: &Cancel) -> Result<Announced, Error> {
-    let no_hub = |found: String| Error::NoHub { url: url.to_owned(), found };
-    // Looked at one by one: what the hub says of the file stands in its redirect.
-    let agent: ureq::Agent = patient().max_redirects(0).max_redirects_will_error(false).build().into();
-    let (mut told, mut at) = (None, url.to_owned());
+/// Requests the first byte of a file. The hub's response contains commit and hash, the response of the store
+/// to which it redirects contains the size.
+fn announced(settings: &HubSettings, hub: &HubFile, url: &str, cancel: &Cancel) -> Result<DownloadRecord, Error> {
+    let not_a_hub = |found: &str| Error::NotAHub { url: url.to_owned(), found: found.to_owned() };
+    // Redirects are followed here, because the hub announces the file in its redirect.
+    let agent: ureq::Agent = settings.agent().max_redirects(0).max_redirects_will_error(false).build().into();
+    let (mut commit_and_hash, mut at) = (None, url.to_owned());
     for _ in 0..=MAX_REDIRECTS {
-        let answer = first_byte(&agent, &at, cancel)?.map_err(|error| unanswered(url.to_owned(), error))?;
-        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
-        if told.is_none()
+        let response = first_byte(&agent, &at, cancel)?.map_err(|error| request_error(url.to_owned(), error))?;
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        if commit_and_hash.is_none()
             && let (Some(commit), Some(etag)) =
                 (header("x-repo-commit"), header("x-linked-etag").or_else(|| header("etag")))
         {
-            let hash = etag.trim_matches('"').to_ascii_lowercase();
-            if !matches!(hash.len(), 40 | 64) || !hash.bytes().all(|b| b.is_ascii_hexdigit()) {
-                return Err(no_hub(format!("the ETag `{hash}` is no hash")));
-            }
-            told = Some((commit.to_owned(), hash));
+            let hash = hash_in_etag(etag).ok_or_else(|| not_a_hub(&format!("the ETag {etag} is no hash")))?;
+            commit_and_hash = Some((commit.to_owned(), hash));
         }
-        if answer.status().is_redirection() {
-            let location = header("location").ok_or_else(|| no_hub("a redirect that leads nowhere".to_owned()))?;
-            at = joined(&at, location);
+        if response.status().is_redirection() {
+            let location = header("location").ok_or_else(|| not_a_hub("a redirect without a location"))?;
+            at = resolve_location(&at, location);
             continue;
         }
-        let (commit, hash) = told.ok_or_else(|| no_hub("no X-Repo-Commit with an ETag".to_owned()))?;
-        let size = header("content-range").and_then(|range| range.rsplit('/').next()?.trim().parse().ok());
-        return Ok(Announced { commit, hash, bytes: size.ok_or_else(|| no_hub("no Content-Range".to_owned()))? });
+        let (commit, hash) = commit_and_hash.ok_or_else(|| not_a_hub("no X-Repo-Commit with an ETag"))?;
+        let bytes = header("content-range").and_then(total_in_range).ok_or_else(|| not_a_hub("no Content-Range"))?;
+        return Ok(DownloadRecord {
+            repository: hub.repository.to_owned(),
+            revision: hub.revision.to_owned(),
+            commit,
+            hash,
+            bytes,
+            fetched_s: UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
+        });
     }
-    Err(no_hub(format!("more than {MAX_REDIRECTS} redirects")))
+    Err(not_a_hub(&format!("more than {MAX_REDIRECTS} redirects")))
 }
 
-type Answer = ureq::http::Response<ureq::Body>;
+/// The hash in an ETag: 40 or 64 hexadecimal digits, in lower case.
+fn hash_in_etag(etag: &str) -> Option<String> {
+    let hash = etag.trim_matches('"').to_ascii_lowercase();
+    (matches!(hash.len(), 40 | 64) && hash.bytes().all(|b| b.is_ascii_hexdigit())).then_some(hash)
+}
 
-/// One request, on a thread of its own: whoever wants to stop need not wait for an answer.
-fn first_byte(agent: &ureq::Agent, url: &str, cancel: &Cancel) -> Result<Result<Answer, ureq::Error>, Error> {
+/// The size of the whole file in a Content-Range, such as 7 in `bytes 0-0/7`.
+fn total_in_range(range: &str) -> Option<u64> {
+    range.rsplit_once('/')?.1.trim().parse().ok()
+}
+
+type HubResponse = ureq::http::Response<ureq::Body>;
+
+/// Sends one request on another thread, so that cancellation does not wait for the response.
+fn first_byte(agent: &ureq::Agent, url: &str, cancel: &Cancel) -> Result<Result<HubResponse, ureq::Error>, Error> {
     let (sender, receiver) = channel();
     let request = agent.get(url).header("Range", "bytes=0-0");
     std::thread::spawn(move || {
-        // Nobody may listen any more.
+        // After cancellation nobody receives the response.
         let _ = sender.send(request.call());
     });
     loop {
-        match receiver.recv_timeout(GLANCE) {
-            _ if cancel.is_set() => return Err(Error::Stopped),
-            Ok(answer) => return Ok(answer),
+        match receiver.recv_timeout(CANCEL_INTERVAL) {
+            _ if cancel.is_set() => return Err(Error::Cancelled { received: 0, total: None }),
+            Ok(response) => return Ok(response),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(Error::Unreachable { url: url.to_owned(), why: "the request failed".to_owned() });
+                return Err(Error::Unreachable { url: url.to_owned(), reason: "the request failed".to_owned() });
             }
         }
     }
 }
 
-/// Where a redirect leads from an address.
-fn joined(from: &str, location: &str) -> String {
+/// The target of a redirect, whose location may be relative to the address it comes from.
+fn resolve_location(from: &str, location: &str) -> String {
     let authority = from.find("://").map_or(0, |at| at + 3);
     let path = from[authority..].find('/').map_or(from.len(), |at| authority + at);
-    if location.contains("://") {
+    if location.split(['/', '?']).next().is_some_and(|scheme| scheme.ends_with(':')) {
         location.to_owned()
     } else if location.starts_with("//") {
         format!("{}{location}", &from[..authority.saturating_sub(2)])
@@ -320,15 +344,16 @@ fn joined(from: &str, location: &str) -> String {
     }
 }
 
-fn unanswered(url: String, error: ureq::Error) -> Error {
+fn request_error(url: String, error: ureq::Error) -> Error {
     match error {
         ureq::Error::StatusCode(status) => Error::Status { url, status },
-        other => Error::Unreachable { url, why: other.to_string() },
+        other => Error::Unreachable { url, reason: other.to_string() },
     }
 }
 
-/// The hash of a file of that size in the way that the announced one was made, known by its digits; `None` if there is no such file.
-fn hash_of(path: &Path, bytes: u64, digits: usize) -> Result<Option<String>, Error> {
+/// The hash of a file in the format of an announced hash of `digits` digits; `None` if no file of that size
+/// exists.
+fn file_hash(path: &Path, bytes: u64, digits: usize) -> Result<Option<String>, Error> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -357,88 +382,95 @@ fn hash(file: &mut File, bytes: u64, digits: usize) -> std::io::Result<String> {
     }
 }
 
-/// One file on its way.
-struct Transfer<'a, T> {
+/// The download of one file.
+struct Transfer<'a, F> {
+    agent: ureq::Agent,
     url: String,
     path: &'a Path,
-    record: &'a Record,
+    record: &'a DownloadRecord,
     cancel: &'a Cancel,
-    tell: T,
+    on_progress: F,
 }
 
-impl<T: FnMut(u64, u64)> Transfer<'_, T> {
-    /// Fetches what is missing, checks the whole and puts it in its place. Gives the bytes that came.
+impl<F: FnMut(u64, u64)> Transfer<'_, F> {
+    /// Downloads the missing bytes, checks the whole file and renames it. Returns the number of transferred
+    /// bytes.
     fn run(mut self) -> Result<u64, Error> {
-        let part = beside(self.path, &format!(".{}.part", &self.record.hash[..16]));
-        if let Some(folder) = part.parent() {
-            std::fs::create_dir_all(folder).map_err(|e| io(folder, e))?;
-        }
-        let mut file = File::options().read(true).append(true).create(true).open(&part).map_err(|e| io(&part, e))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Err(Error::Busy { path: self.path.to_owned() }),
-            Err(std::fs::TryLockError::Error(e)) => return Err(io(&part, e)),
-        }
-        let bytes = self.record.bytes;
+        let part = with_suffix(self.path, &format!(".{}.part", &self.record.hash[..16]));
+        let mut file = self.lock(&part)?;
+        let total = self.record.bytes;
         let start = match file.metadata().map_err(|e| io(&part, e))?.len() {
-            start if start <= bytes => start,
+            start if start <= total => start,
             _ => file.set_len(0).map(|()| 0).map_err(|e| io(&part, e))?,
         };
-        let agent = agent();
-        let mut done = start;
-        while done < bytes {
-            let before = done;
-            let outcome = self.attempt(&agent, &mut file, &mut done);
+        let mut received = start;
+        while received < total {
+            let before = received;
+            let outcome = self.attempt(&mut file, &mut received);
             if self.cancel.is_set() {
-                return Err(Error::Cancelled { done, bytes });
+                return Err(Error::Cancelled { received, total: Some(total) });
             }
             match outcome {
                 Ok(()) => {}
-                // A transfer that breaks is taken up again as long as each attempt brings something.
-                Err(Fault::Network(_)) if done > before => {}
-                Err(Fault::Network(error)) if done == 0 || matches!(error, ureq::Error::StatusCode(_)) => {
-                    return Err(unanswered(self.url, error));
+                // A broken transfer resumes as long as each attempt receives something.
+                Err(TransferFault::Network(_)) if received > before => {}
+                Err(TransferFault::Network(error)) if received == 0 || matches!(error, ureq::Error::StatusCode(_)) => {
+                    return Err(request_error(self.url, error));
                 }
-                Err(Fault::Network(error)) => {
-                    return Err(Error::Broken { url: self.url, done, bytes, why: error.to_string() });
+                Err(TransferFault::Network(error)) => {
+                    return Err(Error::TransferBroken { url: self.url, received, total, reason: error.to_string() });
                 }
-                Err(Fault::Disk(e)) => return Err(io(&part, e)),
+                Err(TransferFault::Disk(e)) => return Err(io(&part, e)),
             }
         }
         file.rewind().map_err(|e| io(&part, e))?;
-        let found = hash(&mut file, bytes, self.record.hash.len()).map_err(|e| io(&part, e))?;
-        if done != bytes || found != self.record.hash {
+        let found = hash(&mut file, total, self.record.hash.len()).map_err(|e| io(&part, e))?;
+        if received != total || found != self.record.hash {
             std::fs::remove_file(&part).map_err(|e| io(&part, e))?;
-            return Err(Error::Hash { url: self.url, found, announced: self.record.hash.clone() });
+            return Err(Error::HashMismatch { url: self.url, found, announced: self.record.hash.clone() });
         }
         file.sync_all().and_then(|()| std::fs::rename(&part, self.path)).map_err(|e| io(self.path, e))?;
-        Ok(bytes - start)
+        Ok(total - start)
     }
 
-    /// One request for what is missing, and as much of the answer as comes.
-    fn attempt(&mut self, agent: &ureq::Agent, file: &mut File, done: &mut u64) -> Result<(), Fault> {
-        let request = agent.get(&self.url).header("Range", format!("bytes={done}-"));
-        let response = request.call().map_err(Fault::Network)?;
-        // A server that knows no ranges sends the whole file.
-        if response.status() != 206 {
-            file.set_len(0).map_err(Fault::Disk)?;
-            *done = 0;
+    /// Opens the partial file and locks it against other processes.
+    fn lock(&self, part: &Path) -> Result<File, Error> {
+        if let Some(folder) = part.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| io(folder, e))?;
         }
+        let file = File::options().read(true).append(true).create(true).open(part).map_err(|e| io(part, e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked { path: self.path.to_owned() }),
+            Err(std::fs::TryLockError::Error(e)) => Err(io(part, e)),
+        }
+    }
+
+    /// Requests the missing bytes once and appends the response to the file.
+    fn attempt(&mut self, file: &mut File, received: &mut u64) -> Result<(), TransferFault> {
+        let request = self.agent.get(&self.url).header("Range", format!("bytes={received}-"));
+        let response = request.call().map_err(TransferFault::Network)?;
+        // A server without support for ranges sends the whole file.
+        if response.status() != 206 {
+            file.set_len(0).map_err(TransferFault::Disk)?;
+            *received = 0;
+        }
+        let total = self.record.bytes;
         let mut body = response.into_body().into_reader();
         let mut buffer = vec![0u8; 1 << 16];
         while !self.cancel.is_set() {
-            (self.tell)(*done, self.record.bytes);
+            (self.on_progress)(*received, total);
             let n = match body.read(&mut buffer) {
-                Ok(0) if *done < self.record.bytes => {
-                    return Err(Fault::Network(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()));
+                Ok(0) if *received < total => {
+                    return Err(TransferFault::Network(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()));
                 }
                 Ok(0) => break,
                 Ok(n) => n,
-                Err(e) => return Err(Fault::Network(e.into())),
+                Err(e) => return Err(TransferFault::Network(e.into())),
             };
-            file.write_all(&buffer[..n]).map_err(Fault::Disk)?;
-            *done += n as u64;
-            if *done > self.record.bytes {
+            file.write_all(&buffer[..n]).map_err(TransferFault::Disk)?;
+            *received += n as u64;
+            if *received > total {
                 break;
             }
         }
@@ -446,42 +478,74 @@ impl<T: FnMut(u64, u64)> Transfer<'_, T> {
     }
 }
 
-/// What ends an attempt.
-enum Fault {
+/// The end of a failed attempt.
+enum TransferFault {
     Network(ureq::Error),
     Disk(std::io::Error),
 }
 
-fn agent() -> ureq::Agent {
-    patient().build().into()
-}
-
-fn patient() -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {
-    let named = std::env::var("HF_HUB_DOWNLOAD_TIMEOUT").ok().and_then(|seconds| seconds.parse().ok());
-    let patience = named.filter(|seconds| *seconds > 0).map_or(PATIENCE, Duration::from_secs);
-    ureq::Agent::config_builder()
-        // Compressed bytes have no ranges.
-        .accept_encoding("identity")
-        .timeout_connect(Some(patience))
-        .timeout_recv_response(Some(patience))
-        .timeout_per_read(Some(patience))
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::encode::registry::entry;
+
+    fn settings() -> HubSettings {
+        HubSettings { endpoint: "https://hub.example:8".to_owned(), offline: false, timeout: TIMEOUT }
+    }
 
     #[test]
-    fn redirects_lead_where_browsers_would_go() {
+    fn urls_escape_a_slash_in_the_revision_only() {
+        let hub = entry("clip").unwrap().hub.unwrap();
+        assert_eq!(
+            settings().url(&hub, hub.revision),
+            "https://hub.example:8/openai/clip-vit-base-patch32/resolve/refs%2Fpr%2F15/model.safetensors"
+        );
+        let hub = entry("mobilenet-v2").unwrap().hub.unwrap();
+        assert_eq!(
+            settings().url(&hub, hub.revision),
+            "https://hub.example:8/google/mobilenet_v2_1.0_224/resolve/main/model.safetensors"
+        );
+    }
+
+    #[test]
+    fn locations_resolve_as_in_a_browser() {
         let from = "https://hub.example:8/a/b?c=d/e";
         for (location, to) in [
             ("http://store.example/x", "http://store.example/x"),
             ("//store.example/x", "https://store.example/x"),
             ("/x/y", "https://hub.example:8/x/y"),
+            ("/x?to=http://y", "https://hub.example:8/x?to=http://y"),
             ("x", "https://hub.example:8/a/x"),
         ] {
-            assert_eq!(joined(from, location), to);
+            assert_eq!(resolve_location(from, location), to);
         }
-        assert_eq!(joined("https://hub.example", "x"), "https://hub.example/x");
+        assert_eq!(resolve_location("https://hub.example", "x"), "https://hub.example/x");
+    }
+
+    proptest! {
+        #[test]
+        fn a_url_contains_the_revision_as_one_segment(revision in "\\PC{0,20}") {
+            let hub = entry("clip").unwrap().hub.unwrap();
+            let url = settings().url(&hub, &revision);
+            prop_assert!(url.is_ascii());
+            let segment = url.split('/').nth(6).unwrap();
+            prop_assert_eq!(percent_encoding::percent_decode_str(segment).decode_utf8().unwrap(), revision);
+            prop_assert_eq!(url.split('/').count(), 8);
+        }
+
+        #[test]
+        fn headers_of_any_text_do_not_panic(text in "\\PC*", from in "\\PC*") {
+            prop_assert!(hash_in_etag(&text).is_none_or(|hash| matches!(hash.len(), 40 | 64)));
+            total_in_range(&text);
+            resolve_location(&from, &text);
+        }
+
+        #[test]
+        fn the_total_of_a_range_is_its_last_number(first in any::<u64>(), last in any::<u64>(), total in any::<u64>()) {
+            prop_assert_eq!(total_in_range(&format!("bytes {first}-{last}/{total}")), Some(total));
+            prop_assert_eq!(total_in_range(&format!("bytes {first}-{last}/*")), None);
+        }
     }
 }

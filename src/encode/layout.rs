@@ -1,4 +1,4 @@
-//! The embedded encoder `layout`: where light, colour and edges lie in the picture.
+//! The embedded encoder `layout`: where light, colour and edges are in the picture.
 //!
 //! A picture, stretched to 64x64, becomes 8 planes of 8x8 cells, 512 numbers in all:
 //!
@@ -8,23 +8,24 @@
 //! | 1, 2 | means of Cb, Cr (BT.601) | minus half of the plane's mean, both divided by √(‖c‖² + 45.2²) |
 //! | 3..8 | √ of the mean gradient energy at 0°, 36°, 72°, 108°, 144° | minus the plane's mean, all five divided by √(‖g‖² + 4²) |
 //!
-//! A pixel of gradient `(gx, gy)` (central differences) gives `|g|·cos⁴(θ − θₖ)` to orientation `k`; five
-//! orientations of cos⁴ sum to a constant, so that no edge direction weighs more than another. The constants
-//! added under the roots keep noise in nearly flat pictures from being blown up to full contrast. The idea is that of the
-//! MPEG-7 colour layout and edge histogram descriptors (ISO/IEC 15938-3) and of HOG (Dalal and Triggs, 2005).
+//! A pixel with gradient `(gx, gy)` (central differences) gives `|g|·cos⁴(θ − θₖ)` to orientation `k`. Five
+//! orientations of cos⁴ sum to a constant, so no edge direction weighs more than another. The constants under
+//! the roots keep noise in nearly flat pictures from being amplified to full contrast. The idea comes from
+//! the MPEG-7 colour layout and edge histogram descriptors (ISO/IEC 15938-3) and from HOG (Dalal and Triggs,
+//! 2005).
 //!
-//! Only `+ − × ÷ √` in a fixed order are used, so that the same pixels give the same bits on every machine.
+//! Only `+ − × ÷ √` in a fixed order are used, so the same pixels give the same bits on every machine.
 //!
-//! * image features: `Q (f − μ)`, 128 numbers; `Q` (128 x 512) has orthonormal rows and is shipped with the encoder;
-//! * clip features: the descriptors of 8 frames, 2 s at 4 a second, concatenated: 4096 numbers.
+//! * image features: `Q (f − μ)`, 128 numbers; `Q` (128 x 512) has orthonormal rows and is embedded;
+//! * clip features: the descriptors of 8 frames, 2 s at 4 frames a second, concatenated: 4096 numbers.
 
 use crate::media::{Fit, Picture};
 
-use super::{About, Descriptor, Encoder, Error, FLAT_DEVIATION, Sampling, deviation};
+use super::{Descriptor, Encoder, EncoderInfo, Error, FLAT_DEVIATION, Sampling, deviation};
 
 /// Name and version that indexes and checkpoints record.
 pub const ID: &str = "layout/1";
-/// Numbers in the descriptor of one frame.
+/// Length of the descriptor of one frame.
 pub const DESCRIPTOR_LEN: usize = 512;
 /// Length of the features of an image.
 pub const IMAGE_LEN: usize = 128;
@@ -32,7 +33,7 @@ pub const IMAGE_LEN: usize = 128;
 pub const CLIP_FRAMES: usize = 8;
 /// Length of the features of a clip.
 pub const CLIP_LEN: usize = CLIP_FRAMES * DESCRIPTOR_LEN;
-/// 8 frames over 2 s; a new clip each second.
+/// Clips of 8 frames in 2 s, one starting each second.
 pub const SAMPLING: Sampling = Sampling {
     rate_hz: 4.0,
     frames_per_clip: CLIP_FRAMES,
@@ -48,7 +49,8 @@ const CELL: usize = SIDE / GRID;
 const CELLS: usize = GRID * GRID;
 const ORIENTATIONS: usize = 5;
 
-/// (cos, sin) of k·36°, written out: the C library's functions differ between machines in the last bit.
+/// (cos, sin) of k·36° as constants, because the C library's functions differ between machines in the last
+/// bit.
 const DIRECTIONS: [(f32, f32); ORIENTATIONS] = [
     (1.0, 0.0),
     (0.809_017, 0.587_785_25),
@@ -57,7 +59,7 @@ const DIRECTIONS: [(f32, f32); ORIENTATIONS] = [
     (-0.809_017, 0.587_785_25),
 ];
 
-/// Added under the root of each normaliser: a contrast (in grey levels, over the cells of the block) below
+/// Added under the root of each normaliser: the contrast, in grey levels over the cells of the block, below
 /// which a picture counts as nearly flat.
 const LUMA_FLOOR: f32 = 32.0;
 const CHROMA_FLOOR: f32 = 45.2;
@@ -67,12 +69,12 @@ const GRADIENT_FLOOR: f32 = 4.0;
 pub fn describe(picture: &Picture) -> Descriptor {
     let side = SIDE as u32;
     if picture.width == side && picture.height == side {
-        return of_rgb(&picture.rgb);
+        return describe_rgb(&picture.rgb);
     }
-    of_rgb(&picture.resize(side, side).rgb)
+    describe_rgb(&picture.resize(side, side).rgb)
 }
 
-fn of_rgb(rgb: &[u8]) -> Descriptor {
+fn describe_rgb(rgb: &[u8]) -> Descriptor {
     let mut luma = vec![0f32; SIDE * SIDE];
     let mut planes = [[0f32; CELLS]; 3];
     for (i, (pixel, luma)) in rgb.chunks_exact(3).zip(&mut luma).enumerate() {
@@ -97,7 +99,7 @@ fn of_rgb(rgb: &[u8]) -> Descriptor {
     values.extend_from_slice(&planes[0]);
     normalise(&mut values[..CELLS], LUMA_FLOOR);
     for plane in &mut planes[1..] {
-        // Half of the mean stays: the overall hue tells scenes apart, but a colour cast should not decide.
+        // Half of the mean stays: the overall hue distinguishes scenes, but a colour cast should not decide.
         subtract_mean(plane, 0.5);
         values.extend_from_slice(plane);
     }
@@ -113,8 +115,8 @@ fn of_rgb(rgb: &[u8]) -> Descriptor {
     Descriptor::new(values)
 }
 
-/// Where the mirror image finds its number `to`: the column counted from the other side, and, for
-/// gradients, the orientation 180° − θ in place of θ.
+/// The index in a picture's descriptor of number `to` of the mirrored picture: the column counted from the
+/// other side and, for gradients, the orientation 180° − θ instead of θ.
 pub(crate) fn mirror_index(to: usize) -> usize {
     let (plane, cell) = (to / CELLS, to % CELLS);
     let plane = match plane.checked_sub(3) {
@@ -154,7 +156,7 @@ fn gradients(luma: &[f32]) -> [[f32; CELLS]; ORIENTATIONS] {
             if squared < 1e-6 {
                 continue;
             }
-            // |g|·cos⁴ = p⁴ / |g|³ with p the projection on the direction.
+            // |g|·cos⁴ = p⁴ / |g|³, where p is the projection on the direction.
             let scale = 1.0 / (squared * squared.sqrt());
             let cell = cell_of(x, y);
             for (plane, (cos, sin)) in planes.iter_mut().zip(DIRECTIONS) {
@@ -170,26 +172,27 @@ fn gradients(luma: &[f32]) -> [[f32; CELLS]; ORIENTATIONS] {
 /// The frozen map from a descriptor to image features: `Q (f − μ)`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Projection {
-    /// μ, 512 numbers: the descriptor of an average picture.
+    /// μ, 512 numbers: the mean descriptor.
     pub mean: Vec<f32>,
-    /// Q, 128 x 512, row after row; rows are orthonormal.
+    /// Q, 128 x 512, row after row; its rows are orthonormal.
     pub rows: Vec<f32>,
 }
 
 impl Projection {
-    /// Reads a projection from the bytes of a safetensors file with `mean` (512) and `projection` (128, 512), f16 or f32.
+    /// Reads a projection from the bytes of a safetensors file with `mean` (512) and `projection` (128, 512),
+    /// f16 or f32.
     ///
     /// # Errors
-    /// [`Error::Projection`] if the file is damaged, or lacks a tensor, or has one of another shape.
+    /// [`Error::Projection`] if the file is damaged, lacks a tensor, or has a tensor of another shape.
     pub fn parse(bytes: &[u8], name: &str) -> Result<Projection, Error> {
-        let wrong = |found: String| Error::Projection { name: name.to_owned(), found };
-        let file = crate::base::tensors::parse(bytes).map_err(|e| wrong(e.to_string()))?;
-        let mean = file.take("mean", &[DESCRIPTOR_LEN]).map_err(|e| wrong(e.to_string()))?;
-        let rows = file.take("projection", &[IMAGE_LEN, DESCRIPTOR_LEN]).map_err(|e| wrong(e.to_string()))?;
+        let fault = |found: String| Error::Projection { name: name.to_owned(), found };
+        let file = crate::base::tensors::parse(bytes).map_err(|e| fault(e.to_string()))?;
+        let mean = file.take("mean", &[DESCRIPTOR_LEN]).map_err(|e| fault(e.to_string()))?;
+        let rows = file.take("projection", &[IMAGE_LEN, DESCRIPTOR_LEN]).map_err(|e| fault(e.to_string()))?;
         Ok(Projection { mean, rows })
     }
 
-    /// The bytes of the file that [`Projection::parse`] reads, with numbers as f16.
+    /// The bytes of a file that [`Projection::parse`] reads, with numbers as f16.
     pub fn to_bytes(&self) -> Vec<u8> {
         crate::base::tensors::write(
             &[("mean", &[DESCRIPTOR_LEN], &self.mean), ("projection", &[IMAGE_LEN, DESCRIPTOR_LEN], &self.rows)],
@@ -201,23 +204,23 @@ impl Projection {
 
 /// The encoder: descriptor plus projection.
 #[derive(Debug, Clone)]
-pub struct Layout {
+pub struct LayoutEncoder {
     projection: Projection,
-    about: About,
+    info: EncoderInfo,
 }
 
-impl Layout {
-    /// The encoder as shipped.
-    pub fn embedded() -> Layout {
+impl LayoutEncoder {
+    /// The encoder with the embedded projection.
+    pub fn embedded() -> LayoutEncoder {
         let bytes = include_bytes!("../../assets/layout.safetensors");
-        Layout::with_projection(
-            Projection::parse(bytes, "the embedded projection").expect("checked by a test of this module"),
+        LayoutEncoder::with_projection(
+            Projection::parse(bytes, "the embedded projection").expect("a test of this module parses it"),
         )
     }
 
-    /// The encoder with another projection, as when one is fitted anew.
-    pub fn with_projection(projection: Projection) -> Layout {
-        let about = About {
+    /// The encoder with another projection, for example a newly fitted one.
+    pub fn with_projection(projection: Projection) -> LayoutEncoder {
+        let info = EncoderInfo {
             name: "layout".to_owned(),
             id: ID.to_owned(),
             image_len: IMAGE_LEN,
@@ -225,9 +228,9 @@ impl Layout {
             descriptor_len: DESCRIPTOR_LEN,
             sampling: SAMPLING,
             same_scene: true,
-            mean_at: (0..CLIP_FRAMES).map(|i| i * DESCRIPTOR_LEN).collect(),
+            mean_offsets: (0..CLIP_FRAMES).map(|i| i * DESCRIPTOR_LEN).collect(),
         };
-        Layout { projection, about }
+        LayoutEncoder { projection, info }
     }
 
     /// The projection in use.
@@ -236,16 +239,16 @@ impl Layout {
     }
 }
 
-impl Encoder for Layout {
-    fn about(&self) -> &About {
-        &self.about
+impl Encoder for LayoutEncoder {
+    fn info(&self) -> &EncoderInfo {
+        &self.info
     }
 
     fn describe(&self, pictures: &[Picture]) -> Result<Vec<Descriptor>, Error> {
         Ok(pictures.iter().map(describe).collect())
     }
 
-    /// Without looking at the picture again.
+    /// A permutation of the descriptor.
     fn mirrored(&self, descriptor: &Descriptor) -> Option<Descriptor> {
         let values = (0..DESCRIPTOR_LEN).map(|to| descriptor.values[mirror_index(to)]).collect();
         Some(Descriptor { values, flat: descriptor.flat })
@@ -258,8 +261,8 @@ impl Encoder for Layout {
         Ok(rows.map(|row| row.iter().zip(&centred).map(|(a, b)| a * b).sum()).collect())
     }
 
-    /// 4096 numbers: the frames' descriptors one after the other. A clip of fewer than 8 frames repeats its last
-    /// one. A flat frame stands for the average picture, which says nothing.
+    /// 4096 numbers: the frames' descriptors one after the other. A clip of fewer than 8 frames repeats its
+    /// last frame. A flat frame contributes the mean descriptor, which is neutral.
     fn clip(&self, frames: &[&Descriptor]) -> Result<Option<Vec<f32>>, Error> {
         let Some(last) = frames.last().filter(|_| frames.iter().any(|f| !f.flat)) else { return Ok(None) };
         let mut features = Vec::with_capacity(CLIP_LEN);
@@ -289,14 +292,14 @@ mod tests {
     fn mirror_of_descriptor_is_descriptor_of_mirror() {
         let picture = noise(64, 64, 7);
         let direct = describe(&picture.flipped());
-        let derived = Layout::embedded().mirrored(&describe(&picture)).unwrap();
+        let derived = LayoutEncoder::embedded().mirrored(&describe(&picture)).unwrap();
         for (a, b) in direct.values().iter().zip(derived.values()) {
             assert!((a - b).abs() < 1e-4, "{a} {b}");
         }
     }
 
     #[test]
-    fn flat_pictures_are_called_flat_and_busy_ones_are_not() {
+    fn only_pictures_without_contrast_are_flat() {
         for grey in [0, 128, 255] {
             let d = describe(&Picture { width: 50, height: 30, rgb: vec![grey; 50 * 30 * 3] });
             assert!(d.is_flat() && d.values().iter().all(|v| *v == 0.0));
@@ -306,7 +309,7 @@ mod tests {
 
     #[test]
     fn descriptor_bits_are_pinned() {
-        // The same on every machine: a change here changes every index, so raise the version in ID with it.
+        // Equal on every machine. A change here changes every index: then raise the version in ID.
         let d = describe(&noise(64, 64, 3));
         let hash = d
             .values()
@@ -318,7 +321,7 @@ mod tests {
 
     #[test]
     fn embedded_projection_has_orthonormal_rows() {
-        let encoder = Layout::embedded();
+        let encoder = LayoutEncoder::embedded();
         let row = |i: usize| &encoder.projection().rows[i * DESCRIPTOR_LEN..(i + 1) * DESCRIPTOR_LEN];
         for i in [0, 1, 63, 127] {
             for j in [0, 1, 63, 127] {
@@ -329,8 +332,8 @@ mod tests {
     }
 
     #[test]
-    fn short_clip_repeats_its_last_frame_and_flat_clip_is_none() {
-        let encoder = Layout::embedded();
+    fn a_short_clip_repeats_its_last_frame_and_a_flat_clip_is_none() {
+        let encoder = LayoutEncoder::embedded();
         let d = describe(&noise(64, 64, 9));
         let clip = encoder.clip(&[&d]).unwrap().unwrap();
         assert_eq!(clip.len(), CLIP_LEN);

@@ -1,30 +1,38 @@
-//! What are the frozen features of this image, of this clip?
+//! Frozen features of images and clips.
 //!
-//! An [`Encoder`] turns pixels into features and never learns from the gallery. `layout` is embedded in the binary and needs no download: it finds the same scene.
-//! Learned backbones find the same kind of scene; their weights are pulled on request or given as a file. An index and a checkpoint record the [`About::id`] they
-//! were made with and refuse another one.
+//! An [`Encoder`] turns pixels into features and never learns from the gallery. [`layout`] is embedded in the
+//! library and needs no download: it finds the same scene. Learned encoders find the same kind of scene;
+//! their weights are downloaded by [`hub`] or given as a file. An index and a checkpoint record the
+//! [`EncoderInfo::id`] of their encoder and refuse another.
+//!
+//! With the feature `encoders` off, the networks and `hub` are missing; with `onnx` off, ONNX files cannot be
+//! opened. [`Error::NotBuilt`] reports a request for either.
 
+#[cfg(feature = "encoders")]
 pub mod hub;
 pub mod layout;
+#[cfg(any(feature = "encoders", feature = "onnx"))]
 mod models;
+#[cfg(feature = "onnx")]
 mod onnx;
 pub mod registry;
-mod stored;
 
 use std::path::PathBuf;
 
-pub use layout::{Layout, Projection};
-pub use registry::{Entry, open, open_as, open_known};
+pub use layout::{LayoutEncoder, Projection};
+#[cfg(feature = "onnx")]
+pub use onnx::hide_caught_panics;
+pub use registry::{EncoderEntry, WeightsOrigin, open, open_as, open_known};
 
 use crate::media::{self, Fit, Picture};
 use thiserror::Error;
 
-/// How an encoder wants to see a video.
+/// The frames that an encoder takes of a video.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
     /// Frames a second, on a regular grid from the first frame.
     pub rate_hz: f64,
-    /// Frames that make one clip.
+    /// Frames in one clip.
     pub frames_per_clip: usize,
     /// Frames from the start of one clip to the start of the next.
     pub stride_frames: usize,
@@ -32,23 +40,24 @@ pub struct Sampling {
     pub width: u32,
     /// Height of a frame in pixels.
     pub height: u32,
-    /// How frames and images come to that size.
+    /// How frames and images are brought to that size.
     pub fit: Fit,
 }
 
 impl Sampling {
-    /// How a video is decoded for it.
+    /// The decoding plan for these frames.
     pub fn plan(&self, keyframes_only: bool) -> media::Plan {
         media::Plan { rate_hz: self.rate_hz, width: self.width, height: self.height, fit: self.fit, keyframes_only }
     }
 }
 
-/// What an encoder says of itself.
+/// Name, sizes and sampling of an encoder.
 #[derive(Debug, Clone, PartialEq)]
-pub struct About {
-    /// As `--encoder` takes it.
+pub struct EncoderInfo {
+    /// The name that [`open`] takes.
     pub name: String,
-    /// Name and version, and for weights from a file eight digits of their BLAKE3: what indexes and checkpoints record.
+    /// Name and version, and for weights from a file eight digits of their BLAKE3. Indexes and checkpoints
+    /// record it.
     pub id: String,
     /// Length of the features of an image.
     pub image_len: usize,
@@ -56,31 +65,34 @@ pub struct About {
     pub clip_len: usize,
     /// Length of [`Descriptor::values`].
     pub descriptor_len: usize,
-    /// How it sees a video.
+    /// The frames that it takes of a video.
     pub sampling: Sampling,
-    /// Whether it is asked for the very scene, and not the kind of it: then candidates are laid over sketches of their frames.
+    /// Whether the encoder finds the same scene, not the same kind of scene. Then search aligns candidates
+    /// with sketches of their frames.
     pub same_scene: bool,
-    /// Where in a clip's features descriptors stand whose mean is that of the clip's frames: their first places. Image features, of an encoder that sees a clip as a whole.
-    pub mean_at: Vec<usize>,
+    /// Offsets of blocks in a clip's features whose mean is comparable with one frame: the mean of its
+    /// frames' descriptors, or image features if the encoder computes clips as a whole.
+    pub mean_offsets: Vec<usize>,
 }
 
-/// What one picture looks like to an encoder.
+/// The encoder's description of one picture.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Descriptor {
     values: Vec<f32>,
     flat: bool,
 }
 
-/// Standard deviation of luma under which a picture is flat (a black or white frame): it shows nothing that could be searched for.
+/// Standard deviation of luma below which a picture is flat (such as a black frame) and has nothing to search
+/// for.
 const FLAT_DEVIATION: f32 = 2.5;
 
 impl Descriptor {
-    /// Of a picture that shows something.
+    /// The descriptor of a picture that is not flat.
     pub fn new(values: Vec<f32>) -> Descriptor {
         Descriptor { values, flat: false }
     }
 
-    /// Of a picture that shows nothing: all numbers are 0.
+    /// The descriptor of a flat picture: `length` zeros.
     pub fn flat(length: usize) -> Descriptor {
         Descriptor { values: vec![0.0; length], flat: true }
     }
@@ -90,24 +102,25 @@ impl Descriptor {
         &self.values
     }
 
-    /// Whether the picture shows nothing: all black, all white, one colour.
+    /// Whether the picture is of one colour, such as all black or all white.
     pub fn is_flat(&self) -> bool {
         self.flat
     }
 }
 
-/// Makes features of images and clips.
+/// Computes features of images and clips.
 pub trait Encoder: Send + Sync + std::fmt::Debug {
-    /// What it is and wants.
-    fn about(&self) -> &About;
+    /// Name, sizes and sampling.
+    fn info(&self) -> &EncoderInfo;
 
-    /// Describes pictures of the size that it takes ([`fit()`] brings them there), many at once.
+    /// Describes pictures that have the size of the sampling, which [`fit()`] gives them.
     ///
     /// # Errors
-    /// [`enum@Error`] if the weights do not compute.
+    /// [`Error::Compute`] if a picture has another size, or if the network's output is not finite.
     fn describe(&self, pictures: &[Picture]) -> Result<Vec<Descriptor>, Error>;
 
-    /// The descriptor of the same picture seen in a mirror, if it follows from that of the picture. Encoders that hardly tell the two apart have none.
+    /// The descriptor of the mirrored picture, if it follows from the descriptor of the picture. Encoders
+    /// that hardly distinguish the two return `None`.
     fn mirrored(&self, _descriptor: &Descriptor) -> Option<Descriptor> {
         None
     }
@@ -120,8 +133,8 @@ pub trait Encoder: Send + Sync + std::fmt::Debug {
         Ok(descriptor.values.clone())
     }
 
-    /// The features of a clip from its frames in order of time. A clip cut short by the end of the video may have fewer than it should. `None` if
-    /// all frames are flat (or there is none).
+    /// The features of a clip from its frames in order of time. The last clip of a video may have fewer
+    /// frames than the sampling requests. `None` if all frames are flat, or if there are none.
     ///
     /// # Errors
     /// As [`Encoder::describe`].
@@ -138,15 +151,23 @@ pub fn fit(picture: &Picture, sampling: &Sampling) -> Picture {
 /// # Errors
 /// As [`Encoder::describe`].
 pub fn describe(encoder: &dyn Encoder, picture: &Picture) -> Result<Descriptor, Error> {
-    let fitted = fit(picture, &encoder.about().sampling);
+    let fitted = fit(picture, &encoder.info().sampling);
     let described = encoder.describe(std::slice::from_ref(&fitted))?;
-    described.into_iter().next().ok_or_else(|| Error::Compute("a picture without a descriptor".to_owned()))
+    described.into_iter().next().ok_or_else(|| Error::Compute("no descriptor for a picture".to_owned()))
 }
 
-/// Whether a picture shows nothing.
+#[cfg(any(feature = "encoders", feature = "onnx"))]
 fn is_flat(picture: &Picture) -> bool {
     let luma = |p: &[u8]| 0.299 * f32::from(p[0]) + 0.587 * f32::from(p[1]) + 0.114 * f32::from(p[2]);
     deviation(picture.rgb.chunks_exact(3).map(luma)) < FLAT_DEVIATION
+}
+
+#[cfg(any(feature = "encoders", feature = "onnx"))]
+fn check_size(pictures: &[Picture], width: u32, height: u32) -> Result<(), Error> {
+    match pictures.iter().find(|p| (p.width, p.height) != (width, height)) {
+        None => Ok(()),
+        Some(p) => Err(Error::Compute(format!("a picture of {} x {}, expected {width} x {height}", p.width, p.height))),
+    }
 }
 
 fn deviation(values: impl ExactSizeIterator<Item = f32> + Clone) -> f32 {
@@ -155,77 +176,112 @@ fn deviation(values: impl ExactSizeIterator<Item = f32> + Clone) -> f32 {
     (values.map(|v| (v - mean) * (v - mean)).sum::<f32>() / n).sqrt()
 }
 
-/// Why features could not be made.
+/// Why an encoder could not be opened, or could not compute features.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// The projection file is not one of ours.
-    #[error(
-        "{name} does not hold a projection of the encoder `layout`: {found}; make it anew with `reelseek train --refit-encoder`"
-    )]
+    /// A file that is not a projection of `layout`.
+    #[error("{name}: {found}; expected a projection of the encoder `layout`")]
     Projection {
-        /// Which file.
+        /// The file.
         name: String,
         /// What was found in it.
         found: String,
     },
-    /// No encoder of this name.
-    #[error("no encoder is called `{name}`; this version has: {}, and onnx:FILE for one of your own", known.join(", "))]
+    /// No encoder has this name.
+    #[error("unknown encoder `{name}`; known are {} and onnx:FILE", known.join(", "))]
     Unknown {
-        /// The name asked for.
+        /// The requested name.
         name: String,
         /// All names.
         known: Vec<&'static str>,
     },
-    /// The weights are not on this machine.
-    #[error(
-        "the weights of the encoder {name} are not here ({} does not exist): {}name a file with --weights", looked.display(),
-        if *on_hub { format!("fetch them with `reelseek encoders pull {name}`, or ") } else { String::new() }
-    )]
-    NoWeights {
-        /// Which encoder.
-        name: &'static str,
-        /// Where they would be.
-        looked: PathBuf,
-        /// Whether they can be fetched.
-        on_hub: bool,
+    /// The library was built without a Cargo feature that the encoder needs.
+    #[error("the encoder {name} is not part of this build, which lacks the feature `{feature}`")]
+    NotBuilt {
+        /// The requested name.
+        name: String,
+        /// The Cargo feature.
+        feature: &'static str,
     },
-    /// A weights file that is not what the encoder needs.
+    /// The weights are not on this machine.
+    #[error("the weights of the encoder {name} are missing: {} does not exist", path.display())]
+    NoWeights {
+        /// The encoder.
+        name: &'static str,
+        /// The path that was tried.
+        path: PathBuf,
+        /// Where the weights can be had.
+        origin: WeightsOrigin,
+    },
+    /// A weights file that the encoder cannot read.
     #[error("{}: {found}; expected the weights of {name}: {expected}", path.display())]
     Weights {
-        /// Which encoder.
-        name: String,
+        /// The encoder.
+        name: &'static str,
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What was found.
         found: String,
-        /// Which file would do.
-        expected: String,
+        /// The files that the encoder reads.
+        expected: &'static str,
     },
-    /// An ONNX file, or the JSON file beside it, that is no image encoder.
+    /// A weights file in Python's pickle format, which is not read because unpickling can run code.
+    #[error("{}: a Python pickle; expected the weights of {name}: {expected}", path.display())]
+    PickledWeights {
+        /// The encoder.
+        name: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The files that the encoder reads.
+        expected: &'static str,
+    },
+    /// An ONNX file that cannot be read from disk.
+    #[error("{}: {source}", path.display())]
+    OnnxFile {
+        /// The file.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
+    /// The JSON file beside an ONNX file cannot be read from disk.
+    #[error(
+        "{}: {source}; an ONNX encoder needs this file, which describes the input of the network (`{{}}`: the declared \
+         size, pixels as numbers of 0 to 1)",
+        path.display()
+    )]
+    OnnxDescriptionFile {
+        /// The JSON file.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
+    /// An ONNX file, or the JSON file beside it, that does not describe an image encoder.
     #[error("{}: {found}", path.display())]
     Onnx {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// What was found, and what was expected.
         found: String,
     },
-    /// Other weights than an index or a checkpoint was made with.
-    #[error("{what} needs the encoder {needed}, but {given} is here: {how}, or index again into another folder")]
-    Other {
+    /// Another encoder than an index or a checkpoint was made with.
+    #[error("{owner} needs the encoder {needed}, found {given}")]
+    WrongEncoder {
         /// `the index` or `the checkpoint`.
-        what: &'static str,
-        /// The id recorded.
+        owner: &'static str,
+        /// The recorded id.
         needed: String,
-        /// The id of what was opened.
+        /// The id of the opened encoder.
         given: String,
-        /// How to get the right one.
-        how: String,
+        /// Where the weights of the needed encoder can be had.
+        origin: WeightsOrigin,
     },
-    /// An encoder that computes nothing sensible.
+    /// A picture of the wrong size, or features that are not finite.
     #[error("the encoder failed: {0}")]
     Compute(String),
 }
 
+#[cfg(feature = "encoders")]
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Error {
         Error::Compute(error.to_string())

@@ -3,98 +3,117 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::models::c3d::{self, C3d};
-use super::models::clip::{self, Clip};
-use super::models::dinov2::{self, Dinov2};
-use super::models::mobileclip::{self, MobileClip};
-use super::models::mobilenet_v2::{self, MobileNetV2};
-use super::models::pooled::{Backbone, Normalise, Pooled};
-use super::models::siglip::{self, Siglip};
-use super::{Encoder, Error, Layout, Sampling, onnx};
-use crate::media::{Filter, Fit};
+use super::{Encoder, Error, LayoutEncoder};
+#[cfg(feature = "encoders")]
+use super::{Sampling, models};
+#[cfg(feature = "encoders")]
+use crate::media::Fit;
 
-/// An encoder that can be asked for.
+/// An encoder with weights. Every build lists all entries; the feature `encoders` can open them.
 #[derive(Debug)]
-pub struct Entry {
-    /// As `--encoder` takes it.
+pub struct EncoderEntry {
+    /// Name of the encoder, such as `clip`.
     pub name: &'static str,
-    /// Raised when the same weights give other features.
+    /// Version, raised when the same weights give other features.
     pub version: u32,
-    /// What it is good for, in a line.
+    /// What the encoder is good for, in one line.
     pub about: &'static str,
-    /// Where it comes from.
+    /// The publication.
     pub source: &'static str,
     /// The licence of the weights.
     pub licence: &'static str,
-    /// Its weights on the hub; `None` if it has none there.
-    pub hub: Option<Hub>,
-    /// Which other files `--weights` takes.
+    /// The weights on the Hugging Face hub; `None` if they are not there.
+    pub hub: Option<HubFile>,
+    /// Weights files that this encoder reads.
     pub weights: &'static str,
-    /// Whether its answers were checked with the real weights, or its arithmetic only, with seeded ones.
+    /// Whether the features were checked with the real weights. Otherwise only the arithmetic was, with
+    /// seeded weights.
     pub verified: bool,
-    /// Floating-point operations for an image, all its views, or for a clip if it is not made of images: multiply-adds times two.
+    /// Floating-point operations (two for each multiply-add) for an image with all its views, or for a clip
+    /// if the encoder computes clips as a whole.
     pub flops: f64,
-    /// Opens it from its weights.
-    build: Build,
+    /// Opens the encoder from its weights file, with this id.
+    #[cfg(feature = "encoders")]
+    build: fn(&EncoderEntry, &Path, String) -> Result<Arc<dyn Encoder>, String>,
 }
-
-/// Makes an encoder of an entry, its weights' file and its id; what is wrong with the file is told in words.
-type Build = fn(&Entry, &Path, String) -> Result<Arc<dyn Encoder>, String>;
 
 /// A file on the Hugging Face hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Hub {
-    /// Owner and name.
+pub struct HubFile {
+    /// Owner and name of the repository.
     pub repository: &'static str,
-    /// A branch, tag or commit.
+    /// Branch, tag or commit.
     pub revision: &'static str,
-    /// The file in it.
+    /// Path of the file in the repository.
     pub file: &'static str,
-    /// Its size, to tell a person: as the hub shows it, in megabytes, where no better figure was at hand.
+    /// Size in bytes. For most files rounded to megabytes, as the hub displays it.
     pub bytes: u64,
+}
+
+/// Where the weights of an encoder come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WeightsOrigin {
+    /// Part of the library: `layout`.
+    Embedded,
+    /// The Hugging Face hub.
+    Hub,
+    /// A file that the user has.
+    File,
+    /// An ONNX file that the user has, with a JSON file beside it.
+    Onnx,
+}
+
+impl WeightsOrigin {
+    /// The origin for the name or the id of an encoder; names that are in no list are ONNX files.
+    pub fn of(name_or_id: &str) -> WeightsOrigin {
+        match name_in(name_or_id) {
+            LAYOUT => WeightsOrigin::Embedded,
+            name => match entry(name) {
+                Ok(EncoderEntry { hub: Some(_), .. }) => WeightsOrigin::Hub,
+                Ok(_) => WeightsOrigin::File,
+                Err(_) => WeightsOrigin::Onnx,
+            },
+        }
+    }
 }
 
 /// The name of the embedded encoder.
 pub const LAYOUT: &str = "layout";
+/// Prefix of the names of ONNX encoders; the path of the file follows, or in an id the stem of its name.
+pub(super) const ONNX_PREFIX: &str = "onnx:";
 
-/// All encoders but the embedded one, which needs no weights.
-pub static ENTRIES: &[Entry] = &[
-    Entry {
+/// All encoders with weights: all except `layout` and ONNX files.
+pub static ENTRIES: &[EncoderEntry] = &[
+    EncoderEntry {
         name: "mobilenet-v2",
         version: 1,
-        about: "ImageNet classifier of 2018, small and fast: the same kind of thing",
+        about: "small and fast ImageNet classifier of 2018: finds the same kind of object",
         source: "Sandler et al., CVPR 2018",
         licence: "Apache-2.0",
-        hub: Some(Hub {
+        hub: Some(HubFile {
             repository: "google/mobilenet_v2_1.0_224",
             revision: "main",
             file: "model.safetensors",
             bytes: 14_194_904,
         }),
-        weights: "model.safetensors of google/mobilenet_v2_1.0_224, or the same network with batch normalisation folded in (stem, block0..16, head)",
+        weights: "model.safetensors of google/mobilenet_v2_1.0_224, or the same network with batch normalisation folded \
+                  in (stem, block0..16, head)",
         verified: true,
-        // It sees each picture twice.
-        flops: 2.0 * mobilenet_v2::FLOPS,
-        build: |entry, path, id| {
-            let (network, normalise) = MobileNetV2::open(path)?;
-            // The reference keeps the shape and cuts the middle out; of wide pictures that loses half. Squeezed, and seen from afar and close, kinds are
-            // found better (`reelseek kinds`).
-            let (name, side) = (entry.name, 320);
-            let fit = Fit::Squeeze { width: side, height: side, filter: Filter::Bilinear };
-            let network = Box::new(network);
-            let pooled = Pooled::new(name, id, mobilenet_v2::LENGTH, sampling(side, fit), normalise, network);
-            Ok(Arc::new(pooled.seeing_close_too(224)))
-        },
+        // Two views of each picture.
+        flops: 1.204e9,
+        #[cfg(feature = "encoders")]
+        build: models::mobilenet_v2::build,
     },
-    Entry {
+    EncoderEntry {
         name: "clip",
         version: 1,
-        about: "CLIP ViT-B/32, of pictures and their texts on the web: what a picture is about",
+        about: "CLIP ViT-B/32, trained on web images and their captions: finds the same subject",
         source: "Radford et al., ICML 2021",
         licence: "MIT",
-        hub: Some(Hub {
+        hub: Some(HubFile {
             repository: "openai/clip-vit-base-patch32",
-            // Where candle's example finds it: `main` had no safetensors file.
+            // `main` had no safetensors file.
             revision: "refs/pr/15",
             file: "model.safetensors",
             bytes: 605_000_000,
@@ -102,18 +121,16 @@ pub static ENTRIES: &[Entry] = &[
         weights: "model.safetensors of openai/clip-vit-base-patch32 (vision_model, visual_projection)",
         verified: false,
         flops: 8.8e9,
-        build: |entry, path, id| {
-            let fit = Fit::Cover { shorter: 224, filter: Filter::Bicubic };
-            Ok(pooled(entry, id, clip::LENGTH, (224, fit), clip::NORMALISE, Clip::open(path)?))
-        },
+        #[cfg(feature = "encoders")]
+        build: models::clip::build,
     },
-    Entry {
+    EncoderEntry {
         name: "mobileclip",
         version: 1,
-        about: "MobileCLIP-S1, taught by larger CLIPs, for telephones: what a picture is about",
+        about: "MobileCLIP-S1, distilled from larger CLIP models for phones: finds the same subject",
         source: "Vasu et al., CVPR 2024",
         licence: "Apple model licence for research (apple-amlr)",
-        hub: Some(Hub {
+        hub: Some(HubFile {
             repository: "apple/MobileCLIP-S1-OpenCLIP",
             revision: "main",
             file: "open_clip_model.safetensors",
@@ -122,18 +139,16 @@ pub static ENTRIES: &[Entry] = &[
         weights: "open_clip_model.safetensors of apple/MobileCLIP-S1-OpenCLIP (visual.trunk)",
         verified: false,
         flops: 9.3e9,
-        build: |entry, path, id| {
-            let fit = Fit::Cover { shorter: 256, filter: Filter::Bilinear };
-            Ok(pooled(entry, id, mobileclip::LENGTH, (256, fit), mobileclip::NORMALISE, MobileClip::open(path)?))
-        },
+        #[cfg(feature = "encoders")]
+        build: models::mobileclip::build,
     },
-    Entry {
+    EncoderEntry {
         name: "siglip",
         version: 1,
-        about: "SigLIP base, of pictures and their texts, larger: what a picture is about",
+        about: "SigLIP base, trained on web images and their captions, slower than CLIP: finds the same subject",
         source: "Zhai et al., ICCV 2023",
         licence: "Apache-2.0",
-        hub: Some(Hub {
+        hub: Some(HubFile {
             repository: "google/siglip-base-patch16-224",
             revision: "main",
             file: "model.safetensors",
@@ -142,18 +157,16 @@ pub static ENTRIES: &[Entry] = &[
         weights: "model.safetensors of google/siglip-base-patch16-224 (vision_model)",
         verified: false,
         flops: 35.4e9,
-        build: |entry, path, id| {
-            let fit = Fit::Squeeze { width: 224, height: 224, filter: Filter::Bicubic };
-            Ok(pooled(entry, id, siglip::LENGTH, (224, fit), siglip::NORMALISE, Siglip::open(path)?))
-        },
+        #[cfg(feature = "encoders")]
+        build: models::siglip::build,
     },
-    Entry {
+    EncoderEntry {
         name: "dinov2",
         version: 1,
-        about: "DINOv2 small, of pictures alone: parts, materials and instances",
+        about: "DINOv2 small, trained on images alone: finds the same parts, materials and objects",
         source: "Oquab et al., TMLR 2024",
         licence: "Apache-2.0",
-        hub: Some(Hub {
+        hub: Some(HubFile {
             repository: "facebook/dinov2-small",
             revision: "main",
             file: "model.safetensors",
@@ -162,80 +175,83 @@ pub static ENTRIES: &[Entry] = &[
         weights: "model.safetensors of facebook/dinov2-small",
         verified: false,
         flops: 12.2e9,
-        build: |entry, path, id| {
-            let fit = Fit::Cover { shorter: 256, filter: Filter::Bicubic };
-            Ok(pooled(entry, id, dinov2::LENGTH, (224, fit), dinov2::NORMALISE, Dinov2::open(path)?))
-        },
+        #[cfg(feature = "encoders")]
+        build: models::dinov2::build,
     },
-    Entry {
+    EncoderEntry {
         name: "c3d",
         version: 1,
-        about: "C3D fc6, of a million sports videos: what moves, and how; slow",
+        about: "C3D fc6, trained on a million sports videos: finds the same motion; slow",
         source: "Tran et al., ICCV 2015",
-        licence: "that of the weights given",
+        licence: "the licence of the given weights",
         hub: None,
-        weights: "conv1 to conv5b and fc6 by the names of the usual c3d.pickle, as that file, safetensors or npz",
+        weights: "conv1 to conv5b and fc6 with the names of the usual c3d.pickle, as safetensors or npz",
         verified: false,
-        flops: c3d::FLOPS,
-        build: |entry, path, id| Ok(Arc::new(C3d::open(path, entry.name, id)?)),
+        flops: 77.1e9,
+        #[cfg(feature = "encoders")]
+        build: models::c3d::build,
     },
 ];
 
-/// An encoder around a network. 16 frames a clip would see no more than 8: neighbouring frames are alike.
-fn pooled(
-    entry: &Entry,
-    id: String,
-    length: usize,
-    (side, fit): (u32, Fit),
-    normalise: Normalise,
-    network: impl Backbone + 'static,
-) -> Arc<dyn Encoder> {
-    Arc::new(Pooled::new(entry.name, id, length, sampling(side, fit), normalise, Box::new(network)))
-}
-
-fn sampling(side: u32, fit: Fit) -> Sampling {
+/// Image encoders see 4 frames in a clip of 2 s; neighbouring frames are alike, so more frames would add
+/// little.
+#[cfg(feature = "encoders")]
+pub(super) fn image_sampling(side: u32, fit: Fit) -> Sampling {
     Sampling { rate_hz: 2.0, frames_per_clip: 4, stride_frames: 2, width: side, height: side, fit }
 }
 
-impl Entry {
-    /// Where its weights are kept, whether they are there or not.
+impl EncoderEntry {
+    /// The path of its weights in the cache folder, whether the file exists or not.
     pub fn path(&self) -> PathBuf {
         let file = self.hub.map_or("weights.safetensors", |hub| hub.file);
-        cache().join(self.name).join(file)
+        cache_folder().join(self.name).join(file)
     }
 
+    #[cfg(feature = "encoders")]
     fn open(&self, weights: Option<&Path>) -> Result<Arc<dyn Encoder>, Error> {
-        let path = match weights {
-            Some(path) => path.to_owned(),
-            None => {
-                let looked = self.path();
-                if !looked.exists() {
-                    return Err(Error::NoWeights { name: self.name, looked, on_hub: self.hub.is_some() });
-                }
-                looked
-            }
-        };
-        let wrong = |found: String| Error::Weights {
-            name: self.name.to_owned(),
-            path: path.clone(),
-            found,
-            expected: self.weights.to_owned(),
-        };
+        let path = weights.map_or_else(|| self.path(), Path::to_owned);
+        if weights.is_none() && !path.exists() {
+            return Err(Error::NoWeights { name: self.name, path, origin: WeightsOrigin::of(self.name) });
+        }
+        let fault =
+            |found: String| Error::Weights { name: self.name, path: path.clone(), found, expected: self.weights };
         let mut hash = blake3::Hasher::new();
-        let file = std::fs::File::open(&path).map_err(|e| wrong(e.to_string()))?;
-        hash.update_reader(file).map_err(|e| wrong(e.to_string()))?;
+        let file = std::fs::File::open(&path).map_err(|e| fault(e.to_string()))?;
+        hash.update_reader(&file).map_err(|e| fault(e.to_string()))?;
         let id = format!("{}/{}+{}", self.name, self.version, &hash.finalize().to_hex()[..8]);
-        (self.build)(self, &path, id).map_err(wrong)
+        (self.build)(self, &path, id).map_err(|found| match is_pickle(&path) {
+            true => Error::PickledWeights { name: self.name, path: path.clone(), expected: self.weights },
+            false => fault(found),
+        })
+    }
+
+    #[cfg(not(feature = "encoders"))]
+    fn open(&self, _weights: Option<&Path>) -> Result<Arc<dyn Encoder>, Error> {
+        Err(Error::NotBuilt { name: self.name.to_owned(), feature: "encoders" })
     }
 }
 
+/// Whether a file is a pickle of Python, or an archive of `torch.save`, which begins with one.
+#[cfg(feature = "encoders")]
+fn is_pickle(path: &Path) -> bool {
+    use std::io::Read;
+    let mut start = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(128).read_to_end(&mut start));
+    // The opcode PROTO with a protocol that is in use, or the name of the archive's first file.
+    read.is_ok()
+        && (matches!(start[..], [0x80, 2..=5, ..])
+            || start.starts_with(b"PK") && start.windows(8).any(|name| name == b"data.pkl"))
+}
+
 /// The folder of weights: `REELSEEK_CACHE`, or `reelseek` in the user's cache folder.
-pub fn cache() -> PathBuf {
+pub fn cache_folder() -> PathBuf {
     let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     if let Some(folder) = var("REELSEEK_CACHE") {
         return folder;
     }
-    let user = var("XDG_CACHE_HOME").or_else(|| var("HOME").map(|home| home.join(".cache")));
+    let user = var("XDG_CACHE_HOME")
+        .or_else(|| var("LOCALAPPDATA").filter(|_| cfg!(windows)))
+        .or_else(|| var("HOME").map(|home| home.join(".cache")));
     user.unwrap_or_else(std::env::temp_dir).join("reelseek")
 }
 
@@ -243,72 +259,76 @@ pub fn cache() -> PathBuf {
 ///
 /// # Errors
 /// [`Error::Unknown`].
-pub fn entry(name: &str) -> Result<&'static Entry, Error> {
+pub fn entry(name: &str) -> Result<&'static EncoderEntry, Error> {
     ENTRIES.iter().find(|entry| entry.name == name).ok_or_else(|| {
         let known = std::iter::once(LAYOUT).chain(ENTRIES.iter().map(|entry| entry.name)).collect();
         Error::Unknown { name: name.to_owned(), known }
     })
 }
 
-/// The weights that a name tells itself: the file of `onnx:FILE`.
-pub fn weights_in(name: &str) -> Option<&Path> {
-    onnx::file(name)
+/// The file in a name of the form `onnx:FILE`.
+pub fn onnx_path(name: &str) -> Option<&Path> {
+    name.strip_prefix(ONNX_PREFIX).map(Path::new)
 }
 
-/// Opens an encoder by its name, with these weights or those of the cache.
+/// Opens an encoder by its name, with these weights or the weights in the cache folder.
 ///
-/// # Errors
-/// [`Error::Unknown`]; [`Error::NoWeights`] if they are not here; [`Error::Weights`] or [`Error::Onnx`] if they are something else.
+/// # Errors [`Error::Unknown`]; [`Error::NotBuilt`]; [`Error::NoWeights`] if the weights are not on this
+/// machine; [`Error::Weights`], [`Error::PickledWeights`] or one of the ONNX errors if the files are not what
+/// the encoder reads.
 pub fn open(name: &str, weights: Option<&Path>) -> Result<Arc<dyn Encoder>, Error> {
     open_known(name, weights, None)
 }
 
-/// As [`open`], where an index or a checkpoint may know the encoder by an id. An ONNX file is the one it knows if its bytes are, whatever it is called now, and keeps that id.
+/// As [`open`], for an index or a checkpoint that records the id `known`. An ONNX encoder with the same bytes
+/// keeps that id even if its file was renamed.
 ///
 /// # Errors
 /// As [`open`].
 pub fn open_known(name: &str, weights: Option<&Path>, known: Option<&str>) -> Result<Arc<dyn Encoder>, Error> {
     if name == LAYOUT {
-        return Ok(Arc::new(Layout::embedded()));
+        return Ok(Arc::new(LayoutEncoder::embedded()));
     }
-    if let Some(file) = onnx::file(name) {
-        return onnx::open(weights.unwrap_or(file), known);
+    match onnx_path(name) {
+        Some(file) => open_onnx(weights.unwrap_or(file), known),
+        None => entry(name)?.open(weights),
     }
-    entry(name)?.open(weights)
 }
 
-/// Opens the encoder of an id that `what` recorded, and refuses another.
+#[cfg(feature = "onnx")]
+fn open_onnx(path: &Path, known: Option<&str>) -> Result<Arc<dyn Encoder>, Error> {
+    super::onnx::open(path, known)
+}
+
+#[cfg(not(feature = "onnx"))]
+fn open_onnx(path: &Path, _known: Option<&str>) -> Result<Arc<dyn Encoder>, Error> {
+    Err(Error::NotBuilt { name: format!("{ONNX_PREFIX}{}", path.display()), feature: "onnx" })
+}
+
+/// Opens the encoder with an id that `owner` ("the index", "the checkpoint") records.
 ///
 /// # Errors
-/// As [`open`]; [`Error::Other`] if the weights are not those of the id.
-pub fn open_as(id: &str, weights: Option<&Path>, what: &'static str) -> Result<Arc<dyn Encoder>, Error> {
-    let encoder = open_known(named(id), weights, Some(id))?;
-    expect(id, encoder.as_ref(), what)?;
+/// As [`open`]; [`Error::WrongEncoder`] if the weights give another id.
+pub fn open_as(id: &str, weights: Option<&Path>, owner: &'static str) -> Result<Arc<dyn Encoder>, Error> {
+    let encoder = open_known(name_in(id), weights, Some(id))?;
+    check_id(id, encoder.as_ref(), owner)?;
     Ok(encoder)
 }
 
-/// Refuses an encoder that is not the one that `what` recorded, and says how to get that.
+/// Checks that an encoder has the id that `owner` ("the index", "the checkpoint") records.
 ///
 /// # Errors
-/// [`Error::Other`].
-pub fn expect(needed: &str, encoder: &dyn Encoder, what: &'static str) -> Result<(), Error> {
-    let given = encoder.about().id.clone();
+/// [`Error::WrongEncoder`].
+pub fn check_id(needed: &str, encoder: &dyn Encoder, owner: &'static str) -> Result<(), Error> {
+    let given = encoder.info().id.clone();
     if given == needed {
         return Ok(());
     }
-    let how = match (named(needed), entry(named(needed))) {
-        (LAYOUT, _) => "it is part of the program, so name no other with --encoder".to_owned(),
-        (name, Ok(Entry { hub: Some(_), .. })) => {
-            format!("fetch its weights with `reelseek encoders pull {name}`, or name them with --weights FILE")
-        }
-        (_, Ok(_)) => "name its weights with --weights FILE".to_owned(),
-        (_, Err(_)) => "name its own file, with the same JSON file beside it, with --weights FILE".to_owned(),
-    };
-    Err(Error::Other { what, needed: needed.to_owned(), given, how })
+    Err(Error::WrongEncoder { owner, needed: needed.to_owned(), given, origin: WeightsOrigin::of(needed) })
 }
 
 /// The name in an id.
-fn named(id: &str) -> &str {
+fn name_in(id: &str) -> &str {
     id.split('/').next().unwrap_or(id)
 }
 
@@ -317,16 +337,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_encoder_is_refused_with_the_way_to_the_right_one() {
-        let given = Layout::embedded();
-        for (needed, told) in [
-            ("mobilenet-v2/1+0123abcd", "`reelseek encoders pull mobilenet-v2`, or name them with --weights FILE"),
-            ("c3d/1+0123abcd", "name its weights with --weights FILE"),
-            ("onnx:mine/1+0123abcd", "name its own file, with the same JSON file beside it, with --weights FILE"),
+    fn another_encoder_is_refused_with_the_origin_of_the_needed_one() {
+        let given = LayoutEncoder::embedded();
+        for (needed, expected) in [
+            ("layout/2", WeightsOrigin::Embedded),
+            ("mobilenet-v2/1+0123abcd", WeightsOrigin::Hub),
+            ("c3d/1+0123abcd", WeightsOrigin::File),
+            ("onnx:mine/1+0123abcd", WeightsOrigin::Onnx),
         ] {
-            let error = expect(needed, &given, "the index").unwrap_err().to_string();
-            let expected = format!("the index needs the encoder {needed}, but {} is here: ", given.about().id);
-            assert!(error.starts_with(&expected) && error.contains(told), "{error}");
+            let error = check_id(needed, &given, "the index").unwrap_err();
+            assert!(matches!(error, Error::WrongEncoder { origin, .. } if origin == expected), "{error:?}");
+            let message = format!("the index needs the encoder {needed}, found {}", given.info().id);
+            assert_eq!(error.to_string(), message);
         }
+    }
+
+    #[cfg(feature = "encoders")]
+    #[test]
+    fn pickles_have_their_own_error() {
+        for name in ["saved_2017.pickle", "saved_today.pickle"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(name);
+            let error = open("c3d", Some(&path)).unwrap_err();
+            assert!(matches!(error, Error::PickledWeights { name: "c3d", .. }), "{error:?}");
+        }
+        let text = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&text, "PK, but no archive").unwrap();
+        assert!(matches!(open("c3d", Some(text.path())).unwrap_err(), Error::Weights { .. }));
+    }
+
+    #[cfg(not(feature = "encoders"))]
+    #[test]
+    fn a_learned_encoder_needs_its_feature() {
+        let error = open("clip", None).unwrap_err();
+        assert_eq!(error.to_string(), "the encoder clip is not part of this build, which lacks the feature `encoders`");
     }
 }

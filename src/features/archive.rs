@@ -36,7 +36,7 @@ pub struct FeatureArchive {
 
 enum ArchiveFormat {
     Folder,
-    Npz(std::sync::Mutex<npyz::npz::NpzArchive<BufReader<File>>>),
+    Npz(std::sync::Mutex<zip::ZipArchive<BufReader<File>>>),
     Safetensors(tensors::File<'static>),
     #[cfg(feature = "hdf5")]
     Hdf5(hdf5_metno::File),
@@ -70,8 +70,10 @@ impl FeatureArchive {
         } else {
             match path.extension().and_then(|end| end.to_str()) {
                 Some("npz") => {
-                    let archive = npyz::npz::NpzArchive::open(path).map_err(io)?;
-                    let arrays = archive.array_names().map(str::to_owned).collect();
+                    let file = BufReader::new(File::open(path).map_err(io)?);
+                    let archive = zip::ZipArchive::new(file).map_err(|e| wrong(e.to_string()))?;
+                    let names = archive.file_names().flatten();
+                    let arrays = names.filter_map(|name| name.strip_suffix(".npy").map(str::to_owned)).collect();
                     (ArchiveFormat::Npz(std::sync::Mutex::new(archive)), arrays)
                 }
                 Some("safetensors") => {
@@ -124,8 +126,8 @@ impl FeatureArchive {
             }
             ArchiveFormat::Npz(archive) => {
                 let mut archive = archive.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                let found = archive.by_name(name).map_err(|e| in_array(e.to_string()))?;
-                npy(found.ok_or_else(|| in_array("it is absent".to_owned()))?).map_err(in_array)?
+                let entry = archive.by_name(&format!("{name}.npy")).map_err(|e| in_array(e.to_string()))?;
+                npy(npyz::NpyFile::new(entry).map_err(|e| in_array(e.to_string()))?).map_err(in_array)?
             }
             ArchiveFormat::Safetensors(file) => {
                 let shape = file.shape(name).map_err(|e| in_array(e.to_string()))?;
@@ -222,6 +224,8 @@ fn read_hdf5(file: &hdf5_metno::File, name: &str) -> Result<(Vec<f32>, Vec<usize
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::io::Write;
+
     use super::*;
 
     pub(in crate::features) fn npy_bytes(descr: &str, fortran: bool, shape: &str, data: &[u8]) -> Vec<u8> {
@@ -288,15 +292,11 @@ pub(super) mod tests {
     fn reads_npz_and_safetensors() {
         let dir = tempfile::tempdir().unwrap();
         let npz = dir.path().join("all.npz");
-        let mut writer = npyz::npz::NpzWriter::create(&npz).unwrap();
-        {
-            use npyz::WriterBuilder;
-            let mut array =
-                writer.array("v_a", Default::default()).unwrap().default_dtype().shape(&[2, 2]).begin_nd().unwrap();
-            array.extend([1f32, 2.0, 3.0, 4.0]).unwrap();
-            array.finish().unwrap();
-        }
-        drop(writer);
+        let numbers: Vec<u8> = [1f32, 2.0, 3.0, 4.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let mut archive = zip::ZipWriter::new(File::create(&npz).unwrap());
+        archive.start_file("v_a.npy", zip::write::SimpleFileOptions::default()).unwrap();
+        archive.write_all(&npy_bytes("<f4", false, "(2, 2)", &numbers)).unwrap();
+        archive.finish().unwrap();
         let safetensors = dir.path().join("all.safetensors");
         let bytes =
             tensors::write(&[("a", &[2, 2], &[1.0, 2.0, 3.0, 4.0])], tensors::Precision::F16, Default::default());

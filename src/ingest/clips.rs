@@ -48,7 +48,7 @@ pub struct ClipBuilder<'a> {
 impl<'a> ClipBuilder<'a> {
     /// For frames on the encoder's regular grid.
     pub fn regular(encoder: &'a dyn Encoder, checkpoint: &'a Folded) -> ClipBuilder<'a> {
-        let sampling = encoder.about().sampling;
+        let sampling = encoder.info().sampling;
         ClipBuilder {
             encoder,
             checkpoint,
@@ -135,7 +135,7 @@ impl<'a> ClipBuilder<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::{Layout, layout};
+    use crate::encode::{LayoutEncoder, layout};
     use crate::media::Picture;
 
     fn noise(seed: u32) -> Descriptor {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     fn rows(frames: impl Iterator<Item = Descriptor>) -> VideoRows {
-        let (encoder, checkpoint) = (Layout::embedded(), Folded::embedded());
+        let (encoder, checkpoint) = (LayoutEncoder::embedded(), Folded::embedded());
         let mut builder = ClipBuilder::regular(&encoder, &checkpoint);
         for (i, frame) in frames.enumerate() {
             builder.push(i as u32 * 250, frame, Vec::new()).unwrap();
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn keyframes_last_until_the_next_keyframe() {
-        let (encoder, checkpoint) = (Layout::embedded(), Folded::embedded());
+        let (encoder, checkpoint) = (LayoutEncoder::embedded(), Folded::embedded());
         let mut builder = ClipBuilder::keyframes(&encoder, &checkpoint);
         for (i, at) in [0, 700, 5000].into_iter().enumerate() {
             builder.push(at, noise(i as u32), Vec::new()).unwrap();

@@ -22,7 +22,7 @@ pub const LENGTH: usize = 128;
 /// # Errors
 /// [`ConfigError`] if no model has these lengths.
 pub fn around(encoder: &dyn Encoder, image: &Affine, projection: &Affine) -> Result<Folded, ConfigError> {
-    let about = encoder.about();
+    let about = encoder.info();
     let (outputs, descriptor) = (image.bias.len(), projection.inputs());
     let config = GmfConfig::image_video(image.inputs(), about.clip_len)?;
     // From a descriptor to the shared space.
@@ -30,10 +30,10 @@ pub fn around(encoder: &dyn Encoder, image: &Affine, projection: &Affine) -> Res
     let frame = &second * &first;
     let shift =
         &second * DMatrix::from_iterator(projection.bias.len(), 1, projection.bias.iter().map(|x| f64::from(*x)));
-    let share = 1.0 / about.mean_at.len() as f64;
+    let share = 1.0 / about.mean_offsets.len() as f64;
     let mut weight = vec![0f32; outputs * about.clip_len];
     for (row, out) in frame.row_iter().zip(weight.chunks_exact_mut(about.clip_len)) {
-        for at in &about.mean_at {
+        for at in &about.mean_offsets {
             out[*at..at + descriptor].iter_mut().zip(row.iter()).for_each(|(w, f)| *w = (f * share) as f32);
         }
     }
@@ -95,7 +95,7 @@ pub fn of_videos(
     cancel: &Cancel,
     mut on_event: impl FnMut(&FitEvent),
 ) -> Result<Folded, FitError> {
-    let name = &encoder.about().name;
+    let name = &encoder.info().name;
     let step = paths.len().div_ceil(MAX_VIDEOS).max(1);
     let chosen = paths.len().div_ceil(step);
     let frames = (max_frames(encoder) / chosen.max(1)).clamp(1, FRAMES);
@@ -193,7 +193,7 @@ const EVENT_INTERVAL: Duration = Duration::from_secs(10);
 /// Largest number of frames in a sample, limited by the encoder's cost and by the cost of the eigenvectors, which grows with
 /// the cube of the smaller of frames and length.
 fn max_frames(encoder: &dyn Encoder) -> usize {
-    let about = encoder.about();
+    let about = encoder.info();
     let flops = registry::entry(&about.name).map_or(DEFAULT_FLOPS, |entry| entry.flops);
     let limit = if about.image_len > 1536 { 1024 } else { MAX_VIDEOS * FRAMES };
     ((BUDGET / flops) as usize).clamp(2 * MIN_FRAMES, limit)
@@ -207,7 +207,7 @@ fn distinct(videos: &[Vec<Vec<f32>>]) -> usize {
 
 /// Frames from the start of one video at [`SAMPLE_HZ`], as many as can be decoded.
 fn pictures(tools: &Tools, encoder: &dyn Encoder, path: &Path, keyframes: bool, cancel: &Cancel) -> Vec<Picture> {
-    let plan = Plan { rate_hz: SAMPLE_HZ, ..encoder.about().sampling.plan(keyframes) };
+    let plan = Plan { rate_hz: SAMPLE_HZ, ..encoder.info().sampling.plan(keyframes) };
     let limit = if keyframes { MAX_KEYFRAMES } else { MAX_DECODED };
     let mut pictures = Vec::new();
     if let Ok(mut stream) = media::frames(tools, path, &plan, &Limits::default(), cancel) {
@@ -262,7 +262,7 @@ pub enum FitError {
 /// # Errors
 /// [`ConfigError`] if no model has the encoder's lengths.
 pub fn principal(encoder: &dyn Encoder, videos: &[Vec<Vec<f32>>], sample: FitSample) -> Result<Folded, ConfigError> {
-    let length = encoder.about().image_len;
+    let length = encoder.info().image_len;
     let mut rows: Vec<(f64, &[f32])> = Vec::new();
     for video in videos {
         let weight = 1.0 / (video.len().max(1) * videos.len()) as f64;
@@ -357,16 +357,16 @@ fn matrix(map: &Affine) -> DMatrix<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::{About, Descriptor, Sampling};
+    use crate::encode::{EncoderInfo, Descriptor, Sampling};
     use crate::media::Fit;
 
     const INPUTS: usize = 400;
 
     #[derive(Debug)]
-    struct Plain(About);
+    struct Plain(EncoderInfo);
 
     impl Encoder for Plain {
-        fn about(&self) -> &About {
+        fn info(&self) -> &EncoderInfo {
             &self.0
         }
 
@@ -382,7 +382,7 @@ mod tests {
     fn plain(name: &str, length: usize) -> Plain {
         let fit = Fit::Squeeze { width: 8, height: 8, filter: media::Filter::Bilinear };
         let sampling = Sampling { rate_hz: 1.0, frames_per_clip: 4, stride_frames: 2, width: 8, height: 8, fit };
-        Plain(About {
+        Plain(EncoderInfo {
             name: name.to_owned(),
             id: format!("{name}/1"),
             image_len: length,
@@ -390,7 +390,7 @@ mod tests {
             descriptor_len: length,
             sampling,
             same_scene: false,
-            mean_at: vec![0],
+            mean_offsets: vec![0],
         })
     }
 

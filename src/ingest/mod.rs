@@ -101,7 +101,7 @@ impl Indexer {
     pub fn create(folder: &Path, model: Model, options: IndexOptions) -> Result<Indexer, Error> {
         let tools = Tools::find()?;
         let precision = if options.half { Precision::Half } else { Precision::Full };
-        let sketch_bytes = if model.encoder.about().same_scene { align::BYTES as u32 } else { 0 };
+        let sketch_bytes = if model.encoder.info().same_scene { align::BYTES as u32 } else { 0 };
         let collection = Collection::create(folder, &model, precision, sketch_bytes)?;
         Ok(Indexer { collection, model, tools, options })
     }
@@ -188,7 +188,7 @@ pub fn default_checkpoint(
     cancel: &Cancel,
     on_note: impl FnMut(&str),
 ) -> Result<Folded, Error> {
-    match encoder.about().name == crate::encode::registry::LAYOUT {
+    match encoder.info().name == crate::encode::registry::LAYOUT {
         true => Ok(Folded::embedded()),
         false => fit_checkpoint(encoder, paths, &GlobSet::empty(), cancel, on_note),
     }
@@ -202,7 +202,7 @@ fn fit_checkpoint(
     mut on_note: impl FnMut(&str),
 ) -> Result<Folded, Error> {
     let tools = Tools::find()?;
-    on_note(&format!("fitting a checkpoint for {} to frames of these videos", encoder.about().name));
+    on_note(&format!("fitting a checkpoint for {} to frames of these videos", encoder.info().name));
     let videos: Vec<PathBuf> = media::walk::videos(paths, exclude).into_iter().flatten().collect();
     Ok(closed_form::of_videos(&tools, encoder, &videos, cancel, |event| on_note(&event.to_string()))?)
 }

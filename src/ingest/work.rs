@@ -200,7 +200,7 @@ impl WorkerContext<'_> {
         keyframes: bool,
         progress: &mut ReadProgress<'_>,
     ) -> Result<IndexedFile, FileError> {
-        let plan = self.encoder.about().sampling.plan(keyframes);
+        let plan = self.encoder.info().sampling.plan(keyframes);
         let mut frames = media::frames(self.tools, &task.path, &plan, &self.limits, self.cancel)?;
         let mut builder = if keyframes {
             ClipBuilder::keyframes(self.encoder, self.checkpoint)

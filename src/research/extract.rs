@@ -214,7 +214,7 @@ pub fn videos(
 
 /// Spans of the encoder's grid over a video, in seconds.
 fn clips(encoder: &dyn Encoder, described: &DescribedVideo) -> impl Iterator<Item = (f64, f64)> {
-    let sampling = encoder.about().sampling;
+    let sampling = encoder.info().sampling;
     let (length, stride) =
         (sampling.frames_per_clip as f64 / sampling.rate_hz, sampling.stride_frames as f64 / sampling.rate_hz);
     let end = described.duration_ms as f64 / 1e3;
@@ -294,7 +294,7 @@ fn row(encoder: &dyn Encoder, described: &DescribedVideo, item: &BenchmarkRow) -
             }
         }
         RowKind::Clip => {
-            let n = encoder.about().sampling.frames_per_clip;
+            let n = encoder.info().sampling.frames_per_clip;
             let middle = nearest((item.from + item.to) / 2.0);
             let first = middle.saturating_sub(n / 2).min(frames.len().saturating_sub(n));
             let clip: Vec<&Descriptor> = frames[first..].iter().take(n).collect();

@@ -272,7 +272,7 @@ fn views_of(
     encoder: &dyn Encoder,
     checkpoint: &Folded,
 ) -> Result<Vec<View>, Error> {
-    let sampling = &encoder.about().sampling;
+    let sampling = &encoder.info().sampling;
     let seen: Vec<Picture> =
         std::iter::once(picture).chain(trimmed).map(|picture| encode::fit(picture, sampling)).collect();
     let mut embeddings = Vec::with_capacity(4);
@@ -292,7 +292,7 @@ fn views_of(
 pub fn ask(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Asked, Error> {
     let trimmed = media::trim_borders(picture);
     let views = views_of(picture, trimmed.as_ref(), encoder, checkpoint)?;
-    let laid = (encoder.about().same_scene && !views.is_empty())
+    let laid = (encoder.info().same_scene && !views.is_empty())
         .then(|| align::Query::new(trimmed.as_ref().unwrap_or(picture)));
     Ok(Asked { views, laid })
 }

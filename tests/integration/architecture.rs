@@ -68,7 +68,7 @@ fn rooms_use_only_the_rooms_they_may() {
 #[test]
 fn the_reader_of_names_sees_what_it_must() {
     assert_eq!(
-        named("use crate::{media, encode::Layout};\nlet x = crate::gmf::fit;\n// crate::no"),
+        named("use crate::{media, encode::LayoutEncoder};\nlet x = crate::gmf::fit;\n// crate::no"),
         ["media", "encode", "gmf"]
     );
 }

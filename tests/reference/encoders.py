@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
-"""Writes encoders.json and two small pickles: what PyTorch makes of small networks with seeded weights, and names and shapes of the published files.
+"""Writes encoders.json (outputs of small networks with seeded weights, and names and shapes of the published files), and two
+small pickles for the test of tools/convert_c3d.py.
 
     pip install torch transformers timm open_clip_torch
     python3 tests/reference/encoders.py > tests/reference/encoders.json
 
 Figures of torch 2.15.0, transformers 5.24.0, timm 1.0.31, open_clip_torch 3.3.0. A case is
 
-    tensors    names and shapes of a small network in the layout of the published file, {} in a name stands for each of the numbers in `layers`;
-               values are those of `weight` below
-    input      shape of the pictures, `uniform("input", shape)`
-    output     the first 16 numbers of each picture's output; norm: the length of all of them
-    published  names and shapes of the full network (of CLIP and SigLIP the part that sees pictures)
+    tensors    names and shapes of a small network in the layout of the published file; {} in a name is replaced by each of the
+               numbers in `layers`; `weight` below gives the values
+    input      shape of the pictures, whose values are `uniform("input", shape)`
+    output     the first 16 numbers of each picture's output
+    norm       the Euclidean norm of each picture's whole output
+    published  names and shapes of the full network (the image tower of CLIP and SigLIP)
 
-transformers 5 renames tensors as it reads a file: `published` below undoes that.
+transformers 5 renames tensors when it reads a file; `rename` restores the published names.
 """
 import json
 import pathlib
@@ -39,7 +41,7 @@ def weight(name, shape):
 
 
 def shapes(model, rename, keep):
-    """Names as published, and their shapes, of tensors that a network computes with."""
+    """Published names and shapes of the tensors that a network computes with."""
     named = {}
     for name, tensor in model.state_dict().items():
         if keep(name) and not name.endswith(("num_batches_tracked", "position_ids")):
@@ -48,7 +50,7 @@ def shapes(model, rename, keep):
 
 
 def compact(named):
-    """Runs of layers that differ by their number only, as one line each."""
+    """Groups tensors whose names differ only in the number of their layer."""
     groups = {}
     for name, shape in named.items():
         found = re.search(r"(?<=layers\.)\d+|(?<=layer\.)\d+|(?<=blocks\.)\d+", name)
@@ -84,7 +86,7 @@ def on_meta(make):
 
 
 def mobilenet_v2():
-    """google/mobilenet_v2_1.0_224: the network has no smaller version with the same code, so it is whole, on small pictures."""
+    """google/mobilenet_v2_1.0_224: the full network on small pictures, because its code has no smaller version."""
     make = lambda: hf.MobileNetV2ForImageClassification(hf.MobileNetV2Config(num_labels=1001))
     return case(make(), lambda m, x: m.mobilenet_v2(x).pooler_output, on_meta(make), 64,
                 keep=lambda name: not name.startswith("classifier"))
@@ -109,7 +111,7 @@ def siglip():
 
 
 def dinov2():
-    """facebook/dinov2-small: the place of a patch is interpolated from a grid of 37 x 37 (here 5 x 5) to one of 16 x 16 (here 3 x 3)."""
+    """facebook/dinov2-small: positions are interpolated from a grid of 37 x 37 (here 5 x 5) to a grid of 16 x 16 (here 3 x 3)."""
     def make(**options):
         return hf.Dinov2Model(hf.Dinov2Config(patch_size=14, attn_implementation="eager", **options))
 
@@ -130,7 +132,7 @@ def mobileclip():
 
 
 class C3D(nn.Module):
-    """Names of the usual c3d.pickle (DavideA/c3d-pytorch); width and input are divided by `share`, structure is the paper's."""
+    """The structure of the paper with the names of the usual c3d.pickle (DavideA/c3d-pytorch); widths are divided by `share`."""
 
     def __init__(self, share=1, side=112):
         super().__init__()
@@ -153,7 +155,7 @@ class C3D(nn.Module):
 
 @torch.no_grad()
 def c3d():
-    """A clip of 16 frames, (3, 16, 112, 112), through a sixteenth of the width."""
+    """A clip of 16 frames, (3, 16, 112, 112), through a network of a sixteenth of the width."""
     small, full = C3D(share=16).eval(), on_meta(C3D)
     for name, tensor in small.state_dict().items():
         tensor.copy_(torch.from_numpy(weight(name, tuple(tensor.shape))))
@@ -169,7 +171,7 @@ def c3d():
 
 
 def saved():
-    """Two tensors, one of them a view, as torch.save writes them and as it wrote them until version 1.6."""
+    """Two tensors, one of them a view, in today's format of torch.save and in the format before version 1.6."""
     state = {"conv1.weight": torch.arange(6.0).reshape(2, 3), "fc6.bias": torch.arange(10.0)[8:]}
     folder = pathlib.Path(__file__).parent
     torch.save(OrderedDict(state), folder / "saved_2017.pickle", _use_new_zipfile_serialization=False)

@@ -1,8 +1,8 @@
-"""Makes tiny.onnx, an image encoder of a few hundred bytes, and prints what onnxruntime makes of one picture with it.
+"""Writes tiny.onnx, an image encoder of a few hundred bytes, and prints the features that onnxruntime computes for one picture.
 
     python3 tests/reference/tiny_onnx.py     (needs onnx, onnxruntime, numpy)
 
-`src/encode/onnx.rs` and `tests/cli/onnx.rs` use the file; the printed numbers are those of the test there.
+`src/encode/onnx.rs` and `tests/integration/cli/onnx.rs` use the file; a test in the former expects the printed numbers.
 """
 
 import pathlib

@@ -7,8 +7,8 @@ use clap::{Args, Subcommand};
 use crate::cli::INTERRUPTED;
 use crate::cli::output::{EncoderOutput, PullOutput};
 use crate::cli::terminal::{self, ByteBar};
-use crate::encode::hub::{self, Record};
-use crate::encode::registry::{self, ENTRIES, Entry, LAYOUT};
+use crate::encode::hub::{self, DownloadRecord};
+use crate::encode::registry::{self, ENTRIES, EncoderEntry, LAYOUT};
 
 #[derive(Debug, Args)]
 pub(crate) struct EncodersArgs {
@@ -55,7 +55,7 @@ fn embedded() -> EncoderOutput<'static> {
     }
 }
 
-fn output(entry: &Entry) -> EncoderOutput<'static> {
+fn output(entry: &EncoderEntry) -> EncoderOutput<'static> {
     let path = entry.path();
     let on_disk = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file).map(|meta| meta.len());
     EncoderOutput {
@@ -66,7 +66,7 @@ fn output(entry: &Entry) -> EncoderOutput<'static> {
         repository: entry.hub.map(|hub| hub.repository),
         here: on_disk.is_some(),
         bytes: on_disk.or(entry.hub.map(|hub| hub.bytes)),
-        hash: on_disk.and_then(|_| Record::of(&path)).map(|record| record.hash),
+        hash: on_disk.and_then(|_| DownloadRecord::beside(&path)).map(|record| record.hash),
         path: Some(path.to_string_lossy().into_owned()),
         verified: entry.verified,
     }
@@ -108,11 +108,11 @@ fn list(json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn entry(name: &str) -> anyhow::Result<&'static Entry> {
+fn entry(name: &str) -> anyhow::Result<&'static EncoderEntry> {
     if name == LAYOUT {
         bail!("the encoder {LAYOUT} is embedded in the program: there is nothing to download");
     }
-    if let Some(file) = registry::weights_in(name) {
+    if let Some(file) = registry::onnx_path(name) {
         bail!("{name} is your own file ({}): there is nothing to download", file.display());
     }
     Ok(registry::entry(name)?)
@@ -127,7 +127,7 @@ fn pull(names: &[String], json: bool) -> anyhow::Result<ExitCode> {
         let outcome = hub::fetch(entry, &cancel, |done, total| bar.update(done, total));
         bar.finish();
         let fetched = match outcome {
-            Err(stopped @ (hub::Error::Cancelled { .. } | hub::Error::Stopped)) => {
+            Err(stopped @ hub::Error::Cancelled { .. }) => {
                 eprintln!("{}: {stopped}", entry.name);
                 return Ok(ExitCode::from(INTERRUPTED));
             }

@@ -10,7 +10,7 @@ use super::{NormaliserArg, temporary};
 use crate::base::Cancel;
 use crate::cli::{FAILED, INTERRUPTED, terminal};
 use crate::collection::Model;
-use crate::encode::registry::{ENTRIES, Entry, LAYOUT};
+use crate::encode::registry::{ENTRIES, EncoderEntry, LAYOUT};
 use crate::encode::{self, Encoder};
 use crate::gmf::{Folded, CheckpointRecord};
 use crate::ingest::{self, IndexOptions, Indexer};
@@ -61,7 +61,7 @@ struct EncoderRun<'a> {
 /// The encoders to measure. Each is listed once, so that it is opened once.
 fn encoder_runs<'a>(args: &'a KindsArgs, records: &'a [CheckpointRecord]) -> anyhow::Result<Vec<EncoderRun<'a>>> {
     // A broken weights file counts as present, so that it is reported.
-    let is_present = |entry: &&Entry| args.weights_of(entry.name).is_some() || entry.path().exists();
+    let is_present = |entry: &&EncoderEntry| args.weights_of(entry.name).is_some() || entry.path().exists();
     let names: Vec<&str> = match args.encoders.is_empty() {
         true => std::iter::once(LAYOUT).chain(ENTRIES.iter().filter(is_present).map(|entry| entry.name)).collect(),
         false => args.encoders.iter().map(String::as_str).collect(),
@@ -114,7 +114,7 @@ pub(super) fn run(args: &KindsArgs) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(INTERRUPTED));
             }
             let measured = measured.with_context(|| format!("measuring {name}"))?;
-            print(&mut out, args, (&encoder.about().id, name), &measured)?;
+            print(&mut out, args, (&encoder.info().id, name), &measured)?;
         }
     }
     if !args.json {
@@ -167,7 +167,7 @@ fn measure(
             let note = |note: &str| eprintln!("{note}");
             let folded = ingest::default_checkpoint(encoder.as_ref(), &paths, cancel, note)?;
             let start = folded.record.training["start"].as_str().unwrap_or_default().to_owned();
-            (folded, if encoder.about().name == LAYOUT { "embedded GMF".to_owned() } else { start })
+            (folded, if encoder.info().name == LAYOUT { "embedded GMF".to_owned() } else { start })
         }
     };
     let temporary = tempfile::tempdir()?;

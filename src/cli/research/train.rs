@@ -12,7 +12,7 @@ use crate::base::{Cancel, files};
 use crate::cli::INTERRUPTED;
 use crate::cli::terminal::{self, printable};
 use crate::encode::registry::LAYOUT;
-use crate::encode::{self, Encoder, Layout, Projection, layout};
+use crate::encode::{self, Encoder, LayoutEncoder, Projection, layout};
 use crate::features::FeatureSet;
 use crate::features::activitynet::Annotations;
 use crate::gmf::{
@@ -154,7 +154,7 @@ fn train_on_features(args: &TrainArgs, folder: &Path, cancel: &Cancel) -> anyhow
 
 fn train_on_videos(args: &TrainArgs, cancel: &Cancel) -> anyhow::Result<ExitCode> {
     let encoder = encode::open(args.encoder_of_videos(), args.weights.as_deref())?;
-    let about = encoder.about().clone();
+    let about = encoder.info().clone();
     let image_len = about.image_len.min(closed_form::LENGTH);
     anyhow::ensure!(
         about.descriptor_len <= about.clip_len,
@@ -411,7 +411,7 @@ fn collect(
 
 /// The projection of the encoder `layout`: the embedded one, or a new one that is fitted and written.
 fn layout_projection(args: &TrainArgs, covariances: &PairCovariances) -> anyhow::Result<Affine> {
-    let Some(out) = &args.refit_encoder else { return Ok(affine(Layout::embedded().projection())) };
+    let Some(out) = &args.refit_encoder else { return Ok(affine(LayoutEncoder::embedded().projection())) };
     let projection = Projection { mean: covariances.mean(), rows: covariances.basis(layout::IMAGE_LEN)? };
     let bytes = projection.to_bytes();
     // A resumed run finds the file that it wrote before.

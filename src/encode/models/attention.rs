@@ -1,16 +1,28 @@
-//! Attention between the positions of one picture.
+//! Attention between the positions of each picture.
 
 use candle_core::{Result, Tensor};
 
-/// `softmax(Q Kᵀ / √d) V` for each of `heads` heads of `d` numbers: (positions, 3 · channels), which holds Q, K and V side by side, to (positions, channels).
-pub(in crate::encode) fn attention(qkv: &Tensor, heads: usize) -> Result<Tensor> {
-    let (positions, wide) = qkv.dims2()?;
-    let channels = wide / 3;
-    let length = channels / heads;
-    let part = |i: usize| {
-        qkv.narrow(1, i * channels, channels)?.reshape((positions, heads, length))?.transpose(0, 1)?.contiguous()
-    };
-    let scores = (part(0)?.matmul(&part(1)?.t()?)? * (length as f64).powf(-0.5))?;
-    let mixed = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&part(2)?)?;
-    mixed.transpose(0, 1)?.reshape((positions, channels))
+/// Splits (pictures · positions, parts · channels) into `parts` tensors (pictures, heads, positions, channels
+/// / heads).
+pub(super) fn split_heads<const PARTS: usize>(x: &Tensor, pictures: usize, heads: usize) -> Result<[Tensor; PARTS]> {
+    let (rows, wide) = x.dims2()?;
+    let x = x.reshape((pictures, rows / pictures, PARTS, heads, wide / PARTS / heads))?.permute((2, 0, 3, 1, 4))?;
+    let parts: Result<Vec<Tensor>> = (0..PARTS).map(|i| x.get(i)?.contiguous()).collect();
+    Ok(parts?.try_into().expect("there are PARTS of them"))
+}
+
+/// `softmax(Q Kᵀ / √d) V` for each picture and head: (pictures, heads, positions, d) to (pictures ·
+/// positions, heads · d).
+pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let (pictures, heads, positions, length) = q.dims4()?;
+    let scores = (q.matmul(&k.t()?)? * (length as f64).powf(-0.5))?;
+    let mixed = candle_nn::ops::softmax_last_dim(&scores)?.matmul(v)?;
+    mixed.transpose(1, 2)?.reshape((pictures * positions, heads * length))
+}
+
+/// Attention of each picture's positions to each other: (pictures · positions, 3 · channels), which holds Q,
+/// K and V side by side, to (pictures · positions, channels).
+pub(super) fn self_attention(qkv: &Tensor, pictures: usize, heads: usize) -> Result<Tensor> {
+    let [q, k, v] = split_heads(qkv, pictures, heads)?;
+    attention(&q, &k, &v)
 }

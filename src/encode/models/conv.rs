@@ -1,20 +1,25 @@
-//! Convolutions for the CPU, of one picture.
+//! Convolutions of one picture, and linear layers, on the CPU.
 //!
-//! Activations lie as (positions, channels), row after row of the picture: then a 1x1 convolution is one matrix product, and a depthwise one runs over neighbouring
-//! channels. candle's own grouped convolution makes one convolution of each channel, which is hundreds of times slower.
+//! Activations are (positions, channels), row after row of the picture. So a 1x1 convolution is one matrix
+//! product, and a depthwise convolution runs over neighbouring channels. candle's grouped convolution
+//! computes each channel separately, which is hundreds of times slower.
 
 use candle_core::{CpuStorage, CustomOp3, Device, InplaceOp2, Layout, Result, Shape, Tensor};
 
-/// What follows a convolution.
+/// The function applied to each output of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::encode) enum Activation {
+pub(super) enum Activation {
     None,
     /// `max(x, 0)`.
     Relu,
     /// `min(max(x, 0), 6)`.
     Relu6,
-    /// `x Φ(x)`, with the error function and not its approximation by tanh.
+    /// `x Φ(x)`, computed with the error function.
     Gelu,
+    /// `x / 2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))`, the approximation of GELU in SigLIP.
+    GeluTanh,
+    /// `x / (1 + exp(-1.702 x))`, the approximation of GELU in CLIP.
+    QuickGelu,
 }
 
 impl Activation {
@@ -24,7 +29,7 @@ impl Activation {
             Activation::None => (),
             Activation::Relu => {
                 for x in values {
-                    // `max` would make 0 of what is no number, and hide that the network has failed.
+                    // `max` would turn NaN into 0 and hide that the network has failed.
                     *x = if *x < 0.0 { 0.0 } else { *x };
                 }
             }
@@ -38,11 +43,24 @@ impl Activation {
                     *x = gelu(*x);
                 }
             }
+            Activation::GeluTanh => {
+                const SCALE: f32 = 0.797_884_6;
+                for x in values {
+                    *x = 0.5 * *x * (1.0 + tanh(SCALE * (*x + 0.044_715 * *x * *x * *x)));
+                }
+            }
+            Activation::QuickGelu => {
+                for x in values {
+                    // The logistic function of 2t is (1 + tanh(t)) / 2.
+                    *x = 0.5 * *x * (1.0 + tanh(0.851 * *x));
+                }
+            }
         }
     }
 }
 
-/// `x / 2 · (1 + erf(x / √2))`. The error function is `t P(t²) / Q(t²)` for `t` cut to ±4, within 5e-7: the rational function that Eigen and XLA compute it with.
+/// `x / 2 · (1 + erf(x / √2))`. The error function is `t P(t²) / Q(t²)` with `t` clamped to ±4, within 5e-7:
+/// the rational function of Eigen and XLA.
 #[inline(always)]
 fn gelu(x: f32) -> f32 {
     const P: [f32; 7] = [
@@ -56,47 +74,68 @@ fn gelu(x: f32) -> f32 {
     ];
     const Q: [f32; 5] = [-1.456_607_2e-5, -2.133_740_6e-4, -1.682_827e-3, -7.373_329_2e-3, -1.426_474e-2];
     let t = (x * std::f32::consts::FRAC_1_SQRT_2).clamp(-4.0, 4.0);
-    let square = t * t;
-    let (mut p, mut q) = (P[0], Q[0]);
-    for c in &P[1..] {
-        p = p * square + c;
-    }
-    for c in &Q[1..] {
-        q = q * square + c;
-    }
-    0.5 * x * (1.0 + t * p / q)
+    0.5 * x * (1.0 + t * polynomial(&P, t * t) / polynomial(&Q, t * t))
 }
 
-/// A 1x1 convolution, or a matrix product of patches: `a(x W + b)`.
-pub(in crate::encode) struct Pointwise {
+/// The hyperbolic tangent as `t P(t²) / Q(t²)` with `t` clamped to ±7.9, within 5e-7: the rational function
+/// of Eigen. Unlike the standard library's, it is compiled to vector instructions.
+#[inline(always)]
+fn tanh(x: f32) -> f32 {
+    const P: [f32; 7] = [
+        -2.760_768_5e-16,
+        2.000_188e-13,
+        -8.604_672e-11,
+        5.122_297_3e-8,
+        1.485_722_4e-5,
+        6.372_619_4e-4,
+        4.893_524_6e-3,
+    ];
+    const Q: [f32; 4] = [1.198_258_4e-6, 1.185_347_1e-4, 2.268_434_6e-3, 4.893_525e-3];
+    let t = x.clamp(-7.905_311, 7.905_311);
+    t * polynomial(&P, t * t) / polynomial(&Q, t * t)
+}
+
+/// A polynomial with its highest coefficient first.
+#[inline(always)]
+fn polynomial(coefficients: &[f32], x: f32) -> f32 {
+    let mut sum = coefficients[0];
+    for c in &coefficients[1..] {
+        sum = sum * x + c;
+    }
+    sum
+}
+
+/// A linear layer, which is also a 1x1 convolution or a convolution of patches: `a(x W + b)` with the
+/// activation `a`.
+pub(super) struct Pointwise {
     /// (inputs, outputs).
     weight: Tensor,
     bias: Tensor,
 }
 
 impl Pointwise {
-    /// Of a weight (outputs, inputs), row after row.
-    pub(in crate::encode) fn new(weight: Vec<f32>, bias: Vec<f32>) -> Result<Pointwise> {
+    /// From a weight (outputs, inputs), row after row, and a bias (outputs).
+    pub(super) fn new(weight: Vec<f32>, bias: Vec<f32>) -> Result<Pointwise> {
         let outputs = bias.len();
         let weight = Tensor::from_vec(weight, (outputs, ()), &Device::Cpu)?;
         Ok(Pointwise { weight: weight.t()?.contiguous()?, bias: Tensor::from_vec(bias, outputs, &Device::Cpu)? })
     }
 
-    /// Its output channels.
-    pub(in crate::encode) fn outputs(&self) -> usize {
+    /// Number of output channels.
+    pub(super) fn outputs(&self) -> usize {
         self.bias.elem_count()
     }
 
     /// (positions, inputs) to (positions, outputs).
-    pub(in crate::encode) fn apply(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+    pub(super) fn apply(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         let y = x.matmul(&self.weight)?;
-        y.inplace_op2(&self.bias, &Each(Step::Plus, activation))?;
+        y.inplace_op2(&self.bias, &RowOp { step: RowStep::Add, activation })?;
         Ok(y)
     }
 }
 
-/// A convolution of each channel with a kernel of its own.
-pub(in crate::encode) struct Depthwise {
+/// A convolution of each channel with a separate kernel.
+pub(super) struct Depthwise {
     /// (taps, channels).
     weight: Tensor,
     bias: Tensor,
@@ -105,8 +144,8 @@ pub(in crate::encode) struct Depthwise {
 }
 
 impl Depthwise {
-    /// Of a weight (channels, taps), row after row.
-    pub(in crate::encode) fn new(weight: Vec<f32>, bias: Vec<f32>) -> Result<Depthwise> {
+    /// From a weight (channels, taps), row after row, and a bias (channels).
+    pub(super) fn new(weight: Vec<f32>, bias: Vec<f32>) -> Result<Depthwise> {
         let channels = bias.len();
         let kernel = (weight.len() / channels.max(1)).isqrt();
         let weight = Tensor::from_vec(weight, (channels, kernel * kernel), &Device::Cpu)?;
@@ -117,8 +156,9 @@ impl Depthwise {
         })
     }
 
-    /// (side², channels) to (⌈side / stride⌉², channels), with `before` rows of zeros before the first, and as many behind the last as are needed.
-    pub(in crate::encode) fn apply(
+    /// (side², channels) to (⌈side / stride⌉², channels), with `before` rows of zeros before the first row,
+    /// and as many as are needed after the last.
+    pub(super) fn apply(
         &self,
         x: &Tensor,
         side: usize,
@@ -126,29 +166,31 @@ impl Depthwise {
         before: usize,
         activation: Activation,
     ) -> Result<Tensor> {
-        let taps = Taps { kernel: self.kernel, side, stride, before, activation };
-        x.apply_op3_no_bwd(&self.weight, &self.bias, &taps)
+        let op = DepthwiseOp { kernel: self.kernel, side, stride, before, activation };
+        x.apply_op3_no_bwd(&self.weight, &self.bias, &op)
     }
 }
 
-/// `x += y`.
-pub(in crate::encode) fn add(x: &Tensor, y: &Tensor) -> Result<()> {
-    x.inplace_op2(y, &Each(Step::Plus, Activation::None))
+/// `x += y` in place; a shorter `y` is added to each run of its length.
+pub(super) fn add(x: &Tensor, y: &Tensor) -> Result<()> {
+    x.inplace_op2(y, &RowOp { step: RowStep::Add, activation: Activation::None })
 }
 
-/// `x = a(x · factors)`, a factor for each channel.
-pub(in crate::encode) fn scale(x: &Tensor, factors: &Tensor, activation: Activation) -> Result<()> {
-    x.inplace_op2(factors, &Each(Step::Times, activation))
+/// `x = a(x · factors)` in place, with one factor for each channel.
+pub(super) fn scale(x: &Tensor, factors: &Tensor, activation: Activation) -> Result<()> {
+    x.inplace_op2(factors, &RowOp { step: RowStep::Multiply, activation })
 }
 
-/// Every channel twice, one beside the other: a depthwise convolution with two kernels for each channel becomes one with one.
-pub(in crate::encode) fn doubled(x: &Tensor) -> Result<Tensor> {
+/// Every channel twice, side by side: a depthwise convolution with two kernels for each channel becomes one
+/// with one kernel.
+pub(super) fn doubled(x: &Tensor) -> Result<Tensor> {
     let (positions, channels) = x.dims2()?;
     x.unsqueeze(2)?.broadcast_as((positions, channels, 2))?.reshape((positions, 2 * channels))
 }
 
-/// The 3x3 patches of stride 2 of a picture (3, side, side), with `before` rows of zeros before the first: (⌈side / 2⌉², channel · 9 + tap).
-pub(in crate::encode) fn patches(picture: &[f32], side: usize, before: usize) -> Result<Tensor> {
+/// The 3x3 patches of stride 2 of a picture (3, side, side), with `before` rows of zeros before the first
+/// row: (⌈side / 2⌉², channel · 9 + tap).
+pub(super) fn patches(picture: &[f32], side: usize, before: usize) -> Result<Tensor> {
     let size = side.div_ceil(2);
     let mut out = vec![0f32; size * size * 27];
     for (position, patch) in out.chunks_exact_mut(27).enumerate() {
@@ -164,7 +206,7 @@ pub(in crate::encode) fn patches(picture: &[f32], side: usize, before: usize) ->
 }
 
 /// A depthwise convolution of (positions, channels) with (taps, channels), plus (channels).
-struct Taps {
+struct DepthwiseOp {
     kernel: usize,
     side: usize,
     stride: usize,
@@ -175,7 +217,7 @@ struct Taps {
 /// Channels that are summed in registers at once.
 const LANES: usize = 32;
 
-impl CustomOp3 for Taps {
+impl CustomOp3 for DepthwiseOp {
     fn name(&self) -> &'static str {
         "depthwise"
     }
@@ -193,15 +235,16 @@ impl CustomOp3 for Taps {
         let (x, weight, bias) = (x.as_slice::<f32>()?, weight.as_slice::<f32>()?, bias.as_slice::<f32>()?);
         let size = self.side.div_ceil(self.stride);
         let mut out = vec![0f32; size * size * channels];
-        pulp::Arch::new().dispatch(TapsOf { taps: self, x, weight, bias, out: &mut out, channels });
+        pulp::Arch::new().dispatch(DepthwiseKernel { op: self, x, weight, bias, out: &mut out, channels });
         Ok((CpuStorage::F32(out), (size * size, channels).into()))
     }
 }
 
-// Loops, not closures, in what runs by `pulp`: a closure that is not inlined is compiled without the processor's wide vectors.
+// Code that `pulp` dispatches uses loops and no closures: a closure that is not inlined is compiled without
+// wide vectors.
 
-struct TapsOf<'a> {
-    taps: &'a Taps,
+struct DepthwiseKernel<'a> {
+    op: &'a DepthwiseOp,
     x: &'a [f32],
     weight: &'a [f32],
     bias: &'a [f32],
@@ -209,21 +252,22 @@ struct TapsOf<'a> {
     channels: usize,
 }
 
-impl pulp::WithSimd for TapsOf<'_> {
+impl pulp::WithSimd for DepthwiseKernel<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, _: S) {
-        let TapsOf { taps, x, weight, bias, out, channels } = self;
-        taps.run(x, weight, bias, out, channels);
+        let DepthwiseKernel { op, x, weight, bias, out, channels } = self;
+        op.run(x, weight, bias, out, channels);
     }
 }
 
-impl Taps {
+impl DepthwiseOp {
     #[inline(always)]
     fn run(&self, x: &[f32], weight: &[f32], bias: &[f32], out: &mut [f32], channels: usize) {
         let size = self.side.div_ceil(self.stride);
-        // Where the window's taps lie: (first weight of the tap, first number of the position).
+        // Offsets of the taps inside the picture: of the tap's first weight, and of the position's first
+        // number.
         let mut taps = Vec::with_capacity(self.kernel * self.kernel);
         for (position, out) in out.chunks_exact_mut(channels).enumerate() {
             let (row, column) = (position / size * self.stride, position % size * self.stride);
@@ -266,49 +310,51 @@ fn lanes(values: &[f32], from: usize) -> [f32; LANES] {
     out
 }
 
-/// What is done to each position with one number for each channel.
 #[derive(Debug, Clone, Copy)]
-enum Step {
-    Plus,
-    Times,
+enum RowStep {
+    Add,
+    Multiply,
 }
 
-/// A step with each position, then the activation.
+/// Combines each row with one number for each channel, then applies the activation.
 #[derive(Debug, Clone, Copy)]
-struct Each(Step, Activation);
+struct RowOp {
+    step: RowStep,
+    activation: Activation,
+}
 
-impl InplaceOp2 for Each {
+impl InplaceOp2 for RowOp {
     fn name(&self) -> &'static str {
-        "each"
+        "row"
     }
 
     fn cpu_fwd(&self, x: &mut CpuStorage, _: &Layout, y: &CpuStorage, _: &Layout) -> Result<()> {
         let (CpuStorage::F32(x), CpuStorage::F32(y)) = (x, y) else { return Err(not_f32()) };
-        pulp::Arch::new().dispatch(EachOf { each: *self, x, y });
+        pulp::Arch::new().dispatch(RowKernel { op: *self, x, y });
         Ok(())
     }
 }
 
-struct EachOf<'a> {
-    each: Each,
+struct RowKernel<'a> {
+    op: RowOp,
     x: &'a mut [f32],
     y: &'a [f32],
 }
 
-impl pulp::WithSimd for EachOf<'_> {
+impl pulp::WithSimd for RowKernel<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, _: S) {
-        let EachOf { each: Each(step, activation), x, y } = self;
+        let RowKernel { op: RowOp { step, activation }, x, y } = self;
         for row in x.chunks_exact_mut(y.len()) {
             match step {
-                Step::Plus => {
+                RowStep::Add => {
                     for (x, y) in row.iter_mut().zip(y) {
                         *x += y;
                     }
                 }
-                Step::Times => {
+                RowStep::Multiply => {
                     for (x, y) in row.iter_mut().zip(y) {
                         *x *= y;
                     }
@@ -320,7 +366,7 @@ impl pulp::WithSimd for EachOf<'_> {
 }
 
 fn not_f32() -> candle_core::Error {
-    candle_core::Error::Msg("expected numbers of f32".to_owned())
+    candle_core::Error::Msg("expected f32 tensors".to_owned())
 }
 
 #[cfg(test)]
@@ -328,7 +374,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gelu_is_that_of_pytorch() {
+    fn gelu_equals_that_of_pytorch() {
         // torch.nn.functional.gelu of float64.
         let expected = [
             (-10.0, 0.0),
@@ -344,5 +390,23 @@ mod tests {
         for (x, y) in expected {
             assert!((gelu(x) - y).abs() < 2e-6, "{x}: {} {y}", gelu(x));
         }
+    }
+    #[test]
+    fn approximations_of_gelu_follow_their_formulas() {
+        for i in -1200..=1200 {
+            let x = i as f32 / 100.0;
+            let mut values = [x, x];
+            Activation::GeluTanh.apply(&mut values[..1]);
+            Activation::QuickGelu.apply(&mut values[1..]);
+            let x = f64::from(x);
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            let expected = [0.5 * x * (1.0 + inner.tanh()), x / (1.0 + (-1.702 * x).exp())];
+            for (value, expected) in values.iter().zip(expected) {
+                assert!((f64::from(*value) - expected).abs() < 4e-6, "{x}: {value} {expected}");
+            }
+        }
+        let mut values = [f32::NAN];
+        Activation::QuickGelu.apply(&mut values);
+        assert!(values[0].is_nan());
     }
 }

@@ -1,173 +1,91 @@
-//! DINOv2 small (Oquab et al., TMLR 2024): the class token after the last layer and its normalisation, 384 numbers.
+//! DINOv2 small (Oquab et al., TMLR 2024): the class token after the last layer and its normalisation, 384
+//! numbers.
 //!
-//! candle-transformers has the network with the names of another file, a classifier's head that the published one lacks, the approximation of GELU by tanh, and
-//! places interpolated by their nearest neighbour. This is the network of transformers: its names, the error function, and bicubic places.
+//! As in transformers, MLPs use GELU with the error function, and learned positions are interpolated
+//! bicubically to the size of the pictures.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use candle_core::{Device, Module, Tensor};
+use candle_core::Module;
 use candle_nn::LayerNorm;
-use rayon::prelude::*;
 
-use super::attention::attention;
-use super::conv::{Activation, Pointwise, add};
-use super::pooled::{Backbone, Normalise};
-use crate::base::tensors::{self, File};
-
-/// Length of the features.
-pub(in crate::encode) const LENGTH: usize = SMALL.length;
+use super::conv::Activation;
+use super::pooled::{Backbone, Normalisation, PixelBatch, Pooled};
+use super::vit::{Embeddings, LayerNames, VisionTransformer, VitConfig};
+use super::weights::WeightsFile;
+use crate::encode::registry::{EncoderEntry, image_sampling};
+use crate::encode::{Encoder, Error};
+use crate::media::{Filter, Fit};
 
 /// `image_mean` and `image_std` of `preprocessor_config.json` in facebook/dinov2-small.
-pub(in crate::encode) const NORMALISE: Normalise =
-    Normalise { mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225] };
+const NORMALISATION: Normalisation = Normalisation { mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225] };
 
-/// Pixels along a side of a patch.
-const PATCH: usize = 14;
-const EPSILON: f64 = 1e-6;
+const SMALL: VitConfig = VitConfig {
+    layers: 12,
+    channels: 384,
+    wide: 1536,
+    heads: 6,
+    patch: 14,
+    grid: 16,
+    epsilon: 1e-6,
+    activation: Activation::Gelu,
+};
+/// Patches along a side of the pictures that the published network was trained with.
+const TRAINED_GRID: usize = 37;
 
-struct Config {
-    layers: usize,
-    length: usize,
-    heads: usize,
-    /// Patches along a side of the pictures it was trained with, and of those it is given.
-    trained: usize,
-    given: usize,
+const NAMES: LayerNames = LayerNames {
+    norms: ["norm1", "norm2"],
+    qkv: ["attention.attention.query", "attention.attention.key", "attention.attention.value"],
+    projection: "attention.output.dense",
+    scales: Some(["layer_scale1.lambda1", "layer_scale2.lambda1"]),
+};
+
+struct Dinov2Network {
+    vision: VisionTransformer,
+    last_norm: LayerNorm,
 }
 
-const SMALL: Config = Config { layers: 12, length: 384, heads: 6, trained: 37, given: 16 };
-
-/// `x += γ₁ attention(norm(x))`, then `x += γ₂ mlp(norm(x))`; the γ are in the weights of `mixed` and `narrow`.
-struct Layer {
-    first: LayerNorm,
-    qkv: Pointwise,
-    mixed: Pointwise,
-    second: LayerNorm,
-    wide: Pointwise,
-    narrow: Pointwise,
+/// Opens the encoder from `model.safetensors` of facebook/dinov2-small.
+pub(in crate::encode) fn build(entry: &EncoderEntry, path: &Path, id: String) -> Result<Arc<dyn Encoder>, String> {
+    let network = Dinov2Network::read(path, SMALL, TRAINED_GRID)?;
+    let sampling = image_sampling(224, Fit::Cover { shorter: 256, filter: Filter::Bicubic });
+    Ok(Arc::new(Pooled::new(entry.name, id, SMALL.channels, sampling, NORMALISATION, Box::new(network))))
 }
 
-/// The network.
-pub(in crate::encode) struct Dinov2 {
-    heads: usize,
-    patches: Pointwise,
-    class: Tensor,
-    /// (1 + patches, length).
-    places: Tensor,
-    layers: Vec<Layer>,
-    norm: LayerNorm,
-}
-
-/// The tensors of a file, by the name of their layer.
-struct Reader<'a> {
-    file: &'a File<'static>,
-    length: usize,
-}
-
-impl Reader<'_> {
-    fn take(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
-        self.file.take(name, shape).map_err(|e| e.to_string())
-    }
-
-    /// Weight, (outputs, inputs) row after row, and bias.
-    fn linear(&self, name: &str, outputs: usize, inputs: usize) -> Result<(Vec<f32>, Vec<f32>), String> {
-        Ok((self.take(&format!("{name}.weight"), &[outputs, inputs])?, self.take(&format!("{name}.bias"), &[outputs])?))
-    }
-
-    /// A linear layer whose outputs are scaled by the `lambda1` of another.
-    fn scaled(&self, name: &str, scale: &str, inputs: usize) -> Result<Pointwise, String> {
-        let (mut weight, mut bias) = self.linear(name, self.length, inputs)?;
-        for (i, gamma) in self.take(&format!("{scale}.lambda1"), &[self.length])?.into_iter().enumerate() {
-            weight[i * inputs..(i + 1) * inputs].iter_mut().for_each(|w| *w *= gamma);
-            bias[i] *= gamma;
-        }
-        pointwise(weight, bias)
-    }
-
-    fn norm(&self, name: &str) -> Result<LayerNorm, String> {
-        let tensor = |part: &str| {
-            let values = self.take(&format!("{name}.{part}"), &[self.length])?;
-            Tensor::from_vec(values, self.length, &Device::Cpu).map_err(|e| e.to_string())
+impl Dinov2Network {
+    fn read(path: &Path, config: VitConfig, trained: usize) -> Result<Dinov2Network, String> {
+        let file = WeightsFile::open(path)?;
+        let VitConfig { channels, patch, grid, epsilon, .. } = config;
+        let embedding = "embeddings.patch_embeddings.projection";
+        let mut positions = file.take("embeddings.position_embeddings", &[1, 1 + trained * trained, channels])?;
+        let trained_positions = positions.split_off(channels);
+        positions.extend(interpolate_positions(&trained_positions, channels, trained, grid));
+        let embeddings = Embeddings {
+            kernel: file.take(&format!("{embedding}.weight"), &[channels, 3, patch, patch])?,
+            bias: file.take(&format!("{embedding}.bias"), &[channels])?,
+            class: Some(file.take("embeddings.cls_token", &[1, 1, channels])?),
+            positions,
         };
-        Ok(LayerNorm::new(tensor("weight")?, tensor("bias")?, EPSILON))
-    }
-
-    fn layer(&self, i: usize) -> Result<Layer, String> {
-        let (length, wide) = (self.length, 4 * self.length);
-        let name = |part: &str| format!("encoder.layer.{i}.{part}");
-        let (mut weight, mut bias) = (Vec::new(), Vec::new());
-        for part in ["query", "key", "value"] {
-            let (w, b) = self.linear(&name(&format!("attention.attention.{part}")), length, length)?;
-            weight.extend(w);
-            bias.extend(b);
-        }
-        let (up, up_bias) = self.linear(&name("mlp.fc1"), wide, length)?;
-        Ok(Layer {
-            first: self.norm(&name("norm1"))?,
-            qkv: pointwise(weight, bias)?,
-            mixed: self.scaled(&name("attention.output.dense"), &name("layer_scale1"), length)?,
-            second: self.norm(&name("norm2"))?,
-            wide: pointwise(up, up_bias)?,
-            narrow: self.scaled(&name("mlp.fc2"), &name("layer_scale2"), wide)?,
+        Ok(Dinov2Network {
+            vision: VisionTransformer::read(&file, config, embeddings, "encoder.layer", &NAMES)?,
+            last_norm: file.layer_norm("layernorm", channels, epsilon)?,
         })
     }
 }
 
-fn pointwise(weight: Vec<f32>, bias: Vec<f32>) -> Result<Pointwise, String> {
-    Pointwise::new(weight, bias).map_err(|e| e.to_string())
-}
-
-impl Dinov2 {
-    /// Reads `model.safetensors` of facebook/dinov2-small.
-    pub(in crate::encode) fn open(path: &Path) -> Result<Dinov2, String> {
-        Dinov2::read(path, &SMALL)
-    }
-
-    fn read(path: &Path, config: &Config) -> Result<Dinov2, String> {
-        let (length, trained) = (config.length, config.trained);
-        let reader = Reader { file: &tensors::open(path).map_err(|e| e.to_string())?, length };
-        let kernel = reader.take("embeddings.patch_embeddings.projection.weight", &[length, 3, PATCH, PATCH])?;
-        let bias = reader.take("embeddings.patch_embeddings.projection.bias", &[length])?;
-        let places = reader.take("embeddings.position_embeddings", &[1, 1 + trained * trained, length])?;
-        let (class, grid) = places.split_at(length);
-        let mut resized = class.to_vec();
-        resized.extend(interpolated(grid, length, trained, config.given));
-        let rows = |values: Vec<f32>| Tensor::from_vec(values, ((), length), &Device::Cpu).map_err(|e| e.to_string());
-        Ok(Dinov2 {
-            heads: config.heads,
-            patches: pointwise(kernel, bias)?,
-            class: rows(reader.take("embeddings.cls_token", &[1, 1, length])?)?,
-            places: rows(resized)?,
-            layers: (0..config.layers).map(|i| reader.layer(i)).collect::<Result<_, _>>()?,
-            norm: reader.norm("layernorm")?,
+impl Backbone for Dinov2Network {
+    fn forward(&self, pictures: &PixelBatch) -> Result<Vec<Vec<f32>>, Error> {
+        // The 257 tokens of one picture make matrices that are large enough.
+        pictures.map_chunks(1, |pixels, count| {
+            Ok(self.last_norm.forward(&self.vision.class_tokens(pixels, count)?)?.to_vec2()?)
         })
     }
-
-    /// One picture, (3, side, side), to (length).
-    fn one(&self, picture: &Tensor) -> candle_core::Result<Tensor> {
-        let along = picture.dim(1)? / PATCH;
-        let cut = picture.reshape((3, along, PATCH, along, PATCH))?.permute((1, 3, 0, 2, 4))?;
-        let patches = self.patches.apply(&cut.reshape((along * along, 3 * PATCH * PATCH))?, Activation::None)?;
-        let x = Tensor::cat(&[&self.class, &patches], 0)?;
-        add(&x, &self.places)?;
-        for layer in &self.layers {
-            let mixed = attention(&layer.qkv.apply(&layer.first.forward(&x)?, Activation::None)?, self.heads)?;
-            add(&x, &layer.mixed.apply(&mixed, Activation::None)?)?;
-            let wide = layer.wide.apply(&layer.second.forward(&x)?, Activation::Gelu)?;
-            add(&x, &layer.narrow.apply(&wide, Activation::None)?)?;
-        }
-        self.norm.forward(&x.narrow(0, 0, 1)?)?.squeeze(0)
-    }
 }
 
-impl Backbone for Dinov2 {
-    fn forward(&self, pictures: &Tensor) -> candle_core::Result<Tensor> {
-        let each = (0..pictures.dim(0)?).into_par_iter().map(|i| self.one(&pictures.get(i)?));
-        Tensor::stack(&each.collect::<candle_core::Result<Vec<_>>>()?, 0)
-    }
-}
-
-/// The places of `from` x `from` patches for `to` x `to`, (patches, length): PyTorch's bicubic `interpolate`, a = -0.75, corners not aligned, edges repeated.
-fn interpolated(grid: &[f32], length: usize, from: usize, to: usize) -> Vec<f32> {
+/// Positions of `from` x `from` patches resized to `to` x `to`, (patches, channels), as PyTorch's bicubic
+/// `interpolate` does: a = -0.75, corners not aligned, edges repeated.
+fn interpolate_positions(positions: &[f32], channels: usize, from: usize, to: usize) -> Vec<f32> {
     const A: f64 = -0.75;
     let weight = |x: f64| {
         let x = x.abs();
@@ -178,7 +96,7 @@ fn interpolated(grid: &[f32], length: usize, from: usize, to: usize) -> Vec<f32>
         }
     };
     if from == to {
-        return grid.to_vec();
+        return positions.to_vec();
     }
     // The four neighbours along a side, and their weights.
     let taps = |i: usize| {
@@ -188,38 +106,38 @@ fn interpolated(grid: &[f32], length: usize, from: usize, to: usize) -> Vec<f32>
             (at.clamp(0.0, from as f64 - 1.0) as usize, weight(centre - at))
         })
     };
-    let mut out = vec![0f32; to * to * length];
-    for (place, out) in out.chunks_exact_mut(length).enumerate() {
-        for (y, wy) in taps(place / to) {
-            for (x, wx) in taps(place % to) {
-                let row = &grid[(y * from + x) * length..][..length];
+    let mut resized = vec![0f32; to * to * channels];
+    for (i, out) in resized.chunks_exact_mut(channels).enumerate() {
+        for (y, wy) in taps(i / to) {
+            for (x, wx) in taps(i % to) {
+                let row = &positions[(y * from + x) * channels..][..channels];
                 out.iter_mut().zip(row).for_each(|(sum, value)| *sum += (wy * wx) as f32 * value);
             }
         }
     }
-    out
+    resized
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::reference::{self, Case};
     use super::*;
-    use crate::encode::models::reference::{self, Case};
 
-    const TINY: Config = Config { layers: 2, length: 32, heads: 4, trained: 5, given: 3 };
+    const TINY: VitConfig = VitConfig { layers: 2, channels: 32, wide: 128, heads: 4, grid: 3, ..SMALL };
 
     #[test]
-    fn features_are_those_of_transformers() {
+    fn features_equal_those_of_transformers() {
         let case = Case::of("dinov2");
         let (_folder, path) = case.file();
-        case.check(&Dinov2::read(&path, &TINY).unwrap().forward(&case.input()).unwrap());
+        case.check(&Dinov2Network::read(&path, TINY, 5).unwrap().forward(&case.pictures()).unwrap());
     }
 
     #[test]
-    fn the_published_file_is_read_and_what_lacks_is_named() {
+    fn reads_the_published_file_and_names_a_missing_tensor() {
         let (_folder, path) = reference::published("dinov2");
-        assert!(Dinov2::open(&path).is_ok());
-        let lacking = "encoder.layer.1.layer_scale2.lambda1";
-        let (_folder, path) = Case::of("dinov2").file_without(lacking);
-        assert_eq!(Dinov2::read(&path, &TINY).err().unwrap(), format!("it has no tensor `{lacking}`"));
+        assert!(Dinov2Network::read(&path, SMALL, TRAINED_GRID).is_ok());
+        let missing = "encoder.layer.1.layer_scale2.lambda1";
+        let (_folder, path) = Case::of("dinov2").file_without(missing);
+        assert_eq!(Dinov2Network::read(&path, TINY, 5).err().unwrap(), format!("it has no tensor `{missing}`"));
     }
 }

@@ -1,16 +1,28 @@
-//! Learned image and clip networks, one file each, over [candle](candle_core).
+//! Learned image and clip networks, one file each.
+//!
+//! [`pooled`] makes an encoder of any image network and needs no tensor library. The networks themselves
+//! compute with [candle](candle_core) and exist with the feature `encoders`.
 
+#[cfg(feature = "encoders")]
 mod attention;
-pub(in crate::encode) mod c3d;
-mod c3d_weights;
-pub(in crate::encode) mod clip;
+#[cfg(feature = "encoders")]
+pub(super) mod c3d;
+#[cfg(feature = "encoders")]
+pub(super) mod clip;
+#[cfg(feature = "encoders")]
 mod conv;
-pub(in crate::encode) mod dinov2;
-pub(in crate::encode) mod mobileclip;
-pub(in crate::encode) mod mobilenet_v2;
-mod pickle;
-pub(in crate::encode) mod pooled;
-#[cfg(test)]
+#[cfg(feature = "encoders")]
+pub(super) mod dinov2;
+#[cfg(feature = "encoders")]
+pub(super) mod mobileclip;
+#[cfg(feature = "encoders")]
+pub(super) mod mobilenet_v2;
+pub(super) mod pooled;
+#[cfg(all(test, feature = "encoders"))]
 mod reference;
-pub(in crate::encode) mod siglip;
+#[cfg(feature = "encoders")]
+pub(super) mod siglip;
+#[cfg(feature = "encoders")]
+mod vit;
+#[cfg(feature = "encoders")]
 mod weights;

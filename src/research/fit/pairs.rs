@@ -34,7 +34,7 @@ pub struct DescribedVideo {
 /// # Errors
 /// As [`media::frames`] and [`Encoder::describe`].
 pub fn describe(tools: &Tools, encoder: &dyn Encoder, path: &Path, cancel: &Cancel) -> Result<DescribedVideo, FileError> {
-    let plan = encoder.about().sampling.plan(false);
+    let plan = encoder.info().sampling.plan(false);
     let mut stream = media::frames(tools, path, &plan, &Limits::default(), cancel)?;
     let (mut at_ms, mut frames, mut pictures) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(Frame { at_ms: at, picture }) = stream.next_frame()? {
@@ -109,7 +109,7 @@ pub fn example(
             .iter()
             .map(|distortion| {
                 let query = distortion.apply(&picture, &mut random);
-                encode::fit(media::trim_borders(&query).as_ref().unwrap_or(&query), &encoder.about().sampling)
+                encode::fit(media::trim_borders(&query).as_ref().unwrap_or(&query), &encoder.info().sampling)
             })
             .collect();
         let mut queries = Vec::new();
@@ -192,7 +192,7 @@ pub fn set(
 /// may be offset that far. Clips whose frames are all flat are left out.
 fn clips(encoder: &dyn Encoder, described: &DescribedVideo, at_ms: u32) -> Vec<Vec<Descriptor>> {
     let centre = described.at_ms.partition_point(|t| *t <= at_ms).saturating_sub(1);
-    let sampling = encoder.about().sampling;
+    let sampling = encoder.info().sampling;
     let length = sampling.frames_per_clip;
     let last = described.frames.len().saturating_sub(length);
     let shift = sampling.stride_frames / 2;
@@ -229,7 +229,7 @@ pub fn name(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::{Layout, layout};
+    use crate::encode::{LayoutEncoder, layout};
 
     #[test]
     fn times_are_seeded_sorted_and_inside_the_video() {
@@ -250,7 +250,7 @@ mod tests {
             let moment = TrainingMoment { clips: vec![vec![frame.clone(); 8]], queries: vec![frame.clone()] };
             ("100CANON/MVI_0001.MP4".to_owned(), TrainingExample { frames: vec![frame], moments: vec![moment] })
         };
-        let encoder = Layout::embedded();
+        let encoder = LayoutEncoder::embedded();
         let set = set(&[example(3), example(7)], &encoder, |d| encoder.image(d).unwrap(), 0.0, 1).unwrap();
         let (image, other) = (&set.images.rows[0], &set.videos.rows[2]);
         assert_eq!(image.instance(), set.videos.rows[0].instance());

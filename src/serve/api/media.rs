@@ -100,7 +100,7 @@ impl Media {
             tools: OnceLock::new(),
             codec: OnceLock::new(),
             asking: Arc::default(),
-            cache: Cache::new(registry::cache().join("previews"), cache_bytes),
+            cache: Cache::new(registry::cache_folder().join("previews"), cache_bytes),
             flights: Arc::default(),
             stills: gate(STILLS, MAX_WAITING[0]),
             clips: gate(CLIPS, MAX_WAITING[1]),

@@ -414,7 +414,7 @@ struct Info {
 async fn info(State(app): State<Arc<App>>) -> Json<Info> {
     let snapshot = app.snapshot();
     let snapshot = snapshot.as_deref();
-    let about = snapshot.map(|s| s.engine.encoder().about());
+    let about = snapshot.map(|s| s.engine.encoder().info());
     Json(Info {
         version: env!("CARGO_PKG_VERSION"),
         encoder: about.map(|about| about.id.clone()),

@@ -41,7 +41,7 @@ fn an_index_remembers_an_onnx_encoder() {
     std::fs::write(place.path("moved/tiny.json"), "{}").unwrap();
     let output = place.run(&["search", picture.to_str().unwrap(), "--weights", moved.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains(&format!("the index needs the encoder {id}, but onnx:tiny/1+")));
+    assert!(text(&output.stderr).contains(&format!("the index needs the encoder {id}, found onnx:tiny/1+")));
 }
 
 #[test]
