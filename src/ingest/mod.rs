@@ -8,7 +8,7 @@ pub mod closed_form;
 mod event;
 mod options;
 mod run;
-mod sidecar;
+pub(crate) mod sidecar;
 mod work;
 
 use std::path::{Path, PathBuf};
@@ -25,7 +25,6 @@ pub use calibrate::calibrate;
 pub use clips::{ClipBuilder, VideoRows};
 pub use event::{FileError, FileOutcome, IndexEvent, IndexSummary};
 pub use options::IndexOptions;
-pub(crate) use sidecar::labels as sidecar_labels;
 pub(crate) use work::BATCH;
 
 use crate::base::Cancel;

@@ -17,7 +17,7 @@ use crate::ingest::{self, IndexOptions, Indexer};
 use crate::research::eval::kinds::{self, KindsReport};
 
 #[derive(Debug, Args)]
-pub(super) struct KindsArgs {
+pub(in crate::cli) struct KindsArgs {
     /// Folder of videos with a manifest.jsonl: one object a line with `path`, `class` and `group`
     #[arg(value_name = "DIR")]
     videos: PathBuf,

@@ -16,7 +16,7 @@ use crate::research::eval::quality::{self, EquivalentVideos, QualityReport, Qual
 use crate::search::Engine;
 
 #[derive(Debug, Args)]
-pub(super) struct QualityArgs {
+pub(in crate::cli) struct QualityArgs {
     /// Videos or folders: they are indexed into a temporary folder, and their frames are the queries
     #[arg(value_name = "PATH", required_unless_present = "index")]
     paths: Vec<PathBuf>,
