@@ -7,7 +7,8 @@ use std::path::Path;
 
 use reelseek::Cancel;
 use reelseek::ingest::{FileOutcome, IndexEvent, IndexOptions, Indexer};
-use reelseek::{media, search};
+use reelseek::media;
+use reelseek::search::SearchOptions;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -24,8 +25,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{} videos with {} rows", summary.videos, summary.rows);
 
     let engine = indexer.into_engine()?;
-    let answer = engine.search(&media::open(Path::new(picture))?, &search::Options::default())?;
-    for found in answer.found {
+    let answer = engine.search(&media::open(Path::new(picture))?.picture, &SearchOptions::default())?;
+    for found in answer.results {
         let [from, to] = [found.moment.from_ms, found.moment.to_ms].map(|ms| f64::from(ms) / 1000.0);
         println!("{:3.0} %  {from:.1} s to {to:.1} s  {}", found.confidence * 100.0, found.video.path);
     }

@@ -1,55 +1,101 @@
-//! reelseek finds the videos, and the moment in each, that show what a picture shows.
+//! reelseek finds the videos, and the moments in them, that match a picture.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use reelseek::Cancel;
+//! use reelseek::ingest::{FileOutcome, IndexEvent, IndexOptions, Indexer};
+//! use reelseek::media;
+//! use reelseek::search::SearchOptions;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // Index a folder. A later run with the same index decodes only new and changed files.
+//! let cancel = Cancel::default();
+//! let options = IndexOptions::new(["Videos"]).jobs(4);
+//! let indexer = Indexer::open(Path::new("Videos/.reelseek"), options, &cancel, |_| {})?;
+//! let summary = indexer.run(&cancel, |event| {
+//!     if let IndexEvent::File { outcome: FileOutcome::Failed { error, .. }, .. } = event {
+//!         eprintln!("{error}");
+//!     }
+//! })?;
+//! println!("{} videos with {} rows", summary.videos, summary.rows);
+//!
+//! // Search it with a picture.
+//! let engine = indexer.into_engine()?;
+//! let opened = media::open(Path::new("screenshot.jpg"))?;
+//! let answer = engine.search(&opened.picture, &SearchOptions::default().page(0, 3).min_confidence(0.5))?;
+//! for result in answer.results {
+//!     let seconds = result.moment.at_ms / 1000;
+//!     println!("{:.0} % {} at {seconds} s", result.confidence * 100.0, result.video.path);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Cargo features
+//!
+//! All are on by default: `cli` (the program), `serve` (web page and HTTP API), `research` (training and
+//! evaluation), `encoders` (learned encoders) and `onnx`. Without them the library indexes folders and searches
+//! them with the embedded encoder.
 //!
 //! # The tour
 //!
 //! ```text
-//! video ─ media ─ frames ─ encode ─ clip features (4096) ─┐ gmf  ┌─ embedding (128, unit) ─ index ─┐
-//! image ─ media ─ pixels ─ encode ─ image features (128) ─┘(fold)└─ embedding (128, unit) ─────────┴─ search ─ moments ─ cli │ serve
-//!                           features + labels ─ train ─ checkpoint ─┘
+//! video ─── media ── frames ── encode ── features ──┐ gmf  ┌── vectors ── index ──┐
+//! picture ─ media ── pixels ── encode ── features ──┘      └── vector ─────────────┴── search ── cli │ serve
 //! ```
 //!
-//! Each room answers one question and may use only the rooms named (a test holds this table):
+//! An encoder turns a picture into features, and a clip (8 frames) into features of another length. A
+//! checkpoint maps both to unit vectors of one length. The index stores one vector (row) per clip and finds
+//! the rows nearest to the vector of a picture.
+//!
+//! The code is split into rooms. Each room answers one question and may use only the rooms named here. A test
+//! compares these layers with the code (`tests/integration/architecture.rs`).
 //!
 //! | room | question | uses |
 //! |---|---|---|
-//! | [`media`] | which pictures are in this file, and when? | - |
-//! | [`encode`] | what are the frozen features of this image, of this clip? | media |
-//! | `features` | which feature sets are on disk, with which labels and splits? (feature `research`) | base |
-//! | [`gmf`] | how do features of unequal lengths become comparable? (model, losses, training, checkpoints) | base, features (training only) |
-//! | [`reelseek_index`] | which rows are nearest, among those that pass the filter? | - |
-//! | [`search`] | which videos, and when, show what this picture shows? | media, encode, gmf, index |
-//! | [`ingest`] | the conductor: videos → media → encode → gmf → index, with an outcome for every file | all above |
-//! | `research` | how good are the answers? fits and feature sets from videos (feature `research`) | all above |
-//! | [`serve`] | the web page and the HTTP API | media, encode, gmf, search, ingest |
-//! | [`cli`] | arguments in, library call, output | everything |
+//! | `base` | which helpers need no other room? (files, random numbers, matrix products, ...) | - |
+//! | [`media`] | which pictures are in a file, and at which times? | base |
+//! | [`encode`] | what are the features of a picture and of a clip? | base, media |
+//! | `features` | which feature sets are on disk, with which labels and splits? | base |
+//! | [`gmf`] | how do features of different lengths become comparable? | base, features |
+//! | [`reelseek_index`] | which rows are nearest, among those that match the filter? | - |
+//! | [`collection`] | which encoder and checkpoint belong to an index folder? | encode, gmf, index |
+//! | [`search`] | which videos, and which moments, match a picture? | all above but features |
+//! | [`ingest`] | how does an index follow the files in a folder? | all above |
+//! | `research` | how good are the answers, and which data trains a checkpoint? | all above |
+//! | `serve` | how do browsers and programs search? (web page, HTTP API) | all but features, research |
+//! | `cli` | what does the command line mean? | all |
 //!
-//! A walk through: `cli::index` calls [`ingest::run`], which finds files with [`media::walk`], decodes each with
-//! [`media::frames`], describes each frame with [`encode::Descriptor`], joins 8 of them to a clip in
-//! [`ingest::ClipBuilder`], embeds that with [`gmf::Folded`] and hands it to [`reelseek_index::Writer`]. `cli::search` reads
-//! a picture with [`media::open`] and asks a [`search::Engine`]: the nearest rows, a second look at their frames ([`search::align`]), neighbouring rows joined to moments, and
-//! a [`search::Calibration`] that turns all that into confidence.
-//! `research::eval::quality` measures how often the answer is correct, `research::eval::kinds` how often an answer of the
-//! same kind is found.
+//! **Indexing.** [`ingest::Indexer`] finds files with [`media::walk`], decodes each with [`media::frames`],
+//! describes every frame with an [`encode::Encoder`], joins 8 frames to a clip with an
+//! [`ingest::ClipBuilder`], embeds the clip with a [`gmf::Folded`] checkpoint and passes the row to a
+//! [`reelseek_index::Writer`]. [`collection::Collection`] records in the index folder which encoder and
+//! checkpoint made the rows.
 //!
-//! The Cargo feature `research` adds training and evaluation. The command `dataset` draws a benchmark of frames and clips
-//! from annotations (`features::benchmark`), and `extract` builds a `features::FeatureSet` of its rows
-//! (`research::extract`). The command `eval` ranks the videos of a split for its images (`research::eval::task`):
-//! `methods` map both into one space, `ranking` ranks exactly, `metrics` and `summary` judge the rankings, `table`,
-//! `report` and `trec` write the results.
+//! **Search.** [`search::Engine`] embeds a picture in several views, fetches the nearest rows, compares the
+//! picture with their frames ([`search::align`]), joins neighbouring rows to a [`search::Moment`] and
+//! converts the evidence to a confidence ([`collection::Calibration`]).
 //!
-//! The command `train` opens a `features::FeatureSet`, or builds one from videos (`research::fit::pairs`), and calls
-//! `gmf::train`. It takes steps with `gmf::CpuStepper` (gradients by hand; `gmf::AutogradStepper` is the reference, and
-//! the path to a GPU) and keeps the epoch with the best validation (`research::eval::retrieval`). `gmf::GmfWeights::fold`
-//! converts the result to the small [`gmf::Folded`] that indexing and searching use.
+//! **Server.** `serve` answers the same searches over HTTP. Each request uses one snapshot of the index. It
+//! passes the guards (host, token, limits) and waits in a queue. The page in `assets/page` is a client of
+//! this API.
 //!
-//! `cli::serve` opens the same [`search::Engine`] to the web ([`serve::run`]): each request holds one snapshot of the index, passes the guards and waits for its turn; the page in
-//! `assets/page` is one of its clients.
+//! **Training.** The command `train` opens a `features::FeatureSet` or makes one from videos
+//! (`research::fit::pairs`). `gmf::train` takes steps with `gmf::CpuStepper`, whose gradients are written by
+//! hand. `gmf::AutogradStepper` is its reference and the way to a GPU. `gmf::GmfWeights::fold` reduces the
+//! best epoch to the small [`gmf::Folded`] checkpoint that indexing and searching use.
 //!
-//! Which encoders there are says [`encode::registry`]; `cli::encoders` has [`encode::hub`] fetch their weights.
+//! **Evaluation.** The command `dataset` draws frames and clips from annotations (`features::benchmark`),
+//! `extract` encodes them into a `features::FeatureSet`, and `eval` ranks its videos for its pictures
+//! (`research::eval`): `methods` map both into one space, `ranking` ranks exactly, `metrics` and `summary`
+//! judge the rankings, and `table`, `report` and `trec` write the results.
 //!
-//! Two small helpers belong to no room: `tensors` (safetensors files) and `seeded` (random numbers that never change).
+//! [`encode::registry`] lists the encoders.
 
-// One file of the engine has `unsafe`: `base/linalg.rs`, for the call of a matrix product. A test holds that.
+// Only `base/linalg.rs` has `unsafe` code, for matrix products. A test checks this.
 #![deny(unsafe_code)]
 
 mod base;
@@ -67,4 +113,4 @@ pub mod research;
 pub mod search;
 pub mod serve;
 
-pub use base::Cancel;
+pub use base::{Cancel, ErrorPaths};

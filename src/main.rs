@@ -1,4 +1,4 @@
-//! The program `reelseek`: see `reelseek --help`, and the tour in the library's documentation.
+//! The program `reelseek`. See `reelseek --help`, and the tour in the documentation of the library.
 
 #![forbid(unsafe_code)]
 

@@ -138,6 +138,27 @@ pub enum Error {
 }
 
 impl Error {
+    /// The file or folder that the message names, so that a server can shorten it before it prints the message.
+    pub fn path_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Error::Io { path, .. }
+            | Error::Text { path, .. }
+            | Error::Missing { path }
+            | Error::Exists { path }
+            | Error::Foreign { path, .. }
+            | Error::Locked { path }
+            | Error::Busy { path }
+            | Error::Damaged { path, .. }
+            | Error::Version { path, .. }
+            | Error::WriterFailed { path } => Some(path),
+            Error::Length { .. }
+            | Error::NotFinite { .. }
+            | Error::Argument { .. }
+            | Error::Filter { .. }
+            | Error::UnknownVideo { .. } => None,
+        }
+    }
+
     /// The file that is damaged or of another version.
     pub(crate) fn path(&self) -> Option<&Path> {
         match self {

@@ -1,39 +1,52 @@
-//! Atomic replacement of files.
+//! File operations: atomic replacement and positioned reads.
 
+use std::fs::File;
 use std::path::Path;
 
-/// Lets `write` create a sibling file, then renames it over `path`. Readers see the old file or the whole new one.
+/// Lets `write` create a temporary file beside `path`, then renames it to `path`. Readers see the whole old
+/// file or the whole new one.
 ///
 /// # Errors
-/// Any error of `write`, of the sync or of the rename. The sibling file is removed.
+/// Any error of `write`, of the sync or of the rename. The temporary file is then removed.
 pub(crate) fn replace(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<()>) -> std::io::Result<()> {
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let part = Path::new(&part);
-    let outcome = write(part).and_then(|()| {
-        std::fs::File::open(part)?.sync_all()?;
-        std::fs::rename(part, path)
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".part");
+    let temporary = Path::new(&temporary);
+    let outcome = write(temporary).and_then(|()| {
+        // Windows syncs only files that are open for writing.
+        File::options().write(true).open(temporary)?.sync_all()?;
+        std::fs::rename(temporary, path)
     });
     if outcome.is_err() {
-        // The partial file is ours alone. The first error is the one to report.
-        let _ = std::fs::remove_file(part);
+        // The first error is the one to report.
+        let _ = std::fs::remove_file(temporary);
     }
     outcome
 }
 
-/// Reads `bytes.len()` bytes at `offset`, without moving a cursor that other threads use.
-pub(crate) fn read_exact_at(file: &std::fs::File, bytes: &mut [u8], offset: u64) -> std::io::Result<()> {
-    #[cfg(unix)]
-    return std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset);
-    #[cfg(windows)]
-    {
-        let mut done = 0;
-        while done < bytes.len() {
-            match std::os::windows::fs::FileExt::seek_read(file, &mut bytes[done..], offset + done as u64)? {
-                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-                read => done += read,
+/// Fills `buffer` with the bytes of a file from `offset` on.
+///
+/// # Errors
+/// Any error of the system, and `UnexpectedEof` if the file ends before the buffer is full.
+#[cfg(unix)]
+pub(crate) fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
+}
+
+/// See the Unix version. Windows has no call that fills the whole buffer.
+#[cfg(windows)]
+pub(crate) fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+    use std::os::windows::fs::FileExt;
+    while !buffer.is_empty() {
+        match file.seek_read(buffer, offset) {
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => {
+                buffer = &mut buffer[read..];
+                offset += read as u64;
             }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
-        Ok(())
     }
+    Ok(())
 }

@@ -1,17 +1,18 @@
-//! Matrix products over slices. This is the engine's only file with `unsafe`: it calls the `gemm` crate.
+//! Matrix products over slices. This is the only file of the engine with `unsafe`: it calls the `gemm` crate.
 //!
-//! Activations have the shape (features, batch) and weights the shape (outputs, inputs), so a training step never
-//! transposes weights, which are the large operand. Work is split over panels of output rows. One thread computes each
-//! panel, so results do not depend on the number of threads.
+//! Activations have the shape (features, batch) and weights the shape (outputs, inputs). With these shapes no
+//! product of a training step transposes the weights, which are the largest operands. Work is split into
+//! panels of output rows. One thread computes each panel from start to end, so that results do not depend on
+//! the number of threads.
 
 #![allow(unsafe_code, reason = "gemm takes pointers and strides; `multiply_here` checks them against the slices")]
 
 use rayon::prelude::*;
 
-/// Fewest multiply-adds that are worth a second thread.
+/// Smallest number of multiply-adds for which a second thread saves time.
 const PARALLEL: usize = 1 << 18;
 
-/// A view of a matrix in a slice: element (r, c) is at `r · row_stride + c · column_stride`.
+/// A matrix in a slice. Element (r, c) is at `r · row_stride + c · column_stride`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MatrixView<'a> {
     data: &'a [f32],
@@ -22,13 +23,13 @@ pub(crate) struct MatrixView<'a> {
 }
 
 impl<'a> MatrixView<'a> {
-    /// A row-major matrix with `columns` columns.
+    /// A row-major matrix whose rows have `columns` numbers.
     pub(crate) fn rows(data: &'a [f32], columns: usize) -> MatrixView<'a> {
-        assert_eq!(data.len() % columns, 0, "whole rows");
+        assert_eq!(data.len() % columns, 0, "the slice holds whole rows");
         MatrixView { data, rows: data.len() / columns, columns, row_stride: columns, column_stride: 1 }
     }
 
-    /// The transpose, without moving data.
+    /// The transpose, without copying.
     pub(crate) fn transposed(self) -> MatrixView<'a> {
         MatrixView {
             rows: self.columns,
@@ -39,9 +40,9 @@ impl<'a> MatrixView<'a> {
         }
     }
 
-    /// Row `r` of a row-major matrix.
+    /// One row of a row-major matrix.
     pub(crate) fn row(self, r: usize) -> &'a [f32] {
-        assert_eq!(self.column_stride, 1, "a row-major matrix");
+        assert_eq!(self.column_stride, 1, "the matrix is row-major");
         &self.data[r * self.row_stride..][..self.columns]
     }
 
@@ -58,7 +59,7 @@ impl<'a> MatrixView<'a> {
     }
 }
 
-/// `dst = keep · dst + a · b`, with a row-major `dst`. A `keep` of 0 ignores the old contents of `dst`, NaN included.
+/// `dst = keep · dst + a · b`, with a row-major `dst`. `keep` 0 ignores the old values of `dst`, also NaN.
 pub(crate) fn multiply(dst: &mut [f32], keep: f32, a: MatrixView<'_>, b: MatrixView<'_>) {
     let columns = b.columns;
     assert_eq!(dst.len(), a.rows * columns, "dst is (rows of a, columns of b)");
@@ -69,8 +70,8 @@ pub(crate) fn multiply(dst: &mut [f32], keep: f32, a: MatrixView<'_>, b: MatrixV
     });
 }
 
-/// Rows of one panel of a product that costs `row_cost` multiply-adds a row: large enough for the kernel, small enough
-/// to keep its weights in the cache and to balance two threads.
+/// Rows of one panel of a product that needs `row_cost` multiply-adds per row. A panel is large enough for
+/// the kernel and small enough that its weights stay in the cache and two threads end at about the same time.
 pub(crate) fn panel_rows(rows: usize, row_cost: usize) -> usize {
     if rows * row_cost < PARALLEL {
         return rows.max(1);
@@ -87,9 +88,9 @@ pub(crate) fn multiply_here(dst: &mut [f32], keep: f32, a: MatrixView<'_>, b: Ma
     assert_eq!(a.columns, b.rows, "inner lengths");
     assert_eq!(dst.len(), a.rows * b.columns, "dst is (rows of a, columns of b)");
     assert!(reach(a) <= a.data.len() && reach(b) <= b.data.len(), "operands within their slices");
-    // SAFETY: by the three assertions above, every (row, column) that the product touches is inside its operand's
-    // slice. `dst` is borrowed mutably, so it does not overlap the others. Strides are below isize::MAX because the
-    // slices exist.
+    // SAFETY: by the three assertions above, every element that the product reads or writes is inside the
+    // slice of its operand. `dst` is borrowed for writing and so cannot overlap the others. Strides are at
+    // most the length of a slice, which is below isize::MAX.
     unsafe {
         gemm::gemm(
             a.rows,
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn keep_zero_discards_nan() {
+    fn keep_0_ignores_nan_in_the_destination() {
         let mut dst = vec![f32::NAN; 4];
         multiply(&mut dst, 0.0, MatrixView::rows(&[1.0, 2.0], 1), MatrixView::rows(&[3.0, 4.0], 2));
         assert_eq!(dst, [3.0, 4.0, 6.0, 8.0]);
@@ -156,7 +157,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "inner lengths")]
-    fn panics_if_operands_do_not_fit() {
+    fn panics_if_the_inner_lengths_differ() {
         multiply(&mut [0.0; 4], 0.0, MatrixView::rows(&[1.0; 4], 2), MatrixView::rows(&[1.0; 6], 2));
     }
 }

@@ -1,11 +1,12 @@
-//! Random numbers that are the same on every machine and for every version of every library.
+//! Random numbers that are the same on every machine and in every version of this program and its libraries.
 
-/// SplitMix64 (Steele, Lea and Flood, 2014).
+/// The generator SplitMix64 (Steele, Lea and Flood, 2014).
 #[derive(Debug, Clone)]
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// A generator for this seed and this text (a file's name, say), so that the order of files does not matter.
+    /// A generator for this seed and this text. The text (a file name, say) makes draws independent of the
+    /// order of files.
     pub(crate) fn new(seed: u64, text: &str) -> Random {
         let hash =
             text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
@@ -20,18 +21,18 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Uniform in [from, to).
+    /// Uniform in `[from, to)`.
     pub(crate) fn between(&mut self, from: f32, to: f32) -> f32 {
         let unit = (self.next() >> 40) as f32 / (1u64 << 24) as f32;
         from + unit * (to - from)
     }
 
-    /// Uniform in 0..=most.
+    /// Uniform in `0..=most`.
     pub(crate) fn up_to(&mut self, most: u32) -> u32 {
         (self.next() % (u64::from(most) + 1)) as u32
     }
 
-    /// Either, with equal chance.
+    /// One of the two, with equal probability.
     pub(crate) fn either<T>(&mut self, a: T, b: T) -> T {
         if self.next() >> 63 == 0 { a } else { b }
     }

@@ -1,9 +1,8 @@
-//! Reading and writing our safetensors files: numbers on disk are f16 or f32, in memory f32.
+//! Reads and writes safetensors files. Numbers are f16 or f32 on disk and f32 in memory.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
@@ -11,7 +10,7 @@ use thiserror::Error;
 
 use super::files;
 
-/// Longest header that is read; the format's own limit.
+/// Longest header that is read, in bytes: the limit of the format.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// Why a safetensors file could not be used.
@@ -20,20 +19,20 @@ pub(crate) enum Error {
     /// The file could not be read.
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    /// Not a safetensors file, or a damaged one.
-    #[error("not a whole safetensors file ({0})")]
+    /// The file is not a safetensors file, or it is damaged.
+    #[error("not a complete safetensors file ({0})")]
     Format(String),
     /// A tensor is missing.
-    #[error("it has no tensor `{0}`")]
+    #[error("no tensor `{0}`")]
     Missing(String),
-    /// A tensor has another shape or type than it should.
+    /// A tensor has an unexpected shape or type.
     #[error("tensor `{name}` is {found}, expected {expected:?} of F16 or F32")]
     Shape {
-        /// The tensor.
+        /// Name of the tensor.
         name: String,
-        /// Type and shape found.
+        /// Type and shape in the file.
         found: String,
-        /// Shape expected.
+        /// The expected shape.
         expected: Vec<usize>,
     },
     /// A tensor holds NaN or infinity.
@@ -41,21 +40,22 @@ pub(crate) enum Error {
     NotFinite(String),
 }
 
-/// How numbers are stored.
+/// Number format of the values in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Precision {
+pub(crate) enum StoredPrecision {
     F16,
     F32,
 }
 
-enum Source<'a> {
-    Bytes(&'a [u8]),
+/// The bytes behind a [`TensorFile`].
+enum TensorBytes<'a> {
+    Memory(&'a [u8]),
     Disk(std::fs::File),
 }
 
-/// A file whose header has been read and checked against its length.
-pub(crate) struct File<'a> {
-    source: Source<'a>,
+/// A file whose header is read and agrees with the length of the file.
+pub(crate) struct TensorFile<'a> {
+    source: TensorBytes<'a>,
     header: Metadata,
     data_start: u64,
     data_bytes: u64,
@@ -63,32 +63,33 @@ pub(crate) struct File<'a> {
     pub(crate) metadata: HashMap<String, String>,
 }
 
-/// Parses the header and checks it against the length of `bytes`.
-pub(crate) fn parse(bytes: &[u8]) -> Result<File<'_>, Error> {
+/// Opens a file in memory: parses its header and compares it with the length of `bytes`.
+pub(crate) fn parse(bytes: &[u8]) -> Result<TensorFile<'_>, Error> {
     let (length, header) = SafeTensors::read_metadata(bytes).map_err(|e| Error::Format(e.to_string()))?;
-    Ok(File::new(Source::Bytes(bytes), header, length as u64 + 8, bytes.len() as u64))
+    Ok(TensorFile::new(TensorBytes::Memory(bytes), header, length as u64 + 8, bytes.len() as u64))
 }
 
-/// Reads the header of a file on disk; tensors are read when they are asked for, so that a large file costs no memory.
-pub(crate) fn open(path: &Path) -> Result<File<'static>, Error> {
+/// Opens a file on disk: reads its header only. Tensors are read on request, so that a large file needs
+/// little memory.
+pub(crate) fn open(path: &Path) -> Result<TensorFile<'static>, Error> {
     let mut file = std::fs::File::open(path)?;
     let bytes = file.metadata()?.len();
     let mut length = [0u8; 8];
     if bytes < 8 {
-        return Err(Error::Format(format!("{bytes} bytes are too few for a header")));
+        return Err(Error::Format(format!("found {bytes} bytes, expected at least the 8 of the header length")));
     }
     file.read_exact(&mut length)?;
     let length = u64::from_le_bytes(length);
     if length > MAX_HEADER_BYTES || length > bytes - 8 {
-        return Err(Error::Format(format!("a header of {length} bytes in a file of {bytes}")));
+        return Err(Error::Format(format!("found a header length of {length} bytes in a file of {bytes} bytes")));
     }
     let mut header = vec![0u8; usize::try_from(length).map_err(|e| Error::Format(e.to_string()))?];
     file.read_exact(&mut header)?;
     let header: Metadata = serde_json::from_slice(&header).map_err(|e| Error::Format(e.to_string()))?;
-    let file = File::new(Source::Disk(file), header, length + 8, bytes);
+    let file = TensorFile::new(TensorBytes::Disk(file), header, length + 8, bytes);
     if file.header.data_len() as u64 != file.data_bytes {
         return Err(Error::Format(format!(
-            "its header tells of {} bytes of numbers, there are {}",
+            "expected {} bytes of tensors according to the header, found {}",
             file.header.data_len(),
             file.data_bytes
         )));
@@ -96,27 +97,27 @@ pub(crate) fn open(path: &Path) -> Result<File<'static>, Error> {
     Ok(file)
 }
 
-impl<'a> File<'a> {
-    fn new(source: Source<'a>, header: Metadata, data_start: u64, bytes: u64) -> File<'a> {
+impl<'a> TensorFile<'a> {
+    fn new(source: TensorBytes<'a>, header: Metadata, data_start: u64, bytes: u64) -> TensorFile<'a> {
         let metadata = header.metadata().clone().unwrap_or_default();
-        File { source, header, data_start, data_bytes: bytes.saturating_sub(data_start), metadata }
+        TensorFile { source, header, data_start, data_bytes: bytes.saturating_sub(data_start), metadata }
     }
 
-    /// Reads the values of a tensor of this shape into `out`, and tells how they were stored.
-    pub(crate) fn read(&self, name: &str, shape: &[usize], out: &mut [f32]) -> Result<Precision, Error> {
+    /// Reads the values of a tensor of this shape into `out`. Returns their stored precision.
+    pub(crate) fn read(&self, name: &str, shape: &[usize], out: &mut [f32]) -> Result<StoredPrecision, Error> {
         let (precision, start, end) = self.check(name, shape)?;
         match precision {
-            Precision::F16 => {
+            StoredPrecision::F16 => {
                 let bytes = self.bytes(start, end)?;
                 for (value, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
                     *value = half::f16::from_le_bytes([b[0], b[1]]).to_f32();
                 }
             }
-            Precision::F32 => {
+            StoredPrecision::F32 => {
                 let raw: &mut [u8] = bytemuck::cast_slice_mut(out);
                 match &self.source {
-                    Source::Bytes(_) => raw.copy_from_slice(&self.bytes(start, end)?),
-                    Source::Disk(file) => file.read_exact_at(raw, self.data_start + start as u64)?,
+                    TensorBytes::Memory(_) => raw.copy_from_slice(&self.bytes(start, end)?),
+                    TensorBytes::Disk(file) => files::read_exact_at(file, raw, self.data_start + start as u64)?,
                 }
                 for value in out.iter_mut() {
                     *value = f32::from_bits(u32::from_le(value.to_bits()));
@@ -131,21 +132,22 @@ impl<'a> File<'a> {
         self.take_as(name, shape).map(|(values, _)| values)
     }
 
-    /// The values of a tensor of this shape, and how they were stored.
-    pub(crate) fn take_as(&self, name: &str, shape: &[usize]) -> Result<(Vec<f32>, Precision), Error> {
-        // The header is checked before room is made for what it promises.
+    /// The values of a tensor of this shape, and their stored precision.
+    pub(crate) fn take_as(&self, name: &str, shape: &[usize]) -> Result<(Vec<f32>, StoredPrecision), Error> {
+        // The header is checked before memory is allocated for the size that it claims.
         self.check(name, shape)?;
         let mut values = vec![0f32; shape.iter().product()];
         let precision = self.read(name, shape, &mut values)?;
         Ok((values, precision))
     }
 
-    /// Whether the header tells of a tensor of this name and shape, and where its bytes lie.
-    pub(crate) fn check(&self, name: &str, shape: &[usize]) -> Result<(Precision, usize, usize), Error> {
+    /// Checks that the file has a tensor of this name and shape. Returns its precision and its byte range in
+    /// the data.
+    pub(crate) fn check(&self, name: &str, shape: &[usize]) -> Result<(StoredPrecision, usize, usize), Error> {
         let info = self.header.info(name).ok_or_else(|| Error::Missing(name.to_owned()))?;
         let (precision, size) = match info.dtype {
-            Dtype::F16 if info.shape == shape => (Precision::F16, 2),
-            Dtype::F32 if info.shape == shape => (Precision::F32, 4),
+            Dtype::F16 if info.shape == shape => (StoredPrecision::F16, 2),
+            Dtype::F32 if info.shape == shape => (StoredPrecision::F32, 4),
             _ => {
                 return Err(Error::Shape {
                     name: name.to_owned(),
@@ -157,7 +159,7 @@ impl<'a> File<'a> {
         let (start, end) = info.data_offsets;
         let bytes = shape.iter().try_fold(size, |product: usize, n| product.checked_mul(*n));
         if end as u64 > self.data_bytes || end.checked_sub(start) != bytes {
-            return Err(Error::Format(format!("tensor `{name}` lies at {start}..{end} of {}", self.data_bytes)));
+            return Err(Error::Format(format!("tensor `{name}` is at {start}..{end} of {} bytes", self.data_bytes)));
         }
         Ok((precision, start, end))
     }
@@ -176,65 +178,68 @@ impl<'a> File<'a> {
     fn bytes(&self, start: usize, end: usize) -> Result<Cow<'_, [u8]>, Error> {
         let from = self.data_start + start as u64;
         match &self.source {
-            Source::Bytes(bytes) => {
+            TensorBytes::Memory(bytes) => {
                 let from = usize::try_from(from).map_err(|e| Error::Format(e.to_string()))?;
                 let found = bytes.get(from..from + (end - start));
-                found.map(Cow::Borrowed).ok_or_else(|| Error::Format("it ends too early".to_owned()))
+                found.map(Cow::Borrowed).ok_or_else(|| Error::Format("the file ends before its last tensor".to_owned()))
             }
-            Source::Disk(file) => {
+            TensorBytes::Disk(file) => {
                 let mut bytes = vec![0u8; end - start];
-                file.read_exact_at(&mut bytes, from)?;
+                files::read_exact_at(file, &mut bytes, from)?;
                 Ok(Cow::Owned(bytes))
             }
         }
     }
 }
 
-/// The bytes of a file with these tensors and this metadata. The same input gives the same bytes.
+/// Encodes tensors (name, shape, values) and metadata. Equal input gives equal bytes.
 pub(crate) fn write(
     tensors: &[(&str, &[usize], &[f32])],
-    precision: Precision,
+    precision: StoredPrecision,
     metadata: HashMap<String, String>,
 ) -> Vec<u8> {
     let numbers: Vec<Cow<'_, [u8]>> = tensors
         .iter()
         .map(|(_, _, values)| match precision {
-            Precision::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
-            Precision::F32 => little_endian(values),
+            StoredPrecision::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+            StoredPrecision::F32 => little_endian(values),
         })
         .collect();
-    let dtype = if precision == Precision::F16 { Dtype::F16 } else { Dtype::F32 };
+    let dtype = if precision == StoredPrecision::F16 { Dtype::F16 } else { Dtype::F32 };
     let views = tensors.iter().zip(&numbers).map(|((name, shape, _), bytes)| {
-        let view = TensorView::new(dtype, shape.to_vec(), bytes).expect("shape and values agree: callers give both");
+        let view =
+            TensorView::new(dtype, shape.to_vec(), bytes).expect("every caller passes values that fit the shape");
         (*name, view)
     });
-    safetensors::serialize(views, Some(metadata)).expect("tensors are whole and named once")
+    safetensors::serialize(views, Some(metadata)).expect("every caller passes unique names")
 }
 
-/// Writes tensors as f32 to a file, one after the other from where they lie: it is either the old file or the whole new one.
+/// Writes tensors (name, shape, values) as f32 to a file without copying them. The file is replaced
+/// atomically.
 pub(crate) fn save(
     path: &Path,
     tensors: &[(String, Vec<usize>, &[f32])],
     metadata: HashMap<String, String>,
 ) -> Result<(), Error> {
-    // What could not be read back must not take the place of what can.
+    // A file that cannot be read back must not replace one that can.
     if let Some((name, _, _)) = tensors.iter().find(|(_, _, values)| values.iter().any(|v| !v.is_finite())) {
         return Err(Error::NotFinite(name.clone()));
     }
     let numbers: Vec<Cow<'_, [u8]>> = tensors.iter().map(|(_, _, values)| little_endian(values)).collect();
     let views = tensors.iter().zip(&numbers).map(|((name, shape, _), bytes)| {
         let view =
-            TensorView::new(Dtype::F32, shape.clone(), bytes).expect("shape and values agree: callers give both");
+            TensorView::new(Dtype::F32, shape.clone(), bytes).expect("every caller passes values that fit the shape");
         (name.as_str(), view)
     });
     files::replace(path, |part| {
-        // safetensors makes a file that only its owner may read: give it the rights of any file that one makes here.
-        let usual = std::fs::File::create(part)?.metadata()?.permissions();
+        // safetensors creates a file that only its owner may read. Give it the permissions of an ordinary new
+        // file.
+        let permissions = std::fs::File::create(part)?.metadata()?.permissions();
         safetensors::serialize_to_file(views, Some(metadata), part).map_err(|e| match e {
             safetensors::SafeTensorError::IoError(error) => error,
             other => std::io::Error::other(other.to_string()),
         })?;
-        std::fs::set_permissions(part, usual)
+        std::fs::set_permissions(part, permissions)
     })?;
     Ok(())
 }
@@ -244,5 +249,90 @@ fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
         Cow::Borrowed(bytemuck::cast_slice(values))
     } else {
         Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn example(precision: StoredPrecision) -> Vec<u8> {
+        let metadata = HashMap::from([("format".to_owned(), "1".to_owned())]);
+        write(&[("a", &[2, 2], &[1.0, -2.0, 0.5, 4.0]), ("b", &[1], &[8.0])], precision, metadata)
+    }
+
+    fn message(outcome: Result<TensorFile<'_>, Error>) -> String {
+        outcome.err().expect("the file is refused").to_string()
+    }
+
+    #[test]
+    fn reads_what_was_written_from_memory_and_from_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.safetensors");
+        for precision in [StoredPrecision::F16, StoredPrecision::F32] {
+            let bytes = example(precision);
+            std::fs::write(&path, &bytes).unwrap();
+            for file in [parse(&bytes).unwrap(), open(&path).unwrap()] {
+                assert_eq!(file.take_as("a", &[2, 2]).unwrap(), (vec![1.0, -2.0, 0.5, 4.0], precision));
+                assert_eq!(file.shape("b").unwrap(), [1]);
+                assert_eq!(file.metadata["format"], "1");
+            }
+        }
+        save(&path, &[("c".to_owned(), vec![2], &[3.0, 7.0])], HashMap::new()).unwrap();
+        assert_eq!(open(&path).unwrap().take("c", &[2]).unwrap(), [3.0, 7.0]);
+    }
+
+    #[test]
+    fn rejects_a_missing_tensor_a_wrong_shape_and_a_value_that_is_not_finite() {
+        let bytes = example(StoredPrecision::F32);
+        let file = parse(&bytes).unwrap();
+        assert!(matches!(file.take("x", &[1]), Err(Error::Missing(name)) if name == "x"));
+        assert!(matches!(file.take("a", &[4]), Err(Error::Shape { expected, .. }) if expected == [4]));
+        let bytes = write(&[("a", &[1], &[f32::NAN])], StoredPrecision::F32, HashMap::new());
+        assert!(matches!(parse(&bytes).unwrap().take("a", &[1]), Err(Error::NotFinite(_))));
+        let unsaved = tempfile::tempdir().unwrap().path().join("a");
+        assert!(matches!(
+            save(&unsaved, &[("a".into(), vec![1], &[f32::NAN])], HashMap::new()),
+            Err(Error::NotFinite(_))
+        ));
+    }
+
+    #[test]
+    fn rejects_a_truncated_file_and_a_header_beyond_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.safetensors");
+        let bytes = example(StoredPrecision::F32);
+        for length in [0, 7, 20, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..length]).unwrap();
+            assert!(open(&path).is_err() && parse(&bytes[..length]).is_err(), "{length}");
+        }
+        let mut long = bytes;
+        long[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        std::fs::write(&path, &long).unwrap();
+        assert!(message(open(&path)).contains("header length"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_file_is_an_error_or_has_tensors_of_the_requested_shape(at in 0usize..400, value: u8) {
+            let mut bytes = example(StoredPrecision::F32);
+            let at = at % bytes.len();
+            bytes[at] = value;
+            if let Ok(file) = parse(&bytes) {
+                for name in file.names() {
+                    let shape = file.shape(&name).unwrap();
+                    if let Ok(values) = file.take(&name, &shape) {
+                        prop_assert_eq!(values.len(), shape.iter().product::<usize>());
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_do_not_panic(bytes: Vec<u8>) {
+            let _ = parse(&bytes);
+        }
     }
 }

@@ -44,7 +44,8 @@ fn index(error: &reelseek_index::Error) -> Option<&'static str> {
 
 fn media(error: &media::Error) -> Option<&'static str> {
     Some(match error {
-        media::Error::UnknownFormat { .. } => "convert other formats first, as in `ffmpeg -i photo.heic photo.jpg`",
+        media::Error::Killed { .. } => "run the command again, with fewer --jobs",
+        media::Error::Changed { .. } => "run the command again",
         _ => return None,
     })
 }
@@ -79,7 +80,6 @@ fn ingest(error: &ingest::Error) -> Option<&'static str> {
         ingest::Error::Index(error) => index(error),
         ingest::Error::Collection(error) => collection(error),
         ingest::Error::Fit(error) => fit(error),
-        _ => None,
     }
 }
 

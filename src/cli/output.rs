@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::advice;
 use crate::collection::Calibration;
 use crate::ingest::{FileOutcome, IndexSummary};
-use crate::search::{Answer, Found};
+use crate::search::{SearchAnswer, SearchResult};
 
 /// One line of `search --json`.
 #[derive(Debug, Serialize)]
@@ -46,18 +46,18 @@ pub(super) struct FailureOutput<'a> {
 }
 
 impl<'a> SearchOutput<'a> {
-    pub(super) fn new(query: &'a str, answer: &'a Answer) -> SearchOutput<'a> {
+    pub(super) fn new(query: &'a str, answer: &'a SearchAnswer) -> SearchOutput<'a> {
         SearchOutput {
             query,
-            took_ms: (answer.took.as_secs_f64() * 1e6).round() / 1000.0,
+            took_ms: (answer.elapsed.as_secs_f64() * 1e6).round() / 1000.0,
             exact: answer.exact,
-            results: answer.found.iter().enumerate().map(|(i, found)| ResultOutput::new(i + 1, found)).collect(),
+            results: answer.results.iter().enumerate().map(|(i, found)| ResultOutput::new(i + 1, found)).collect(),
         }
     }
 }
 
 impl<'a> ResultOutput<'a> {
-    fn new(rank: usize, found: &'a Found) -> ResultOutput<'a> {
+    fn new(rank: usize, found: &'a SearchResult) -> ResultOutput<'a> {
         let seconds = |ms: u32| f64::from(ms) / 1000.0;
         let video = &found.video;
         ResultOutput {

@@ -1,50 +1,52 @@
-//! How far a picture that is not in the gallery gets by chance.
+//! Calibration: the scores that unrelated pictures reach by chance, and the confidence that follows from
+//! them.
 //!
-//! At each commit up to 256 frames of the gallery, each with its own video left out, are searched for. The
-//! best evidence for each (the cosine, and in an index with sketches what a second look adds) is the null
-//! distribution: two halves of normal distributions, joined at the median, the lower one of scale `median −
-//! 16 % quantile`. The upper one is wider, for some scenes look alike. With sketches, where a copy of a video
-//! elsewhere in the gallery is known by its evidence and left out, its scale is the mean of `(quantile −
-//! median) / z` over the quantiles of 84, 90 and 95 %, since one alone wavers in a small gallery; without,
-//! where copies would push it up, it is that of the lower one. `confidence(s) = Φ((s − median) / scale)`:
-//! 0.95 is passed by one foreign picture in 20.
+//! At each commit the engine searches for up to 256 frames of the gallery and excludes the frame's own video
+//! from each search. The best evidence of each search (the cosine, and in an index with sketches the
+//! correlation) gives the null distribution. It consists of two halves of normal distributions that join at
+//! the median. The scale of the lower half is `median − 16 % quantile`. The upper half is wider, because some
+//! scenes look alike. In an index with sketches, copies of a video are recognised by their evidence and left
+//! out. There the upper scale is the mean of `(quantile − median) / z` over the quantiles of 84, 90 and 95 %,
+//! because a single quantile is noisy in a small gallery. Without sketches copies would increase the upper
+//! scale, so it equals the lower scale.
+//!
+//! `confidence(s) = Φ((s − median) / scale)`. One unrelated picture in 20 exceeds 0.95.
 
 use serde::{Deserialize, Serialize};
 
-/// What the null distribution looks like in a gallery of some ten minutes; counts as [`PRIOR_WEIGHT`] probes,
-/// so that a gallery of one video, which can tell nothing, has an answer. From `reelseek quality` on mixed
-/// clips.
+/// Median, lower and upper scale of the null distribution in a gallery of about ten minutes. The prior counts
+/// as [`PRIOR_WEIGHT`] probes, so that a gallery of one video, which has no probes, has a confidence.
+/// Measured by the quality evaluation on mixed clips.
 const PRIOR: [f64; 3] = [0.45, 0.075, 0.075];
-/// The same where candidates are laid over sketches, which adds to their evidence.
+/// The prior for an index with sketches, where the correlation adds to the evidence.
 const PRIOR_WITH_SKETCHES: [f64; 3] = [0.54, 0.09, 0.135];
-/// Evidence above which a probe is held to lie on a frame of a copy: foreign scenes reach 0.95, copies begin
-/// at 1.1.
+/// Evidence above which a probe counts as a copy. Unrelated scenes reach 0.95, copies start at 1.1.
 const COPY: f32 = 1.05;
 const PRIOR_WEIGHT: f64 = 8.0;
-/// Quantiles that the upper scale goes by, and how many deviations of a normal distribution they lie above
-/// its median.
+/// Quantiles that determine the upper scale, and their distance from the median of a standard normal
+/// distribution.
 const UPPER: [(f64, f64); 3] = [(0.84, 0.9945), (0.90, 1.2816), (0.95, 1.6449)];
 /// The 95th percentile of the standard normal distribution.
 const Z95: f64 = 1.6449;
-/// Never narrower than this, however alike the probes are.
+/// Smallest scale, for probes that are nearly equal.
 const LEAST_SCALE: f64 = 0.02;
 
-/// The null distribution of best scores on one index.
+/// The null distribution of the best evidence in one index.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// Median of the best score of a picture that is not in the gallery.
+    /// Median of the best evidence for a picture that is not in the gallery.
     pub location: f64,
-    /// Standard deviation of that score below the median.
+    /// Standard deviation of the evidence below the median.
     pub scale: f64,
-    /// The same above it; 0 in an index of before there were two.
+    /// Standard deviation above the median; 0 in an index of an older version, which had only one.
     #[serde(default)]
     pub upper: f64,
-    /// Probes that were searched for.
+    /// Number of probes.
     pub probes: usize,
 }
 
 impl Calibration {
-    /// From the best evidence of probes that have no right answer, in an index with sketches or without.
+    /// Fits the distribution to the best evidence of probes that have no correct answer.
     pub fn fit(mut best: Vec<f32>, sketches: bool) -> Calibration {
         let prior = if sketches { PRIOR_WITH_SKETCHES } else { PRIOR };
         best.retain(|s| s.is_finite() && !(sketches && *s >= COPY));
@@ -68,15 +70,15 @@ impl Calibration {
         }
     }
 
-    /// The 5th and the 95th percentile of the best score of a picture that is not in the gallery.
+    /// The 5th and the 95th percentile of the best evidence for a picture that is not in the gallery.
     pub fn central_range(&self) -> [f64; 2] {
         let upper = if self.upper > 0.0 { self.upper } else { self.scale };
         [self.location - Z95 * self.scale, self.location + Z95 * upper]
     }
 
-    /// The chance that a picture which is not in the gallery scores less than `score`, in [0, 1].
-    pub fn confidence(&self, score: f32) -> f32 {
-        let off = f64::from(score) - self.location;
+    /// Probability that a picture outside of the gallery reaches less than this evidence: 0 to 1.
+    pub fn confidence(&self, evidence: f32) -> f32 {
+        let off = f64::from(evidence) - self.location;
         let scale = if off > 0.0 && self.upper > 0.0 { self.upper } else { self.scale };
         normal_cdf(off / scale) as f32
     }
@@ -89,21 +91,16 @@ impl Default for Calibration {
 }
 
 fn quantile(sorted: &[f32], share: f64) -> f64 {
-    let place = share * (sorted.len() - 1) as f64;
-    let below = place.floor() as usize;
+    let position = share * (sorted.len() - 1) as f64;
+    let below = position.floor() as usize;
     let above = (below + 1).min(sorted.len() - 1);
-    let part = place - below as f64;
+    let part = position - below as f64;
     f64::from(sorted[below]) * (1.0 - part) + f64::from(sorted[above]) * part
 }
 
-/// Φ(z), by Abramowitz and Stegun 7.1.26: absolute error below 1.5e-7.
+/// Φ(z), the standard normal distribution function.
 fn normal_cdf(z: f64) -> f64 {
-    let x = z.abs() / std::f64::consts::SQRT_2;
-    let t = 1.0 / (1.0 + 0.327_591_1 * x);
-    let series =
-        t * (0.254_829_592 + t * (-0.284_496_736 + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
-    let erf = 1.0 - series * (-x * x).exp();
-    if z >= 0.0 { 0.5 * (1.0 + erf) } else { 0.5 * (1.0 - erf) }
+    0.5 * libm::erfc(-z / std::f64::consts::SQRT_2)
 }
 
 #[cfg(test)]
@@ -118,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn one_foreign_picture_in_twenty_passes_095() {
+    fn one_unrelated_picture_in_twenty_exceeds_095() {
         // A normal null of 1,000 probes, by its quantiles.
         let null: Vec<f32> = (1..1000)
             .map(|i| {
@@ -137,8 +134,8 @@ mod tests {
     }
 
     #[test]
-    fn with_sketches_too_where_the_upper_side_is_wider() {
-        // Scales of 0.08 below the median and 0.14 above it, as scenes that look alike make it.
+    fn one_in_twenty_exceeds_095_with_sketches_and_a_wider_upper_side() {
+        // Scales of 0.08 below the median and 0.14 above it, as in a gallery with scenes that look alike.
         let at = |p: f64| {
             let (mut low, mut high) = (-6.0, 6.0);
             for _ in 0..60 {
@@ -152,13 +149,13 @@ mod tests {
         let calibration = Calibration::fit(null.clone(), true);
         let passed = null.iter().filter(|s| calibration.confidence(**s) >= 0.95).count();
         assert!((35..=65).contains(&passed), "{passed} of 999");
-        // The same by the lower side alone would let through far more.
+        // The lower scale alone would let through far more.
         let one_sided = Calibration::fit(null.clone(), false);
         assert!(null.iter().filter(|s| one_sided.confidence(**s) >= 0.95).count() > 130);
     }
 
     #[test]
-    fn copies_in_the_gallery_hardly_move_it() {
+    fn copies_in_the_gallery_hardly_change_the_calibration() {
         let clean: Vec<f32> = (0..100).map(|i| 0.3 + 0.002 * i as f32).collect();
         let mut copies = clean.clone();
         copies.extend([0.99; 12]);
@@ -167,15 +164,15 @@ mod tests {
     }
 
     #[test]
-    fn copies_are_left_out_where_sketches_tell_them() {
-        let foreign: Vec<f32> = (0..80).map(|i| 0.4 + 0.004 * i as f32).collect();
-        let mut copies = foreign.clone();
+    fn copies_are_left_out_in_an_index_with_sketches() {
+        let unrelated: Vec<f32> = (0..80).map(|i| 0.4 + 0.004 * i as f32).collect();
+        let mut copies = unrelated.clone();
         copies.extend([1.3; 30]);
-        assert_eq!(Calibration::fit(foreign, true), Calibration::fit(copies, true));
+        assert_eq!(Calibration::fit(unrelated, true), Calibration::fit(copies, true));
     }
 
     #[test]
-    fn no_probes_still_gives_an_answer() {
+    fn a_gallery_without_probes_has_a_confidence() {
         let calibration = Calibration::default();
         assert!(calibration.confidence(0.2) < 0.01 && calibration.confidence(0.9) > 0.99);
     }

@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error as ThisError;
 
+use crate::base::ErrorPaths;
 use crate::{encode, gmf};
 
 /// Why an index folder cannot be used.
@@ -44,6 +45,24 @@ pub enum Error {
     /// The index stores its vectors in full precision.
     #[error("the index stores vectors with 32 bits a value, not with 16")]
     FullPrecision,
+}
+
+impl ErrorPaths for Error {
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Error::Index(error) => error.paths_mut(),
+            Error::Encoder(error) => error.paths_mut(),
+            Error::Checkpoint(error) => error.paths_mut(),
+            Error::Io { path, .. } | Error::MissingCheckpoint { path, .. } => vec![path],
+            Error::OtherCheckpoint { .. } | Error::FullPrecision => vec![],
+        }
+    }
+}
+
+impl ErrorPaths for reelseek_index::Error {
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        self.path_mut().into_iter().collect()
+    }
 }
 
 impl Error {

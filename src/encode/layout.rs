@@ -185,7 +185,7 @@ impl Projection {
     /// # Errors
     /// [`Error::Projection`] if the file is damaged, lacks a tensor, or has a tensor of another shape.
     pub fn parse(bytes: &[u8], name: &str) -> Result<Projection, Error> {
-        let fault = |found: String| Error::Projection { name: name.to_owned(), found };
+        let fault = |found: String| Error::Projection { path: name.into(), found };
         let file = crate::base::tensors::parse(bytes).map_err(|e| fault(e.to_string()))?;
         let mean = file.take("mean", &[DESCRIPTOR_LEN]).map_err(|e| fault(e.to_string()))?;
         let rows = file.take("projection", &[IMAGE_LEN, DESCRIPTOR_LEN]).map_err(|e| fault(e.to_string()))?;
@@ -196,7 +196,7 @@ impl Projection {
     pub fn to_bytes(&self) -> Vec<u8> {
         crate::base::tensors::write(
             &[("mean", &[DESCRIPTOR_LEN], &self.mean), ("projection", &[IMAGE_LEN, DESCRIPTOR_LEN], &self.rows)],
-            crate::base::tensors::Precision::F16,
+            crate::base::tensors::StoredPrecision::F16,
             [("encoder".to_owned(), ID.to_owned())].into(),
         )
     }

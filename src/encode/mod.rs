@@ -21,9 +21,9 @@ use std::path::PathBuf;
 
 pub use layout::{LayoutEncoder, Projection};
 #[cfg(feature = "onnx")]
-pub use onnx::hide_caught_panics;
 pub use registry::{EncoderEntry, WeightsOrigin, open, open_as, open_known};
 
+use crate::base::ErrorPaths;
 use crate::media::{self, Fit, Picture};
 use thiserror::Error;
 
@@ -46,8 +46,8 @@ pub struct Sampling {
 
 impl Sampling {
     /// The decoding plan for these frames.
-    pub fn plan(&self, keyframes_only: bool) -> media::Plan {
-        media::Plan { rate_hz: self.rate_hz, width: self.width, height: self.height, fit: self.fit, keyframes_only }
+    pub fn plan(&self, keyframes_only: bool) -> media::DecodePlan {
+        media::DecodePlan { rate_hz: self.rate_hz, width: self.width, height: self.height, fit: self.fit, keyframes_only }
     }
 }
 
@@ -181,10 +181,10 @@ fn deviation(values: impl ExactSizeIterator<Item = f32> + Clone) -> f32 {
 #[non_exhaustive]
 pub enum Error {
     /// A file that is not a projection of `layout`.
-    #[error("{name}: {found}; expected a projection of the encoder `layout`")]
+    #[error("{}: {found}; expected a projection of the encoder `layout`", path.display())]
     Projection {
-        /// The file.
-        name: String,
+        /// The file, or a name for the bytes.
+        path: PathBuf,
         /// What was found in it.
         found: String,
     },
@@ -279,6 +279,21 @@ pub enum Error {
     /// A picture of the wrong size, or features that are not finite.
     #[error("the encoder failed: {0}")]
     Compute(String),
+}
+
+impl ErrorPaths for Error {
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Error::NoWeights { path, .. }
+            | Error::Weights { path, .. }
+            | Error::PickledWeights { path, .. }
+            | Error::OnnxFile { path, .. }
+            | Error::OnnxDescriptionFile { path, .. }
+            | Error::Onnx { path, .. }
+            | Error::Projection { path, .. } => vec![path],
+            Error::Unknown { .. } | Error::NotBuilt { .. } | Error::WrongEncoder { .. } | Error::Compute(_) => vec![],
+        }
+    }
 }
 
 #[cfg(feature = "encoders")]

@@ -235,7 +235,7 @@ mod tests {
     fn reads_the_file_of_version_1_3() {
         let path = Path::new("../shared/activitynet/activity_net.v1-3.reconstructed.min.json");
         let Ok(found) = Annotations::read(path) else {
-            return eprintln!("skipped: {} is not here", path.display());
+            return crate::base::skip::skip(format_args!("{} is missing", path.display()));
         };
         let count = |subset| found.videos.values().filter(|v| v.subset == subset).count();
         assert_eq!([Subset::Training, Subset::Validation, Subset::Testing].map(count), [9649, 4728, 4851]);

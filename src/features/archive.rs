@@ -37,7 +37,7 @@ pub struct FeatureArchive {
 enum ArchiveFormat {
     Folder,
     Npz(std::sync::Mutex<zip::ZipArchive<BufReader<File>>>),
-    Safetensors(tensors::File<'static>),
+    Safetensors(tensors::TensorFile<'static>),
     #[cfg(feature = "hdf5")]
     Hdf5(hdf5_metno::File),
 }
@@ -299,7 +299,7 @@ pub(super) mod tests {
         archive.finish().unwrap();
         let safetensors = dir.path().join("all.safetensors");
         let bytes =
-            tensors::write(&[("a", &[2, 2], &[1.0, 2.0, 3.0, 4.0])], tensors::Precision::F16, Default::default());
+            tensors::write(&[("a", &[2, 2], &[1.0, 2.0, 3.0, 4.0])], tensors::StoredPrecision::F16, Default::default());
         std::fs::write(&safetensors, bytes).unwrap();
         for path in [npz, safetensors] {
             let archive = FeatureArchive::open(&path).unwrap();

@@ -1,14 +1,15 @@
 //! The folded checkpoint: file format and arithmetic.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::config::{GmfConfig, Modality};
+use crate::base::ErrorPaths;
 use crate::base::gemv::gemv;
-use crate::base::tensors::{self, Precision};
+use crate::base::tensors::{self, StoredPrecision};
 
 /// Version of the file layout.
 pub(super) const FORMAT: u32 = 1;
@@ -22,38 +23,38 @@ const MAX_LEN: usize = 1 << 16;
 #[non_exhaustive]
 pub enum Error {
     /// The file cannot be read or written.
-    #[error("checkpoint {name}: {source}")]
+    #[error("checkpoint {}: {source}", name.display())]
     Io {
-        /// Name of the file.
-        name: String,
+        /// The file, or a name for the checkpoint.
+        name: PathBuf,
         /// The system's error.
         source: std::io::Error,
     },
     /// The file is not a GMF checkpoint, or it is damaged.
-    #[error("checkpoint {name}: {found}; expected a GMF checkpoint")]
+    #[error("checkpoint {}: {found}; expected a GMF checkpoint", name.display())]
     Format {
-        /// Name of the file.
-        name: String,
+        /// The file, or a name for the checkpoint.
+        name: PathBuf,
         /// The fault.
         found: String,
     },
     /// The file holds all layers where a folded checkpoint is needed.
-    #[error("checkpoint {name}: it holds all layers; expected a folded checkpoint")]
+    #[error("checkpoint {}: it holds all layers; expected a folded checkpoint", name.display())]
     NotFolded {
-        /// Name of the file.
-        name: String,
+        /// The file, or a name for the checkpoint.
+        name: PathBuf,
     },
     /// The file is a folded checkpoint where all layers are needed.
-    #[error("checkpoint {name}: it is folded already; expected a checkpoint with all layers")]
+    #[error("checkpoint {}: it is folded already; expected a checkpoint with all layers", name.display())]
     AlreadyFolded {
-        /// Name of the file.
-        name: String,
+        /// The file, or a name for the checkpoint.
+        name: PathBuf,
     },
     /// The checkpoint belongs to another encoder.
-    #[error("checkpoint {name} was made for the encoder {found}, but {expected} is in use")]
+    #[error("checkpoint {} was made for the encoder {found}, but {expected} is in use", name.display())]
     Encoder {
-        /// Name of the file.
-        name: String,
+        /// The file, or a name for the checkpoint.
+        name: PathBuf,
         /// Encoder recorded in the checkpoint.
         found: String,
         /// Encoder in use.
@@ -102,10 +103,23 @@ pub enum Error {
     },
 }
 
+impl ErrorPaths for Error {
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Error::Io { name, .. }
+            | Error::Format { name, .. }
+            | Error::NotFolded { name }
+            | Error::AlreadyFolded { name }
+            | Error::Encoder { name, .. } => vec![name],
+            Error::BeyondHalf { .. } | Error::NoRoom { .. } | Error::Modalities { .. } | Error::Length { .. } => vec![],
+        }
+    }
+}
+
 impl Error {
     /// Converts an error of a tensor file to one that names the checkpoint.
     pub(super) fn in_file(path: &Path) -> impl Fn(tensors::Error) -> Error {
-        let name = path.display().to_string();
+        let name = path.to_owned();
         move |error| match error {
             tensors::Error::Io(source) => Error::Io { name: name.clone(), source },
             other => Error::Format { name: name.clone(), found: other.to_string() },
@@ -164,7 +178,7 @@ impl CheckpointRecord {
     /// [`Error::Io`] if the file cannot be read, [`Error::Format`] if it is damaged or not a checkpoint.
     pub fn open(path: &Path) -> Result<CheckpointRecord, Error> {
         let file = tensors::open(path).map_err(Error::in_file(path))?;
-        CheckpointRecord::in_tensors(&file).map_err(|found| Error::Format { name: path.display().to_string(), found })
+        CheckpointRecord::in_tensors(&file).map_err(|found| Error::Format { name: path.to_owned(), found })
     }
 
     /// Sets the projection of image features.
@@ -175,7 +189,7 @@ impl CheckpointRecord {
     }
 
     /// Reads the projection's tensors, if the record names one. Returns their number.
-    pub(super) fn read_projection(&mut self, file: &tensors::File<'_>) -> Result<usize, tensors::Error> {
+    pub(super) fn read_projection(&mut self, file: &tensors::TensorFile<'_>) -> Result<usize, tensors::Error> {
         let Some(from) = self.projected_from else { return Ok(0) };
         let to = self.modalities.iter().find(|m| m.name == "image").map_or(0, |m| m.length);
         let weight = file.take(PROJECTION[0], &[to, from])?;
@@ -191,7 +205,7 @@ impl CheckpointRecord {
     }
 
     /// The record in the metadata of an opened file, or a description of the fault.
-    pub(super) fn in_tensors(file: &tensors::File<'_>) -> Result<CheckpointRecord, String> {
+    pub(super) fn in_tensors(file: &tensors::TensorFile<'_>) -> Result<CheckpointRecord, String> {
         let text = file.metadata.get(KEY).ok_or_else(|| format!("its metadata has no `{KEY}`"))?;
         let unreadable = |e: serde_json::Error| format!("its metadata `{KEY}` cannot be read ({e})");
         // The version first: a later version may have other fields.
@@ -244,13 +258,13 @@ pub struct Folded {
     /// Metadata.
     pub record: CheckpointRecord,
     /// Number format of the file.
-    pub(super) precision: Precision,
+    pub(super) precision: StoredPrecision,
 }
 
 impl Folded {
     /// A checkpoint of two maps, stored as f32.
     pub fn new(image: Affine, video: Affine, record: CheckpointRecord) -> Folded {
-        Folded { image, video, record, precision: Precision::F32 }
+        Folded { image, video, record, precision: StoredPrecision::F32 }
     }
 
     /// The same maps rounded to f16, which halves the file.
@@ -267,7 +281,7 @@ impl Folded {
                 *value = rounded;
             }
         }
-        Ok(Folded { precision: Precision::F16, ..self })
+        Ok(Folded { precision: StoredPrecision::F16, ..self })
     }
 
     /// The checkpoint for the encoder `layout` that is embedded in the program.
@@ -281,9 +295,8 @@ impl Folded {
     /// # Errors
     /// [`Error::Io`] if the file cannot be read; as [`Folded::parse`].
     pub fn open(path: &Path) -> Result<Folded, Error> {
-        let name = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|source| Error::Io { name: name.clone(), source })?;
-        Folded::parse(&bytes, &name)
+        let bytes = std::fs::read(path).map_err(|source| Error::Io { name: path.to_owned(), source })?;
+        Folded::parse(&bytes, path)
     }
 
     /// Parses the bytes of a folded checkpoint; `name` is the file's name in errors.
@@ -291,7 +304,8 @@ impl Folded {
     /// # Errors
     /// [`Error::NotFolded`] for a checkpoint with all layers; [`Error::Format`] if the file is damaged, of a later
     /// version, or has unexpected tensors.
-    pub fn parse(bytes: &[u8], name: &str) -> Result<Folded, Error> {
+    pub fn parse(bytes: &[u8], name: impl AsRef<Path>) -> Result<Folded, Error> {
+        let name = name.as_ref();
         let wrong = |found: String| Error::Format { name: name.to_owned(), found };
         let file = tensors::parse(bytes).map_err(|e| wrong(e.to_string()))?;
         let mut record = CheckpointRecord::in_tensors(&file).map_err(wrong)?;
@@ -302,7 +316,7 @@ impl Folded {
         if file.names().len() != expected {
             return Err(wrong(format!("{} tensors instead of {expected}", file.names().len())));
         }
-        let mut precision = Precision::F16;
+        let mut precision = StoredPrecision::F16;
         let mut read = |modality: &str| -> Result<Affine, Error> {
             let length = record.modalities.iter().find(|m| m.name == modality).map(|m| m.length);
             let length = length.ok_or_else(|| wrong(format!("no modality `{modality}`")))?;
@@ -313,7 +327,7 @@ impl Folded {
             let mut take = |suffix: &str, shape: &[usize]| {
                 let taken = file.take_as(&format!("{modality}.inv.{suffix}"), shape);
                 let (values, stored) = taken.map_err(|e| wrong(e.to_string()))?;
-                if stored == Precision::F32 {
+                if stored == StoredPrecision::F32 {
                     precision = stored;
                 }
                 Ok(values)
@@ -349,11 +363,12 @@ impl Folded {
     ///
     /// # Errors
     /// [`Error::Encoder`] with both encoders.
-    pub fn expect_encoder(&self, encoder: &str, name: &str) -> Result<(), Error> {
+    pub fn expect_encoder(&self, encoder: &str, name: impl AsRef<Path>) -> Result<(), Error> {
         if self.record.encoder == encoder {
             return Ok(());
         }
-        Err(Error::Encoder { name: name.to_owned(), found: self.record.encoder.clone(), expected: encoder.to_owned() })
+        let (found, expected) = (self.record.encoder.clone(), encoder.to_owned());
+        Err(Error::Encoder { name: name.as_ref().to_owned(), found, expected })
     }
 
     /// Embeds image features: `inv(image)`, after the projection if there is one, scaled to length 1.
@@ -415,7 +430,7 @@ mod tests {
                 projected_from: None,
                 projection: None,
             },
-            precision: Precision::F16,
+            precision: StoredPrecision::F16,
         }
     }
 

@@ -6,7 +6,7 @@ use reelseek_index::{Effort, Searcher, VideoNumber, VideoSet, Writer};
 use super::Error;
 use crate::collection::{CalibratedOn, Calibration, Collection, CollectionState};
 use crate::media::Picture;
-use crate::search::{Asked, View, align, rank};
+use crate::search::{PreparedQuery, QueryView, align, rank};
 
 /// Probes searched for at most.
 const MAX_PROBES: usize = 256;
@@ -77,17 +77,17 @@ fn null_scores(searcher: &Searcher) -> Result<Vec<(f32, f32)>, Error> {
     let probes: Vec<VideoNumber> = numbers.iter().copied().step_by(step).collect();
     let best = probes.par_iter().map(|own| -> Result<Option<(f32, f32)>, Error> {
         let probe = searcher.video(*own)?.probe;
-        let view = |(i, embedding): (usize, &[f32])| View { embedding: embedding.to_vec(), mirrored: i % 2 == 1 };
-        let views: Vec<View> = probe.chunks_exact(dim).enumerate().map(view).collect();
-        let laid = match views.first() {
-            Some(view) => sketch_at(searcher, *own, &view.embedding)?.as_ref().map(align::Query::new),
+        let view = |(i, embedding): (usize, &[f32])| QueryView { embedding: embedding.to_vec(), mirrored: i % 2 == 1 };
+        let views: Vec<QueryView> = probe.chunks_exact(dim).enumerate().map(view).collect();
+        let templates = match views.first() {
+            Some(view) => sketch_at(searcher, *own, &view.embedding)?.as_ref().map(align::QueryTemplates::new),
             None => None,
         };
         let foreign: VideoSet = numbers.iter().copied().filter(|n| n != own).collect();
         // A query by vector has one view: the plain one.
         let plain = views.first().map(|view| searcher.search(&view.embedding, 1, Some(&foreign), Effort::Exact));
         let cosine = plain.transpose()?.and_then(|hits| Some(hits.first()?.score));
-        let best = rank(searcher, &Asked { views, laid }, 1, Some(&foreign), Effort::Exact)?;
+        let best = rank(searcher, &PreparedQuery { views, templates }, 1, Some(&foreign), Effort::Exact)?;
         Ok(best.first().map(|rows| rows[0].evidence).zip(cosine))
     });
     Ok(best.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())

@@ -11,7 +11,7 @@ use crate::base::Cancel;
 use crate::base::seeded::Random;
 use crate::encode::{self, Encoder, registry};
 use crate::gmf::{Affine, CheckpointRecord, ConfigError, Folded, GmfConfig};
-use crate::media::{self, Limits, Picture, Plan, Tools};
+use crate::media::{self, Limits, Picture, DecodePlan, Tools};
 
 /// Length of the shared space.
 pub const LENGTH: usize = 128;
@@ -207,7 +207,7 @@ fn distinct(videos: &[Vec<Vec<f32>>]) -> usize {
 
 /// Frames from the start of one video at [`SAMPLE_HZ`], as many as can be decoded.
 fn pictures(tools: &Tools, encoder: &dyn Encoder, path: &Path, keyframes: bool, cancel: &Cancel) -> Vec<Picture> {
-    let plan = Plan { rate_hz: SAMPLE_HZ, ..encoder.info().sampling.plan(keyframes) };
+    let plan = DecodePlan { rate_hz: SAMPLE_HZ, ..encoder.info().sampling.plan(keyframes) };
     let limit = if keyframes { MAX_KEYFRAMES } else { MAX_DECODED };
     let mut pictures = Vec::new();
     if let Ok(mut stream) = media::frames(tools, path, &plan, &Limits::default(), cancel) {

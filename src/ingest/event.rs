@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use thiserror::Error as ThisError;
 
+use crate::base::ErrorPaths;
 use crate::{encode, gmf, media};
 
 /// What happened to one file.
@@ -62,6 +63,18 @@ pub enum FileError {
     },
 }
 
+impl ErrorPaths for FileError {
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            FileError::Media(error) => error.paths_mut(),
+            FileError::Checkpoint(error) => error.paths_mut(),
+            FileError::Encoder(error) => error.paths_mut(),
+            FileError::Refused(error) => error.paths_mut(),
+            FileError::FailedBefore { path, .. } => vec![path],
+        }
+    }
+}
+
 impl FileError {
     /// Whether the same file would fail again in the same way.
     pub(super) fn is_lasting(&self) -> bool {
@@ -70,11 +83,7 @@ impl FileError {
 
     /// Whether a named path does not exist.
     pub fn is_not_found(&self) -> bool {
-        let source = match self {
-            FileError::Media(media::Error::Io { source, .. }) => source,
-            _ => return false,
-        };
-        source.kind() == std::io::ErrorKind::NotFound
+        matches!(self, FileError::Media(media::Error::Io { reason, .. }) if reason.kind() == std::io::ErrorKind::NotFound)
     }
 }
 

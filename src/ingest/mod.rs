@@ -27,7 +27,7 @@ pub use event::{FileError, FileOutcome, IndexEvent, IndexSummary};
 pub use options::IndexOptions;
 pub(crate) use work::BATCH;
 
-use crate::base::Cancel;
+use crate::base::{Cancel, ErrorPaths};
 use crate::collection::{self, Collection, Model};
 use crate::encode::Encoder;
 use crate::gmf::Folded;
@@ -50,6 +50,18 @@ pub enum Error {
     /// No checkpoint can be fitted to the videos.
     #[error(transparent)]
     Fit(#[from] closed_form::FitError),
+}
+
+impl ErrorPaths for Error {
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Error::Media(error) => error.paths_mut(),
+            Error::Index(error) => error.paths_mut(),
+            Error::Collection(error) => error.paths_mut(),
+            Error::Fit(closed_form::FitError::Encoder(error)) => error.paths_mut(),
+            Error::Fit(_) => vec![],
+        }
+    }
 }
 
 /// Interval of progress reports while no file is finished.

@@ -1,6 +1,6 @@
-//! What happens to a frame on its way to somebody's query: thirteen ways, seeded.
+//! Distorts pictures as screenshots and reposts on the web are distorted: thirteen seeded distortions.
 //!
-//! Training pairs and the quality command use the same ones.
+//! Training pairs and the quality evaluation use the same distortions.
 
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{self, FilterType};
@@ -9,40 +9,41 @@ use image::{Rgb, RgbImage};
 use super::Picture;
 use crate::base::seeded::Random;
 
-/// One way to distort a picture.
+/// A way to distort a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Distortion {
-    /// Nothing is done.
+    /// Leaves the picture unchanged.
     None,
-    /// JPEG at quality 12.
+    /// Compresses as JPEG of quality 12.
     Jpeg,
-    /// Shrunk to 96 pixels wide.
+    /// Shrinks to a width of 96 pixels.
     Small,
-    /// A window of 70 to 90 % of each side, anywhere.
+    /// Crops to 70 to 90 % of each side, at a random position.
     Crop,
-    /// Brightness and contrast each changed by a factor in [0.6, 0.8] or [1.2, 1.5].
+    /// Changes brightness and contrast, each by a factor in [0.6, 0.8] or [1.2, 1.5].
     Brightness,
-    /// Black bars above and below, each 10 to 20 % of the height.
+    /// Adds black bars above and below, each 10 to 20 % of the height.
     Letterbox,
-    /// A black bar with white words over the lower fifth.
+    /// Covers the lower fifth with a black bar and white words.
     Subtitle,
-    /// Without colour.
+    /// Removes colour.
     Grey,
-    /// Gaussian blur, sigma 1 % of the longer side.
+    /// Gaussian blur with a sigma of 1 % of the longer side.
     Blur,
-    /// Left and right exchanged.
+    /// Exchanges left and right.
     Mirror,
-    /// Crop, then brightness and contrast, then JPEG at quality 30.
+    /// Crops, changes brightness and contrast, and compresses as JPEG of quality 30.
     Combined,
-    /// A photo of a screen: its corners each moved by up to 6 % of the sides (perspective), in a dark surround of 4 to 12 % on each side, each colour
-    /// by a factor of 0.8 to 1.15 (cast), black lifted to 12, noise of deviation 6, JPEG at quality 60.
+    /// Imitates a photo of a screen: moves each corner by up to 6 % of the sides (perspective), adds a dark
+    /// surround of 4 to 12 % on each side, scales each colour by 0.8 to 1.15 (colour cast), lifts black to
+    /// 12, adds noise of deviation 6 and compresses as JPEG of quality 60.
     Screen,
-    /// Turned by 1 to 5 degrees either way; what is uncovered is black.
+    /// Rotates by 1 to 5 degrees in either direction. Uncovered corners are black.
     Rotation,
 }
 
 impl Distortion {
-    /// All of them, in the order of reports.
+    /// All distortions, in the order of reports.
     pub const ALL: [Distortion; 13] = [
         Distortion::None,
         Distortion::Jpeg,
@@ -78,7 +79,7 @@ impl Distortion {
         }
     }
 
-    /// A distorted copy; the seed decides where a crop lies and how strong a change is.
+    /// A distorted copy. The random numbers determine the position of a crop and the strength of a change.
     pub(crate) fn apply(self, picture: &Picture, random: &mut Random) -> Picture {
         let source = to_image(picture);
         let (width, height) = source.dimensions();
@@ -132,8 +133,8 @@ fn to_image(picture: &Picture) -> RgbImage {
 
 fn jpeg(image: &RgbImage, quality: u8) -> RgbImage {
     let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(image).expect("memory takes every byte");
-    image::load_from_memory(&bytes).expect("what the encoder wrote can be read").into_rgb8()
+    JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(image).expect("writing to memory cannot fail");
+    image::load_from_memory(&bytes).expect("the encoder writes valid JPEG").into_rgb8()
 }
 
 fn crop(image: &RgbImage, random: &mut Random) -> RgbImage {
@@ -162,7 +163,8 @@ fn brightness(mut image: RgbImage, random: &mut Random) -> RgbImage {
     image
 }
 
-/// A picture of this size whose pixel at (x, y) shows what `source` has at `from(x, y)`, between its pixels, and `outside` of the channel where it has nothing.
+/// A picture of the given size whose pixel at (x, y) is `source` at `from(x, y)`, interpolated linearly.
+/// Outside of `source` it is `outside(channel)`.
 fn warped(
     source: &RgbImage,
     (width, height): (u32, u32),
@@ -194,7 +196,7 @@ fn screen(source: &RgbImage, random: &mut Random) -> RgbImage {
     let mut border = || random.between(0.04, 0.12);
     let (left, right, top, bottom) = (border(), border(), border(), border());
     let (width, height) = (w * (1.0 + left + right), h * (1.0 + top + bottom));
-    // The screen's corners in the photo, from the upper left one clockwise.
+    // Corners of the screen in the photo, clockwise from the upper left.
     let mut corner =
         |x: f32, y: f32| (x + w * random.between(-0.06, 0.06) * 0.5, y + h * random.between(-0.06, 0.06) * 0.5);
     let (x0, y0) = (left * w, top * h);
@@ -209,7 +211,7 @@ fn screen(source: &RgbImage, random: &mut Random) -> RgbImage {
     let mut photo = warped(source, ((width as u32).max(1), (height as u32).max(1)), from, |channel| surround[channel]);
     for Rgb(pixel) in photo.pixels_mut() {
         for (value, cast) in pixel.iter_mut().zip(cast) {
-            // The sum of four uniform numbers is near enough to normal: deviation 6.
+            // The sum of four uniform numbers approximates a normal distribution of deviation 6.
             let noise: f32 = (0..4).map(|_| random.between(-0.5, 0.5)).sum::<f32>() * 10.4;
             *value = (12.0 + f32::from(*value) * cast * 0.9 + noise).round().clamp(0.0, 255.0) as u8;
         }
@@ -217,7 +219,8 @@ fn screen(source: &RgbImage, random: &mut Random) -> RgbImage {
     jpeg(&photo, 60)
 }
 
-/// The projective map that takes a quadrilateral, from the upper left corner clockwise, to the unit square (Heckbert, 1989, inverted).
+/// The projective map from a quadrilateral (clockwise from the upper left corner) to the unit square: the
+/// inverse of Heckbert's (1989).
 fn to_unit_square(quad: [(f32, f32); 4]) -> impl Fn(f32, f32) -> (f32, f32) {
     let [(x0, y0), (x1, y1), (x2, y2), (x3, y3)] = quad;
     let (dx1, dx2, sx) = (x1 - x2, x3 - x2, x0 - x1 + x2 - x3);
@@ -226,7 +229,7 @@ fn to_unit_square(quad: [(f32, f32); 4]) -> impl Fn(f32, f32) -> (f32, f32) {
     let (g, h) = ((sx * dy2 - dx2 * sy) / det, (dx1 * sy - sx * dy1) / det);
     let (a, b, c) = (x1 - x0 + g * x1, x3 - x0 + h * x3, x0);
     let (d, e, f) = (y1 - y0 + g * y1, y3 - y0 + h * y3, y0);
-    // The adjoint of ((a b c) (d e f) (g h 1)).
+    // Adjoint of ((a b c) (d e f) (g h 1)).
     let adjoint = [
         e - f * h,
         c * h - b,
@@ -277,18 +280,18 @@ mod tests {
     }
 
     #[test]
-    fn same_seed_same_picture_and_each_way_differs_from_the_original() {
-        for way in Distortion::ALL {
-            let one = way.apply(&ramp(), &mut Random::new(5, "a"));
-            let two = way.apply(&ramp(), &mut Random::new(5, "a"));
-            assert_eq!(one.rgb, two.rgb, "{}", way.name());
-            assert_eq!(one.rgb.len(), (one.width * one.height * 3) as usize);
-            assert_eq!(one.rgb == ramp().rgb, way == Distortion::None, "{}", way.name());
+    fn equal_seeds_give_equal_pictures_that_differ_from_the_original() {
+        for distortion in Distortion::ALL {
+            let first = distortion.apply(&ramp(), &mut Random::new(5, "a"));
+            let second = distortion.apply(&ramp(), &mut Random::new(5, "a"));
+            assert_eq!(first.rgb, second.rgb, "{}", distortion.name());
+            assert_eq!(first.rgb.len(), (first.width * first.height * 3) as usize);
+            assert_eq!(first.rgb == ramp().rgb, distortion == Distortion::None, "{}", distortion.name());
         }
     }
 
     #[test]
-    fn sizes_are_as_described() {
+    fn sizes_are_as_documented() {
         let random = || Random::new(1, "b");
         let small = Distortion::Small.apply(&ramp(), &mut random());
         assert_eq!((small.width, small.height), (96, 54));
@@ -299,10 +302,10 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_of_one_pixel_survives_every_way() {
+    fn distorts_a_picture_of_one_pixel() {
         let dot = Picture { width: 1, height: 1, rgb: vec![9, 9, 9] };
-        for way in Distortion::ALL {
-            assert!(way.apply(&dot, &mut Random::new(1, "c")).width > 0);
+        for distortion in Distortion::ALL {
+            assert!(distortion.apply(&dot, &mut Random::new(1, "c")).width > 0);
         }
     }
 }

@@ -1,70 +1,97 @@
+use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// Why a file gave no pictures, or not all; each names the file and what to do.
+use super::sniff;
+use crate::base::ErrorPaths;
+
+/// Picture formats that are read, as error messages list them.
+const READABLE: &str = "JPEG, PNG, WebP, GIF, BMP, TIFF, PNM and QOI";
+
+/// Why a file yields no pictures, or not all of them.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum Error {
-    /// ffmpeg cannot be started: nothing can be decoded.
+    /// ffmpeg cannot be started, so nothing can be decoded.
     #[error(
-        "{program} cannot be started ({reason}); install ffmpeg (Debian and Ubuntu: `sudo apt-get install ffmpeg`, macOS: `brew install ffmpeg`) or name it in REELSEEK_FFMPEG"
+        "cannot start {} ({reason}); install ffmpeg (Debian and Ubuntu: `sudo apt-get install ffmpeg`, macOS: `brew install ffmpeg`) or name it in REELSEEK_FFMPEG",
+        program.display()
     )]
     NoFfmpeg {
         /// The program that was tried.
-        program: String,
-        /// What the system said.
+        program: PathBuf,
+        /// The system's message.
         reason: String,
     },
-    /// This ffmpeg cannot write video that a browser plays.
+    /// This ffmpeg has no encoder for video that a browser plays.
     #[error(
-        "{program} has none of the encoders libx264, libopenh264 and libvpx, so that no preview can be made; install an ffmpeg that has one or name it in REELSEEK_FFMPEG"
+        "{} has none of the encoders libx264, libopenh264 and libvpx, which previews need; install an ffmpeg that has one or name it in REELSEEK_FFMPEG",
+        program.display()
     )]
     NoCodec {
-        /// The program.
-        program: String,
+        /// The ffmpeg program.
+        program: PathBuf,
     },
-    /// The file cannot be read.
-    #[error("{}: {source}", path.display())]
+    /// The file cannot be read or written.
+    #[error("{}: {reason}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
+        /// The system's error. It is part of the message, hence not a `source`.
+        reason: io::Error,
     },
-    /// Not a regular file.
-    #[error("{}: not a file but {found}", path.display())]
+    /// The path is not a regular file.
+    #[error("{}: expected a file, found {found}", path.display())]
     NotAFile {
         /// The path.
         path: PathBuf,
-        /// What it is.
+        /// What is at the path.
         found: &'static str,
+    },
+    /// The file has no bytes.
+    #[error("{}: the file is empty (0 bytes)", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The first bytes of the file show that it is something else than a video.
+    #[error("{}: this is {found}, not a video ({reason})", path.display())]
+    NotAVideo {
+        /// The file.
+        path: PathBuf,
+        /// What the file is: "a picture" or "text".
+        found: &'static str,
+        /// ffmpeg's message.
+        reason: String,
     },
     /// No frame could be decoded.
     #[error("{}: no video could be decoded: {reason}", path.display())]
     Undecodable {
         /// The file.
         path: PathBuf,
-        /// ffmpeg's own reason.
+        /// ffmpeg's message.
         reason: String,
     },
-    /// The file ran into a limit that guards the machine.
-    #[error("{}: decoding was stopped, since it {what}", path.display())]
+    /// The file reached a limit that protects the machine.
+    #[error("{}: decoding was stopped because it {reason}", path.display())]
     Limit {
         /// The file.
         path: PathBuf,
-        /// Which limit.
-        what: String,
+        /// The limit, as a verb phrase: "took longer than 60 s".
+        reason: String,
     },
-    /// ffmpeg was ended by somebody else: what it gave may be half of the video.
-    #[error("{}: ffmpeg was ended from outside ({status}), perhaps for want of memory; run the command again, with fewer --jobs", path.display())]
+    /// Another process ended ffmpeg. The decoded part may be half of the video.
+    #[error("{}: ffmpeg was ended from outside ({status}), perhaps because memory ran out", path.display())]
     Killed {
         /// The file.
         path: PathBuf,
-        /// How it ended.
+        /// The exit status of ffmpeg.
         status: String,
     },
-    /// The file was changed, or went away, while it was decoded.
-    #[error("{}: it was changed while it was decoded; run the command again", path.display())]
+    /// The file was changed or removed while it was decoded.
+    #[error("{}: the file changed while it was decoded", path.display())]
     Changed {
         /// The file.
         path: PathBuf,
@@ -76,35 +103,53 @@ pub enum Error {
         path: PathBuf,
     },
     /// A picture could not be read.
-    #[error(
-        "{name}: not a picture that can be read ({reason}); JPEG, PNG, WebP, GIF, BMP, TIFF, PNM and QOI are understood"
-    )]
+    #[error("{}: not a picture that can be read ({reason}); supported formats: {READABLE}", name.display())]
     Picture {
-        /// The file, or what the caller calls it.
-        name: String,
-        /// What is wrong with it.
+        /// The file, or the caller's name for the bytes.
+        name: PathBuf,
+        /// What is wrong with the picture.
         reason: String,
     },
-    /// The bytes are those of no picture, or of one of a kind that is not understood.
-    #[error("{name}: not a picture of a known format; JPEG, PNG, WebP, GIF, BMP, TIFF, PNM and QOI are understood")]
+    /// The bytes are no picture of a supported format.
+    #[error("{}: {}", name.display(), Unsupported(*found))]
     UnknownFormat {
-        /// The file, or what the caller calls it.
-        name: String,
+        /// The file, or the caller's name for the bytes.
+        name: PathBuf,
+        /// The format, if it is recognised: "HEIC", "AVIF" or "SVG".
+        found: Option<&'static str>,
     },
     /// A picture has more pixels than are allowed.
-    #[error("{name}: the picture {found}, more than the {max_pixels} pixels that are read; shrink it first")]
+    #[error("{}: the picture {found}, more than the {max_pixels} pixels that are read; shrink it first", name.display())]
     PictureTooLarge {
-        /// The file, or what the caller calls it.
-        name: String,
-        /// What it says of its size.
+        /// The file, or the caller's name for the bytes.
+        name: PathBuf,
+        /// The size that the file claims, as a verb phrase: "has 60000 x 60000 pixels".
         found: String,
         /// Pixels allowed.
         max_pixels: u64,
     },
 }
 
-/// Words of the system and of shells, from whatever program: what they tell of passes, or lies with the machine.
-const PASSING: [&str; 8] = [
+/// The message for a picture format that is not read.
+struct Unsupported(Option<&'static str>);
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => write!(f, "not a picture of a known format; supported formats: {READABLE}"),
+            Some("SVG") => write!(f, "SVG is not supported; convert it to PNG first"),
+            Some(found) => {
+                let name = found.to_lowercase();
+                write!(f, "{found} is not supported; convert it to JPEG or PNG first, ")?;
+                write!(f, "for example with `ffmpeg -i photo.{name} photo.jpg`")
+            }
+        }
+    }
+}
+
+/// Messages of the system and of shells whose cause is the machine, not the file: the same file may work
+/// later.
+const TRANSIENT: [&str; 8] = [
     "Cannot allocate memory",
     "Resource temporarily unavailable",
     "Permission denied",
@@ -115,20 +160,97 @@ const PASSING: [&str; 8] = [
     "exit status: 127",
 ];
 
+fn is_transient(reason: &str) -> bool {
+    TRANSIENT.iter().any(|message| reason.contains(message))
+}
+
 impl Error {
-    /// Whether the same file would fail again in the same way: the fault is its own, not the drive's, the memory's or ffmpeg's.
+    /// Whether the same file would fail again in the same way: the file is at fault, not the disk, memory or
+    /// ffmpeg.
     pub fn is_lasting(&self) -> bool {
         match self {
+            Error::Empty { .. } | Error::NotAVideo { .. } => true,
+            // Another version of ffmpeg may have the decoder that this one lacks.
             Error::Undecodable { reason, .. } => {
-                // A decoder that this ffmpeg lacks may come with the next.
-                !PASSING.iter().any(|words| reason.contains(words)) && !reason.contains("not found for input stream")
+                !is_transient(reason) && !reason.contains("not found for input stream")
             }
             _ => false,
         }
     }
 
+    /// Whether the file was read but has no frame that can be shown.
+    pub fn is_undecodable(&self) -> bool {
+        matches!(self, Error::Empty { .. } | Error::NotAVideo { .. } | Error::Undecodable { .. })
+    }
+
     /// An [`Error::Io`] for this path.
-    pub(crate) fn io(path: &Path, source: std::io::Error) -> Error {
-        Error::Io { path: path.to_owned(), source }
+    pub(crate) fn io(path: &Path, reason: io::Error) -> Error {
+        Error::Io { path: path.to_owned(), reason }
+    }
+
+    /// [`Error::NotAVideo`] if the file is recognised as something else, else [`Error::Undecodable`].
+    pub(super) fn undecodable(path: &Path, reason: String) -> Error {
+        let path = path.to_owned();
+        let machine = is_transient(&reason) || reason.contains("Input/output error");
+        match sniff::other_than_video(&path).filter(|_| !machine) {
+            Some(found) => Error::NotAVideo { path, found, reason },
+            None => Error::Undecodable { path, reason },
+        }
+    }
+}
+
+impl ErrorPaths for Error {
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Error::NoFfmpeg { program: path, .. }
+            | Error::NoCodec { program: path }
+            | Error::Io { path, .. }
+            | Error::NotAFile { path, .. }
+            | Error::Empty { path }
+            | Error::NotAVideo { path, .. }
+            | Error::Undecodable { path, .. }
+            | Error::Limit { path, .. }
+            | Error::Killed { path, .. }
+            | Error::Changed { path }
+            | Error::Cancelled { path }
+            | Error::Picture { name: path, .. }
+            | Error::UnknownFormat { name: path, .. }
+            | Error::PictureTooLarge { name: path, .. } => vec![path],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_without_folders_keeps_the_file_name() {
+        let error = Error::Io { path: "/home/me/my videos/a.mp4".into(), reason: io::ErrorKind::NotFound.into() };
+        assert_eq!(error.without_folders(), "a.mp4: entity not found");
+    }
+
+    #[test]
+    fn names_the_way_to_convert_a_picture_of_a_telephone() {
+        let error = Error::UnknownFormat { name: "a.heic".into(), found: Some("HEIC") }.to_string();
+        assert!(error.contains("`ffmpeg -i photo.heic photo.jpg`"), "{error}");
+    }
+
+    #[test]
+    fn recognises_text_and_pictures_that_are_named_as_videos() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = |name: &str, bytes: &[u8], reason: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            Error::undecodable(&path, reason.to_owned())
+        };
+        let text = found("a.mp4", "Grüße\n".as_bytes(), "moov atom not found");
+        assert!(matches!(text, Error::NotAVideo { found: "text", .. }) && text.is_lasting(), "{text}");
+        let picture = found("b.mp4", b"\xff\xd8\xff\xe0\0\x10JFIF\0", "Invalid data");
+        assert!(matches!(picture, Error::NotAVideo { found: "a picture", .. }), "{picture}");
+        let cut = found("c.mp4", b"\0\0\0\x20ftypisom\0\0\x02\0", "moov atom not found");
+        assert!(matches!(cut, Error::Undecodable { .. }) && cut.is_lasting(), "{cut}");
+        let machine = found("d.mp4", b"text", "Cannot allocate memory");
+        assert!(matches!(machine, Error::Undecodable { .. }) && !machine.is_lasting(), "{machine}");
     }
 }

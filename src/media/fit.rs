@@ -1,37 +1,40 @@
-//! Bringing pictures to the size that somebody wants to see.
+//! Fits pictures to a size.
 
 use super::Picture;
 use super::resample::{Filter, resample};
 
-/// How a picture is brought to a size.
+/// How a picture is fitted to a size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fit {
-    /// Both sides are stretched, by the mean of the area that a pixel covers.
+    /// Stretches both sides. Each pixel is the mean of the area that it covers.
     Stretch,
-    /// Resized such that the shorter side has so many pixels, and the longer one `⌊shorter · longer side / shorter side⌋`; then the middle is cut out, its corner at
-    /// `⌊(side - wanted) / 2⌋`. So do the image processors of transformers; torchvision's `CenterCrop` rounds that half to even, at most a pixel further.
+    /// Resizes the shorter side to `shorter` pixels and the longer side to `⌊shorter · longer side / shorter
+    /// side⌋`, then crops the middle, whose corner is at `⌊(side - target) / 2⌋`. The image processors of
+    /// transformers do the same. torchvision's `CenterCrop` rounds the half to even, which differs by at most
+    /// one pixel.
     Cover {
         /// Pixels of the shorter side.
         shorter: u32,
-        /// How pixels are weighed.
+        /// Interpolation filter.
         filter: Filter,
     },
-    /// Both sides are resized to these, whatever the picture's shape; then the middle is cut out as above.
+    /// Resizes to `width` x `height` whatever the picture's shape, then crops the middle as [`Fit::Cover`]
+    /// does.
     Squeeze {
-        /// Pixels in a row.
+        /// Width in pixels before the crop.
         width: u32,
-        /// Rows.
+        /// Height in pixels before the crop.
         height: u32,
-        /// How pixels are weighed.
+        /// Interpolation filter.
         filter: Filter,
     },
 }
 
-/// Longest side of a resized picture: a panorama of one row would become one of gigabytes.
+/// Longest side of a resized picture in pixels. Without it a picture of one long row would grow to gigabytes.
 const MAX_SIDE: u32 = 1 << 14;
 
 impl Fit {
-    /// The picture in that size.
+    /// The picture fitted to `width` x `height` pixels.
     pub fn apply(self, picture: &Picture, width: u32, height: u32) -> Picture {
         let (to, filter) = match self {
             Fit::Stretch => return picture.resize(width, height),
@@ -44,13 +47,15 @@ impl Fit {
             }
         };
         let resized = resample(picture, to[0], to[1], filter);
-        let corner = |side: u32, wanted: u32| side.saturating_sub(wanted) / 2;
+        let corner = |side: u32, target: u32| side.saturating_sub(target) / 2;
         resized.cropped(corner(resized.width, width), corner(resized.height, height), width, height)
     }
 
-    /// The filters of ffmpeg that do nearly the same: it resizes brightness and halved colours apart, which leaves pixels 1.1 of 255 away from Pillow's on average (frames of
-    /// ten videos, bicubic, 224 pixels). Resizing RGB would leave 0.2, but turns whole frames into RGB first. Cropping is exact to the pixel only in RGB, hence that order.
-    pub(super) fn of_ffmpeg(self, width: u32, height: u32) -> String {
+    /// ffmpeg filters with nearly the same result. ffmpeg resizes luma and subsampled chroma separately, so
+    /// that pixels differ from Pillow's by 1.1 of 255 on average (frames of ten videos, bicubic, 224 pixels).
+    /// Resizing RGB would differ by 0.2 but must convert whole frames to RGB first. Cropping is exact to the
+    /// pixel only in RGB, hence this order.
+    pub(super) fn ffmpeg_filters(self, width: u32, height: u32) -> String {
         let (to, filter) = match self {
             Fit::Stretch => return format!("scale={width}:{height}:flags=area"),
             Fit::Squeeze { width, height, filter } => ([width.to_string(), height.to_string()], filter),
@@ -61,7 +66,7 @@ impl Fit {
         };
         let flags = match filter {
             Filter::Bilinear => "bilinear",
-            // As it is: with its own coefficients ffmpeg comes nearer to Pillow than with those of Catmull-Rom.
+            // ffmpeg's default coefficients are closer to Pillow's result than those of Catmull-Rom.
             Filter::Bicubic => "bicubic",
         };
         format!("scale=w='{}':h='{}':flags={flags},format=rgb24,crop={width}:{height}", to[0], to[1])
@@ -70,10 +75,12 @@ impl Fit {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::base::seeded::Random;
 
-    /// What `tests/reference/pictures.py` made with Pillow, torchvision and transformers.
+    /// Output of `tests/reference/pictures.py`, made with Pillow, torchvision and transformers.
     const EXPECTED: &str = include_str!("../../tests/reference/pictures.json");
 
     #[derive(serde::Deserialize)]
@@ -85,13 +92,13 @@ mod tests {
         size: [u32; 2],
         crop: [u32; 2],
         sum: u64,
-        /// Every so many bytes of the result.
+        /// Distance of the sampled bytes in the result.
         step: usize,
         bytes: Vec<u8>,
     }
 
-    /// A slope in each direction under noise of ±32.
-    fn made(name: &str, [width, height]: [u32; 2]) -> Picture {
+    /// A slope in each direction with noise of ±32.
+    fn noisy_slopes(name: &str, [width, height]: [u32; 2]) -> Picture {
         let mut random = Random::new(0, name);
         let mut rgb = Vec::new();
         for y in 0..height {
@@ -105,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_those_of_pillow_and_transformers() {
+    fn results_equal_those_of_pillow_and_transformers() {
         let cases: Vec<Case> = serde_json::from_str(EXPECTED).unwrap();
         assert!(cases.len() > 8);
         for case in cases {
@@ -114,7 +121,7 @@ mod tests {
                 "cover" => Fit::Cover { shorter: case.size[0], filter },
                 _ => Fit::Squeeze { width: case.size[0], height: case.size[1], filter },
             };
-            let fitted = fit.apply(&made(&case.name, case.from), case.crop[0], case.crop[1]);
+            let fitted = fit.apply(&noisy_slopes(&case.name, case.from), case.crop[0], case.crop[1]);
             assert_eq!([fitted.width, fitted.height], case.crop, "{}", case.name);
             let bytes: Vec<u8> = fitted.rgb.iter().step_by(case.step).copied().collect();
             assert_eq!(bytes, case.bytes, "{}", case.name);
@@ -126,8 +133,35 @@ mod tests {
     fn pictures_of_one_row_or_column_are_fitted() {
         let fit = Fit::Cover { shorter: 256, filter: Filter::Bicubic };
         for from in [[4000, 1], [1, 4000], [1, 1], [224, 3]] {
-            let fitted = fit.apply(&made("thin", from), 224, 224);
+            let fitted = fit.apply(&noisy_slopes("thin", from), 224, 224);
             assert_eq!((fitted.width, fitted.height), (224, 224), "{from:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_result_has_the_requested_size(
+            from in prop::array::uniform2(1u32..60),
+            to in prop::array::uniform2(1u32..40),
+            bicubic: bool,
+            squeeze: bool,
+        ) {
+            let filter = if bicubic { Filter::Bicubic } else { Filter::Bilinear };
+            let fit = match squeeze {
+                true => Fit::Squeeze { width: to[0] + 3, height: to[1] + 2, filter },
+                false => Fit::Cover { shorter: to[0].max(to[1]), filter },
+            };
+            let fitted = fit.apply(&noisy_slopes("any", from), to[0], to[1]);
+            prop_assert_eq!([fitted.width, fitted.height], to);
+            prop_assert_eq!(fitted.rgb.len() as u32, to[0] * to[1] * 3);
+        }
+
+        #[test]
+        fn a_plain_picture_stays_plain(value: u8, from in prop::array::uniform2(1u32..60), side in 1u32..40) {
+            let plain = Picture { width: from[0], height: from[1], rgb: vec![value; (from[0] * from[1] * 3) as usize] };
+            for fit in [Fit::Stretch, Fit::Cover { shorter: side, filter: Filter::Bicubic }] {
+                prop_assert!(fit.apply(&plain, side, side).rgb.iter().all(|v| *v == value));
+            }
         }
     }
 }

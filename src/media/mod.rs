@@ -1,29 +1,31 @@
-//! From files to pixels: which files are videos ([`walk`]), their frames with true times ([`frames`], [`frame_at`]), pictures and
-//! clips to show of them ([`Source`]), and pictures to search with ([`open`]).
+//! Turns files into pixels: finds videos ([`walk`]), decodes their frames with exact times ([`frames`],
+//! [`frame_at`]), makes stills and preview clips ([`VideoSource`]), and reads pictures ([`open`]).
 //!
-//! Videos are decoded by the `ffmpeg` program in a child process: a crash, a leak or an endless loop in a decoder costs
-//! one file, and the child can be ended at any time. Every time is in milliseconds and counts from the first frame of the
-//! video, whatever the timestamps in the file start at. Every picture is packed 8-bit RGB, rotation applied.
+//! The `ffmpeg` program decodes videos in a child process. A crash, a leak or an endless loop in a decoder
+//! costs one file, and the child can be ended at any time. Times are in milliseconds and count from the first
+//! frame of the video, whatever timestamps the file uses. Pictures are packed 8-bit RGB with the rotation
+//! applied.
 //!
-//! Nothing here panics on a file, and what a file can cost is bounded by [`Limits`].
+//! Nothing here panics on a file, and [`Limits`] bound what a file can cost.
 
 pub mod distort;
 mod error;
 mod ffmpeg;
 mod fit;
-/// Pictures to search with, from files or bytes.
 pub mod image;
 pub mod picture;
 mod resample;
+mod sniff;
 mod trim;
 pub mod walk;
 
 pub use error::Error;
 pub use ffmpeg::{
-    Codec, Cut, Frame, Frames, Limits, Opening, Plan, Source, Summary, Tools, frame_at, frames, read_through, readable,
+    Codec, DecodePlan, DecodeSummary, Frame, Frames, Limits, PreviewSpec, Tools, VideoSource, VideoStart, frame_at,
+    frames, read_through, readable,
 };
 pub use fit::Fit;
-pub use image::{open, read};
+pub use image::{OpenedPicture, open, read};
 pub use picture::Picture;
 pub use resample::Filter;
 pub use trim::trim_borders;

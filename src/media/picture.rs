@@ -1,13 +1,13 @@
-//! A picture in memory, and the few things done to it.
+//! A picture in memory, with cropping, mirroring and resizing.
 
 /// Packed 8-bit RGB, rows from top to bottom, no padding: `rgb.len() == width * height * 3`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Picture {
-    /// Pixels in a row.
+    /// Width in pixels.
     pub width: u32,
-    /// Rows.
+    /// Height in pixels.
     pub height: u32,
-    /// Red, green, blue of each pixel.
+    /// Red, green and blue of each pixel.
     pub rgb: Vec<u8>,
 }
 
@@ -18,13 +18,13 @@ impl std::fmt::Debug for Picture {
 }
 
 impl Picture {
-    /// A picture over these bytes; `None` if a side is 0 or the bytes are not exactly `width * height * 3`.
+    /// A picture of these bytes. `None` if a side is 0 or the length is not `width * height * 3`.
     pub fn new(width: u32, height: u32, rgb: Vec<u8>) -> Option<Picture> {
         let bytes = u64::from(width).checked_mul(u64::from(height))?.checked_mul(3)?;
         (bytes > 0 && bytes == rgb.len() as u64).then_some(Picture { width, height, rgb })
     }
 
-    /// Red, green and blue at column `x`, row `y`; the nearest pixel if that is outside.
+    /// Red, green and blue at column `x` and row `y`. Outside of the picture it is the nearest pixel.
     pub fn pixel(&self, x: u32, y: u32) -> [u8; 3] {
         let x = x.min(self.width.saturating_sub(1)) as usize;
         let y = y.min(self.height.saturating_sub(1)) as usize;
@@ -35,13 +35,13 @@ impl Picture {
         }
     }
 
-    /// Brightness of a pixel, 0 to 255: `(77 r + 150 g + 29 b) / 256`, Rec. 601 in integers.
+    /// Luma of a pixel, 0 to 255: `(77 r + 150 g + 29 b) / 256`, which is Rec. 601 in integers.
     pub fn luma(&self, x: u32, y: u32) -> u8 {
         let [r, g, b] = self.pixel(x, y).map(u32::from);
         ((77 * r + 150 * g + 29 * b) >> 8) as u8
     }
 
-    /// Left and right exchanged.
+    /// The mirrored picture: left and right are exchanged.
     pub fn flipped(&self) -> Picture {
         let mut rgb = Vec::with_capacity(self.rgb.len());
         for row in self.rgb.chunks_exact((self.width as usize * 3).max(1)) {
@@ -52,8 +52,8 @@ impl Picture {
         Picture { rgb, ..*self }
     }
 
-    /// The part with its left upper corner at (`x`, `y`), cut to what lies inside this picture; at least one pixel of a
-    /// picture that has any.
+    /// The part with its upper left corner at (`x`, `y`), limited to this picture. It has at least one pixel
+    /// if the picture has any.
     pub fn cropped(&self, x: u32, y: u32, width: u32, height: u32) -> Picture {
         let (x, y) = (x.min(self.width.saturating_sub(1)), y.min(self.height.saturating_sub(1)));
         let width = width.max(1).min(self.width - x);
@@ -64,8 +64,9 @@ impl Picture {
         Picture { width, height, rgb }
     }
 
-    /// Stretched to `width` x `height`: the exact average of the area that each pixel covers where a side shrinks, linear between
-    /// pixel centres where it grows. The same result on every machine. A side of 0 is taken as 1.
+    /// The picture stretched to `width` x `height`. A side that shrinks takes the exact mean of the area that
+    /// each pixel covers. A side that grows is interpolated linearly between pixel centres. The result is the
+    /// same on every machine. A side of 0 counts as 1.
     pub fn resize(&self, width: u32, height: u32) -> Picture {
         let (width, height) = (width.max(1), height.max(1));
         if (width, height) == (self.width, self.height) || self.rgb.is_empty() {
@@ -99,13 +100,14 @@ impl Picture {
     }
 }
 
-/// For each of `to` pixels along a side, which of `from` pixels it is made of and how much of each (weights add up to 1).
+/// For each of `to` pixels along a side: the source pixels (of `from`) and their weights, whose sum is 1.
 fn taps(from: u32, to: u32) -> Vec<Vec<(usize, f32)>> {
     let last = from.saturating_sub(1) as usize;
     (0..u64::from(to))
         .map(|i| {
             if to < from {
-                // In units of 1/to of a source pixel: pixel i covers [i * from, (i + 1) * from), source pixel p covers [p * to, (p + 1) * to).
+                // In units of 1/to of a source pixel, pixel i covers [i * from, (i + 1) * from) and source
+                // pixel p covers [p * to, (p + 1) * to).
                 let (start, end, unit) = (i * u64::from(from), (i + 1) * u64::from(from), u64::from(to));
                 (start / unit..=(end - 1) / unit)
                     .map(|p| {
@@ -133,21 +135,21 @@ mod tests {
     }
 
     #[test]
-    fn new_refuses_wrong_sizes() {
+    fn new_rejects_wrong_lengths() {
         assert!(Picture::new(2, 2, vec![0; 11]).is_none());
         assert!(Picture::new(0, 2, vec![]).is_none());
         assert!(Picture::new(u32::MAX, u32::MAX, vec![0; 3]).is_none());
     }
 
     #[test]
-    fn flipping_twice_changes_nothing() {
+    fn mirroring_twice_restores_the_picture() {
         let p = ramp(5, 3);
         assert_eq!(p.flipped().pixel(0, 1), p.pixel(4, 1));
         assert_eq!(p.flipped().flipped(), p);
     }
 
     #[test]
-    fn a_crop_stays_inside() {
+    fn a_crop_stays_inside_the_picture() {
         let p = ramp(5, 3);
         assert_eq!(p.cropped(1, 1, 2, 2).pixel(1, 1), p.pixel(2, 2));
         let corner = p.cropped(4, u32::MAX, 2, 0);
@@ -158,12 +160,12 @@ mod tests {
     fn shrinking_averages_areas() {
         let p = Picture::new(3, 1, vec![0, 0, 0, 90, 90, 90, 240, 240, 240]).unwrap();
         assert_eq!(p.resize(1, 1).pixel(0, 0), [110; 3]);
-        // Each of two covers one and a half: (0 + 45) / 1.5 and (45 + 240) / 1.5.
+        // Each of two pixels covers one and a half: (0 + 45) / 1.5 and (45 + 240) / 1.5.
         assert_eq!(p.resize(2, 1).rgb, [30, 30, 30, 190, 190, 190]);
     }
 
     #[test]
-    fn plain_stays_plain_at_any_size() {
+    fn a_plain_picture_stays_plain_at_any_size() {
         let p = Picture::new(7, 5, vec![201; 105]).unwrap();
         for (w, h) in [(1, 1), (3, 4), (7, 50), (64, 2), (0, 9)] {
             assert!(p.resize(w, h).rgb.iter().all(|&v| v == 201), "{w} x {h}");

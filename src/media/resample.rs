@@ -1,22 +1,23 @@
-//! Resizing to the bit as Pillow does, which the reference pipelines of learned encoders are written with.
+//! Resizes pictures with the same bits as Pillow, which the reference pipelines of learned encoders use.
 //!
-//! Pixel `i` of `to` is the mean of source pixels `p`, weighed by `f((p + 0.5 - c) / r)` around `c = (i + 0.5) · from / to`, where `r = max(from / to, 1)` widens the
-//! filter as a side shrinks. Weights are rounded to 22 bits after the point; columns come first, and are rounded to 8 bits before the rows are made of them.
-//! Source: Pillow's `src/libImaging/Resample.c`.
+//! Pixel `i` of `to` is the mean of source pixels `p` with weights `f((p + 0.5 - c) / r)` around `c = (i +
+//! 0.5) · from / to`, where `r = max(from / to, 1)` widens the filter as a side shrinks. Weights have 22 bits
+//! after the point. Columns are resized first and rounded to 8 bits, then rows. Source: Pillow's
+//! `src/libImaging/Resample.c`.
 
 use super::Picture;
 
-/// How a resize weighs pixels. Shrinking widens the filter by the ratio, as Pillow's `resize` does.
+/// Interpolation filter. Shrinking widens it by the ratio of the sizes, as in Pillow's `resize`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Filter {
-    /// A triangle.
+    /// Triangle filter.
     Bilinear,
-    /// Catmull-Rom's cubic (a = -0.5).
+    /// Cubic filter of Catmull and Rom (a = -0.5).
     Bicubic,
 }
 
 impl Filter {
-    /// Where the filter ends.
+    /// Half the width of the filter in pixels.
     fn support(self) -> f64 {
         match self {
             Filter::Bilinear => 1.0,
@@ -36,16 +37,16 @@ impl Filter {
     }
 }
 
-/// Bits after the point of a weight.
+/// Bits after the point in a weight.
 const BITS: u32 = 22;
 
-/// What one pixel is made of: the first source pixel, and the weights from there on.
-struct Taps {
+/// Weights of one output pixel: the first source pixel, and the weights of it and of those that follow.
+struct ResampleTaps {
     first: usize,
     weights: Vec<i32>,
 }
 
-fn taps(from: u32, to: u32, filter: Filter) -> Vec<Taps> {
+fn taps(from: u32, to: u32, filter: Filter) -> Vec<ResampleTaps> {
     let scale = f64::from(from) / f64::from(to);
     let ratio = scale.max(1.0);
     let reach = filter.support() * ratio;
@@ -58,7 +59,7 @@ fn taps(from: u32, to: u32, filter: Filter) -> Vec<Taps> {
                 (first..end).map(|p| filter.weight((p as f64 - centre + 0.5) * (1.0 / ratio))).collect();
             let sum: f64 = weights.iter().sum();
             let fixed = |w: &f64| (w / sum * f64::from(1 << BITS)).round() as i32;
-            Taps { first, weights: weights.iter().map(fixed).collect() }
+            ResampleTaps { first, weights: weights.iter().map(fixed).collect() }
         })
         .collect()
 }
@@ -67,7 +68,7 @@ fn rounded(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
-/// The picture stretched to `width` x `height`; a side of 0 is taken as 1.
+/// The picture stretched to `width` x `height`. A side of 0 counts as 1.
 pub(super) fn resample(picture: &Picture, width: u32, height: u32, filter: Filter) -> Picture {
     const HALF: i32 = 1 << (BITS - 1);
     let (width, height) = (width.max(1), height.max(1));

@@ -1,4 +1,4 @@
-//! Finding the videos in files and folders.
+//! Finds the videos in files and folders.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -8,17 +8,18 @@ use walkdir::{DirEntry, WalkDir};
 
 use super::Error;
 
-/// Endings by which a folder walk knows a video; a file named by the person is taken whatever it is called.
+/// File name extensions of videos in folders. A file that the caller names is accepted with any extension.
 pub const EXTENSIONS: [&str; 34] = [
     "3g2", "3gp", "asf", "avi", "divx", "dv", "f4v", "flv", "gif", "h264", "hevc", "ivf", "m2t", "m2ts", "m2v", "m4v",
     "mkv", "mov", "mp4", "mpeg", "mpg", "mpv", "mts", "mxf", "nut", "ogm", "ogv", "rm", "rmvb", "ts", "vob", "webm",
     "wmv", "y4m",
 ];
 
-/// The videos under these paths, in a fixed order, each real file once; and what could not be read.
+/// The videos under these paths in a fixed order, each real file once, and an error for each path that cannot
+/// be read.
 ///
-/// Links are followed, and loops of links end. Files and folders whose name begins with a dot are left out, unless named
-/// themselves. `exclude` is matched against the whole path and against the file name.
+/// Links are followed and loops of links end. Files and folders whose name begins with a dot are skipped,
+/// unless `paths` names them. `exclude` is matched against the whole path and against the file name.
 pub fn videos(paths: &[PathBuf], exclude: &GlobSet) -> Vec<Result<PathBuf, (PathBuf, Error)>> {
     let mut found = Vec::new();
     let mut seen = HashSet::new();
@@ -34,14 +35,14 @@ pub fn videos(paths: &[PathBuf], exclude: &GlobSet) -> Vec<Result<PathBuf, (Path
                     take(entry.path(), &mut found, &mut seen);
                 }
                 Ok(_) => {}
-                // A loop of folders is no fault: what it leads to has been seen.
+                // A loop of folders is no error: its target was already visited.
                 Err(error) if error.loop_ancestor().is_some() => {}
                 Err(error) => {
                     let path = error.path().unwrap_or(root).to_owned();
                     let matters = is_video(&path) || path.is_dir();
                     if matters && !excluded(&path, exclude) {
-                        let source = error.into_io_error().unwrap_or_else(|| std::io::Error::other("cannot be read"));
-                        found.push(Err((path.clone(), Error::io(&path, source))));
+                        let reason = error.into_io_error().unwrap_or_else(|| std::io::Error::other("cannot be read"));
+                        found.push(Err((path.clone(), Error::io(&path, reason))));
                     }
                 }
             }
@@ -53,10 +54,10 @@ pub fn videos(paths: &[PathBuf], exclude: &GlobSet) -> Vec<Result<PathBuf, (Path
 fn take(path: &Path, found: &mut Vec<Result<PathBuf, (PathBuf, Error)>>, seen: &mut HashSet<PathBuf>) {
     let real = match path.canonicalize() {
         Ok(real) => real,
-        Err(source) => return found.push(Err((path.to_owned(), Error::io(path, source)))),
+        Err(reason) => return found.push(Err((path.to_owned(), Error::io(path, reason)))),
     };
     match std::fs::metadata(&real) {
-        // A named pipe or a device would block or never end.
+        // Reading a named pipe or a device could block or never end.
         Ok(meta) if !meta.is_file() => {
             let error = Error::NotAFile { path: path.to_owned(), found: "a device, pipe or socket" };
             found.push(Err((path.to_owned(), error)));
@@ -84,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_videos_once_and_leaves_out_hidden_excluded_and_other_files() {
+    fn finds_videos_once_and_skips_hidden_excluded_and_other_files() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["b.MP4", "a.webm", ".hidden.mp4", "note.txt", "skip.mp4", "sub/c.mkv", ".git/d.mp4"] {
             let path = dir.path().join(name);
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_an_error_with_its_path() {
+    fn a_missing_file_is_an_error_with_its_path() {
         let missing = PathBuf::from("no/such/file.mp4");
         let found = videos(std::slice::from_ref(&missing), &GlobSet::empty());
         assert!(matches!(&found[..], [Err((path, _))] if *path == missing));

@@ -1,31 +1,36 @@
-//! The second stage: whether a picture, or a part of it, lies on a frame.
+//! The second stage of a search: compares the query picture with single frames.
 //!
-//! Of each row a sketch is kept: the luma of its middle frame, 32 x 32, stretched, 8 bits. A query is laid over it in every way that a picture on the web may have been made of the
-//! frame: whole, cropped at any place, turned a little, surrounded by something, mirrored. The score is the highest normalised cross-correlation of the two, both without their
-//! local mean, so that brightness, contrast and slow shading say nothing:
+//! The index stores a sketch of each row: the luma of its middle frame, stretched to 32 x 32 cells of 8 bits.
+//! The query is compared with a sketch in every way in which a picture on the web may derive from a frame:
+//! whole, cropped anywhere, rotated a little, with a surround, mirrored. The score is the highest normalised
+//! cross-correlation. The local mean is removed from both, so that brightness, contrast and slow shading have
+//! no influence:
 //!
-//! `ncc = Σ q f / √((Σ q² + floor) (Σ f² + floor))`, sums over the overlap, `q` and `f` about their means there; `floor` is 2.25 (1.5 grey levels, squared) for each cell.
+//! `ncc = Σ q f / √((Σ q² + floor) (Σ f² + floor))`
+//!
+//! The sums are over the overlap, `q` and `f` are relative to their means there, and `floor` is 2.25 (1.5
+//! grey levels squared) per cell.
 
 use crate::media::Picture;
 
-/// Side of a sketch.
+/// Side of a sketch in cells.
 pub const SIDE: usize = 32;
-/// Bytes of a sketch.
+/// Size of a sketch in bytes.
 pub const BYTES: usize = SIDE * SIDE;
 
-/// Half the side of the window whose mean is taken away.
+/// Half the side of the window whose mean is removed.
 const BLUR: usize = 3;
-/// Deviation, in grey levels, that counts as flat.
+/// Standard deviation in grey levels that counts as flat.
 const FLOOR: f32 = 1.5;
 
-/// Shares of the frame's sides that a cropped query may show.
+/// Shares of the frame's sides that a cropped query contains.
 const CROPS: [f32; 6] = [0.95, 0.9, 0.85, 0.8, 0.75, 0.7];
-/// Shares of the query's sides that the frame may fill.
+/// Shares of the query's sides that the frame fills in a query with a surround.
 const INSETS: [f32; 4] = [0.93, 0.86, 0.79, 0.72];
-/// Degrees by which a query may be turned.
+/// Rotations of a query in degrees.
 const ANGLES: [f32; 4] = [-4.0, -2.0, 2.0, 4.0];
-/// Share of a turned query that is compared: without its corners.
-const TURNED: f32 = 0.86;
+/// Share of a rotated query's sides that is compared. The corners are left out.
+const ROTATED: f32 = 0.86;
 
 /// The sketch of a frame of any size.
 pub fn sketch(picture: &Picture) -> Vec<u8> {
@@ -33,71 +38,73 @@ pub fn sketch(picture: &Picture) -> Vec<u8> {
     (0..BYTES).map(|i| small.luma((i % SIDE) as u32, (i / SIDE) as u32)).collect()
 }
 
-/// A part of the query in one size: zero mean, length 1.
+/// A part of the query in one size, with zero mean and length 1.
 struct Template {
     width: usize,
     height: usize,
-    /// Whether it lies at the frame's upper left corner only, or anywhere.
+    /// Whether it is compared at the frame's upper left corner only, or at every position.
     fixed: bool,
     /// An even number of rows of [`SIDE`] numbers, zero beyond `width` and `height`.
     values: Vec<f32>,
 }
 
-/// A picture as it is laid over sketches.
-pub struct Query {
-    /// As it is, and mirrored.
+/// The templates of a query picture, which are compared with sketches.
+pub struct QueryTemplates {
+    /// Templates of the picture and of the mirrored picture.
     templates: [Vec<Template>; 2],
 }
 
-impl Query {
-    /// All ways in which a picture may lie on a frame.
-    pub fn new(picture: &Picture) -> Query {
-        let grey = Grey::of(picture, 2 * SIDE);
+impl QueryTemplates {
+    /// Templates for all supported ways in which the picture may derive from a frame.
+    pub fn new(picture: &Picture) -> QueryTemplates {
+        let luma = LumaSquare::of(picture, 2 * SIDE);
         let aspect = picture.width as f32 / picture.height as f32;
         let whole = [0.5, 0.5];
         let mut templates = Vec::new();
-        let full = grey.part(whole, 1.0, SIDE);
-        // Words may stand over the lower fifth.
+        let full = luma.part(whole, 1.0, SIDE);
+        // Subtitles may cover the lower fifth.
         templates.push(Template::of(&full, SIDE, SIDE * 4 / 5, true));
         templates.push(Template::of(&full, SIDE, SIDE, true));
         for share in CROPS {
             let side = (share * SIDE as f32).round() as usize;
-            templates.push(Template::of(&grey.part(whole, 1.0, side), side, side, false));
+            templates.push(Template::of(&luma.part(whole, 1.0, side), side, side, false));
         }
         for share in INSETS {
             let room = (1.0 - share) / 2.0 * 0.6;
             for middle in (0..9).map(|i| [(i % 3) as f32 - 1.0, (i / 3) as f32 - 1.0]) {
-                let part = grey.part(middle.map(|d| 0.5 + d * room), share, SIDE);
+                let part = luma.part(middle.map(|d| 0.5 + d * room), share, SIDE);
                 templates.push(Template::of(&part, SIDE, SIDE, true));
             }
         }
-        let side = (TURNED * SIDE as f32).round() as usize;
+        let side = (ROTATED * SIDE as f32).round() as usize;
         for angle in ANGLES {
-            templates.push(Template::of(&grey.turned(TURNED, angle, aspect, side), side, side, false));
+            templates.push(Template::of(&luma.rotated(ROTATED, angle, aspect, side), side, side, false));
         }
-        // Places and angles come in pairs: the ways of the mirrored picture are the mirrored ways.
+        // Positions and angles are symmetric, so the templates of the mirrored picture are the mirrored
+        // templates.
         let mirrored = templates.iter().map(Template::mirrored).collect();
-        Query { templates: [templates, mirrored] }
+        QueryTemplates { templates: [templates, mirrored] }
     }
 
-    /// The highest correlation with a sketch, -1 to 1: of the picture as it is, or mirrored.
+    /// The highest correlation of the picture, or of the mirrored picture, with a sketch: -1 to 1.
     ///
     /// # Panics
-    /// If it has not [`BYTES`].
+    /// If the length of the sketch is not [`BYTES`].
     pub fn score(&self, sketch: &[u8], mirrored: bool) -> f32 {
-        let plane = Plane::of(sketch);
+        let plane = SketchPlane::of(sketch);
         let templates = &self.templates[usize::from(mirrored)];
-        pulp::Arch::new().dispatch(Laying { plane: &plane, templates })
+        pulp::Arch::new().dispatch(BestCorrelation { plane: &plane, templates })
     }
 }
 
-/// All templates over one plane. A type of its own and no closure: a closure of this size is not made part of the function that may use the processor's widest vectors.
-struct Laying<'a> {
-    plane: &'a Plane,
+/// The comparison of all templates with one plane. It is a type because the compiler does not inline a
+/// closure of this size into the function that may use the processor's widest vectors.
+struct BestCorrelation<'a> {
+    plane: &'a SketchPlane,
     templates: &'a [Template],
 }
 
-impl pulp::WithSimd for Laying<'_> {
+impl pulp::WithSimd for BestCorrelation<'_> {
     type Output = f32;
 
     #[inline(always)]
@@ -111,8 +118,8 @@ impl pulp::WithSimd for Laying<'_> {
 }
 
 impl Template {
-    /// The upper left part of a square that lost its local mean.
-    fn of(square: &Grey, width: usize, height: usize, fixed: bool) -> Template {
+    /// The upper left part of a square whose local mean is removed.
+    fn of(square: &LumaSquare, width: usize, height: usize, fixed: bool) -> Template {
         let mut values = vec![0f32; SIDE * height.next_multiple_of(2)];
         let rows = square.values.chunks_exact(square.side).take(height);
         values.chunks_exact_mut(SIDE).zip(rows).for_each(|(out, row)| out[..width].copy_from_slice(&row[..width]));
@@ -133,17 +140,17 @@ impl Template {
     }
 }
 
-/// Luma in a square.
-struct Grey {
+/// Luma of a picture stretched to a square.
+struct LumaSquare {
     side: usize,
     values: Vec<f32>,
 }
 
-impl Grey {
-    fn of(picture: &Picture, side: usize) -> Grey {
+impl LumaSquare {
+    fn of(picture: &Picture, side: usize) -> LumaSquare {
         let small = picture.resize(side as u32, side as u32);
         let luma = |i: usize| f32::from(small.luma((i % side) as u32, (i / side) as u32));
-        Grey { side, values: (0..side * side).map(luma).collect() }
+        LumaSquare { side, values: (0..side * side).map(luma).collect() }
     }
 
     fn at(&self, x: f32, y: f32) -> f32 {
@@ -153,14 +160,15 @@ impl Grey {
             + (value(x0, y1) * (1.0 - fx) + value(x1, y1) * fx) * fy
     }
 
-    /// The part around `middle` (in shares of the sides) of `share` of the sides, in `side` x `side`, without its local mean.
-    fn part(&self, middle: [f32; 2], share: f32, side: usize) -> Grey {
+    /// The part around `middle` with `share` of the sides (both as shares of the sides), resized to `side` x
+    /// `side`, without its local mean.
+    fn part(&self, middle: [f32; 2], share: f32, side: usize) -> LumaSquare {
         let [columns, rows] = middle.map(|middle| {
             let step = share * self.side as f32 / side as f32;
             let first = middle * self.side as f32 - step * side as f32 / 2.0 - 0.5;
             (0..2 * side).map(|i| self.between(first + (i as f32 / 2.0 + 0.25) * step)).collect::<Vec<_>>()
         });
-        // Two samples a cell and direction, as `turned` takes them: first along the rows, then down.
+        // Two samples per cell and direction, as in `rotated`: first along the rows, then along the columns.
         let mut across = Vec::with_capacity(side * self.side);
         for row in self.values.chunks_exact(self.side) {
             let sample = |(low, high, part): &(usize, usize, f32)| row[*low] * (1.0 - part) + row[*high] * part;
@@ -173,27 +181,28 @@ impl Grey {
                 (0..side).for_each(|i| out[i] += (low[i] * (1.0 - part) + high[i] * part) / 2.0);
             }
         }
-        without_local_mean(&mut values, side);
-        Grey { side, values }
+        remove_local_mean(&mut values, side);
+        LumaSquare { side, values }
     }
 
-    /// The two neighbours of a place along a side, and the share of the second.
+    /// The two cells beside a position along a side, and the share of the second.
     fn between(&self, at: f32) -> (usize, usize, f32) {
         let at = at.clamp(0.0, (self.side - 1) as f32);
         let low = at as usize;
         (low, (low + 1).min(self.side - 1), at - low as f32)
     }
 
-    /// The middle `share` of the sides, turned by `angle`, in `side` x `side`, without its local mean. `aspect` is the picture's width by its height before it was
-    /// stretched to a square: what is turned there is no turn here.
-    fn turned(&self, share: f32, angle: f32, aspect: f32, side: usize) -> Grey {
+    /// The middle `share` of the sides, rotated by `angle` degrees, resized to `side` x `side`, without its
+    /// local mean. `aspect` is width / height of the picture before it was stretched to a square: the
+    /// rotation applies to that shape.
+    fn rotated(&self, share: f32, angle: f32, aspect: f32, side: usize) -> LumaSquare {
         let (sin, cos) = angle.to_radians().sin_cos();
         let middle = self.side as f32 / 2.0;
         let step = share * self.side as f32 / side as f32;
         let mut values = Vec::with_capacity(side * side);
         for row in 0..side {
             for column in 0..side {
-                // Four samples a cell: it may be twice as wide as the picture's.
+                // Four samples per cell, because a cell may be twice as wide as one of this square.
                 let sample = |(oy, ox): (f32, f32)| {
                     let (u, v) = (column as f32 + ox - side as f32 / 2.0, row as f32 + oy - side as f32 / 2.0);
                     let (x, y) = ((u * cos - v * sin / aspect) * step, (u * sin * aspect + v * cos) * step);
@@ -204,24 +213,24 @@ impl Grey {
                 );
             }
         }
-        without_local_mean(&mut values, side);
-        Grey { side, values }
+        remove_local_mean(&mut values, side);
+        LumaSquare { side, values }
     }
 }
 
-/// A frame's sketch without its local mean, and the sums that windows need.
-struct Plane {
-    /// [`SIDE`] rows of twice as many numbers, zero on the right, and one of zeros.
+/// A sketch without its local mean, and the sums for the statistics of windows.
+struct SketchPlane {
+    /// [`SIDE`] rows of 2 [`SIDE`] numbers, zero on the right, and one row of zeros.
     values: Vec<f32>,
-    /// Sums of the values and of their squares, above and left of each corner.
+    /// Sums of the values and of their squares above and to the left of each corner (summed-area table).
     sums: Vec<(f64, f64)>,
 }
 
-impl Plane {
-    fn of(sketch: &[u8]) -> Plane {
-        assert_eq!(sketch.len(), BYTES, "a sketch");
+impl SketchPlane {
+    fn of(sketch: &[u8]) -> SketchPlane {
+        assert_eq!(sketch.len(), BYTES, "bytes of a sketch");
         let mut square: Vec<f32> = sketch.iter().map(|v| f32::from(*v)).collect();
-        without_local_mean(&mut square, SIDE);
+        remove_local_mean(&mut square, SIDE);
         let mut values = vec![0f32; 2 * (SIDE + 1) * SIDE];
         let mut sums = vec![(0.0, 0.0); (SIDE + 1) * (SIDE + 1)];
         for (y, row) in square.chunks_exact(SIDE).enumerate() {
@@ -233,7 +242,7 @@ impl Plane {
                 sums[(y + 1) * (SIDE + 1) + x + 1] = (above.0 + line.0, above.1 + line.1);
             }
         }
-        Plane { values, sums }
+        SketchPlane { values, sums }
     }
 
     /// `Σ (f - mean)²` of a window.
@@ -263,21 +272,21 @@ impl Plane {
         best
     }
 
-    /// `Σ q f` of a window: two rows at a time, in four sums that need not wait for each other.
+    /// `Σ q f` of a window: two rows at a time, in four independent sums.
     #[inline(always)]
     fn product<S: pulp::Simd>(&self, simd: S, x: usize, y: usize, template: &Template) -> f32 {
         let mut sums = [simd.splat_f32s(0.0); 4];
-        for (pair, wanted) in template.values.chunks_exact(2 * SIDE).enumerate() {
+        for (pair, expected) in template.values.chunks_exact(2 * SIDE).enumerate() {
             let row = |row: usize| &self.values[2 * (y + row) * SIDE + x..][..SIDE];
             let (above, below) = (S::as_simd_f32s(row(2 * pair)).0, S::as_simd_f32s(row(2 * pair + 1)).0);
-            let (wanted_above, wanted_below) = (S::as_simd_f32s(&wanted[..SIDE]).0, S::as_simd_f32s(&wanted[SIDE..]).0);
+            let (first, second) = (S::as_simd_f32s(&expected[..SIDE]).0, S::as_simd_f32s(&expected[SIDE..]).0);
             let mut i = 0;
-            // A row is 32 numbers, a vector 16 at most.
+            // A row has 32 numbers and a vector at most 16.
             while i + 1 < above.len() {
-                sums[0] = simd.mul_add_e_f32s(above[i], wanted_above[i], sums[0]);
-                sums[1] = simd.mul_add_e_f32s(above[i + 1], wanted_above[i + 1], sums[1]);
-                sums[2] = simd.mul_add_e_f32s(below[i], wanted_below[i], sums[2]);
-                sums[3] = simd.mul_add_e_f32s(below[i + 1], wanted_below[i + 1], sums[3]);
+                sums[0] = simd.mul_add_e_f32s(above[i], first[i], sums[0]);
+                sums[1] = simd.mul_add_e_f32s(above[i + 1], first[i + 1], sums[1]);
+                sums[2] = simd.mul_add_e_f32s(below[i], second[i], sums[2]);
+                sums[3] = simd.mul_add_e_f32s(below[i + 1], second[i + 1], sums[3]);
                 i += 2;
             }
         }
@@ -285,12 +294,12 @@ impl Plane {
     }
 }
 
-/// Takes the mean of the window around each value away.
-fn without_local_mean(values: &mut [f32], side: usize) {
+/// Subtracts from each value the mean of the window around it.
+fn remove_local_mean(values: &mut [f32], side: usize) {
     let reach = |at: usize| (at.saturating_sub(BLUR), (at + BLUR + 1).min(side));
     let shares: Vec<f32> = (0..side).map(|x| 1.0 / (reach(x).1 - reach(x).0) as f32).collect();
     let original = values.to_vec();
-    // The sums of the columns within reach of a row, with zeros on both sides.
+    // Sums of the columns over the window of a row, with zeros on both sides.
     let mut columns = vec![0f32; side + 2 * BLUR];
     for (y, row) in values.chunks_exact_mut(side).enumerate() {
         let (first, end) = reach(y);
@@ -311,7 +320,7 @@ mod tests {
     use crate::base::seeded::Random;
     use crate::media::distort::Distortion;
 
-    /// A picture of soft blobs and hard edges, drawn from a seed.
+    /// A picture of overlapping discs, drawn from a seed.
     fn scene(seed: u64) -> Picture {
         let mut random = Random::new(seed, "align");
         let blobs: Vec<[f32; 4]> = (0..24)
@@ -332,30 +341,34 @@ mod tests {
         Picture { width: 320, height: 180, rgb }
     }
 
-    /// The highest of both readings.
+    /// The higher score of the picture and its mirror image.
     fn score(query: &Picture, frame: &Picture) -> f32 {
-        let (query, sketch) = (Query::new(query), sketch(frame));
+        let (query, sketch) = (QueryTemplates::new(query), sketch(frame));
         query.score(&sketch, false).max(query.score(&sketch, true))
     }
 
     #[test]
-    fn what_was_made_of_a_frame_lies_on_it_and_other_frames_do_not() {
+    fn a_distorted_frame_scores_high_on_its_own_frame_and_low_on_others() {
         let frame = scene(1);
-        for way in Distortion::ALL {
-            let query = way.apply(&frame, &mut Random::new(5, way.name()));
+        for distortion in Distortion::ALL {
+            let query = distortion.apply(&frame, &mut Random::new(5, distortion.name()));
             let own = score(&query, &frame);
-            assert!(own > 0.6, "{}: {own}", way.name());
+            assert!(own > 0.6, "{}: {own}", distortion.name());
             for other in 2..8 {
                 let foreign = score(&query, &scene(other));
-                assert!(foreign < own - 0.15, "{}: {own} on its own frame, {foreign} on scene {other}", way.name());
+                assert!(
+                    foreign < own - 0.15,
+                    "{}: {own} on its own frame, {foreign} on scene {other}",
+                    distortion.name()
+                );
             }
         }
     }
 
     #[test]
-    fn a_frame_on_itself_is_one_and_brightness_says_nothing() {
+    fn a_frame_on_itself_scores_1_at_any_brightness() {
         let frame = scene(3);
-        let query = Query::new(&frame);
+        let query = QueryTemplates::new(&frame);
         let plain = query.score(&sketch(&frame), false);
         assert!((0.97..=1.0).contains(&plain), "{plain}");
         let dark: Vec<u8> = sketch(&frame).iter().map(|v| v / 2 + 20).collect();
@@ -365,47 +378,47 @@ mod tests {
     }
 
     #[test]
-    fn a_flat_frame_fits_nothing() {
+    fn a_flat_frame_scores_0() {
         let flat = vec![90u8; BYTES];
-        assert!(Query::new(&scene(4)).score(&flat, false).abs() < 0.01);
+        assert!(QueryTemplates::new(&scene(4)).score(&flat, false).abs() < 0.01);
         let black = Picture { width: 8, height: 8, rgb: vec![0; 192] };
-        assert!(Query::new(&black).score(&sketch(&scene(4)), false).abs() < 0.01);
+        assert!(QueryTemplates::new(&black).score(&sketch(&scene(4)), false).abs() < 0.01);
     }
 
     #[test]
-    fn a_wide_picture_that_was_turned_lies_on_its_frame() {
+    fn a_rotated_wide_picture_scores_high_on_its_frame() {
         let frame = scene(8);
         for angle in [-4.0f32, 4.0] {
             let (sin, cos) = angle.to_radians().sin_cos();
-            let mut turned = frame.clone();
+            let mut rotated = frame.clone();
             for i in 0..320 * 180 {
                 let (u, v) = ((i % 320) as f32 - 159.5, (i / 320) as f32 - 89.5);
                 let (x, y) = (u * cos - v * sin + 159.5, u * sin + v * cos + 89.5);
                 let at = |value: f32, size: u32| value.round().clamp(0.0, (size - 1) as f32) as u32;
                 let pixel = frame.pixel(at(x, 320), at(y, 180));
-                turned.rgb[3 * i..3 * i + 3].copy_from_slice(&pixel);
+                rotated.rgb[3 * i..3 * i + 3].copy_from_slice(&pixel);
             }
-            let score = Query::new(&turned).score(&sketch(&frame), false);
+            let score = QueryTemplates::new(&rotated).score(&sketch(&frame), false);
             assert!(score > 0.85, "{angle}: {score}");
         }
     }
 
     #[test]
-    fn a_part_that_is_not_turned_is_the_same_by_either_way() {
-        let grey = Grey::of(&scene(7), 2 * SIDE);
+    fn a_rotation_by_0_equals_the_straight_part() {
+        let luma = LumaSquare::of(&scene(7), 2 * SIDE);
         for (share, side) in [(1.0, SIDE), (1.0, 24), (0.8, SIDE)] {
-            let (straight, turned) = (grey.part([0.5, 0.5], share, side), grey.turned(share, 0.0, 1.7, side));
-            let off = straight.values.iter().zip(&turned.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let (straight, rotated) = (luma.part([0.5, 0.5], share, side), luma.rotated(share, 0.0, 1.7, side));
+            let off = straight.values.iter().zip(&rotated.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(off < 1e-3, "{share} {side}: {off}");
         }
     }
 
     #[test]
-    fn the_local_mean_is_that_of_the_window() {
+    fn the_local_mean_is_the_mean_of_the_window() {
         let mut random = Random::new(9, "mean");
         let original: Vec<f32> = (0..20 * 20).map(|_| random.up_to(255) as f32).collect();
         let mut without = original.clone();
-        without_local_mean(&mut without, 20);
+        remove_local_mean(&mut without, 20);
         for (x, y) in [(0, 0), (19, 19), (10, 10), (2, 17), (0, 9)] {
             let near = |a: usize, b: usize| a.abs_diff(b) <= BLUR;
             let window: Vec<f32> =
@@ -416,14 +429,14 @@ mod tests {
     }
 
     #[test]
-    fn the_correlation_is_the_formula() {
-        // One template over one place, by hand.
+    fn the_correlation_follows_the_formula() {
+        // One template at one position, computed by hand.
         let (query, frame) = (scene(5), scene(6));
-        let whole = Grey::of(&query, 2 * SIDE).part([0.5, 0.5], 1.0, SIDE);
+        let whole = LumaSquare::of(&query, 2 * SIDE).part([0.5, 0.5], 1.0, SIDE);
         let template = Template::of(&whole, SIDE, SIDE, true);
-        let found = Plane::of(&sketch(&frame)).best(pulp::Scalar::new(), &template);
+        let found = SketchPlane::of(&sketch(&frame)).best(pulp::Scalar::new(), &template);
         let mut plane: Vec<f32> = sketch(&frame).iter().map(|v| f32::from(*v)).collect();
-        without_local_mean(&mut plane, SIDE);
+        remove_local_mean(&mut plane, SIDE);
         let about_mean = |v: &[f32]| {
             let mean = v.iter().map(|v| f64::from(*v)).sum::<f64>() / v.len() as f64;
             v.iter().map(|v| f64::from(*v) - mean).collect::<Vec<f64>>()

@@ -1,19 +1,24 @@
-//! A picture in, moments out: views of the query, over-fetch, group by video, join rows into moments, confidence.
+//! Finds the videos, and the moments in them, that match a picture.
+//!
+//! [`Engine::search`] embeds the picture in several views ([`views`]), fetches the nearest rows, compares the
+//! picture with their frames ([`align`]), groups rows by video, joins neighbouring rows into a [`Moment`] and
+//! computes its confidence ([`Calibration`]).
 
 pub mod align;
 mod moment;
 mod rank;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use reelseek_index::{Effort, Searcher, VideoSet};
 use thiserror::Error;
 
 pub use moment::Moment;
-pub use rank::{Asked, View};
-pub(crate) use rank::{Ranked, rank};
+pub use rank::{PreparedQuery, QueryView};
+pub(crate) use rank::{RankedRow, rank};
 
+use crate::base::ErrorPaths;
 use crate::collection::{self, Calibration, Collection, CollectionState, Model, ModelChoice};
 use crate::encode::{self, Encoder};
 use crate::gmf::{self, Folded};
@@ -21,17 +26,18 @@ use crate::media::{self, Picture};
 
 /// Why a query could not be answered.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The picture could not be read.
     #[error(transparent)]
     Media(#[from] media::Error),
-    /// The index could not be read or the filter is wrong.
+    /// The index cannot be read, or the filter is invalid.
     #[error(transparent)]
     Index(#[from] reelseek_index::Error),
-    /// Encoder and checkpoint do not fit.
+    /// The checkpoint cannot be used, or does not fit the encoder.
     #[error(transparent)]
     Checkpoint(#[from] gmf::Error),
-    /// The encoder is not known.
+    /// The encoder is unknown, or failed.
     #[error(transparent)]
     Encoder(#[from] encode::Error),
     /// The index folder cannot be opened.
@@ -39,48 +45,88 @@ pub enum Error {
     Collection(#[from] collection::Error),
 }
 
-/// What a search shall return.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Answers at most.
-    pub top: usize,
-    /// Better ones that are left out: those of the pages before.
-    pub skip: usize,
-    /// What one answer is.
-    pub group: Group,
-    /// Only videos that this query of the index's text fields accepts.
-    pub filter: Option<String>,
-    /// Only answers of at least this confidence.
-    pub min_confidence: f32,
-    /// How hard the index looks.
-    pub effort: Effort,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        let effort = Effort::Default;
-        Options { top: 10, skip: 0, group: Group::Video, filter: None, min_confidence: 0.0, effort }
+impl ErrorPaths for Error {
+    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
+        match self {
+            Error::Media(error) => error.paths_mut(),
+            Error::Index(error) => error.paths_mut(),
+            Error::Checkpoint(error) => error.paths_mut(),
+            Error::Encoder(error) => error.paths_mut(),
+            Error::Collection(error) => error.paths_mut(),
+        }
     }
 }
 
-/// What one answer is.
+/// Options of a search.
+#[derive(Debug, Clone)]
+pub struct SearchOptions {
+    /// Most results to return.
+    pub top: usize,
+    /// Number of better results to leave out: those of earlier pages.
+    pub skip: usize,
+    /// What one result is.
+    pub group: Group,
+    /// Restricts the search to videos whose text fields match this filter.
+    pub filter: Option<String>,
+    /// Smallest confidence of a result.
+    pub min_confidence: f32,
+    /// Trade-off between speed and recall in the index.
+    pub effort: Effort,
+}
+
+impl Default for SearchOptions {
+    fn default() -> SearchOptions {
+        let effort = Effort::Default;
+        SearchOptions { top: 10, skip: 0, group: Group::Video, filter: None, min_confidence: 0.0, effort }
+    }
+}
+
+impl SearchOptions {
+    /// Sets the number of results, and of better results to leave out.
+    pub fn page(self, skip: usize, top: usize) -> SearchOptions {
+        SearchOptions { skip, top, ..self }
+    }
+
+    /// Sets what one result is.
+    pub fn group(self, group: Group) -> SearchOptions {
+        SearchOptions { group, ..self }
+    }
+
+    /// Restricts the search to videos that match a filter.
+    pub fn filter(self, filter: impl Into<String>) -> SearchOptions {
+        SearchOptions { filter: Some(filter.into()), ..self }
+    }
+
+    /// Sets the smallest confidence of a result.
+    pub fn min_confidence(self, min_confidence: f32) -> SearchOptions {
+        SearchOptions { min_confidence, ..self }
+    }
+
+    /// Sets the trade-off between speed and recall.
+    pub fn effort(self, effort: Effort) -> SearchOptions {
+        SearchOptions { effort, ..self }
+    }
+}
+
+/// What one result is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Group {
     /// A video, at its best moment.
     #[default]
     Video,
-    /// A moment: a video may answer with several, of the few of its rows that are looked at.
+    /// A moment. A video may have several results, from its best rows.
     Moment,
 }
 
-/// One answer: a video and the moment in it.
+/// One result: a video and a moment in it.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct SearchResult {
     /// The video.
     pub video: reelseek_index::Video,
-    /// Cosine of the query's best view and the moment's best row.
+    /// Cosine of the query's best view and the moment's best row: -1 to 1.
     pub score: f32,
-    /// What order and confidence go by: the cosine, and where the picture was laid over the row's frame, what that told.
+    /// Determines order and confidence: the cosine, plus the weighted correlation if the picture was compared
+    /// with the row's frame.
     pub evidence: f32,
     /// See [`Calibration::confidence`].
     pub confidence: f32,
@@ -88,22 +134,22 @@ pub struct Found {
     pub moment: Moment,
 }
 
-/// The answers to one query.
+/// The answer to one query.
 #[derive(Debug, Clone)]
-pub struct Answer {
-    /// Best first.
-    pub found: Vec<Found>,
-    /// Whether there are answers beyond these: another page.
+pub struct SearchAnswer {
+    /// The results, best first.
+    pub results: Vec<SearchResult>,
+    /// Whether there are further results: another page.
     pub more: bool,
-    /// Whether every row was compared, so that nothing can have been missed.
+    /// Whether the query was compared with every row, so that no result is missing.
     pub exact: bool,
-    /// Time from picture to answer.
-    pub took: Duration,
-    /// The part of it in which the picture became embeddings.
+    /// Time from the picture to the answer.
+    pub elapsed: Duration,
+    /// The part of `elapsed` in which the picture was embedded.
     pub encoding: Duration,
 }
 
-/// Everything a query needs, on one snapshot of an index.
+/// Answers queries on one snapshot of an index.
 pub struct Engine {
     searcher: Searcher,
     model: Model,
@@ -115,7 +161,8 @@ impl Engine {
     /// Opens the last commit of an index with its encoder and checkpoint.
     ///
     /// # Errors
-    /// [`Error::Collection`] if there is no sound index, or its encoder or checkpoint is missing or another one.
+    /// [`Error::Collection`] if there is no sound index, or its encoder or checkpoint is missing or another
+    /// one.
     pub fn open(folder: &Path, choice: &ModelChoice) -> Result<Engine, Error> {
         let collection = Collection::open(folder)?;
         let model = collection.model(choice)?;
@@ -133,8 +180,8 @@ impl Engine {
         Ok(Engine { searcher, model, calibration, by_cosine })
     }
 
-    /// An engine on the last commit of the same index. Keeps the encoder and the checkpoint in memory, unless the index
-    /// was replaced by one with other settings.
+    /// An engine on the last commit of the same index. Keeps the encoder and the checkpoint in memory, unless
+    /// the index was replaced by one with other settings.
     ///
     /// # Errors
     /// As [`Engine::open`].
@@ -157,38 +204,38 @@ impl Engine {
         &self.searcher
     }
 
-    /// Searches for the videos that show what the picture shows. A flat picture (all black, say) finds nothing.
+    /// Finds the videos that match a picture. A picture of one plain colour has no results.
     ///
     /// # Errors
-    /// [`Error::Index`] if the filter cannot be understood or the index is damaged.
-    pub fn search(&self, picture: &Picture, options: &Options) -> Result<Answer, Error> {
+    /// [`Error::Index`] if the filter is invalid or the index is damaged.
+    pub fn search(&self, picture: &Picture, options: &SearchOptions) -> Result<SearchAnswer, Error> {
         let filter = options.filter.as_deref().map(|f| self.searcher.filter(f)).transpose()?;
         self.search_among(picture, options, filter.as_ref())
     }
 
-    /// As [`Engine::search`], among these videos in place of those that `options.filter` accepts.
+    /// As [`Engine::search`], among the given videos (`None`: all). `options.filter` is ignored.
     ///
     /// # Errors
     /// As [`Engine::search`].
     pub fn search_among(
         &self,
         picture: &Picture,
-        options: &Options,
+        options: &SearchOptions,
         among: Option<&VideoSet>,
-    ) -> Result<Answer, Error> {
+    ) -> Result<SearchAnswer, Error> {
         let start = Instant::now();
-        let asked = ask(picture, self.model.encoder.as_ref(), &self.model.checkpoint)?;
+        let query = prepare(picture, self.model.encoder.as_ref(), &self.model.checkpoint)?;
         let encoding = start.elapsed();
-        let answer = self.answer(&asked, options, among)?;
-        Ok(Answer { took: start.elapsed(), encoding, ..answer })
+        let answer = self.answer(&query, options, among)?;
+        Ok(SearchAnswer { elapsed: start.elapsed(), encoding, ..answer })
     }
 
-    /// Searches by an embedding in place of a picture; it need not be of length 1. Without a picture nothing can be laid over frames: order and
-    /// confidence go by the cosine alone. Zeros find nothing.
+    /// Finds the videos that match an embedding of any norm. Without a picture no frames are compared, so
+    /// that order and confidence depend on the cosine alone. The zero vector has no results.
     ///
     /// # Errors
-    /// [`Error::Index`] if it has not the index's length or is not finite, else as [`Engine::search`].
-    pub fn search_vector(&self, vector: &[f32], options: &Options) -> Result<Answer, Error> {
+    /// [`Error::Index`] if the vector has the wrong length or is not finite, else as [`Engine::search`].
+    pub fn search_vector(&self, vector: &[f32], options: &SearchOptions) -> Result<SearchAnswer, Error> {
         let start = Instant::now();
         let filter = options.filter.as_deref().map(|f| self.searcher.filter(f)).transpose()?;
         let expected = self.searcher.settings().dim;
@@ -198,101 +245,110 @@ impl Engine {
         }
         let length = vector.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
         if length == 0.0 {
-            let (found, took) = (Vec::new(), start.elapsed());
-            return Ok(Answer { found, more: false, exact: true, took, encoding: Duration::ZERO });
+            let (results, elapsed) = (Vec::new(), start.elapsed());
+            return Ok(SearchAnswer { results, more: false, exact: true, elapsed, encoding: Duration::ZERO });
         }
         let embedding = vector.iter().map(|v| (f64::from(*v) / length) as f32).collect();
-        let asked = Asked { views: vec![View { embedding, mirrored: false }], laid: None };
-        let answer = self.answer(&asked, options, filter.as_ref())?;
-        Ok(Answer { took: start.elapsed(), ..answer })
+        let query = PreparedQuery { views: vec![QueryView { embedding, mirrored: false }], templates: None };
+        let answer = self.answer(&query, options, filter.as_ref())?;
+        Ok(SearchAnswer { elapsed: start.elapsed(), ..answer })
     }
 
-    fn answer(&self, asked: &Asked, options: &Options, among: Option<&VideoSet>) -> Result<Answer, Error> {
-        let wanted = options.skip.saturating_add(options.top);
-        let mut videos = rank(&self.searcher, asked, wanted.saturating_add(1), among, options.effort)?;
+    fn answer(
+        &self,
+        query: &PreparedQuery,
+        options: &SearchOptions,
+        among: Option<&VideoSet>,
+    ) -> Result<SearchAnswer, Error> {
+        let needed = options.skip.saturating_add(options.top);
+        let mut videos = rank(&self.searcher, query, needed.saturating_add(1), among, options.effort)?;
         if options.group == Group::Video {
             videos.iter_mut().for_each(|rows| rows.truncate(1));
         }
-        let mut found: Vec<(Ranked, Found)> = Vec::new();
+        let mut results: Vec<(RankedRow, SearchResult)> = Vec::new();
         for rows in videos {
-            self.moments_of(&rows, asked, options, &mut found)?;
+            self.add_moments(&rows, query, options, &mut results)?;
         }
-        found.sort_by(|(a, _), (b, _)| a.order(b));
-        let more = found.len() > wanted;
-        let found = found.into_iter().map(|(_, found)| found).skip(options.skip).take(options.top).collect();
-        // Without graphs every row is compared.
+        results.sort_by(|(a, _), (b, _)| a.order(b));
+        let more = results.len() > needed;
+        let results = results.into_iter().map(|(_, result)| result).skip(options.skip).take(options.top).collect();
+        // Without graphs the index compares every row.
         let exact = options.effort == Effort::Exact || self.searcher.segments().1 == 0;
-        Ok(Answer { found, more, exact, took: Duration::ZERO, encoding: Duration::ZERO })
+        Ok(SearchAnswer { results, more, exact, elapsed: Duration::ZERO, encoding: Duration::ZERO })
     }
 
-    /// The moments of a video's rows, best first, with their evidence: a row that meets a better one's moment adds nothing.
-    fn moments_of(
+    /// Adds the moments of a video's rows. A row that overlaps the moment of a better row adds none.
+    fn add_moments(
         &self,
-        rows: &[Ranked],
-        asked: &Asked,
-        options: &Options,
-        found: &mut Vec<(Ranked, Found)>,
+        rows: &[RankedRow],
+        query: &PreparedQuery,
+        options: &SearchOptions,
+        results: &mut Vec<(RankedRow, SearchResult)>,
     ) -> Result<(), Error> {
-        let calibration = if asked.laid.is_some() { self.calibration } else { self.by_cosine };
+        let calibration = if query.templates.is_some() { self.calibration } else { self.by_cosine };
         let good =
-            |row: &&Ranked| row.hit.score > 0.0 && calibration.confidence(row.evidence) >= options.min_confidence;
-        let good: Vec<&Ranked> = rows.iter().filter(good).collect();
+            |row: &&RankedRow| row.hit.score > 0.0 && calibration.confidence(row.evidence) >= options.min_confidence;
+        let good: Vec<&RankedRow> = rows.iter().filter(good).collect();
         let Some(first) = good.first() else { return Ok(()) };
         let Some((spans, vectors)) = self.searcher.rows_of(first.hit.video)? else { return Ok(()) };
         let video = self.searcher.video(first.hit.video)?;
         let mut moments: Vec<Moment> = Vec::new();
         for row in good {
-            if moments.iter().any(|better| better.meets(row.hit.span)) {
+            if moments.iter().any(|better| better.overlaps(row.hit.span)) {
                 continue;
             }
-            let grown = Moment::around(row.hit.span, &spans, &vectors, &asked.views[row.view].embedding);
-            let moment = moments.iter().fold(grown, |moment, better| moment.beside(better)).within(video.duration_ms);
+            let whole = Moment::around(row.hit.span, &spans, &vectors, &query.views[row.view].embedding);
+            let moment = moments.iter().fold(whole, |moment, better| moment.without(better));
+            let moment = moment.clipped_to(video.duration_ms);
             moments.push(moment);
             let confidence = calibration.confidence(row.evidence);
             let (video, score, evidence) = (video.clone(), row.hit.score, row.evidence);
-            found.push((row.clone(), Found { video, score, evidence, confidence, moment }));
+            results.push((row.clone(), SearchResult { video, score, evidence, confidence, moment }));
         }
         Ok(())
     }
 }
 
-/// The embeddings under which a picture is searched for: as given and (where the encoder tells them apart) mirrored, and both again without plain
-/// black borders if it has any. None for a flat picture.
+/// The embeddings of a query picture: as it is, mirrored (if the encoder distinguishes the two), and both
+/// again without black borders (if there are any). A picture of one plain colour has none.
 ///
 /// # Errors
 /// [`Error::Encoder`] if the encoder fails, [`Error::Checkpoint`] if encoder and checkpoint do not fit.
-pub fn views(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Vec<View>, Error> {
+pub fn views(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Vec<QueryView>, Error> {
     views_of(picture, media::trim_borders(picture).as_ref(), encoder, checkpoint)
 }
 
-/// As [`views`], with what is left of the picture without its borders.
+/// As [`views`]. `trimmed` is the picture without its borders.
 fn views_of(
     picture: &Picture,
     trimmed: Option<&Picture>,
     encoder: &dyn Encoder,
     checkpoint: &Folded,
-) -> Result<Vec<View>, Error> {
+) -> Result<Vec<QueryView>, Error> {
     let sampling = &encoder.info().sampling;
-    let seen: Vec<Picture> =
+    let fitted: Vec<Picture> =
         std::iter::once(picture).chain(trimmed).map(|picture| encode::fit(picture, sampling)).collect();
     let mut embeddings = Vec::with_capacity(4);
-    for descriptor in encoder.describe(&seen)?.into_iter().filter(|descriptor| !descriptor.is_flat()) {
-        embeddings.push(View { embedding: checkpoint.embed_image(&encoder.image(&descriptor)?)?, mirrored: false });
+    for descriptor in encoder.describe(&fitted)?.into_iter().filter(|descriptor| !descriptor.is_flat()) {
+        embeddings
+            .push(QueryView { embedding: checkpoint.embed_image(&encoder.image(&descriptor)?)?, mirrored: false });
         if let Some(mirrored) = encoder.mirrored(&descriptor) {
-            embeddings.push(View { embedding: checkpoint.embed_image(&encoder.image(&mirrored)?)?, mirrored: true });
+            embeddings
+                .push(QueryView { embedding: checkpoint.embed_image(&encoder.image(&mirrored)?)?, mirrored: true });
         }
     }
     Ok(embeddings)
 }
 
-/// What a picture is searched by: its views, and for the very scene, the picture as it is laid over frames, without plain borders.
+/// Prepares a picture for a search: embeds its views, and makes templates if the encoder searches for the
+/// same scene.
 ///
 /// # Errors
 /// As [`views`].
-pub fn ask(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Asked, Error> {
+pub fn prepare(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<PreparedQuery, Error> {
     let trimmed = media::trim_borders(picture);
     let views = views_of(picture, trimmed.as_ref(), encoder, checkpoint)?;
-    let laid = (encoder.info().same_scene && !views.is_empty())
-        .then(|| align::Query::new(trimmed.as_ref().unwrap_or(picture)));
-    Ok(Asked { views, laid })
+    let templates = (encoder.info().same_scene && !views.is_empty())
+        .then(|| align::QueryTemplates::new(trimmed.as_ref().unwrap_or(picture)));
+    Ok(PreparedQuery { views, templates })
 }

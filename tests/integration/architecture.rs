@@ -1,89 +1,405 @@
-//! The table of rooms in the tour (`src/lib.rs`): who may use whom.
+//! Rules for the whole source tree: layers, names, messages and comments.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-/// Each room, and the rooms it may name after `crate::`. `seeded` and `tensors` belong to no room.
-const EDGES: [(&str, &[&str]); 9] = [
-    ("media", &[]),
-    ("encode", &["media"]),
-    ("features", &[]),
-    ("gmf", &["features"]),
-    ("search", &["media", "encode", "gmf"]),
-    ("ingest", &["media", "encode", "features", "gmf", "search"]),
-    ("eval", &["media", "encode", "features", "gmf", "search", "ingest"]),
-    ("serve", &["media", "encode", "gmf", "search", "ingest"]),
-    ("cli", &["media", "encode", "features", "gmf", "search", "ingest", "eval", "serve"]),
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+
+/// Name of the index crate in [`EDGES`]. Code names it `reelseek_index`.
+const INDEX: &str = "reelseek_index";
+
+/// Each room of `src/` and the rooms that it may use. The tour in `src/lib.rs` explains the layers.
+const EDGES: [(&str, &[&str]); 11] = [
+    // `base/gemv.rs` wraps the matrix-vector product of the index crate.
+    ("base", &[INDEX]),
+    ("media", &["base"]),
+    ("encode", &["base", "media"]),
+    ("features", &["base"]),
+    ("gmf", &["base", "features"]),
+    ("collection", &["base", "media", "encode", "gmf", INDEX]),
+    ("search", &["base", "media", "encode", "gmf", "collection", INDEX]),
+    ("ingest", &["base", "media", "encode", "features", "gmf", "collection", "search", INDEX]),
+    ("research", &["base", "media", "encode", "features", "gmf", "collection", "search", "ingest", INDEX]),
+    ("serve", &["base", "media", "encode", "gmf", "collection", "search", "ingest", INDEX]),
+    (
+        "cli",
+        &["base", "media", "encode", "features", "gmf", "collection", "search", "ingest", "research", "serve", INDEX],
+    ),
 ];
-const HELPERS: [&str; 2] = ["seeded", "tensors"];
 
-fn sources(folder: &Path) -> Vec<PathBuf> {
+/// The wings of `serve` in order. Each uses only wings before it, so that they form no circle.
+const SERVE_WINGS: [&str; 11] =
+    ["limits", "error", "observe", "admission", "guard", "connection", "options", "snapshot", "advice", "api", "state"];
+
+/// Uses of a later wing that are not yet removed.
+const WINGS_TO_DO: &[(&str, &str)] = &[
+    ("admission", "api"),
+    ("admission", "connection"),
+    ("api", "state"),
+    ("connection", "api"),
+    ("connection", "state"),
+    ("guard", "connection"),
+    ("guard", "state"),
+    ("observe", "connection"),
+    ("observe", "state"),
+];
+
+/// Files below `cli` and `serve` that may contain flags, and why.
+const FLAGS_ALLOWED: &[(&str, &str)] = &[("src/research/eval/report.rs", "custom properties of CSS")];
+
+/// Names that more than one type still has.
+const NAMES_TO_DO: &[&str] = &[
+    "Asked", "Builder", "Entry", "Fields", "Folder", "Guard", "Head", "Layout", "Order", "Part", "Place", "Query",
+    "Session", "Shown", "Wish",
+];
+
+/// Folders that still have comments of more than [`MAX_COLUMNS`] columns.
+const COLUMNS_TO_DO: &[&str] = &[
+    "benches/retrieval.rs",
+    "benches/serve.rs",
+    "benches/train_step.rs",
+    "fuzz/fuzz_targets",
+    "index/examples",
+    "index/src",
+    "index/tests",
+    "src/encode",
+    "src/features",
+    "src/gmf",
+    "src/ingest",
+    "src/lib.rs",
+    "src/research",
+    "src/serve",
+    "tests/integration",
+];
+
+const MAX_COLUMNS: usize = 110;
+
+/// Commands of the program, which messages below `cli` and `serve` must not name.
+const COMMANDS: [&str; 18] = [
+    "index",
+    "search",
+    "serve",
+    "info",
+    "verify",
+    "compact",
+    "remove",
+    "quality",
+    "kinds",
+    "train",
+    "eval",
+    "dataset",
+    "extract",
+    "fold",
+    "encoders",
+    "completions",
+    "calibrate",
+    "help",
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
-            files.extend(sources(&path));
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+            files.extend(rust_files(&path));
         } else if path.extension().is_some_and(|e| e == "rs") {
             files.push(path);
         }
     }
+    files.sort();
     files
 }
 
-/// The first names after each `crate::` in code, those in braces too.
-fn named(text: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    for line in text.lines().filter(|l| !l.trim_start().starts_with("//")) {
-        for (at, _) in line.match_indices("crate::") {
-            let rest = &line[at + "crate::".len()..];
-            let list = rest.strip_prefix('{').map_or_else(|| vec![rest], |inner| inner.split(',').collect());
-            for item in list {
-                let name: String = item.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-                if !name.is_empty() {
-                    names.push(name);
+fn relative(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap().to_string_lossy().into_owned()
+}
+
+/// The room of a file: the folder below `src/`, or `index` for the index crate.
+fn room(file: &str) -> &str {
+    let mut parts = file.split('/');
+    match (parts.next(), parts.next()) {
+        (Some("src"), Some(room)) => room.trim_end_matches(".rs"),
+        (Some(top), _) => top,
+        (None, _) => "",
+    }
+}
+
+/// A parsed source file without its tests.
+struct Source {
+    /// Path relative to the repository.
+    file: String,
+    tokens: TokenStream,
+}
+
+/// The source files of both crates. Modules and items for tests only are left out.
+fn sources() -> Vec<Source> {
+    let files = [root().join("src"), root().join("index/src")].iter().flat_map(|f| rust_files(f)).collect::<Vec<_>>();
+    let mut test_modules = BTreeSet::new();
+    let mut parsed = Vec::new();
+    for path in files {
+        let tokens = TokenStream::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        let stem = path.file_stem().unwrap().to_string_lossy();
+        let folder = match &*stem {
+            "mod" | "lib" | "main" => path.parent().unwrap().to_owned(),
+            _ => path.with_extension(""),
+        };
+        let mut modules = Vec::new();
+        let tokens = without_tests(tokens, &mut modules);
+        test_modules.extend(modules.iter().map(|module| folder.join(module)));
+        parsed.push((path, tokens));
+    }
+    let is_test = |path: &Path| path.ancestors().any(|part| test_modules.contains(&part.with_extension("")));
+    let kept = parsed.into_iter().filter(|(path, _)| !is_test(path));
+    kept.map(|(path, tokens)| Source { file: relative(&path), tokens }).collect()
+}
+
+/// The tokens without doc comments and without items behind `#[cfg(test)]`. Collects the names of test
+/// modules in files.
+fn without_tests(tokens: TokenStream, modules: &mut Vec<String>) -> TokenStream {
+    let mut kept = Vec::new();
+    let mut tokens = tokens.into_iter().peekable();
+    while let Some(token) = tokens.next() {
+        if let TokenTree::Punct(hash) = &token
+            && hash.as_char() == '#'
+            && let Some(TokenTree::Group(attribute)) = tokens.peek()
+        {
+            let text = attribute.stream().to_string().replace(' ', "");
+            if text.starts_with("doc=") {
+                tokens.next();
+                continue;
+            }
+            if text == "cfg(test)" {
+                let mut before = String::new();
+                for token in tokens.by_ref() {
+                    match token {
+                        TokenTree::Group(group) if group.delimiter() == Delimiter::Brace => break,
+                        TokenTree::Punct(end) if end.as_char() == ';' => {
+                            modules.push(before);
+                            break;
+                        }
+                        token => before = token.to_string(),
+                    }
+                }
+                continue;
+            }
+        }
+        kept.push(match token {
+            TokenTree::Group(group) => {
+                let inner = without_tests(group.stream(), modules);
+                TokenTree::Group(proc_macro2::Group::new(group.delimiter(), inner))
+            }
+            token => token,
+        });
+    }
+    kept.into_iter().collect()
+}
+
+/// The names that follow a path such as `crate::`, also in braces.
+fn names_after(path: &[&str], tokens: TokenStream, names: &mut BTreeSet<String>) {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    for (i, token) in tokens.iter().enumerate() {
+        if let TokenTree::Group(group) = token {
+            names_after(path, group.stream(), names);
+        }
+        // A name and the two colons after it are three tokens.
+        let is_at = |(part, name): (usize, &&str)| matches!(tokens.get(i + 3 * part), Some(TokenTree::Ident(found)) if found == name);
+        if !path.iter().enumerate().all(is_at) {
+            continue;
+        }
+        match tokens.get(i + 3 * path.len()) {
+            Some(TokenTree::Ident(name)) => {
+                names.insert(name.to_string());
+            }
+            Some(TokenTree::Group(list)) => {
+                let list: Vec<TokenTree> = list.stream().into_iter().collect();
+                let items = list.split(|t| matches!(t, TokenTree::Punct(comma) if comma.as_char() == ','));
+                names.extend(items.filter_map(|item| item.first().map(ToString::to_string)));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The rooms that the code names, and [`INDEX`] if it names that crate.
+fn used_rooms(tokens: TokenStream, used: &mut BTreeSet<String>) {
+    names_after(&["crate"], tokens.clone(), used);
+    if tokens.to_string().split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == INDEX) {
+        used.insert(INDEX.to_owned());
+    }
+}
+
+fn string_literals(tokens: TokenStream, found: &mut Vec<String>) {
+    for token in tokens {
+        match token {
+            TokenTree::Literal(literal) if literal.to_string().contains('"') => found.push(literal.to_string()),
+            TokenTree::Group(group) => string_literals(group.stream(), found),
+            _ => {}
+        }
+    }
+}
+
+/// Names of the structs, enums, traits and type aliases. Associated types, which are inside of `impl` and
+/// `trait`, are left out.
+fn type_names(tokens: TokenStream, associated: bool, names: &mut Vec<String>) {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    let mut body_of_impl = false;
+    for (i, token) in tokens.iter().enumerate() {
+        match token {
+            TokenTree::Ident(keyword) => {
+                let keyword = keyword.to_string();
+                body_of_impl |= keyword == "impl" || keyword == "trait";
+                let defines =
+                    matches!(&*keyword, "struct" | "enum" | "trait" | "union") || keyword == "type" && !associated;
+                if let (true, Some(TokenTree::Ident(name))) = (defines, tokens.get(i + 1)) {
+                    names.push(name.to_string());
+                }
+            }
+            TokenTree::Group(group) => {
+                let brace = group.delimiter() == Delimiter::Brace;
+                type_names(group.stream(), brace && body_of_impl, names);
+                body_of_impl &= !brace;
+            }
+            _ => {}
+        }
+    }
+}
+
+fn names_flag(literal: &str) -> bool {
+    let flag = |(at, _): (usize, &str)| literal[at + 2..].starts_with(|c: char| c.is_ascii_lowercase());
+    let command = |(at, name): (usize, &str)| {
+        let rest = &literal[at + name.len()..];
+        COMMANDS.iter().any(|c| rest.strip_prefix(c).is_some_and(|r| !r.starts_with(|c: char| c.is_alphanumeric())))
+    };
+    literal.match_indices("--").any(flag) || literal.match_indices("reelseek ").any(command)
+}
+
+#[test]
+fn rooms_use_only_the_rooms_below_them() {
+    let known: BTreeSet<&str> = EDGES.iter().map(|(room, _)| *room).chain(["lib", "main", "index"]).collect();
+    let mut faults = Vec::new();
+    for Source { file, tokens } in sources() {
+        let room = room(&file);
+        assert!(known.contains(room), "{file}: room {room} is not in the table");
+        let Some((_, allowed)) = EDGES.iter().find(|(known, _)| *known == room) else { continue };
+        let mut used = BTreeSet::new();
+        used_rooms(tokens, &mut used);
+        for used in used.iter().filter(|used| EDGES.iter().any(|(known, _)| known == used) || *used == INDEX) {
+            if used != room && !allowed.contains(&used.as_str()) {
+                faults.push(format!("{file} uses {used}, which {room} may not use"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn the_wings_of_serve_use_only_the_wings_before_them() {
+    let mut faults = BTreeSet::new();
+    for Source { file, tokens } in sources().into_iter().filter(|source| room(&source.file) == "serve") {
+        let wing = file.split('/').nth(2).unwrap().trim_end_matches(".rs");
+        let Some(rank) = SERVE_WINGS.iter().position(|known| *known == wing) else { continue };
+        let mut used = BTreeSet::new();
+        names_after(&["crate", "serve"], tokens, &mut used);
+        let later = SERVE_WINGS[rank + 1..].iter().filter(|later| used.contains(**later));
+        faults.extend(later.map(|later| (wing.to_owned(), *later)));
+    }
+    faults.retain(|(wing, later)| !WINGS_TO_DO.contains(&(wing.as_str(), later)));
+    assert!(faults.is_empty(), "{faults:?}");
+}
+
+#[test]
+fn messages_below_cli_and_serve_name_no_flag_and_no_command() {
+    let mut faults = Vec::new();
+    for Source { file, tokens } in sources() {
+        let exempt = ["cli", "serve", "main"].contains(&room(&file));
+        if exempt || FLAGS_ALLOWED.iter().any(|(allowed, _)| *allowed == file) {
+            continue;
+        }
+        let mut literals = Vec::new();
+        string_literals(tokens, &mut literals);
+        faults.extend(literals.into_iter().filter(|l| names_flag(l)).map(|literal| format!("{file}: {literal}")));
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn every_type_name_is_unique_in_the_workspace() {
+    let mut files = BTreeMap::<String, Vec<String>>::new();
+    for Source { file, tokens } in sources() {
+        let mut names = Vec::new();
+        type_names(tokens, false, &mut names);
+        names.into_iter().for_each(|name| files.entry(name).or_default().push(file.clone()));
+    }
+    let exempt = |name: &str| name == "Error" || NAMES_TO_DO.contains(&name);
+    let faults: Vec<String> = files
+        .iter()
+        .filter(|(name, f)| f.len() > 1 && !exempt(name))
+        .map(|(name, f)| format!("{name}: {f:?}"))
+        .collect();
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
+fn comments_have_at_most_110_columns() {
+    let mut faults = Vec::new();
+    for folder in ["src", "index", "tests", "benches", "examples", "fuzz"].map(|folder| root().join(folder)) {
+        for path in if folder.exists() { rust_files(&folder) } else { Vec::new() } {
+            let file = relative(&path);
+            if COLUMNS_TO_DO.iter().any(|folder| file.starts_with(folder)) {
+                continue;
+            }
+            for (i, line) in std::fs::read_to_string(&path).unwrap().lines().enumerate() {
+                if line.trim_start().starts_with("//") && line.chars().count() > MAX_COLUMNS {
+                    faults.push(format!("{file}:{}", i + 1));
                 }
             }
         }
     }
-    names
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]
-fn rooms_use_only_the_rooms_they_may() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for entry in std::fs::read_dir(&root).unwrap() {
-        let path = entry.unwrap().path();
-        let room = path.file_name().unwrap().to_string_lossy().into_owned();
-        assert!(!path.is_dir() || EDGES.iter().any(|(r, _)| *r == room), "room {room} is not in the table");
-    }
-    for (room, allowed) in EDGES {
-        for file in sources(&root.join(room)) {
-            for name in named(&std::fs::read_to_string(&file).unwrap()) {
-                let fine = name == room || allowed.contains(&name.as_str()) || HELPERS.contains(&name.as_str());
-                assert!(fine, "{} names crate::{name}, which {room} may not use", file.display());
-            }
-        }
-    }
-}
-
-#[test]
-fn the_reader_of_names_sees_what_it_must() {
-    assert_eq!(
-        named("use crate::{media, encode::LayoutEncoder};\nlet x = crate::gmf::fit;\n// crate::no"),
-        ["media", "encode", "gmf"]
-    );
-}
-
-#[test]
-fn the_index_knows_nothing_of_the_engine() {
-    for file in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("index/src")) {
-        assert!(!std::fs::read_to_string(&file).unwrap().contains("use reelseek::"), "{}", file.display());
+fn the_index_crate_does_not_use_the_engine() {
+    for Source { file, tokens } in sources().into_iter().filter(|source| room(&source.file) == "index") {
+        assert!(!tokens.to_string().contains("reelseek ::"), "{file}");
     }
 }
 
 #[test]
 fn one_file_of_the_engine_has_unsafe_code() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let has = |file: &PathBuf| std::fs::read_to_string(file).unwrap().contains("allow(unsafe_code");
-    let files: Vec<PathBuf> = sources(&root).into_iter().filter(has).collect();
-    assert_eq!(files, [root.join("gmf/gemm.rs")]);
+    let files: Vec<PathBuf> = rust_files(&root().join("src")).into_iter().filter(has).collect();
+    assert_eq!(files, [root().join("src/base/linalg.rs")]);
+}
+
+#[test]
+fn the_scanner_finds_uses_names_and_flags_outside_of_tests() {
+    let text = r##"
+        use crate::{media, encode::Layout};
+        /// `--no`
+        pub struct Outer<T> { inner: T }
+        impl Iterator for Outer { type Item = u8; fn f() -> T { crate::gmf::fit("a --flag", 'x') } }
+        type Alias = Outer<reelseek_index::Hit>;
+        #[cfg(test)] mod tests { struct Hidden; use crate::cli; }
+        #[cfg(test)] pub(crate) mod reference;
+    "##;
+    let mut modules = Vec::new();
+    let tokens = without_tests(TokenStream::from_str(text).unwrap(), &mut modules);
+    assert_eq!(modules, ["reference"]);
+    let mut used = BTreeSet::new();
+    used_rooms(tokens.clone(), &mut used);
+    assert_eq!(used.iter().map(String::as_str).collect::<Vec<_>>(), ["encode", "gmf", "media", INDEX]);
+    let mut names = Vec::new();
+    type_names(tokens.clone(), false, &mut names);
+    assert_eq!(names, ["Outer", "Alias"]);
+    let mut literals = Vec::new();
+    string_literals(tokens, &mut literals);
+    assert_eq!(literals, ["\"a --flag\""]);
+    assert!(names_flag("a --flag") && names_flag("`reelseek info --videos`") && names_flag("run `reelseek index`"));
+    assert!(!names_flag("a -- b") && !names_flag("reelseek indexes") && !names_flag("reelseek's own"));
 }

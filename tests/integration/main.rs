@@ -4,11 +4,12 @@
 
 mod architecture;
 mod cli;
-mod cuts;
 mod eval;
 mod hub;
 mod page;
+mod previews;
 mod serve;
 mod serve_media;
+mod skip;
 mod times;
 mod train;

@@ -219,7 +219,7 @@ fn place_of(program: &str) -> PathBuf {
 fn walk(file: &str, prepare: impl FnOnce() -> (Place, Server)) {
     let (modules, browser) = match tools() {
         Ok(found) => found,
-        Err(missing) => return eprintln!("skipped: {missing}"),
+        Err(missing) => return crate::skip::skip(missing),
     };
     let (place, server) = prepare();
     let keep = std::env::var_os("REELSEEK_KEEP_SCREENSHOTS").map(PathBuf::from);

@@ -1,20 +1,21 @@
-//! Frames and their times, judged by pictures whose grey level tells the time: each frame of the made clips is one
-//! plain grey of `20 · second + 10`, with a bright left half to tell what is upright.
+//! Frames and their times. Each frame of the test videos is a plain grey of level `20 · second + 10`, so that a
+//! frame shows its time.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use reelseek::Cancel;
-use reelseek::media::{self, Error, Fit, Limits, Plan, Tools};
+use reelseek::media::{self, DecodePlan, Error, Fit, Limits, Tools};
 
-const PLAN: Plan = Plan { rate_hz: 4.0, width: 32, height: 32, fit: Fit::Stretch, keyframes_only: false };
+const PLAN: DecodePlan = DecodePlan { rate_hz: 4.0, width: 32, height: 32, fit: Fit::Stretch, keyframes_only: false };
 
-fn make(arguments: &[&str], out: &Path) {
+/// Runs ffmpeg with these arguments and an output file.
+pub(crate) fn make(arguments: &[&str], out: &Path) {
     let mut command = Command::new(std::env::var_os("REELSEEK_FFMPEG").unwrap_or_else(|| "ffmpeg".into()));
     assert!(command.args(["-nostdin", "-v", "error", "-y"]).args(arguments).arg(out).status().unwrap().success());
 }
 
-/// A lossless clip at 20 frames a second whose grey level rises by 20 a second.
+/// A lossless clip of 20 frames per second whose grey level rises by 20 per second.
 fn clock(dir: &Path, name: &str, more: &[&str]) -> PathBuf {
     let out = dir.join(name);
     let source = "color=black:size=64x48:rate=20:duration=6,format=gray,geq=lum=20*floor(T)+10";
@@ -26,42 +27,42 @@ fn clock(dir: &Path, name: &str, more: &[&str]) -> PathBuf {
     out
 }
 
-/// Time and grey level, in whole seconds, of each frame.
-fn seen(path: &Path, plan: &Plan) -> Vec<(u32, u32)> {
+/// Time in milliseconds and displayed second of each frame.
+fn decode(path: &Path, plan: &DecodePlan) -> Vec<(u32, u32)> {
     let tools = Tools::find().unwrap();
     let mut frames = media::frames(&tools, path, plan, &Limits::default(), &Cancel::default()).unwrap();
-    let mut seen = Vec::new();
+    let mut decoded = Vec::new();
     while let Some(frame) = frames.next_frame().unwrap() {
         let [grey, ..] = frame.picture.pixel(16, 16);
-        seen.push((frame.at_ms, u32::from(grey) / 20));
+        decoded.push((frame.at_ms, u32::from(grey) / 20));
     }
     let summary = frames.finish().unwrap();
-    assert_eq!(summary.frames, seen.len() as u64);
-    seen
+    assert_eq!(summary.frames, decoded.len() as u64);
+    decoded
 }
 
-fn assert_true_times(seen: &[(u32, u32)]) {
-    for (at_ms, second) in seen {
-        assert_eq!(at_ms / 1000, *second, "at {at_ms} ms in {seen:?}");
+fn assert_true_times(frames: &[(u32, u32)]) {
+    for (at_ms, second) in frames {
+        assert_eq!(at_ms / 1000, *second, "at {at_ms} ms in {frames:?}");
     }
 }
 
 #[test]
 fn a_constant_rate() {
     let dir = tempfile::tempdir().unwrap();
-    let seen = seen(&clock(dir.path(), "a.mp4", &[]), &PLAN);
-    assert_eq!(seen.len(), 24);
-    assert_true_times(&seen);
+    let frames = decode(&clock(dir.path(), "a.mp4", &[]), &PLAN);
+    assert_eq!(frames.len(), 24);
+    assert_true_times(&frames);
 }
 
 #[test]
 fn a_variable_rate_and_a_gap() {
     let dir = tempfile::tempdir().unwrap();
-    // 20 a second up to 2 s, then one of 9 frames (2.2 a second), and nothing between 4 s and 5 s.
+    // 20 frames per second up to 2 s, then every ninth (2.2 per second), and none between 4 s and 5 s.
     let choice = "select='lt(t,2)+not(mod(n,9))*not(between(t,4,4.99))'";
     let path = clock(dir.path(), "a.mkv", &["-vf", choice, "-vsync", "vfr"]);
     let kept = |n: &u32| *n < 40 || n.is_multiple_of(9) && !(80..=99).contains(n);
-    for (at_ms, second) in seen(&path, &PLAN) {
+    for (at_ms, second) in decode(&path, &PLAN) {
         let displayed = (0..=at_ms / 50).rev().find(kept).unwrap();
         assert_eq!(second, displayed / 20, "at {at_ms} ms");
     }
@@ -71,33 +72,33 @@ fn a_variable_rate_and_a_gap() {
 fn times_count_from_the_first_frame() {
     let dir = tempfile::tempdir().unwrap();
     let late = clock(dir.path(), "late.mkv", &["-output_ts_offset", "3600"]);
-    let seen = seen(&late, &PLAN);
-    assert_eq!(seen.first(), Some(&(0, 0)));
-    assert_true_times(&seen);
+    let frames = decode(&late, &PLAN);
+    assert_eq!(frames.first(), Some(&(0, 0)));
+    assert_true_times(&frames);
     let tools = Tools::find().unwrap();
     let picture = media::frame_at(&tools, &late, 3600, 640, &Cancel::default()).unwrap();
     assert_eq!(u32::from(picture.pixel(9, 9)[0]) / 20, 3);
 }
 
 #[test]
-fn keyframes_stand_until_the_next() {
+fn a_keyframe_is_repeated_until_the_next() {
     let dir = tempfile::tempdir().unwrap();
     let path = clock(dir.path(), "a.mp4", &["-sc_threshold", "0"]);
-    let seen = seen(&path, &Plan { keyframes_only: true, ..PLAN });
-    assert_true_times(&seen);
-    assert!(seen.len() >= 20);
+    let frames = decode(&path, &DecodePlan { keyframes_only: true, ..PLAN });
+    assert_true_times(&frames);
+    assert!(frames.len() >= 20);
 }
 
 #[test]
-fn one_frame_is_one_frame() {
+fn a_video_of_one_frame_has_one_frame() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("one.mp4");
     make(&["-f", "lavfi", "-i", "testsrc=size=64x48:rate=25", "-frames:v", "1", "-pix_fmt", "yuv420p"], &path);
-    assert_eq!(seen(&path, &PLAN).len(), 1);
+    assert_eq!(decode(&path, &PLAN).len(), 1);
 }
 
 #[test]
-fn wide_pixels_and_rotation_are_honoured() {
+fn applies_the_pixel_aspect_ratio_and_the_rotation() {
     let dir = tempfile::tempdir().unwrap();
     let (tools, cancel) = (Tools::find().unwrap(), Cancel::default());
     let wide = dir.path().join("wide.mp4");
@@ -108,25 +109,24 @@ fn wide_pixels_and_rotation_are_honoured() {
     let small = media::frame_at(&tools, &wide, 0, 32, &cancel).unwrap();
     assert_eq!((small.width, small.height), (32, 16));
 
-    // Bright above, dark below; the container says "turn a quarter".
+    // Bright above and dark below. The container requests a quarter turn.
     let upright = dir.path().join("upright.mp4");
     let halves = "color=black:size=64x48:rate=10:duration=1,drawbox=w=64:h=24:c=white:t=fill";
     make(&["-f", "lavfi", "-i", halves, "-pix_fmt", "yuv420p"], &upright);
-    let turned = dir.path().join("turned.mov");
+    let rotated = dir.path().join("rotated.mov");
     let name = upright.to_str().unwrap().to_owned();
-    make(&["-i", &name, "-c", "copy", "-metadata:s:v:0", "rotate=90"], &turned);
-    let picture = media::frame_at(&tools, &turned, 0, 640, &cancel).unwrap();
+    make(&["-i", &name, "-c", "copy", "-metadata:s:v:0", "rotate=90"], &rotated);
+    let picture = media::frame_at(&tools, &rotated, 0, 640, &cancel).unwrap();
     if (picture.width, picture.height) == (64, 48) {
-        println!("skipped: this ffmpeg does not write the rotation");
-        return;
+        return crate::skip::skip("this ffmpeg does not write the rotation");
     }
     assert_eq!((picture.width, picture.height), (48, 64));
     let sides = [picture.pixel(4, 32)[0] > 128, picture.pixel(44, 32)[0] > 128];
-    assert_ne!(sides[0], sides[1], "bright on one side now");
+    assert_ne!(sides[0], sides[1], "one of the sides is bright");
 }
 
 #[test]
-fn limits_and_wishes_to_stop_end_the_decoding() {
+fn limits_and_cancellation_end_the_decoding() {
     let dir = tempfile::tempdir().unwrap();
     let path = clock(dir.path(), "a.mp4", &[]);
     let tools = Tools::find().unwrap();
@@ -155,51 +155,36 @@ fn limits_and_wishes_to_stop_end_the_decoding() {
 }
 
 #[test]
-fn a_size_that_changes_midway_neither_loses_frames_nor_stops_the_clock() {
+fn a_size_that_changes_midway_loses_no_frames_and_keeps_the_clock() {
     let dir = tempfile::tempdir().unwrap();
     let mut joined = Vec::new();
     for (size, format, grey, offset) in [("64x48", "yuv420p", "10", "0"), ("96x96", "yuv444p", "190", "3")] {
         let part = dir.path().join(format!("{grey}.ts"));
         let source = format!("color=black:size={size}:rate=20:duration=3,format=gray,geq=lum={grey}");
-        make(
-            &[
-                "-f",
-                "lavfi",
-                "-i",
-                &source,
-                "-c:v",
-                "libx264",
-                "-qp",
-                "0",
-                "-pix_fmt",
-                format,
-                "-output_ts_offset",
-                offset,
-            ],
-            &part,
-        );
+        let options = ["-c:v", "libx264", "-qp", "0", "-pix_fmt", format, "-output_ts_offset", offset];
+        make(&[&["-f", "lavfi", "-i", &source][..], &options].concat(), &part);
         joined.extend(std::fs::read(part).unwrap());
     }
     let path = dir.path().join("joined.ts");
     std::fs::write(&path, joined).unwrap();
-    let seen = seen(&path, &PLAN);
-    assert_eq!(seen.len(), 24, "{seen:?}");
-    for (at_ms, grey) in seen {
+    let frames = decode(&path, &PLAN);
+    assert_eq!(frames.len(), 24, "{frames:?}");
+    for (at_ms, grey) in frames {
         assert_eq!(grey > 4, at_ms >= 3000, "at {at_ms} ms");
     }
     let picture = media::frame_at(&Tools::find().unwrap(), &path, 4500, 640, &Cancel::default()).unwrap();
     assert!(picture.pixel(9, 9)[0] > 128);
-    // Stretched to the first size, not cut.
+    // The picture is stretched to the first size, not cropped.
     assert_eq!((picture.width, picture.height), (64, 48));
     assert!(picture.pixel(60, 45)[0] > 128);
 }
 
 #[test]
-fn the_last_keyframe_stands_to_the_end() {
+fn the_last_keyframe_lasts_to_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let path = clock(dir.path(), "a.mp4", &["-g", "1000", "-keyint_min", "1000", "-sc_threshold", "0"]);
     let tools = Tools::find().unwrap();
-    let plan = Plan { keyframes_only: true, ..PLAN };
+    let plan = DecodePlan { keyframes_only: true, ..PLAN };
     let mut frames = media::frames(&tools, &path, &plan, &Limits::default(), &Cancel::default()).unwrap();
     while frames.next_frame().unwrap().is_some() {}
     assert_eq!(frames.finish().unwrap().duration_ms, 6000);

@@ -10,8 +10,8 @@ use crate::cli::args::{IndexFolderArgs, StoredModelArgs, positive, share};
 use crate::cli::output::{FailureOutput, SearchOutput};
 use crate::cli::terminal::{self, clock, printable};
 use crate::cli::{FAILED, FOUND_NOTHING};
-use crate::media::{self, Picture};
-use crate::search::{Answer, Engine, Options};
+use crate::media::{self, OpenedPicture, Picture};
+use crate::search::{SearchAnswer, Engine, SearchOptions};
 
 /// The largest picture read from standard input.
 const MAX_STDIN_BYTES: u64 = 512 << 20;
@@ -52,13 +52,13 @@ pub(crate) struct SearchArgs {
 }
 
 impl SearchArgs {
-    fn options(&self) -> Options {
+    fn options(&self) -> SearchOptions {
         let effort = match self.ef {
             _ if self.exact => Effort::Exact,
             Some(ef) => Effort::Ef(ef),
             None => Effort::Default,
         };
-        Options { top: self.top, min_confidence: self.min_confidence, effort, ..Options::default() }
+        SearchOptions { top: self.top, min_confidence: self.min_confidence, effort, ..SearchOptions::default() }
     }
 }
 
@@ -74,9 +74,9 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<ExitCode> {
         let answer = open(image).and_then(|p| Ok(engine.search_among(&p, &options, filter.as_ref())?));
         match answer {
             Ok(answer) => {
-                found |= !answer.found.is_empty();
+                found |= !answer.results.is_empty();
                 print(&mut out, args, &name, &answer)?;
-                if answer.found.is_empty() && !args.json && !args.paths {
+                if answer.results.is_empty() && !args.json && !args.paths {
                     eprintln!("{}: {}", printable(&name), why_nothing(args, &engine, filter.as_ref()));
                 }
             }
@@ -103,12 +103,19 @@ fn open(path: &Path) -> anyhow::Result<Picture> {
     if path == Path::new("-") {
         let mut bytes = Vec::new();
         std::io::stdin().take(MAX_STDIN_BYTES).read_to_end(&mut bytes).context("reading standard input")?;
-        return Ok(media::read(&bytes, "standard input")?);
+        return Ok(with_warning(media::read(&bytes, "standard input")?, path));
     }
     if let Some(url) = path.to_str().filter(|text| text.starts_with("http://") || text.starts_with("https://")) {
         bail!("{}: URLs are not downloaded; save the picture and name the file", printable(url));
     }
-    Ok(media::open(path)?)
+    Ok(with_warning(media::open(path)?, path))
+}
+
+fn with_warning(opened: OpenedPicture, path: &Path) -> Picture {
+    if let Some(warning) = opened.warning {
+        eprintln!("warning: {}: {warning}", printable(&path.to_string_lossy()));
+    }
+    opened.picture
 }
 
 /// Why a search has no results.
@@ -127,13 +134,13 @@ fn why_nothing(args: &SearchArgs, engine: &Engine, filter: Option<&VideoSet>) ->
     }
 }
 
-fn print(out: &mut impl Write, args: &SearchArgs, name: &str, answer: &Answer) -> anyhow::Result<()> {
+fn print(out: &mut impl Write, args: &SearchArgs, name: &str, answer: &SearchAnswer) -> anyhow::Result<()> {
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&SearchOutput::new(name, answer))?)?;
         return Ok(());
     }
     if args.paths {
-        for found in &answer.found {
+        for found in &answer.results {
             writeln!(out, "{}", found.video.path)?;
         }
         return Ok(());
@@ -141,18 +148,18 @@ fn print(out: &mut impl Write, args: &SearchArgs, name: &str, answer: &Answer) -
     if args.images.len() > 1 {
         writeln!(out, "{}:", printable(name))?;
     }
-    if answer.found.is_empty() {
+    if answer.results.is_empty() {
         return Ok(());
     }
     writeln!(out, "rank  at        moment             confidence  video")?;
-    for (i, found) in answer.found.iter().enumerate() {
+    for (i, found) in answer.results.iter().enumerate() {
         let [from, at, to] =
             [found.moment.from_ms, found.moment.at_ms, found.moment.to_ms].map(|ms| clock(u64::from(ms)));
         let (moment, confidence) = (format!("{from} - {to}"), found.confidence * 100.0);
         let path = printable(&found.video.path);
         writeln!(out, "{:>4}  {at:<8}  {moment:<17}  {confidence:>9.1}%  {path}", i + 1)?;
     }
-    if answer.found.iter().all(|f| f.confidence < SURE) {
+    if answer.results.iter().all(|f| f.confidence < SURE) {
         eprintln!("no sure match: more than 1 in 20 unrelated pictures score as high as these results");
     }
     Ok(())

@@ -211,13 +211,12 @@ mod tests {
         let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
         let path = shared.join("weights/mobilenet_v2_1.0_224.safetensors");
         if !path.exists() {
-            println!("skipped: {} is not there", path.display());
-            return;
+            return crate::base::skip::skip(format_args!("{} is missing", path.display()));
         }
         let (network, normalisation) = MobileNetV2::open(&path).unwrap();
         let classifier = WeightsFile::open(&path).unwrap().linear("classifier", 1001, LENGTH).unwrap();
         for (name, best) in CHECKS {
-            let picture = media::open(&shared.join("images").join(name)).unwrap();
+            let picture = media::open(&shared.join("images").join(name)).unwrap().picture;
             let fitted = Fit::Cover { shorter: 256, filter: Filter::Bilinear }.apply(&picture, 224, 224);
             let features = network.forward(&PixelBatch::new(&[&fitted], &normalisation)).unwrap().concat();
             let features = Tensor::from_vec(features, (1, LENGTH), &candle_core::Device::Cpu).unwrap();

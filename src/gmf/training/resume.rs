@@ -86,7 +86,7 @@ impl ResumeState {
 
     /// Reads a state file: the state, the weights and the momentum buffers.
     pub(super) fn open(path: &Path) -> Result<(ResumeState, GmfWeights, GmfWeights), Error> {
-        let wrong = |found: String| Error::Format { name: path.display().to_string(), found };
+        let wrong = |found: String| Error::Format { name: path.to_owned(), found };
         let file = tensors::open(path).map_err(Error::in_file(path))?;
         let text = file.metadata.get(KEY).ok_or_else(|| wrong(format!("its metadata has no `{KEY}`")))?;
         let unreadable = |e: serde_json::Error| wrong(format!("its state cannot be read ({e})"));

@@ -404,7 +404,7 @@ impl<'r> Session<'r> {
 fn remove_if_present(path: &Path) -> Result<(), TrainError> {
     match std::fs::remove_file(path) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-            Err(CheckpointError::Io { name: path.display().to_string(), source }.into())
+            Err(CheckpointError::Io { name: path.to_owned(), source }.into())
         }
         _ => Ok(()),
     }

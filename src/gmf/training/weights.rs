@@ -157,7 +157,7 @@ impl GmfWeights {
     }
 
     /// Compares names, with this prefix, and shapes with a file's header.
-    pub(super) fn check(config: &GmfConfig, file: &tensors::File<'_>, prefix: &str) -> Result<(), tensors::Error> {
+    pub(super) fn check(config: &GmfConfig, file: &tensors::TensorFile<'_>, prefix: &str) -> Result<(), tensors::Error> {
         for (j, modality) in config.modalities().iter().enumerate() {
             for layer in GmfLayer::ALL {
                 let (outputs, inputs) = config.shape(j, layer);
@@ -170,7 +170,7 @@ impl GmfWeights {
     }
 
     /// Reads every tensor of the model from a file, with this prefix before each name.
-    pub(super) fn fill_from(&mut self, file: &tensors::File<'_>, prefix: &str) -> Result<(), tensors::Error> {
+    pub(super) fn fill_from(&mut self, file: &tensors::TensorFile<'_>, prefix: &str) -> Result<(), tensors::Error> {
         for j in 0..self.config.modalities().len() {
             let modality = self.config.modalities()[j].name.clone();
             for layer in GmfLayer::ALL {
@@ -203,11 +203,11 @@ impl GmfWeights {
     /// [`Error::Io`] if the file cannot be read; [`Error::AlreadyFolded`] for a folded checkpoint; [`Error::Format`] if it is
     /// damaged, foreign, of a later version, or its tensors do not match its record.
     pub fn open(path: &Path) -> Result<(GmfWeights, CheckpointRecord), Error> {
-        let wrong = |found: String| Error::Format { name: path.display().to_string(), found };
+        let wrong = |found: String| Error::Format { name: path.to_owned(), found };
         let file = tensors::open(path).map_err(Error::in_file(path))?;
         let mut record = CheckpointRecord::in_tensors(&file).map_err(wrong)?;
         if file.names().iter().any(|n| n.ends_with(".inv.weight")) {
-            return Err(Error::AlreadyFolded { name: path.display().to_string() });
+            return Err(Error::AlreadyFolded { name: path.to_owned() });
         }
         let config = GmfConfig::new(record.modalities.clone(), record.multiple, record.boundary)
             .map_err(|e| wrong(format!("its record is impossible ({e})")))?;

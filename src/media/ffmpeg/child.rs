@@ -1,4 +1,4 @@
-//! The child process: pipes, watchdog, end.
+//! The child process: its pipes, its watchdog and its end.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -12,78 +12,83 @@ use super::Limits;
 use crate::base::Cancel;
 use crate::media::Error;
 
-/// How often the watchdog looks.
+/// Interval at which the watchdog checks the child.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
-/// Complaints kept of each file, and bytes of each.
-const MAX_COMPLAINTS: usize = 3;
+/// Error messages kept per file, and bytes kept per message.
+const MAX_ERRORS: usize = 3;
 const MAX_LINE_BYTES: u64 = 4096;
 
-/// Niceness of a child in the background.
+/// Niceness of a background child.
 #[cfg(unix)]
 const BACKGROUND: i32 = 10;
 
-/// How long a child that has closed its output may take to end, and its talk to be heard.
+/// Longest wait for the exit of a child that has closed its output, and for the end of its log.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A running ffmpeg. Dropping it kills the process with all that it started, and reaps it.
+/// A running ffmpeg. Dropping it kills and reaps the process, together with every process that it started.
 #[derive(Debug)]
 pub(super) struct Child {
     path: PathBuf,
     process: Arc<Mutex<Process>>,
     stdout: ChildStdout,
-    talk: mpsc::Receiver<Talk>,
-    watch: Arc<Watch>,
+    log: mpsc::Receiver<FfmpegLog>,
+    progress: Arc<ChildProgress>,
     /// Dropping it ends the watchdog at once.
     _watchdog: mpsc::Sender<()>,
     cancel: Cancel,
 }
 
-/// What reader and watchdog tell each other.
+/// State shared by the reader and the watchdog.
 #[derive(Debug)]
-struct Watch {
+struct ChildProgress {
     started: Instant,
-    /// Milliseconds after `started` at which bytes last came.
-    progress_ms: AtomicU64,
+    /// Time of the last received byte, in milliseconds after `started`.
+    last_ms: AtomicU64,
     /// Why the watchdog ended the child.
     reason: Mutex<Option<String>>,
-    /// The container's length, as soon as it is told.
+    /// The container's length, as soon as ffmpeg has printed it.
     announced_ms: OnceLock<u64>,
 }
 
-impl Watch {
-    fn note_progress(&self) {
-        self.progress_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+impl ChildProgress {
+    fn update(&self) {
+        self.last_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 }
 
-/// What ffmpeg wrote on its standard error.
+/// The parsed standard error of ffmpeg.
 #[derive(Debug, Default)]
-struct Talk {
-    complaints: Vec<String>,
+struct FfmpegLog {
+    errors: Vec<String>,
+    /// Number of errors beyond [`MAX_ERRORS`].
     more: usize,
-    /// ffmpeg says that it ends because it was asked to.
-    asked_to_end: bool,
+    /// Whether ffmpeg reports that a signal ended it.
+    received_signal: bool,
     format: Option<String>,
     first_s: Option<f64>,
 }
 
-/// What a child told of its file, by its end.
+/// Facts about a file after its child has ended.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct ChildReport {
     /// The container's length in milliseconds.
     pub(super) duration_ms: Option<u64>,
-    /// What ffmpeg complained of.
-    pub(super) complaints: Option<String>,
-    /// The names of the container's format.
+    /// ffmpeg's error messages.
+    pub(super) errors: Option<String>,
+    /// The names of the container format, separated by commas.
     pub(super) format: Option<String>,
-    /// The time of the first frame that passed the filter `showinfo`, in seconds.
+    /// Timestamp of the first frame that passed the filter `showinfo`, in seconds.
     pub(super) first_s: Option<f64>,
 }
 
 impl Child {
     pub(super) fn start(mut command: Command, path: &Path, limits: &Limits, cancel: &Cancel) -> Result<Child, Error> {
-        let program = command.get_program().to_string_lossy().into_owned();
-        // A group of its own: a wrapper script is ended together with what it runs, and Ctrl-C reaches us alone.
+        let program = PathBuf::from(command.get_program());
+        // Messages name these files. Their folders are removed there.
+        let files: Vec<PathBuf> =
+            command.get_args().filter_map(|arg| arg.to_str()?.strip_prefix("file:").map(PathBuf::from)).collect();
+        // A separate process group: a wrapper script ends together with its children, and Ctrl-C reaches only
+        // us.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut process = command
@@ -94,52 +99,52 @@ impl Child {
             .map_err(|e| Error::NoFfmpeg { program, reason: e.to_string() })?;
         limit_memory(&process, limits.memory_bytes);
         if limits.background {
-            step_back(&process);
+            lower_priority(&process);
         }
         let stdout = process.stdout.take().expect("standard output is piped");
         let stderr = process.stderr.take().expect("standard error is piped");
-        let name = path.to_string_lossy().into_owned();
-        let watch = Arc::new(Watch {
+        let progress = Arc::new(ChildProgress {
             started: Instant::now(),
-            progress_ms: AtomicU64::new(0),
+            last_ms: AtomicU64::new(0),
             reason: Mutex::new(None),
             announced_ms: OnceLock::new(),
         });
-        let (speaker, talk) = mpsc::channel();
-        let heard = watch.clone();
+        let (sender, log) = mpsc::channel();
+        let shared = progress.clone();
         std::thread::spawn(move || {
-            // Nobody listens any more if the child was dropped.
-            let _ = speaker.send(listen(stderr, &name, &heard.announced_ms));
+            // Fails only if the child was dropped.
+            let _ = sender.send(read_log(stderr, &files, &shared.announced_ms));
         });
         let process = Arc::new(Mutex::new(Process { child: process, reaped: false }));
         let (watchdog, ended) = mpsc::channel();
         {
-            let (process, watch, limits, cancel) = (process.clone(), watch.clone(), limits.clone(), cancel.clone());
-            std::thread::spawn(move || guard(&process, &watch, &limits, &cancel, &ended));
+            let (process, progress, limits, cancel) =
+                (process.clone(), progress.clone(), limits.clone(), cancel.clone());
+            std::thread::spawn(move || watch(&process, &progress, &limits, &cancel, &ended));
         }
-        Ok(Child { path: path.to_owned(), process, stdout, talk, watch, _watchdog: watchdog, cancel: cancel.clone() })
+        Ok(Child { path: path.to_owned(), process, stdout, log, progress, _watchdog: watchdog, cancel: cancel.clone() })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The container's length in milliseconds, if it has been told.
+    /// The container's length in milliseconds, if ffmpeg has printed it.
     pub(super) fn announced_ms(&self) -> Option<u64> {
-        self.watch.announced_ms.get().copied()
+        self.progress.announced_ms.get().copied()
     }
 
-    /// Ends the child and gives the error that says why.
-    pub(super) fn limit(&mut self, what: String) -> Error {
+    /// Ends the child and returns an [`Error::Limit`] with this reason.
+    pub(super) fn limit(&mut self, reason: String) -> Error {
         kill(&self.process);
-        Error::Limit { path: self.path.clone(), what }
+        Error::Limit { path: self.path.clone(), reason }
     }
 
-    /// Fills the buffer; `false` at the end, also if the last picture is cut off.
+    /// Fills the buffer. Returns `false` at the end of the output, also if the last picture is incomplete.
     pub(super) fn read_exact(&mut self, buffer: &mut [u8]) -> Result<bool, Error> {
         let mut filled = 0;
-        // The child is idle only while we wait for it, not while we think.
-        self.watch.note_progress();
+        // The child counts as idle only while we wait for it, not between reads.
+        self.progress.update();
         while filled < buffer.len() {
             match self.stdout.read(&mut buffer[filled..]) {
                 Ok(0) => {
@@ -148,50 +153,50 @@ impl Child {
                 }
                 Ok(n) => {
                     filled += n;
-                    self.watch.note_progress();
+                    self.progress.update();
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(Error::io(&self.path, source)),
+                Err(reason) => return Err(Error::io(&self.path, reason)),
             }
         }
         Ok(true)
     }
 
-    /// Everything the child writes, up to a limit.
+    /// Reads the child's whole output, up to a limit.
     pub(super) fn read_to_end(&mut self, max_bytes: u64) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
         let read = self.stdout.by_ref().take(max_bytes + 1).read_to_end(&mut bytes);
-        read.map_err(|source| Error::io(&self.path, source))?;
+        read.map_err(|reason| Error::io(&self.path, reason))?;
         self.stopped()?;
         if bytes.len() as u64 > max_bytes {
-            return Err(self.limit(format!("gave more than {max_bytes} bytes")));
+            return Err(self.limit(format!("returned more than {max_bytes} bytes")));
         }
         Ok(bytes)
     }
 
-    /// An error if the watchdog or the person ended the child.
+    /// An error if the watchdog or a cancellation ended the child.
     fn stopped(&self) -> Result<(), Error> {
         if self.cancel.is_set() {
             return Err(Error::Cancelled { path: self.path.clone() });
         }
-        match self.watch.reason.lock().unwrap_or_else(PoisonError::into_inner).clone() {
-            Some(what) => Err(Error::Limit { path: self.path.clone(), what }),
+        match self.progress.reason.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            Some(reason) => Err(Error::Limit { path: self.path.clone(), reason }),
             None => Ok(()),
         }
     }
 
-    /// Ends the child; what it told of its file.
+    /// Ends the child and returns its report.
     ///
     /// # Errors
-    /// [`Error::Killed`] if somebody else ended it.
-    pub(super) fn finish(self) -> Result<Told, Error> {
-        // ffmpeg has closed its output or is no longer wanted; a healthy one is gone within a moment.
-        let patience = Instant::now() + PATIENCE;
+    /// [`Error::Killed`] if another process ended it, [`Error::Limit`], [`Error::Cancelled`].
+    pub(super) fn finish(self) -> Result<ChildReport, Error> {
+        // ffmpeg has closed its output or is no longer needed. A healthy one exits at once.
+        let deadline = Instant::now() + PATIENCE;
         let status = loop {
             let state = self.process.lock().unwrap_or_else(PoisonError::into_inner).ended();
             match state {
                 Ok(Some(status)) => break Some(status),
-                Ok(None) if Instant::now() < patience => std::thread::sleep(Duration::from_micros(500)),
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_micros(500)),
                 _ => break None,
             }
         };
@@ -199,25 +204,25 @@ impl Child {
             kill(&self.process);
         }
         self.stopped()?;
-        let talk = self.talk.recv_timeout(PATIENCE).unwrap_or_default();
-        if let Some(status) = status.filter(|status| ended_from_outside(status, &talk)) {
+        let log = self.log.recv_timeout(PATIENCE).unwrap_or_default();
+        if let Some(status) = status.filter(|status| ended_from_outside(status, &log)) {
             return Err(Error::Killed { path: self.path.clone(), status: status.to_string() });
         }
-        let mut complaints = talk.complaints.join("; ");
-        if talk.more > 0 {
-            complaints.push_str(&format!("; and {} more complaints", talk.more));
+        let mut errors = log.errors.join("; ");
+        if log.more > 0 {
+            errors.push_str(&format!("; and {} more errors", log.more));
         }
         if let Some(status) = status.filter(|s| !s.success()) {
-            // 126 and 127 are a shell's: what ought to have run did not.
-            if complaints.is_empty() || matches!(status.code(), Some(126 | 127)) {
-                complaints = format!("ffmpeg ended with {status} {complaints}").trim_end().to_owned();
+            // A shell exits with 126 or 127 if it could not run its command.
+            if errors.is_empty() || matches!(status.code(), Some(126 | 127)) {
+                errors = format!("ffmpeg ended with {status} {errors}").trim_end().to_owned();
             }
         }
-        Ok(Told {
+        Ok(ChildReport {
             duration_ms: self.announced_ms(),
-            complaints: (!complaints.is_empty()).then_some(complaints),
-            format: talk.format,
-            first_s: talk.first_s,
+            errors: (!errors.is_empty()).then_some(errors),
+            format: log.format,
+            first_s: log.first_s,
         })
     }
 }
@@ -228,23 +233,24 @@ impl Drop for Child {
     }
 }
 
-/// Whether a signal that asks for the end stopped it, and not a fault of its own. A shell around it tells of the signal as 128 and
-/// its number; ffmpeg answers a polite one with words, and 255 (which some versions give for faults too).
-fn ended_from_outside(status: &ExitStatus, talk: &Talk) -> bool {
-    let by_words = talk.asked_to_end && !status.success();
+/// Whether a signal from another process ended the child, and not a fault of its own. A shell around ffmpeg
+/// exits with 128 plus the number of the signal. ffmpeg logs a signal that it can handle and exits with 255,
+/// which some versions also use for faults.
+fn ended_from_outside(status: &ExitStatus, log: &FfmpegLog) -> bool {
+    let logged = log.received_signal && !status.success();
     #[cfg(unix)]
     {
         use rustix::process::Signal;
-        let asked = [Signal::HUP, Signal::INT, Signal::KILL, Signal::TERM].map(Signal::as_raw);
+        let ending = [Signal::HUP, Signal::INT, Signal::KILL, Signal::TERM].map(Signal::as_raw);
         let signal = std::os::unix::process::ExitStatusExt::signal(status);
-        let told = status.code().map(|code| code - 128);
-        by_words || signal.or(told).is_some_and(|s| asked.contains(&s))
+        let from_shell = status.code().map(|code| code - 128);
+        logged || signal.or(from_shell).is_some_and(|s| ending.contains(&s))
     }
     #[cfg(not(unix))]
-    by_words
+    logged
 }
 
-/// The process, and whether its end was taken note of: from then on its number may be another's.
+/// The process, and whether it was reaped. After that the system may give its number to another process.
 #[derive(Debug)]
 struct Process {
     child: std::process::Child,
@@ -258,7 +264,7 @@ impl Process {
         Ok(status)
     }
 
-    /// Ends the process and all of its group.
+    /// Kills and reaps the process and its group.
     fn kill(&mut self) {
         if self.reaped {
             return;
@@ -267,7 +273,7 @@ impl Process {
         if let Some(group) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
-        // These fail only if the process is gone already.
+        // These fail only if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
         self.reaped = true;
@@ -278,38 +284,44 @@ fn kill(process: &Mutex<Process>) {
     process.lock().unwrap_or_else(PoisonError::into_inner).kill();
 }
 
-/// Ends a child that stalls, takes too long, or is not wanted any more.
-fn guard(process: &Mutex<Process>, watch: &Watch, limits: &Limits, cancel: &Cancel, ended: &mpsc::Receiver<()>) {
+/// Kills a child that stalls, takes too long or is cancelled.
+fn watch(
+    process: &Mutex<Process>,
+    progress: &ChildProgress,
+    limits: &Limits,
+    cancel: &Cancel,
+    ended: &mpsc::Receiver<()>,
+) {
     loop {
         match ended.recv_timeout(WATCH_EVERY) {
             Err(RecvTimeoutError::Timeout) => {}
             _ => return,
         }
-        let elapsed = watch.started.elapsed();
-        let idle = elapsed.saturating_sub(Duration::from_millis(watch.progress_ms.load(Ordering::Relaxed)));
+        let elapsed = progress.started.elapsed();
+        let idle = elapsed.saturating_sub(Duration::from_millis(progress.last_ms.load(Ordering::Relaxed)));
         let reason = if cancel.is_set() {
             "was cancelled".to_owned()
         } else if elapsed > limits.wall {
             format!("took longer than {} s", limits.wall.as_secs())
         } else if idle > limits.stall {
-            format!("gave no frame for {} s", limits.stall.as_secs())
+            format!("returned no frame for {} s", limits.stall.as_secs())
         } else {
             continue;
         };
-        *watch.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        *progress.reason.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
         kill(process);
         return;
     }
 }
 
-/// Bounds the child's address space; where the system has no such call, ffmpeg's own limits remain.
+/// Limits the child's address space. Where the system has no such call, only ffmpeg's own limits apply.
 fn limit_memory(process: &std::process::Child, bytes: u64) {
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{Pid, Resource, Rlimit, prlimit};
         let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
         if let Some(pid) = i32::try_from(process.id()).ok().and_then(Pid::from_raw) {
-            // Refused only for a process that has ended already.
+            // Fails only for a process that has already ended.
             let _ = prlimit(Some(pid), Resource::As, limit);
         }
     }
@@ -317,26 +329,26 @@ fn limit_memory(process: &std::process::Child, bytes: u64) {
     let _ = (process, bytes);
 }
 
-/// Lets others go first: a person waits for a search, nobody for a whole folder of previews.
-fn step_back(process: &std::process::Child) {
+/// Lowers the child's priority, so that searches are answered before previews are made.
+fn lower_priority(process: &std::process::Child) {
     #[cfg(unix)]
     if let Some(pid) = i32::try_from(process.id()).ok().and_then(rustix::process::Pid::from_raw) {
-        // Refused only for a process that has ended already.
+        // Fails only for a process that has already ended.
         let _ = rustix::process::setpriority_process(Some(pid), BACKGROUND);
     }
     #[cfg(not(unix))]
     let _ = process;
 }
 
-/// Reads all of ffmpeg's talk, keeps the container's length and the first complaints.
-fn listen(stderr: impl Read, path: &str, announced_ms: &OnceLock<u64>) -> Talk {
-    let mut talk = Talk::default();
+/// Reads ffmpeg's whole log and keeps the container's length and format and the first errors.
+fn read_log(stderr: impl Read, files: &[PathBuf], announced_ms: &OnceLock<u64>) -> FfmpegLog {
+    let mut log = FfmpegLog::default();
     let mut reader = BufReader::new(stderr);
     let mut line = Vec::new();
     loop {
         line.clear();
         match reader.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return talk,
+            Ok(0) | Err(_) => return log,
             Ok(_) => {}
         }
         let text = String::from_utf8_lossy(&line);
@@ -346,27 +358,27 @@ fn listen(stderr: impl Read, path: &str, announced_ms: &OnceLock<u64>) -> Talk {
         }
         if let Some((_, rest)) = text.split_once("Input #0, ") {
             let format = rest.split_once(", from").map_or(rest, |(format, _)| format);
-            talk.format.get_or_insert_with(|| format.to_owned());
+            log.format.get_or_insert_with(|| format.to_owned());
         }
-        if talk.first_s.is_none() && text.contains("showinfo") {
+        if log.first_s.is_none() && text.contains("showinfo") {
             let time = text.split_once("pts_time:").and_then(|(_, rest)| rest.split_whitespace().next());
-            talk.first_s = time.and_then(|time| time.parse().ok()).filter(|time: &f64| time.is_finite());
+            log.first_s = time.and_then(|time| time.parse().ok()).filter(|time: &f64| time.is_finite());
         }
-        talk.asked_to_end |= text.contains("received signal");
-        if let Some(complaint) = complaint(text, path) {
-            if talk.complaints.contains(&complaint) {
+        log.received_signal |= text.contains("received signal");
+        if let Some(error) = error_message(text, files) {
+            if log.errors.contains(&error) {
                 continue;
             }
-            if talk.complaints.len() < MAX_COMPLAINTS {
-                talk.complaints.push(complaint);
+            if log.errors.len() < MAX_ERRORS {
+                log.errors.push(error);
             } else {
-                talk.more += 1;
+                log.more += 1;
             }
         }
     }
 }
 
-/// `00:01:02.34, start: …` in milliseconds.
+/// Parses `00:01:02.34, start: …` into milliseconds.
 fn clock_ms(text: &str) -> Option<u64> {
     let clock = text.split([',', ' ']).next()?;
     let mut parts = clock.split(':');
@@ -377,13 +389,18 @@ fn clock_ms(text: &str) -> Option<u64> {
     whole.checked_mul(1000)?.checked_add((seconds * 1000.0).round() as u64)
 }
 
-/// The message of a line at level error or worse, without addresses and without the file's own name.
-fn complaint(line: &str, path: &str) -> Option<String> {
+/// The message of a log line at level error or worse, without memory addresses and folders.
+fn error_message(line: &str, files: &[PathBuf]) -> Option<String> {
     let at =
         ["[error] ", "[fatal] ", "[panic] "].iter().filter_map(|level| Some((line.find(level)?, level.len()))).min()?;
-    let message = line[at.0 + at.1..].trim();
-    let message = message.strip_prefix(&format!("file:{path}: ")).unwrap_or(message).trim();
-    // The size may change midway: we asked for it to be followed.
+    let mut message = line[at.0 + at.1..].trim().to_owned();
+    for file in files {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        message = message.replace(&format!("file:{}", file.display()), &name);
+        message = message.strip_prefix(&format!("{name}: ")).map(str::to_owned).unwrap_or(message);
+    }
+    let message = message.trim();
+    // These follow from other errors, or from a size that changes midway, which is supported.
     if message.is_empty()
         || message.starts_with("Changing video frame properties on the fly")
         || message.starts_with("Conversion failed")
@@ -391,9 +408,13 @@ fn complaint(line: &str, path: &str) -> Option<String> {
     {
         return None;
     }
-    let message =
-        if message.starts_with("Stream map '0:V:0' matches no streams") { "it has no video stream" } else { message };
-    Some(message.trim_end_matches('.').to_owned())
+    let message = match message {
+        _ if message.starts_with("Stream map '0:V:0' matches no streams") => "it has no video stream",
+        // The rest of the message is the whole list of [`super::DEMUXERS`].
+        _ if message.starts_with("Format not on whitelist") => "Format not on whitelist",
+        _ => message.trim_end_matches('.'),
+    };
+    Some(message.to_owned())
 }
 
 #[cfg(test)]
@@ -401,39 +422,50 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_length_and_complaints_from_talk() {
+    fn reads_length_and_errors_from_the_log() {
         let announced = OnceLock::new();
-        let talk = listen(
-            &b"[info]   Duration: 00:01:02.34, start: 0.00\n[mov @ 0x55] [error] moov atom not found\n[error] file:/a b.mp4: Invalid data\n[info] fine\n"[..],
-            "/a b.mp4",
+        let log = read_log(
+            concat!(
+                "[info]   Duration: 00:01:02.34, start: 0.00\n[mov @ 0x55] [error] moov atom not found\n",
+                "[error] file:/x y/a b.mp4: Invalid data\n[info] fine\n",
+                "[error] Error opening output file:/x y/out.part.\n",
+            )
+            .as_bytes(),
+            &["/x y/a b.mp4".into(), "/x y/out.part".into()],
             &announced,
         );
         assert_eq!(announced.get(), Some(&62_340));
-        assert_eq!(talk.complaints, ["moov atom not found", "Invalid data"]);
+        assert_eq!(log.errors, ["moov atom not found", "Invalid data", "Error opening output out.part"]);
     }
 
     #[test]
-    fn reads_the_format_and_the_first_time_from_talk() {
-        let talk = listen(
-            &b"[info] Input #0, mov,mp4,m4a,3gp,3g2,mj2, from 'file:/a, from b.mp4':\n[Parsed_showinfo_0 @ 0x5] [info] config in time_base: 1/90000\n[Parsed_showinfo_0 @ 0x5] [info] n:   0 pts: 133200 pts_time:1.48    duration: 3600\n[Parsed_showinfo_0 @ 0x5] [info] n:   1 pts: 136800 pts_time:1.52\n"[..],
-            "/a, from b.mp4",
+    fn reads_the_format_and_the_first_timestamp_from_the_log() {
+        let log = read_log(
+            concat!(
+                "[info] Input #0, mov,mp4,m4a,3gp,3g2,mj2, from 'file:/a, from b.mp4':\n",
+                "[Parsed_showinfo_0 @ 0x5] [info] config in time_base: 1/90000\n",
+                "[Parsed_showinfo_0 @ 0x5] [info] n:   0 pts: 133200 pts_time:1.48    duration: 3600\n",
+                "[Parsed_showinfo_0 @ 0x5] [info] n:   1 pts: 136800 pts_time:1.52\n",
+            )
+            .as_bytes(),
+            &[],
             &OnceLock::new(),
         );
-        assert_eq!((talk.format.as_deref(), talk.first_s), (Some("mov,mp4,m4a,3gp,3g2,mj2"), Some(1.48)));
-        assert_eq!(listen(&b"[showinfo] pts_time:NOPTS \n"[..], "p", &OnceLock::new()).first_s, None);
+        assert_eq!((log.format.as_deref(), log.first_s), (Some("mov,mp4,m4a,3gp,3g2,mj2"), Some(1.48)));
+        assert_eq!(read_log(&b"[showinfo] pts_time:NOPTS \n"[..], &[], &OnceLock::new()).first_s, None);
     }
 
     #[test]
-    fn endless_talk_takes_bounded_memory() {
-        let talk = listen(std::io::repeat(b'x').take(1 << 22), "p", &OnceLock::new());
-        assert!(talk.complaints.is_empty());
+    fn an_endless_log_takes_bounded_memory() {
+        let log = read_log(std::io::repeat(b'x').take(1 << 22), &[], &OnceLock::new());
+        assert!(log.errors.is_empty());
         let many: String = (0..5000).map(|i| format!("[error] fault {i}\n")).collect();
-        let talk = listen(many.as_bytes(), "p", &OnceLock::new());
-        assert_eq!((talk.complaints.len(), talk.more), (MAX_COMPLAINTS, 5000 - MAX_COMPLAINTS));
+        let log = read_log(many.as_bytes(), &[], &OnceLock::new());
+        assert_eq!((log.errors.len(), log.more), (MAX_ERRORS, 5000 - MAX_ERRORS));
     }
 
     #[test]
-    fn no_clock_no_length() {
+    fn an_invalid_clock_has_no_length() {
         assert_eq!(clock_ms("N/A, start"), None);
         assert_eq!(clock_ms("99999999999999999999:00:00"), None);
     }

@@ -11,7 +11,7 @@ use super::metrics::{self, JudgedRanking, Normaliser};
 use crate::base::Cancel;
 use crate::collection::video_path;
 use crate::media;
-use crate::search::{self, Engine, Options};
+use crate::search::{self, Engine, SearchOptions};
 use reelseek_index::Effort;
 
 /// Depth of mAP.
@@ -134,7 +134,7 @@ pub fn run(
             gallery.insert(video.id, *file);
         }
     }
-    let options = Options { top: gallery.len().max(1), effort: Effort::Exact, ..Options::default() };
+    let options = SearchOptions { top: gallery.len().max(1), effort: Effort::Exact, ..SearchOptions::default() };
     let (mut by_class, mut by_group, mut took) = (Vec::new(), Vec::new(), Vec::new());
     let mut no_match = UnmatchedQueries::default();
     for image in images {
@@ -143,15 +143,15 @@ pub fn run(
         }
         let of_class = gallery.values().filter(|video| video.class == image.class).count();
         let of_group = gallery.values().filter(|video| video.group == image.group).count();
-        let answer = engine.search(&media::open(&image.path)?, &options)?;
-        took.push(answer.took.as_secs_f64() * 1e3);
+        let answer = engine.search(&media::open(&image.path)?.picture, &options)?;
+        took.push(answer.elapsed.as_secs_f64() * 1e3);
         if of_class + of_group == 0 {
             no_match.queries += 1;
-            no_match.falsely += usize::from(answer.found.first().is_some_and(|best| best.confidence >= CONFIDENT));
+            no_match.falsely += usize::from(answer.results.first().is_some_and(|best| best.confidence >= CONFIDENT));
             continue;
         }
         let ranked: Vec<&LabelledFile> =
-            answer.found.iter().filter_map(|found| gallery.get(&found.video.id).copied()).collect();
+            answer.results.iter().filter_map(|found| gallery.get(&found.video.id).copied()).collect();
         let judge = |is_correct: &dyn Fn(&LabelledFile) -> bool, total: usize| {
             JudgedRanking::from_flags(ranked.iter().map(|video| is_correct(video)).collect(), total)
         };

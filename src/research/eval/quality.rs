@@ -13,7 +13,7 @@ use crate::collection::video_path;
 use crate::media::distort::Distortion;
 use crate::media::{self, Picture, Tools};
 use crate::research::fit::pairs;
-use crate::search::{self, Engine, Options};
+use crate::search::{self, Engine, SearchOptions};
 
 /// Largest error of a correct `at` in milliseconds.
 const MOMENT_MS: u32 = 2000;
@@ -256,13 +256,13 @@ impl SuiteRun<'_> {
         mut random: Random,
         others: &VideoSet,
     ) -> Result<(), Error> {
-        let options = Options { top: 1, ..Options::default() };
+        let options = SearchOptions { top: 1, ..SearchOptions::default() };
         for (distortion, (_, counts)) in Distortion::ALL.iter().zip(&mut self.counts) {
             let query = distortion.apply(frame, &mut random);
             let answer = self.engine.search(&query, &options)?;
-            self.times_ms.push(answer.took.as_secs_f64() * 1000.0);
+            self.times_ms.push(answer.elapsed.as_secs_f64() * 1000.0);
             let correct =
-                answer.found.first().filter(|best| self.suite.time_in(&best.video.path, path, at_ms).is_some());
+                answer.results.first().filter(|best| self.suite.time_in(&best.video.path, path, at_ms).is_some());
             let absent = self.engine.search_among(&query, &options, Some(others))?;
             counts.add(DistortionCounts {
                 queries: 1,
@@ -273,7 +273,7 @@ impl SuiteRun<'_> {
                     error.is_some_and(|error| error <= f64::from(MOMENT_MS))
                 })),
                 confident: usize::from(correct.is_some_and(|best| best.confidence >= CONFIDENT)),
-                falsely_confident: usize::from(absent.found.first().is_some_and(|best| best.confidence >= CONFIDENT)),
+                falsely_confident: usize::from(absent.results.first().is_some_and(|best| best.confidence >= CONFIDENT)),
             });
         }
         Ok(())
@@ -283,7 +283,7 @@ impl SuiteRun<'_> {
 /// Whether the file does not exist, or the decoded data is not a picture.
 fn is_gone(error: &media::Error) -> bool {
     match error {
-        media::Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        media::Error::Io { reason, .. } => reason.kind() == std::io::ErrorKind::NotFound,
         media::Error::Picture { .. } | media::Error::UnknownFormat { .. } | media::Error::NotAFile { .. } => true,
         _ => false,
     }

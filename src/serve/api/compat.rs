@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::search::{Group, Options};
+use crate::search::{Group, SearchOptions};
 use crate::serve::api::ask::{self, Fields, Kind};
 use crate::serve::api::search::{by_picture, links, name_of, seconds};
 use crate::serve::error::{ApiError, ErrorBody};
@@ -171,9 +171,9 @@ async fn answer(app: Arc<App>, headers: &HeaderMap, bytes: Bytes) -> Result<Json
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost").to_owned();
     let worker = app.clone();
     let work = move || {
-        let options = Options { top: TOP, group: Group::Video, effort: Effort::Default, ..Options::default() };
+        let options = SearchOptions { top: TOP, group: Group::Video, effort: Effort::Default, ..SearchOptions::default() };
         let answer = by_picture(&worker, &snapshot, &bytes, &options)?;
-        let result = answer.found.into_iter().map(|found| {
+        let result = answer.results.into_iter().map(|found| {
             let (image, video) = links(&worker, &found);
             Trace {
                 filename: name_of(&found.video.path).to_owned(),

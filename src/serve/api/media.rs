@@ -21,10 +21,10 @@ use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::base::Cancel;
+use crate::base::{Cancel, ErrorPaths};
 use crate::encode::registry;
 use crate::collection::video_path;
-use crate::media::{self, Codec, Cut, Limits, Opening, Picture, Source, Tools};
+use crate::media::{self, Codec, PreviewSpec, Limits, VideoStart, Picture, VideoSource, Tools};
 use crate::search::Moment;
 use crate::serve::admission::flights::Flights;
 use crate::serve::admission::gate::Gate;
@@ -62,8 +62,8 @@ const PREVIEW_MS: [u32; 3] = [2000, 6000, 15_000];
 const BEFORE_MS: u32 = 5000;
 /// The last frame of a video may begin so much before its end.
 const LAST_FRAME_MS: u32 = 1000;
-/// Videos whose openings are remembered.
-const MAX_OPENINGS: usize = 10_000;
+/// Videos whose starts are remembered.
+const MAX_STARTS: usize = 10_000;
 /// Changes when the same request comes to be answered with other bytes.
 const VERSION: &[u8] = b"1";
 
@@ -80,7 +80,7 @@ pub(crate) struct Media {
     clips: Gate,
     queue: Gauge,
     /// By the identity of the file; none where it cannot be told.
-    openings: Mutex<HashMap<Vec<u8>, Option<Opening>>>,
+    starts: Mutex<HashMap<Vec<u8>, Option<VideoStart>>>,
     limits: Limits,
 }
 
@@ -105,7 +105,7 @@ impl Media {
             stills: gate(STILLS, MAX_WAITING[0]),
             clips: gate(CLIPS, MAX_WAITING[1]),
             queue,
-            openings: Mutex::default(),
+            starts: Mutex::default(),
             limits: Limits { wall: WALL, background: true, ..Limits::default() },
         }
     }
@@ -124,22 +124,22 @@ impl Media {
     }
 
     /// Where the time of a file begins, asked once as long as it does not change.
-    fn opening(&self, file: &Located, source: &Source<'_>) -> Result<Option<Opening>, media::Error> {
-        let openings = || self.openings.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(opening) = openings().get(&file.identity) {
-            return Ok(*opening);
+    fn start(&self, file: &Located, source: &VideoSource<'_>) -> Result<Option<VideoStart>, media::Error> {
+        let starts = || self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(start) = starts().get(&file.identity) {
+            return Ok(*start);
         }
-        let opening = match source.opening() {
-            Ok(opening) => Some(opening),
-            Err(media::Error::Undecodable { .. }) => None,
+        let start = match source.start() {
+            Ok(start) => Some(start),
+            Err(error) if error.is_undecodable() => None,
             Err(error) => return Err(error),
         };
-        let mut openings = openings();
-        if openings.len() >= MAX_OPENINGS {
-            openings.clear();
+        let mut starts = starts();
+        if starts.len() >= MAX_STARTS {
+            starts.clear();
         }
-        openings.insert(file.identity.clone(), opening);
-        Ok(opening)
+        starts.insert(file.identity.clone(), start);
+        Ok(start)
     }
 }
 
@@ -177,7 +177,7 @@ async fn locate(app: &Arc<App>, id: String) -> Result<Located, ApiError> {
         let video = library::find(&snapshot, &id)?;
         let path = video_path(&video);
         let meta =
-            std::fs::metadata(&path).map_err(|source| refused(media::Error::Io { path: path.clone(), source }))?;
+            std::fs::metadata(&path).map_err(|reason| refused(media::Error::Io { path: path.clone(), reason }))?;
         if !meta.is_file() {
             return Err(gone());
         }
@@ -195,13 +195,12 @@ fn refused(error: media::Error) -> ApiError {
     use media::Error;
     let unavailable = |text: &str| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text);
     match &error {
-        Error::Io { source, .. } if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => gone(),
+        Error::Io { reason, .. } if matches!(reason.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => gone(),
         Error::NotAFile { .. } => gone(),
-        Error::Undecodable { path, reason } => {
+        Error::Undecodable { .. } | Error::NotAVideo { .. } | Error::Empty { .. } => {
             tracing::warn!("{error}");
-            let folder = path.parent().map(|folder| format!("{}/", folder.display())).unwrap_or_default();
-            let reason = if folder.len() > 1 { reason.replace(&folder, "") } else { reason.clone() };
-            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, format!("nothing can be shown of this video: {reason}"))
+            let message = format!("nothing can be shown of this video: {}", error.without_folders());
+            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, message)
         }
         Error::Limit { .. } | Error::Killed { .. } => {
             tracing::warn!("{error}");
@@ -233,7 +232,7 @@ async fn codec(app: &Arc<App>) -> Result<Codec, ApiError> {
             let worker = app.clone();
             let work = move || {
                 let media = &worker.media;
-                let codec = Codec::of(media.tools().map_err(refused)?, &media.limits, &cancel).map_err(refused)?;
+                let codec = Codec::detect(media.tools().map_err(refused)?, &media.limits, &cancel).map_err(refused)?;
                 Ok(*media.codec.get_or_init(|| codec))
             };
             app.media.clips.run(&app.metrics, work).await
@@ -361,14 +360,16 @@ fn head(key: &Key, content_type: &'static str) -> Head {
 }
 
 fn still(kept: &Media, file: &Located, at_ms: u32, side: u32, cancel: &Cancel) -> Result<Picture, media::Error> {
-    let source = Source { tools: kept.tools()?, path: &file.path, limits: &kept.limits, cancel };
-    let opening = kept.opening(file, &source)?;
-    match source.still(opening.as_ref(), at_ms, side) {
+    let source = VideoSource { tools: kept.tools()?, path: &file.path, limits: &kept.limits, cancel };
+    let start = kept.start(file, &source)?;
+    match source.frame_at(start.as_ref(), at_ms, side) {
         // The container may claim more than there is.
-        Err(media::Error::Undecodable { .. })
-            if at_ms > 0 && at_ms.saturating_add(LAST_FRAME_MS) > file.duration_ms =>
+        Err(error)
+            if error.is_undecodable()
+                && at_ms > 0
+                && at_ms.saturating_add(LAST_FRAME_MS) > file.duration_ms =>
         {
-            source.still(opening.as_ref(), at_ms.saturating_sub(LAST_FRAME_MS), side)
+            source.frame_at(start.as_ref(), at_ms.saturating_sub(LAST_FRAME_MS), side)
         }
         found => found,
     }
@@ -455,21 +456,21 @@ async fn preview(
     if asked.has(&head) {
         return Ok(files::unchanged(&head));
     }
-    let cut = Cut { from_ms, to_ms, max_side: PREVIEW_SIDE };
+    let cut = PreviewSpec { from_ms, to_ms, max_side: PREVIEW_SIDE };
     let make = move |app: &App, key: &Key, cancel: &Cancel| clip(&app.media, &file, &cut, codec, key, cancel);
     Ok(files::bytes(&asked, &head, &made(&app, |media| &media.clips, key, make).await?))
 }
 
-fn clip(kept: &Media, file: &Located, cut: &Cut, codec: Codec, key: &Key, cancel: &Cancel) -> Result<Bytes, ApiError> {
+fn clip(kept: &Media, file: &Located, cut: &PreviewSpec, codec: Codec, key: &Key, cancel: &Cancel) -> Result<Bytes, ApiError> {
     let unwritten = |error: std::io::Error| {
         tracing::error!("a preview cannot be written: {error}; REELSEEK_CACHE names another folder for what is made");
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server has no place to make previews in; its log says why")
     };
     let tools = kept.tools().map_err(refused)?;
-    let source = Source { tools, path: &file.path, limits: &kept.limits, cancel };
-    let opening = kept.opening(file, &source).map_err(refused)?;
+    let source = VideoSource { tools, path: &file.path, limits: &kept.limits, cancel };
+    let start = kept.start(file, &source).map_err(refused)?;
     let part = kept.cache.part_anywhere().map_err(unwritten)?;
-    source.cut(opening.as_ref(), cut, codec, part.path()).map_err(refused)?;
+    source.write_preview(start.as_ref(), cut, codec, part.path()).map_err(refused)?;
     kept.cache.keep(key, part).map_err(unwritten)
 }
 
@@ -507,7 +508,7 @@ async fn whole(
     let content_type = content_type(&file.path);
     let open = move || {
         media::readable(&file.path).map_err(refused)?;
-        let io = |source| refused(media::Error::Io { path: file.path.clone(), source });
+        let io = |reason| refused(media::Error::Io { path: file.path.clone(), reason });
         let open = std::fs::File::open(&file.path).map_err(io)?;
         // What was opened counts, not what was there before.
         let meta = open.metadata().map_err(io)?;

@@ -16,7 +16,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::media;
-use crate::search::{Answer, Found, Group, Options};
+use crate::search::{SearchAnswer, SearchResult, Group, SearchOptions};
 use crate::serve::api::ask::{self, Ask, Batch, Looked};
 use crate::serve::api::media::shown;
 use crate::serve::error::{ApiError, ErrorBody};
@@ -81,7 +81,7 @@ pub(crate) enum GroupBy {
 
 impl Wish {
     /// The options of the search: these, and where nothing is said, those. 400 if one of either is out of its range.
-    fn over(self, other: Wish) -> Result<Options, ApiError> {
+    fn over(self, other: Wish) -> Result<SearchOptions, ApiError> {
         other.options()?;
         let both = Wish {
             top: self.top.or(other.top),
@@ -96,7 +96,7 @@ impl Wish {
     }
 
     /// The options of the search; 400 if one is out of its range.
-    pub(crate) fn options(&self) -> Result<Options, ApiError> {
+    pub(crate) fn options(&self) -> Result<SearchOptions, ApiError> {
         fn within<T: PartialOrd + std::fmt::Display + Copy>(
             name: &str,
             value: T,
@@ -110,7 +110,7 @@ impl Wish {
             (_, Some(ef)) => Effort::Ef(within("ef", ef, 1..=MAX_EF)?),
             (_, None) => Effort::Default,
         };
-        Ok(Options {
+        Ok(SearchOptions {
             top: within("top", self.top.unwrap_or(DEFAULT_TOP), 1..=MAX_TOP)?,
             skip: within("skip", self.skip.unwrap_or(0), 0..=MAX_SKIP)?,
             group: match self.group {
@@ -181,7 +181,7 @@ pub(crate) fn name_of(path: &str) -> &str {
 }
 
 /// Links to a moment's picture and video.
-pub(crate) fn links(app: &App, found: &Found) -> (String, String) {
+pub(crate) fn links(app: &App, found: &SearchResult) -> (String, String) {
     let (id, moment) = (&found.video.id, found.moment);
     let thumbnail = app.link(format!("/v1/thumbnail?video={id}&at={}", seconds(moment.at_ms)));
     let (from_ms, to_ms) = shown(moment);
@@ -190,10 +190,10 @@ pub(crate) fn links(app: &App, found: &Found) -> (String, String) {
 }
 
 impl Reply {
-    fn new(app: &App, snapshot: &Snapshot, options: &Options, answer: Answer) -> Reply {
-        let results = answer.found.into_iter().enumerate().map(|(i, found)| {
+    fn new(app: &App, snapshot: &Snapshot, options: &SearchOptions, answer: SearchAnswer) -> Reply {
+        let results = answer.results.into_iter().enumerate().map(|(i, found)| {
             let (thumbnail, preview) = links(app, &found);
-            let Found { video, score, confidence, moment, .. } = found;
+            let SearchResult { video, score, confidence, moment, .. } = found;
             Shown {
                 rank: options.skip + i + 1,
                 name: name_of(&video.path).to_owned(),
@@ -213,7 +213,7 @@ impl Reply {
             }
         });
         Reply {
-            took_ms: (answer.took.as_secs_f64() * 1e6).round() / 1000.0,
+            took_ms: (answer.elapsed.as_secs_f64() * 1e6).round() / 1000.0,
             exact: answer.exact,
             more: answer.more,
             generation: snapshot.generation,
@@ -223,23 +223,23 @@ impl Reply {
 }
 
 /// Searches a snapshot by a picture's bytes, with the stages timed.
-pub(crate) fn by_picture(app: &App, snapshot: &Snapshot, bytes: &Bytes, options: &Options) -> Result<Answer, ApiError> {
+pub(crate) fn by_picture(app: &App, snapshot: &Snapshot, bytes: &Bytes, options: &SearchOptions) -> Result<SearchAnswer, ApiError> {
     let start = Instant::now();
-    let picture = media::image::read_within(bytes, "the image", MAX_PIXELS)?;
+    let picture = media::image::read_within(bytes, "the image", MAX_PIXELS)?.picture;
     app.metrics.observe(Stage::Decode, start.elapsed());
     let answer = snapshot.engine.search(&picture, options)?;
     app.metrics.observe(Stage::Encode, answer.encoding);
-    app.metrics.observe(Stage::Search, answer.took.saturating_sub(answer.encoding));
-    Ok(Answer { took: start.elapsed(), ..answer })
+    app.metrics.observe(Stage::Search, answer.elapsed.saturating_sub(answer.encoding));
+    Ok(SearchAnswer { elapsed: start.elapsed(), ..answer })
 }
 
 /// Searches a snapshot by whatever was asked. Takes a processor.
-fn by(app: &App, snapshot: &Snapshot, looked: &Looked, options: &Options) -> Result<Reply, ApiError> {
+fn by(app: &App, snapshot: &Snapshot, looked: &Looked, options: &SearchOptions) -> Result<Reply, ApiError> {
     let answer = match looked {
         Looked::Picture(bytes) => by_picture(app, snapshot, bytes, options)?,
         Looked::Vector(vector) => {
             let answer = snapshot.engine.search_vector(vector, options)?;
-            app.metrics.observe(Stage::Search, answer.took);
+            app.metrics.observe(Stage::Search, answer.elapsed);
             answer
         }
     };

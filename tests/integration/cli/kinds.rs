@@ -67,8 +67,7 @@ fn kinds_measures_classes_groups_and_photographs_without_match() {
 fn kinds_of_a_learned_encoder_are_measured() {
     let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/weights/mobilenet_v2_1.0_224.safetensors");
     if !weights.exists() {
-        println!("skipped: {} is not at hand", weights.display());
-        return;
+        return crate::skip::skip(format_args!("{} is missing", weights.display()));
     }
     let place = kinds();
     let named = format!("mobilenet-v2={}", weights.display());

@@ -268,7 +268,7 @@ fn from_videos_under_ids_of_activitynet_to_a_report() {
     let (Ok(text), Ok(manifest)) =
         (std::fs::read_to_string(&annotations), std::fs::read_to_string(shared.join("videos/manifest.jsonl")))
     else {
-        return eprintln!("skipped: the annotations and clips are not here");
+        return crate::skip::skip("the annotations and clips are missing");
     };
     let place = Place::new();
     let annotations: Value = serde_json::from_str(&text).unwrap();
@@ -350,7 +350,7 @@ fn screenshot(page: &Path, out: &Path) {
     let browser = ["chromium", "chromium-browser", "google-chrome"]
         .into_iter()
         .find(|name| Command::new(name).arg("--version").output().is_ok());
-    let Some(browser) = browser else { return eprintln!("skipped: no browser to open the page in") };
+    let Some(browser) = browser else { return crate::skip::skip("no browser is installed") };
     let profile = tempfile::tempdir().unwrap();
     let mut child = Command::new(browser)
         .args([
@@ -417,7 +417,7 @@ print(json.dumps({m: sum(v[m] for v in e.values()) / len(e) for m in next(iter(e
     let python = std::env::var("REELSEEK_PYTHON").unwrap_or_else(|_| "python3".into());
     let known = Command::new(&python).args(["-c", "import pytrec_eval"]).output();
     if !known.is_ok_and(|output| output.status.success()) {
-        return eprintln!("skipped: {python} has no pytrec_eval (pip install pytrec_eval-terrier)");
+        return crate::skip::skip(format_args!("{python} has no pytrec_eval (pip install pytrec_eval-terrier)"));
     }
     let output = Command::new(python)
         .args(["-c", script])

@@ -11,7 +11,7 @@ fn the_api_does_what_its_document_says() {
     let python = std::env::var("REELSEEK_PYTHON").unwrap_or_else(|_| "python3".into());
     let known = Command::new(&python).args(["-c", "import schemathesis"]).output();
     if !known.is_ok_and(|output| output.status.success()) {
-        return eprintln!("skipped: {python} has no schemathesis (pip install schemathesis)");
+        return crate::skip::skip(format_args!("{python} has no schemathesis (pip install schemathesis)"));
     }
     let place = Place::new();
     let server = place.serve_with_token(&["--fetch"]);

@@ -29,7 +29,7 @@ fn thumbnails_have_the_width_asked_for_and_are_not_sent_twice() {
     let id = server.id("zoom.mp4");
     for (width, size) in [(32, (32, 18)), (160, (160, 90)), (320, (320, 180)), (1280, (320, 180))] {
         let answer = server.get(&format!("/v1/thumbnail?video={id}&at=1&width={width}"));
-        let picture = reelseek::media::image::read(&answer.body, "x").unwrap();
+        let picture = reelseek::media::image::read(&answer.body, "x").unwrap().picture;
         assert_eq!((picture.width, picture.height), size, "larger than the video it is not made");
     }
     let path = format!("/v1/thumbnail?video={id}&at=1");

@@ -213,15 +213,15 @@ impl Drop for Server {
 
 /// Grey level in the middle of a picture's bytes.
 fn grey(jpeg: &[u8]) -> f64 {
-    let picture = reelseek::media::image::read(jpeg, "the answer").unwrap();
+    let picture = reelseek::media::image::read(jpeg, "the answer").unwrap().picture;
     f64::from(picture.pixel(picture.width / 2, picture.height / 2)[1])
 }
 
 /// Times and grey levels of the frames of a video.
 fn greys(path: &Path) -> Vec<(u32, f64)> {
     use reelseek::Cancel;
-    use reelseek::media::{Fit, Limits, Plan, Tools, frames};
-    let plan = Plan { rate_hz: 20.0, width: 8, height: 8, fit: Fit::Stretch, keyframes_only: false };
+    use reelseek::media::{Fit, Limits, DecodePlan, Tools, frames};
+    let plan = DecodePlan { rate_hz: 20.0, width: 8, height: 8, fit: Fit::Stretch, keyframes_only: false };
     let mut frames = frames(&Tools::find().unwrap(), path, &plan, &Limits::default(), &Cancel::default()).unwrap();
     let mut greys = Vec::new();
     while let Some(frame) = frames.next_frame().unwrap() {

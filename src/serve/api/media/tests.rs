@@ -53,16 +53,16 @@ fn no_file_is_told_to_be_what_a_browser_runs() {
 #[test]
 fn errors_tell_no_path() {
     let path = PathBuf::from("/srv/secret place/a.mp4");
-    let io = |kind: ErrorKind| media::Error::Io { path: path.clone(), source: kind.into() };
+    let io = |kind: ErrorKind| media::Error::Io { path: path.clone(), reason: kind.into() };
     for (error, status) in [
         (io(ErrorKind::NotFound), StatusCode::GONE),
         (io(ErrorKind::PermissionDenied), StatusCode::INTERNAL_SERVER_ERROR),
         (media::Error::NotAFile { path: path.clone(), found: "a folder" }, StatusCode::GONE),
         (
-            media::Error::Undecodable { path: path.clone(), reason: "file:/srv/secret place/a.mp4: bad".into() },
+            media::Error::Undecodable { path: path.clone(), reason: "bad".into() },
             StatusCode::UNPROCESSABLE_ENTITY,
         ),
-        (media::Error::Limit { path: path.clone(), what: "took long".into() }, StatusCode::SERVICE_UNAVAILABLE),
+        (media::Error::Limit { path: path.clone(), reason: "took long".into() }, StatusCode::SERVICE_UNAVAILABLE),
         (
             media::Error::NoFfmpeg { program: "/srv/secret place/ffmpeg".into(), reason: "none".into() },
             StatusCode::NOT_IMPLEMENTED,

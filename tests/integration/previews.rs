@@ -1,19 +1,16 @@
-//! Pictures and clips found by seeking, judged by clips whose grey level counts the frames: 20 a second, from 0 to 239.
+//! Stills and previews found by seeking. The test videos count their frames by their grey level: 20 per second,
+//! from 0 to 239.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use reelseek::Cancel;
-use reelseek::media::{Codec, Cut, Error, Fit, Limits, Plan, Source, Tools, frames};
+use reelseek::media::{Codec, DecodePlan, Error, Fit, Limits, PreviewSpec, Tools, VideoSource, frames};
 
-fn make(arguments: &[&str], out: &Path) {
-    let mut command = Command::new(std::env::var_os("REELSEEK_FFMPEG").unwrap_or_else(|| "ffmpeg".into()));
-    assert!(command.args(["-nostdin", "-v", "error", "-y"]).args(arguments).arg(out).status().unwrap().success());
-}
+use super::times::make;
 
-/// 12 seconds; each frame is one plain grey: its own number.
+/// 12 seconds of plain grey frames. The grey level is the number of the frame.
 const COUNTER: &str = "color=black:size=64x48:rate=20:duration=12,format=gray,geq=lum=N";
-/// One keyframe every four seconds and frames that depend on later ones: seeking has something to get wrong.
+/// One keyframe every four seconds, and frames that depend on later frames, so that seeking is difficult.
 const X264: [&str; 8] = ["-c:v", "libx264", "-crf", "4", "-g", "80", "-bf", "3"];
 
 fn counter(dir: &Path, name: &str, more: &[&str]) -> PathBuf {
@@ -22,8 +19,8 @@ fn counter(dir: &Path, name: &str, more: &[&str]) -> PathBuf {
     out
 }
 
-/// The same clip in the ways in which files number their frames and can be sought.
-fn all(dir: &Path) -> Vec<PathBuf> {
+/// The same clip in containers that differ in timestamps and seeking.
+fn all_containers(dir: &Path) -> Vec<PathBuf> {
     let mpeg2 = ["-c:v", "mpeg2video", "-q:v", "1", "-g", "40", "-bf", "2"];
     let mut files = vec![
         counter(dir, "a.mp4", &X264),
@@ -35,56 +32,39 @@ fn all(dir: &Path) -> Vec<PathBuf> {
         counter(dir, "a.webm", &["-c:v", "libvpx", "-qmin", "0", "-qmax", "4", "-b:v", "4M", "-g", "80"]),
         counter(dir, "a.h264", &X264),
     ];
-    // Sound begins five seconds before the pictures do: a file whose time is not that of its video.
+    // The sound starts five seconds before the video, so that time 0 of the file is not time 0 of the video.
     for name in ["late.mp4", "late.mkv"] {
         let late = dir.join(name);
         let video = dir.join("a.mp4").display().to_string();
-        make(
-            &[
-                "-f",
-                "lavfi",
-                "-i",
-                "sine=duration=17",
-                "-itsoffset",
-                "5",
-                "-i",
-                &video,
-                "-map",
-                "0",
-                "-map",
-                "1",
-                "-c:v",
-                "copy",
-            ],
-            &late,
-        );
+        let sound = ["-f", "lavfi", "-i", "sine=duration=17", "-itsoffset", "5", "-i", &video];
+        make(&[&sound[..], &["-map", "0", "-map", "1", "-c:v", "copy"]].concat(), &late);
         files.push(late);
     }
     files
 }
 
-struct Hands {
+struct Setup {
     tools: Tools,
     limits: Limits,
     cancel: Cancel,
 }
 
-impl Hands {
-    fn new() -> Hands {
-        Hands {
+impl Setup {
+    fn new() -> Setup {
+        Setup {
             tools: Tools::find().unwrap(),
             limits: Limits { background: true, ..Limits::default() },
             cancel: Cancel::default(),
         }
     }
 
-    fn source<'a>(&'a self, path: &'a Path) -> Source<'a> {
-        Source { tools: &self.tools, path, limits: &self.limits, cancel: &self.cancel }
+    fn source<'a>(&'a self, path: &'a Path) -> VideoSource<'a> {
+        VideoSource { tools: &self.tools, path, limits: &self.limits, cancel: &self.cancel }
     }
 
     /// Times and grey levels of all frames of a clip.
     fn greys(&self, path: &Path) -> Vec<(u32, f64)> {
-        let plan = Plan { rate_hz: 20.0, width: 8, height: 8, fit: Fit::Stretch, keyframes_only: false };
+        let plan = DecodePlan { rate_hz: 20.0, width: 8, height: 8, fit: Fit::Stretch, keyframes_only: false };
         let mut frames = frames(&self.tools, path, &plan, &self.limits, &self.cancel).unwrap();
         let mut greys = Vec::new();
         while let Some(frame) = frames.next_frame().unwrap() {
@@ -95,37 +75,33 @@ impl Hands {
 }
 
 #[test]
-fn a_still_is_that_of_its_moment_in_every_container() {
+fn a_still_is_the_frame_of_its_time_in_every_container() {
     let dir = tempfile::tempdir().unwrap();
-    let hands = Hands::new();
-    for path in all(dir.path()) {
-        let source = hands.source(&path);
-        let opening = source.opening().unwrap();
+    let setup = Setup::new();
+    for path in all_containers(dir.path()) {
+        let source = setup.source(&path);
+        let start = source.start().unwrap();
         for at_ms in [0, 2510, 3010, 4010, 7960, 8010, 11_260, 11_990] {
             let expected = f64::from(at_ms) / 50.0;
-            for opening in [Some(&opening), None] {
-                let grey = f64::from(source.still(opening, at_ms, 64).unwrap().pixel(9, 9)[0]);
-                // A grey can be 1 away from its number, and a frame at another rate up to half of one earlier.
-                assert!(
-                    (grey - expected.floor()).abs() <= 2.5,
-                    "{} at {at_ms} ms ({opening:?}): {grey}",
-                    path.display()
-                );
+            for start in [Some(&start), None] {
+                let grey = f64::from(source.frame_at(start, at_ms, 64).unwrap().pixel(9, 9)[0]);
+                // Encoding changes a grey level by up to 1, and another frame rate a time by up to half a frame.
+                assert!((grey - expected.floor()).abs() <= 2.5, "{} at {at_ms} ms ({start:?}): {grey}", path.display());
             }
         }
     }
 }
 
 #[test]
-fn seeking_gives_the_picture_that_decoding_from_the_start_gives() {
+fn seeking_and_decoding_from_the_start_give_the_same_frame() {
     let dir = tempfile::tempdir().unwrap();
-    let hands = Hands::new();
-    for path in all(dir.path()) {
-        let source = hands.source(&path);
-        let opening = source.opening().unwrap();
+    let setup = Setup::new();
+    for path in all_containers(dir.path()) {
+        let source = setup.source(&path);
+        let start = source.start().unwrap();
         for at_ms in [3500, 6789, 9999, 11_990] {
             let (sought, exact) =
-                (source.still(Some(&opening), at_ms, 64).unwrap(), source.still(None, at_ms, 64).unwrap());
+                (source.frame_at(Some(&start), at_ms, 64).unwrap(), source.frame_at(None, at_ms, 64).unwrap());
             let difference = i32::from(sought.pixel(9, 9)[0]) - i32::from(exact.pixel(9, 9)[0]);
             assert!(difference.abs() <= 1, "{} at {at_ms} ms: {difference}", path.display());
         }
@@ -133,20 +109,20 @@ fn seeking_gives_the_picture_that_decoding_from_the_start_gives() {
 }
 
 #[test]
-fn a_cut_shows_its_moments_from_beginning_to_end() {
+fn a_preview_has_the_frames_of_its_span() {
     let dir = tempfile::tempdir().unwrap();
-    let hands = Hands::new();
-    let best = Codec::of(&hands.tools, &Limits::default(), &Cancel::default()).unwrap();
-    let mut each: Vec<(PathBuf, Codec)> = all(dir.path()).into_iter().map(|path| (path, best)).collect();
+    let setup = Setup::new();
+    let best = Codec::detect(&setup.tools, &Limits::default(), &Cancel::default()).unwrap();
+    let mut each: Vec<(PathBuf, Codec)> = all_containers(dir.path()).into_iter().map(|path| (path, best)).collect();
     each.push((dir.path().join("a.mp4"), Codec::Vp8));
     for (path, codec) in each {
-        let source = hands.source(&path);
-        let opening = source.opening().unwrap();
+        let source = setup.source(&path);
+        let start = source.start().unwrap();
         for (from_ms, to_ms) in [(0, 2000), (3300, 5300), (6510, 8510), (10_500, 14_000)] {
-            let to = dir.path().join(format!("cut.{}", codec.extension()));
+            let to = dir.path().join(format!("preview.{}", codec.extension()));
             std::fs::write(&to, "").unwrap();
-            source.cut(Some(&opening), &Cut { from_ms, to_ms, max_side: 640 }, codec, &to).unwrap();
-            let greys = hands.greys(&to);
+            source.write_preview(Some(&start), &PreviewSpec { from_ms, to_ms, max_side: 640 }, codec, &to).unwrap();
+            let greys = setup.greys(&to);
             let length_ms = to_ms.min(12_000) - from_ms;
             let expected = i64::from(length_ms / 50);
             let name = path.display();
@@ -164,9 +140,9 @@ fn a_cut_shows_its_moments_from_beginning_to_end() {
 }
 
 #[test]
-fn a_cut_is_small_silent_and_ready_to_play() {
+fn a_preview_is_small_silent_and_playable_while_it_downloads() {
     let dir = tempfile::tempdir().unwrap();
-    let hands = Hands::new();
+    let setup = Setup::new();
     let wide = dir.path().join("wide.mkv");
     let sound = ["-f", "lavfi", "-i", "sine=duration=6", "-shortest"];
     make(
@@ -174,49 +150,52 @@ fn a_cut_is_small_silent_and_ready_to_play() {
             .concat(),
         &wide,
     );
-    let to = dir.path().join("cut.mp4");
+    let to = dir.path().join("preview.mp4");
     std::fs::write(&to, "").unwrap();
-    let source = hands.source(&wide);
-    source.cut(None, &Cut { from_ms: 1000, to_ms: 3000, max_side: 640 }, Codec::X264, &to).unwrap();
+    let source = setup.source(&wide);
+    source.write_preview(None, &PreviewSpec { from_ms: 1000, to_ms: 3000, max_side: 640 }, Codec::X264, &to).unwrap();
     let bytes = std::fs::read(&to).unwrap();
-    let place = |name: &[u8]| bytes.windows(4).position(|window| window == name);
-    assert!(place(b"moov").unwrap() < place(b"mdat").unwrap(), "what a player needs comes first");
-    assert_eq!((place(b"vide").is_some(), place(b"soun")), (true, None));
-    // `avcC`: version 1, then the profile; 66 is baseline.
-    let profile = bytes[place(b"avcC").unwrap() + 5];
+    let position = |name: &[u8]| bytes.windows(4).position(|window| window == name);
+    assert!(position(b"moov").unwrap() < position(b"mdat").unwrap(), "the header precedes the data");
+    assert_eq!((position(b"vide").is_some(), position(b"soun")), (true, None));
+    // `avcC` starts with version 1 and the profile. 66 is the baseline profile.
+    let profile = bytes[position(b"avcC").unwrap() + 5];
     assert_eq!(profile, 66);
-    let picture = hands.source(&to).still(None, 500, 2000).unwrap();
+    let picture = setup.source(&to).frame_at(None, 500, 2000).unwrap();
     assert_eq!((picture.width, picture.height), (640, 360));
 }
 
 #[test]
-fn what_cannot_be_cut_is_an_error_and_wishes_to_stop_are_heard() {
+fn reports_files_that_are_not_videos_missing_files_and_cancellation() {
     let dir = tempfile::tempdir().unwrap();
-    let hands = Hands::new();
+    let setup = Setup::new();
     let (broken, gone) = (dir.path().join("broken.mp4"), dir.path().join("gone.mp4"));
     std::fs::write(&broken, "no video").unwrap();
-    let cut = Cut { from_ms: 4000, to_ms: 5000, max_side: 640 };
-    let to = dir.path().join("cut.mp4");
+    let not_a_video = |error: Error| matches!(error, Error::NotAVideo { found: "text", .. });
+    let preview = PreviewSpec { from_ms: 4000, to_ms: 5000, max_side: 640 };
+    let to = dir.path().join("preview.mp4");
     std::fs::write(&to, "").unwrap();
-    assert!(matches!(hands.source(&broken).opening(), Err(Error::Undecodable { .. })));
-    assert!(matches!(hands.source(&broken).still(None, 0, 64), Err(Error::Undecodable { .. })));
-    assert!(matches!(hands.source(&broken).cut(None, &cut, Codec::X264, &to), Err(Error::Undecodable { .. })));
-    assert!(matches!(hands.source(&gone).opening(), Err(Error::Io { .. })));
+    assert!(not_a_video(setup.source(&broken).start().unwrap_err()));
+    assert!(not_a_video(setup.source(&broken).frame_at(None, 0, 64).unwrap_err()));
+    assert!(not_a_video(setup.source(&broken).write_preview(None, &preview, Codec::X264, &to).unwrap_err()));
+    std::fs::write(&broken, "").unwrap();
+    assert!(matches!(setup.source(&broken).start(), Err(Error::Empty { .. })));
+    assert!(matches!(setup.source(&gone).start(), Err(Error::Io { .. })));
     let path = counter(dir.path(), "a.mp4", &X264);
-    hands.cancel.set();
-    assert!(matches!(hands.source(&path).still(None, 0, 64), Err(Error::Cancelled { .. })));
+    setup.cancel.set();
+    assert!(matches!(setup.source(&path).frame_at(None, 0, 64), Err(Error::Cancelled { .. })));
 }
 
 #[cfg(unix)]
 #[test]
-fn an_ffmpeg_without_h264_falls_back_and_one_without_any_encoder_is_told() {
+fn detects_the_best_codec_and_reports_an_ffmpeg_without_any() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ffmpeg");
     let has = |listed: &str| {
         std::fs::write(&path, format!("#!/bin/sh\n[ \"$2\" = -version ] && exit 0\nprintf '{listed}'\n")).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-        Codec::of(&Tools::at(&path).unwrap(), &Limits::default(), &Cancel::default())
+        Codec::detect(&Tools::at(&path).unwrap(), &Limits::default(), &Cancel::default())
     };
     assert_eq!(has(" V....D libx264  H.264\\n V....D libvpx  VP8\\n").unwrap(), Codec::X264);
     assert_eq!(has(" V....D libx264rgb  H.264\\n V....D libvpx  VP8\\n").unwrap(), Codec::Vp8);
