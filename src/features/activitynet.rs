@@ -246,4 +246,23 @@ mod tests {
         let segments: usize = found.videos.values().map(|v| v.segments.len()).sum();
         assert_eq!(segments + found.degenerate.len(), 14_859 + 7293);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_rejected(text in ".{0,200}") {
+            let _ = read(&text);
+        }
+
+        #[test]
+        fn segments_are_inside_their_video(duration in 0.0..1e4f64, start in -1e4..2e4f64, end in -1e4..2e4f64) {
+            let text = serde_json::json!({"database": {"a": {"subset": "training", "duration": duration,
+                "annotations": [{"segment": [start, end], "label": "x"}]}}});
+            let found = read(&text.to_string()).unwrap();
+            let video = &found.videos["a"];
+            assert_eq!(video.segments.len() + found.degenerate.len(), 1);
+            for segment in &video.segments {
+                assert!(0.0 <= segment.start_s && segment.start_s < segment.end_s && segment.end_s <= duration);
+            }
+        }
+    }
 }

@@ -424,4 +424,21 @@ mod tests {
         let error = FeatureMatrix::open(&path).unwrap().read(1, &mut [0.0; 3]).unwrap_err().to_string();
         assert!(error.contains("row 1"), "{error}");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_damage_is_read_or_rejected(at in 0usize..200, byte: u8, line in ".{0,80}") {
+            let dir = tempfile::tempdir().unwrap();
+            write(dir.path(), "images", 2, 3, IMAGES);
+            write(dir.path(), "videos", 1, 5, &line);
+            let _ = FeatureSet::open(dir.path());
+            write(dir.path(), "videos", 1, 5, VIDEOS);
+            let path = dir.path().join("videos.npy");
+            let mut bytes = std::fs::read(&path).unwrap();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            std::fs::write(&path, bytes).unwrap();
+            let _ = FeatureSet::open(dir.path()).and_then(|set| set.check());
+        }
+    }
 }

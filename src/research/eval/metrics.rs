@@ -257,4 +257,34 @@ mod tests {
         assert_eq!(ann_recall(&[1, 2, 3, 4], &[4, 2, 9, 1], 3), 1.0 / 3.0);
         assert_eq!(ann_recall(&[1], &[], 3), 1.0);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn metrics_are_between_zero_and_one_and_normalisers_are_ordered(
+            ranked in proptest::collection::vec(0u8..40, 0..60),
+            relevant in proptest::collection::vec(0u8..40, 1..20),
+            k in 0usize..80,
+        ) {
+            let judged = JudgedRanking::new(&ranked, &relevant).unwrap();
+            let ap = |normaliser| average_precision(&judged, k, normaliser);
+            let [hits, min, all] = [Normaliser::Hits, Normaliser::Min, Normaliser::All].map(ap);
+            for value in [hits, min, all, precision(&judged, k), recall(&judged, k), ndcg(&judged, k)] {
+                assert!((0.0..=1.0 + 1e-12).contains(&value), "{value}");
+            }
+            // Fewer hits than min(k, R), and min(k, R) is at most R.
+            assert!(hits >= min && min >= all);
+        }
+
+        #[test]
+        fn ties_rank_by_index(scores in proptest::collection::vec(-3i8..3, 1..50)) {
+            let rows: Vec<f32> = scores.iter().map(|score| f32::from(*score)).collect();
+            let n = rows.len();
+            let gallery = Gallery::new(rows.clone(), 1, (0..n as u32).collect(), n, Pooling::Best);
+            let top = gallery.rank(&[1.0], n, |_| Vec::new(), |_, ranked| ranked.top).swap_remove(0);
+            for pair in top.windows(2) {
+                let (a, b) = (rows[pair[0] as usize], rows[pair[1] as usize]);
+                assert!(a > b || (a == b && pair[0] < pair[1]));
+            }
+        }
+    }
 }
