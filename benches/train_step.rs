@@ -2,15 +2,15 @@
 //!
 //!     cargo bench -p reelseek --bench train_step
 //!
-//! The floor is the time of the step's multiply-adds at the rate of the `gemm` crate on square matrices of 2,048, plus one pass
-//! over weights and momentum. Step and floor alternate, and their medians are compared. With the argument `autograd`, the step
-//! through candle is timed as well.
+//! The floor is the time of the step's multiply-adds at the rate of the `gemm` crate on square matrices of
+//! 2,048, plus one pass over weights and momentum. Step and floor alternate, and their medians are compared.
+//! With the argument `autograd`, the step through candle is timed as well.
 
 use std::time::Instant;
 
 use reelseek::gmf::{
-    AutogradStepper, CpuStepper, FeatureBatch, GmfConfig, GmfWeights, Objective, Relation, Relations, SgdOptions, Stepper,
-    step_flops,
+    AutogradStepper, CpuStepper, FeatureBatch, GmfConfig, GmfWeights, Objective, Relation, Relations, SgdOptions,
+    Stepper, step_flops,
 };
 
 const BATCH: usize = 64;
