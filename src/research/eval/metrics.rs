@@ -4,10 +4,10 @@
 //! relevant, and how many items are relevant in all (`R`). Conventions of all metrics:
 //!
 //! - **ties** are broken by the ranking (the engine ranks by score, then by gallery order);
-//! - **duplicates**: only the first occurrence of an item counts; later ones are removed, and the ranks close up;
+//! - **duplicates**: only the first occurrence of an item counts. Later ones are removed, and ranks close up;
 //! - **k** above the length of the list means the whole list;
-//! - **no relevant item** (`R = 0`): no metric is defined. [`JudgedRanking::new`] returns `None`; such queries are counted and
-//!   left out of means.
+//! - **no relevant item** (`R = 0`): no metric is defined. [`JudgedRanking::new`] returns `None`; such queries
+//!   are counted and left out of means.
 //!
 //! The values are checked against pytrec_eval, ranx and scikit-learn (`tests/reference/metrics.py`).
 
