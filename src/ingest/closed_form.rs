@@ -47,6 +47,11 @@ pub fn around(encoder: &dyn Encoder, image: &Affine, projection: &Affine) -> Res
 /// Progress of [`of_videos`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FitEvent {
+    /// The fit starts.
+    Started {
+        /// Name of the encoder.
+        encoder: String,
+    },
     /// Frames of more videos are described.
     Described {
         /// Name of the encoder.
@@ -72,6 +77,7 @@ pub enum FitEvent {
 impl std::fmt::Display for FitEvent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            FitEvent::Started { encoder } => write!(f, "fitting a checkpoint for {encoder} to frames of these videos"),
             FitEvent::Described { encoder, done, of } => {
                 write!(f, "fitting a checkpoint for {encoder}: {done} of {of} videos described")
             }

@@ -204,7 +204,7 @@ pub fn videos(
             let rows = match pairs::describe(&tools, encoder, path, cancel) {
                 _ if cancel.is_set() => Vec::new(),
                 Ok(described) => {
-                    let label = ingest::sidecar::labels(path);
+                    let label = ingest::sidecar_labels(path);
                     clips(encoder, &described)
                         .flat_map(|span| span_rows(encoder, &described, &name, span, split, &label))
                         .collect()

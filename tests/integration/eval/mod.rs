@@ -53,8 +53,8 @@ impl Place {
         Place(tempfile::tempdir().unwrap())
     }
 
-    /// Two modalities of unequal length see one latent class structure, each through a matrix of its own, beside structure that
-    /// says nothing of the class. The test gallery holds two clips a video.
+    /// Two modalities of unequal length see one latent class structure, each through a matrix of its own,
+    /// beside structure that says nothing of the class. The test gallery holds two clips a video.
     fn with_features() -> Place {
         Place::with_features_about(0.0)
     }
@@ -209,7 +209,8 @@ fn the_table_compares_gmf_with_closed_forms_and_the_paper() {
         let seeds = if row["method"].as_str().unwrap().starts_with("gmf") { 2 } else { 0 };
         assert_eq!((row["seeds"].as_array().unwrap().len(), row["epochs"].as_array().unwrap().len()), (seeds, seeds));
     }
-    // All that maps features is counted: 12 x 40 onto principal directions or to the videos' length, and the model.
+    // All that maps features is counted: 12 x 40 onto principal directions or to the videos' length, and the
+    // model.
     let plain = |length: u64| 4 * length * (length + 1) + length * (2 * length + 1) * 2 + length * (2 * length + 1);
     for (method, length, before) in [("gmf-image", 12, 12 * 40 + 12), ("gmf-video", 40, 12 * 40 + 40 + 40)] {
         assert_eq!(row(method)["params"].as_u64().unwrap(), 2 * plain(length) + before, "{method}");
