@@ -43,8 +43,8 @@
 //! # The tour
 //!
 //! ```text
-//! video ─── media ── frames ── encode ── features ──┐ gmf  ┌── vectors ── index ──┐
-//! picture ─ media ── pixels ── encode ── features ──┘      └── vector ─────────────┴── search ── cli │ serve
+//! video ─── media ─ frames ─ encode ─ features ──┐ gmf  ┌── vectors ── index ──┐
+//! picture ─ media ─ pixels ─ encode ─ features ──┘      └── vector ─────────────┴── search ── cli │ serve
 //! ```
 //!
 //! An encoder turns a picture into features, and a clip (8 frames) into features of another length. A

@@ -59,7 +59,6 @@ const COLUMNS_TO_DO: &[&str] = &[
     "benches/retrieval.rs",
     "benches/serve.rs",
     "benches/train_step.rs",
-    "fuzz/fuzz_targets",
     "index/examples",
     "index/src",
     "index/tests",
@@ -70,7 +69,6 @@ const COLUMNS_TO_DO: &[&str] = &[
     "src/lib.rs",
     "src/research",
     "src/serve",
-    "tests/integration",
 ];
 
 const MAX_COLUMNS: usize = 110;

@@ -172,7 +172,7 @@ fn counted<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(String, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reelseek_index::{Index, Settings, Span};
+    use reelseek_index::{Index, IndexSettings, Span};
 
     /// Adds videos with these numbers in their names.
     fn put(index: &Index, numbers: std::ops::Range<usize>, gone: &[&str]) {
@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn a_new_commit_reads_only_new_videos() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::create(dir.path().join("index"), &Settings::new(4)).unwrap();
+        let index = Index::create(dir.path().join("index"), &IndexSettings::new(4)).unwrap();
         put(&index, 0..30, &[]);
         let first = Catalogue::new(1, &index.searcher().unwrap(), &HashMap::new()).unwrap();
         put(&index, 29..40, &["id3", "id4"]);
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn sorts_and_counts_the_videos() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::create(dir.path().join("index"), &Settings::new(4)).unwrap();
+        let index = Index::create(dir.path().join("index"), &IndexSettings::new(4)).unwrap();
         put(&index, 0..12, &[]);
         let searcher = index.searcher().unwrap();
         let catalogue = Catalogue::new(1, &searcher, &HashMap::new()).unwrap();
