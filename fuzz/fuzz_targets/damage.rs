@@ -1,7 +1,9 @@
-//! Damages the files of a small index, as the input says, and uses it in every way: errors are fine, crashes are not.
+//! Damages the files of a small index, as the input says, and uses it in every way: errors are fine, crashes
+//! are not.
 //!
-//! The input is a list of changes of six bytes: which file, where (as a share of its length, two bytes), what to do (one byte: set,
-//! flip, cut, or write the same again over the next places), and two bytes to do it with.
+//! The input is a list of changes of six bytes: which file, where (as a share of its length, two bytes), what
+//! to do (one byte: set, flip, cut, or write the same again over the next places), and two bytes to do it
+//! with.
 
 #![no_main]
 

@@ -83,8 +83,6 @@ enum Command {
 
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    #[cfg(feature = "onnx")]
-    crate::encode::hide_caught_panics();
     let outcome = match CommandLine::parse().command {
         Command::Index(args) => index::run(&args),
         Command::Search(args) => search::run(&args),

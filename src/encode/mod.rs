@@ -21,7 +21,6 @@ use std::path::PathBuf;
 
 pub use layout::{LayoutEncoder, Projection};
 #[cfg(feature = "onnx")]
-pub use onnx::hide_caught_panics;
 pub use registry::{EncoderEntry, WeightsOrigin, open, open_as, open_known};
 
 use crate::base::ErrorPaths;

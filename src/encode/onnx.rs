@@ -1,23 +1,19 @@
-//! Image encoders in ONNX files, run by tract, with a JSON file beside each that describes its input.
+//! Image encoders in ONNX files, run by rten, with a JSON file beside each that describes its input.
 //!
 //! The network has one input, f32 of 1 x 3 x height x width (red, green and blue; the batch size may be
 //! symbolic), and an output, f32 of 1 x length. Beside `model.onnx` is `model.json`, an object with the
 //! fields of [`OnnxDescription`]. Each field has a default: `{}` fits a network of fixed size that takes
 //! pixels as numbers of 0 to 1.
 
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
+use rten::{DataType, Dimension, Model, NodeId, RunOptions, ThreadPool, ValueType};
+use rten_onnx::onnx::{AttributeProto, AttributeType, GraphProto, ModelProto};
+use rten_tensor::prelude::*;
+use rten_tensor::{NdTensorView, Tensor};
 use serde::Deserialize;
-use tract_onnx::pb::ModelProto;
-use tract_onnx::prelude::{
-    Datum, DatumExt, Framework, InferenceModel, InferenceModelExt, IntoRunnable, TValue, TractError, TractResult,
-    TypedRunnableModel,
-};
-use tract_onnx::tract_hir::infer::Factoid;
-use tract_onnx::tract_hir::internal::DimLike;
 
 use super::models::pooled::{Backbone, Normalisation, PixelBatch, Pooled};
 use super::registry::ONNX_PREFIX;
@@ -122,37 +118,17 @@ impl OnnxDescription {
     }
 }
 
-thread_local! {
-    /// Whether this thread runs code whose panics are caught.
-    static CATCHING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Installs a panic hook that prints no message for panics that the ONNX encoder catches, and calls the
-/// previous hook for all others. tract panics on some damaged networks; the encoder returns an error for them
-/// with or without this hook.
-pub fn hide_caught_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let previous = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !CATCHING.get() {
-                previous(panic);
-            }
-        }));
-    });
-}
-
 /// Runs `work`, which may panic on a damaged network: then it is an error.
 fn catch_panic<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    let before = CATCHING.replace(true);
-    let outcome = catch_unwind(AssertUnwindSafe(work));
-    CATCHING.set(before);
-    outcome.unwrap_or_else(|_| Err("the network contradicts itself".to_owned()))
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("the network contradicts itself".to_owned()))
 }
 
 /// A network for pictures of one size, ready to run.
 struct OnnxNetwork {
-    runnable: Arc<TypedRunnableModel>,
+    model: Model,
+    input: NodeId,
+    output: NodeId,
+    options: RunOptions,
     width: u32,
     height: u32,
     length: usize,
@@ -161,70 +137,102 @@ struct OnnxNetwork {
 impl OnnxNetwork {
     /// The features of one picture, (3, height, width).
     fn one(&self, picture: &[f32]) -> Result<Vec<f32>, String> {
-        let run = || -> TractResult<Vec<f32>> {
-            let shape = [1, 3, self.height as usize, self.width as usize];
-            let input = tract_onnx::prelude::Tensor::from_shape(&shape, picture)?;
-            let output = self.runnable.run([TValue::from(input)].into_iter().collect())?;
-            Ok(output[0].to_plain_array_view::<f32>()?.iter().copied().collect())
-        };
-        let features = catch_panic(|| run().map_err(|e| format!("{e:#}")))?;
-        match features.len() == self.length {
-            true => Ok(features),
-            false => Err(format!("the network returned {} numbers, expected {}", features.len(), self.length)),
+        let shape = [1, 3, self.height as usize, self.width as usize];
+        let input = NdTensorView::from_data(shape, picture);
+        let run = || self.model.run(vec![(self.input, input.into())], &[self.output], Some(self.options.clone()));
+        let value = catch_panic(|| run().map_err(|e| e.to_string()))?.pop().ok_or("the network returned nothing")?;
+        let fault = format!("the output is {} of shape {:?}, expected f32 of 1 x length", value.dtype(), value.shape());
+        let features: Tensor<f32> = value.try_into().map_err(|_| fault.clone())?;
+        match features.shape() {
+            &[1, length] if length > 0 => Ok(features.to_vec()),
+            _ => Err(fault),
         }
     }
 
-    /// Prepares the network of a file.
-    fn build(model: &ModelProto, description: &OnnxDescription) -> Result<OnnxNetwork, String> {
-        let fault = |e: TractError| format!("tract cannot run this network ({e:#})");
-        // Exporters note shapes between layers with a symbolic batch size, which would contradict a batch of
-        // 1.
-        let onnx = tract_onnx::onnx().with_ignore_value_info(true);
-        let mut network: InferenceModel = onnx.model_for_proto_model(model).map_err(fault)?;
-        let inputs = network.input_outlets().map_err(fault)?.len();
-        if inputs != 1 {
+    /// Prepares the network of a file and runs it once, so that a network that rten cannot run is an error here.
+    fn build(mut model: ModelProto, description: &OnnxDescription) -> Result<OnnxNetwork, String> {
+        if let Some(graph) = &mut model.graph {
+            add_kernel_shapes(graph);
+        }
+        let fault = |e: String| format!("rten cannot run this network ({e})");
+        let bytes = model.write_buf().map_err(|e| fault(e.to_string()))?;
+        let model = catch_panic(|| Model::load(bytes).map_err(|e| fault(e.to_string())))?;
+        let &[input] = model.input_ids() else {
+            let inputs = model.input_ids().len();
             return Err(format!("the network has {inputs} inputs, expected one of 1 x 3 x height x width"));
-        }
-        let (width, height) = input_size(&network, description)?;
-        match &description.output {
-            Some(name) => network
-                .select_outputs_by_name([name])
-                .map_err(|_| format!("the network has no output `{name}`, which the JSON file names"))?,
-            None => {
-                let outputs = network.output_outlets().map_err(fault)?.len();
-                if outputs != 1 {
-                    return Err(format!(
-                        "the network has {outputs} outputs; expected the name of one as `output` in the JSON file"
-                    ));
-                }
-            }
-        }
-        network.set_input_fact(0, f32::fact([1, 3, height as usize, width as usize]).into()).map_err(fault)?;
-        let network = network.into_optimized().map_err(fault)?;
-        let output = network.output_fact(0).map_err(fault)?;
-        let length = match output.shape.as_concrete() {
-            Some([1, length]) if *length > 0 && output.datum_type == f32::datum_type() => *length,
-            _ => return Err(format!("the output is {output:?}, expected f32 of 1 x length")),
         };
-        Ok(OnnxNetwork { runnable: network.into_runnable().map_err(fault)?, width, height, length })
+        let (width, height) = input_size(&model, input, description)?;
+        let output = match (&description.output, model.output_ids()) {
+            (Some(name), _) => model
+                .find_node(name)
+                .ok_or_else(|| format!("the network has no output `{name}`, which the JSON file names"))?,
+            (None, &[output]) => output,
+            (None, outputs) => {
+                return Err(format!(
+                    "the network has {} outputs; expected the name of one as `output` in the JSON file",
+                    outputs.len()
+                ));
+            }
+        };
+        // The default is one thread for each physical core, which wastes half of a virtual machine.
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let options = RunOptions::default().with_thread_pool(Some(Arc::new(ThreadPool::with_num_threads(threads))));
+        let mut network = OnnxNetwork { model, input, output, options, width, height, length: 0 };
+        let pixels = vec![0.0; 3 * width as usize * height as usize];
+        network.length = network.one(&pixels).map_err(fault)?.len();
+        Ok(network)
     }
 }
 
 impl Backbone for OnnxNetwork {
     fn forward(&self, pictures: &PixelBatch) -> Result<Vec<Vec<f32>>, Error> {
-        // One picture a thread, because tract runs a network on one thread.
-        pictures.map_chunks(1, |picture, _| Ok(vec![self.one(picture).map_err(Error::Compute)?]))
+        // One picture after another: rten runs each on all cores.
+        let one = |picture| self.one(picture).map_err(Error::Compute);
+        pictures.values.chunks_exact(3 * pictures.height * pictures.width).map(one).collect()
+    }
+}
+
+/// Adds the attribute `kernel_shape` to convolutions without it, from the shape of their weights. The attribute
+/// is optional in ONNX, but rten takes the number of dimensions from it.
+fn add_kernel_shapes(graph: &mut GraphProto) {
+    for node in &mut graph.node {
+        let is_convolution = matches!(node.op_type.as_deref(), Some("Conv" | "ConvInteger" | "ConvTranspose"));
+        let is_known = node.attribute.iter().any(|attribute| attribute.name.as_deref() == Some("kernel_shape"));
+        let weights = node.input.get(1).map(String::as_str);
+        let weights = graph.initializer.iter().find(|tensor| tensor.name.as_deref() == weights);
+        if let (true, false, Some(weights)) = (is_convolution, is_known, weights) {
+            node.attribute.push(AttributeProto {
+                name: Some("kernel_shape".to_owned()),
+                ints: weights.dims.iter().skip(2).copied().collect(),
+                r#type: Some(AttributeType::INTS),
+                ..AttributeProto::default()
+            });
+        }
     }
 }
 
 /// Width and height of the input: the declared size, completed by the description.
-fn input_size(network: &InferenceModel, description: &OnnxDescription) -> Result<(u32, u32), String> {
-    let fact = network.input_fact(0).map_err(|e| e.to_string())?;
-    let fault = || format!("the input is {}, expected f32 of 1 x 3 x height x width", fact.format_dt_shape());
-    let dims: Vec<Option<usize>> =
-        fact.shape.dims().map(|dim| dim.concretize().and_then(|dim| dim.to_usize().ok())).collect();
-    let other_type = fact.datum_type.concretize().is_some_and(|datum_type| datum_type != f32::datum_type());
-    let [batch, channels, height, width] = dims[..] else { return Err(fault()) };
+fn input_size(model: &Model, input: NodeId, description: &OnnxDescription) -> Result<(u32, u32), String> {
+    let info = model.node_info(input);
+    let dtype = info.as_ref().and_then(|info| info.dtype());
+    let dims = info.and_then(|info| info.shape()).unwrap_or_default();
+    let text: Vec<String> = dims
+        .iter()
+        .map(|dim| match dim {
+            Dimension::Fixed(n) => n.to_string(),
+            Dimension::Symbolic(name) => name.clone(),
+        })
+        .collect();
+    let fault = || {
+        let dtype = dtype.map_or("of unknown type".to_owned(), |dtype| dtype.to_string());
+        format!("the input is {dtype} of {}, expected f32 of 1 x 3 x height x width", text.join(" x "))
+    };
+    let fixed = |dim: &Dimension| match dim {
+        Dimension::Fixed(n) => Some(*n),
+        Dimension::Symbolic(_) => None,
+    };
+    let [batch, channels, height, width] = dims.iter().map(fixed).collect::<Vec<_>>()[..] else { return Err(fault()) };
+    let other_type = dtype.is_some_and(|dtype| dtype != ValueType::Tensor(DataType::Float));
     if other_type || batch.is_some_and(|n| n != 1) || channels.is_some_and(|n| n != 3) {
         return Err(fault());
     }
@@ -255,13 +263,11 @@ pub(super) fn open(path: &Path, known: Option<&str>) -> Result<Arc<dyn Encoder>,
         move |found: String| Error::Onnx { path, found }
     };
     let description = OnnxDescription::parse(&text).map_err(fault(&beside))?;
-    let model = tract_onnx::onnx()
-        .proto_model_for_read(&mut bytes.as_slice())
+    let model = ModelProto::parse_buf(&bytes)
         .ok()
         .filter(|model| model.graph.is_some())
         .ok_or_else(|| fault(path)("not an ONNX file".to_owned()))?;
-    // tract panics on a graph with an output that belongs to no node.
-    let network = catch_panic(|| OnnxNetwork::build(&model, &description)).map_err(fault(path))?;
+    let network = OnnxNetwork::build(model, &description).map_err(fault(path))?;
     let sampling = description.sampling(network.width, network.height).map_err(fault(&beside))?;
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     // Both files determine the features.
@@ -278,7 +284,6 @@ pub(super) fn open(path: &Path, known: Option<&str>) -> Result<Arc<dyn Encoder>,
 mod tests {
     use super::*;
     use crate::media::Picture;
-    use tract_onnx::pb::{tensor_shape_proto::dimension::Value, type_proto};
 
     /// Made by `tests/reference/tiny_onnx.py`.
     const TINY: &[u8] = include_bytes!("../../tests/reference/tiny.onnx");
@@ -294,14 +299,15 @@ mod tests {
     }
 
     fn model() -> ModelProto {
-        tract_onnx::onnx().proto_model_for_read(&mut &TINY[..]).unwrap()
+        ModelProto::parse_buf(TINY).unwrap()
     }
 
-    /// The declared dimensions of the input.
-    fn dims(model: &mut ModelProto) -> Vec<&mut Option<Value>> {
-        let graph = model.graph.as_mut().unwrap();
-        let type_proto::Value::TensorType(tensor) = graph.input[0].r#type.as_mut().unwrap().value.as_mut().unwrap();
-        tensor.shape.as_mut().unwrap().dim.iter_mut().map(|dim| &mut dim.value).collect()
+    /// Declares the size of one dimension of the input.
+    fn declare(model: &mut ModelProto, dim: usize, value: Option<i64>) {
+        let input = &mut model.graph.as_mut().unwrap().input[0];
+        let shape = input.r#type.as_mut().unwrap().tensor_type.as_mut().unwrap().shape.as_mut().unwrap();
+        shape.dim[dim].dim_value = value;
+        shape.dim[dim].dim_param = value.is_none().then(|| "open".to_owned());
     }
 
     #[test]
@@ -356,34 +362,33 @@ mod tests {
         let fault = |change: fn(&mut ModelProto), description: &str| {
             let mut model = model();
             change(&mut model);
-            OnnxNetwork::build(&model, &serde_json::from_str(description).unwrap()).err().unwrap()
+            OnnxNetwork::build(model, &serde_json::from_str(description).unwrap()).err().unwrap()
         };
-        let error = fault(|m| *dims(m)[1] = Some(Value::DimValue(1)), "{}");
-        assert!(error.contains("1,8,12,F32, expected f32 of 1 x 3 x height x width"), "{error}");
-        let error = fault(|m| *dims(m)[0] = Some(Value::DimValue(4)), "{}");
-        assert!(error.contains("the input is 4,3,8,12,F32"), "{error}");
-        let error = fault(|m| *dims(m)[3] = Some(Value::DimParam("w".into())), "{}");
+        let error = fault(|m| declare(m, 1, Some(1)), "{}");
+        assert!(error.contains("x 1 x 8 x 12, expected f32 of 1 x 3 x height x width"), "{error}");
+        let error = fault(|m| declare(m, 0, Some(4)), "{}");
+        assert!(error.contains("of 4 x 3 x 8 x 12"), "{error}");
+        let error = fault(|m| declare(m, 3, None), "{}");
         assert_eq!(error, "the network leaves its width open; expected it in the JSON file");
-        let error = fault(|m| m.graph.as_mut().unwrap().output[0].name = "conv".into(), "{}");
+        let error = fault(|m| m.graph.as_mut().unwrap().output[0].name = Some("conv".into()), "{}");
         assert!(error.contains("expected f32 of 1 x length"), "{error}");
         let second = |m: &mut ModelProto| {
-            let graph = m.graph.as_mut().unwrap();
-            let mut flat = graph.output[0].clone();
-            flat.name = "flat".into();
-            graph.output.push(flat);
+            let outputs = &mut m.graph.as_mut().unwrap().output;
+            outputs.push(Default::default());
+            outputs[1].name = Some("flat".into());
         };
         assert!(fault(second, "{}").contains("has 2 outputs; expected the name of one"), "{}", fault(second, "{}"));
-        let error = fault(|m| m.graph.as_mut().unwrap().node[1].op_type = "Unheard".into(), "{}");
-        assert!(error.contains("tract cannot run this network") && error.contains("Unheard"), "{error}");
+        let error = fault(|m| m.graph.as_mut().unwrap().node[1].op_type = Some("Unheard".into()), "{}");
+        assert!(error.contains("rten cannot run this network") && error.contains("Unheard"), "{error}");
     }
 
     #[test]
     fn the_description_completes_an_open_size() {
         let mut model = model();
-        *dims(&mut model)[2] = Some(Value::DimParam("h".into()));
-        *dims(&mut model)[3] = None;
+        declare(&mut model, 2, None);
+        declare(&mut model, 3, None);
         let description = serde_json::from_str(r#"{"width": 40, "height": 20}"#).unwrap();
-        let network = OnnxNetwork::build(&model, &description).unwrap();
+        let network = OnnxNetwork::build(model, &description).unwrap();
         assert_eq!((network.length, network.width, network.height), (5, 40, 20));
     }
 
@@ -393,15 +398,6 @@ mod tests {
             assert!(open_bytes(&TINY[..length], "{}").is_err(), "{length} bytes of {}", TINY.len());
         }
         assert!(open_bytes(b"\x89PNG\r\n", "{}").unwrap_err().contains("/tiny.onnx: not an ONNX file"));
-    }
-
-    #[test]
-    fn caught_panics_nest() {
-        hide_caught_panics();
-        let inner = || catch_panic(|| -> Result<(), String> { panic!("inner") });
-        assert!(catch_panic(|| Ok(inner().is_err() && CATCHING.get())).unwrap());
-        assert!(catch_panic(|| -> Result<u8, String> { panic!("outer") }).is_err());
-        assert!(!CATCHING.get());
     }
 
     #[test]

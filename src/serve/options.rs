@@ -102,7 +102,7 @@ impl ServeOptions {
         ServeOptions { index: index.into(), ..ServeOptions::default() }
     }
 
-    /// The encoder is that of the index; checkpoint and weights may be named.
+    /// The encoder and checkpoint of the index.
     pub(crate) fn model_choice(&self) -> ModelChoice {
         ModelChoice { encoder: None, weights: self.weights.clone(), checkpoint: self.checkpoint.clone() }
     }

@@ -1,6 +1,6 @@
 use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -110,17 +110,7 @@ fn listen(text: &str) -> Result<ListenAddress, String> {
     Ok(ListenAddress { address, name: name.map(str::to_owned) })
 }
 
-/// Refuses a library folder that is not a folder.
-fn check_folder(path: &Path) -> anyhow::Result<()> {
-    match std::fs::metadata(path) {
-        Ok(found) if found.is_dir() => Ok(()),
-        Ok(_) => bail!("{}: not a folder; name a folder of videos", path.display()),
-        Err(error) => bail!("{}: {error}", path.display()),
-    }
-}
-
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    args.library.iter().try_for_each(|folder| check_folder(folder))?;
     serve::start_logging(match args.log {
         LogArg::Text => LogFormat::Text,
         LogArg::Json => LogFormat::Json,
@@ -129,7 +119,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         tracing::warn!("{TOKEN} is ignored: --no-auth admits every request without a token");
     }
     let (token, choice) = (args.token()?, args.model.choice());
-    let mut options = ServeOptions::new(&args.folder.index)
+    let mut options = ServeOptions::new(args.folder.index)
         .token(token)
         .library(args.library)
         .listen(args.listen.address)
@@ -147,7 +137,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         options.workers = workers.into();
     }
     serve::run(options, &ShutdownSignal::on_signals()?, |address| {
-        // Another program may read the address, and may have ended already.
+        // The reader of the address may be gone.
         let mut out = std::io::stdout();
         let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
     })?;

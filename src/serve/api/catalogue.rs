@@ -122,7 +122,12 @@ impl Catalogue {
 
     /// The numbers of the videos that match a text, in order. The text is a filter, or words or parts of words; a blank
     /// one matches all videos.
-    pub(crate) fn find(&self, searcher: &Searcher, text: &str, order: VideoOrder) -> Result<Vec<VideoNumber>, ApiError> {
+    pub(crate) fn find(
+        &self,
+        searcher: &Searcher,
+        text: &str,
+        order: VideoOrder,
+    ) -> Result<Vec<VideoNumber>, ApiError> {
         let order = match order {
             VideoOrder::Name => &self.orders[0],
             VideoOrder::Duration => &self.orders[1],
@@ -142,7 +147,8 @@ impl Catalogue {
         let words = lower.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()));
         // A video that a filter excludes must not match by a part of a word.
         let words: Vec<&str> = words.filter(|word| !word.is_empty() && !is_filter).collect();
-        let has_words = |entry: &CatalogueEntry| !words.is_empty() && words.iter().all(|word| entry.text.contains(word));
+        let has_words =
+            |entry: &CatalogueEntry| !words.is_empty() && words.iter().all(|word| entry.text.contains(word));
         let found = in_order.filter(|entry| set.contains(entry.number) || has_words(entry));
         Ok(found.map(|entry| entry.number).collect())
     }
@@ -234,7 +240,11 @@ mod tests {
         assert_eq!(ids("", VideoOrder::Name), "id0 id1 id10 id11 id2 id3 id4 id5 id6 id7 id8 id9");
         assert_eq!(ids("", VideoOrder::Duration), "id6 id5 id11 id4 id10 id3 id2 id9 id1 id8 id0 id7");
         assert_eq!(ids("lip 11", VideoOrder::Name), "id11");
-        assert_eq!(ids("label:\"mod 1\" -clip", VideoOrder::Name), "", "an excluded video does not match by a part of a word");
+        assert_eq!(
+            ids("label:\"mod 1\" -clip", VideoOrder::Name),
+            "",
+            "an excluded video does not match by a part of a word"
+        );
         assert_eq!(catalogue.folders, [("0".to_owned(), 4), ("1".to_owned(), 4), ("2".to_owned(), 4)]);
     }
 }

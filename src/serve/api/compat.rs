@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::search::{Group, SearchOptions};
+use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::openapi::{IndexErrors, PictureErrors};
 use crate::serve::api::request::{body_bytes, read_form, unsupported};
 use crate::serve::api::search::{SearchContext, file_name, moment_links, seconds};
 use crate::serve::connection::body::BodyKind;
 use crate::serve::error::ApiError;
-use crate::serve::admission::gate::WorkerGate;
 use crate::serve::guard::auth::is_https;
 
 /// Most results, as trace.moe returns.
@@ -125,17 +125,14 @@ pub(crate) async fn trace_image(
     trace(context, &headers, bytes).await
 }
 
-async fn trace(
-    context: SearchContext,
-    headers: &HeaderMap,
-    bytes: Bytes,
-) -> Result<Json<TraceResponse>, ApiError> {
+async fn trace(context: SearchContext, headers: &HeaderMap, bytes: Bytes) -> Result<Json<TraceResponse>, ApiError> {
     let snapshot = context.snapshots.ready()?;
     let scheme = if is_https(headers) { "https" } else { "http" };
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost").to_owned();
     let worker = context.clone();
     let work = move || {
-        let options = SearchOptions { top: TOP, group: Group::Video, effort: Effort::Default, ..SearchOptions::default() };
+        let options =
+            SearchOptions { top: TOP, group: Group::Video, effort: Effort::Default, ..SearchOptions::default() };
         let answer = worker.search_picture(&snapshot, &bytes, &options)?;
         let result = answer.results.into_iter().map(|found| {
             let (image, video) = moment_links(&worker.links, &found);

@@ -94,7 +94,12 @@ fn common(head: &FileHeaders) -> [(HeaderName, HeaderValue); 3] {
 }
 
 /// A response with the selected part of `length` bytes. `body` returns the bytes of a range.
-fn respond(request: &FileRequest<'_>, head: &FileHeaders, length: u64, body: impl FnOnce(Range<u64>) -> Body) -> Response {
+fn respond(
+    request: &FileRequest<'_>,
+    head: &FileHeaders,
+    length: u64,
+    body: impl FnOnce(Range<u64>) -> Body,
+) -> Response {
     let (status, range) = match request.selection(head, length) {
         Selection::All => (StatusCode::OK, 0..length),
         Selection::Range(range) => (StatusCode::PARTIAL_CONTENT, range),
@@ -124,7 +129,9 @@ pub(crate) fn bytes_response(request: &FileRequest<'_>, head: &FileHeaders, byte
     if request.is_current(head) {
         return not_modified(head);
     }
-    respond(request, head, bytes.len() as u64, |range| Body::from(bytes.slice(range.start as usize..range.end as usize)))
+    respond(request, head, bytes.len() as u64, |range| {
+        Body::from(bytes.slice(range.start as usize..range.end as usize))
+    })
 }
 
 /// A response with an open file, which is read while it is sent.

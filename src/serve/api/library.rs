@@ -10,6 +10,7 @@ use reelseek_index::Video;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::collection::video_path;
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::catalogue::{CatalogueCache, VideoOrder};
 use crate::serve::api::jobs::Jobs;
@@ -130,7 +131,7 @@ impl VideoSummary {
             rows: video.rows,
             size: video.size_bytes,
             modified: rfc3339(video.modified_ns),
-            warning: video.note.clone(),
+            warning: video.note.as_deref().map(|note| links.stored_text(note, &video_path(video))),
             thumbnail: links.thumbnail(&video.id, at, None),
             media: links.media(&video.id),
             video: video.id.clone(),
@@ -234,7 +235,8 @@ pub(crate) async fn facets(
     let snapshot = snapshots.ready()?;
     let catalogue = gate.run(move || catalogues.of(&snapshot)).await?;
     let labels = catalogue.labels.iter().map(|(label, videos)| LabelCount { label: label.clone(), videos: *videos });
-    let folders = catalogue.folders.iter().map(|(folder, videos)| FolderCount { folder: folder.clone(), videos: *videos });
+    let folders =
+        catalogue.folders.iter().map(|(folder, videos)| FolderCount { folder: folder.clone(), videos: *videos });
     Ok(Json(Facets { labels: labels.collect(), folders: folders.collect() }))
 }
 

@@ -1,7 +1,9 @@
 //! Links to the pictures and videos of a result.
 
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::serve::advice::stored_text;
 use crate::serve::guard::auth::Auth;
 
 /// Writes links, signed if the server has a token, so that a page or a chat can embed them.
@@ -29,6 +31,11 @@ impl Links {
     /// The file of a video.
     pub(crate) fn media(&self, video: &str) -> String {
         self.auth.sign(format!("/v1/media/{video}"))
+    }
+
+    /// A stored message about a video, without its folder unless the server shows paths.
+    pub(crate) fn stored_text(&self, text: &str, video: &Path) -> String {
+        if self.show_paths { text.to_owned() } else { stored_text(text, video) }
     }
 
     /// The path of a file, if the server shows paths.

@@ -140,11 +140,7 @@ impl SearchQuery {
     ///
     /// # Errors
     /// As [`Fetcher::fetch`].
-    pub(crate) async fn resolve(
-        self,
-        fetcher: &Fetcher,
-        deadline: Option<Instant>,
-    ) -> Result<ResolvedQuery, ApiError> {
+    pub(crate) async fn resolve(self, fetcher: &Fetcher, deadline: Option<Instant>) -> Result<ResolvedQuery, ApiError> {
         match self {
             SearchQuery::Picture(bytes) => Ok(ResolvedQuery::Picture(bytes)),
             SearchQuery::Vector(vector) => Ok(ResolvedQuery::Vector(vector)),

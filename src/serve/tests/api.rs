@@ -434,7 +434,8 @@ fn the_openapi_document_describes_the_parameters_of_every_kind_of_search() {
         assert_eq!(parameters[3]["schema"]["enum"], json!(["video", "moment"]));
 
         let contents = &operation["requestBody"]["content"];
-        let fields = |schema: &Value| -> Vec<String> { schema["properties"].as_object().unwrap().keys().cloned().collect() };
+        let fields =
+            |schema: &Value| -> Vec<String> { schema["properties"].as_object().unwrap().keys().cloned().collect() };
         let form = &contents["multipart/form-data"]["schema"];
         assert_eq!(fields(form).len(), options.len() + 2, "{form}");
         assert_eq!(form["properties"]["top"]["type"], "integer");
@@ -445,8 +446,12 @@ fn the_openapi_document_describes_the_parameters_of_every_kind_of_search() {
             assert_eq!(body["properties"]["top"]["type"], json!(["integer", "null"]));
             assert_eq!(body["properties"]["top"]["maximum"], 100);
         }
-        let batch = &document["paths"]["/v1/search/batch"]["post"]["requestBody"]["content"]["application/json"]["schema"];
-        assert_eq!((&batch["required"], &batch["properties"]["queries"]["maxItems"]), (&json!(["queries"]), &32.into()));
+        let batch =
+            &document["paths"]["/v1/search/batch"]["post"]["requestBody"]["content"]["application/json"]["schema"];
+        assert_eq!(
+            (&batch["required"], &batch["properties"]["queries"]["maxItems"]),
+            (&json!(["queries"]), &32.into())
+        );
         assert!(document["components"]["schemas"]["SearchResult"]["properties"]["evidence"].is_object());
         let busy = &document["components"]["responses"]["Error429"];
         assert!(busy["headers"]["Retry-After"].is_object() && busy["description"].is_string(), "{busy}");

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::base::Cancel;
-use crate::ingest::{self, IndexOptions, IndexSummary, Indexer};
+use crate::ingest::{IndexOptions, IndexSummary, Indexer};
 use crate::serve::advice;
 use crate::serve::api::jobs::Jobs;
 use crate::serve::api::jobs::job::{Job, JobStatus};
@@ -78,10 +78,7 @@ pub(crate) struct JobList {
         IndexErrors,
     )
 )]
-pub(crate) async fn start_job(
-    State(context): State<JobContext>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(crate) async fn start_job(State(context): State<JobContext>, request: Request) -> Result<Response, ApiError> {
     let kind = BodyKind::of(request.headers());
     let body = body_bytes(request).await?;
     let request: IndexRequest = match (body.is_empty(), kind) {
@@ -112,10 +109,6 @@ fn index(
     request: &IndexRequest,
     folders: Vec<PathBuf>,
 ) -> Result<IndexSummary, String> {
-    let failed = |error: ingest::Error| {
-        tracing::error!("indexing: {error}");
-        advice::job_error(error)
-    };
     // One core is left to searches.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let serve = &context.options;
@@ -125,9 +118,9 @@ fn index(
         .prune(request.prune)
         .retry(request.retry)
         .model(serve.model_choice());
-    let on_note = |text: &str| tracing::info!("{text}");
-    let indexer = Indexer::open(&serve.index, options, &job.cancel, on_note).map_err(failed)?;
-    let summary = indexer.run(&job.cancel, |event| job.on_event(event)).map_err(failed)?;
+    let note = |text: &str| tracing::info!("{text}");
+    let indexer = Indexer::open(&serve.index, options, &job.cancel, note).map_err(advice::job_error)?;
+    let summary = indexer.run(&job.cancel, |event| job.on_event(event)).map_err(advice::job_error)?;
     // A client that sees the end of the job must find its videos.
     if let Err(error) = context.snapshots.refresh() {
         tracing::warn!("the index cannot be opened: {error}");
@@ -158,10 +151,7 @@ pub(crate) async fn job(State(jobs): State<Arc<Jobs>>, Path(id): Path<String>) -
     delete, path = "/v1/jobs/{id}", tag = "indexing", params(("id" = String, Path, description = "Id of a job")),
     responses((status = 202, description = "The job stops in a moment", body = JobStatus))
 )]
-pub(crate) async fn cancel_job(
-    State(jobs): State<Arc<Jobs>>,
-    Path(id): Path<String>,
-) -> Result<Response, ApiError> {
+pub(crate) async fn cancel_job(State(jobs): State<Arc<Jobs>>, Path(id): Path<String>) -> Result<Response, ApiError> {
     let job = jobs.find(&id)?;
     job.cancel.set();
     Ok((StatusCode::ACCEPTED, Json(job.status())).into_response())

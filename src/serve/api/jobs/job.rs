@@ -23,20 +23,20 @@ pub(crate) struct Job {
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct JobProgress {
-    state: JobState,
-    took: Option<Duration>,
+    pub(super) state: JobState,
+    pub(super) took: Option<Duration>,
     /// When the job had found all files and began to read.
     pub(super) reading_since: Option<Instant>,
     pub(super) done_bytes: u64,
     pub(super) total_bytes: u64,
-    indexed: usize,
-    unchanged: usize,
-    failed: usize,
-    skipped: usize,
-    removed: usize,
-    rows: u64,
-    failures: Vec<FailedFile>,
-    error: Option<String>,
+    pub(super) indexed: usize,
+    pub(super) unchanged: usize,
+    pub(super) failed: usize,
+    pub(super) skipped: usize,
+    pub(super) removed: usize,
+    pub(super) rows: u64,
+    pub(super) failures: Vec<FailedFile>,
+    pub(super) error: Option<String>,
 }
 
 /// State of a job.
@@ -53,7 +53,7 @@ pub(super) enum JobState {
 
 /// A file that could not be indexed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-struct FailedFile {
+pub(super) struct FailedFile {
     /// Name of the file, without its folders.
     name: String,
     reason: String,
@@ -140,20 +140,20 @@ impl Job {
     }
 
     /// Records an event of the indexer.
-    pub(super) fn on_event(&self, event: &IndexEvent) {
+    pub(super) fn on_event(&self, event: IndexEvent) {
         let mut progress = self.progress();
         let (path, outcome) = match event {
             IndexEvent::File { path, outcome } => (path, outcome),
             IndexEvent::Progress { done_bytes, total_bytes } => {
                 progress.reading_since.get_or_insert_with(Instant::now);
-                (progress.done_bytes, progress.total_bytes) = (*done_bytes, *total_bytes);
+                (progress.done_bytes, progress.total_bytes) = (done_bytes, total_bytes);
                 return;
             }
         };
         match outcome {
             FileOutcome::Indexed { rows, .. } => {
                 progress.indexed += 1;
-                progress.rows += u64::from(*rows);
+                progress.rows += u64::from(rows);
             }
             FileOutcome::Unchanged { .. } => progress.unchanged += 1,
             FileOutcome::Missing => progress.skipped += 1,
@@ -162,7 +162,8 @@ impl Job {
                 progress.failed += 1;
                 if progress.failures.len() < MAX_JOB_FAILURES {
                     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                    progress.failures.push(FailedFile { name, reason: advice::file_error(error, path) });
+                    let reason = advice::file_error(error, &name);
+                    progress.failures.push(FailedFile { name, reason });
                 }
             }
         }

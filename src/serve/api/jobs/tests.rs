@@ -58,8 +58,11 @@ fn stopping_cancels_the_job_and_waits_for_its_end() {
     jobs.stop(SOON);
     assert_eq!(job.status().state, JobState::Cancelled);
     let (go, wait) = mpsc::channel::<()>();
-    let deaf =
-        jobs.start(move |_| wait.recv().map(|()| IndexSummary::default()).map_err(|e| e.to_string())).unwrap().ok().unwrap();
+    let deaf = jobs
+        .start(move |_| wait.recv().map(|()| IndexSummary::default()).map_err(|e| e.to_string()))
+        .unwrap()
+        .ok()
+        .unwrap();
     jobs.stop(Duration::from_millis(20));
     assert_eq!(deaf.status().state, JobState::Running, "stopping waits until the timeout");
     go.send(()).unwrap();
@@ -70,14 +73,18 @@ fn stopping_cancels_the_job_and_waits_for_its_end() {
 fn estimates_the_time_left_from_the_speed_of_reading() {
     let jobs = jobs();
     let (go, wait) = mpsc::channel::<()>();
-    let job =
-        jobs.start(move |_| wait.recv().map(|()| IndexSummary::default()).map_err(|e| e.to_string())).unwrap().ok().unwrap();
+    let job = jobs
+        .start(move |_| wait.recv().map(|()| IndexSummary::default()).map_err(|e| e.to_string()))
+        .unwrap()
+        .ok()
+        .unwrap();
     let status = job.status();
     assert_eq!((status.progress, status.eta_seconds), (0.0, None));
     // The time before the reading does not count.
     std::thread::sleep(Duration::from_millis(200));
     let since = Instant::now();
-    *job.progress() = JobProgress { reading_since: Some(since), done_bytes: 75, total_bytes: 100, ..JobProgress::default() };
+    *job.progress() =
+        JobProgress { reading_since: Some(since), done_bytes: 75, total_bytes: 100, ..JobProgress::default() };
     std::thread::sleep(Duration::from_millis(300));
     let status = job.status();
     let (eta, took) = (status.eta_seconds.unwrap(), since.elapsed().as_secs_f64());

@@ -47,7 +47,10 @@ fn names_in_headers_are_ascii() {
 fn no_content_type_is_one_that_a_browser_runs() {
     for extension in media::walk::EXTENSIONS {
         let found = content_type(&PathBuf::from(format!("a.{extension}")));
-        assert!(found.starts_with("video/") || found == "image/gif" || found == "application/octet-stream", "{extension}");
+        assert!(
+            found.starts_with("video/") || found == "image/gif" || found == "application/octet-stream",
+            "{extension}"
+        );
     }
     assert_eq!(content_type(Path::new("a.MP4")), "video/mp4");
     for name in ["a.html", "a.svg", "a", "a.js"] {
