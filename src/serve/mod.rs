@@ -113,6 +113,12 @@ async fn serve(
     Ok(())
 }
 
+/// Whether these bytes are the JSON of a search or a batch. For fuzzing only.
+#[doc(hidden)]
+pub fn is_search_json(bytes: &[u8]) -> bool {
+    api::request::parse_json(bytes).is_ok()
+}
+
 /// All routes with their layers.
 fn router(app: &App) -> Result<Router, Error> {
     let (open, closed) = api::routes();
