@@ -66,7 +66,6 @@ const COLUMNS_TO_DO: &[&str] = &[
     "src/features",
     "src/gmf",
     "src/ingest",
-    "src/lib.rs",
     "src/research",
     "src/serve",
 ];
