@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use reelseek::media::Picture;
 use reelseek::search::align;
-use reelseek_index::{Index, Settings, Span, Video};
+use reelseek_index::{Index, IndexSettings, Span, Video};
 
 const VIDEOS: usize = 2_000;
 const ROWS: usize = 50;
@@ -64,7 +64,7 @@ fn jpeg(random: &mut Random) -> Outcome<Vec<u8>> {
 
 /// Videos whose rows lie near each other, with sketches.
 fn index(folder: &std::path::Path, random: &mut Random) -> Outcome<()> {
-    let settings = Settings { sketch: align::BYTES as u32, ..Settings::new(DIM) };
+    let settings = IndexSettings { sketch: align::BYTES as u32, ..IndexSettings::new(DIM) };
     let index = Index::create(folder, &settings)?;
     let mut writer = index.writer()?;
     let spans: Vec<Span> = (0..ROWS as u32)

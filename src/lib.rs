@@ -36,19 +36,20 @@
 //!
 //! # Cargo features
 //!
-//! `cli`, `serve` and `research` (training and evaluation) are on by default. Without them the library indexes
-//! folders and searches them.
+//! All are on by default: `cli` (the program), `serve` (web page and HTTP API), `research` (training and
+//! evaluation), `encoders` (learned encoders) and `onnx`. Without them the library indexes folders and
+//! searches them with the embedded encoder.
 //!
 //! # The tour
 //!
 //! ```text
-//! video ─── media ── frames ── encode ── features ──┐ gmf  ┌── vectors ── index ──┐
-//! picture ─ media ── pixels ── encode ── features ──┘      └── vector ─────────────┴── search ── cli │ serve
+//! video ─── media ─ frames ─ encode ─ features ──┐ gmf  ┌── vectors ── index ──┐
+//! picture ─ media ─ pixels ─ encode ─ features ──┘      └── vector ─────────────┴── search ── cli │ serve
 //! ```
 //!
-//! An encoder turns a picture into features, and a clip (8 frames) into features of another length. A checkpoint
-//! maps both to unit vectors of one length. The index stores one vector (row) per clip and finds the rows nearest
-//! to the vector of a picture.
+//! An encoder turns a picture into features, and a clip (8 frames) into features of another length. A
+//! checkpoint maps both to unit vectors of one length. The index stores one vector (row) per clip and finds
+//! the rows nearest to the vector of a picture.
 //!
 //! The code is split into rooms. Each room answers one question and may use only the rooms named here. A test
 //! compares these layers with the code (`tests/integration/architecture.rs`).
@@ -69,26 +70,28 @@
 //! | `cli` | what does the command line mean? | all |
 //!
 //! **Indexing.** [`ingest::Indexer`] finds files with [`media::walk`], decodes each with [`media::frames`],
-//! describes every frame with an [`encode::Encoder`], joins 8 frames to a clip with an [`ingest::ClipBuilder`],
-//! embeds the clip with a [`gmf::Folded`] checkpoint and passes the row to a [`reelseek_index::Writer`].
-//! [`collection::Collection`] records in the index folder which encoder and checkpoint made the rows.
+//! describes every frame with an [`encode::Encoder`], joins 8 frames to a clip with an
+//! [`ingest::ClipBuilder`], embeds the clip with a [`gmf::Folded`] checkpoint and passes the row to a
+//! [`reelseek_index::Writer`]. [`collection::Collection`] records in the index folder which encoder and
+//! checkpoint made the rows.
 //!
-//! **Search.** [`search::Engine`] embeds a picture in several views, fetches the nearest rows, compares the picture
-//! with their frames ([`search::align`]), joins neighbouring rows to a [`search::Moment`] and converts the evidence
-//! to a confidence ([`collection::Calibration`]).
+//! **Search.** [`search::Engine`] embeds a picture in several views, fetches the nearest rows, compares the
+//! picture with their frames ([`search::align`]), joins neighbouring rows to a [`search::Moment`] and
+//! converts the evidence to a confidence ([`collection::Calibration`]).
 //!
-//! **Server.** `serve` answers the same searches over HTTP. Each request uses one snapshot of the index. It passes
-//! the guards (host, token, limits) and waits in a queue. The page in `assets/page` is a client of this API.
+//! **Server.** `serve` answers the same searches over HTTP. Each request uses one snapshot of the index. It
+//! passes the guards (host, token, limits) and waits in a queue. The page in `assets/page` is a client of
+//! this API.
 //!
 //! **Training.** The command `train` opens a `features::FeatureSet` or makes one from videos
-//! (`research::fit::pairs`). `gmf::train` takes steps with `gmf::CpuStepper`, whose gradients are written by hand.
-//! `gmf::AutogradStepper` is its reference and the way to a GPU. `gmf::GmfWeights::fold` reduces the best epoch to
-//! the small [`gmf::Folded`] checkpoint that indexing and searching use.
+//! (`research::fit::pairs`). `gmf::train` takes steps with `gmf::CpuStepper`, whose gradients are written by
+//! hand. `gmf::AutogradStepper` is its reference and the way to a GPU. `gmf::GmfWeights::fold` reduces the
+//! best epoch to the small [`gmf::Folded`] checkpoint that indexing and searching use.
 //!
-//! **Evaluation.** The command `dataset` draws frames and clips from annotations (`features::benchmark`), `extract`
-//! encodes them into a `features::FeatureSet`, and `eval` ranks its videos for its pictures (`research::eval`):
-//! `methods` map both into one space, `ranking` ranks exactly, `metrics` and `summary` judge the rankings, and
-//! `table`, `report` and `trec` write the results.
+//! **Evaluation.** The command `dataset` draws frames and clips from annotations (`features::benchmark`),
+//! `extract` encodes them into a `features::FeatureSet`, and `eval` ranks its videos for its pictures
+//! (`research::eval`): `methods` map both into one space, `ranking` ranks exactly, `metrics` and `summary`
+//! judge the rankings, and `table`, `report` and `trec` write the results.
 //!
 //! [`encode::registry`] lists the encoders.
 

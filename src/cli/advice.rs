@@ -2,28 +2,33 @@
 
 use std::error::Error;
 
-use crate::gmf;
-use crate::ingest::closed_form::FitError;
+use crate::encode::registry::WeightsOrigin;
+use crate::ingest::closed_form::{FitError, FitEvent};
 use crate::ingest::{self, FileError};
-use crate::media;
-use crate::{collection, search};
+use crate::{collection, encode, gmf, media, search};
 
 /// Reason for a video of the index whose file is gone.
 pub(super) const MISSING_FILE: &str = "the file is gone but still in the index; --prune removes it";
 
+const ANOTHER_FOLDER: &str = "or index again into another folder";
+const NAME_WEIGHTS: &str = "name a file with --weights";
+
 /// What to do about an error; `None` if its message says all.
 pub(super) fn of(error: &(dyn Error + 'static)) -> Option<String> {
-    None.or_else(|| error.downcast_ref().and_then(index))
+    let advice = None
+        .or_else(|| error.downcast_ref().and_then(index))
         .or_else(|| error.downcast_ref().and_then(media))
+        .or_else(|| error.downcast_ref().and_then(encode))
+        .or_else(|| error.downcast_ref().and_then(checkpoint))
         .or_else(|| error.downcast_ref().and_then(collection))
         .or_else(|| error.downcast_ref().and_then(search))
         .or_else(|| error.downcast_ref().and_then(ingest))
-        .or_else(|| error.downcast_ref().and_then(file))
-        .or_else(|| error.downcast_ref().and_then(checkpoint))
-        .or_else(|| error.downcast_ref().and_then(config))
-        .or_else(|| error.downcast_ref().and_then(fit))
-        .map(str::to_owned)
-        .or_else(|| research::of(error))
+        .or_else(|| error.downcast_ref().and_then(file));
+    #[cfg(feature = "encoders")]
+    let advice = advice.or_else(|| error.downcast_ref().and_then(hub));
+    #[cfg(feature = "research")]
+    let advice = advice.or_else(|| research::of(error));
+    advice
 }
 
 /// Why a file was not indexed, and what to do about it.
@@ -33,185 +38,280 @@ pub(super) fn failed_file(error: &FileError, kept: bool) -> String {
     format!("{error}{advice}{kept}")
 }
 
-fn index(error: &reelseek_index::Error) -> Option<&'static str> {
+/// A note about the fit of a checkpoint.
+pub(super) fn fit_note(event: &FitEvent) -> String {
+    match event {
+        FitEvent::TooFewVideos { min_videos, min_frames, .. } => format!(
+            "{event}; index at least {min_videos} videos with {min_frames} frames at once, into another folder, or name \
+             a --checkpoint"
+        ),
+        FitEvent::Started { .. } | FitEvent::Described { .. } => event.to_string(),
+    }
+}
+
+fn text(advice: &str) -> Option<String> {
+    Some(advice.to_owned())
+}
+
+fn index(error: &reelseek_index::Error) -> Option<String> {
     use reelseek_index::Error;
-    Some(match error {
-        Error::Missing { .. } => "make one with `reelseek index FOLDER`, or name another with --index",
-        Error::Foreign { .. } => "name a new or empty folder with --index",
-        _ => return None,
-    })
+    match error {
+        Error::Missing { .. } => text("make one with `reelseek index FOLDER`, or name another with --index"),
+        Error::NotEmpty { .. } => text("name a new or empty folder with --index"),
+        Error::Locked { .. } => text("wait for the other program to finish"),
+        Error::Busy { .. } => text("try again"),
+        Error::Damaged { .. } => text("restore the index from a copy, or index again into another folder"),
+        Error::Version { .. } => {
+            text("use the version of reelseek that wrote it, or index again into another folder")
+        }
+        _ => None,
+    }
 }
 
-fn media(error: &media::Error) -> Option<&'static str> {
-    Some(match error {
-        media::Error::Killed { .. } => "run the command again, with fewer --jobs",
-        media::Error::Changed { .. } => "run the command again",
-        _ => return None,
-    })
+fn media(error: &media::Error) -> Option<String> {
+    match error {
+        media::Error::Killed { .. } => text("run the command again, with fewer --jobs"),
+        media::Error::Changed { .. } => text("run the command again"),
+        media::Error::NotAVideo { found: "a picture", .. } => text("`reelseek search` searches with a picture"),
+        _ => None,
+    }
 }
 
-fn collection(error: &collection::Error) -> Option<&'static str> {
+fn encode(error: &encode::Error) -> Option<String> {
+    use encode::Error;
+    match error {
+        Error::Projection { .. } => text("fit a new one with `reelseek train --refit-encoder`"),
+        Error::NotBuilt { feature, .. } => Some(format!("build reelseek with `--features {feature}`")),
+        Error::NoWeights { name, origin: WeightsOrigin::Hub, .. } => {
+            Some(format!("fetch them with `reelseek encoders pull {name}`, or {NAME_WEIGHTS}"))
+        }
+        Error::NoWeights { .. } => text(NAME_WEIGHTS),
+        Error::PickledWeights { name: "c3d", path, .. } => Some(format!(
+            "convert it with `python3 tools/convert_c3d.py {} c3d.npz`, and name the result with --weights",
+            path.display()
+        )),
+        Error::PickledWeights { .. } => text("convert it to safetensors"),
+        Error::OnnxFile { .. } => {
+            text("name the network's file with --encoder onnx:FILE or, if it was moved, with --weights FILE")
+        }
+        Error::OnnxDescriptionFile { .. } => text("create this file; `{}` accepts all defaults"),
+        Error::WrongEncoder { needed, origin, .. } => {
+            let name = needed.split('/').next().unwrap_or(needed);
+            let first = match origin {
+                WeightsOrigin::Embedded => "it is part of the program: leave --encoder out".to_owned(),
+                WeightsOrigin::Hub => format!(
+                    "fetch its weights with `reelseek encoders pull {name}`, or name them with --weights FILE"
+                ),
+                WeightsOrigin::File => "name its weights with --weights FILE".to_owned(),
+                WeightsOrigin::Onnx => {
+                    "name its own file, with the same JSON file beside it, with --weights FILE".to_owned()
+                }
+            };
+            Some(format!("{first}, {ANOTHER_FOLDER}"))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(feature = "encoders")]
+fn hub(error: &encode::hub::Error) -> Option<String> {
+    use encode::hub::Error;
+    const FETCH_ELSEWHERE: &str = "fetch the file elsewhere and name it with --weights";
+    const RESUME: &str = "run the same command again to resume";
+    match error {
+        Error::NotOnHub { .. } => text(NAME_WEIGHTS),
+        Error::Offline { path, .. } => {
+            Some(format!("unset HF_HUB_OFFLINE, put the file at {}, or {NAME_WEIGHTS}", path.display()))
+        }
+        Error::Status { status: 401 | 403, .. } => text(FETCH_ELSEWHERE),
+        Error::Status { status: 404, .. } | Error::NotAHub { .. } => {
+            Some(format!("check HF_ENDPOINT, or {FETCH_ELSEWHERE}"))
+        }
+        Error::Status { status: 429, .. } => text("wait a while and run the command again"),
+        Error::Status { .. } => Some(format!("run the command again later, or {FETCH_ELSEWHERE}")),
+        Error::Unreachable { .. } => Some(format!("check the network and HF_ENDPOINT, or {FETCH_ELSEWHERE}")),
+        Error::HashMismatch { .. } => {
+            Some(format!("run the command again; if that does not help, {FETCH_ELSEWHERE}"))
+        }
+        Error::Locked { .. } => text("wait for the other process"),
+        Error::Io { .. } => text("REELSEEK_CACHE names another folder for weights"),
+        Error::Cancelled { total: None, .. } => text("run the same command again"),
+        Error::TransferBroken { .. } | Error::Cancelled { .. } => text(RESUME),
+        #[allow(unreachable_patterns, reason = "the enum is non-exhaustive for other crates only")]
+        _ => None,
+    }
+}
+
+fn checkpoint(error: &gmf::Error) -> Option<String> {
+    use gmf::Error;
+    match error {
+        Error::Format { .. } => text("`reelseek train` and `reelseek fold` write GMF checkpoints"),
+        Error::NotFolded { .. } => text("`reelseek fold` makes the folded checkpoint of it"),
+        Error::Encoder { .. } => text("name a checkpoint that fits with --checkpoint"),
+        Error::BeyondHalf { .. } => text("store values as f32, without --half"),
+        Error::NoRoom { .. } => text("move --boundary towards 0.5"),
+        _ => None,
+    }
+}
+
+fn collection(error: &collection::Error) -> Option<String> {
     use collection::Error;
     match error {
         Error::Index(error) => index(error),
+        Error::Encoder(error) => encode(error),
+        Error::Checkpoint(error) => checkpoint(error),
         Error::MissingCheckpoint { .. } => {
-            Some("put it back, name a copy with --checkpoint, or index again into another folder")
+            Some(format!("put it back, name a copy with --checkpoint, {ANOTHER_FOLDER}"))
         }
         Error::OtherCheckpoint { .. } => {
-            Some("name the checkpoint that the index was made with, or index again into another folder")
+            Some(format!("name the checkpoint that the index was made with, {ANOTHER_FOLDER}"))
         }
-        Error::FullPrecision => Some("leave --half out, or name another folder with --index"),
-        _ => None,
+        Error::FullPrecision => text("leave --half out, or name another folder with --index"),
+        Error::Io { .. } => None,
     }
 }
 
-fn search(error: &search::Error) -> Option<&'static str> {
+fn search(error: &search::Error) -> Option<String> {
     match error {
         search::Error::Media(error) => media(error),
         search::Error::Index(error) => index(error),
+        search::Error::Checkpoint(error) => checkpoint(error),
+        search::Error::Encoder(error) => encode(error),
         search::Error::Collection(error) => collection(error),
-        _ => None,
     }
 }
 
-fn ingest(error: &ingest::Error) -> Option<&'static str> {
+fn ingest(error: &ingest::Error) -> Option<String> {
     match error {
         ingest::Error::Media(error) => media(error),
         ingest::Error::Index(error) => index(error),
         ingest::Error::Collection(error) => collection(error),
-        ingest::Error::Fit(error) => fit(error),
+        ingest::Error::Fit(FitError::NoFrames { .. }) => text("name other videos, or a --checkpoint"),
+        ingest::Error::Fit(FitError::Encoder(error)) => encode(error),
+        ingest::Error::Fit(_) => None,
     }
 }
 
-fn file(error: &FileError) -> Option<&'static str> {
+fn file(error: &FileError) -> Option<String> {
     match error {
         FileError::Media(error) => media(error),
-        FileError::FailedBefore { .. } => Some("--retry decodes it again"),
-        _ => None,
+        FileError::FailedBefore { .. } => text("--retry decodes it again"),
+        FileError::Checkpoint(error) => checkpoint(error),
+        FileError::Encoder(error) => encode(error),
+        FileError::Refused(_) => None,
     }
 }
 
-fn checkpoint(error: &gmf::Error) -> Option<&'static str> {
-    use gmf::Error;
-    Some(match error {
-        Error::Format { .. } => "`reelseek train` and `reelseek fold` write GMF checkpoints",
-        Error::NotFolded { .. } => "`reelseek fold` makes the folded checkpoint of it",
-        Error::Encoder { .. } => "name a checkpoint of that encoder with --checkpoint",
-        Error::BeyondHalf { .. } => "leave --half out to store weights as f32",
-        Error::NoRoom { .. } => "move --boundary towards 0.5",
-        _ => return None,
-    })
-}
-
-fn config(error: &gmf::ConfigError) -> Option<&'static str> {
-    use gmf::ConfigError;
-    Some(match error {
-        ConfigError::EmptySide { .. } => "move --boundary towards 0.5",
-        ConfigError::TooLarge => "use shorter features or a smaller --multiple",
-        _ => return None,
-    })
-}
-
-fn fit(error: &FitError) -> Option<&'static str> {
-    match error {
-        FitError::NoFrames { .. } => Some("name other videos, or a --checkpoint"),
-        _ => None,
-    }
-}
-
-#[cfg(not(feature = "research"))]
-mod research {
-    pub(super) fn of(_: &(dyn std::error::Error + 'static)) -> Option<String> {
-        None
-    }
-}
-
-/// Advice for the commands that train and measure.
 #[cfg(feature = "research")]
 mod research {
-    use std::error::Error;
+    use std::error::Error as StdError;
 
-    use crate::features;
-    use crate::gmf::TrainError;
-    use crate::research::eval::{self, quality};
-    use crate::research::{extract, fit};
+    use super::{checkpoint, index, media, search, text};
+    use crate::research::{eval, extract, fit};
+    use crate::{features, gmf};
 
-    pub(super) fn of(error: &(dyn Error + 'static)) -> Option<String> {
-        if let Some(TrainError::DeviceNotBuilt { device }) = error.downcast_ref() {
-            return Some(format!("build it with `cargo build --release --features {device}`, or use --device cpu"));
-        }
-        None.or_else(|| error.downcast_ref().and_then(train))
+    pub(super) fn of(error: &(dyn StdError + 'static)) -> Option<String> {
+        None.or_else(|| error.downcast_ref().and_then(config))
+            .or_else(|| error.downcast_ref().and_then(training))
             .or_else(|| error.downcast_ref().and_then(features))
-            .or_else(|| error.downcast_ref().and_then(eval))
+            .or_else(|| error.downcast_ref().and_then(discriminant))
+            .or_else(|| error.downcast_ref().and_then(evaluation))
             .or_else(|| error.downcast_ref().and_then(quality))
-            .or_else(|| error.downcast_ref().and_then(extract))
-            .or_else(|| error.downcast_ref().and_then(fit))
-            .map(str::to_owned)
+            .or_else(|| error.downcast_ref().and_then(kinds))
+            .or_else(|| error.downcast_ref().and_then(extraction))
     }
 
-    fn train(error: &TrainError) -> Option<&'static str> {
-        Some(match error {
-            TrainError::Features(error) => return features(error),
-            TrainError::Checkpoint(error) => return super::checkpoint(error),
-            TrainError::TooFewPairs { .. } => "give rows of the split train a common label, or the same `video` (or `id`)",
-            TrainError::NoValidationPairs { .. } => {
-                "give images and videos of the split val a common label (or `video`), or leave the split out"
+    fn config(error: &gmf::ConfigError) -> Option<String> {
+        match error {
+            gmf::ConfigError::TooLarge => text("give smaller lengths or a smaller --multiple"),
+            _ => None,
+        }
+    }
+
+    fn training(error: &gmf::TrainError) -> Option<String> {
+        use gmf::TrainError;
+        match error {
+            TrainError::Features(error) => features(error),
+            TrainError::Checkpoint(error) => checkpoint(error),
+            TrainError::DeviceNotBuilt { device } => {
+                Some(format!("build with `cargo build --release --features {device}`, or use --device cpu"))
             }
-            TrainError::OtherRun { .. } => "resume with the options of that run, or start from the beginning with --force",
+            TrainError::OtherRun { .. } => {
+                text("give the options that the run was started with, or start from the beginning with --force")
+            }
             TrainError::CheckpointGone { .. } | TrainError::CheckpointReplaced { .. } => {
-                "put the checkpoint back, or start from the beginning with --force"
+                text("put the file back, or start from the beginning with --force")
             }
-            TrainError::Diverged { .. } => "try a lower --learning-rate or a higher --temperature",
-            _ => return None,
-        })
+            TrainError::TooFewPairs { .. } => {
+                text("rows of the split train must share labels, or have the same `video` (or `id`)")
+            }
+            TrainError::NoValidationPairs { .. } => {
+                text("give the split val images and videos that share labels (or `video`), or leave the split out")
+            }
+            TrainError::Diverged { .. } => text("try a lower --learning-rate or a higher --temperature"),
+            _ => None,
+        }
     }
 
-    fn features(error: &features::Error) -> Option<&'static str> {
+    fn features(error: &features::Error) -> Option<String> {
         use features::Error;
-        Some(match error {
-            Error::Benchmark { .. } => "`reelseek dataset` writes benchmark lists",
-            Error::NotFinite { .. } => "extract the row again, or remove it",
+        match error {
+            Error::Benchmark { .. } => text("`reelseek dataset` writes such a list"),
+            Error::NotFinite { .. } => text("extract the row again, or leave it out"),
             Error::NoHdf5 { .. } => {
-                "build with `cargo build --release --features hdf5` (needs libhdf5), or convert the file to .npz"
+                text("build with `cargo build --release --features hdf5` (needs libhdf5), or convert it to .npz")
             }
-            _ => return None,
-        })
+            _ => None,
+        }
     }
 
-    fn eval(error: &eval::Error) -> Option<&'static str> {
+    fn discriminant(error: &fit::Error) -> Option<String> {
+        match error {
+            fit::Error::TooFew { .. } => text("name more videos"),
+            fit::Error::Degenerate => text("name other videos"),
+        }
+    }
+
+    fn evaluation(error: &eval::Error) -> Option<String> {
         use eval::Error;
-        Some(match error {
-            Error::Features(error) => return features(error),
-            Error::Checkpoint(error) => return super::checkpoint(error),
-            Error::Config(error) => return super::config(error),
-            Error::Train(error) => return train(error),
-            Error::EmptySplit { .. } => "name another --split",
-            Error::ImagesLonger { .. } => "use the method without -image",
-            Error::FeaturesTooLarge { .. } => "scale the features down",
-            Error::FeaturesTooSmall { .. } => "scale the features up",
-            _ => return None,
-        })
-    }
-
-    fn quality(error: &quality::Error) -> Option<&'static str> {
         match error {
-            quality::Error::AllTrainedOn => Some("index other videos, or leave --held-out out"),
+            Error::Features(error) => features(error),
+            Error::Checkpoint(error) => checkpoint(error),
+            Error::Config(error) => config(error),
+            Error::Train(error) => training(error),
+            Error::Index(error) => index(error),
+            Error::EmptySplit { .. } => text("name another --split"),
+            Error::ImagesLonger { .. } => text("name the method without -image"),
             _ => None,
         }
     }
 
-    fn extract(error: &extract::Error) -> Option<&'static str> {
+    fn quality(error: &eval::quality::Error) -> Option<String> {
+        use eval::quality::Error;
         match error {
-            extract::Error::Features(error) => features(error),
-            extract::Error::SameVideo { .. } => Some("keep one of the two files"),
+            Error::Media(error) => media(error),
+            Error::Search(error) => search(error),
+            Error::AllTrainedOn => text("index other videos, or leave --held-out out"),
             _ => None,
         }
     }
 
-    fn fit(error: &fit::Error) -> Option<&'static str> {
+    fn kinds(error: &eval::kinds::Error) -> Option<String> {
+        use eval::kinds::Error;
         match error {
-            fit::Error::TooFew { .. } => Some("name more videos"),
-            fit::Error::Degenerate => Some("name other videos"),
+            Error::Media(error) => media(error),
+            Error::Search(error) => search(error),
+            _ => None,
+        }
+    }
+
+    fn extraction(error: &extract::Error) -> Option<String> {
+        use extract::Error;
+        match error {
+            Error::Media(error) => media(error),
+            Error::Features(error) => features(error),
+            Error::SameVideo { .. } => text("keep one of the two files"),
+            _ => None,
         }
     }
 }

@@ -150,6 +150,7 @@ pub(super) struct EncoderOutput<'a> {
 }
 
 /// One line of `encoders pull --json`.
+#[cfg(feature = "encoders")]
 #[derive(Debug, Serialize)]
 pub(super) struct PullOutput<'a> {
     pub(super) name: &'a str,

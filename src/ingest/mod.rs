@@ -18,7 +18,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use globset::GlobSet;
-use reelseek_index::Precision;
+use reelseek_index::RowPrecision;
 use thiserror::Error as ThisError;
 
 pub use calibrate::calibrate;
@@ -27,6 +27,8 @@ pub use event::{FileError, FileOutcome, IndexEvent, IndexSummary};
 pub use options::IndexOptions;
 pub(crate) use sidecar::labels as sidecar_labels;
 pub(crate) use work::BATCH;
+
+use closed_form::FitEvent;
 
 use crate::base::{Cancel, ErrorPaths};
 use crate::collection::{self, Collection, Model};
@@ -79,7 +81,7 @@ pub struct Indexer {
 
 impl Indexer {
     /// Opens the index in `folder`, or creates it. An encoder other than `layout` gets a checkpoint fitted to
-    /// the videos, unless the options name one; `on_note` receives the notes of the fit.
+    /// the videos, unless the options name one; `on_fit` receives its progress.
     ///
     /// # Errors
     /// [`enum@Error`] if the encoder or the checkpoint cannot be used, ffmpeg cannot be started, or the
@@ -88,12 +90,12 @@ impl Indexer {
         folder: &Path,
         options: IndexOptions,
         cancel: &Cancel,
-        on_note: impl FnMut(&str),
+        on_fit: impl FnMut(&FitEvent),
     ) -> Result<Indexer, Error> {
         if Collection::exists(folder) {
             let collection = Collection::open_for_writing(folder)?;
             let model = collection.model(&options.model)?;
-            if options.half && collection.settings().precision != Precision::Half {
+            if options.half && collection.settings().precision != RowPrecision::Half {
                 return Err(collection::Error::FullPrecision.into());
             }
             return Ok(Indexer { collection, model, tools: Tools::find()?, options });
@@ -101,7 +103,7 @@ impl Indexer {
         let mut new = options.model.open()?;
         let checkpoint = match new.checkpoint.take() {
             Some(checkpoint) => checkpoint,
-            None => fit_checkpoint(new.encoder.as_ref(), &options.paths, &options.exclude, cancel, on_note)?,
+            None => fit_checkpoint(new.encoder.as_ref(), &options.paths, &options.exclude, cancel, on_fit)?,
         };
         Indexer::create(folder, new.with_checkpoint(checkpoint), options)
     }
@@ -112,7 +114,7 @@ impl Indexer {
     /// As [`Indexer::open`].
     pub fn create(folder: &Path, model: Model, options: IndexOptions) -> Result<Indexer, Error> {
         let tools = Tools::find()?;
-        let precision = if options.half { Precision::Half } else { Precision::Full };
+        let precision = if options.half { RowPrecision::Half } else { RowPrecision::Full };
         let sketch_bytes = if model.encoder.info().same_scene { align::BYTES as u32 } else { 0 };
         let collection = Collection::create(folder, &model, precision, sketch_bytes)?;
         Ok(Indexer { collection, model, tools, options })
@@ -198,11 +200,11 @@ pub fn default_checkpoint(
     encoder: &dyn Encoder,
     paths: &[PathBuf],
     cancel: &Cancel,
-    on_note: impl FnMut(&str),
+    on_fit: impl FnMut(&FitEvent),
 ) -> Result<Folded, Error> {
     match encoder.info().name == crate::encode::registry::LAYOUT {
         true => Ok(Folded::embedded()),
-        false => fit_checkpoint(encoder, paths, &GlobSet::empty(), cancel, on_note),
+        false => fit_checkpoint(encoder, paths, &GlobSet::empty(), cancel, on_fit),
     }
 }
 
@@ -211,10 +213,10 @@ fn fit_checkpoint(
     paths: &[PathBuf],
     exclude: &GlobSet,
     cancel: &Cancel,
-    mut on_note: impl FnMut(&str),
+    mut on_fit: impl FnMut(&FitEvent),
 ) -> Result<Folded, Error> {
     let tools = Tools::find()?;
-    on_note(&format!("fitting a checkpoint for {} to frames of these videos", encoder.info().name));
+    on_fit(&FitEvent::Started { encoder: encoder.info().name.clone() });
     let videos: Vec<PathBuf> = media::walk::videos(paths, exclude).into_iter().flatten().collect();
-    Ok(closed_form::of_videos(&tools, encoder, &videos, cancel, |event| on_note(&event.to_string()))?)
+    Ok(closed_form::of_videos(&tools, encoder, &videos, cancel, on_fit)?)
 }

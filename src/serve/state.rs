@@ -121,7 +121,7 @@ impl App {
     }
 
     fn stamp(&self) -> Option<Stamp> {
-        let meta = std::fs::metadata(Index::root(&self.options.index)).ok()?;
+        let meta = std::fs::metadata(Index::commit_file(&self.options.index)).ok()?;
         #[cfg(unix)]
         let identity = std::os::unix::fs::MetadataExt::ino(&meta);
         #[cfg(not(unix))]

@@ -1,7 +1,8 @@
 //! The page in a real browser, on the real binary: `tests/page/*.mjs`, run by Node with playwright-core.
 //!
-//! `scripts/test` puts Node's packages into `target/node`; where Node, they or Chromium are missing, these tests say that they are skipped. With `REELSEEK_KEEP_SCREENSHOTS=FOLDER`
-//! pictures of every view stay there.
+//! `scripts/test` puts Node's packages into `target/node`; where Node, they or Chromium are missing, these
+//! tests say that they are skipped. With `REELSEEK_KEEP_SCREENSHOTS=FOLDER` pictures of every view stay
+//! there.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Stills and previews found by seeking. The test videos count their frames by their grey level: 20 per second,
-//! from 0 to 239.
+//! Stills and previews found by seeking. The test videos count their frames by their grey level: 20 per
+//! second, from 0 to 239.
 
 use std::path::{Path, PathBuf};
 
@@ -85,7 +85,8 @@ fn a_still_is_the_frame_of_its_time_in_every_container() {
             let expected = f64::from(at_ms) / 50.0;
             for start in [Some(&start), None] {
                 let grey = f64::from(source.frame_at(start, at_ms, 64).unwrap().pixel(9, 9)[0]);
-                // Encoding changes a grey level by up to 1, and another frame rate a time by up to half a frame.
+                // Encoding changes a grey level by up to 1, and another frame rate a time by up to half a
+                // frame.
                 assert!((grey - expected.floor()).abs() <= 2.5, "{} at {at_ms} ms ({start:?}): {grey}", path.display());
             }
         }

@@ -3,8 +3,8 @@
 use std::fmt::Display;
 use std::io::Write;
 
-/// Reports that the calling test is skipped, and why. `scripts/test` names a file in `REELSEEK_SKIPS`, prints its lines
-/// at the end, and in CI fails if there are any.
+/// Reports that the calling test is skipped, and why. `scripts/test` names a file in `REELSEEK_SKIPS`, prints
+/// its lines at the end, and in CI fails if there are any.
 ///
 /// # Panics
 ///

@@ -1,5 +1,5 @@
-//! Frames and their times. Each frame of the test videos is a plain grey of level `20 · second + 10`, so that a
-//! frame shows its time.
+//! Frames and their times. Each frame of the test videos is a plain grey of level `20 · second + 10`, so that
+//! a frame shows its time.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

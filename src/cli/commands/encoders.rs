@@ -1,14 +1,12 @@
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::bail;
 use clap::{Args, Subcommand};
 
-use crate::cli::INTERRUPTED;
-use crate::cli::output::{EncoderOutput, PullOutput};
-use crate::cli::terminal::{self, ByteBar};
-use crate::encode::hub::{self, DownloadRecord};
-use crate::encode::registry::{self, ENTRIES, EncoderEntry, LAYOUT};
+use crate::cli::output::EncoderOutput;
+use crate::cli::terminal;
+use crate::encode::registry::{ENTRIES, EncoderEntry, LAYOUT};
 
 #[derive(Debug, Args)]
 pub(crate) struct EncodersArgs {
@@ -25,6 +23,7 @@ enum EncodersCommand {
     List,
     /// Download weights from the Hugging Face hub; resumes an interrupted download, and checks what is
     /// already there
+    #[cfg(feature = "encoders")]
     Pull {
         /// Names of encoders
         #[arg(required = true, value_name = "NAME")]
@@ -35,7 +34,8 @@ enum EncodersCommand {
 pub(crate) fn run(args: &EncodersArgs) -> anyhow::Result<ExitCode> {
     match &args.command {
         None | Some(EncodersCommand::List) => list(args.json),
-        Some(EncodersCommand::Pull { names }) => pull(names, args.json),
+        #[cfg(feature = "encoders")]
+        Some(EncodersCommand::Pull { names }) => super::pull::run(names, args.json),
     }
 }
 
@@ -66,13 +66,13 @@ fn output(entry: &EncoderEntry) -> EncoderOutput<'static> {
         repository: entry.hub.map(|hub| hub.repository),
         here: on_disk.is_some(),
         bytes: on_disk.or(entry.hub.map(|hub| hub.bytes)),
-        hash: on_disk.and_then(|_| DownloadRecord::beside(&path)).map(|record| record.hash),
+        hash: on_disk.and_then(|_| recorded_hash(&path)),
         path: Some(path.to_string_lossy().into_owned()),
         verified: entry.verified,
     }
 }
 
-fn megabytes(bytes: u64) -> String {
+pub(super) fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
@@ -108,46 +108,13 @@ fn list(json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn entry(name: &str) -> anyhow::Result<&'static EncoderEntry> {
-    if name == LAYOUT {
-        bail!("the encoder {LAYOUT} is embedded in the program: there is nothing to download");
-    }
-    if let Some(file) = registry::onnx_path(name) {
-        bail!("{name} is your own file ({}): there is nothing to download", file.display());
-    }
-    Ok(registry::entry(name)?)
+/// The hash of a file when it was downloaded.
+#[cfg(feature = "encoders")]
+fn recorded_hash(weights: &Path) -> Option<String> {
+    crate::encode::hub::DownloadRecord::beside(weights).map(|record| record.hash)
 }
 
-fn pull(names: &[String], json: bool) -> anyhow::Result<ExitCode> {
-    // A wrong name is reported before anything is downloaded.
-    let entries = names.iter().map(|name| entry(name)).collect::<anyhow::Result<Vec<_>>>()?;
-    let cancel = terminal::cancel_on_interrupt()?;
-    for entry in entries {
-        let bar = ByteBar::new();
-        let outcome = hub::fetch(entry, &cancel, |done, total| bar.update(done, total));
-        bar.finish();
-        let fetched = match outcome {
-            Err(stopped @ hub::Error::Cancelled { .. }) => {
-                eprintln!("{}: {stopped}", entry.name);
-                return Ok(ExitCode::from(INTERRUPTED));
-            }
-            outcome => outcome?,
-        };
-        let path = fetched.path.to_string_lossy().into_owned();
-        if json {
-            terminal::print_json(&PullOutput {
-                name: entry.name,
-                path,
-                bytes: fetched.record.bytes,
-                hash: &fetched.record.hash,
-                commit: &fetched.record.commit,
-                transferred: fetched.transferred,
-            })?;
-        } else {
-            let how = if fetched.transferred == 0 { "already downloaded" } else { "downloaded" };
-            let size = megabytes(fetched.record.bytes);
-            writeln!(std::io::stdout(), "{}: {path}, {size}, {how}; the hash is correct", entry.name)?;
-        }
-    }
-    Ok(ExitCode::SUCCESS)
+#[cfg(not(feature = "encoders"))]
+fn recorded_hash(_weights: &Path) -> Option<String> {
+    None
 }

@@ -65,7 +65,7 @@ pub(crate) fn run(args: &IndexArgs) -> anyhow::Result<ExitCode> {
     let options = args.options()?;
     let folder = &args.folder.index;
     let cancel = terminal::cancel_on_interrupt()?;
-    let indexer = Indexer::open(folder, options, &cancel, |note| eprintln!("{note}"));
+    let indexer = Indexer::open(folder, options, &cancel, |event| eprintln!("{}", advice::fit_note(event)));
     if cancel.is_set() {
         return Ok(ExitCode::from(INTERRUPTED));
     }

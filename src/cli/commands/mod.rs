@@ -6,6 +6,8 @@ pub(super) mod encoders;
 pub(super) mod index;
 pub(super) mod info;
 pub(super) mod man;
+#[cfg(feature = "encoders")]
+mod pull;
 pub(super) mod remove;
 pub(super) mod search;
 #[cfg(feature = "serve")]

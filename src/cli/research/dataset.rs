@@ -16,7 +16,7 @@ use crate::features::benchmark::{Benchmark, BenchmarkPlan, RowKind};
 use crate::media;
 
 #[derive(Debug, Subcommand)]
-pub(super) enum DatasetCommand {
+pub(in crate::cli) enum DatasetCommand {
     /// The ActivityNet retrieval benchmark: frames of held-out videos are the queries, clips of the others
     /// the gallery
     #[command(name = "activitynet")]
@@ -24,7 +24,7 @@ pub(super) enum DatasetCommand {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct ActivityNetArgs {
+pub(in crate::cli) struct ActivityNetArgs {
     /// Annotation file of version 1.2 or 1.3
     #[arg(long, value_name = "JSON")]
     annotations: PathBuf,

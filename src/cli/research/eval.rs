@@ -34,7 +34,7 @@ const MAX_NAMED: usize = 5;
 const HELD_OUT: f32 = 0.1;
 
 #[derive(Debug, Clone, Args)]
-pub(super) struct EvalArgs {
+pub(in crate::cli) struct EvalArgs {
     /// Folder with images.npy, videos.npy, images.jsonl and videos.jsonl
     #[arg(long, value_name = "DIR")]
     features: PathBuf,

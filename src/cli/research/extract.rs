@@ -19,7 +19,7 @@ use crate::research::extract::{self, Error};
 const MAX_LISTED: usize = 20;
 
 #[derive(Debug, Args)]
-pub(super) struct ExtractArgs {
+pub(in crate::cli) struct ExtractArgs {
     /// Videos, or folders of videos
     #[arg(value_name = "PATH", required_unless_present = "video_features")]
     paths: Vec<PathBuf>,

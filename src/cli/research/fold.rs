@@ -10,7 +10,7 @@ use crate::base::files;
 use crate::gmf::GmfWeights;
 
 #[derive(Debug, Args)]
-pub(super) struct FoldArgs {
+pub(in crate::cli) struct FoldArgs {
     /// Checkpoint with all layers, as `train` writes it
     #[arg(value_name = "CKPT")]
     checkpoint: PathBuf,

@@ -8,16 +8,17 @@ use clap::Args;
 
 use super::{NormaliserArg, temporary};
 use crate::base::Cancel;
-use crate::cli::{FAILED, INTERRUPTED, terminal};
+use crate::cli::{FAILED, INTERRUPTED, advice, terminal};
 use crate::collection::Model;
 use crate::encode::registry::{ENTRIES, EncoderEntry, LAYOUT};
 use crate::encode::{self, Encoder};
 use crate::gmf::{Folded, CheckpointRecord};
+use crate::ingest::closed_form::FitEvent;
 use crate::ingest::{self, IndexOptions, Indexer};
 use crate::research::eval::kinds::{self, KindsReport};
 
 #[derive(Debug, Args)]
-pub(super) struct KindsArgs {
+pub(in crate::cli) struct KindsArgs {
     /// Folder of videos with a manifest.jsonl: one object a line with `path`, `class` and `group`
     #[arg(value_name = "DIR")]
     videos: PathBuf,
@@ -164,7 +165,7 @@ fn measure(
     let (folded, name) = match checkpoint {
         Some(path) => (Folded::open(path)?, path.file_stem().unwrap_or_default().to_string_lossy().into_owned()),
         None => {
-            let note = |note: &str| eprintln!("{note}");
+            let note = |event: &FitEvent| eprintln!("{}", advice::fit_note(event));
             let folded = ingest::default_checkpoint(encoder.as_ref(), &paths, cancel, note)?;
             let start = folded.record.training["start"].as_str().unwrap_or_default().to_owned();
             (folded, if encoder.info().name == LAYOUT { "embedded GMF".to_owned() } else { start })

@@ -9,14 +9,14 @@ use super::temporary;
 use crate::base::Cancel;
 use crate::cli::args::ModelArgs;
 use crate::cli::terminal::{self, count, printable};
-use crate::cli::{FOUND_NOTHING, INTERRUPTED};
+use crate::cli::{FOUND_NOTHING, INTERRUPTED, advice};
 use crate::collection::{Collection, Model};
 use crate::ingest::{IndexOptions, Indexer};
 use crate::research::eval::quality::{self, EquivalentVideos, QualityReport, QualitySuite};
 use crate::search::Engine;
 
 #[derive(Debug, Args)]
-pub(super) struct QualityArgs {
+pub(in crate::cli) struct QualityArgs {
     /// Videos or folders: they are indexed into a temporary folder, and their frames are the queries
     #[arg(value_name = "PATH", required_unless_present = "index")]
     paths: Vec<PathBuf>,
@@ -88,7 +88,7 @@ fn open(args: &QualityArgs, temporary: &tempfile::TempDir, cancel: &Cancel) -> a
         return Ok(QualityGallery::Existing(collection, model));
     }
     let options = IndexOptions::new(&args.paths).model(args.model.choice());
-    let indexer = Indexer::open(&temporary::folder(temporary), options, cancel, |note| eprintln!("{note}"))?;
+    let indexer = Indexer::open(&temporary::folder(temporary), options, cancel, |event| eprintln!("{}", advice::fit_note(event)))?;
     Ok(QualityGallery::Temporary(indexer))
 }
 

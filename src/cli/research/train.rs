@@ -26,7 +26,7 @@ use crate::research::fit::{self, PairCovariances, PairStatistics, pairs};
 
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["features", "videos"]))]
-pub(super) struct TrainArgs {
+pub(in crate::cli) struct TrainArgs {
     /// Folder with images.npy, videos.npy, images.jsonl and videos.jsonl
     #[arg(long, value_name = "DIR")]
     features: Option<PathBuf>,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use rayon::prelude::*;
-use reelseek_index::{Effort, Hit, Hnsw, Index, Settings, Span, Video};
+use reelseek_index::{Effort, Hit, HnswSettings, Index, IndexSettings, Span, Video};
 
 use super::Error;
 use super::embedding::FeatureMaps;
@@ -41,9 +41,9 @@ pub struct AnnAnswers {
 }
 
 impl RetrievalTask<'_> {
-    /// Searches a temporary index of the gallery for the nearest rows of each query of `exact`, and ranks their videos. Fetches
-    /// more rows for a query until it has enough videos. With [`Pooling::MeanTop`], a video's score averages fetched rows
-    /// only.
+    /// Searches a temporary index of the gallery for the nearest rows of each query of `exact`, and ranks
+    /// their videos. Fetches more rows for a query until it has enough videos. With [`Pooling::MeanTop`], a
+    /// video's score averages fetched rows only.
     ///
     /// # Errors
     /// As [`RetrievalTask::answers`]; [`Error::Index`].
@@ -58,8 +58,8 @@ impl RetrievalTask<'_> {
         let length = maps.video.outputs();
         let folder = tempfile::tempdir().map_err(|source| Error::Io { path: std::env::temp_dir(), source })?;
         // A graph for any number of rows, because the graph is what is measured.
-        let hnsw = Hnsw { min_rows: 1, ..Hnsw::default() };
-        let settings = Settings { hnsw, ..Settings::new(length) };
+        let hnsw = HnswSettings { min_rows: 1, ..HnswSettings::default() };
+        let settings = IndexSettings { hnsw, ..IndexSettings::new(length) };
         let index = Index::create(folder.path().join("index"), &settings)?;
         let mut writer = index.writer()?;
         // All rows as one video of the index: a row's position identifies its video in the gallery.

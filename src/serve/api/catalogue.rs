@@ -159,7 +159,7 @@ fn counted<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(String, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reelseek_index::{Index, Settings, Span};
+    use reelseek_index::{Index, IndexSettings, Span};
 
     /// Puts videos with these numbers in their names.
     fn put(index: &Index, numbers: std::ops::Range<usize>, gone: &[&str]) {
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn a_new_commit_costs_the_reading_of_what_is_new() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::create(dir.path().join("index"), &Settings::new(4)).unwrap();
+        let index = Index::create(dir.path().join("index"), &IndexSettings::new(4)).unwrap();
         put(&index, 0..30, &[]);
         let first = Catalogue::new(1, &index.searcher().unwrap(), &HashMap::new()).unwrap();
         put(&index, 29..40, &["id3", "id4"]);
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn orders_and_facets_are_those_of_the_videos() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::create(dir.path().join("index"), &Settings::new(4)).unwrap();
+        let index = Index::create(dir.path().join("index"), &IndexSettings::new(4)).unwrap();
         put(&index, 0..12, &[]);
         let searcher = index.searcher().unwrap();
         let catalogue = Catalogue::new(1, &searcher, &HashMap::new()).unwrap();

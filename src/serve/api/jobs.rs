@@ -311,8 +311,8 @@ fn index(app: &App, job: &Job, order: &Order, folders: Vec<PathBuf>) -> Result<I
         .prune(order.prune)
         .retry(order.retry)
         .model(ModelChoice { encoder: None, weights, checkpoint });
-    let on_note = |note: &str| tracing::info!("{note}");
-    let indexer = Indexer::open(&app.options.index, options, &job.cancel, on_note).map_err(told)?;
+    let on_fit = |event: &ingest::closed_form::FitEvent| tracing::info!("{event}");
+    let indexer = Indexer::open(&app.options.index, options, &job.cancel, on_fit).map_err(told)?;
     let summary = indexer.run(&job.cancel, |event| job.hear(app, event)).map_err(told)?;
     // Who sees that the job is done shall find what it did.
     if let Err(error) = app.refresh() {

@@ -11,7 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
-use reelseek_index::{Index, Settings, Span, Video};
+use reelseek_index::{Index, IndexSettings, Span, Video};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -61,7 +61,7 @@ fn vector(axis: usize) -> Vec<f32> {
 fn put(index: &Path, number: usize) {
     let index = match Index::exists(index) {
         true => Index::open(index).unwrap(),
-        false => Index::create(index, &Settings::new(DIM)).unwrap(),
+        false => Index::create(index, &IndexSettings::new(DIM)).unwrap(),
     };
     let mut writer = index.writer().unwrap();
     let spans: Vec<Span> =

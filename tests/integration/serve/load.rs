@@ -28,7 +28,8 @@ fn slowest(server: &Server, searches: usize) -> Duration {
     (0..searches).map(search).max().unwrap()
 }
 
-/// Much more than a search takes, even on a machine that is busy otherwise, and much less than anything that a slow client could make others wait for.
+/// Much more than a search takes, even on a machine that is busy otherwise, and much less than anything that
+/// a slow client could make others wait for.
 const PROMPT: Duration = Duration::from_secs(3);
 
 #[test]

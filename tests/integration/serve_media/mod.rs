@@ -73,7 +73,8 @@ impl Place {
         Server::start(self, self.command(&[&["serve", "--listen", "127.0.0.1:0"], more].concat()))
     }
 
-    /// Serves with a program in place of ffmpeg that notes each call in `calls`, then does this, then what ffmpeg does.
+    /// Serves with a program in place of ffmpeg that notes each call in `calls`, then does this, then what
+    /// ffmpeg does.
     #[cfg(unix)]
     fn serve_noting(&self, script: &str, more: &[&str]) -> Server {
         let path = self.path("ffmpeg-noting");

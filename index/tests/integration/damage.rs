@@ -1,11 +1,11 @@
-//! Damaged files are errors, never panics, and `verify` finds every one.
-
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+//! Damaged files cause errors, never panics, and `verify` finds all damage.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use reelseek_index::{Effort, Error, Hnsw, Index, Settings, Span, Video, VideoNumber};
+#[cfg(unix)]
+use reelseek_index::install_sigbus_guard;
+use reelseek_index::{Effort, Error, HnswSettings, Index, IndexSettings, Span, Video, VideoNumber};
 
 const DIM: usize = 8;
 
@@ -13,9 +13,9 @@ fn build(dir: &Path) -> PathBuf {
     build_with(dir, 0)
 }
 
-/// As [`build`], with so many bytes of sketch.
+/// As [`build`], with sketches of `sketch` bytes.
 fn build_with(dir: &Path, sketch: u32) -> PathBuf {
-    let index = Index::create(dir, &Settings { sketch, ..Settings::new(DIM) }).unwrap();
+    let index = Index::create(dir, &IndexSettings { sketch, ..IndexSettings::new(DIM) }).unwrap();
     let mut writer = index.writer().unwrap();
     for i in 0..5u16 {
         let video = Video { id: format!("v{i}"), ..Video::default() };
@@ -28,7 +28,7 @@ fn build_with(dir: &Path, sketch: u32) -> PathBuf {
     dir.join("segments").join("000001.vec")
 }
 
-/// Uses the index in every way; an error is fine, a panic is not.
+/// Uses the index in every way. It can return an error, but must not panic.
 fn use_all(dir: &Path) -> Result<(), Error> {
     let searcher = Index::open(dir)?.searcher()?;
     searcher.search(&[1.0; DIM], 10, None, Effort::Default)?;
@@ -41,7 +41,7 @@ fn use_all(dir: &Path) -> Result<(), Error> {
 }
 
 #[test]
-fn truncated_segments() {
+fn rejects_truncated_segments() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
     let path = build(&dir);
@@ -64,7 +64,7 @@ fn truncated_segments() {
 }
 
 #[test]
-fn flipped_bits_in_segments() {
+fn verify_finds_flipped_bits_in_segments() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
     let path = build(&dir);
@@ -75,33 +75,33 @@ fn flipped_bits_in_segments() {
         bytes[at] ^= 1 << (at % 8);
         fs::write(&path, bytes).unwrap();
         let used = use_all(&dir);
-        assert!(at >= 64 || used.is_err(), "a flip in the header (byte {at}) is seen on open");
+        assert!(at >= 64 || used.is_err(), "a flip in the header (byte {at}) is found on open");
         assert!(!Index::verify(&dir).unwrap().is_sound(), "{at}");
     }
 }
 
-/// Bytes of a sketch in the tests below.
+/// Size of a sketch in the tests below.
 const SKETCH: usize = 7;
 
-/// Where the sketches of [`build_with`] lie: before the checksum at the end.
+/// The bytes of the sketches in a file of [`build_with`].
 fn sketches(whole: &[u8]) -> std::ops::Range<usize> {
     whole.len() - 4 - 5 * 11 * SKETCH..whole.len() - 4
 }
 
 #[test]
-fn sketches_cut_anywhere_are_refused_and_every_flipped_bit_is_found() {
+fn rejects_truncated_sketches_and_verify_finds_flipped_bits_in_them() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
     let path = build_with(&dir, SKETCH as u32);
     let whole = fs::read(&path).unwrap();
-    let place = sketches(&whole);
-    assert!(whole[place.clone()].starts_with(&[0, 1, 2, 3]) && whole[..place.end].ends_with(&[20]));
-    for at in (0..64).chain(place) {
+    let range = sketches(&whole);
+    assert!(whole[range.clone()].starts_with(&[0, 1, 2, 3]) && whole[..range.end].ends_with(&[20]));
+    for at in (0..64).chain(range) {
         let mut bytes = whole.clone();
         bytes[at] ^= 1 << (at % 8);
         fs::write(&path, bytes).unwrap();
         let used = use_all(&dir);
-        assert!(at >= 64 || used.is_err(), "a flip in the header (byte {at}) is seen on open");
+        assert!(at >= 64 || used.is_err(), "a flip in the header (byte {at}) is found on open");
         assert!(!Index::verify(&dir).unwrap().is_sound(), "{at}");
         fs::write(&path, &whole[..at]).unwrap();
         let error = use_all(&dir).unwrap_err();
@@ -114,7 +114,7 @@ fn sketches_cut_anywhere_are_refused_and_every_flipped_bit_is_found() {
 }
 
 #[test]
-fn a_header_that_tells_of_other_sketches_is_refused() {
+fn rejects_a_header_with_another_size_of_sketch() {
     let keep = tempfile::tempdir().unwrap();
     for sketch in [0, SKETCH as u32] {
         let dir = keep.path().join(sketch.to_string());
@@ -135,7 +135,7 @@ fn a_header_that_tells_of_other_sketches_is_refused() {
 }
 
 #[test]
-fn compact_refuses_to_launder_damage() {
+fn compact_rejects_damaged_segments() {
     let keep = tempfile::tempdir().unwrap();
     for in_sketches in [false, true] {
         let dir = keep.path().join(in_sketches.to_string());
@@ -150,11 +150,11 @@ fn compact_refuses_to_launder_damage() {
         assert!(matches!(writer.compact(), Err(Error::Damaged { .. })));
         assert!(matches!(writer.commit(), Err(Error::WriterFailed { .. })));
         drop(writer);
-        assert_eq!(index.searcher().unwrap().rows(), 44, "the commit before the merge stands");
+        assert_eq!(index.searcher().unwrap().rows(), 44, "the commit before the merge is unchanged");
     }
 }
 
-/// The files of the text index that hold something, with their contents.
+/// The non-empty files of the text index, with their contents.
 fn text_files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let files = fs::read_dir(dir.join("text")).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = files.map(|path| (path.clone(), fs::read(path).unwrap())).collect();
@@ -163,7 +163,7 @@ fn text_files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     files
 }
 
-/// As [`build`], with text to look for and a video that was removed.
+/// As [`build`], with searchable text and a removed video. Returns the files of the text index.
 fn build_text(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     build(dir);
     let mut writer = Index::open(dir).unwrap().writer().unwrap();
@@ -176,7 +176,7 @@ fn build_text(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     text_files(dir)
 }
 
-/// Uses the text index in every way; an error is fine, a panic is not.
+/// Uses the text index in every way. It can return an error, but must not panic.
 fn use_text(dir: &Path) -> Result<(), Error> {
     let searcher = Index::open(dir)?.searcher()?;
     for filter in ["", "title:snow", "skiing", "\"snow day\"", "duration:[0 TO 9]", "NOT id:v0"] {
@@ -188,7 +188,7 @@ fn use_text(dir: &Path) -> Result<(), Error> {
 }
 
 #[test]
-fn a_text_index_cut_anywhere_is_found() {
+fn verify_finds_a_truncated_text_index() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
     let files = build_text(&dir);
@@ -203,7 +203,7 @@ fn a_text_index_cut_anywhere_is_found() {
         fs::remove_file(&path).unwrap();
         let _ = use_text(&dir);
         let verified = Index::verify(&dir);
-        assert!(verified.is_err() || !verified.unwrap().is_sound(), "{} is gone", path.display());
+        assert!(verified.is_err() || !verified.unwrap().is_sound(), "{} is missing", path.display());
         fs::write(&path, whole).unwrap();
         assert!(Index::verify(&dir).unwrap().is_sound());
     }
@@ -211,7 +211,7 @@ fn a_text_index_cut_anywhere_is_found() {
 }
 
 #[test]
-fn every_flipped_bit_of_a_text_index_is_found() {
+fn verify_finds_flipped_bits_in_the_text_index() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
     for (path, whole) in build_text(&dir) {
@@ -222,7 +222,7 @@ fn every_flipped_bit_of_a_text_index_is_found() {
             bytes[at] ^= 1 << ((i + i / whole.len()) % 8);
             fs::write(&path, bytes).unwrap();
             let used = use_text(&dir);
-            assert!(!root || used.is_err(), "{}: a flip at {at} is seen on open", path.display());
+            assert!(!root || used.is_err(), "{}: a flip at {at} is found on open", path.display());
             assert!(!Index::verify(&dir).unwrap().is_sound(), "{} byte {at}", path.display());
         }
         fs::write(&path, whole).unwrap();
@@ -231,7 +231,7 @@ fn every_flipped_bit_of_a_text_index_is_found() {
 }
 
 #[test]
-fn old_and_newer_versions_say_what_to_do() {
+fn rejects_older_and_newer_versions() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
     build(&dir);
@@ -243,7 +243,7 @@ fn old_and_newer_versions_say_what_to_do() {
         assert_ne!(changed, body);
         changed
     };
-    // Versions 1 and 2 had no last line.
+    // Versions 1 and 2 had no checksum line.
     fs::write(&meta, with_version("2")).unwrap();
     assert!(matches!(use_all(&dir), Err(Error::Version { expected: 3, found: 2, .. })));
     assert!(!Index::verify(&dir).unwrap().is_sound());
@@ -251,15 +251,15 @@ fn old_and_newer_versions_say_what_to_do() {
     let line = format!("\ncrc32 {:08x}\n", crc32fast::hash(newer.as_bytes()));
     fs::write(&meta, newer + &line).unwrap();
     assert!(matches!(use_all(&dir), Err(Error::Version { expected: 3, found: 4, .. })));
-    // And a root of this version without its line is damaged, not old.
+    // A commit file of this version without its checksum line is damaged, not old.
     fs::write(&meta, body).unwrap();
     assert!(matches!(use_all(&dir), Err(Error::Text { .. })));
 }
 
 /// An index with a graph, and the paths of its two files.
 fn build_graph(dir: &Path) -> [PathBuf; 2] {
-    let hnsw = Hnsw { m: 4, ef_construction: 20, min_rows: 1, ..Hnsw::default() };
-    let index = Index::create(dir, &Settings { hnsw, ..Settings::new(DIM) }).unwrap();
+    let hnsw = HnswSettings { m: 4, ef_construction: 20, min_rows: 1, ..HnswSettings::default() };
+    let index = Index::create(dir, &IndexSettings { hnsw, ..IndexSettings::new(DIM) }).unwrap();
     let mut writer = index.writer().unwrap();
     for i in 0..20u32 {
         let vectors: Vec<f32> = (0..DIM as u32 * 20).map(|j| ((i * 977 + j * 13) % 101) as f32 - 50.0).collect();
@@ -271,7 +271,7 @@ fn build_graph(dir: &Path) -> [PathBuf; 2] {
     ["000001.vec", "000001.hnsw"].map(|name| dir.join("segments").join(name))
 }
 
-/// Walks the graph, whatever it holds.
+/// Searches with the graph.
 fn walk_all(dir: &Path) -> Result<(), Error> {
     let searcher = Index::open(dir)?.searcher()?;
     for axis in 0..DIM {
@@ -283,7 +283,7 @@ fn walk_all(dir: &Path) -> Result<(), Error> {
 }
 
 #[test]
-fn a_graph_cut_anywhere_is_refused() {
+fn rejects_truncated_graphs() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
     for path in build_graph(&dir) {
@@ -302,19 +302,19 @@ fn a_graph_cut_anywhere_is_refused() {
 }
 
 #[test]
-fn every_flipped_bit_is_found_and_none_is_followed_out_of_bounds() {
+fn verify_finds_flipped_bits_in_graphs_and_walks_stay_in_bounds() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
     for path in build_graph(&dir) {
         let whole = fs::read(&path).unwrap();
         for i in 0..1000 {
-            // All of the header, then evenly.
+            // Every byte of the header, then evenly spaced bytes.
             let at = if i < 64 { i } else { 64 + (whole.len() - 64) * (i - 64) / 936 };
             let mut bytes = whole.clone();
             bytes[at] ^= 1 << (i % 8);
             fs::write(&path, bytes).unwrap();
             let walked = walk_all(&dir);
-            assert!(at >= 64 || walked.is_err(), "a flip in the header (byte {at}) is seen on open");
+            assert!(at >= 64 || walked.is_err(), "a flip in the header (byte {at}) is found on open");
             assert!(!Index::verify(&dir).unwrap().is_sound(), "byte {at}");
         }
         fs::write(&path, whole).unwrap();
@@ -322,7 +322,7 @@ fn every_flipped_bit_is_found_and_none_is_followed_out_of_bounds() {
 }
 
 #[test]
-fn links_to_anywhere_are_not_followed() {
+fn walks_stay_in_bounds_with_random_links() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
     let [_, path] = build_graph(&dir);
@@ -332,7 +332,7 @@ fn links_to_anywhere_are_not_followed() {
         let (mut state, end) = (seed | 1, whole.len() - 4);
         for word in bytes[64..end].chunks_exact_mut(4) {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let value = if seed % 2 == 0 { state } else { state % 500 }; // anywhere, or mostly in range
+            let value = if seed % 2 == 0 { state } else { state % 500 }; // any value, or mostly in range
             word.copy_from_slice(&value.to_le_bytes());
         }
         fs::write(&path, bytes).unwrap();
@@ -342,7 +342,7 @@ fn links_to_anywhere_are_not_followed() {
 }
 
 #[test]
-fn the_graph_of_other_vectors_is_refused() {
+fn rejects_the_graph_of_another_segment() {
     let keep = tempfile::tempdir().unwrap();
     let (one, two) = (keep.path().join("one"), keep.path().join("two"));
     let [_, path] = build_graph(&one);
@@ -356,7 +356,20 @@ fn the_graph_of_other_vectors_is_refused() {
 
 #[cfg(unix)]
 #[test]
-fn a_file_cut_short_while_it_is_searched_is_an_error_and_not_the_end() {
+fn truncation_within_a_page_is_an_error_without_the_guard() {
+    let keep = tempfile::tempdir().unwrap();
+    let path = build(keep.path());
+    let searcher = Index::open(keep.path()).unwrap().searcher().unwrap();
+    let bytes = fs::metadata(&path).unwrap().len();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(bytes - 1).unwrap();
+    let error = searcher.search(&[1.0; DIM], 3, None, Effort::Exact).unwrap_err();
+    assert!(matches!(error, Error::Damaged { .. }), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn with_the_guard_a_segment_truncated_during_searches_is_an_error() {
+    assert!(install_sigbus_guard());
     let keep = tempfile::tempdir().unwrap();
     let other = keep.path().join("other");
     build_graph(&other);
@@ -375,14 +388,15 @@ fn a_file_cut_short_while_it_is_searched_is_an_error_and_not_the_end() {
         if i == 0 {
             assert!(searcher.scores(&[1.0; DIM], |_, _| ()).is_err());
         }
-        // What is whole goes on.
+        // Other indexes are not affected.
         assert_eq!(sound.search(&[1.0; DIM], 3, None, Effort::Ef(6)).unwrap().len(), 3);
     }
 }
 
 #[cfg(unix)]
 #[test]
-fn sketches_cut_short_while_they_are_read_are_an_error() {
+fn with_the_guard_sketches_truncated_during_reads_are_an_error() {
+    assert!(install_sigbus_guard());
     let keep = tempfile::tempdir().unwrap();
     for (name, keeps) in [("header", 64), ("half a page", 5000)] {
         let dir = keep.path().join(name);
@@ -401,7 +415,8 @@ fn sketches_cut_short_while_they_are_read_are_an_error() {
 
 #[cfg(unix)]
 #[test]
-fn a_text_index_cut_short_while_it_is_served_is_an_error() {
+fn with_the_guard_a_text_index_truncated_during_reads_is_an_error() {
+    assert!(install_sigbus_guard());
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
     build(&dir);

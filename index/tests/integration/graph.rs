@@ -1,42 +1,27 @@
-//! Searches through graphs: as good as asked for, among the right rows, and the same every time.
-
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+//! Searches with graphs: recall, filters, and equal results in every run.
 
 use std::path::Path;
 
-use reelseek_index::{Effort, Hnsw, Index, Searcher, Settings, Span, Video, VideoNumber, VideoSet};
+use reelseek_index::{
+    Effort, HnswSettings, Index, IndexSettings, Searcher, SegmentCounts, Span, Video, VideoNumber, VideoSet,
+};
 
-const DIM: usize = 12;
+use crate::support::{DIM, vectors};
 
-fn vectors(rows: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
-    };
-    let mut out = Vec::new();
-    for _ in 0..rows {
-        let row: Vec<f32> = (0..DIM).map(|_| next()).collect();
-        let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
-        out.extend(row.iter().map(|x| x / norm));
-    }
-    out
+const ONE_GRAPH: SegmentCounts = SegmentCounts { segments: 1, graphs: 1 };
+
+fn settings() -> IndexSettings {
+    IndexSettings { hnsw: HnswSettings { min_rows: 100, ..HnswSettings::default() }, ..IndexSettings::new(DIM) }
 }
 
-fn settings() -> Settings {
-    Settings { hnsw: Hnsw { min_rows: 100, ..Hnsw::default() }, ..Settings::new(DIM) }
-}
-
-/// One thread, so that the graph is the same in every run.
-fn alone<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+/// Runs on one thread, so that the graph is equal in every run.
+fn on_one_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap().install(work)
 }
 
-/// `videos` videos of 50 rows, committed as one.
+/// An index of `videos` videos with 50 rows each, in one commit.
 fn build(dir: &Path, videos: u64) -> Index {
-    alone(|| {
+    on_one_thread(|| {
         let index = Index::create(dir, &settings()).unwrap();
         let mut writer = index.writer().unwrap();
         for i in 0..videos {
@@ -49,7 +34,7 @@ fn build(dir: &Path, videos: u64) -> Index {
     })
 }
 
-/// Share of the exact answers' rows that are found, over 50 queries; each answer is sound.
+/// Fraction of the exact hits that a search finds, over 50 queries. Checks every hit.
 fn recall(searcher: &Searcher, k: usize, filter: Option<&VideoSet>, effort: Effort) -> f64 {
     let (mut hits, mut all) = (0, 0);
     for query in vectors(50, 99_999).chunks(DIM) {
@@ -59,7 +44,7 @@ fn recall(searcher: &Searcher, k: usize, filter: Option<&VideoSet>, effort: Effo
         assert!(found.is_sorted_by(|a, b| (b.score, a.row) <= (a.score, b.row)), "{found:?}");
         for hit in &found {
             assert!(filter.is_none_or(|set| set.contains(hit.video)));
-            // Its score is the exact one, and its video is its row's.
+            // The score is exact, and the row belongs to the video.
             let (_, rows) = searcher.rows_of(hit.video).unwrap().unwrap();
             assert!(rows.chunks(DIM).any(|row| reelseek_index::dot(row, query) == hit.score), "{hit:?}");
             hits += usize::from(exact.iter().any(|e| e.row == hit.row));
@@ -70,11 +55,11 @@ fn recall(searcher: &Searcher, k: usize, filter: Option<&VideoSet>, effort: Effo
 }
 
 #[test]
-fn walks_find_what_scans_find_and_more_with_more_effort() {
+fn recall_of_walks_grows_with_effort() {
     let keep = tempfile::tempdir().unwrap();
     let index = build(&keep.path().join("index"), 100);
     let searcher = index.searcher().unwrap();
-    assert_eq!(searcher.segments(), (1, 1));
+    assert_eq!(searcher.segment_counts(), ONE_GRAPH);
     let found = [5, 10, 20, 40, 70].map(|ef| recall(&searcher, 5, None, Effort::Ef(ef)));
     assert!(found.is_sorted() && found[0] < 0.95 && found[4] > 0.99, "{found:?}");
     assert_eq!(recall(&searcher, 5, None, Effort::Exact), 1.0);
@@ -85,7 +70,7 @@ fn walks_find_what_scans_find_and_more_with_more_effort() {
 }
 
 #[test]
-fn filters_of_any_width_give_the_right_rows() {
+fn filters_of_any_selectivity_find_the_right_rows() {
     let keep = tempfile::tempdir().unwrap();
     let index = build(&keep.path().join("index"), 200);
     let searcher = index.searcher().unwrap();
@@ -96,7 +81,7 @@ fn filters_of_any_width_give_the_right_rows() {
             let recall = recall(&searcher, k, Some(&some), effort);
             assert!(recall >= 0.99, "{share} of 200 videos, k {k}, {effort:?}: {recall}");
         }
-        // So narrow that most are walked.
+        // The pool is so small that most searches walk the graph.
         assert!(recall(&searcher, 2, Some(&some), Effort::Ef(8)) > 0.8, "{share}");
     }
     assert!(searcher.search(&[1.0; DIM], 5, Some(&VideoSet::default()), Effort::Ef(10)).unwrap().is_empty());
@@ -108,7 +93,7 @@ fn filters_of_any_width_give_the_right_rows() {
 }
 
 #[test]
-fn dead_rows_are_walked_through_and_never_found() {
+fn dead_rows_are_never_found() {
     let keep = tempfile::tempdir().unwrap();
     let index = build(&keep.path().join("index"), 100);
     let mut writer = index.writer().unwrap();
@@ -117,19 +102,19 @@ fn dead_rows_are_walked_through_and_never_found() {
     }
     writer.commit().unwrap();
     let searcher = index.searcher().unwrap();
-    assert_eq!((searcher.rows(), searcher.segments()), (4500, (1, 1)));
+    assert_eq!((searcher.rows(), searcher.segment_counts()), (4500, ONE_GRAPH));
     assert!((searcher.deleted_share() - 0.1).abs() < 1e-9);
     assert!(recall(&searcher, 5, None, Effort::Ef(40)) > 0.95);
     writer.compact().unwrap();
     let searcher = index.searcher().unwrap();
-    assert_eq!((searcher.segments(), searcher.deleted_share()), ((1, 1), 0.0));
+    assert_eq!((searcher.segment_counts(), searcher.deleted_share()), (ONE_GRAPH, 0.0));
     assert!(recall(&searcher, 5, None, Effort::Ef(40)) > 0.95);
     assert!(Index::verify(keep.path().join("index")).unwrap().is_sound());
 }
 
 #[test]
-fn rows_that_are_wanted_but_far_are_found_by_a_scan() {
-    // Nine rows of ten are wanted, and lie opposite to the query: all that is near is not wanted.
+fn a_scan_finds_selected_rows_that_a_walk_misses() {
+    // Nine rows of ten are selected and opposite to the query. All rows near the query are not selected.
     let keep = tempfile::tempdir().unwrap();
     let index = Index::create(keep.path().join("index"), &settings()).unwrap();
     let mut writer = index.writer().unwrap();
@@ -154,7 +139,7 @@ fn rows_that_are_wanted_but_far_are_found_by_a_scan() {
 }
 
 #[test]
-fn equal_rows_and_odd_queries_are_answered() {
+fn searches_handle_equal_rows_and_extreme_queries() {
     let keep = tempfile::tempdir().unwrap();
     let index = Index::create(keep.path().join("index"), &settings()).unwrap();
     let mut writer = index.writer().unwrap();
@@ -173,7 +158,7 @@ fn equal_rows_and_odd_queries_are_answered() {
 }
 
 #[test]
-fn the_same_rows_make_the_same_files_and_the_same_answers() {
+fn equal_rows_give_equal_files_and_equal_hits() {
     let keep = tempfile::tempdir().unwrap();
     let (one, two) = (keep.path().join("one"), keep.path().join("two"));
     let (index, _) = (build(&one, 60), build(&two, 60));
@@ -191,42 +176,42 @@ fn the_same_rows_make_the_same_files_and_the_same_answers() {
 }
 
 #[test]
-fn settings_out_of_range_are_refused() {
+fn settings_out_of_range_are_rejected() {
     let keep = tempfile::tempdir().unwrap();
     for hnsw in [
-        Hnsw { m: 1, ..Hnsw::default() },
-        Hnsw { m: 257, ..Hnsw::default() },
-        Hnsw { ef_construction: 0, ..Hnsw::default() },
+        HnswSettings { m: 1, ..HnswSettings::default() },
+        HnswSettings { m: 257, ..HnswSettings::default() },
+        HnswSettings { ef_construction: 0, ..HnswSettings::default() },
     ] {
-        assert!(Index::create(keep.path().join("x"), &Settings { hnsw, ..Settings::new(DIM) }).is_err());
+        assert!(Index::create(keep.path().join("x"), &IndexSettings { hnsw, ..IndexSettings::new(DIM) }).is_err());
     }
 }
 
 #[cfg(feature = "hnsw_rs")]
 #[test]
-fn our_graphs_find_as_much_as_those_of_hnsw_rs() {
-    use reelseek_index::Builder;
+fn recall_equals_that_of_hnsw_rs() {
+    use reelseek_index::GraphBuilder;
     let keep = tempfile::tempdir().unwrap();
     let recall = |builder, name: &str| {
-        let hnsw = Hnsw { builder, min_rows: 100, ..Hnsw::default() };
-        let index = Index::create(keep.path().join(name), &Settings { hnsw, ..Settings::new(DIM) }).unwrap();
+        let hnsw = HnswSettings { builder, min_rows: 100, ..HnswSettings::default() };
+        let index = Index::create(keep.path().join(name), &IndexSettings { hnsw, ..IndexSettings::new(DIM) }).unwrap();
         let mut writer = index.writer().unwrap();
         let video = Video { id: "a".into(), ..Video::default() };
         writer.put(video, &vec![Span::default(); 4000], &vectors(4000, 3), &[]).unwrap();
-        alone(|| writer.commit()).unwrap();
+        on_one_thread(|| writer.commit()).unwrap();
         assert!(Index::verify(keep.path().join(name)).unwrap().is_sound());
         recall(&index.searcher().unwrap(), 10, None, Effort::Ef(30))
     };
-    let (ours, theirs) = (recall(Builder::Own, "ours"), recall(Builder::HnswRs, "theirs"));
-    assert!(theirs > 0.9, "what they built is searched rightly: {theirs}");
+    let (ours, theirs) = (recall(GraphBuilder::Own, "ours"), recall(GraphBuilder::HnswRs, "theirs"));
+    assert!(theirs > 0.9, "recall with a graph of hnsw_rs: {theirs}");
     assert!(ours > theirs - 0.02, "{ours}, theirs {theirs}");
 }
 
 #[cfg(not(feature = "hnsw_rs"))]
 #[test]
-fn a_builder_that_is_not_there_is_refused() {
+fn a_builder_that_is_not_compiled_in_is_rejected() {
     let keep = tempfile::tempdir().unwrap();
-    let hnsw = Hnsw { builder: reelseek_index::Builder::HnswRs, ..Hnsw::default() };
-    let error = Index::create(keep.path().join("x"), &Settings { hnsw, ..Settings::new(DIM) }).unwrap_err();
-    assert!(error.to_string().contains("feature hnsw_rs"), "{error}");
+    let hnsw = HnswSettings { builder: reelseek_index::GraphBuilder::HnswRs, ..HnswSettings::default() };
+    let error = Index::create(keep.path().join("x"), &IndexSettings { hnsw, ..IndexSettings::new(DIM) }).unwrap_err();
+    assert!(error.to_string().contains("hnsw_rs"), "{error}");
 }

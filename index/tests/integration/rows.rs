@@ -1,13 +1,18 @@
-//! How rows are kept, selected and ranked: precision, filters, sizes.
+//! Storage, selection and ranking of rows: precision, filters, magnitudes.
 
-use super::*;
+use std::collections::BTreeSet;
+use std::fs;
+
+use reelseek_index::{Effort, Index, IndexSettings, RowPrecision, VideoNumber, VideoSet};
+
+use crate::support::*;
 
 #[test]
-fn half_precision_takes_half_the_room_and_tells_its_cost() {
+fn half_precision_halves_the_file_and_reports_its_loss() {
     let keep = tempfile::tempdir().unwrap();
     let build = |name: &str, precision| {
         let dir = keep.path().join(name);
-        let index = Index::create(&dir, &Settings { precision, ..Settings::new(DIM) }).unwrap();
+        let index = Index::create(&dir, &IndexSettings { precision, ..IndexSettings::new(DIM) }).unwrap();
         let mut writer = index.writer().unwrap();
         for i in 0..30 {
             put(&mut writer, &format!("v{i}"), 40, i);
@@ -18,13 +23,14 @@ fn half_precision_takes_half_the_room_and_tells_its_cost() {
         writer.commit().unwrap();
         writer.compact().unwrap();
         writer.close().unwrap();
-        sound(&dir);
+        assert_sound(&dir);
         let bytes: u64 = segment_files(&dir).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
         (Index::open(&dir).unwrap().searcher().unwrap(), bytes)
     };
-    let ((full, full_bytes), (half, half_bytes)) = (build("full", Precision::Full), build("half", Precision::Half));
+    let ((full, full_bytes), (half, half_bytes)) =
+        (build("full", RowPrecision::Full), build("half", RowPrecision::Half));
     assert_eq!(full_bytes - half_bytes, 30 * 40 * DIM as u64 * 2);
-    assert_eq!((full.rounding_recall(), half.settings().precision), (None, Precision::Half));
+    assert_eq!((full.rounding_recall(), half.settings().precision), (None, RowPrecision::Half));
     let recall = half.rounding_recall().unwrap();
     assert!(recall > 0.98 && recall <= 1.0, "{recall}");
     for query in vectors(20, 1234).chunks(DIM) {
@@ -39,7 +45,7 @@ fn half_precision_takes_half_the_room_and_tells_its_cost() {
 
 #[test]
 fn filters_over_many_segments_and_dead_videos_select_the_right_rows() {
-    let (place, index) = fresh();
+    let (_folder, index) = fresh();
     let mut writer = index.writer().unwrap();
     for i in 0..300 {
         put(&mut writer, &format!("v{i}"), (i % 5) as usize, i);
@@ -50,28 +56,27 @@ fn filters_over_many_segments_and_dead_videos_select_the_right_rows() {
     (0..300).step_by(7).for_each(|i| assert!(writer.remove(&format!("v{i}")).unwrap()));
     writer.commit().unwrap();
     let searcher = index.searcher().unwrap();
-    assert!(searcher.segments().0 > 3);
+    assert!(searcher.segment_counts().segments > 3);
     let numbers = searcher.video_numbers();
     let query = vectors(1, 77);
     for step in [1, 2, 5, 40, 250] {
-        // Dead and unknown numbers too.
+        // Includes dead and unknown numbers.
         let some: VideoSet = (0..400).step_by(step).map(VideoNumber).collect();
         let hits = searcher.search(&query, 1000, Some(&some), Effort::Default).unwrap();
         assert_eq!(plain(&hits), naive(&searcher, &query, 1000, Some(&some)), "one of {step}");
-        let videos: std::collections::BTreeSet<_> = hits.iter().map(|hit| hit.video).collect();
+        let videos: BTreeSet<_> = hits.iter().map(|hit| hit.video).collect();
         assert!(videos.iter().all(|video| some.contains(*video) && numbers.contains(video)));
         let batch = searcher.search_batch(&query.repeat(3), 1000, Some(&some), Effort::Default).unwrap();
         assert_eq!(batch, vec![hits; 3]);
     }
-    drop(place);
 }
 
 #[test]
-fn rows_and_queries_of_any_size_are_ranked_rightly() {
+fn rows_and_queries_of_any_magnitude_are_ranked_correctly() {
     let keep = tempfile::tempdir().unwrap();
     for (rows_by, query_by) in [(1.0, 1e-37), (1.0, 1e30), (1e-27, 1e-10), (1e25, 1e-30), (1.0, 1e-45)] {
         let dir = keep.path().join(format!("{rows_by} {query_by}"));
-        let index = Index::create(&dir, &Settings::new(DIM)).unwrap();
+        let index = Index::create(&dir, &IndexSettings::new(DIM)).unwrap();
         let mut writer = index.writer().unwrap();
         let rows: Vec<f32> = vectors(900, 3).iter().map(|x| x * rows_by).collect();
         writer.put(video("a"), &spans(900), &rows, &[]).unwrap();
@@ -81,8 +86,8 @@ fn rows_and_queries_of_any_size_are_ranked_rightly() {
         let exact = |row: &[f32]| row.iter().zip(&query).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
         let mut best: Vec<(f64, u32)> = rows.chunks(DIM).map(exact).zip(0..).collect();
         best.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let (wanted, found): (Vec<u32>, Vec<u32>) =
+        let (expected, found): (Vec<u32>, Vec<u32>) =
             (best[..10].iter().map(|b| b.1).collect(), hits.iter().map(|h| h.row.row).collect());
-        assert_eq!(found, wanted, "rows of {rows_by}, a query of {query_by}");
+        assert_eq!(found, expected, "rows of {rows_by}, a query of {query_by}");
     }
 }

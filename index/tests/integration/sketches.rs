@@ -1,17 +1,19 @@
-//! Sketches: bytes beside each row, kept as they were put.
+//! Sketches: bytes of the caller for each row, returned unchanged.
 
-use super::*;
+use std::collections::BTreeMap;
+use std::fs;
+
+use reelseek_index::{Effort, Error, Index, IndexSettings, Video, VideoNumber};
+
+use crate::support::*;
 
 const SKETCH: usize = 5;
 
-fn fresh_with(sketch: usize) -> (Place, Index) {
-    let keep = tempfile::tempdir().unwrap();
-    let dir = keep.path().join("index");
-    let index = Index::create(&dir, &Settings { sketch: sketch as u32, ..Settings::new(DIM) }).unwrap();
-    (Place { _keep: keep, dir }, index)
+fn fresh_sketches(sketch: u32) -> (TestIndex, Index) {
+    fresh_with(&IndexSettings { sketch, ..IndexSettings::new(DIM) })
 }
 
-/// Of `rows` rows; no two rows of one seed have the same.
+/// Sketches of `rows` rows. No two rows of one seed have equal ones.
 fn sketches(rows: usize, seed: u64) -> Vec<u8> {
     let row = |i: usize| [i as u8, (i >> 8) as u8, seed as u8, (seed >> 8) as u8, 0xa5];
     (0..rows).flat_map(row).collect()
@@ -21,12 +23,12 @@ fn put_with(writer: &mut reelseek_index::Writer, id: &str, rows: usize, seed: u6
     writer.put(video(id), &spans(rows), &vectors(rows, seed), &sketches(rows, seed)).unwrap();
 }
 
-/// Compares the sketches of all videos with those that were put, by id: rows and seed.
+/// Compares the rows and sketches of all videos with the expected ones: number of rows and seed, by id.
 #[track_caller]
-fn compare(index: &Index, wanted: &BTreeMap<String, (usize, u64)>) {
+fn compare(index: &Index, expected: &BTreeMap<String, (usize, u64)>) {
     let searcher = index.searcher().unwrap();
-    assert_eq!(searcher.video_numbers().len(), wanted.len());
-    for (id, (rows, seed)) in wanted {
+    assert_eq!(searcher.video_numbers().len(), expected.len());
+    for (id, (rows, seed)) in expected {
         let number = searcher.number_of(id).unwrap().unwrap();
         let (found_spans, found_vectors) = searcher.rows_of(number).unwrap().unwrap();
         assert_eq!(found_spans, spans(*rows), "{id}");
@@ -37,51 +39,51 @@ fn compare(index: &Index, wanted: &BTreeMap<String, (usize, u64)>) {
 }
 
 #[test]
-fn sketches_come_back_through_commits_merges_and_compact() {
-    let (place, index) = fresh_with(SKETCH);
+fn sketches_survive_commits_merges_and_compact() {
+    let (folder, index) = fresh_sketches(SKETCH as u32);
     assert_eq!(index.settings().sketch, SKETCH as u32);
     let mut writer = index.writer().unwrap();
-    let mut wanted = BTreeMap::new();
+    let mut expected = BTreeMap::new();
     for i in 0..40u64 {
-        // Some videos have no rows, some are put again in the same commit or a later one, some are removed.
+        // Some videos have no rows, some are replaced in the same or a later commit, some are removed.
         for (id, rows) in [(format!("v{i}"), (i * 7 % 30) as usize), (format!("w{}", i % 6), 1 + (i % 4) as usize)] {
             put_with(&mut writer, &id, 2, 7777);
             put_with(&mut writer, &id, rows, i);
-            wanted.insert(id, (rows, i));
+            expected.insert(id, (rows, i));
         }
         if i % 5 == 4 {
             let id = format!("v{}", i - 3);
             assert!(writer.remove(&id).unwrap());
-            wanted.remove(&id);
+            expected.remove(&id);
         }
         writer.commit().unwrap();
         if i % 8 == 7 {
-            compare(&index, &wanted);
+            compare(&index, &expected);
         }
     }
     assert!(index.searcher().unwrap().deleted_share() > 0.0);
-    sound(&place.dir);
-    // As a change of metadata does it: the same rows again.
+    assert_sound(&folder.dir);
+    // Replace the metadata of a video and keep its rows.
     let searcher = index.searcher().unwrap();
     let number = searcher.number_of("v39").unwrap().unwrap();
     let (found_spans, found_vectors) = searcher.rows_of(number).unwrap().unwrap();
     let found = searcher.sketches_of(number).unwrap().unwrap();
     writer.put(Video { title: "new".into(), ..video("v39") }, &found_spans, &found_vectors, &found).unwrap();
     writer.compact().unwrap();
-    assert_eq!(segment_files(&place.dir).len(), 1);
-    compare(&index, &wanted);
+    assert_eq!(segment_files(&folder.dir).len(), 1);
+    compare(&index, &expected);
     let now = index.searcher().unwrap();
-    assert_eq!((now.sketches_of(number).unwrap(), now.deleted_share()), (None, 0.0), "the old number is gone");
-    assert_eq!(searcher.sketches_of(number).unwrap().unwrap(), found, "but not from the snapshot before");
+    assert_eq!((now.sketches_of(number).unwrap(), now.deleted_share()), (None, 0.0), "the old number has no video");
+    assert_eq!(searcher.sketches_of(number).unwrap().unwrap(), found, "the earlier snapshot still has it");
     writer.close().unwrap();
     drop(index);
-    compare(&Index::open(&place.dir).unwrap(), &wanted);
-    sound(&place.dir);
+    compare(&Index::open(&folder.dir).unwrap(), &expected);
+    assert_sound(&folder.dir);
 }
 
 #[test]
 fn the_nth_row_of_a_video_has_the_nth_sketch() {
-    let (_place, index) = fresh_with(SKETCH);
+    let (_folder, index) = fresh_sketches(SKETCH as u32);
     let mut writer = index.writer().unwrap();
     for i in 0..30 {
         put_with(&mut writer, &format!("v{i}"), (i * 11 % 40) as usize, i);
@@ -103,8 +105,8 @@ fn the_nth_row_of_a_video_has_the_nth_sketch() {
 }
 
 #[test]
-fn an_index_without_sketches_has_none_and_takes_none() {
-    let (_place, index) = fresh();
+fn an_index_without_sketches_rejects_sketches() {
+    let (_folder, index) = fresh();
     let mut writer = index.writer().unwrap();
     put(&mut writer, "a", 3, 1);
     let wrong = writer.put(video("b"), &spans(1), &vectors(1, 1), &[0]);
@@ -116,8 +118,8 @@ fn an_index_without_sketches_has_none_and_takes_none() {
 }
 
 #[test]
-fn sketches_of_a_wrong_length_are_refused_and_change_nothing() {
-    let (_place, index) = fresh_with(SKETCH);
+fn sketches_of_a_wrong_length_are_rejected_and_change_nothing() {
+    let (_folder, index) = fresh_sketches(SKETCH as u32);
     let mut writer = index.writer().unwrap();
     put_with(&mut writer, "a", 2, 1);
     for (rows, bytes) in [(2, 0), (2, 9), (2, 11), (2, 5), (0, 5)] {
@@ -134,27 +136,28 @@ fn sketches_of_a_wrong_length_are_refused_and_change_nothing() {
 }
 
 #[test]
-fn sketches_have_a_largest_size() {
+fn sketches_have_a_maximum_size() {
     let keep = tempfile::tempdir().unwrap();
     let create = |sketch: u32| {
         let dir = keep.path().join(sketch.to_string());
-        Index::create(&dir, &Settings { sketch, ..Settings::new(DIM) }).map(|index| (dir, index))
+        Index::create(&dir, &IndexSettings { sketch, ..IndexSettings::new(DIM) }).map(|index| (dir, index))
     };
-    for sketch in [Settings::MAX_SKETCH + 1, u32::MAX] {
+    for sketch in [IndexSettings::MAX_SKETCH + 1, u32::MAX] {
         let error = create(sketch).unwrap_err();
         assert!(matches!(error, Error::Argument { what: "sketch", .. }));
         assert!(error.to_string().contains("4096") && error.to_string().contains(&sketch.to_string()), "{error}");
     }
-    let (dir, index) = create(Settings::MAX_SKETCH).unwrap();
+    let (dir, index) = create(IndexSettings::MAX_SKETCH).unwrap();
     let mut writer = index.writer().unwrap();
     let bytes: Vec<u8> = (0..3 * 4096).map(|i| (i % 251) as u8).collect();
     writer.put(video("a"), &spans(3), &vectors(3, 1), &bytes).unwrap();
     writer.commit().unwrap();
     assert_eq!(index.searcher().unwrap().sketches_of(VideoNumber(1)).unwrap().unwrap(), bytes);
-    sound(&dir);
+    assert_sound(&dir);
 }
 
-/// The segment file of two videos, of two rows and of one, as the README describes it.
+/// The segment file of a video with two rows and a video with one row, written by the description in the
+/// README.
 fn as_described(sketch: u32) -> Vec<u8> {
     let mut file = b"RSEEKVEC".to_vec();
     let word = |file: &mut Vec<u8>, word: u32| file.extend(word.to_le_bytes());
@@ -166,7 +169,7 @@ fn as_described(sketch: u32) -> Vec<u8> {
     word(&mut file, 0);
     let crc = crc32fast::hash(&file);
     word(&mut file, crc);
-    // 1/2 is 2^30 2^(100 - 131), and 2^30 is 64 2^24; powers of two leave nothing to the other planes.
+    // 1/2 is 2^30 2^(100 - 131), and 2^30 is 64 2^24. For powers of two the other planes are zeros.
     file.extend([64, -64, 64, 0, -64, 32].map(i8::cast_unsigned));
     file.extend([0; 6 + 12]);
     file.extend([100, 98, 98]);
@@ -180,11 +183,11 @@ fn as_described(sketch: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_segment_file_is_byte_for_byte_as_described() {
+fn a_segment_file_matches_its_description_byte_for_byte() {
     let keep = tempfile::tempdir().unwrap();
     for sketch in [0, 1, 5] {
         let dir = keep.path().join(sketch.to_string());
-        let index = Index::create(&dir, &Settings { sketch, ..Settings::new(2) }).unwrap();
+        let index = Index::create(&dir, &IndexSettings { sketch, ..IndexSettings::new(2) }).unwrap();
         let mut writer = index.writer().unwrap();
         let bytes: Vec<u8> = (0..3 * sketch as u8).collect();
         let (first, second) = bytes.split_at(2 * sketch as usize);
@@ -192,7 +195,7 @@ fn a_segment_file_is_byte_for_byte_as_described() {
         writer.put(video("b"), &spans(1), &[-0.125, 0.0625], second).unwrap();
         writer.commit().unwrap();
         assert_eq!(fs::read(&segment_files(&dir)[0]).unwrap(), as_described(sketch), "{sketch} bytes of sketch");
-        // The manifest of an index without sketches is that of programs which know of none.
+        // Without sketches the manifest does not mention them, so that earlier programs can read it.
         let root = fs::read_to_string(dir.join("text").join("meta.json")).unwrap();
         assert_eq!(root.contains("sketch"), sketch > 0);
     }
