@@ -93,7 +93,7 @@ impl SnapshotStore {
     }
 
     fn stamp(&self) -> Option<CommitStamp> {
-        let meta = std::fs::metadata(Index::root(&self.index)).ok()?;
+        let meta = std::fs::metadata(Index::commit_file(&self.index)).ok()?;
         #[cfg(unix)]
         let file_id = std::os::unix::fs::MetadataExt::ino(&meta);
         // Time and size tell commits apart as well, except within the clock's resolution.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::base::Cancel;
+use crate::ingest::closed_form::FitEvent;
 use crate::ingest::{IndexOptions, IndexSummary, Indexer};
 use crate::serve::advice;
 use crate::serve::api::jobs::Jobs;
@@ -118,8 +119,8 @@ fn index(
         .prune(request.prune)
         .retry(request.retry)
         .model(serve.model_choice());
-    let note = |text: &str| tracing::info!("{text}");
-    let indexer = Indexer::open(&serve.index, options, &job.cancel, note).map_err(advice::job_error)?;
+    let on_fit = |event: &FitEvent| tracing::info!("{event}");
+    let indexer = Indexer::open(&serve.index, options, &job.cancel, on_fit).map_err(advice::job_error)?;
     let summary = indexer.run(&job.cancel, |event| job.on_event(event)).map_err(advice::job_error)?;
     // A client that sees the end of the job must find its videos.
     if let Err(error) = context.snapshots.refresh() {
