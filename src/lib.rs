@@ -111,6 +111,7 @@ pub mod media;
 #[cfg(feature = "research")]
 pub mod research;
 pub mod search;
+#[cfg(feature = "serve")]
 pub mod serve;
 
 pub use base::{Cancel, ErrorPaths};

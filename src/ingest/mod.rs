@@ -142,7 +142,7 @@ impl Indexer {
     /// # Errors
     /// [`enum@Error`] if the index cannot be read or written. A file that fails is reported by `on_event` and
     /// stops nothing.
-    pub fn run(&self, cancel: &Cancel, on_event: impl FnMut(&IndexEvent)) -> Result<IndexSummary, Error> {
+    pub fn run(&self, cancel: &Cancel, on_event: impl FnMut(IndexEvent)) -> Result<IndexSummary, Error> {
         let start = Instant::now();
         let mut run = run::IndexRun::begin(&self.collection, &self.options, on_event)?;
         let todo = run.survey()?;

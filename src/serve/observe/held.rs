@@ -1,4 +1,4 @@
-//! A body that holds something until it is sent, or given up: a count, a snapshot.
+//! A response body that keeps a value until the body is sent or dropped, such as a counter of open requests.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,18 +7,17 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 
-/// The body, and what it holds.
-struct Holding<T> {
+struct HeldBody<T> {
     body: Body,
     _held: T,
 }
 
-/// Lets the body of an answer hold something; one without a body lets it go at once.
+/// Keeps `held` until the response's body is sent. A response without a body drops it at once.
 pub(crate) fn hold<T: Unpin + Send + 'static>(response: Response, held: T) -> Response {
-    response.map(|body| if body.is_end_stream() { body } else { Body::new(Holding { body, _held: held }) })
+    response.map(|body| if body.is_end_stream() { body } else { Body::new(HeldBody { body, _held: held }) })
 }
 
-impl<T: Unpin> HttpBody for Holding<T> {
+impl<T: Unpin> HttpBody for HeldBody<T> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -33,7 +32,7 @@ impl<T: Unpin> HttpBody for Holding<T> {
         self.body.is_end_stream()
     }
 
-    // Else an answer of a known length would go out in chunks.
+    // Without it, a response of known length would be sent in chunks.
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
