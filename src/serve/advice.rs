@@ -108,8 +108,8 @@ pub(crate) fn job_error(error: ingest::Error) -> String {
     }
 }
 
-/// A text that the index stores about a video, without the folder of the video. Early versions stored messages
-/// with whole paths.
+/// A text that the index stores about a video, without the folder of the video. Early versions stored
+/// messages with whole paths.
 pub(crate) fn stored_text(text: &str, video: &Path) -> String {
     match video.parent().filter(|folder| folder.file_name().is_some()) {
         Some(folder) => text.replace(&format!("{}{MAIN_SEPARATOR}", folder.display()), ""),

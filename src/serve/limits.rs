@@ -123,8 +123,8 @@ pub(crate) const BATCH_TIME: Duration = Duration::from_secs(20);
 pub(crate) const MAX_BATCH_FETCHES: usize = 4;
 /// Numbers of a vector: several times the length of the longest embeddings.
 pub(crate) const MAX_VECTOR_NUMBERS: usize = 16_384;
-/// The largest JSON body that is parsed on the threads that serve connections: it takes a fraction of a millisecond.
-/// Larger bodies wait for a worker, as searches do.
+/// The largest JSON body that is parsed on the threads that serve connections: it takes a fraction of a
+/// millisecond. Larger bodies wait for a worker, as searches do.
 pub(crate) const INLINE_JSON_BYTES: usize = 32 << 10;
 /// Bytes of a text field of a form: longer than the longest filter and the longest address.
 pub(crate) const MAX_FORM_TEXT_BYTES: usize = 64 << 10;

@@ -1,7 +1,7 @@
 //! The web page in a real browser on the real binary: `tests/page/*.mjs`, run by Node with playwright-core.
 //!
-//! `scripts/test` installs the Node packages into `target/node`. Without Node, its packages or Chromium, these tests
-//! are skipped. `REELSEEK_KEEP_SCREENSHOTS=FOLDER` keeps a screenshot of every view.
+//! `scripts/test` installs the Node packages into `target/node`. Without Node, its packages or Chromium,
+//! these tests are skipped. `REELSEEK_KEEP_SCREENSHOTS=FOLDER` keeps a screenshot of every view.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

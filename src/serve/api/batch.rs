@@ -71,8 +71,8 @@ pub(crate) async fn batch(
     let BatchRequest { queries, options } = read_batch(&context.gate, params, request).await?;
     let options = Arc::new(options);
     let snapshot = context.snapshots.ready()?;
-    // A wrong filter is one error of the batch, not one for each query. And a full queue refuses the batch before
-    // anything is fetched.
+    // A wrong filter is one error of the batch, not one for each query. And a full queue refuses the batch
+    // before anything is fetched.
     let (worker, filter) = (snapshot.clone(), options.filter.clone());
     let check = move || match &filter {
         Some(filter) => worker.engine.searcher().filter(filter).map(drop).map_err(ApiError::from),

@@ -1,8 +1,9 @@
 //! A cache of thumbnails and previews on disk, bounded in bytes. The least recently used files are evicted.
 //!
-//! The name of a file is a hash of everything that it depends on; its modification time is the time of its last use.
-//! The folder is the only state, so the cache survives a restart and several processes can share it. A file is written
-//! elsewhere and renamed, so it is always complete. Only files with such names are counted or removed.
+//! The name of a file is a hash of everything that it depends on; its modification time is the time of its
+//! last use. The folder is the only state, so the cache survives a restart and several processes can share
+//! it. A file is written elsewhere and renamed, so it is always complete. Only files with such names are
+//! counted or removed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -16,7 +17,8 @@ use tempfile::NamedTempFile;
 
 /// Hexadecimal digits of a name.
 const DIGITS: usize = 32;
-/// Subfolder in which files are written before they are renamed. The cache folder itself changes only with its files.
+/// Subfolder in which files are written before they are renamed. The cache folder itself changes only with
+/// its files.
 const PARTS: &str = "parts";
 /// File that is locked while files are added or removed: several processes may share the folder.
 const LOCK: &str = "lock";
@@ -83,7 +85,8 @@ impl FolderState {
 }
 
 impl FileCache {
-    /// A cache of at most `limit` bytes. The folder need not exist; nothing is read or written before the first use.
+    /// A cache of at most `limit` bytes. The folder need not exist; nothing is read or written before the
+    /// first use.
     pub(crate) fn new(folder: PathBuf, limit: u64) -> FileCache {
         FileCache { folder, limit, state: Mutex::default() }
     }
@@ -103,8 +106,8 @@ impl FileCache {
         Some(bytes)
     }
 
-    /// A new file to write, deleted with its handle unless it is put into the cache. If the folder is not writable, the
-    /// file is among the system's temporary files.
+    /// A new file to write, deleted with its handle unless it is put into the cache. If the folder is not
+    /// writable, the file is among the system's temporary files.
     pub(crate) fn new_part_anywhere(&self) -> Result<NamedTempFile> {
         self.new_part().or_else(|error| {
             self.warn(&error);
@@ -143,7 +146,8 @@ impl FileCache {
         tracing::warn!("{folder}: cannot write the cache: {error}; REELSEEK_CACHE names another folder");
     }
 
-    /// Moves a complete part into the folder, and evicts files to make room. A part larger than the limit is not stored.
+    /// Moves a complete part into the folder, and evicts files to make room. A part larger than the limit is
+    /// not stored.
     fn add(&self, key: &CacheKey, part: NamedTempFile, size: u64) -> Result<()> {
         if size > self.limit {
             return Ok(());

@@ -1,7 +1,7 @@
 //! The videos of a snapshot in each order of the list, so that a page reads only the records on it.
 //!
-//! The number of a video is never used for another one, so the entry of a number stays valid: after a commit, only the
-//! new videos are read.
+//! The number of a video is never used for another one, so the entry of a number stays valid: after a commit,
+//! only the new videos are read.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -120,8 +120,8 @@ impl Catalogue {
         Ok(Catalogue { generation, entries, orders, labels, folders })
     }
 
-    /// The numbers of the videos that match a text, in order. The text is a filter, or words or parts of words; a blank
-    /// one matches all videos.
+    /// The numbers of the videos that match a text, in order. The text is a filter, or words or parts of
+    /// words; a blank one matches all videos.
     pub(crate) fn find(
         &self,
         searcher: &Searcher,

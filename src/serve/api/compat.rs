@@ -1,6 +1,7 @@
 //! `/search` and `/me` of trace.moe, so that its clients and bots work with this server.
 //!
-//! trace.moe removes borders only if `cutBorders` is set; this server always searches with and without borders.
+//! trace.moe removes borders only if `cutBorders` is set; this server always searches with and without
+//! borders.
 
 use std::sync::Arc;
 

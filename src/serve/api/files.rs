@@ -1,4 +1,5 @@
-//! Responses with a file or with bytes like a file's: all of it, a range, or 304 (RFC 9110, sections 8.8, 13 and 14).
+//! Responses with a file or with bytes like a file's: all of it, a range, or 304 (RFC 9110, sections 8.8, 13
+//! and 14).
 
 use std::fs::File;
 use std::ops::Range;
@@ -46,7 +47,8 @@ impl FileRequest<'_> {
     /// The part to send of `length` bytes.
     fn selection(&self, head: &FileHeaders, length: u64) -> Selection {
         let text = |name: HeaderName| self.headers.get(name).and_then(|value| value.to_str().ok());
-        // A client with a part of another content must get all of this one. A date never matches: no response has one.
+        // A client with a part of another content must get all of this one. A date never matches: no response
+        // has one.
         let other = text(IF_RANGE).is_some_and(|tag| tag != format!("\"{}\"", head.tag));
         match text(RANGE) {
             Some(range) if *self.method == Method::GET && !other => parse_range(range, length),
@@ -64,7 +66,8 @@ enum Selection {
     Unsatisfiable,
 }
 
-/// Parses the value of `Range`. Malformed values and several ranges select all of the file, as the RFC allows.
+/// Parses the value of `Range`. Malformed values and several ranges select all of the file, as the RFC
+/// allows.
 fn parse_range(range: &str, length: u64) -> Selection {
     let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().unwrap_or(u64::MAX));
     let Some((first, last)) = range.trim().strip_prefix("bytes=").and_then(|spec| spec.trim().split_once('-')) else {
@@ -176,7 +179,8 @@ impl HttpBody for FileBody {
         ready!(Pin::new(file).poll_read(context, &mut buffer))?;
         let filled = buffer.filled().len();
         if filled == 0 {
-            // The file became shorter than Content-Length. An error closes the connection, so that the client notices.
+            // The file became shorter than Content-Length. An error closes the connection, so that the client
+            // notices.
             return Poll::Ready(Some(Err(std::io::ErrorKind::UnexpectedEof.into())));
         }
         *left -= filled as u64;
@@ -252,7 +256,8 @@ mod tests {
         FileHeaders { content_type: "video/mp4", tag: "abc".into(), cache_control: "private" }
     }
 
-    /// Status, headers and body of a response with ten bytes, which must be equal from memory and from a file.
+    /// Status, headers and body of a response with ten bytes, which must be equal from memory and from a
+    /// file.
     fn get(method: Method, headers: &[(HeaderName, &str)]) -> (StatusCode, HeaderMap, Bytes) {
         let headers: HeaderMap =
             headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect();

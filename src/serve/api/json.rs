@@ -10,7 +10,8 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ArrayBuilder, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-/// A list of at most `MAX` elements. A longer one is refused at its first element too many; the rest is not read.
+/// A list of at most `MAX` elements. A longer one is refused at its first element too many; the rest is not
+/// read.
 #[derive(Debug)]
 pub(crate) struct BoundedList<T, const MAX: usize>(pub(crate) Vec<T>);
 

@@ -1,5 +1,5 @@
-//! The videos of the index as pages of a list and one by one, the labels and folders that filters can name, and the
-//! folders that the server may index.
+//! The videos of the index as pages of a list and one by one, the labels and folders that filters can name,
+//! and the folders that the server may index.
 
 use std::sync::Arc;
 

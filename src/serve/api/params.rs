@@ -1,4 +1,5 @@
-//! Parameters of requests: one struct gives their names, types, docs and ranges to the parser and to the OpenAPI document.
+//! Parameters of requests: one struct gives their names, types, docs and ranges to the parser and to the
+//! OpenAPI document.
 
 use std::fmt;
 

@@ -1,4 +1,5 @@
-//! Search requests: pictures, forms and JSON, read into one struct that also describes them in the OpenAPI document.
+//! Search requests: pictures, forms and JSON, read into one struct that also describes them in the OpenAPI
+//! document.
 
 use std::time::Instant;
 
@@ -47,7 +48,8 @@ pub(crate) struct SearchRequest {
     filter: Option<String>,
     /// Compare the query with every row, so that nothing is missed.
     exact: Option<bool>,
-    /// Breadth of the search in large indexes: a larger value finds more and takes longer. Ignored if `exact` is true.
+    /// Breadth of the search in large indexes: a larger value finds more and takes longer. Ignored if `exact`
+    /// is true.
     ef: Option<u32>,
     /// Leave out results with a lower confidence.
     min_confidence: Option<f64>,
@@ -244,8 +246,8 @@ async fn read_json(gate: &WorkerGate, bytes: Bytes) -> Result<SearchRequest, Api
     gate.run(move || parse_json(&bytes)).await
 }
 
-/// Parses the JSON of a search or a batch. Stops at the first byte that cannot belong to a valid request, so that a
-/// list of megabytes costs neither memory nor time.
+/// Parses the JSON of a search or a batch. Stops at the first byte that cannot belong to a valid request, so
+/// that a list of megabytes costs neither memory nor time.
 pub(crate) fn parse_json(bytes: &[u8]) -> Result<SearchRequest, ApiError> {
     let JsonObject(request) = serde_json::from_slice::<JsonObject<SearchRequest>>(bytes)
         .map_err(|error| ApiError::malformed(format!("the body cannot be read as JSON: {error}")))?;

@@ -66,8 +66,8 @@ pub(crate) struct ResultBody {
     labels: Vec<String>,
     /// Cosine of the query and the moment's best row.
     score: f32,
-    /// The score, corrected by a comparison of the picture with the row's frame where the index has sketches. Results
-    /// are ordered by it, and it decides the confidence.
+    /// The score, corrected by a comparison of the picture with the row's frame where the index has sketches.
+    /// Results are ordered by it, and it decides the confidence.
     evidence: f32,
     /// Share of unrelated pictures that get less evidence: 0.95 means that one in 20 gets as much by chance.
     confidence: f32,
@@ -172,10 +172,10 @@ impl SearchContext {
 
 /// Finds the videos, and the moment in each, that show the same scene as a picture.
 ///
-/// Send the picture as the body (`image/*` or `application/octet-stream`) or as the field `image` of a form. Instead of
-/// a picture, JSON may contain a `vector` of the index's length, and JSON or a form may contain a `url` if the server
-/// fetches pictures. SearchOptions are query parameters, JSON fields or form fields; those of the body take precedence. A
-/// picture with plain borders is searched both with and without them.
+/// Send the picture as the body (`image/*` or `application/octet-stream`) or as the field `image` of a form.
+/// Instead of a picture, JSON may contain a `vector` of the index's length, and JSON or a form may contain a
+/// `url` if the server fetches pictures. SearchOptions are query parameters, JSON fields or form fields;
+/// those of the body take precedence. A picture with plain borders is searched both with and without them.
 #[utoipa::path(
     post, path = "/v1/search", tag = "search", params(QueryParams<SearchRequest>),
     responses(

@@ -17,14 +17,14 @@ use crate::serve::limits::SESSION_S;
 /// The token, in exchange for a cookie.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Session {
+pub(crate) struct SessionRequest {
     /// The server's token.
     token: String,
 }
 
 /// Sets a cookie that admits a browser as the token does.
 #[utoipa::path(
-    post, path = "/v1/session", tag = "session", request_body = Session, security(()),
+    post, path = "/v1/session", tag = "session", request_body = SessionRequest, security(()),
     responses(
         (status = 204, description = "The cookie is set, unless the server needs no token"),
         (status = 401, description = "Not the token", body = ErrorBody),
@@ -34,7 +34,7 @@ pub(crate) struct Session {
 pub(crate) async fn create_session(
     State(auth): State<Arc<Auth>>,
     headers: HeaderMap,
-    Json(session): Json<Session>,
+    Json(session): Json<SessionRequest>,
 ) -> Result<Response, ApiError> {
     Ok(match auth.session(&session.token)? {
         None => StatusCode::NO_CONTENT.into_response(),

@@ -86,7 +86,8 @@ impl Jobs {
             tracing::info!(job = own.id, "indexing");
             let outcome = catch_unwind(AssertUnwindSafe(|| work(&own)));
             own.end(outcome.unwrap_or_else(|_| Err(ApiError::panicked().message)));
-            // `stop` holds the list between its check and its wait. Locking it here means that the notice is not lost.
+            // `stop` holds the list between its check and its wait. Locking it here means that the notice is
+            // not lost.
             drop(all.jobs());
             all.ended.notify_all();
         };

@@ -26,7 +26,7 @@ use crate::serve::api::files::FileHeaders;
 use crate::serve::api::library;
 use crate::serve::error::ApiError;
 use crate::serve::limits::{
-    FFMPEG_TIME, MAX_VIDEO_STARTS, MAX_QUEUED_PREVIEWS, MAX_QUEUED_THUMBNAILS, MEDIA_QUEUE_TIME, MEDIA_WORK_TIME,
+    FFMPEG_TIME, MAX_QUEUED_PREVIEWS, MAX_QUEUED_THUMBNAILS, MAX_VIDEO_STARTS, MEDIA_QUEUE_TIME, MEDIA_WORK_TIME,
     PREVIEW_WORKERS, THUMBNAIL_WORKERS,
 };
 use crate::serve::observe::clock::since_1970_ns;
@@ -143,8 +143,8 @@ impl MediaStore {
         self.codec_flights.join(&(), work).await.unwrap_or_else(|| Err(ApiError::panicked()))
     }
 
-    /// The cached bytes of a key, or what `make` returns. `make` waits for a worker of the gate, and runs once for all
-    /// concurrent requests with the same key.
+    /// The cached bytes of a key, or what `make` returns. `make` waits for a worker of the gate, and runs
+    /// once for all concurrent requests with the same key.
     async fn cached_or_made(
         self: &Arc<Self>,
         gate: fn(&MediaStore) -> &WorkerGate,

@@ -36,8 +36,8 @@ pub(crate) struct PreviewParams {
     video: String,
     /// Start of the preview in seconds from the start of the video; default 0.
     from: Option<f64>,
-    /// End of the preview; default 6 seconds after its start. A preview lasts 15 seconds at most, and 2 at least if the
-    /// video does.
+    /// End of the preview; default 6 seconds after its start. A preview lasts 15 seconds at most, and 2 at
+    /// least if the video does.
     to: Option<f64>,
 }
 
@@ -62,8 +62,8 @@ pub(super) fn cut_span(from_ms: u32, to_ms: Option<u32>, duration_ms: u32) -> (u
     (from_ms, from_ms.saturating_add(length_ms))
 }
 
-/// Returns a moment as a short video without sound, at most 640 pixels wide and high: H.264 in MP4, or VP8 in WebM if the
-/// server's ffmpeg cannot encode H.264.
+/// Returns a moment as a short video without sound, at most 640 pixels wide and high: H.264 in MP4, or VP8 in
+/// WebM if the server's ffmpeg cannot encode H.264.
 #[utoipa::path(
     get, path = "/v1/preview", tag = "media", params(QueryParams<PreviewParams>),
     responses(

@@ -96,9 +96,7 @@ fn still(
     let start = store.start(file, &source)?;
     match source.frame_at(start.as_ref(), at_ms, side) {
         // The container may state a longer duration than there is.
-        Err(error)
-            if error.is_undecodable() && at_ms > 0 && at_ms.saturating_add(LAST_FRAME_MS) > file.duration_ms =>
-        {
+        Err(error) if error.is_undecodable() && at_ms > 0 && at_ms.saturating_add(LAST_FRAME_MS) > file.duration_ms => {
             source.frame_at(start.as_ref(), at_ms.saturating_sub(LAST_FRAME_MS), side)
         }
         found => found,
