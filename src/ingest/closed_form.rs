@@ -1,4 +1,5 @@
-//! The checkpoint of an encoder without a trained one: maps fitted in closed form to frames of the videos to index.
+//! The checkpoint of an encoder without a trained one: maps fitted in closed form to frames of the videos to
+//! index.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -11,13 +12,14 @@ use crate::base::Cancel;
 use crate::base::seeded::Random;
 use crate::encode::{self, Encoder, registry};
 use crate::gmf::{Affine, CheckpointRecord, ConfigError, Folded, GmfConfig};
-use crate::media::{self, Limits, Picture, DecodePlan, Tools};
+use crate::media::{self, DecodePlan, Limits, Picture, Tools};
 
 /// Length of the shared space.
 pub const LENGTH: usize = 128;
 
-/// A checkpoint that embeds a clip like the mean of its frames. `projection` maps a descriptor to image features, `image` maps
-/// image features to the shared space; a clip passes both maps after its frames are averaged.
+/// A checkpoint that embeds a clip like the mean of its frames. `projection` maps a descriptor to image
+/// features, `image` maps image features to the shared space; a clip passes both maps after its frames are
+/// averaged.
 ///
 /// # Errors
 /// [`ConfigError`] if no model has these lengths.
@@ -89,8 +91,8 @@ impl std::fmt::Display for FitEvent {
     }
 }
 
-/// Fits [`principal`] to frames of at most 256 videos, evenly chosen from `paths`: 16 frames of each, fewer for a slow
-/// encoder. Skips videos that cannot be decoded.
+/// Fits [`principal`] to frames of at most 256 videos, evenly chosen from `paths`: 16 frames of each, fewer
+/// for a slow encoder. Skips videos that cannot be decoded.
 ///
 /// # Errors
 /// [`FitError`] if no frame can be decoded, the encoder fails, or `cancel` is set.
@@ -108,7 +110,8 @@ pub fn of_videos(
     let mut features: Vec<Vec<Vec<f32>>> = Vec::new();
     let mut last_event = Instant::now();
     for (i, path) in paths.iter().step_by(step).enumerate() {
-        // Keyframes suffice and are cheap. A short video has few keyframes, and decoding all its frames is cheap.
+        // Keyframes suffice and are cheap. A short video has few keyframes, and decoding all its frames is
+        // cheap.
         let mut pictures = pictures(tools, encoder, path, true, cancel);
         if pictures.len() < frames / 2 {
             pictures = self::pictures(tools, encoder, path, false, cancel);
@@ -165,8 +168,8 @@ impl FitSample {
         FitSample::deserialize(record.training.get("fitted")?).ok()
     }
 
-    /// Whether a map can be fitted to the sample. The mean of few videos mostly shows those videos, so centring would remove
-    /// their content; and n directions need n frames.
+    /// Whether a map can be fitted to the sample. The mean of few videos mostly shows those videos, so
+    /// centring would remove their content; and n directions need n frames.
     fn is_sufficient(&self) -> bool {
         self.videos >= MIN_VIDEOS && self.frames >= MIN_FRAMES
     }
@@ -196,8 +199,8 @@ const BATCH: usize = 8;
 /// Time between two progress events.
 const EVENT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Largest number of frames in a sample, limited by the encoder's cost and by the cost of the eigenvectors, which grows with
-/// the cube of the smaller of frames and length.
+/// Largest number of frames in a sample, limited by the encoder's cost and by the cost of the eigenvectors,
+/// which grows with the cube of the smaller of frames and length.
 fn max_frames(encoder: &dyn Encoder) -> usize {
     let about = encoder.info();
     let flops = registry::entry(&about.name).map_or(DEFAULT_FLOPS, |entry| entry.flops);
@@ -258,12 +261,13 @@ pub enum FitError {
     GmfConfig(#[from] ConfigError),
 }
 
-/// Maps image features to their first principal directions about the mean, at most [`LENGTH`] of them. Every video has the
-/// same weight, for any number of frames. The cosine in these directions is nearly the cosine of centred features.
+/// Maps image features to their first principal directions about the mean, at most [`LENGTH`] of them. Every
+/// video has the same weight, for any number of frames. The cosine in these directions is nearly the cosine
+/// of centred features.
 ///
-/// If the sample is too small, nothing is centred: the directions are the sample's own and seeded random ones, which keep
-/// cosines within a few hundredths (Johnson and Lindenstrauss, 1984). The first videos then do not determine how later
-/// videos are compared.
+/// If the sample is too small, nothing is centred: the directions are the sample's own and seeded random
+/// ones, which keep cosines within a few hundredths (Johnson and Lindenstrauss, 1984). The first videos then
+/// do not determine how later videos are compared.
 ///
 /// # Errors
 /// [`ConfigError`] if no model has the encoder's lengths.
@@ -297,7 +301,8 @@ pub fn principal(encoder: &dyn Encoder, videos: &[Vec<Vec<f32>>], sample: FitSam
     let projection = Affine { weight, bias };
     let unit = Affine { weight: identity(count), bias: vec![0.0; count] };
     let folded = around(encoder, &unit, &projection)?;
-    let start = if sample.is_sufficient() { "principal directions" } else { "random directions beside those of few videos" };
+    let start =
+        if sample.is_sufficient() { "principal directions" } else { "random directions beside those of few videos" };
     let training = serde_json::json!({ "start": start, "fitted": sample });
     let record = CheckpointRecord { training, ..folded.record }.projected(Some(projection));
     Ok(Folded::new(folded.image, folded.video, record))
@@ -319,8 +324,9 @@ fn directions(x: &DMatrix<f64>, count: usize) -> DMatrix<f64> {
     }
 }
 
-/// Extends orthonormal columns to `count` columns with seeded random columns orthogonal to all others. The random columns are
-/// scaled so that on average they keep the length of the part of a vector that they represent.
+/// Extends orthonormal columns to `count` columns with seeded random columns orthogonal to all others. The
+/// random columns are scaled so that on average they keep the length of the part of a vector that they
+/// represent.
 fn filled(directions: DMatrix<f64>, count: usize) -> DMatrix<f64> {
     let (length, known) = directions.shape();
     let missing = count.saturating_sub(known);
@@ -363,7 +369,7 @@ fn matrix(map: &Affine) -> DMatrix<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::encode::{EncoderInfo, Descriptor, Sampling};
+    use crate::encode::{Descriptor, EncoderInfo, Sampling};
     use crate::media::Fit;
 
     const INPUTS: usize = 400;
