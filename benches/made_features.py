@@ -1,10 +1,11 @@
-"""Makes features for the videos of an annotation file of ActivityNet: no video is needed to try the whole evaluation at full size.
+"""Writes synthetic features for the videos of an ActivityNet annotation file, to try the whole evaluation at full size without
+videos.
 
-Image (128) and video (4096) features are noisy views of unequal length of one latent class structure: a video's latent is its class's
-centre and an offset of its own, 48 numbers; each modality sees it through a random matrix, beside strong structure of its own that says nothing
-of the class, and noise. Arrays are named by video; images have 4 vectors a video, spread over its time, videos 2.
+Image (128) and video (4096) features are noisy views of unequal length of a latent vector of length 48: the centre of the video's
+class plus an offset of the video. Each modality maps it through a random matrix, and adds strong structure that does not depend on
+the class, and noise. Arrays are named by video. Images have 4 vectors per video, evenly spaced over its time, videos have 2.
 
-    python3 benches/made_features.py ANNOTATIONS OUT     writes OUT/images.npz and OUT/videos.npz (numpy only)
+    python3 benches/made_features.py ANNOTATIONS OUT     writes OUT/images.npz and OUT/videos.npz (needs numpy only)
 """
 
 import json

@@ -1,4 +1,4 @@
-//! How long is an exact evaluation? 10,000 queries against 5,000 videos of 128 numbers, and what judging adds.
+//! Time of an exact evaluation with 10,000 queries and 5,000 videos of length 128, without and with metrics.
 //!
 //! ```text
 //! cargo bench -p reelseek --bench retrieval
@@ -12,7 +12,7 @@ use reelseek::research::eval::ranking::{Gallery, Pooling};
 const QUERIES: usize = 10_000;
 const VIDEOS: usize = 5_000;
 const LENGTH: usize = 128;
-/// Videos of a class, of which all are relevant.
+/// Videos per class; all videos of a class are relevant.
 const CLASS: usize = 25;
 const DEPTH: usize = 100;
 const RUNS: usize = 5;
@@ -26,7 +26,7 @@ fn numbers(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(|_| next()).collect()
 }
 
-/// The fastest of some runs, in seconds.
+/// Time of the fastest run in seconds, and its result.
 fn fastest<T>(mut work: impl FnMut() -> T) -> (f64, T) {
     let mut timed = || {
         let start = Instant::now();

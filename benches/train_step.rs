@@ -1,15 +1,16 @@
-//! How far is a training step of the 119.2 M model from its floor?
+//! Time of a training step of the model with 119.2 M parameters, compared with its floor.
 //!
 //!     cargo bench -p reelseek --bench train_step
 //!
-//! The floor: the step's multiply-adds at the rate that the `gemm` crate reaches here on square matrices of 2,048, plus one pass
-//! over weights and momentum. Step and floor alternate; medians are compared. With `autograd` as argument the same step through candle
-//! is timed too.
+//! The floor is the time of the step's multiply-adds at the rate of the `gemm` crate on square matrices of
+//! 2,048, plus one pass over weights and momentum. Step and floor alternate, and their medians are compared.
+//! With the argument `autograd`, the step through candle is timed as well.
 
 use std::time::Instant;
 
 use reelseek::gmf::{
-    Autograd, Batch, Config, Cpu, Descent, Objective, Relation, Relations, Stepper, Weights, step_flops,
+    AutogradStepper, CpuStepper, FeatureBatch, GmfConfig, GmfWeights, Objective, Relation, Relations, SgdOptions,
+    Stepper, step_flops,
 };
 
 const BATCH: usize = 64;
@@ -17,16 +18,16 @@ const ROUNDS: usize = 15;
 const SQUARE: usize = 2048;
 
 fn main() {
-    let config = Config::image_video(128, 4096).expect("the paper's form");
+    let config = GmfConfig::image_video(128, 4096).expect("the paper's form");
     let features = |l: usize| (0..BATCH * l).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect();
-    let batch = Batch { features: vec![features(128), features(4096)] };
+    let batch = FeatureBatch { features: vec![features(128), features(4096)] };
     let relations = Relations::new(BATCH, |a, c| if a / 2 == c / 2 { Relation::Positive } else { Relation::Negative });
     let objective = Objective::default();
-    let descent = Descent { rate: 1e-4, momentum: 0.9, decay: 1e-4, loss_limit: f64::MAX };
-    let mut cpu = Cpu::new(Weights::random(&config, 1), None);
+    let sgd = SgdOptions { rate: 1e-4, momentum: 0.9, decay: 1e-4, loss_limit: f64::MAX };
+    let mut cpu = CpuStepper::new(GmfWeights::random(&config, 1), None);
     let step = |stepper: &mut dyn Stepper| {
         let start = Instant::now();
-        stepper.step(&batch, &relations, &objective, &descent).expect("a finite loss");
+        stepper.step(&batch, &relations, &objective, &sgd).expect("a finite loss");
         start.elapsed().as_secs_f64()
     };
     step(&mut cpu);
@@ -59,7 +60,7 @@ fn main() {
     if std::env::args().any(|a| a == "autograd") {
         drop((cpu, weights, momentum));
         let mut autograd =
-            Autograd::new(&Weights::random(&config, 1), None, &candle_core::Device::Cpu).expect("memory");
+            AutogradStepper::new(&GmfWeights::random(&config, 1), None, &candle_core::Device::Cpu).expect("memory");
         step(&mut autograd);
         let mut steps: Vec<f64> = (0..3).map(|_| step(&mut autograd)).collect();
         println!("autograd      {:8.1} ms", median(&mut steps) * 1e3);
@@ -74,7 +75,7 @@ fn median(values: &mut [f64]) -> f64 {
 fn square(a: &[f32], b: &[f32], c: &mut [f32]) -> f64 {
     let (n, stride) = (SQUARE, SQUARE as isize);
     let start = Instant::now();
-    // SAFETY: all three hold n·n numbers, and rows of n numbers with stride n stay inside.
+    // SAFETY: each matrix has n·n numbers, so n rows of n numbers with stride n are inside it.
     unsafe {
         let threads = gemm::Parallelism::Rayon(rayon::current_num_threads());
         let (c, a, b) = (c.as_mut_ptr(), a.as_ptr(), b.as_ptr());
@@ -95,7 +96,7 @@ fn pass(weights: &mut [f32], momentum: &mut [f32]) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-/// Highest resident memory of this process so far.
+/// Peak resident memory of this process in kB.
 fn peak_kb() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|l| l.starts_with("VmHWM")).unwrap_or_default();

@@ -11,7 +11,11 @@ use reelseek::research::eval::table::{self, TablePlan};
 use reelseek::research::eval::task::RetrievalTask;
 
 /// 240 rows of features around the means of 8 classes.
-fn write_table(folder: &std::path::Path, name: &'static str, length: usize) -> Result<FeatureWriter, Box<dyn std::error::Error>> {
+fn write_table(
+    folder: &std::path::Path,
+    name: &'static str,
+    length: usize,
+) -> Result<FeatureWriter, Box<dyn std::error::Error>> {
     let mut writer = FeatureWriter::create(folder, name)?;
     for row in 0..240 {
         let noise = |i: usize| ((row * 31 + i * 17) % 23) as f32 / 10.0 - 1.1;

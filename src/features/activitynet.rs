@@ -1,5 +1,5 @@
-//! The annotations of ActivityNet (Caba Heilbron et al., CVPR 2015), versions 1.2 and 1.3: activities in videos and their
-//! times.
+//! The annotations of ActivityNet (Caba Heilbron et al., CVPR 2015), versions 1.2 and 1.3: activities in
+//! videos and their times.
 //!
 //! ```json
 //! {"version": "VERSION 1.3", "database": {"<id of 11 characters>": {"subset": "training|validation|testing",
@@ -88,8 +88,8 @@ struct SegmentAnnotation {
     label: String,
 }
 
-/// The video id in the name of a file or an array: the name without the prefix `v_` of ActivityNet's own files. A name of 11
-/// characters is an id already; some ids start with `v_`.
+/// The video id in the name of a file or an array: the name without the prefix `v_` of ActivityNet's own
+/// files. A name of 11 characters is an id already; some ids start with `v_`.
 pub fn video_id(name: &str) -> &str {
     if name.len() == 11 { name } else { name.strip_prefix("v_").unwrap_or(name) }
 }
@@ -100,11 +100,12 @@ pub fn video_name(path: &Path) -> String {
 }
 
 impl Annotations {
-    /// Reads an annotation file. Segments are clamped to their video; a segment that is then shorter than a millisecond is
-    /// degenerate.
+    /// Reads an annotation file. Segments are clamped to their video; a segment that is then shorter than a
+    /// millisecond is degenerate.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Annotations`] if it is not an annotation file, or has a video twice (`a` and `v_a`).
+    /// [`Error::Io`], or [`Error::Annotations`] if it is not an annotation file, or has a video twice (`a`
+    /// and `v_a`).
     pub fn read(path: &Path) -> Result<Annotations, Error> {
         let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
         let wrong = |found: String| Error::Annotations { path: path.to_owned(), found };
@@ -119,8 +120,12 @@ impl Annotations {
             if !(entry.duration.is_finite() && entry.duration >= 0.0) {
                 return Err(wrong(format!("video {id} with a duration of {}", entry.duration)));
             }
-            let mut video =
-                AnnotatedVideo { subset: entry.subset, duration_s: entry.duration, segments: Vec::new(), labels: Vec::new() };
+            let mut video = AnnotatedVideo {
+                subset: entry.subset,
+                duration_s: entry.duration,
+                segments: Vec::new(),
+                labels: Vec::new(),
+            };
             for SegmentAnnotation { segment, label } in entry.annotations {
                 if !video.labels.contains(&label) {
                     video.labels.push(label.clone());
@@ -146,10 +151,11 @@ impl Annotations {
         all.into_iter().collect()
     }
 
-    /// The video of a name: an id with or without the prefix `v_`, a path ([`video_name`]), or the name of a frame or a clip
-    /// (`id@12.5`, `id:3-9`).
+    /// The video of a name: an id with or without the prefix `v_`, a path ([`video_name`]), or the name of a
+    /// frame or a clip (`id@12.5`, `id:3-9`).
     pub fn video(&self, name: &str) -> Option<&AnnotatedVideo> {
-        // Ids contain `-` and `_`, also at the start, so no other prefix can be removed. Folders may contain `@` and `:`.
+        // Ids contain `-` and `_`, also at the start, so no other prefix can be removed. Folders may contain
+        // `@` and `:`.
         let file = name.rsplit('/').next().unwrap_or(name);
         let video = file.split(['@', ':']).next().unwrap_or(file);
         let names = [name, video].map(|name| self.videos.get(video_id(name)));
@@ -241,9 +247,29 @@ mod tests {
         assert_eq!([Subset::Training, Subset::Validation, Subset::Testing].map(count), [9649, 4728, 4851]);
         assert_eq!((found.labels().len(), found.version.as_str()), (200, "VERSION 1.3"));
         assert_eq!(found.videos.values().filter(|v| v.labels.len() > 1).count(), 11);
-        // The file's README counts 13 degenerate segments. Here 12 have equal ends, and none is outside its video.
+        // The file's README counts 13 degenerate segments. Here 12 have equal ends, and none is outside its
+        // video.
         assert_eq!(found.degenerate.len(), 12, "{:?}", found.degenerate);
         let segments: usize = found.videos.values().map(|v| v.segments.len()).sum();
         assert_eq!(segments + found.degenerate.len(), 14_859 + 7293);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_rejected(text in ".{0,200}") {
+            let _ = read(&text);
+        }
+
+        #[test]
+        fn segments_are_inside_their_video(duration in 0.0..1e4f64, start in -1e4..2e4f64, end in -1e4..2e4f64) {
+            let text = serde_json::json!({"database": {"a": {"subset": "training", "duration": duration,
+                "annotations": [{"segment": [start, end], "label": "x"}]}}});
+            let found = read(&text.to_string()).unwrap();
+            let video = &found.videos["a"];
+            assert_eq!(video.segments.len() + found.degenerate.len(), 1);
+            for segment in &video.segments {
+                assert!(0.0 <= segment.start_s && segment.start_s < segment.end_s && segment.end_s <= duration);
+            }
+        }
     }
 }

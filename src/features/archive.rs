@@ -1,9 +1,9 @@
-//! Archives of features that other programs extracted, with one array per video: a folder of `.npy` files, one `.npz`, one
-//! `.safetensors` or, with the Cargo feature `hdf5`, one `.h5`.
+//! Archives of features that other programs extracted, with one array per video: a folder of `.npy` files,
+//! one `.npz`, one `.safetensors` or, with the Cargo feature `hdf5`, one `.h5`.
 //!
-//! The name of an array is the id of its video, with an optional prefix `v_` and extension `.npy`. An array has the shape
-//! (length): one vector of the whole video; or (vectors, length): vectors evenly spaced over the video's time. The shape
-//! (1, vectors, length) is read as the latter.
+//! The name of an array is the id of its video, with an optional prefix `v_` and extension `.npy`. An array
+//! has the shape (length): one vector of the whole video; or (vectors, length): vectors evenly spaced over
+//! the video's time. The shape (1, vectors, length) is read as the latter.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -44,7 +44,10 @@ enum ArchiveFormat {
 
 impl std::fmt::Debug for FeatureArchive {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FeatureArchive").field("path", &self.path).field("videos", &self.names.len()).finish_non_exhaustive()
+        f.debug_struct("FeatureArchive")
+            .field("path", &self.path)
+            .field("videos", &self.names.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -52,8 +55,8 @@ impl FeatureArchive {
     /// Opens an archive and lists its videos, without reading arrays.
     ///
     /// # Errors
-    /// [`Error::Io`] if it does not exist or cannot be read; [`Error::NoHdf5`] for an HDF5 file in a build without HDF5;
-    /// [`Error::Archive`] for another format, or two arrays of one video.
+    /// [`Error::Io`] if it does not exist or cannot be read; [`Error::NoHdf5`] for an HDF5 file in a build
+    /// without HDF5; [`Error::Archive`] for another format, or two arrays of one video.
     pub fn open(path: &Path) -> Result<FeatureArchive, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
         let wrong = |found: String| Error::Archive { path: path.to_owned(), found };
@@ -112,8 +115,8 @@ impl FeatureArchive {
     /// Reads the array of a video.
     ///
     /// # Errors
-    /// [`Error::Archive`] with the array's name: an unsupported shape or number type, an empty array, NaN or infinity with its
-    /// row, or vectors of another length than those of the array that was read first.
+    /// [`Error::Archive`] with the array's name: an unsupported shape or number type, an empty array, NaN or
+    /// infinity with its row, or vectors of another length than those of the array that was read first.
     pub fn read(&self, video: &str) -> Result<FeatureArray, Error> {
         let wrong = |found: String| Error::Archive { path: self.path.clone(), found };
         let name = self.names.get(video).ok_or_else(|| wrong(format!("no array of video {video}")))?;
@@ -155,14 +158,15 @@ impl FeatureArchive {
 }
 
 impl FeatureArray {
-    /// Mean of the vectors between two times of a video of length `duration_s`; the nearest vector if there is none between
-    /// them. Vector `i` of `n` covers the time from `i / n` to `(i + 1) / n` of the video.
+    /// Mean of the vectors between two times of a video of length `duration_s`; the nearest vector if there
+    /// is none between them. Vector `i` of `n` covers the time from `i / n` to `(i + 1) / n` of the video.
     pub fn mean(&self, from_s: f64, to_s: f64, duration_s: f64) -> Vec<f32> {
         let n = self.values.len() / self.length;
         let index = |at: f64| if duration_s > 0.0 { (at / duration_s * n as f64).max(0.0) } else { 0.0 };
         let first = (index(from_s) as usize).min(n - 1);
         let last = (index(to_s).ceil() as usize).clamp(first + 1, n);
-        // Summed in double precision: the sum of large numbers may exceed single precision, their mean does not.
+        // Summed in double precision: the sum of large numbers may exceed single precision, their mean does
+        // not.
         let mut sums = vec![0f64; self.length];
         for row in self.values.chunks_exact(self.length).take(last).skip(first) {
             sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
@@ -206,7 +210,8 @@ fn hdf5(path: &Path) -> Result<(ArchiveFormat, Vec<String>), Error> {
     Ok((ArchiveFormat::Hdf5(file), arrays))
 }
 
-/// Reads the dataset of this name. If the name is a group's (as in ActivityNet's own C3D features), reads its only member.
+/// Reads the dataset of this name. If the name is a group's (as in ActivityNet's own C3D features), reads its
+/// only member.
 #[cfg(feature = "hdf5")]
 fn read_hdf5(file: &hdf5_metno::File, name: &str) -> Result<(Vec<f32>, Vec<usize>), hdf5_metno::Error> {
     let dataset = match file.group(name) {

@@ -1,4 +1,5 @@
-//! A retrieval benchmark as a list of rows: the frames that are queries, the clips of the gallery, and the training rows.
+//! A retrieval benchmark as a list of rows: the frames that are queries, the clips of the gallery, and the
+//! training rows.
 //!
 //! The list can be published and read back. Its first line is a JSON header, each other line is a row.
 //!
@@ -8,9 +9,10 @@
 //! {"kind":"clip","id":"xyz:3.000-9.500","video":"xyz","duration":31.0,"from":3.0,"to":9.5,"label":["Surfing"],"split":"test"}
 //! ```
 //!
-//! The role of a video and the times of its frames depend on the seed and the video's id only, so the list for a subset of the
-//! videos is a subset of the full list. One exception: if the split `val` becomes too small to choose an epoch, its rows move
-//! to the split `train` ([`Benchmark::merge_small_val`]). The split `test` always remains a subset.
+//! The role of a video and the times of its frames depend on the seed and the video's id only, so the list
+//! for a subset of the videos is a subset of the full list. One exception: if the split `val` becomes too
+//! small to choose an epoch, its rows move to the split `train` ([`Benchmark::merge_small_val`]). The split
+//! `test` always remains a subset.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -92,10 +94,11 @@ pub struct Benchmark {
 const VERSION: u32 = 1;
 
 impl Benchmark {
-    /// Draws the benchmark of these annotations. Videos of the subset validation become the split `test`: a share of them are
-    /// query videos, with one frame of each labelled segment; the clips of the others are the gallery. Videos of the subset
-    /// training become the split `train`, except for a share that is divided in the same way into images and clips of the
-    /// split `val`. Videos with withheld annotations, or without a segment that has a length, are left out.
+    /// Draws the benchmark of these annotations. Videos of the subset validation become the split `test`: a
+    /// share of them are query videos, with one frame of each labelled segment; the clips of the others are
+    /// the gallery. Videos of the subset training become the split `train`, except for a share that is
+    /// divided in the same way into images and clips of the split `val`. Videos with withheld annotations, or
+    /// without a segment that has a length, are left out.
     pub fn draw(annotations: &Annotations, plan: BenchmarkPlan) -> Benchmark {
         let share = |video: &str, what: &str| Random::new(plan.seed, &format!("{what} {video}")).between(0.0, 1.0);
         let mut items = Vec::new();
@@ -158,8 +161,8 @@ impl Benchmark {
         missing.into_iter().collect()
     }
 
-    /// Moves the rows of the split `val` to the split `train` if none of its images shares a label with one of its clips, so
-    /// that they could not choose an epoch. Returns whether it did.
+    /// Moves the rows of the split `val` to the split `train` if none of its images shares a label with one
+    /// of its clips, so that they could not choose an epoch. Returns whether it did.
     pub fn merge_small_val(&mut self) -> bool {
         let labels = |kind| -> BTreeSet<&String> {
             let rows = self.items.iter().filter(|item| item.kind == kind && item.split == Split::Val);
@@ -269,7 +272,10 @@ mod tests {
         let annotations = annotations();
         let full = Benchmark::draw(&annotations, BenchmarkPlan::default());
         assert_eq!(full, Benchmark::draw(&annotations, BenchmarkPlan::default()));
-        assert_ne!(full.items, Benchmark::draw(&annotations, BenchmarkPlan { seed: 2, ..BenchmarkPlan::default() }).items);
+        assert_ne!(
+            full.items,
+            Benchmark::draw(&annotations, BenchmarkPlan { seed: 2, ..BenchmarkPlan::default() }).items
+        );
         let mut part = full.clone();
         let missing = part.retain_videos(|video| !video.ends_with('5'));
         assert!(missing.iter().all(|video| video.ends_with('5')) && missing.len() > 20);

@@ -9,8 +9,8 @@ use crate::base::files::read_exact_at;
 
 /// Features of one modality, of shape (rows, columns).
 ///
-/// Rows of a file are read by position instead of mapped: if another process shortens the file, the read returns an error
-/// instead of killing the process, and the page cache makes both equally fast.
+/// Rows of a file are read by position instead of mapped: if another process shortens the file, the read
+/// returns an error instead of killing the process, and the page cache makes both equally fast.
 #[derive(Debug)]
 pub struct FeatureMatrix {
     source: MatrixData,

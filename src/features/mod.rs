@@ -1,9 +1,9 @@
 //! Feature sets on disk: encoders' features of images and clips, with labels and splits.
 //!
-//! A folder contains `images.npy` (n, d_image) and `videos.npy` (m, d_video), float32 or float16 in C order, and
-//! `images.jsonl` and `videos.jsonl` with one object per row: `{"id": "...", "label": "...", "split": "train|val|test"}`.
-//! `label` may be a list or absent; the optional `video` names the source video of an image or a clip. Features are read
-//! from the file when they are needed.
+//! A folder contains `images.npy` (n, d_image) and `videos.npy` (m, d_video), float32 or float16 in C order,
+//! and `images.jsonl` and `videos.jsonl` with one object per row: `{"id": "...", "label": "...", "split":
+//! "train|val|test"}`. `label` may be a list or absent; the optional `video` names the source video of an
+//! image or a clip. Features are read from the file when they are needed.
 
 pub mod activitynet;
 pub mod archive;
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use matrix::FeatureMatrix;
-pub use writer::{LineLabels, FeatureLine, FeatureWriter};
+pub use writer::{FeatureLine, FeatureWriter, LineLabels};
 
 /// Why a feature set cannot be used.
 #[derive(Debug, Error)]
@@ -178,7 +178,8 @@ impl FeatureRow {
         self.video.as_deref().unwrap_or(&self.id)
     }
 
-    /// The name that matches an image to its own clip without labels: the moment if it is known, else the source.
+    /// The name that matches an image to its own clip without labels: the moment if it is known, else the
+    /// source.
     pub fn instance(&self) -> &str {
         self.moment.as_deref().unwrap_or_else(|| self.source())
     }
@@ -218,12 +219,12 @@ impl FeatureSet {
         FeatureSet::open_with(folder, None)
     }
 
-    /// Opens a feature set. With annotations of ActivityNet, labels and splits come from the annotations, by `video` or `id`,
-    /// instead of the lines.
+    /// Opens a feature set. With annotations of ActivityNet, labels and splits come from the annotations, by
+    /// `video` or `id`, instead of the lines.
     ///
     /// # Errors
-    /// As [`FeatureSet::open`]; [`Error::Unusable`] for a row that the annotations do not contain, or whose labels are
-    /// withheld.
+    /// As [`FeatureSet::open`]; [`Error::Unusable`] for a row that the annotations do not contain, or whose
+    /// labels are withheld.
     pub fn open_with(folder: &Path, annotations: Option<&activitynet::Annotations>) -> Result<FeatureSet, Error> {
         let mut names = HashMap::new();
         let images = table(folder, "images", annotations, &mut names)?;
@@ -235,8 +236,8 @@ impl FeatureSet {
         Ok(FeatureSet { images, videos, labels })
     }
 
-    /// Reads all features once, to find values that are not finite before any work. Returns the rows of images and the rows
-    /// of videos whose features are all zero: they have a cosine of 0 with everything.
+    /// Reads all features once, to find values that are not finite before any work. Returns the rows of
+    /// images and the rows of videos whose features are all zero: they have a cosine of 0 with everything.
     ///
     /// # Errors
     /// [`Error::NotFinite`] with the row, or [`Error::Io`].
@@ -423,5 +424,22 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         let error = FeatureMatrix::open(&path).unwrap().read(1, &mut [0.0; 3]).unwrap_err().to_string();
         assert!(error.contains("row 1"), "{error}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_damage_is_read_or_rejected(at in 0usize..200, byte: u8, line in ".{0,80}") {
+            let dir = tempfile::tempdir().unwrap();
+            write(dir.path(), "images", 2, 3, IMAGES);
+            write(dir.path(), "videos", 1, 5, &line);
+            let _ = FeatureSet::open(dir.path());
+            write(dir.path(), "videos", 1, 5, VIDEOS);
+            let path = dir.path().join("videos.npy");
+            let mut bytes = std::fs::read(&path).unwrap();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            std::fs::write(&path, bytes).unwrap();
+            let _ = FeatureSet::open(dir.path()).and_then(|set| set.check());
+        }
     }
 }

@@ -68,8 +68,8 @@ impl LineLabels {
 /// Length of the header of a `.npy` file in bytes, enough for any number of rows.
 const HEADER: usize = 128;
 
-/// Writes `NAME.npy` (float32) and `NAME.jsonl` under temporary names. [`FeatureWriter::finish`] renames them; a writer that
-/// is dropped removes them.
+/// Writes `NAME.npy` (float32) and `NAME.jsonl` under temporary names. [`FeatureWriter::finish`] renames
+/// them; a writer that is dropped removes them.
 #[derive(Debug)]
 pub struct FeatureWriter {
     folder: PathBuf,

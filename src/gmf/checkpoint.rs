@@ -13,7 +13,8 @@ use crate::base::tensors::{self, StoredPrecision};
 
 /// Version of the file layout.
 pub(super) const FORMAT: u32 = 1;
-/// The only metadata key; its value is the [`CheckpointRecord`] as JSON. safetensors does not keep the order of several keys.
+/// The only metadata key; its value is the [`CheckpointRecord`] as JSON. safetensors does not keep the order
+/// of several keys.
 pub(super) const KEY: &str = "reelseek";
 /// Largest accepted length of a feature or an embedding: a larger one means a damaged file.
 const MAX_LEN: usize = 1 << 16;
@@ -147,8 +148,8 @@ pub struct CheckpointRecord {
     /// Input length of [`CheckpointRecord::projection`]; absent without a projection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub projected_from: Option<usize>,
-    /// The affine map that shortens the encoder's image features to the length of the model's `image`, fitted before
-    /// training. Stored in the file as the tensors `image.projection.{weight|bias}`.
+    /// The affine map that shortens the encoder's image features to the length of the model's `image`, fitted
+    /// before training. Stored in the file as the tensors `image.projection.{weight|bias}`.
     #[serde(skip)]
     pub projection: Option<Affine>,
 }
@@ -219,7 +220,8 @@ impl CheckpointRecord {
     }
 }
 
-/// An affine map `y = W x + c`, with `W` of shape (outputs, inputs) in row-major order, as torch stores a linear layer.
+/// An affine map `y = W x + c`, with `W` of shape (outputs, inputs) in row-major order, as torch stores a
+/// linear layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Affine {
     /// W.
@@ -302,8 +304,8 @@ impl Folded {
     /// Parses the bytes of a folded checkpoint; `name` is the file's name in errors.
     ///
     /// # Errors
-    /// [`Error::NotFolded`] for a checkpoint with all layers; [`Error::Format`] if the file is damaged, of a later
-    /// version, or has unexpected tensors.
+    /// [`Error::NotFolded`] for a checkpoint with all layers; [`Error::Format`] if the file is damaged, of a
+    /// later version, or has unexpected tensors.
     pub fn parse(bytes: &[u8], name: impl AsRef<Path>) -> Result<Folded, Error> {
         let name = name.as_ref();
         let wrong = |found: String| Error::Format { name: name.to_owned(), found };

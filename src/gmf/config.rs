@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Largest accepted number of parameters; a larger one is a mistake (the paper's largest model has 0.34 · 10⁹).
+/// Largest accepted number of parameters; a larger one is a mistake (the paper's largest model has 0.34 ·
+/// 10⁹).
 const MAX_PARAMETERS: usize = 1 << 34;
 
 /// Why a model cannot have a form.
@@ -32,9 +33,7 @@ pub enum ConfigError {
     )]
     Boundary(f64),
     /// The boundary rounds to an empty side.
-    #[error(
-        "boundary {boundary} of {dissociated} dissociated numbers of `{modality}` leaves one side empty"
-    )]
+    #[error("boundary {boundary} of {dissociated} dissociated numbers of `{modality}` leaves one side empty")]
     EmptySide {
         /// Name of the modality.
         modality: String,
@@ -72,7 +71,8 @@ pub enum GmfLayer {
 
 impl GmfLayer {
     /// All four layers, in order.
-    pub const ALL: [GmfLayer; 4] = [GmfLayer::Dissociate, GmfLayer::ConcentrateInvariant, GmfLayer::ConcentrateSpecific, GmfLayer::Reconstruct];
+    pub const ALL: [GmfLayer; 4] =
+        [GmfLayer::Dissociate, GmfLayer::ConcentrateInvariant, GmfLayer::ConcentrateSpecific, GmfLayer::Reconstruct];
 
     /// Name of the layer in a checkpoint.
     pub fn name(self) -> &'static str {
@@ -150,7 +150,11 @@ impl GmfConfig {
     /// As [`GmfConfig::new`].
     pub fn image_video(image: usize, video: usize) -> Result<GmfConfig, ConfigError> {
         let modality = |name: &str, length| Modality { name: name.to_owned(), length };
-        GmfConfig::new(vec![modality("image", image), modality("video", video)], GmfConfig::MULTIPLE, GmfConfig::BOUNDARY)
+        GmfConfig::new(
+            vec![modality("image", image), modality("video", video)],
+            GmfConfig::MULTIPLE,
+            GmfConfig::BOUNDARY,
+        )
     }
 
     /// Names and feature lengths of the modalities.
@@ -204,7 +208,8 @@ impl GmfConfig {
         self.count(|outputs, inputs| Some(outputs * inputs + outputs)).unwrap_or(usize::MAX)
     }
 
-    /// Operations to pass one sample of every modality through the whole network; a multiply-add counts as two.
+    /// Operations to pass one sample of every modality through the whole network; a multiply-add counts as
+    /// two.
     pub fn flops(&self) -> usize {
         self.count(|outputs, inputs| Some(2 * outputs * inputs)).unwrap_or(usize::MAX)
     }

@@ -1,5 +1,5 @@
-//! Generalized Multimodal Fusion (GMF): maps features of unequal lengths into one shared, invariant space (Xiong et al.,
-//! "Generalized Multimodal Fusion via Poisson-Nernst-Planck Equation").
+//! Generalized Multimodal Fusion (GMF): maps features of unequal lengths into one shared, invariant space
+//! (Xiong et al., "Generalized Multimodal Fusion via Poisson-Nernst-Planck Equation").
 //!
 //! | item | contents |
 //! |---|---|
@@ -16,8 +16,8 @@
 //! | `Stepper` | one training step: `CpuStepper` (gradients by hand), `AutogradStepper` (candle) |
 //! | `train` | epochs, validation, learning rate schedule, resuming |
 //!
-//! All layers are affine, so dissociation and concentration fold exactly into one matrix and one bias for each modality:
-//! `inv(f) = W f + c`, `W = P_cinv · P_dis[0..b]` of shape `l* x l`, `l* = min l`.
+//! All layers are affine, so dissociation and concentration fold exactly into one matrix and one bias for
+//! each modality: `inv(f) = W f + c`, `W = P_cinv · P_dis[0..b]` of shape `l* x l`, `l* = min l`.
 
 mod checkpoint;
 mod config;

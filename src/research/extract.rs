@@ -11,9 +11,9 @@ use super::fit::pairs::{self, DescribedVideo};
 use crate::base::Cancel;
 use crate::encode::{Descriptor, Encoder};
 use crate::features::activitynet::video_name;
-use crate::features::benchmark::{Benchmark, BenchmarkRow, RowKind};
 use crate::features::archive::FeatureArchive;
-use crate::features::{self, LineLabels, FeatureLine, Split, FeatureWriter};
+use crate::features::benchmark::{Benchmark, BenchmarkRow, RowKind};
+use crate::features::{self, FeatureLine, FeatureWriter, LineLabels, Split};
 use crate::ingest;
 use crate::media::{self, Tools};
 
@@ -78,18 +78,20 @@ pub struct ExtractSummary {
     pub images: usize,
     /// Rows of clips.
     pub clips: usize,
-    /// Whether the rows of the split `val` were moved to the split `train`, because none of its images matched a clip.
+    /// Whether the rows of the split `val` were moved to the split `train`, because none of its images
+    /// matched a clip.
     pub val_merged: bool,
-    /// Rows and videos that were left out: flat frames, times beyond the end, videos that are missing or cannot be decoded.
+    /// Rows and videos that were left out: flat frames, times beyond the end, videos that are missing or
+    /// cannot be decoded.
     pub left_out: Vec<LeftOut>,
 }
 
 /// A row with its features, or the reason for its absence.
 type ExtractedRow = Result<(RowKind, FeatureLine, Vec<f32>), LeftOut>;
 
-/// Extracts the rows of a benchmark from video files with an encoder. Frames are taken from the encoder's grid; clips have
-/// the encoder's length around the middle of their span. Files are found by name, see [`video_name`]. `on_progress`
-/// receives the numbers of finished and of all videos.
+/// Extracts the rows of a benchmark from video files with an encoder. Frames are taken from the encoder's
+/// grid; clips have the encoder's length around the middle of their span. Files are found by name, see
+/// [`video_name`]. `on_progress` receives the numbers of finished and of all videos.
 ///
 /// # Errors
 /// [`enum@Error`]. The [`ExtractSummary`] lists videos that cannot be decoded.
@@ -138,11 +140,12 @@ fn by_name(files: &[PathBuf]) -> Result<BTreeMap<String, &PathBuf>, Error> {
     Ok(named)
 }
 
-/// Extracts the rows of a benchmark from archives of features: the features of an image are the vector at its time, those of
-/// a clip the mean over its span.
+/// Extracts the rows of a benchmark from archives of features: the features of an image are the vector at its
+/// time, those of a clip the mean over its span.
 ///
 /// # Errors
-/// [`enum@Error`]. An unusable array is an error, because the archive's other arrays are likely unusable as well.
+/// [`enum@Error`]. An unusable array is an error, because the archive's other arrays are likely unusable as
+/// well.
 pub fn benchmark_from_archives(
     benchmark: &Benchmark,
     images: &FeatureArchive,
@@ -163,7 +166,9 @@ pub fn benchmark_from_archives(
                 }
                 let video = &items[0].video;
                 if !archive.has(video) {
-                    rows.extend(of_kind.map(|item| Err(LeftOut::new(&item.id, "the archive has no features of its video"))));
+                    rows.extend(
+                        of_kind.map(|item| Err(LeftOut::new(&item.id, "the archive has no features of its video"))),
+                    );
                     continue;
                 }
                 let array = archive.read(video)?;
@@ -175,8 +180,9 @@ pub fn benchmark_from_archives(
     write(writers, rows.into_iter().flatten().collect(), cancel)
 }
 
-/// Extracts whole videos: one clip for each span of the encoder's grid and one image for its middle frame, all in one split.
-/// Labels come from the video's JSON sidecar. `on_progress` receives the numbers of finished and of all videos.
+/// Extracts whole videos: one clip for each span of the encoder's grid and one image for its middle frame,
+/// all in one split. Labels come from the video's JSON sidecar. `on_progress` receives the numbers of
+/// finished and of all videos.
 ///
 /// # Errors
 /// [`enum@Error`]. The [`ExtractSummary`] lists videos that cannot be decoded.
@@ -198,7 +204,7 @@ pub fn videos(
             let rows = match pairs::describe(&tools, encoder, path, cancel) {
                 _ if cancel.is_set() => Vec::new(),
                 Ok(described) => {
-                let label = ingest::sidecar_labels(path);
+                    let label = ingest::sidecar_labels(path);
                     clips(encoder, &described)
                         .flat_map(|span| span_rows(encoder, &described, &name, span, split, &label))
                         .collect()
@@ -307,11 +313,12 @@ fn row(encoder: &dyn Encoder, described: &DescribedVideo, item: &BenchmarkRow) -
     }
 }
 
-/// Moves the rows of the split `val` to the split `train` if none of its images shares a label with one of its clips, for
-/// example because rows were left out. Returns whether it did.
+/// Moves the rows of the split `val` to the split `train` if none of its images shares a label with one of
+/// its clips, for example because rows were left out. Returns whether it did.
 fn merge_small_val(extracted: &mut [ExtractedRow]) -> bool {
     let val = |kind: RowKind| -> Vec<&FeatureLine> {
-        let rows = extracted.iter().flatten().filter(|(other, line, _)| *other == kind && line.split == Some(Split::Val));
+        let rows =
+            extracted.iter().flatten().filter(|(other, line, _)| *other == kind && line.split == Some(Split::Val));
         rows.map(|(_, line, _)| line).collect()
     };
     let (images, clips) = (val(RowKind::Image), val(RowKind::Clip));
@@ -336,7 +343,11 @@ fn writers(out: &Path) -> Result<[FeatureWriter; 2], Error> {
     Ok([FeatureWriter::create(out, "images")?, FeatureWriter::create(out, "videos")?])
 }
 
-fn write(writers: [FeatureWriter; 2], mut extracted: Vec<ExtractedRow>, cancel: &Cancel) -> Result<ExtractSummary, Error> {
+fn write(
+    writers: [FeatureWriter; 2],
+    mut extracted: Vec<ExtractedRow>,
+    cancel: &Cancel,
+) -> Result<ExtractSummary, Error> {
     if cancel.is_set() {
         return Err(Error::Interrupted);
     }

@@ -119,7 +119,7 @@ fn a_killed_run_resumes_from_its_last_epoch_to_the_same_bytes() {
 }
 
 #[test]
-fn a_model_is_folded_and_only_the_folded_one_is_searched_with() {
+fn search_accepts_only_folded_models() {
     let place = Place::new();
     let trained = place.train("model.safetensors", &["--epochs", "2", "--loss", "triplet"]).output().unwrap();
     assert!(trained.status.success(), "{}", said(&trained));
@@ -141,7 +141,7 @@ fn a_model_is_folded_and_only_the_folded_one_is_searched_with() {
 }
 
 #[test]
-fn what_exists_is_not_overwritten_and_wrong_options_are_named() {
+fn keeps_existing_files_and_names_invalid_options() {
     let place = Place::new();
     std::fs::write(place.path("a.csv"), "mine").unwrap();
     let refused = |out: &str, more: &[&str], word: &str| {

@@ -1,13 +1,13 @@
-"""Makes metrics.json: seeded rankings, judged by independent tools. The tests of src/eval/metrics.rs must give the same to 1e-9.
+"""Writes metrics.json: seeded rankings with metrics by independent tools. The tests of src/research/eval/metrics.rs must agree within 1e-9.
 
     python3 -m pip install pytrec_eval-terrier==0.5.11 ranx==0.3.21 scikit-learn==1.9.1 torch torchmetrics==1.9.0 pandas
     python3 -m pip install --no-deps recommenders==1.2.1
     python3 tests/reference/metrics.py > tests/reference/metrics.json
 
-Every number has two tools, and they are compared here first. AP with the normaliser `all`: pytrec_eval (map_cut) and ranx (map); `min`: recommenders (map_at_k),
-and pytrec_eval's times R / min(k, R); `hits`: scikit-learn (average_precision_score of the top k) and torchmetrics (retrieval_average_precision). Precision, recall, nDCG,
-reciprocal rank, and the median of the first relevant ranks that follows from the last: pytrec_eval and ranx. ann_recall: both tools' recall, where what is
-relevant is the exact top k.
+Two tools compute every number, and the script compares them first. AP with the normaliser `all`: pytrec_eval (map_cut) and ranx
+(map). `min`: recommenders (map_at_k), and pytrec_eval's value times R / min(k, R). `hits`: scikit-learn (average_precision_score of
+the top k) and torchmetrics (retrieval_average_precision). Precision, recall, nDCG, reciprocal rank, and the median of the first
+relevant ranks derived from it: pytrec_eval and ranx. ann_recall: the recall of both tools with the exact top k as relevant items.
 """
 
 import json

@@ -1,8 +1,8 @@
 //! The hand-written training step for the CPU.
 //!
-//! The network is affine, so the backward pass is a few matrix products over buffers that are reused between steps. The
-//! gradient of a layer is never stored: a panel of rows is multiplied straight into the momentum buffer
-//! (`v = μ·v + dY·Xᵀ`), and the weights are updated while that panel is in the cache.
+//! The network is affine, so the backward pass is a few matrix products over buffers that are reused between
+//! steps. The gradient of a layer is never stored: a panel of rows is multiplied straight into the momentum
+//! buffer (`v = μ·v + dY·Xᵀ`), and the weights are updated while that panel is in the cache.
 
 use std::borrow::Cow;
 
@@ -74,7 +74,8 @@ impl CpuStepper {
         for j in 0..d {
             let boundary = n * config.boundary_row(j);
             let h = std::mem::take(&mut self.buffers[j].h);
-            // inv(j) is written to Z of the previous modality (cyclically), because j is that modality's next one.
+            // inv(j) is written to Z of the previous modality (cyclically), because j is that modality's next
+            // one.
             let before = (j + d - 1) % d;
             let inv = &mut self.buffers[before].z[..n * shared];
             affine(self.weights.layer(j, GmfLayer::ConcentrateInvariant), &h[..boundary], n, inv);
@@ -256,8 +257,8 @@ pub fn gradients(
     Ok(cpu.velocity)
 }
 
-/// Operations of one step: the forward pass, the gradients of weights, and the gradients of inputs of all layers except the
-/// first. A multiply-add counts as two.
+/// Operations of one step: the forward pass, the gradients of weights, and the gradients of inputs of all
+/// layers except the first. A multiply-add counts as two.
 pub fn step_flops(config: &GmfConfig, batch: usize) -> usize {
     let first: usize = (0..config.modalities().len())
         .map(|j| {
@@ -273,8 +274,8 @@ mod tests {
     use super::super::autograd::AutogradStepper;
     use super::super::loss::{Relation, TaskLoss};
     use super::*;
-    use crate::gmf::config::Modality;
     use crate::base::seeded::Random;
+    use crate::gmf::config::Modality;
 
     fn model(lengths: &[usize], multiple: u32, boundary: f64) -> GmfWeights {
         let modality = |(i, l): (usize, &usize)| Modality { name: format!("m{i}"), length: *l };
@@ -306,7 +307,8 @@ mod tests {
         }
     }
 
-    /// A small model, an odd-shaped model with three modalities, and a model large enough for several panels and threads.
+    /// A small model, an odd-shaped model with three modalities, and a model large enough for several panels
+    /// and threads.
     fn forms() -> [(GmfWeights, usize); 3] {
         [(model(&[4, 6], 4, 0.5), 5), (model(&[7, 13, 3], 3, 0.37), 9), (model(&[40, 150], 4, 0.5), 33)]
     }
@@ -367,7 +369,8 @@ mod tests {
         let n = 16;
         let batch = batch(weights.config(), n);
         let relations = Relations::new(n, |_, _| Relation::Negative);
-        let objective = Objective { lambda_dissociation: 1.0, lambda_task: 0.0, task: TaskLoss::Triplet { margin: 0.1 } };
+        let objective =
+            Objective { lambda_dissociation: 1.0, lambda_task: 0.0, task: TaskLoss::Triplet { margin: 0.1 } };
         let sgd = SgdOptions { rate: 0.1, momentum: 0.9, decay: 0.0, loss_limit: f64::MAX };
         let mut cpu = CpuStepper::new(weights, None);
         let mut last = f64::MAX;

@@ -35,13 +35,14 @@ pub struct PairGroup {
 }
 
 impl<'a> TrainingData<'a> {
-    /// Uses the rows of the split `train` for training and the rows of `val` for validation. Without rows of `val`, a seeded
-    /// share of the training rows is held out, with all rows of one source video together. An image and a video match if
-    /// they share a label; without labels, if they come from the same video (`video`, or else `id`).
+    /// Uses the rows of the split `train` for training and the rows of `val` for validation. Without rows of
+    /// `val`, a seeded share of the training rows is held out, with all rows of one source video together. An
+    /// image and a video match if they share a label; without labels, if they come from the same video
+    /// (`video`, or else `id`).
     ///
     /// # Errors
-    /// [`TrainError::TooFewPairs`] if fewer than two images have a matching video; [`TrainError::NoValidationPairs`] if
-    /// there is a split `val` in which no image matches a video.
+    /// [`TrainError::TooFewPairs`] if fewer than two images have a matching video;
+    /// [`TrainError::NoValidationPairs`] if there is a split `val` in which no image matches a video.
     pub fn new(set: &'a FeatureSet, held_out: f32, seed: u64) -> Result<TrainingData<'a>, TrainError> {
         let in_split = |table: &FeatureTable, split: Split| -> Vec<u32> {
             (0u32..).zip(&table.rows).filter(|(_, r)| r.split == split).map(|(i, _)| i).collect()
@@ -64,9 +65,8 @@ impl<'a> TrainingData<'a> {
             }
         }
         let all = images.len();
-        let has_partner = |i: &u32| {
-            match_keys(&set.images.rows[*i as usize], labelled).iter().any(|key| partners.contains_key(key))
-        };
+        let has_partner =
+            |i: &u32| match_keys(&set.images.rows[*i as usize], labelled).iter().any(|key| partners.contains_key(key));
         images.retain(has_partner);
         if images.len() < 2 {
             return Err(TrainError::TooFewPairs { matched: images.len(), images: all, videos: videos.len() });
@@ -102,7 +102,8 @@ impl<'a> TrainingData<'a> {
     /// # Panics
     /// If the set has other rows.
     pub fn with_features<'b>(&self, set: &'b FeatureSet) -> TrainingData<'b> {
-        let same = |a: &[FeatureRow], b: &[FeatureRow]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.id == b.id);
+        let same =
+            |a: &[FeatureRow], b: &[FeatureRow]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.id == b.id);
         assert!(
             same(&self.set.images.rows, &set.images.rows) && same(&self.set.videos.rows, &set.videos.rows),
             "the sets have the same rows"
@@ -123,8 +124,8 @@ impl<'a> TrainingData<'a> {
         self.set
     }
 
-    /// Matching training rows: one group per label (without labels, per source), ordered by name. A row with several labels
-    /// is in several groups. Groups without an image or a video are left out.
+    /// Matching training rows: one group per label (without labels, per source), ordered by name. A row with
+    /// several labels is in several groups. Groups without an image or a video are left out.
     pub fn groups(&self) -> Vec<PairGroup> {
         let mut groups: BTreeMap<&String, PairGroup> = self
             .partners
@@ -171,14 +172,15 @@ impl<'a> TrainingData<'a> {
         self.relation(image, video) == Relation::Positive
     }
 
-    /// Whether validation ignores a video for an image. With labels, it ignores the clips of the image's own video: they are
-    /// found by appearance, not by activity.
+    /// Whether validation ignores a video for an image. With labels, it ignores the clips of the image's own
+    /// video: they are found by appearance, not by activity.
     pub fn is_own_video(&self, image: u32, video: u32) -> bool {
         let (image, video) = (&self.set.images.rows[image as usize], &self.set.videos.rows[video as usize]);
         self.labelled && image.source() == video.source()
     }
 
-    /// Relation of a video to an image. Two moments of one video may look alike or not: their relation is open.
+    /// Relation of a video to an image. Two moments of one video may look alike or not: their relation is
+    /// open.
     fn relation(&self, image: u32, video: u32) -> Relation {
         let (image, video) = (&self.set.images.rows[image as usize], &self.set.videos.rows[video as usize]);
         match self.labelled {
@@ -189,7 +191,8 @@ impl<'a> TrainingData<'a> {
         }
     }
 
-    /// The pairs of an epoch: every training image once, in seeded order, each with one of its matching videos.
+    /// The pairs of an epoch: every training image once, in seeded order, each with one of its matching
+    /// videos.
     pub(super) fn epoch(&self, seed: u64, epoch: usize) -> Vec<(u32, u32)> {
         let mut random = Random::new(seed, &format!("epoch {epoch}"));
         let mut order = self.images.clone();

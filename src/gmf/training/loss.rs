@@ -1,10 +1,11 @@
 //! The training loss: `L = λ1 · L_dis + λ2 · L_task` (Eq. 45).
 //!
-//! `L_dis` is the paper's (Eq. 18). The paper does not define its retrieval loss; the task losses here are **our choice**:
-//! supervised contrastive (Khosla et al., 2020; InfoNCE if each anchor has one positive) or a triplet loss with the hardest
-//! negative of the batch (Faghri et al., 2018). Both use cosines between the invariant parts of two modalities. They are
-//! averaged over both directions and, for more than two modalities, over all pairs of modalities. Candidates of open
-//! relation are in neither P(i) nor N(i), and in no sum.
+//! `L_dis` is the paper's (Eq. 18). The paper does not define its retrieval loss; the task losses here are
+//! **our choice**: supervised contrastive (Khosla et al., 2020; InfoNCE if each anchor has one positive) or a
+//! triplet loss with the hardest negative of the batch (Faghri et al., 2018). Both use cosines between the
+//! invariant parts of two modalities. They are averaged over both directions and, for more than two
+//! modalities, over all pairs of modalities. Candidates of open relation are in neither P(i) nor N(i), and in
+//! no sum.
 
 use serde::{Deserialize, Serialize};
 
@@ -102,8 +103,8 @@ impl Relations {
     }
 }
 
-/// Value of a task loss on cosines `s` (anchors of one modality, candidates of the other). Adds its gradient to `ds`. The
-/// result is the mean of both directions: rows as anchors, then columns as anchors.
+/// Value of a task loss on cosines `s` (anchors of one modality, candidates of the other). Adds its gradient
+/// to `ds`. The result is the mean of both directions: rows as anchors, then columns as anchors.
 pub(super) fn on_cosines(task: TaskLoss, s: &[f32], relations: &Relations, ds: &mut [f32]) -> f64 {
     let n = relations.size();
     let mut value = 0.0;
@@ -202,8 +203,8 @@ impl LossBuffers {
         }
     }
 
-    /// Passes `unit_gradient` through the scaling of modality `j` to length 1, and adds it times `scale` to `gradient`:
-    /// `de = (du − u · (u·du)) / |e|`.
+    /// Passes `unit_gradient` through the scaling of modality `j` to length 1, and adds it times `scale` to
+    /// `gradient`: `de = (du − u · (u·du)) / |e|`.
     fn add_gradient(&self, j: usize, n: usize, scale: f32, gradient: &mut [f32]) {
         let mut along = vec![0f32; n];
         for (du, u) in self.unit_gradient.chunks_exact(n).zip(self.units[j].chunks_exact(n)) {
@@ -220,7 +221,8 @@ impl LossBuffers {
     }
 }
 
-/// Value of the task loss on invariant parts, each (l*, batch). Writes its gradient times `scale` to `gradients`.
+/// Value of the task loss on invariant parts, each (l*, batch). Writes its gradient times `scale` to
+/// `gradients`.
 pub(super) fn on_embeddings(
     task: TaskLoss,
     parts: &[&[f32]],

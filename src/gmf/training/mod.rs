@@ -4,6 +4,8 @@ mod autograd;
 mod cpu;
 mod curve;
 mod data;
+#[cfg(test)]
+mod golden;
 mod loss;
 mod model;
 mod options;

@@ -1,4 +1,5 @@
-//! The model as candle modules: the reference for gradients, a front end for other fusion methods, and the path to a GPU.
+//! The model as candle modules: the reference for gradients, a front end for other fusion methods, and the
+//! path to a GPU.
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use candle_nn::{Linear, Module};
@@ -7,8 +8,8 @@ use super::loss::{NORM_FLOOR, Relation, Relations, TaskLoss};
 use super::weights::GmfWeights;
 use crate::gmf::config::{GmfConfig, GmfLayer};
 
-/// The invariant and specific part of one modality. They depend on that modality's feature alone, so they can be computed
-/// while other modalities are missing.
+/// The invariant and specific part of one modality. They depend on that modality's feature alone, so they can
+/// be computed while other modalities are missing.
 #[derive(Debug, Clone)]
 pub struct ModalityParts {
     /// inv(j), of shape (batch, l*): comparable between modalities.
@@ -37,7 +38,8 @@ pub struct Fused {
 /// | exchange | `Z_j = [inv(j+1); spec(j)]` | → (batch, l* + l) |
 /// | reconstruct | `P_recon Z` | → (batch, l) |
 ///
-/// As a front end of another fusion method, pass `inv` to the task head and `spec` to the other method (Appendix G.3):
+/// As a front end of another fusion method, pass `inv` to the task head and `spec` to the other method
+/// (Appendix G.3):
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -115,7 +117,8 @@ impl GmfModel {
         if features.len() != self.layers.len() {
             candle_core::bail!("features of {} modalities, the model has {}", features.len(), self.layers.len());
         }
-        let parts: Vec<ModalityParts> = features.iter().enumerate().map(|(j, f)| self.parts(j, f)).collect::<Result<_>>()?;
+        let parts: Vec<ModalityParts> =
+            features.iter().enumerate().map(|(j, f)| self.parts(j, f)).collect::<Result<_>>()?;
         let exchanged: Vec<Tensor> = (0..parts.len())
             .map(|j| Tensor::cat(&[&parts[self.config.next(j)].inv, &parts[j].spec], D::Minus1))
             .collect::<Result<_>>()?;
@@ -247,7 +250,8 @@ mod tests {
         assert!(error.contains("1 modalities, the model has 3"), "{error}");
     }
 
-    /// Least relative error of rebuilding random data after a generic map to `wide` numbers and the best map back.
+    /// Least relative error of rebuilding random data after a generic map to `wide` numbers and the best map
+    /// back.
     fn bare_map_error(l: usize, wide: usize) -> f64 {
         let mut random = Random::new(2, "bare map");
         let mut draw = |rows, columns| DMatrix::from_fn(rows, columns, |_, _| f64::from(random.between(-1.0, 1.0)));

@@ -83,8 +83,8 @@ impl TrainOptions {
     /// Validates the options.
     ///
     /// # Errors
-    /// [`TrainError::Option`] for a value out of range, [`TrainError::DeviceNotBuilt`] for a device without support in
-    /// this build.
+    /// [`TrainError::Option`] for a value out of range, [`TrainError::DeviceNotBuilt`] for a device without
+    /// support in this build.
     pub fn check(&self) -> Result<(), TrainError> {
         let built = match self.device {
             TrainDevice::Cpu => true,
@@ -136,8 +136,8 @@ impl TrainOptions {
     }
 }
 
-/// Lowers the learning rate when the loss stops falling, as torch's `ReduceLROnPlateau` does (mode min, relative
-/// threshold 1e-4).
+/// Lowers the learning rate when the loss stops falling, as torch's `ReduceLROnPlateau` does (mode min,
+/// relative threshold 1e-4).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PlateauSchedule {
     /// Current learning rate.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::curve::LearningCurve;
 use super::loss::Losses;
-use super::options::{TrainOptions, PlateauSchedule};
+use super::options::{PlateauSchedule, TrainOptions};
 use super::weights::GmfWeights;
 use crate::base::tensors;
 use crate::gmf::checkpoint::Error;
@@ -17,7 +17,8 @@ const KEY: &str = "reelseek-resume";
 /// Version of the file layout.
 const FORMAT: u64 = 1;
 
-/// The position of a run. The rest of the run depends on this state, the weights and the momentum buffers only.
+/// The position of a run. The rest of the run depends on this state, the weights and the momentum buffers
+/// only.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct ResumeState {
     format: u64,
@@ -47,7 +48,13 @@ pub(super) struct ResumeState {
 
 impl ResumeState {
     /// The state before the first step.
-    pub(super) fn start(options: &TrainOptions, config: &GmfConfig, encoder: &str, rows: String, data: String) -> ResumeState {
+    pub(super) fn start(
+        options: &TrainOptions,
+        config: &GmfConfig,
+        encoder: &str,
+        rows: String,
+        data: String,
+    ) -> ResumeState {
         ResumeState {
             format: FORMAT,
             options: options.clone(),

@@ -1,7 +1,8 @@
 //! A training run: epochs over a feature set, validation, learning rate schedule, best checkpoint, resuming.
 //!
-//! All random numbers depend on the seed and the epoch only, and every product is computed in the same order for any
-//! number of threads. The same seed and data give the same bytes, and a resumed run gives the bytes of an uninterrupted one.
+//! All random numbers depend on the seed and the epoch only, and every product is computed in the same order
+//! for any number of threads. The same seed and data give the same bytes, and a resumed run gives the bytes
+//! of an uninterrupted one.
 
 use std::path::{Path, PathBuf};
 
@@ -206,9 +207,9 @@ pub struct TrainingRun<'a> {
 /// Computes mAP@10 of folded maps on the validation rows.
 type Validate<'v> = dyn FnMut(&Folded) -> Result<f64, Box<dyn std::error::Error + Send + Sync>> + 'v;
 
-/// Trains a model. Writes the checkpoint of the best epoch to `out`, the learning curve next to it as `.csv` and `.svg`, and
-/// until the run is finished its state as `.resume`. `validate` returns mAP@10 of folded maps. `stop` is called before each
-/// step; the run stops if it returns true.
+/// Trains a model. Writes the checkpoint of the best epoch to `out`, the learning curve next to it as `.csv`
+/// and `.svg`, and until the run is finished its state as `.resume`. `validate` returns mAP@10 of folded
+/// maps. `stop` is called before each step; the run stops if it returns true.
 ///
 /// # Errors
 /// A [`TrainError`]. Files written before stay.
@@ -425,7 +426,8 @@ fn stepper(
 }
 
 impl ResumeState {
-    /// Adds the losses of a step. Every few steps and at the end of an epoch, their mean becomes a point of the curve.
+    /// Adds the losses of a step. Every few steps and at the end of an epoch, their mean becomes a point of
+    /// the curve.
     fn add_losses(&mut self, losses: Losses, steps: usize) {
         let (sum, count) = &mut self.sums;
         sum.total += losses.total;
@@ -465,7 +467,8 @@ impl ResumeState {
         }
         let training = CheckpointRecord::open(out)?.training;
         let options = serde_json::to_value(&self.options).expect("options are plain data");
-        // A run that was killed after it kept the next epoch, and before it saved its state, repeats that epoch.
+        // A run that was killed after it kept the next epoch, and before it saved its state, repeats that
+        // epoch.
         let epochs = [epoch, self.epoch + 1].map(serde_json::Value::from);
         if !epochs.contains(&training["epoch"])
             || training["data"] != self.data.as_str()

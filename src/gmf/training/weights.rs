@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::gmf::checkpoint::{Affine, CheckpointRecord, Error, Folded, KEY};
-use crate::gmf::config::{GmfConfig, GmfLayer};
 use crate::base::linalg::{self, MatrixView};
 use crate::base::seeded::Random;
 use crate::base::tensors;
+use crate::gmf::checkpoint::{Affine, CheckpointRecord, Error, Folded, KEY};
+use crate::gmf::config::{GmfConfig, GmfLayer};
 
 /// Weights and biases of every layer of every modality. The file holds them as f32 tensors named
 /// `{modality}.{dis|cinv|cspec|recon}.{weight|bias}`.
@@ -41,8 +41,8 @@ impl GmfWeights {
         GmfWeights { config: config.clone(), layers }
     }
 
-    /// Random weights with torch's initialisation of a linear layer: uniform in ±1/√inputs. The generator is our own, so
-    /// that a seed gives the same model on every platform.
+    /// Random weights with torch's initialisation of a linear layer: uniform in ±1/√inputs. The generator is
+    /// our own, so that a seed gives the same model on every platform.
     pub fn random(config: &GmfConfig, seed: u64) -> GmfWeights {
         let mut weights = GmfWeights::zeros(config);
         for (j, modality) in config.modalities().iter().enumerate() {
@@ -59,12 +59,14 @@ impl GmfWeights {
         weights
     }
 
-    /// A model that folds to `folded` and rebuilds each modality exactly from its specific part: the start of training from
-    /// a closed-form fit. On each side of the boundary, the first dissociated numbers are the feature itself and the others
-    /// are random projections. The concentrations start with weights on the former alone and learn to use the latter.
+    /// A model that folds to `folded` and rebuilds each modality exactly from its specific part: the start of
+    /// training from a closed-form fit. On each side of the boundary, the first dissociated numbers are the
+    /// feature itself and the others are random projections. The concentrations start with weights on the
+    /// former alone and learn to use the latter.
     ///
     /// # Errors
-    /// [`Error::Length`] if lengths differ; [`Error::NoRoom`] if one side of the boundary is shorter than the features.
+    /// [`Error::Length`] if lengths differ; [`Error::NoRoom`] if one side of the boundary is shorter than the
+    /// features.
     pub fn around(config: &GmfConfig, folded: &Folded, seed: u64) -> Result<GmfWeights, Error> {
         GmfWeights::check_room(config)?;
         let mut weights = GmfWeights::random(config, seed);
@@ -157,7 +159,11 @@ impl GmfWeights {
     }
 
     /// Compares names, with this prefix, and shapes with a file's header.
-    pub(super) fn check(config: &GmfConfig, file: &tensors::TensorFile<'_>, prefix: &str) -> Result<(), tensors::Error> {
+    pub(super) fn check(
+        config: &GmfConfig,
+        file: &tensors::TensorFile<'_>,
+        prefix: &str,
+    ) -> Result<(), tensors::Error> {
         for (j, modality) in config.modalities().iter().enumerate() {
             for layer in GmfLayer::ALL {
                 let (outputs, inputs) = config.shape(j, layer);
@@ -200,8 +206,9 @@ impl GmfWeights {
     /// Opens a checkpoint with all layers.
     ///
     /// # Errors
-    /// [`Error::Io`] if the file cannot be read; [`Error::AlreadyFolded`] for a folded checkpoint; [`Error::Format`] if it is
-    /// damaged, foreign, of a later version, or its tensors do not match its record.
+    /// [`Error::Io`] if the file cannot be read; [`Error::AlreadyFolded`] for a folded checkpoint;
+    /// [`Error::Format`] if it is damaged, foreign, of a later version, or its tensors do not match its
+    /// record.
     pub fn open(path: &Path) -> Result<(GmfWeights, CheckpointRecord), Error> {
         let wrong = |found: String| Error::Format { name: path.to_owned(), found };
         let file = tensors::open(path).map_err(Error::in_file(path))?;
@@ -225,11 +232,12 @@ impl GmfWeights {
         Ok((weights, record))
     }
 
-    /// `inv(j)` as one affine map: `W = P_cinv · P_dis[0..b]`, `c = P_cinv · bias_dis[0..b] + bias_cinv`. Exact, because all
-    /// layers are affine.
+    /// `inv(j)` as one affine map: `W = P_cinv · P_dis[0..b]`, `c = P_cinv · bias_dis[0..b] + bias_cinv`.
+    /// Exact, because all layers are affine.
     pub fn fold_modality(&self, j: usize) -> Affine {
         let (l, b, shared) = (self.config.modalities()[j].length, self.config.boundary_row(j), self.config.invariant());
-        let (dissociate, concentrate) = (self.layer(j, GmfLayer::Dissociate), self.layer(j, GmfLayer::ConcentrateInvariant));
+        let (dissociate, concentrate) =
+            (self.layer(j, GmfLayer::Dissociate), self.layer(j, GmfLayer::ConcentrateInvariant));
         let mut weight = vec![0f32; shared * l];
         let inner = MatrixView::rows(&dissociate.weight[..b * l], l);
         linalg::multiply(&mut weight, 0.0, MatrixView::rows(&concentrate.weight, b), inner);
@@ -309,8 +317,7 @@ mod tests {
         let batch = FeatureBatch { features: vec![vec![0.3; 12], vec![-0.7; 30]] };
         let relations = Relations::new(2, |_, _| Relation::Negative);
         let mut cpu = CpuStepper::new(around, None);
-        let losses =
-            cpu.losses(&batch, &relations, &Objective::default()).unwrap();
+        let losses = cpu.losses(&batch, &relations, &Objective::default()).unwrap();
         assert!(losses.dissociation < 1e-12, "{losses:?}");
     }
 

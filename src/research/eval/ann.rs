@@ -41,9 +41,9 @@ pub struct AnnAnswers {
 }
 
 impl RetrievalTask<'_> {
-    /// Searches a temporary index of the gallery for the nearest rows of each query of `exact`, and ranks their videos. Fetches
-    /// more rows for a query until it has enough videos. With [`Pooling::MeanTop`], a video's score averages fetched rows
-    /// only.
+    /// Searches a temporary index of the gallery for the nearest rows of each query of `exact`, and ranks
+    /// their videos. Fetches more rows for a query until it has enough videos. With [`Pooling::MeanTop`], a
+    /// video's score averages fetched rows only.
     ///
     /// # Errors
     /// As [`RetrievalTask::answers`]; [`Error::Index`].

@@ -21,7 +21,8 @@ pub enum FeatureMap {
     Affine(Affine),
 }
 
-/// Maps images and videos into one space. The mapped vectors are scaled to length 1, so that dot products are cosines.
+/// Maps images and videos into one space. The mapped vectors are scaled to length 1, so that dot products are
+/// cosines.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FeatureMaps {
     /// Map of image features.
@@ -69,7 +70,8 @@ impl FeatureMap {
     /// Maps rows of a table. Returns a row-major matrix that is not scaled.
     ///
     /// # Errors
-    /// [`gmf::Error::Length`] if the features have another length; [`Error::Features`] if they cannot be read.
+    /// [`gmf::Error::Length`] if the features have another length; [`Error::Features`] if they cannot be
+    /// read.
     pub fn apply(&self, table: &FeatureTable, rows: &[u32], modality: &'static str) -> Result<Vec<f32>, Error> {
         let (inputs, outputs, found) = (self.inputs(), self.outputs(), table.matrix.columns());
         if found != inputs {
@@ -99,7 +101,8 @@ impl FeatureMap {
         Ok(mapped)
     }
 
-    /// [`FeatureMap::apply`] with each row scaled to length 1. A row of zeros stays zero and scores 0 against everything.
+    /// [`FeatureMap::apply`] with each row scaled to length 1. A row of zeros stays zero and scores 0 against
+    /// everything.
     ///
     /// # Errors
     /// As [`FeatureMap::apply`].
@@ -129,7 +132,8 @@ mod tests {
     #[test]
     fn maps_and_scales_rows() {
         let matrix = FeatureMatrix::new((0..600).map(|i| (i % 7) as f32 - 3.0).collect(), 3);
-        let table = FeatureTable { matrix, rows: (0..200).map(|i| FeatureRow::new(i.to_string(), Split::Test)).collect() };
+        let table =
+            FeatureTable { matrix, rows: (0..200).map(|i| FeatureRow::new(i.to_string(), Split::Test)).collect() };
         let affine = Affine { weight: vec![1.0, 2.0, 0.0, 0.0, -1.0, 0.5], bias: vec![0.5, 0.0] };
         let rows: Vec<u32> = (0..200).rev().collect();
         let mapped = FeatureMap::Affine(affine.clone()).apply(&table, &rows, "image").unwrap();

@@ -1,5 +1,5 @@
-//! Search for the same kind of scene: photographs are queries over videos. An answer is correct if both have the same class or,
-//! more coarsely, the same group.
+//! Search for the same kind of scene: photographs are queries over videos. An answer is correct if both have
+//! the same class or, more coarsely, the same group.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -79,7 +79,8 @@ pub struct KindScores {
     pub queries: usize,
     /// mAP@10.
     pub map10: f64,
-    /// mAP@10 divided by `min(10, R)` for any normaliser: the strictest definition under which a perfect ranking scores 1.
+    /// mAP@10 divided by `min(10, R)` for any normaliser: the strictest definition under which a perfect
+    /// ranking scores 1.
     pub map10_min: f64,
     /// Share of queries whose first answer is correct.
     pub success1: f64,
@@ -111,8 +112,8 @@ pub struct KindsReport {
     pub median_query_ms: f64,
 }
 
-/// Searches each photograph and judges the ranking of the videos. For a photograph without a matching video, checks whether
-/// the engine reports low confidence. `normaliser` is the divisor of average precision.
+/// Searches each photograph and judges the ranking of the videos. For a photograph without a matching video,
+/// checks whether the engine reports low confidence. `normaliser` is the divisor of average precision.
 ///
 /// # Errors
 /// [`enum@Error`].
@@ -125,8 +126,7 @@ pub fn run(
 ) -> Result<KindsReport, Error> {
     let searcher = engine.searcher();
     let resolve = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let labelled: HashMap<PathBuf, &LabelledFile> =
-        videos.iter().map(|video| (resolve(&video.path), video)).collect();
+    let labelled: HashMap<PathBuf, &LabelledFile> = videos.iter().map(|video| (resolve(&video.path), video)).collect();
     let mut gallery = HashMap::new();
     for number in searcher.video_numbers() {
         let video = searcher.video(number).map_err(search::Error::from)?;

@@ -1,13 +1,13 @@
 //! Metrics of ranked lists, as pure functions.
 //!
-//! Every metric takes the answer to one query: a [`JudgedRanking`] states for each rank whether its item is relevant, and how
-//! many items are relevant in all (`R`). Conventions of all metrics:
+//! Every metric takes the answer to one query: a [`JudgedRanking`] states for each rank whether its item is
+//! relevant, and how many items are relevant in all (`R`). Conventions of all metrics:
 //!
 //! - **ties** are broken by the ranking (the engine ranks by score, then by gallery order);
-//! - **duplicates**: only the first occurrence of an item counts; later ones are removed, and the ranks close up;
+//! - **duplicates**: only the first occurrence of an item counts. Later ones are removed, and ranks close up;
 //! - **k** above the length of the list means the whole list;
-//! - **no relevant item** (`R = 0`): no metric is defined. [`JudgedRanking::new`] returns `None`; such queries are counted and
-//!   left out of means.
+//! - **no relevant item** (`R = 0`): no metric is defined. [`JudgedRanking::new`] returns `None`; such queries
+//!   are counted and left out of means.
 //!
 //! The values are checked against pytrec_eval, ranx and scikit-learn (`tests/reference/metrics.py`).
 
@@ -20,7 +20,8 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Normaliser {
-    /// Relevant items in the top `k`: the convention of cross-modal retrieval code. A query without any scores 0.
+    /// Relevant items in the top `k`: the convention of cross-modal retrieval code. A query without any
+    /// scores 0.
     #[default]
     Hits,
     /// `min(k, R)`: the largest possible number of relevant items in the top `k`.
@@ -55,8 +56,8 @@ impl JudgedRanking {
         JudgedRanking::from_flags(first.map(|item| relevant.contains(item)).collect(), relevant.len())
     }
 
-    /// The top of a ranking without duplicates: `flags[r]` states whether the item at rank `r + 1` is relevant, `total` is `R`.
-    /// `None` if `R` is 0.
+    /// The top of a ranking without duplicates: `flags[r]` states whether the item at rank `r + 1` is
+    /// relevant, `total` is `R`. `None` if `R` is 0.
     ///
     /// # Panics
     /// If `flags` has more relevant items than `total`.
@@ -80,7 +81,8 @@ impl JudgedRanking {
     }
 }
 
-/// AP@k `= 1/N Σ_{r ≤ k, relevant at r} hits(r) / r`, with `N` by the [`Normaliser`]; 0 without a relevant item in the top `k`.
+/// AP@k `= 1/N Σ_{r ≤ k, relevant at r} hits(r) / r`, with `N` by the [`Normaliser`]; 0 without a relevant
+/// item in the top `k`.
 ///
 /// ```
 /// use reelseek::research::eval::metrics::{average_precision, JudgedRanking, Normaliser};
@@ -114,8 +116,8 @@ pub fn recall(judged: &JudgedRanking, k: usize) -> f64 {
     judged.hits(k) as f64 / judged.total as f64
 }
 
-/// `1 / rank` of the first relevant item ([`JudgedRanking::first_rank`], or its rank in a longer list); 0 without one. The
-/// mean over queries is the MRR.
+/// `1 / rank` of the first relevant item ([`JudgedRanking::first_rank`], or its rank in a longer list); 0
+/// without one. The mean over queries is the MRR.
 pub fn reciprocal_rank(first: Option<usize>) -> f64 {
     first.map_or(0.0, |rank| 1.0 / rank as f64)
 }
@@ -140,8 +142,9 @@ pub fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     (n > 0).then(|| sum / n as f64)
 }
 
-/// Median of the first relevant ranks; the mean of the middle two for an even number. A query without a relevant item
-/// (`None`) counts as the largest rank. `None` if the median is such a query, or without queries.
+/// Median of the first relevant ranks; the mean of the middle two for an even number. A query without a
+/// relevant item (`None`) counts as the largest rank. `None` if the median is such a query, or without
+/// queries.
 pub fn median_rank(ranks: &[Option<usize>]) -> Option<f64> {
     let mut sorted: Vec<f64> = ranks.iter().map(|rank| rank.map_or(f64::INFINITY, |rank| rank as f64)).collect();
     sorted.sort_unstable_by(f64::total_cmp);
@@ -151,8 +154,8 @@ pub fn median_rank(ranks: &[Option<usize>]) -> Option<f64> {
     median.is_finite().then_some(median)
 }
 
-/// ann_recall@k: the share of the exact answer's top `k` that the approximate answer's top `k` contains, regardless of
-/// relevance and order. 1 if the exact answer is empty.
+/// ann_recall@k: the share of the exact answer's top `k` that the approximate answer's top `k` contains,
+/// regardless of relevance and order. 1 if the exact answer is empty.
 pub fn ann_recall<T: Eq + Hash>(found: &[T], exact: &[T], k: usize) -> f64 {
     let exact: HashSet<&T> = exact.iter().take(k).collect();
     let found: HashSet<&T> = found.iter().take(k).collect();
@@ -256,5 +259,35 @@ mod tests {
     fn ann_recall_is_the_overlap() {
         assert_eq!(ann_recall(&[1, 2, 3, 4], &[4, 2, 9, 1], 3), 1.0 / 3.0);
         assert_eq!(ann_recall(&[1], &[], 3), 1.0);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn metrics_are_between_zero_and_one_and_normalisers_are_ordered(
+            ranked in proptest::collection::vec(0u8..40, 0..60),
+            relevant in proptest::collection::vec(0u8..40, 1..20),
+            k in 0usize..80,
+        ) {
+            let judged = JudgedRanking::new(&ranked, &relevant).unwrap();
+            let ap = |normaliser| average_precision(&judged, k, normaliser);
+            let [hits, min, all] = [Normaliser::Hits, Normaliser::Min, Normaliser::All].map(ap);
+            for value in [hits, min, all, precision(&judged, k), recall(&judged, k), ndcg(&judged, k)] {
+                assert!((0.0..=1.0 + 1e-12).contains(&value), "{value}");
+            }
+            // Fewer hits than min(k, R), and min(k, R) is at most R.
+            assert!(hits >= min && min >= all);
+        }
+
+        #[test]
+        fn ties_rank_by_index(scores in proptest::collection::vec(-3i8..3, 1..50)) {
+            let rows: Vec<f32> = scores.iter().map(|score| f32::from(*score)).collect();
+            let n = rows.len();
+            let gallery = Gallery::new(rows.clone(), 1, (0..n as u32).collect(), n, Pooling::Best);
+            let top = gallery.rank(&[1.0], n, |_| Vec::new(), |_, ranked| ranked.top).swap_remove(0);
+            for pair in top.windows(2) {
+                let (a, b) = (rows[pair[0] as usize], rows[pair[1] as usize]);
+                assert!(a > b || (a == b && pair[0] < pair[1]));
+            }
+        }
     }
 }

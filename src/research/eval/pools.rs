@@ -10,9 +10,9 @@ use super::task::RetrievalTask;
 use crate::base::seeded::Random;
 
 impl RetrievalTask<'_> {
-    /// mAP@n over candidate pools, for each `n`. Each query is ranked against a seeded pool of `n` videos (all videos if there
-    /// are fewer), drawn without replacement. If the pool has no relevant video, one replaces its last video. Average
-    /// precision covers the whole pool.
+    /// mAP@n over candidate pools, for each `n`. Each query is ranked against a seeded pool of `n` videos
+    /// (all videos if there are fewer), drawn without replacement. If the pool has no relevant video, one
+    /// replaces its last video. Average precision covers the whole pool.
     ///
     /// # Errors
     /// As [`RetrievalTask::answers`].

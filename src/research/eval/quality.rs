@@ -1,4 +1,5 @@
-//! The distortion suite: frames of indexed videos, distorted like images on the web, must find their video and moment.
+//! The distortion suite: frames of indexed videos, distorted like images on the web, must find their video
+//! and moment.
 
 use std::path::{Path, PathBuf};
 
@@ -8,8 +9,8 @@ use thiserror::Error;
 
 use crate::base::Cancel;
 use crate::base::seeded::Random;
-use crate::encode::layout;
 use crate::collection::video_path;
+use crate::encode::layout;
 use crate::media::distort::Distortion;
 use crate::media::{self, Picture, Tools};
 use crate::research::fit::pairs;
@@ -46,13 +47,14 @@ pub enum Error {
     NoUsableFrame,
 }
 
-/// Videos of the same scene: one is a correct answer for another. The moment is correct only if the videos show the same
-/// thing at the same time of their clocks.
+/// Videos of the same scene: one is a correct answer for another. The moment is correct only if the videos
+/// show the same thing at the same time of their clocks.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct EquivalentVideos {
     /// Suffixes of the videos' paths.
     pub videos: Vec<String>,
-    /// For each video the second at which it shows the start of the scene, and its speed; -1 is backwards. All [0, 1] if absent.
+    /// For each video the second at which it shows the start of the scene, and its speed; -1 is backwards.
+    /// All [0, 1] if absent.
     #[serde(default)]
     pub clocks: Vec<[f64; 2]>,
     /// Why the videos are equivalent, for people.
@@ -87,7 +89,8 @@ impl EquivalentVideos {
         self.videos.iter().position(|end| Path::new(path).ends_with(end))
     }
 
-    /// Time in milliseconds at which `other` shows what `own` shows at `at_ms`; `None` if one is not in the group.
+    /// Time in milliseconds at which `other` shows what `own` shows at `at_ms`; `None` if one is not in the
+    /// group.
     fn time_in(&self, other: &str, own: &str, at_ms: f64) -> Option<f64> {
         let clock = |index: usize| self.clocks.get(index).copied().unwrap_or([0.0, 1.0]);
         let ([own_start, own_speed], [start, speed]) = (clock(self.index_of(own)?), clock(self.index_of(other)?));
@@ -102,7 +105,8 @@ pub struct QualitySuite {
     pub frames: usize,
     /// Seed of times and distortions.
     pub seed: u64,
-    /// Videos without queries, as `folder/name`, such as those the checkpoint was trained on. They stay in the gallery.
+    /// Videos without queries, as `folder/name`, such as those the checkpoint was trained on. They stay in
+    /// the gallery.
     pub leave_out: Vec<String>,
     /// Groups of videos of the same scene.
     pub equivalents: Vec<EquivalentVideos>,
@@ -115,12 +119,13 @@ pub struct DistortionCounts {
     pub queries: usize,
     /// Queries with the correct video first.
     pub correct: usize,
-    /// Queries with the correct video first and `at` within 2 s of the true time (see [`EquivalentVideos::clocks`]).
+    /// Queries with the correct video first and `at` within 2 s of the true time (see
+    /// [`EquivalentVideos::clocks`]).
     pub moment: usize,
     /// Queries with the correct video first, with a confidence of at least 0.95.
     pub confident: usize,
-    /// Queries whose best answer has a confidence of at least 0.95 after the correct video and its equivalents are removed from
-    /// the gallery.
+    /// Queries whose best answer has a confidence of at least 0.95 after the correct video and its
+    /// equivalents are removed from the gallery.
     pub falsely_confident: usize,
 }
 
@@ -161,8 +166,8 @@ pub struct QualityReport {
 /// Runs the suite on an index. `on_video` receives the path of each video before its queries.
 ///
 /// # Errors
-/// [`enum@Error`] if the index cannot be searched, decoding was stopped by a limit or from outside, or there is no query.
-/// Frames that cannot be decoded are counted instead.
+/// [`enum@Error`] if the index cannot be searched, decoding was stopped by a limit or from outside, or there
+/// is no query. Frames that cannot be decoded are counted instead.
 pub fn run(
     engine: &Engine,
     suite: &QualitySuite,
@@ -192,7 +197,8 @@ pub fn run(
         for at_ms in pairs::times(video.duration_ms, suite.frames, suite.seed, &name) {
             let frame = match media::frame_at(&tools, path, at_ms, pairs::MAX_SIDE, cancel) {
                 Ok(frame) => frame,
-                // A fault of the file, or a missing file. Other errors depend on the machine, and would distort the result.
+                // A fault of the file, or a missing file. Other errors depend on the machine, and would
+                // distort the result.
                 Err(error) if error.is_lasting() || is_gone(&error) => {
                     undecodable_frames += 1;
                     continue;
@@ -228,7 +234,8 @@ pub fn run(
 }
 
 impl QualitySuite {
-    /// Time in milliseconds at which `other` shows what `own` shows at `at_ms`; `None` if they show different scenes.
+    /// Time in milliseconds at which `other` shows what `own` shows at `at_ms`; `None` if they show different
+    /// scenes.
     fn time_in(&self, other: &str, own: &str, at_ms: u32) -> Option<f64> {
         if other == own {
             return Some(f64::from(at_ms));

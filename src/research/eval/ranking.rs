@@ -1,4 +1,5 @@
-//! Exact ranking of many queries against a gallery: blocks of a matrix product, then the best `k` of each row.
+//! Exact ranking of many queries against a gallery: blocks of a matrix product, then the best `k` of each
+//! row.
 
 use rayon::prelude::*;
 
@@ -95,7 +96,8 @@ fn select_best(scores: &[f32], k: usize, keys: &mut Vec<u64>) {
 }
 
 impl Gallery {
-    /// A gallery of row-major rows of `length` numbers; `owners` contains the video of each row, below `videos`.
+    /// A gallery of row-major rows of `length` numbers; `owners` contains the video of each row, below
+    /// `videos`.
     ///
     /// # Panics
     /// If the lengths do not match, or a row's video is not below `videos`.
@@ -115,9 +117,9 @@ impl Gallery {
         &self.owners
     }
 
-    /// Ranks the videos for each query (row-major, rows of `length` numbers) by dot product. `relevant` returns a query's
-    /// relevant videos; `map` converts each ranking to the result. Threads share the queries; the results are in order of the
-    /// queries and do not depend on the number of threads.
+    /// Ranks the videos for each query (row-major, rows of `length` numbers) by dot product. `relevant`
+    /// returns a query's relevant videos; `map` converts each ranking to the result. Threads share the
+    /// queries; the results are in order of the queries and do not depend on the number of threads.
     pub fn rank<T: Send>(
         &self,
         queries: &[f32],

@@ -65,8 +65,8 @@ pub struct ReportContent<'a> {
     pub media: Option<&'a ReportMedia>,
 }
 
-/// Writes the page of a method: its table if there is one, metrics, curve, classes, confusions, and examples, with pictures if
-/// the videos are available.
+/// Writes the page of a method: its table if there is one, metrics, curve, classes, confusions, and examples,
+/// with pictures if the videos are available.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -157,9 +157,8 @@ impl ReportContent<'_> {
     /// mAP@k for every judged k, with a logarithmic axis.
     fn curve(&self) -> Markup {
         let deepest = self.answers.iter().map(|answer| answer.top.len()).max().unwrap_or(0);
-        let precisions = |k: usize| {
-            self.answers.iter().map(move |a| metrics::average_precision(&a.judged, k, self.normaliser))
-        };
+        let precisions =
+            |k: usize| self.answers.iter().map(move |a| metrics::average_precision(&a.judged, k, self.normaliser));
         let ranks = CURVE_AT.into_iter().filter(|k| *k <= deepest);
         let points: Vec<(usize, f64)> = ranks.filter_map(|k| Some((k, metrics::mean(precisions(k))?))).collect();
         if points.len() < 2 {

@@ -46,8 +46,8 @@ impl RetrievalTask<'_> {
     /// Ranks the videos for every query with a relevant video, and judges the best `depth` of them.
     ///
     /// # Errors
-    /// As [`super::embedding::FeatureMap::embed`]; [`Error::DifferentSpaces`] if images and videos are mapped to different
-    /// lengths.
+    /// As [`super::embedding::FeatureMap::embed`]; [`Error::DifferentSpaces`] if images and videos are mapped
+    /// to different lengths.
     pub fn answers(&self, maps: &FeatureMaps, pooling: Pooling, depth: usize) -> Result<Vec<RankedAnswer>, Error> {
         let (image, video) = (maps.image.outputs(), maps.video.outputs());
         if image != video {
@@ -70,9 +70,9 @@ impl RetrievalTask<'_> {
     }
 }
 
-/// mAP@10 (normaliser [`Normaliser::Hits`]) of the validation images against the validation videos, with each row a video of
-/// its own. With labels, an image's own video does not count ([`TrainingData::is_own_video`]), like in a test split. Queries
-/// without a match are left out; `None` if no query remains.
+/// mAP@10 (normaliser [`Normaliser::Hits`]) of the validation images against the validation videos, with each
+/// row a video of its own. With labels, an image's own video does not count ([`TrainingData::is_own_video`]),
+/// like in a test split. Queries without a match are left out; `None` if no query remains.
 ///
 /// # Errors
 /// As [`super::embedding::FeatureMap::embed`].
@@ -116,7 +116,8 @@ mod tests {
     /// Videos at angles of 0, 10, 20, ... degrees, an image at 0.
     fn set(videos: Vec<FeatureRow>, images: Vec<FeatureRow>) -> FeatureSet {
         let angle = |i: usize| [(i as f32 * 10.0).to_radians().cos(), (i as f32 * 10.0).to_radians().sin()];
-        let videos = FeatureTable { matrix: FeatureMatrix::new((0..videos.len()).flat_map(angle).collect(), 2), rows: videos };
+        let videos =
+            FeatureTable { matrix: FeatureMatrix::new((0..videos.len()).flat_map(angle).collect(), 2), rows: videos };
         let images = FeatureTable { matrix: FeatureMatrix::new([1.0, 0.0].repeat(images.len()), 2), rows: images };
         FeatureSet { images, videos, labels: vec!["x".into(), "y".into(), "z".into()] }
     }
@@ -170,6 +171,4 @@ mod tests {
         let error = TrainingData::new(&set, 0.1, 1).unwrap_err().to_string();
         assert!(error.contains("none of 2 images"), "{error}");
     }
-
 }
-

@@ -41,8 +41,8 @@ impl MetricSummary {
     }
 }
 
-/// A 95 % confidence interval of the mean: percentiles of the means of 1,000 seeded samples of equal size, drawn with
-/// replacement (Efron's bootstrap). `None` without values.
+/// A 95 % confidence interval of the mean: percentiles of the means of 1,000 seeded samples of equal size,
+/// drawn with replacement (Efron's bootstrap). `None` without values.
 pub fn bootstrap(values: &[f64], seed: u64) -> Option<(f64, f64)> {
     const SAMPLES: usize = 1000;
     let n = u32::try_from(values.len()).ok().filter(|n| *n > 0)?;

@@ -271,7 +271,8 @@ mod tests {
     use crate::features::{FeatureMatrix, FeatureRow, FeatureSet, FeatureTable};
     use crate::gmf::{TrainOptions, TrainingData};
 
-    /// Images of length 3 and videos of length 5 around the means of 4 classes: 40 rows of train, 20 of val, 20 of test.
+    /// Images of length 3 and videos of length 5 around the means of 4 classes: 40 rows of train, 20 of val,
+    /// 20 of test.
     fn set() -> FeatureSet {
         let mut random = Random::new(3, "table");
         let mut table = |length: usize, name: &str| {
@@ -284,7 +285,11 @@ mod tests {
                 (0..80 * length).map(|at| means[at / length % 4 * length + at % length] + random.between(-0.7, 0.7));
             FeatureTable { matrix: FeatureMatrix::new(values.collect(), length), rows: (0..80).map(row).collect() }
         };
-        FeatureSet { images: table(3, "i"), videos: table(5, "v"), labels: (0..4).map(|i| format!("class {i}")).collect() }
+        FeatureSet {
+            images: table(3, "i"),
+            videos: table(5, "v"),
+            labels: (0..4).map(|i| format!("class {i}")).collect(),
+        }
     }
 
     fn plan(methods: &[&str], seeds: &[u64]) -> TablePlan {
@@ -305,7 +310,13 @@ mod tests {
             let checks = AtomicUsize::new(0);
             let stop = || checks.fetch_add(1, Ordering::Relaxed) >= after;
             let data = TrainingData::new(&set, 0.1, 1).unwrap();
-            let training = TrainingContext { set: &set, data, options: TrainOptions::default(), stop: &stop, on_progress: &|_| {} };
+            let training = TrainingContext {
+                set: &set,
+                data,
+                options: TrainOptions::default(),
+                stop: &stop,
+                on_progress: &|_| {},
+            };
             let result = make(&task, &training, &plan(&["cosine", "ridge", "cca"], &[1]));
             (result, checks.load(Ordering::Relaxed))
         };

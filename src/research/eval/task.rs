@@ -1,4 +1,5 @@
-//! A retrieval task: the images of a split as queries, its videos as the gallery, and which videos are relevant.
+//! A retrieval task: the images of a split as queries, its videos as the gallery, and which videos are
+//! relevant.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -55,8 +56,9 @@ pub struct RetrievalTask<'a> {
 }
 
 impl<'a> RetrievalTask<'a> {
-    /// The task of a split. Rows with the same source (`video`, or else `id`) are one video. A video is relevant to an image if
-    /// they share a label; if images or videos have no labels, if it is the image's source.
+    /// The task of a split. Rows with the same source (`video`, or else `id`) are one video. A video is
+    /// relevant to an image if they share a label; if images or videos have no labels, if it is the image's
+    /// source.
     ///
     /// # Errors
     /// [`Error::EmptySplit`] if the split has no images or no videos.
@@ -133,8 +135,8 @@ impl<'a> RetrievalTask<'a> {
         }
     }
 
-    /// Sources (`video`, or else `id`) that have both rows of this split and rows that methods are trained or chosen on (train,
-    /// val, unless it is this split), in alphabetical order.
+    /// Sources (`video`, or else `id`) that have both rows of this split and rows that methods are trained or
+    /// chosen on (train, val, unless it is this split), in alphabetical order.
     pub fn shared_sources(&self) -> Vec<&'a str> {
         let all = || self.set.images.rows.iter().chain(&self.set.videos.rows);
         let trained = all().filter(|row| row.split != self.split && row.split != Split::Test);

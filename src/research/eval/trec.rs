@@ -1,16 +1,16 @@
 //! Runs and relevance judgements in the format of trec_eval.
 //!
-//! A line of a run is `query Q0 video rank score tag`, a line of judgements is `query 0 video 1`. trec_eval orders by score in
-//! single precision and breaks ties by name. To keep the engine's order, a score that is not below the previous one is
-//! written as the next smaller number.
+//! A line of a run is `query Q0 video rank score tag`, a line of judgements is `query 0 video 1`. trec_eval
+//! orders by score in single precision and breaks ties by name. To keep the engine's order, a score that is
+//! not below the previous one is written as the next smaller number.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use super::Error;
 use super::retrieval::RankedAnswer;
 use super::task::RetrievalTask;
-use super::Error;
 use crate::base::files;
 
 /// Escapes white space, which separates fields, and `%` as `%` and two hexadecimal digits per byte.

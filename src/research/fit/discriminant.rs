@@ -1,10 +1,11 @@
 //! A closed-form fit of the folded maps.
 //!
-//! The two views of a moment are a frame, distorted like images on the web, and the mean frame of its clip. `Σₙ` is the
-//! covariance of their difference (the noise), `Σₛ` the covariance of clean frames over all videos (the signal). The rows of
-//! the shared map are the generalised eigenvectors `Σₛ v = μ Σₙ v` of largest `μ`, scaled to make the noise white: linear
-//! discriminant analysis with within-class whitening, as used in speaker verification (Hatch et al., 2006). Both covariances
-//! are shrunk towards a multiple of the identity, because they are estimated from few videos.
+//! The two views of a moment are a frame, distorted like images on the web, and the mean frame of its clip.
+//! `Σₙ` is the covariance of their difference (the noise), `Σₛ` the covariance of clean frames over all
+//! videos (the signal). The rows of the shared map are the generalised eigenvectors `Σₛ v = μ Σₙ v` of
+//! largest `μ`, scaled to make the noise white: linear discriminant analysis with within-class whitening, as
+//! used in speaker verification (Hatch et al., 2006). Both covariances are shrunk towards a multiple of the
+//! identity, because they are estimated from few videos.
 //!
 //! This fit is our choice, not the paper's. A checkpoint that started from it records it as `start`.
 
@@ -32,7 +33,8 @@ pub enum Error {
     Degenerate,
 }
 
-/// Shares by which the covariances are shrunk towards `trace/d · I`, tuned on held-out videos with the distortion suite.
+/// Shares by which the covariances are shrunk towards `trace/d · I`, tuned on held-out videos with the
+/// distortion suite.
 const NOISE_SHRINKAGE: f64 = 0.7;
 const SIGNAL_SHRINKAGE: f64 = 0.1;
 
@@ -78,7 +80,8 @@ impl PairStatistics {
         self.pairs += 1;
     }
 
-    /// Makes the sums invariant to mirroring: number `i` of a mirrored frame is number `mirror(i)` of the frame.
+    /// Makes the sums invariant to mirroring: number `i` of a mirrored frame is number `mirror(i)` of the
+    /// frame.
     pub fn symmetrise(&mut self, mirror: impl Fn(usize) -> usize) {
         let n = self.mean.len();
         self.signal.fill_upper_triangle_with_lower_triangle();
@@ -136,7 +139,8 @@ impl PairCovariances {
         Ok(flatten(&self.directions(count)?))
     }
 
-    /// An orthonormal basis of the span of the best `count` directions: a row-major matrix of shape (count, length).
+    /// An orthonormal basis of the span of the best `count` directions: a row-major matrix of shape (count,
+    /// length).
     ///
     /// # Errors
     /// [`Error::Degenerate`] if the noise has no spread.
@@ -166,7 +170,8 @@ impl PairCovariances {
         order.truncate(count);
         let mut rows = eigen.eigenvectors.select_columns(&order).transpose() * inverse;
         for mut row in rows.row_iter_mut() {
-            // The sign of an eigenvector is arbitrary. It is fixed so that the file is the same on every platform.
+            // The sign of an eigenvector is arbitrary. It is fixed so that the file is the same on every
+            // platform.
             if row.sum() < 0.0 {
                 row.neg_mut();
             }

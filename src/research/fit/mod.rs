@@ -7,7 +7,8 @@ pub use discriminant::{Error, PairCovariances, PairStatistics};
 
 use crate::gmf::Affine;
 
-/// The affine map `Q (f - mean)`, whose `count` orthonormal rows of `Q` span the directions that separate videos best.
+/// The affine map `Q (f - mean)`, whose `count` orthonormal rows of `Q` span the directions that separate
+/// videos best.
 ///
 /// # Errors
 /// As [`PairCovariances::basis`].

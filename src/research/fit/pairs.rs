@@ -6,7 +6,7 @@ use super::PairStatistics;
 use crate::base::Cancel;
 use crate::base::seeded::Random;
 use crate::encode::{self, Descriptor, Encoder};
-use crate::features::{FeatureMatrix, FeatureRow, FeatureSet, Split, FeatureTable};
+use crate::features::{FeatureMatrix, FeatureRow, FeatureSet, FeatureTable, Split};
 use crate::ingest::{BATCH, FileError};
 use crate::media::distort::Distortion;
 use crate::media::{self, Frame, Limits, Tools};
@@ -33,7 +33,12 @@ pub struct DescribedVideo {
 ///
 /// # Errors
 /// As [`media::frames`] and [`Encoder::describe`].
-pub fn describe(tools: &Tools, encoder: &dyn Encoder, path: &Path, cancel: &Cancel) -> Result<DescribedVideo, FileError> {
+pub fn describe(
+    tools: &Tools,
+    encoder: &dyn Encoder,
+    path: &Path,
+    cancel: &Cancel,
+) -> Result<DescribedVideo, FileError> {
     let plan = encoder.info().sampling.plan(false);
     let mut stream = media::frames(tools, path, &plan, &Limits::default(), cancel)?;
     let (mut at_ms, mut frames, mut pictures) = (Vec::new(), Vec::new(), Vec::new());
@@ -50,8 +55,8 @@ pub fn describe(tools: &Tools, encoder: &dyn Encoder, path: &Path, cancel: &Canc
     Ok(DescribedVideo { at_ms, frames, duration_ms })
 }
 
-/// Times of `count` frames in milliseconds, spread over the video with seeded jitter; fewer if the video is too short. The
-/// seed and `name` define the jitter.
+/// Times of `count` frames in milliseconds, spread over the video with seeded jitter; fewer if the video is
+/// too short. The seed and `name` define the jitter.
 pub fn times(duration_ms: u64, count: usize, seed: u64, name: &str) -> Vec<u32> {
     let mut random = Random::new(seed, name);
     let last = duration_ms.saturating_sub(1).min(u64::from(u32::MAX));
@@ -68,9 +73,11 @@ pub fn times(duration_ms: u64, count: usize, seed: u64, name: &str) -> Vec<u32> 
 /// A moment of a video: images that show it, distorted like images on the web, and clips that contain it.
 #[derive(Debug)]
 pub struct TrainingMoment {
-    /// Clips of the encoder's length: the first is centred on the moment, the others are half a stride earlier and later.
+    /// Clips of the encoder's length: the first is centred on the moment, the others are half a stride
+    /// earlier and later.
     pub clips: Vec<Vec<Descriptor>>,
-    /// The frame with each distortion. As in a search, plain borders are trimmed and mirrored frames are mirrored back.
+    /// The frame with each distortion. As in a search, plain borders are trimmed and mirrored frames are
+    /// mirrored back.
     pub queries: Vec<Descriptor>,
 }
 
@@ -115,7 +122,8 @@ pub fn example(
         let mut queries = Vec::new();
         for (distortion, descriptor) in distortions.iter().zip(encoder.describe(&pictures)?) {
             if !descriptor.is_flat() {
-                let mirrored_back = (*distortion == Distortion::Mirror).then(|| encoder.mirrored(&descriptor)).flatten();
+                let mirrored_back =
+                    (*distortion == Distortion::Mirror).then(|| encoder.mirrored(&descriptor)).flatten();
                 queries.push(mirrored_back.unwrap_or(descriptor));
             }
         }
@@ -126,7 +134,8 @@ pub fn example(
 }
 
 impl TrainingExample {
-    /// Adds the example to the sums of the closed-form fit: its frames, and each query with the mean frame of its clip.
+    /// Adds the example to the sums of the closed-form fit: its frames, and each query with the mean frame of
+    /// its clip.
     pub fn add_to(&self, statistics: &mut PairStatistics) {
         statistics.add_video(self.frames.iter().map(Descriptor::values));
         for moment in &self.moments {
@@ -138,9 +147,9 @@ impl TrainingExample {
     }
 }
 
-/// A feature set without labels from named examples; an image matches the clips of its moment. Every moment is included
-/// as it is and, if the encoder can mirror descriptors, mirrored. A seeded share of the videos is the validation split.
-/// `image` computes image features from a descriptor.
+/// A feature set without labels from named examples; an image matches the clips of its moment. Every moment
+/// is included as it is and, if the encoder can mirror descriptors, mirrored. A seeded share of the videos is
+/// the validation split. `image` computes image features from a descriptor.
 ///
 /// # Errors
 /// As [`Encoder::clip`].
@@ -188,8 +197,8 @@ pub fn set(
     Ok(FeatureSet { images: table(images, image_len), videos: table(clips, clip_len), labels: Vec::new() })
 }
 
-/// Clips around a time: one centred on it, then ones half a stride earlier and later, because the nearest row of an index
-/// may be offset that far. Clips whose frames are all flat are left out.
+/// Clips around a time: one centred on it, then ones half a stride earlier and later, because the nearest row
+/// of an index may be offset that far. Clips whose frames are all flat are left out.
 fn clips(encoder: &dyn Encoder, described: &DescribedVideo, at_ms: u32) -> Vec<Vec<Descriptor>> {
     let centre = described.at_ms.partition_point(|t| *t <= at_ms).saturating_sub(1);
     let sampling = encoder.info().sampling;

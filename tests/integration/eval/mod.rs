@@ -127,7 +127,7 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
-fn a_method_is_measured_as_the_contract_says() {
+fn measures_a_method_by_the_contract() {
     let place = Place::with_features();
     let found = place.json(&[
         "eval",
@@ -186,7 +186,7 @@ fn an_offset_does_not_ruin_a_method() {
 }
 
 #[test]
-fn the_table_sets_gmf_beside_closed_forms_and_the_paper() {
+fn the_table_compares_gmf_with_closed_forms_and_the_paper() {
     let place = Place::with_features();
     let words =
         ["eval", "--features", "@features", "--table", "--epochs", "20", "--learning-rate", "0.01", "--seeds", "1,2"];
@@ -237,7 +237,7 @@ fn the_table_sets_gmf_beside_closed_forms_and_the_paper() {
     let page = std::fs::read_to_string(place.path("page/deep/index.html")).unwrap();
     for part in [
         "cosine of mapped features</td>",
-        "The best of them: cca",
+        "The best method: cca",
         "<svg",
         "mAP@10 by class",
         "of the split test",
@@ -250,7 +250,7 @@ fn the_table_sets_gmf_beside_closed_forms_and_the_paper() {
 }
 
 #[test]
-fn checkpoints_of_both_kinds_give_the_same() {
+fn layered_and_folded_checkpoints_measure_equally() {
     let place = Place::with_features();
     place.good(&["train", "--features", "@features", "--out", "@all.safetensors", "--epochs", "2"]);
     place.good(&["fold", "@all.safetensors", "--out", "@small.safetensors"]);

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::{Noise, Place, npy, said};
 
 #[test]
-fn labels_and_splits_come_from_annotations() {
+fn takes_labels_and_splits_from_annotations() {
     let place = Place::with_features();
     let mut database = serde_json::Map::new();
     for name in ["images", "videos"] {
@@ -65,7 +65,7 @@ fn labels_and_splits_come_from_annotations() {
 
 /// Features of others: an array a video for images and one for videos, by the list of a benchmark.
 #[test]
-fn features_of_others_become_a_feature_set() {
+fn builds_a_feature_set_from_archives() {
     let place = Place::new();
     let mut noise = Noise(5);
     let mut database = serde_json::Map::new();

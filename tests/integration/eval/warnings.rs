@@ -9,7 +9,7 @@ use super::{IMAGE, Place, said};
 
 /// With images of the same length as videos, or longer, rows are other ones than the paper's.
 #[test]
-fn the_paper_stands_only_beside_its_own_structure() {
+fn the_papers_numbers_appear_only_for_its_structure() {
     let place = Place::with_features();
     let swap = |from: &str, to: &str| {
         for ending in ["npy", "jsonl"] {
@@ -38,14 +38,14 @@ fn the_paper_stands_only_beside_its_own_structure() {
 }
 
 #[test]
-fn what_flatters_a_number_is_said() {
+fn warns_of_inflated_results() {
     let place = Place::with_features();
     let words = ["eval", "--features", "@features", "--method", "ridge", "--json"];
     let val = place.good(&[&words[..], &["--split", "val"]].concat());
     assert!(said(&val).contains("trained on the split val or chosen by it"), "{}", said(&val));
     let table =
         said(&place.good(&["eval", "--features", "@features", "--table", "--methods", "cca", "--split", "val"]));
-    assert!(table.contains("split val") && table.contains("which flatters them"), "{table}");
+    assert!(table.contains("split val") && table.contains("which inflates their results"), "{table}");
     // Three videos that were learned from stand in the test too.
     let lines = std::fs::read_to_string(place.path("features/videos.jsonl")).unwrap();
     let shared = (0..3).fold(lines.clone(), |lines, i| {
@@ -90,7 +90,7 @@ fn what_flatters_a_number_is_said() {
 }
 
 #[test]
-fn what_cannot_be_is_refused_before_features_are_read() {
+fn rejects_impossible_options_before_reading_features() {
     let place = Place::with_features();
     std::fs::create_dir(place.path("folder")).unwrap();
     for (words, word) in [
@@ -135,7 +135,7 @@ fn an_interrupted_table_ends_with_130() {
 }
 
 #[test]
-fn what_is_wrong_with_features_is_said_before_any_work() {
+fn reports_faults_of_features_before_any_work() {
     let place = Place::with_features();
     let lines = std::fs::read_to_string(place.path("features/images.jsonl")).unwrap();
     let numbers = std::fs::read(place.path("features/images.npy")).unwrap();
@@ -157,7 +157,7 @@ fn what_is_wrong_with_features_is_said_before_any_work() {
     }
     place.write("features/images.npy", &numbers);
     place.write("features/images.jsonl", lines.replacen("images7\"", "images6\"", 1).as_bytes());
-    wrong("line 8: id images6 is that of line 7");
+    wrong("line 8: id images6 repeats the id of line 7");
     place.write("features/images.jsonl", lines.replace("\"test\"", "\"train\"").as_bytes());
     wrong("--split");
     place.write("features/images.jsonl", lines.as_bytes());

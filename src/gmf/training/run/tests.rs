@@ -26,7 +26,11 @@ fn set_of(image: usize, video: usize) -> FeatureSet {
         }
         FeatureTable { matrix: FeatureMatrix::new(values, length), rows }
     };
-    FeatureSet { images: table(image, "i"), videos: table(video, "v"), labels: (0..6).map(|i| format!("class {i}")).collect() }
+    FeatureSet {
+        images: table(image, "i"),
+        videos: table(video, "v"),
+        labels: (0..6).map(|i| format!("class {i}")).collect(),
+    }
 }
 
 struct Place {
@@ -139,7 +143,8 @@ fn record_parameters(record: &CheckpointRecord) -> usize {
 fn a_resumed_run_gives_the_same_bytes_wherever_it_was_stopped() {
     let place = Place::new();
     place.run("whole", false, usize::MAX).unwrap();
-    // An epoch has 5 steps. Stops before the first step, within an epoch, at its end, in the last epoch, and twice.
+    // An epoch has 5 steps. Stops before the first step, within an epoch, at its end, in the last epoch, and
+    // twice.
     for stops in [vec![0], vec![3], vec![5], vec![17], vec![2, 9]] {
         let name = format!("{stops:?}");
         for (i, stop) in stops.iter().enumerate() {
@@ -319,7 +324,8 @@ fn a_new_run_removes_the_state_of_the_previous_run() {
 
 #[test]
 fn a_short_last_batch_does_not_change_the_schedule() {
-    // 66 pairs in batches of 13: the last batch is one pair with a task loss of 0, which no later loss could undercut.
+    // 66 pairs in batches of 13: the last batch is one pair with a task loss of 0, which no later loss could
+    // undercut.
     let mut place = Place::new();
     place.options = TrainOptions { batch: 13, epochs: 3, plateau_patience: 5, ..place.options.clone() };
     place.options.objective.lambda_dissociation = 0.0;

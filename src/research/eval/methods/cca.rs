@@ -1,6 +1,7 @@
-//! Regularised canonical correlation analysis (Hotelling, 1936). With `S_x + λ s_x I = L_x L_xᵀ`, likewise for y, and the
-//! singular value decomposition `L_x⁻¹ S_xy L_y⁻ᵀ = U D Vᵀ`, images are mapped by `D Uᵀ L_x⁻¹` and videos by `D Vᵀ L_y⁻¹`. The
-//! weights D, the correlations, are those of Gong et al. (IJCV 2014) with a power of one. λ is chosen on the validation rows.
+//! Regularised canonical correlation analysis (Hotelling, 1936). With `S_x + λ s_x I = L_x L_xᵀ`, likewise
+//! for y, and the singular value decomposition `L_x⁻¹ S_xy L_y⁻ᵀ = U D Vᵀ`, images are mapped by `D Uᵀ L_x⁻¹`
+//! and videos by `D Vᵀ L_y⁻¹`. The weights D, the correlations, are those of Gong et al. (IJCV 2014) with a
+//! power of one. λ is chosen on the validation rows.
 
 use nalgebra::{DMatrix, SymmetricEigen};
 

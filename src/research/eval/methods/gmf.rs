@@ -1,12 +1,13 @@
-//! GMF, trained by [`crate::gmf::train()`] with the best epoch chosen on the validation rows, and folded. Features are first
-//! centred and scaled to a mean squared norm of 1, so that one learning rate suits features of any size; the scaling is
-//! folded into the maps.
+//! GMF, trained by [`crate::gmf::train()`] with the best epoch chosen on the validation rows, and folded.
+//! Features are first centred and scaled to a mean squared norm of 1, so that one learning rate suits
+//! features of any size; the scaling is folded into the maps.
 //!
-//! Training starts around a closed form of the invariant maps ([`GmfWeights::around`]), which is a candidate for the best epoch
-//! as epoch 0. The closed form is the canonical correlations of the features or, if videos are longer, of their first
-//! principal directions, whichever validates better; if images were regressed on videos, it is the regression. The paper
-//! starts from random weights. With 119 million parameters and ten thousand pairs of synthetic features, that start reached
-//! a mAP@10 of 0.45, where canonical correlations reach 0.48.
+//! Training starts around a closed form of the invariant maps ([`GmfWeights::around`]), which is a candidate
+//! for the best epoch as epoch 0. The closed form is the canonical correlations of the features or, if videos
+//! are longer, of their first principal directions, whichever validates better; if images were regressed on
+//! videos, it is the regression. The paper starts from random weights. With 119 million parameters and ten
+//! thousand pairs of synthetic features, that start reached a mAP@10 of 0.45, where canonical correlations
+//! reach 0.48.
 
 use super::{FittedMethod, LengthPolicy, Method, TrainingContext, cca, chain_both};
 use crate::gmf::{
@@ -41,12 +42,15 @@ impl Method for GmfMethod {
         let config = GmfConfig::image_video(before.image.outputs(), before.video.outputs())?;
         let options = TrainOptions { seed, ..training.options.clone() };
         let data = training.data.with_features(&set);
-        let scaled = TrainingContext { set: &set, data, options, stop: training.stop, on_progress: training.on_progress };
+        let scaled =
+            TrainingContext { set: &set, data, options, stop: training.stop, on_progress: training.on_progress };
         let is_regressed = self.lengths == LengthPolicy::Video && before.image.flops() > 0;
         let start = if is_regressed { identity(config.invariant()) } else { closed_form(&scaled)? };
         let (folded, epoch) = train(&scaled, &config, &start)?;
-        let folded =
-            FeatureMaps { image: FeatureMap::Affine(images.unscale(folded.image)), video: FeatureMap::Affine(videos.unscale(folded.video)) };
+        let folded = FeatureMaps {
+            image: FeatureMap::Affine(images.unscale(folded.image)),
+            video: FeatureMap::Affine(videos.unscale(folded.video)),
+        };
         let lengths = (before.image.outputs(), before.video.outputs());
         let preceding = FittedMethod::from_maps(before.clone(), lengths);
         Ok(FittedMethod {
@@ -67,7 +71,8 @@ fn identity(length: usize) -> [Affine; 2] {
     [map.clone(), map]
 }
 
-/// Canonical correlations of the features, or of the videos' first principal directions if those validate better.
+/// Canonical correlations of the features, or of the videos' first principal directions if those validate
+/// better.
 fn closed_form(training: &TrainingContext<'_>) -> Result<[Affine; 2], Error> {
     let mut maps = cca::maps(training, &training.identity())?;
     let (image, video) = training.lengths();
@@ -88,9 +93,8 @@ fn train(training: &TrainingContext<'_>, config: &GmfConfig, start: &[Affine; 2]
     let folder = tempfile::tempdir().map_err(|source| Error::Io { path: std::env::temp_dir(), source })?;
     let out = folder.path().join("checkpoint.safetensors");
     let TrainingContext { data, options, .. } = training;
-    let mut validate = |folded: &Folded| {
-        Ok(retrieval::validate(&FeatureMaps::from(folded), data)?.ok_or("no image matches a video")?)
-    };
+    let mut validate =
+        |folded: &Folded| Ok(retrieval::validate(&FeatureMaps::from(folded), data)?.ok_or("no image matches a video")?);
     let mut on_event = |progress: TrainProgress| {
         if let TrainProgress::Epoch { epoch, map10, .. } = progress {
             let map = map10.map_or(String::new(), |map| format!(", validation mAP@10 {map:.4}"));

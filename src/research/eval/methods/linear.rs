@@ -1,8 +1,8 @@
-//! Numerics of the closed-form methods: means and covariances of the training pairs, a blocked Cholesky factor, principal
-//! directions.
+//! Numerics of the closed-form methods: means and covariances of the training pairs, a blocked Cholesky
+//! factor, principal directions.
 //!
-//! nalgebra's Cholesky decomposition is unblocked and uses one thread, which takes minutes for features of length 4096. Here it
-//! factors the diagonal blocks only; matrix products do the rest.
+//! nalgebra's Cholesky decomposition is unblocked and uses one thread, which takes minutes for features of
+//! length 4096. Here it factors the diagonal blocks only; matrix products do the rest.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -77,8 +77,8 @@ pub(super) struct ModalityStatistics {
     pub(super) covariance: DenseMatrix,
 }
 
-/// Means and covariances over the distribution of training pairs. A pair is an image, one of its groups, and one of the
-/// group's videos, each drawn uniformly.
+/// Means and covariances over the distribution of training pairs. A pair is an image, one of its groups, and
+/// one of the group's videos, each drawn uniformly.
 #[derive(Debug)]
 pub(super) struct CrossStatistics {
     pub(super) image: ModalityStatistics,
@@ -109,9 +109,10 @@ impl CrossStatistics {
         }
         let (image, x) = weighted_statistics(images, &image_rows, &image_weights, "image")?;
         let (video, y) = weighted_statistics(videos, &video_rows, &video_weights, "video")?;
-        // A group of weight w adds w (mean of x)(mean of y)ᵀ. Rows are already scaled by the square roots of their weights. The
-        // sum of the rows times those roots, divided by √w, is √w times the mean.
-        let (mut sums_x, mut sums_y) = (DenseMatrix::zeros(groups.len(), x.columns), DenseMatrix::zeros(groups.len(), y.columns));
+        // A group of weight w adds w (mean of x)(mean of y)ᵀ. Rows are already scaled by the square roots of
+        // their weights. The sum of the rows times those roots, divided by √w, is √w times the mean.
+        let (mut sums_x, mut sums_y) =
+            (DenseMatrix::zeros(groups.len(), x.columns), DenseMatrix::zeros(groups.len(), y.columns));
         let (mut images_before, mut videos_before) = (0, 0);
         for (g, (PairGroup { images, videos }, total)) in groups.iter().zip(&totals).enumerate() {
             add_weighted(&mut sums_x, g, &x, &image_weights, images_before..images_before + images.len(), *total);
@@ -124,8 +125,16 @@ impl CrossStatistics {
     }
 }
 
-/// Adds a range of rows, times the square roots of their weights and divided by √`total`, to row `g` of `sums`.
-fn add_weighted(sums: &mut DenseMatrix, g: usize, rows: &DenseMatrix, weights: &[f32], range: Range<usize>, total: f32) {
+/// Adds a range of rows, times the square roots of their weights and divided by √`total`, to row `g` of
+/// `sums`.
+fn add_weighted(
+    sums: &mut DenseMatrix,
+    g: usize,
+    rows: &DenseMatrix,
+    weights: &[f32],
+    range: Range<usize>,
+    total: f32,
+) {
     let columns = rows.columns;
     let sum = &mut sums.values[g * columns..][..columns];
     for i in range {
@@ -185,18 +194,17 @@ impl ModalityStatistics {
         let ridge = (share * self.trace() / n as f64) as f32;
         let mut matrix = self.covariance.clone();
         (0..n).for_each(|i| matrix.values[i * n + i] += ridge);
-        CholeskyFactor::new(matrix).ok_or_else(|| {
-            Error::Singular { modality: self.name }
-        })
+        CholeskyFactor::new(matrix).ok_or_else(|| Error::Singular { modality: self.name })
     }
 
-    /// The first `k` principal directions, of shape (k, length), by subspace iteration (Halko, Martinsson and Tropp, SIAM
-    /// Review 2011).
+    /// The first `k` principal directions, of shape (k, length), by subspace iteration (Halko, Martinsson and
+    /// Tropp, SIAM Review 2011).
     pub(super) fn principal(&self, k: usize) -> DenseMatrix {
         let n = self.covariance.columns;
         let wide = (k + 16).min(n);
         let mut random = Random::new(1, "principal directions");
-        let mut basis = DenseMatrix { values: (0..n * wide).map(|_| random.between(-1.0, 1.0)).collect(), columns: wide };
+        let mut basis =
+            DenseMatrix { values: (0..n * wide).map(|_| random.between(-1.0, 1.0)).collect(), columns: wide };
         for _ in 0..8 {
             basis = orthonormal(&self.covariance.times(&basis));
         }
@@ -335,7 +343,9 @@ mod tests {
             let matrix = FeatureMatrix::new(random(40, 3, "x").values.iter().map(|x| x * scale).collect(), 3);
             let table = FeatureTable { matrix, rows: vec![FeatureRow::new("a", Split::Train); 40] };
             let rows: Vec<u32> = (0..40).collect();
-            let error = weighted_statistics((&table, &FeatureMap::Identity(3)), &rows, &[1.0 / 40.0; 40], "image").unwrap_err().to_string();
+            let error = weighted_statistics((&table, &FeatureMap::Identity(3)), &rows, &[1.0 / 40.0; 40], "image")
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(word) && error.contains("image"), "{error}");
         }
     }

@@ -1,4 +1,5 @@
-//! Methods that map images and videos into one space: the rows of the table. Each method is one file and fits a pair of maps.
+//! Methods that map images and videos into one space: the rows of the table. Each method is one file and fits
+//! a pair of maps.
 
 mod cca;
 mod cosine;
@@ -16,7 +17,8 @@ use crate::gmf::{Affine, TrainOptions, TrainingData};
 pub use gmf::RATE as GMF_RATE;
 use linear::{CrossStatistics, DenseMatrix};
 
-/// Ridges that validation chooses from, as shares of the mean eigenvalue. Without validation, the first is used.
+/// Ridges that validation chooses from, as shares of the mean eigenvalue. Without validation, the first is
+/// used.
 const RIDGES: [f64; 5] = [1e-1, 1e-3, 1e-2, 1.0, 10.0];
 
 /// A method that maps images and videos into one space.
@@ -24,8 +26,8 @@ pub trait Method: Sync {
     /// Name for people.
     fn name(&self) -> &'static str;
 
-    /// Whether the table includes the method for images and videos of these lengths. It does not if the method is impossible
-    /// or equals another row.
+    /// Whether the table includes the method for images and videos of these lengths. It does not if the
+    /// method is impossible or equals another row.
     fn applies(&self, _image: usize, _video: usize) -> bool {
         true
     }
@@ -42,13 +44,14 @@ pub trait Method: Sync {
     fn fit(&self, training: &TrainingContext<'_>, seed: u64) -> Result<FittedMethod, Error>;
 }
 
-/// Lengths in which features enter a method. If images and videos have different lengths and the method needs one length, one
-/// side is mapped first.
+/// Lengths in which features enter a method. If images and videos have different lengths and the method needs
+/// one length, one side is mapped first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LengthPolicy {
     /// Both lengths stay as they are.
     Both,
-    /// Videos are mapped to the images' length, which must be the shorter, by their first principal directions.
+    /// Videos are mapped to the images' length, which must be the shorter, by their first principal
+    /// directions.
     Image,
     /// Images are mapped to the videos' length, by least squares over the training pairs.
     Video,
@@ -70,12 +73,13 @@ impl LengthPolicy {
 pub struct FittedMethod {
     /// The maps of images and videos.
     pub maps: FeatureMaps,
-    /// Lengths of images and videos that enter the method, after preceding maps. For a method that only maps one side to the
-    /// other, the length of the comparison.
+    /// Lengths of images and videos that enter the method, after preceding maps. For a method that only maps
+    /// one side to the other, the length of the comparison.
     pub lengths: (usize, usize),
     /// Number of parameters of the whole model and of preceding maps.
     pub parameters: usize,
-    /// Operations for one image and one video through the whole model and preceding maps; a multiply-add counts as two.
+    /// Operations for one image and one video through the whole model and preceding maps; a multiply-add
+    /// counts as two.
     pub flops: usize,
     /// Kept epoch of a method with epochs; 0 for its start.
     pub epoch: Option<usize>,
@@ -196,8 +200,8 @@ impl<'a> TrainingContext<'a> {
         CrossStatistics::new(&self.data, (&self.set.images, &maps.image), (&self.set.videos, &maps.video))
     }
 
-    /// The set with mapped features, centred and scaled to a mean squared norm of 1 over the rows of the split train, and the
-    /// scalings of images and videos.
+    /// The set with mapped features, centred and scaled to a mean squared norm of 1 over the rows of the
+    /// split train, and the scalings of images and videos.
     fn mapped_set(&self, maps: &FeatureMaps) -> Result<(FeatureSet, [Scaling; 2]), Error> {
         let table = |table: &FeatureTable, map: &FeatureMap, name| -> Result<(FeatureTable, Scaling), Error> {
             let all: Vec<u32> = (0..table.rows.len() as u32).collect();
@@ -234,22 +238,28 @@ impl Scaling {
 
     /// Converts a map of scaled features to a map of features.
     fn unscale(&self, map: Affine) -> Affine {
-        let weight = DenseMatrix { columns: map.inputs(), values: map.weight.iter().map(|w| w * self.factor).collect() };
+        let weight =
+            DenseMatrix { columns: map.inputs(), values: map.weight.iter().map(|w| w * self.factor).collect() };
         let bias = offset(&weight, &self.mean).iter().zip(&map.bias).map(|(shift, c)| c + shift).collect();
         Affine { weight: weight.values, bias }
     }
 }
 
-/// Regression of videos on images (`from_image`), or of images on videos: the affine map of least squared error over the
-/// training pairs. Both sides are compared about the mean of the mapped-to side, because a cosine about the origin would
-/// depend on the distance of all features from the origin.
+/// Regression of videos on images (`from_image`), or of images on videos: the affine map of least squared
+/// error over the training pairs. Both sides are compared about the mean of the mapped-to side, because a
+/// cosine about the origin would depend on the distance of all features from the origin.
 fn regression(statistics: &CrossStatistics, from_image: bool, ridge: f64) -> Result<FeatureMaps, Error> {
-    let (from, to) = if from_image { (&statistics.image, &statistics.video) } else { (&statistics.video, &statistics.image) };
+    let (from, to) =
+        if from_image { (&statistics.image, &statistics.video) } else { (&statistics.video, &statistics.image) };
     let cross = if from_image { statistics.cross.clone() } else { statistics.cross.transposed() };
     let weight = from.factor(ridge)?.solve(&cross).transposed();
     let bias = offset(&weight, &from.mean);
     let (mapped, centred) = (FeatureMap::Affine(Affine { weight: weight.values, bias }), centring(&to.mean));
-    Ok(if from_image { FeatureMaps { image: mapped, video: centred } } else { FeatureMaps { image: centred, video: mapped } })
+    Ok(if from_image {
+        FeatureMaps { image: mapped, video: centred }
+    } else {
+        FeatureMaps { image: centred, video: mapped }
+    })
 }
 
 /// The map `x - mean`.
@@ -326,11 +336,13 @@ pub fn by_name(name: &str) -> Result<Box<dyn Method>, Error> {
     }
 }
 
-/// The fitted method if it needs no training data: cosine on images and videos of one length compares them as they are.
+/// The fitted method if it needs no training data: cosine on images and videos of one length compares them as
+/// they are.
 pub fn without_training(name: &str, set: &FeatureSet) -> Option<FittedMethod> {
     let (image, video) = (set.images.matrix.columns(), set.videos.matrix.columns());
-    (name == "cosine" && image == video)
-        .then(|| FittedMethod::compared(FeatureMaps { image: FeatureMap::Identity(image), video: FeatureMap::Identity(video) }))
+    (name == "cosine" && image == video).then(|| {
+        FittedMethod::compared(FeatureMaps { image: FeatureMap::Identity(image), video: FeatureMap::Identity(video) })
+    })
 }
 
 /// A fitted method and the time of the fit.
@@ -362,8 +374,10 @@ mod tests {
         let table = |values: Vec<f32>| FeatureTable { matrix: FeatureMatrix::new(values, 2), rows: vec![row.clone()] };
         let affine =
             |weight: [f32; 4], bias: [f32; 2]| FeatureMap::Affine(Affine { weight: weight.into(), bias: bias.into() });
-        let firsts = [FeatureMap::Identity(2), FeatureMap::Shift(vec![1.0, -2.0]), affine([1.0, 2.0, -1.0, 0.5], [0.25, 3.0])];
-        let seconds = [FeatureMap::Identity(2), FeatureMap::Shift(vec![0.5, 4.0]), affine([0.0, 3.0, 2.0, -2.0], [1.0, -1.0])];
+        let firsts =
+            [FeatureMap::Identity(2), FeatureMap::Shift(vec![1.0, -2.0]), affine([1.0, 2.0, -1.0, 0.5], [0.25, 3.0])];
+        let seconds =
+            [FeatureMap::Identity(2), FeatureMap::Shift(vec![0.5, 4.0]), affine([0.0, 3.0, 2.0, -2.0], [1.0, -1.0])];
         for first in &firsts {
             for second in &seconds {
                 let once = first.apply(&table(vec![0.75, -1.5]), &[0], "image").unwrap();

@@ -1,6 +1,7 @@
-//! Ridge regression (Hoerl and Kennard, 1970) of one modality on the other: `W = C (S + λ s I)⁻¹`, with S the covariance of the
-//! mapped side over the training pairs, s its mean eigenvalue and C its covariance with the other side. Both sides are
-//! compared about the means of the training pairs. λ is chosen on the validation rows.
+//! Ridge regression (Hoerl and Kennard, 1970) of one modality on the other: `W = C (S + λ s I)⁻¹`, with S the
+//! covariance of the mapped side over the training pairs, s its mean eigenvalue and C its covariance with the
+//! other side. Both sides are compared about the means of the training pairs. λ is chosen on the validation
+//! rows.
 
 use super::{FittedMethod, Method, TrainingContext, regression};
 use crate::research::eval::Error;

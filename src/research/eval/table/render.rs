@@ -60,7 +60,10 @@ impl MethodTable {
             ),
         ];
         if self.split != Split::Test {
-            parts.push(format!("methods are trained or chosen on the split {}, which inflates their results", self.split));
+            parts.push(format!(
+                "methods are trained or chosen on the split {}, which inflates their results",
+                self.split
+            ));
         }
         if self.shared_sources > 0 {
             parts.push(format!("{} videos of the split also occur in the training rows", self.shared_sources));
