@@ -1,4 +1,4 @@
--- Posts a file again and again, which wrk alone does not:
+-- Posts a file with each request, which wrk alone does not:
 --
 --   wrk -c8 --latency -s benches/serve.lua URL -- FILE CONTENT-TYPE
 

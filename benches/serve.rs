@@ -1,8 +1,9 @@
-//! How long does a search over HTTP take? The real binary on an index of 100,000 rows: pictures at a steady rate, then vectors as fast as they are answered.
+//! Latency of searches over HTTP: the binary on an index of 100,000 rows, first pictures at a steady rate,
+//! then vectors as fast as the server answers.
 //!
 //! ```text
 //! cargo bench -p reelseek --bench serve
-//! cargo bench -p reelseek --bench serve -- hold    # serves the index for a load tool instead, until Ctrl-C
+//! cargo bench -p reelseek --bench serve -- hold    # serves the index for a load tool, until Ctrl-C
 //! ```
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,17 +13,17 @@ use std::time::{Duration, Instant};
 
 use reelseek::media::Picture;
 use reelseek::search::align;
-use reelseek_index::{Index, Settings, Span, Video};
+use reelseek_index::{Index, IndexSettings, Span, Video};
 
 const VIDEOS: usize = 2_000;
 const ROWS: usize = 50;
 const DIM: usize = 128;
-/// Pictures a second, and for how long.
+/// Pictures a second, and the seconds of each measurement.
 const RATE: u32 = 20;
 const SECONDS: u32 = 20;
-/// Connections that ask by vectors, each as soon as it has its answer.
-const ASKING: usize = 8;
-/// The size of the picture's file, about.
+/// Connections, each of which sends its next request after the response.
+const CONNECTIONS: usize = 8;
+/// Approximate size of the picture's file.
 const JPEG_BYTES: usize = 200_000;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -36,7 +37,7 @@ impl Random {
     }
 }
 
-/// A picture of smooth blotches and some noise, which JPEG finds as hard as a photograph.
+/// A picture of smooth blotches with noise, which compresses like a photograph.
 fn picture(width: u32, height: u32, random: &mut Random) -> Picture {
     let cells: Vec<u8> = (0..9 * 16 * 3).map(|_| ((random.next() + 0.5) * 255.0) as u8).collect();
     let coarse = Picture { width: 16, height: 9, rgb: cells };
@@ -62,9 +63,9 @@ fn jpeg(random: &mut Random) -> Outcome<Vec<u8>> {
     Ok(best)
 }
 
-/// Videos whose rows lie near each other, with sketches.
+/// Makes an index of videos whose rows are near each other, with sketches.
 fn index(folder: &std::path::Path, random: &mut Random) -> Outcome<()> {
-    let settings = Settings { sketch: align::BYTES as u32, ..Settings::new(DIM) };
+    let settings = IndexSettings { sketch: align::BYTES as u32, ..IndexSettings::new(DIM) };
     let index = Index::create(folder, &settings)?;
     let mut writer = index.writer()?;
     let spans: Vec<Span> = (0..ROWS as u32)
@@ -93,7 +94,7 @@ fn index(folder: &std::path::Path, random: &mut Random) -> Outcome<()> {
     Ok(())
 }
 
-/// A server that ends with this.
+/// A server process, killed on drop.
 struct Server(Child);
 
 impl Drop for Server {
@@ -103,8 +104,11 @@ impl Drop for Server {
     }
 }
 
-/// A request, and whether the answer is good.
-fn ask(stream: &mut BufReader<TcpStream>, kind: &str, body: &[u8]) -> Outcome<()> {
+/// Sends a search and reads its response.
+///
+/// # Errors
+/// If the status is not 200.
+fn search(stream: &mut BufReader<TcpStream>, kind: &str, body: &[u8]) -> Outcome<()> {
     let head = format!(
         "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
         body.len()
@@ -133,7 +137,7 @@ fn connect(address: &str) -> Outcome<BufReader<TcpStream>> {
     Ok(BufReader::new(stream))
 }
 
-fn tell(what: &str, mut took: Vec<Duration>, seconds: f64) {
+fn print_latency(what: &str, mut took: Vec<Duration>, seconds: f64) {
     took.sort_unstable();
     let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1000.0;
     let rate = took.len() as f64 / seconds;
@@ -145,20 +149,21 @@ fn tell(what: &str, mut took: Vec<Duration>, seconds: f64) {
     );
 }
 
-/// Pictures that come at their times, whether those before are answered or not; what is told counts from then.
+/// Measures pictures that are due at fixed times, whether earlier ones are answered or not. Latency counts
+/// from the due time.
 fn steady(address: &str, jpeg: &[u8]) -> Outcome<()> {
     let count = RATE * SECONDS;
     let start = Instant::now() + Duration::from_millis(100);
     let took = std::thread::scope(|scope| {
-        let lanes: Vec<_> = (0..ASKING as u32)
+        let lanes: Vec<_> = (0..CONNECTIONS as u32)
             .map(|lane| {
                 scope.spawn(move || -> Result<Vec<Duration>, String> {
                     let mut stream = connect(address).map_err(|e| e.to_string())?;
                     let mut took = Vec::new();
-                    for i in (lane..count).step_by(ASKING) {
+                    for i in (lane..count).step_by(CONNECTIONS) {
                         let due = start + Duration::from_secs(1) * i / RATE;
                         std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                        ask(&mut stream, "image/jpeg", jpeg).map_err(|e| e.to_string())?;
+                        search(&mut stream, "image/jpeg", jpeg).map_err(|e| e.to_string())?;
                         took.push(due.elapsed());
                     }
                     Ok(took)
@@ -170,15 +175,15 @@ fn steady(address: &str, jpeg: &[u8]) -> Outcome<()> {
             .map(|lane| lane.join().unwrap_or_else(|_| Err("a panic".to_owned())))
             .collect::<Result<Vec<_>, _>>()
     })?;
-    tell("pictures", took.concat(), f64::from(SECONDS));
+    print_latency("pictures", took.concat(), f64::from(SECONDS));
     Ok(())
 }
 
-/// Vectors, as fast as they are answered.
+/// Measures vectors, as fast as the server answers.
 fn fast(address: &str, bodies: &[String]) -> Outcome<()> {
     let end = Instant::now() + Duration::from_secs(u64::from(SECONDS) / 2);
     let took = std::thread::scope(|scope| {
-        let lanes: Vec<_> = (0..ASKING)
+        let lanes: Vec<_> = (0..CONNECTIONS)
             .map(|lane| {
                 scope.spawn(move || -> Result<Vec<Duration>, String> {
                     let mut stream = connect(address).map_err(|e| e.to_string())?;
@@ -188,7 +193,7 @@ fn fast(address: &str, bodies: &[String]) -> Outcome<()> {
                         if start > end {
                             break;
                         }
-                        ask(&mut stream, "application/json", body.as_bytes()).map_err(|e| e.to_string())?;
+                        search(&mut stream, "application/json", body.as_bytes()).map_err(|e| e.to_string())?;
                         took.push(start.elapsed());
                     }
                     Ok(took)
@@ -200,7 +205,7 @@ fn fast(address: &str, bodies: &[String]) -> Outcome<()> {
             .map(|lane| lane.join().unwrap_or_else(|_| Err("a panic".to_owned())))
             .collect::<Result<Vec<_>, _>>()
     })?;
-    tell("vectors", took.concat(), f64::from(SECONDS) / 2.0);
+    print_latency("vectors", took.concat(), f64::from(SECONDS) / 2.0);
     Ok(())
 }
 
@@ -208,7 +213,7 @@ fn main() -> Outcome<()> {
     let mut random = Random(7);
     let place = tempfile::tempdir()?;
     let folder = place.path().join("index");
-    eprintln!("making an index of {} rows", VIDEOS * ROWS);
+    eprintln!("indexing {} rows", VIDEOS * ROWS);
     index(&folder, &mut random)?;
     let jpeg = jpeg(&mut random)?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_reelseek"));
@@ -216,7 +221,7 @@ fn main() -> Outcome<()> {
     let mut server = Server(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?);
     let mut line = String::new();
     BufReader::new(server.0.stdout.take().ok_or("no output")?).read_line(&mut line)?;
-    let address = line.trim().strip_prefix("listening on http://").ok_or("it did not start")?;
+    let address = line.trim().strip_prefix("listening on http://").ok_or("the server did not start")?;
     let bodies: Vec<String> = (0..200)
         .map(|_| serde_json::json!({ "vector": (0..DIM).map(|_| random.next()).collect::<Vec<f32>>() }).to_string())
         .collect();
@@ -229,11 +234,11 @@ fn main() -> Outcome<()> {
         return Ok(());
     }
     println!("{} bytes of JPEG, 1280 x 720; {} rows", jpeg.len(), VIDEOS * ROWS);
-    // Warm.
+    // Warm-up.
     let mut stream = connect(address)?;
     for body in &bodies[..20] {
-        ask(&mut stream, "image/jpeg", &jpeg)?;
-        ask(&mut stream, "application/json", body.as_bytes())?;
+        search(&mut stream, "image/jpeg", &jpeg)?;
+        search(&mut stream, "application/json", body.as_bytes())?;
     }
     steady(address, &jpeg)?;
     fast(address, &bodies)

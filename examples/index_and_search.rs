@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cancel = Cancel::default();
     let indexer = Indexer::open(&index, IndexOptions::new([folder]), &cancel, |_| {})?;
     let summary = indexer.run(&cancel, |event| {
-        if let IndexEvent::File { outcome: FileOutcome::Failed { error, .. }, .. } = event {
+        if let IndexEvent::File { outcome: FileOutcome::Failed { error, .. }, .. } = &event {
             eprintln!("{error}");
         }
     })?;

@@ -5,5 +5,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Without this, a file of the index that another process truncates ends the program.
+    reelseek_index::install_sigbus_guard();
     reelseek::cli::main()
 }

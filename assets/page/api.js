@@ -1,42 +1,42 @@
-// Calls to the server: JSON in and out, and every failure as a sentence for people.
+// Requests to the server. Every failure becomes a sentence for people.
 
 import { byId } from './dom.js';
 import { alerts } from './alerts.js';
 import { go } from './router.js';
 
-/** What went wrong, in plain words, and what the server said. */
-export class Trouble extends Error {
-  constructor(words, { status = 0, detail = '', without = null } = {}) {
-    super(words);
+/** A failed request: a sentence for people, and the server's message as `detail`. */
+export class RequestError extends Error {
+  constructor(message, { status = 0, detail = '', noIndex = null } = {}) {
+    super(message);
     this.status = status;
     this.detail = detail;
-    /** What the server is, if what it lacks is an index. */
-    this.without = without;
+    /** The answer of `/v1/info`, if the request failed because there is no index. */
+    this.noIndex = noIndex;
   }
 }
 
-const WORDS = {
-  401: 'This server asks for a token.',
+const MESSAGES = {
+  401: 'This server needs a token.',
   403: 'The server does not allow that.',
-  404: 'That is not here: it may have been removed from the index.',
-  408: 'That took too long, so the server gave up.',
+  404: 'Not found. It may have been removed from the index.',
+  408: 'That took too long, so the server stopped.',
   409: 'The server is doing that already.',
-  410: 'The file is gone from where it was indexed.',
-  413: 'This picture is too large; 25 MB is the most.',
-  415: 'This is not a picture that can be read. JPEG, PNG, WebP, GIF, BMP and TIFF can.',
+  410: 'The file is no longer where it was indexed.',
+  413: 'This picture is too large. The limit is 25 MB.',
+  415: 'This picture cannot be read. JPEG, PNG, WebP, GIF, BMP and TIFF are supported.',
   422: 'This picture cannot be used.',
-  429: 'The server is busy with other requests. Try again in a moment.',
-  500: 'Something went wrong in the server. Its log says more.',
-  503: 'The server could not do that now.',
-  504: 'That took too long, so the server gave up.',
+  429: 'The server is busy. Try again in a moment.',
+  500: 'The server failed. Its log contains the reason.',
+  503: 'The server cannot do that now.',
+  504: 'That took too long, so the server stopped.',
 };
 
-/** Where the sentence says all, and the server's own words are for programs. */
-const SAID = [401, 413, 415, 429];
-/** What would be refused again. */
+/** Statuses whose sentence needs no detail from the server. */
+const WITHOUT_DETAIL = [401, 413, 415, 429];
+/** Statuses with which the same request fails again. */
 const FINAL = [400, 403, 404, 410, 413, 415, 422];
 
-const MOST_WAITS = 3;
+const MAX_RETRIES = 3;
 const INFO = '/v1/info';
 const NO_INDEX = 'There is no index to search yet.';
 
@@ -46,34 +46,36 @@ const pause = (ms, signal) =>
     signal?.addEventListener('abort', () => (clearTimeout(timer), reject(signal.reason)), { once: true });
   });
 
-/** One request. Waits and asks again while the server is busy; asks the reader for the token if one is needed. `quiet` ones, which nobody asked for, only fail. */
+/**
+ * Sends a request. Retries while the server is busy, and asks the user for the token if one is needed; `quiet` requests fail instead.
+ */
 async function send(path, { quiet = false, ...options } = {}) {
-  for (let waits = 0; ; waits += 1) {
+  for (let retries = 0; ; retries += 1) {
     let response;
     try {
       response = await fetch(path, { credentials: 'same-origin', ...options });
     } catch (error) {
       if (options.signal?.aborted) throw error;
-      throw new Trouble('The server does not answer. Is reelseek serve still running?');
+      throw new RequestError('The server does not answer. Is reelseek serve still running?');
     }
     if (response.ok) return response;
     if (response.status === 401 && !quiet && (await askForToken())) continue;
-    if (response.status === 429 && !quiet && waits < MOST_WAITS) {
+    if (response.status === 429 && !quiet && retries < MAX_RETRIES) {
       const seconds = Math.min(30, Math.max(1, Number(response.headers.get('Retry-After')) || 1));
-      const notice = alerts.show({ words: `The server is busy; trying again in ${seconds} s.` });
+      const notice = alerts.show({ text: `The server is busy; trying again in ${seconds} s.` });
       await pause(seconds * 1000, options.signal).finally(() => notice.remove());
       continue;
     }
     const detail = await response.json().then((body) => body.error ?? '', () => '');
-    const now = response.status === 503 && path !== INFO ? await about(true, true).catch(() => null) : null;
-    if (now && !now.index) throw new Trouble(NO_INDEX, { status: 503, without: now });
-    // It came while this was asked.
-    if (now && /no index/.test(detail) && waits < MOST_WAITS) continue;
-    throw new Trouble(WORDS[response.status] ?? (detail || `The server answered ${response.status}.`), { status: response.status, detail });
+    const now = response.status === 503 && path !== INFO ? await serverInfo(true, true).catch(() => null) : null;
+    if (now && !now.index) throw new RequestError(NO_INDEX, { status: 503, noIndex: now });
+    // The index appeared after the request.
+    if (now && /no index/.test(detail) && retries < MAX_RETRIES) continue;
+    throw new RequestError(MESSAGES[response.status] ?? (detail || `The server answered ${response.status}.`), { status: response.status, detail });
   }
 }
 
-/** `/path?a=1&b=2` without what is empty. */
+/** `/path?a=1&b=2` without empty parameters. */
 export function link(path, query = {}) {
   const kept = Object.entries(query).filter(([, value]) => value !== undefined && value !== null && value !== '');
   return kept.length ? `${path}?${new URLSearchParams(kept)}` : path;
@@ -81,10 +83,10 @@ export function link(path, query = {}) {
 
 export const get = async (path, query, signal) => (await send(link(path, query), { signal })).json();
 
-/** For what the page asks by itself. */
-export const quietly = async (path) => (await send(path, { quiet: true })).json();
+/** For requests that the page sends by itself. */
+export const getQuietly = async (path) => (await send(path, { quiet: true })).json();
 
-export const picture = async (path, signal) => (await send(path, { signal })).blob();
+export const getPicture = async (path, signal) => (await send(path, { signal })).blob();
 
 export const post = async (path, body, signal) =>
   (await send(path, { method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body), signal })).json();
@@ -93,15 +95,15 @@ export const cancelJob = async (job) => (await send(`/v1/jobs/${encodeURICompone
 
 /** Searches with a picture (a Blob) or, where the server fetches, with its web address. */
 export async function search(query, options, signal) {
-  const address = typeof query === 'string';
+  const isAddress = typeof query === 'string';
   const response = await send(link('/v1/search', options), {
     method: 'POST',
-    headers: { 'Content-Type': address ? 'application/json' : query.type || 'application/octet-stream' },
-    body: address ? JSON.stringify({ url: query }) : query,
+    headers: { 'Content-Type': isAddress ? 'application/json' : query.type || 'application/octet-stream' },
+    body: isAddress ? JSON.stringify({ url: query }) : query,
     signal,
   });
   const answer = await response.json();
-  if (known && answer.generation !== known.generation) about(true, true).catch(() => null);
+  if (lastInfo && answer.generation !== lastInfo.generation) serverInfo(true, true).catch(() => null);
   return answer;
 }
 
@@ -110,65 +112,65 @@ export const previewLink = (video, from, to) => link('/v1/preview', { video, fro
 export const mediaLink = (video) => `/v1/media/${encodeURIComponent(video)}`;
 
 let info = null;
-/** What was heard of the server last. */
-let known = null;
+/** The last answer of `/v1/info`. */
+let lastInfo = null;
 let facets = null;
 
-/** What the server can do and has; asked once, again after `fresh`, and each time while there is no index: one may come at any time. */
-export async function about(fresh = false, quiet = false) {
-  if (!info || fresh) info = quiet ? quietly(INFO) : get(INFO);
-  const asked = info;
+/** The answer of `/v1/info`, requested once, again if `fresh`, and each time while there is no index. */
+export async function serverInfo(fresh = false, quiet = false) {
+  if (!info || fresh) info = quiet ? getQuietly(INFO) : get(INFO);
+  const request = info;
   try {
-    const now = await asked;
-    if (info === asked) heed(now);
+    const now = await request;
+    if (info === request) compareInfo(now);
     return now;
   } catch (error) {
-    if (info === asked) info = null;
+    if (info === request) info = null;
     throw error;
   }
 }
 
-/** Tells the page, by the event `reelseek-indexed`, when the index is not the one that was known. */
-function heed(now) {
-  const before = known;
-  known = now;
+/** Dispatches the event `reelseek-indexed` if the index has changed. */
+function compareInfo(now) {
+  const before = lastInfo;
+  lastInfo = now;
   if (!now.index) info = null;
-  else lacking?.remove();
+  else noIndexAlert?.remove();
   if (!before || ['index', 'generation', 'videos', 'rows'].every((name) => before[name] === now[name])) return;
   facets = null;
   dispatchEvent(new CustomEvent('reelseek-indexed', { detail: now }));
 }
 
-let lacking = null;
+let noIndexAlert = null;
 
-/** Says what to do while there is no index, until there is one. */
-export function tellNoIndex({ indexing }) {
-  lacking = alerts.show({
-    words: NO_INDEX,
-    detail: indexing ? 'Start one in the indexing view.' : 'Make one with: reelseek index FOLDER. This page takes it up by itself.',
+/** Shows what to do without an index. The alert disappears when there is one. */
+export function showNoIndex({ indexing }) {
+  noIndexAlert = alerts.show({
+    text: NO_INDEX,
+    detail: indexing ? 'Index a folder in the indexing view.' : 'Create one with: reelseek index FOLDER. This page then uses it by itself.',
     actions: [{ label: 'Go to indexing', run: () => go('indexing') }],
   });
-  return lacking;
+  return noIndexAlert;
 }
 
-/** Labels and folders, for completions; none if they cannot be had. */
+/** Labels and folders for completions; empty lists if the request fails. */
 export function completions() {
   const none = { labels: [], folders: [] };
-  const ask = async () => ((await about()).index ? get('/v1/facets') : Promise.reject(new Trouble('no index')));
+  const request = async () => ((await serverInfo()).index ? get('/v1/facets') : Promise.reject(new RequestError('no index')));
   if (!facets) {
-    const asked = ask().catch(() => ((facets = facets === asked ? null : facets), none));
-    facets = asked;
+    const pending = request().catch(() => ((facets = facets === pending ? null : facets), none));
+    facets = pending;
   }
   return facets;
 }
 
-// The token: asked for once, however many calls want it. It lives in a cookie that scripts cannot read.
+// The token: one dialog, however many requests need it. The session is a cookie that scripts cannot read.
 
 const SIGNED_IN = 'reelseek-signed-in';
-let asking = null;
+let tokenDialog = null;
 
 function askForToken() {
-  asking ??= new Promise((resolve) => {
+  tokenDialog ??= new Promise((resolve) => {
     const [dialog, form, field, wrong] = ['token', 'token-form', 'token-field', 'token-wrong'].map(byId);
     const submit = async (event) => {
       event.preventDefault();
@@ -184,8 +186,8 @@ function askForToken() {
           byId('leave').hidden = false;
           dialog.close('in');
         } else {
-          const said = response.status === 401 || response.status === 403;
-          wrong.textContent = said ? 'That is not the token.' : 'The server would not take it now. Try again in a moment.';
+          const isWrong = response.status === 401 || response.status === 403;
+          wrong.textContent = isWrong ? 'That is not the token.' : 'The server cannot check it now. Try again in a moment.';
           field.select();
         }
       } catch {
@@ -200,7 +202,7 @@ function askForToken() {
         const signedIn = dialog.returnValue === 'in';
         dialog.returnValue = '';
         field.value = '';
-        asking = null;
+        tokenDialog = null;
         resolve(signedIn);
       },
       { once: true },
@@ -208,26 +210,26 @@ function askForToken() {
     dialog.showModal();
     field.focus();
   });
-  return asking;
+  return tokenDialog;
 }
 
-export function offerToLeave() {
-  const leave = byId('leave');
-  leave.hidden = !localStorage.getItem(SIGNED_IN);
-  leave.addEventListener('click', async () => {
+export function setUpSignOut() {
+  const button = byId('leave');
+  button.hidden = !localStorage.getItem(SIGNED_IN);
+  button.addEventListener('click', async () => {
     localStorage.removeItem(SIGNED_IN);
     await fetch('/v1/session', { method: 'DELETE' }).catch(() => null);
     location.reload();
   });
 }
 
-/** Shows a failure, and gives the alert; `again` is what the button "Try again" does. Aborted calls are no failure. */
-export function report(error, again) {
+/** Shows a failure and returns its alert. The button "Try again" calls `retry`. Aborted requests are not failures. */
+export function showError(error, retry) {
   if (error?.name === 'AbortError') return null;
-  const ours = error instanceof Trouble;
-  if (!ours) console.error(error);
-  if (error.without) return tellNoIndex(error.without);
-  const actions = again && !FINAL.includes(error.status) ? [{ label: error.status === 401 ? 'Sign in' : 'Try again', run: again }] : [];
-  const detail = ours && !SAID.includes(error.status) && error.detail !== error.message ? error.detail : '';
-  return alerts.show({ words: ours ? error.message : 'Something went wrong in this page.', detail, actions });
+  const isKnown = error instanceof RequestError;
+  if (!isKnown) console.error(error);
+  if (error.noIndex) return showNoIndex(error.noIndex);
+  const actions = retry && !FINAL.includes(error.status) ? [{ label: error.status === 401 ? 'Sign in' : 'Try again', run: retry }] : [];
+  const detail = isKnown && !WITHOUT_DETAIL.includes(error.status) && error.detail !== error.message ? error.detail : '';
+  return alerts.show({ text: isKnown ? error.message : 'This page has failed.', detail, actions });
 }

@@ -1,4 +1,4 @@
-// The frame around the views: which one is shown, dragging and pasting anywhere, dialogs.
+// The frame around the views: navigation, drag and drop, paste, and dialogs.
 
 import * as api from './api.js';
 import { alerts } from './alerts.js';
@@ -11,28 +11,28 @@ import { go, onroute, parse } from './router.js';
 import { searchView } from './search.js';
 import { videoView } from './video.js';
 
-const MAKE = { search: searchView, library: libraryView, video: videoView, indexing: indexingView };
+const VIEWS = { search: searchView, library: libraryView, video: videoView, indexing: indexingView };
 const views = new Map();
 const main = byId('main');
-let shown = null;
+let currentView = null;
 
-/** Views are made once and kept, with what was typed and found in them. */
+/** Views are created once and keep their state. */
 function viewOf(name) {
-  if (!views.has(name)) views.set(name, MAKE[name]());
+  if (!views.has(name)) views.set(name, VIEWS[name]());
   return views.get(name);
 }
 
 async function show(route) {
-  let name = MAKE[route.view] ? route.view : 'search';
+  let name = VIEWS[route.view] ? route.view : 'search';
   if (name === 'library' && route.rest[0]) name = 'video';
   const view = viewOf(name);
-  const changed = view !== shown;
+  const changed = view !== currentView;
   byId('player').close();
   if (changed) {
-    shown?.leave();
+    currentView?.leave();
     alerts.clear();
-    const first = shown === null;
-    shown = view;
+    const first = currentView === null;
+    currentView = view;
     main.replaceChildren(view.root);
     for (const link of document.querySelectorAll('[data-view]')) {
       if (link.dataset.view === route.view || (name === 'search' && link.dataset.view === 'search')) link.setAttribute('aria-current', 'page');
@@ -41,68 +41,68 @@ async function show(route) {
     if (!first) scrollTo(0, 0);
     view.enter();
     await view.update(route);
-    if (!first && shown === view) (view.root.querySelector('h1') ?? main).focus({ preventScroll: true });
+    if (!first && currentView === view) (view.root.querySelector('h1') ?? main).focus({ preventScroll: true });
   } else {
     await view.update(route);
   }
-  if (shown === view) document.title = `${view.title} · reelseek`;
+  if (currentView === view) document.title = `${view.title} · reelseek`;
 }
 
-async function showStock() {
-  const info = await api.about().catch(() => null);
+async function showVideoCount() {
+  const info = await api.serverInfo().catch(() => null);
   byId('stock').textContent = info?.index ? count(info.videos, 'video') : '';
 }
 
-/** A picture from anywhere goes to the search view. */
-function takeIn(transfer) {
+/** Searches with a picture that was dropped or pasted in any view. */
+function acceptTransfer(transfer) {
   const search = viewOf('search');
-  if (shown !== search) go('search');
-  search.takeIn(transfer);
+  if (currentView !== search) go('search');
+  search.acceptTransfer(transfer);
 }
 
-// Dragging. `depth` counts the elements entered and not left: they come in pairs, out of order.
+// Dragging. `depth` counts the elements that were entered and not left. The events of a pair arrive in any order.
 
 let depth = 0;
-const curtain = (on) => (byId('drop').hidden = !on);
+const showOverlay = (on) => (byId('drop').hidden = !on);
 addEventListener('dragenter', (event) => {
   if (!mayBePicture(event.dataTransfer)) return;
   event.preventDefault();
   depth += 1;
-  curtain(true);
+  showOverlay(true);
 });
 addEventListener('dragleave', (event) => {
-  if (mayBePicture(event.dataTransfer) && --depth <= 0) curtain(((depth = 0), false));
+  if (mayBePicture(event.dataTransfer) && --depth <= 0) showOverlay(((depth = 0), false));
 });
 addEventListener('dragover', (event) => mayBePicture(event.dataTransfer) && event.preventDefault());
 addEventListener('drop', (event) => {
   depth = 0;
-  curtain(false);
+  showOverlay(false);
   if (!mayBePicture(event.dataTransfer)) return;
   event.preventDefault();
-  takeIn(event.dataTransfer);
+  acceptTransfer(event.dataTransfer);
 });
 addEventListener('paste', (event) => {
   const typing = event.target.closest?.('input, textarea');
-  // Text that is pasted into a box is for the box.
+  // Text pasted into a text box stays there.
   if (typing && event.clipboardData.files.length === 0) return;
   event.preventDefault();
-  takeIn(event.clipboardData);
+  acceptTransfer(event.clipboardData);
 });
 
 document.addEventListener('click', (event) => {
   if (event.target.closest?.('[data-close]')) event.target.closest('dialog').close();
-  // Beside a dialog means: away with it.
+  // A click outside the dialog closes it.
   if (event.target === byId('player')) byId('player').close();
 });
 byId('skip').addEventListener('click', (event) => {
   event.preventDefault();
   main.focus();
 });
-addEventListener('reelseek-indexed', showStock);
+addEventListener('reelseek-indexed', showVideoCount);
 
-api.offerToLeave();
+api.setUpSignOut();
 onroute(show);
 show(parse()).then(() => api.completions());
-showStock();
-// What runs already, and whether an index comes.
-api.about().then(({ indexing }) => jobs.look(indexing), () => null);
+showVideoCount();
+// A job may be running, or an index may appear.
+api.serverInfo().then(({ indexing }) => jobs.poll(indexing), () => null);

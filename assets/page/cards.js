@@ -1,32 +1,32 @@
 // One result as a card, and previews that play in place.
 
 import { breakable, clock, h, icon } from './dom.js';
-import { persist, thumbnail } from './media.js';
+import { retryLoading, thumbnail } from './media.js';
 import { openPlayer } from './player.js';
 
-/** Confidence from which a result counts as found: a foreign picture gets there once in 20. */
-export const FOUND = 0.95;
+/** Confidence from which a result counts as found: one in 20 unrelated pictures reaches it. */
+export const FOUND_CONFIDENCE = 0.95;
 const LEVELS = [
   { from: 0.99, bars: 4, word: 'strong' },
-  { from: FOUND, bars: 3, word: 'likely' },
+  { from: FOUND_CONFIDENCE, bars: 3, word: 'likely' },
   { from: 0.75, bars: 2, word: 'doubtful' },
   { from: 0, bars: 1, word: 'by chance' },
 ];
 const HOVER_MS = 250;
-/** Attempts at a preview that the server cannot give yet. */
-const MOST_TRIES = 3;
+/** Attempts to load a preview while the server is busy. */
+const MAX_ATTEMPTS = 3;
 
 const calm = matchMedia('(prefers-reduced-motion: reduce)');
 const hovers = matchMedia('(hover: hover)');
 
-/** 0.9996 → "99.9 %": never told as certain. */
+/** 0.9996 → "99.9 %": never 100 %. */
 export const percent = (share) => `${Math.min(99.9, Math.floor(share * 1000) / 10).toFixed(1)} %`;
 
-/** Bars, number and word: none of it needs colour. */
-export function sureness(confidence) {
+/** The confidence as bars, a number and a word, so that color is not needed. */
+export function confidenceBadge(confidence) {
   const { bars, word } = LEVELS.find(({ from }) => confidence >= from) ?? LEVELS.at(-1);
-  const drawn = [1, 2, 3, 4].map((i) => h('i', { class: i <= bars ? 'on' : '' }));
-  return h('p', { class: `sureness at-${bars}` }, h('span', { class: 'bars', 'aria-hidden': 'true' }, drawn), h('span', { class: 'unseen' }, 'Confidence '), h('b', {}, percent(confidence)), ` ${word}`);
+  const barElements = [1, 2, 3, 4].map((i) => h('i', { class: i <= bars ? 'on' : '' }));
+  return h('p', { class: `sureness at-${bars}` }, h('span', { class: 'bars', 'aria-hidden': 'true' }, barElements), h('span', { class: 'unseen' }, 'Confidence '), h('b', {}, percent(confidence)), ` ${word}`);
 }
 
 let playing = null;
@@ -36,11 +36,11 @@ function stop() {
   playing = null;
 }
 
-/** A thumbnail that opens something when clicked, with a button (and, with a mouse, hovering) that plays the moment in place. */
-export function moving({ still, preview, title, overlay, onopen, openLabel }) {
+/** A thumbnail that calls `onopen` when clicked. A button, or the mouse pointer, plays the moment in place. */
+export function playableThumbnail({ still, preview, title, overlay, onopen, openLabel }) {
   let timer = 0;
   const toggle = h('button', { type: 'button', class: 'toggle' });
-  const face = (on) => {
+  const setToggle = (on) => {
     toggle.replaceChildren(icon(on ? 'stop' : 'play'));
     toggle.setAttribute('aria-label', `${on ? 'Stop' : 'Play'} the moment of ${title}`);
   };
@@ -50,13 +50,13 @@ export function moving({ still, preview, title, overlay, onopen, openLabel }) {
   const end = () => {
     frame.querySelector('video')?.remove();
     frame.classList.remove('waiting', 'playing');
-    face(false);
+    setToggle(false);
   };
   const start = (hovered) => {
     if (playing?.frame === frame) return;
     stop();
     playing = { frame, end, hovered };
-    face(true);
+    setToggle(true);
     frame.classList.remove('failed');
     frame.classList.add('waiting');
     const video = h('video', { muted: true, loop: true, playsinline: true, tabindex: '-1', 'aria-hidden': 'true' });
@@ -67,17 +67,17 @@ export function moving({ still, preview, title, overlay, onopen, openLabel }) {
       video.src = preview;
       video.play().catch(() => null);
     };
-    const lost = () => {
+    const onfailed = () => {
       if (!video.isConnected) return;
       stop();
       frame.classList.add('failed');
       toggle.setAttribute('aria-label', `The moment of ${title} cannot be played`);
     };
-    persist(video, load, { lost, most: MOST_TRIES });
+    retryLoading(video, load, { onfailed, maxAttempts: MAX_ATTEMPTS });
     open.append(video);
     load();
   };
-  face(false);
+  setToggle(false);
   toggle.addEventListener('click', () => (playing?.frame === frame ? stop() : start(false)));
   frame.addEventListener('pointerenter', (event) => {
     if (event.pointerType === 'mouse' && hovers.matches && !calm.matches) timer = setTimeout(start, HOVER_MS, true);
@@ -86,14 +86,14 @@ export function moving({ still, preview, title, overlay, onopen, openLabel }) {
     clearTimeout(timer);
     if (playing?.frame === frame && playing.hovered) stop();
   });
-  // Not for a press on the frame itself: the video would go from under the pointer before the click.
+  // A press inside the frame must not stop the video: the click would miss it.
   frame.addEventListener('focusout', ({ relatedTarget }) => playing?.frame === frame && !playing.hovered && !frame.contains(relatedTarget) && stop());
   return frame;
 }
 
 document.addEventListener('keydown', (event) => event.key === 'Escape' && stop());
 
-/** Labels as links that show the library's videos with them. */
+/** Labels as links to their videos in the library. */
 export const labelList = (labels) =>
   labels.length > 0 &&
   h('ul', { class: 'labels', 'aria-label': 'Labels' }, labels.map((label) => h('li', {}, h('a', { href: labelLink(label) }, label))));
@@ -106,12 +106,12 @@ export function card(result, onframe) {
   return h(
     'li',
     { class: 'card' },
-    moving({ still: result.thumbnail, preview: result.preview, title: result.title, overlay: at, onopen: open, openLabel: `Open ${result.title} at ${at}` }),
+    playableThumbnail({ still: result.thumbnail, preview: result.preview, title: result.title, overlay: at, onopen: open, openLabel: `Open ${result.title} at ${at}` }),
     h(
       'div',
       { class: 'words' },
       h('h3', {}, h('a', { href: `#/library/${encodeURIComponent(result.video)}`, title: result.path ?? result.name }, breakable(result.title))),
-      sureness(result.confidence),
+      confidenceBadge(result.confidence),
       h('p', { class: 'times' }, `${clock(result.from)} – ${clock(result.to)}`, h('span', {}, ` of ${clock(result.duration)}`)),
       labelList(result.labels),
       h('button', { type: 'button', class: 'quiet', onclick: () => onframe(result.video, result.at), 'aria-label': `Search with this frame of ${result.title}` }, icon('search'), 'Search with this frame'),

@@ -1,4 +1,4 @@
-// Small tools that every view uses: elements, icons, numbers in words.
+// Helpers of all views: elements, icons, numbers and times as text.
 
 /** An element: `h('p', {class: 'x', onclick: f}, 'text', child)`. `false`, `null` and `undefined` are left out. */
 export function h(tag, attributes = {}, ...children) {
@@ -22,10 +22,10 @@ const ICONS = {
   back: '<path d="M14.5 5.5 8 12l6.5 6.5"/>',
 };
 
-/** A name that may break after what joins its words. */
+/** A name that may wrap after `_`, `-` and `.`. */
 export const breakable = (name) => name.split(/(?<=[_\-.])/).flatMap((part, i) => (i ? [h('wbr'), part] : [part]));
 
-/** A drawing that says nothing to a screen reader: the button around it has the words. */
+/** An icon, hidden from screen readers: the button around it has a label. */
 export function icon(name) {
   const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
   for (const [key, value] of Object.entries({ viewBox: '0 0 24 24', class: 'drawing', 'aria-hidden': 'true' })) {
@@ -35,19 +35,19 @@ export function icon(name) {
   return svg;
 }
 
-/** What one would type. */
+/** Text to type. */
 export const code = (text) => h('code', {}, text);
 
 export const byId = (id) => document.getElementById(id);
 
-/** Words that stay in the log: whoever listens is not through with one when the next comes. */
-const WORDS = 3;
+/** Messages that stay in the log: a screen reader may still read one when the next arrives. */
+const MAX_MESSAGES = 3;
 
-/** Tells a screen reader what the eye sees at once. */
-export function say(text) {
+/** Announces a change to screen readers. */
+export function announce(text) {
   const log = byId('say');
   log.append(h('p', {}, text));
-  while (log.children.length > WORDS) log.firstChild.remove();
+  while (log.children.length > MAX_MESSAGES) log.firstChild.remove();
 }
 
 /** 3725.4 → "1:02:05". */
@@ -58,8 +58,8 @@ export function clock(seconds) {
   return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
 }
 
-/** A length in words that need not be exact: "4 s", "3 min", "2 h 10 min". */
-export function about(seconds) {
+/** A rounded duration: "4 s", "3 min", "2 h 10 min". */
+export function roughDuration(seconds) {
   if (seconds < 90) return `${Math.max(0, Math.round(seconds))} s`;
   const minutes = Math.round(seconds / 60);
   return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
@@ -78,7 +78,7 @@ export const count = (n, one, many = `${one}s`) => `${number(n)} ${n === 1 ? one
 
 const dates = new Intl.DateTimeFormat('en-GB', { dateStyle: 'medium', timeStyle: 'short' });
 
-/** A time of the server, as this reader's clock shows it. */
+/** A time of the server in the local time zone. */
 export function when(rfc3339) {
   const date = new Date(rfc3339);
   return Number.isNaN(date.getTime()) ? String(rfc3339) : dates.format(date);

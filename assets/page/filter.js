@@ -9,33 +9,33 @@ const FIELDS = [
   { text: 'title:', note: 'words of the title' },
   { text: 'duration:[', note: 'seconds, as in duration:[10 TO 60]' },
 ];
-const MOST = 8;
+const MAX_PROPOSALS = 8;
 
 const quoted = (text) => `"${text.replace(/["\\]/g, '\\$&')}"`;
 
-/** The word that ends at the caret: where it begins, its field (or none) and what is typed of its value. */
+/** The word that ends at the caret: its start, its field (if any) and the typed part of its value. */
 export function wordAt(text, caret) {
   const before = text.slice(0, caret);
   const quotes = before.split('"').length - 1;
-  // Behind a closing quote nothing can be completed.
+  // After a closing quote there is nothing to complete.
   const [word] = quotes % 2 === 0 && before.endsWith('"') ? [''] : /(?:[a-z]+:)?(?:"[^"]*|[^\s"()+-][^\s"()]*|)$/.exec(before);
   const colon = word.indexOf(':');
   const field = colon > 0 ? word.slice(0, colon) : '';
   return { start: caret - word.length, field, typed: word.slice(colon + 1).replace(/^"/, '').toLowerCase() };
 }
 
-/** What stays behind the caret when the word is completed: what follows the word. After a field's name only the name itself is replaced. */
+/** The text after the caret that remains when the word is completed. A completed field name replaces only the name. */
 export function restAfter(text, caret, whole) {
   const rest = text.slice(caret);
   if (!whole) return rest.replace(/^[a-z]*:?\[?/i, '');
   const quotes = (part) => part.split('"').length - 1;
   const inQuotes = quotes(text.slice(0, caret)) % 2 === 1;
-  // A quote that was opened may be closed behind the caret, or not yet.
+  // The quote before the caret may be closed after it, or not at all.
   if (inQuotes && quotes(rest) % 2 === 1) return rest.replace(/^[^"]*"/, '').trimStart();
   return rest.replace(/^[^\s"()]*(?:(?<=:)"[^"]*"?)?/, '').trimStart();
 }
 
-/** What may stand in place of the word: `{text, note, whole}`; `whole` is false where more must be typed. */
+/** Completions of the word: `{text, note, whole}`. `whole` is false if more must be typed. */
 export function proposals({ field, typed }, { labels, folders }) {
   const fits = (name) => name.toLowerCase().includes(typed);
   const first = (name) => !name.toLowerCase().startsWith(typed);
@@ -43,19 +43,19 @@ export function proposals({ field, typed }, { labels, folders }) {
     list
       .filter((entry) => fits(entry[name]))
       .map((entry) => ({ text: `${key}:${quoted(entry[name])}`, note: count(entry.videos, 'video'), whole: true, late: first(entry[name]) }));
-  const known = [...(field === 'path' ? [] : of('label', labels, 'label')), ...(field === 'label' ? [] : of('path', folders, 'folder'))];
+  const values = [...(field === 'path' ? [] : of('label', labels, 'label')), ...(field === 'label' ? [] : of('path', folders, 'folder'))];
   if (field && field !== 'label' && field !== 'path') return [];
-  known.sort((a, b) => a.late - b.late);
+  values.sort((a, b) => a.late - b.late);
   const fields = field ? [] : FIELDS.filter(({ text }) => text.startsWith(typed)).map((f) => ({ ...f, whole: false }));
-  return (typed ? [...known, ...fields] : [...fields, ...known]).slice(0, MOST);
+  return (typed ? [...values, ...fields] : [...fields, ...values]).slice(0, MAX_PROPOSALS);
 }
 
-let made = 0;
+let boxes = 0;
 
-/** The box. `onapply(text)` is called with a finished filter. Gives `{element, input, value, wrong(text)}`. */
+/** A filter box. Calls `onapply(text)` with a complete filter. Returns `{element, input, value, wrong(text)}`. */
 export function filterBox({ label, hint, placeholder, onapply }) {
-  made += 1;
-  const id = `filter-${made}`;
+  boxes += 1;
+  const id = `filter-${boxes}`;
   let offered = [];
   let active = -1;
   let applied = '';
@@ -118,7 +118,7 @@ export function filterBox({ label, hint, placeholder, onapply }) {
       ...offered.map(({ text, note }, i) =>
         h(
           'li',
-          // `mousedown`, for a click would come after the box has lost the focus and closed the list.
+          // `mousedown`: before a click the box would lose the focus and close the list.
           { role: 'option', id: `${id}-${i}`, 'aria-selected': 'false', onmousedown: (event) => (event.preventDefault(), accept(i)) },
           h('span', {}, text),
           h('small', {}, note),

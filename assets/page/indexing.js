@@ -1,11 +1,12 @@
-// The indexing view: start a run, watch it, stop it, and see what earlier ones met.
+// The indexing view: start a job, watch it, stop it, and list earlier ones.
 
 import * as api from './api.js';
-import { about, bytes, code, count, h, number, say, when } from './dom.js';
+import { roughDuration, bytes, code, count, h, number, announce, when } from './dom.js';
 import * as jobs from './jobs.js';
 import { STATES, totals } from './jobs.js';
 
-const SPOKEN_STEP = 0.25;
+/** Progress between two announcements. */
+const ANNOUNCE_STEP = 0.25;
 
 const failures = (job) =>
   job.failures.length > 0 &&
@@ -18,10 +19,10 @@ const failures = (job) =>
   );
 
 export function indexingView() {
-  let alive = false;
-  let spoken = -1;
+  let isOpen = false;
+  let announced = -1;
   let watched = null;
-  let complaint = null;
+  let pollAlert = null;
 
   const folders = h('fieldset', { class: 'field choices' });
   const option = (name, words, hint) =>
@@ -35,18 +36,18 @@ export function indexingView() {
       'fieldset',
       { class: 'field choices' },
       h('legend', {}, 'Options'),
-      option('prune', 'Forget videos that are gone', 'Files that no longer lie in the folders leave the index.'),
-      option('retry', 'Try failed files again', 'Else they are left alone until they change.'),
-      option('keyframes', 'Keyframes only', 'Faster, with coarser moments. A later run without it refines them.'),
+      option('prune', 'Remove missing videos', 'Removes videos from the index whose files are no longer in the folders.'),
+      option('retry', 'Retry failed files', 'Otherwise they are skipped until they change.'),
+      option('keyframes', 'Keyframes only', 'Faster, but moments are coarser.'),
     ),
     h('div', { class: 'row' }, start),
   );
-  const without = h(
+  const noFolders = h(
     'div',
     { class: 'nothing', hidden: true },
     h('p', {}, 'This server was started without folders, so nothing can be indexed from here.'),
-    h('p', {}, 'Start it with those that may be: ', code('reelseek serve ~/Videos')),
-    h('p', {}, 'Or run ', code('reelseek index ~/Videos'), ' in a terminal. This page takes up what it adds by itself.'),
+    h('p', {}, 'Start it with folders: ', code('reelseek serve ~/Videos')),
+    h('p', {}, 'Or run ', code('reelseek index ~/Videos'), ' in a terminal. This page then shows the new videos by itself.'),
   );
   const bar = h('progress', { max: 1, 'aria-label': 'Progress of the run' });
   const share = h('b');
@@ -69,8 +70,8 @@ export function indexingView() {
     'div',
     { class: 'indexing' },
     h('div', { class: 'view-head' }, h('h1', { tabindex: '-1' }, 'Indexing')),
-    h('p', { class: 'lead' }, 'Makes videos findable. What is there already is not read again.'),
-    without,
+    h('p', { class: 'lead' }, 'Adds videos to the index. Unchanged files are not read again.'),
+    noFolders,
     form,
     current,
     history,
@@ -86,32 +87,32 @@ export function indexingView() {
     folders.querySelector('.wrong')?.replaceChildren();
     start.disabled = true;
     try {
-      const ticked = (name) => form.elements[name].checked;
+      const isChecked = (name) => form.elements[name].checked;
       const { job } = await api.post('/v1/index', {
         ...(chosen.length < all && { folders: chosen }),
-        prune: ticked('prune'),
-        retry: ticked('retry'),
-        keyframes: ticked('keyframes'),
+        prune: isChecked('prune'),
+        retry: isChecked('retry'),
+        keyframes: isChecked('keyframes'),
       });
-      say('Indexing has begun');
-      spoken = 0;
+      announce('Indexing has begun');
+      announced = 0;
       await jobs.follow(job);
     } catch (error) {
       start.disabled = false;
-      if (error.status !== 409) return api.report(error);
-      await jobs.look(true);
+      if (error.status !== 409) return api.showError(error);
+      await jobs.poll(true);
     }
-    if (alive) (current.hidden ? history : current).querySelector('h2').focus();
+    if (isOpen) (current.hidden ? history : current).querySelector('h2').focus();
   }
 
   async function cancel() {
     stop.disabled = true;
     try {
       await api.cancelJob(watched);
-      eta.textContent = 'Stopping; what is done stays.';
+      eta.textContent = 'Stopping. Finished files are kept.';
     } catch (error) {
       stop.disabled = false;
-      api.report(error);
+      api.showError(error);
     }
   }
 
@@ -130,25 +131,25 @@ export function indexingView() {
   function showRunning(job) {
     if (job.job !== watched) stop.disabled = false;
     watched = job.job;
-    // As long as it looks for files it cannot tell how much there is.
-    const looking = job.total_bytes === 0;
-    if (looking) bar.removeAttribute('value');
+    // The total is unknown while the job looks for files.
+    const isLooking = job.total_bytes === 0;
+    if (isLooking) bar.removeAttribute('value');
     else bar.value = job.progress;
     share.textContent = `${Math.floor(job.progress * 100)} %`;
-    if (!stop.disabled) eta.textContent = job.eta_seconds === null ? 'Estimating the time left' : `About ${about(job.eta_seconds)} left`;
-    doneWords.textContent = [...totals(job), !looking && `${bytes(job.done_bytes)} of ${bytes(job.total_bytes)}`, `${about(job.seconds)} so far`].filter(Boolean).join(' · ');
+    if (!stop.disabled) eta.textContent = job.eta_seconds === null ? 'Estimating the time left' : `About ${roughDuration(job.eta_seconds)} left`;
+    doneWords.textContent = [...totals(job), !isLooking && `${bytes(job.done_bytes)} of ${bytes(job.total_bytes)}`, `${roughDuration(job.seconds)} so far`].filter(Boolean).join(' · ');
     const open = jobFailures.querySelector('details')?.open;
     jobFailures.replaceChildren(...[failures(job)].filter(Boolean));
     if (open) jobFailures.querySelector('details').open = true;
-    if (job.progress - spoken >= SPOKEN_STEP) {
-      spoken = job.progress;
-      say(`Indexing: ${share.textContent}. ${eta.textContent}`);
+    if (job.progress - announced >= ANNOUNCE_STEP) {
+      announced = job.progress;
+      announce(`Indexing: ${share.textContent}. ${eta.textContent}`);
     }
   }
 
   function showEarlier(ended) {
     history.hidden = ended.length === 0;
-    // What has ended does not change any more.
+    // A job that has ended does not change.
     const known = ended.map((job) => job.job).join();
     if (earlier.dataset.known === known) return;
     earlier.dataset.known = known;
@@ -157,7 +158,7 @@ export function indexingView() {
         h(
           'li',
           { class: `job ${job.state}` },
-          h('div', { class: 'split' }, h('b', {}, STATES[job.state] ?? job.state), h('span', { class: 'hint' }, `${when(job.started)}, ${about(job.seconds)}`)),
+          h('div', { class: 'split' }, h('b', {}, STATES[job.state] ?? job.state), h('span', { class: 'hint' }, `${when(job.started)}, ${roughDuration(job.seconds)}`)),
           h('p', {}, totals(job).join(' · ')),
           job.error && h('p', { class: 'wrong' }, job.error),
           failures(job),
@@ -166,14 +167,14 @@ export function indexingView() {
     );
   }
 
-  /** Said once, however often it is tried. */
-  function trouble(error) {
-    complaint ??= api.report(error, () => ((complaint = null), jobs.look(true)));
+  /** Shows one alert, however often the poll fails. */
+  function onerror(error) {
+    pollAlert ??= api.showError(error, () => ((pollAlert = null), jobs.poll(true)));
   }
 
-  function well() {
-    complaint?.remove();
-    complaint = null;
+  function onsuccess() {
+    pollAlert?.remove();
+    pollAlert = null;
   }
 
   return {
@@ -181,10 +182,10 @@ export function indexingView() {
     root,
     update() {},
     async enter() {
-      alive = true;
+      isOpen = true;
       try {
-        const info = await api.about(true);
-        without.hidden = info.indexing;
+        const info = await api.serverInfo(true);
+        noFolders.hidden = info.indexing;
         form.hidden = !info.indexing;
         if (info.indexing) {
           const { folders: names } = await api.get('/v1/folders');
@@ -195,13 +196,13 @@ export function indexingView() {
           );
         }
       } catch (error) {
-        return api.report(error, () => this.enter());
+        return api.showError(error, () => this.enter());
       }
-      if (alive) await jobs.enter({ show: showRunning, list, trouble, well });
+      if (isOpen) await jobs.enter({ show: showRunning, list, onerror, onsuccess });
     },
     leave() {
-      alive = false;
-      complaint = null;
+      isOpen = false;
+      pollAlert = null;
       jobs.leave();
     },
   };

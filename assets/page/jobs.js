@@ -1,11 +1,11 @@
-// Indexing jobs. One that runs is watched from everywhere in the page; while the indexing view is open, what others begin is seen too.
+// Indexing jobs. A running job is polled in every view. The indexing view also polls for jobs that others start.
 
 import * as api from './api.js';
-import { number, say } from './dom.js';
+import { number, announce } from './dom.js';
 
-/** How often is asked: for a job that is looked at, for one that is not, and whether anything has come. */
-const NEAR_MS = 1000;
-const FAR_MS = 3000;
+/** Interval between polls: with the indexing view open, in other views, and without a running job. */
+const OPEN_MS = 1000;
+const BACKGROUND_MS = 3000;
 const IDLE_MS = 5000;
 const LONGEST_MS = 60_000;
 
@@ -22,65 +22,65 @@ export const totals = (job) =>
 
 let view = null;
 let running = null;
-let without = false;
+/** Whether the server has folders to index, and no index yet. */
+let needsIndex = false;
 let timer = 0;
-let looks = 0;
-let misses = 0;
+let polls = 0;
+let failures = 0;
 
-/** Asks how it is, and goes on asking as long as something may come of itself. `all`: for all jobs, whether one is known to run or not. */
-export async function look(all = false) {
+/** Requests the state of the jobs, and again as long as it may change. `all` lists all jobs even if one is running. */
+export async function poll(all = false) {
   clearTimeout(timer);
-  looks += 1;
-  const mine = looks;
+  polls += 1;
+  const mine = polls;
   try {
-    let list = all || (running === null && (view !== null || without));
+    let list = all || (running === null && (view !== null || needsIndex));
     if (running !== null) {
-      const job = await api.quietly(`/v1/jobs/${encodeURIComponent(running)}`);
-      if (mine !== looks) return;
+      const job = await api.getQuietly(`/v1/jobs/${encodeURIComponent(running)}`);
+      if (mine !== polls) return;
       if (job.state === 'running') {
         view?.show(job);
       } else {
         running = null;
         list = true;
-        say(`Indexing: ${STATES[job.state].toLowerCase()}. ${totals(job).join(', ')}`);
-        await api.about(true, true);
+        announce(`Indexing: ${STATES[job.state].toLowerCase()}. ${totals(job).join(', ')}`);
+        await api.serverInfo(true, true);
       }
     }
     if (list) {
-      const { jobs } = await api.quietly('/v1/jobs');
-      if (mine !== looks) return;
+      const { jobs } = await api.getQuietly('/v1/jobs');
+      if (mine !== polls) return;
       running = jobs.find((job) => job.state === 'running')?.job ?? null;
       view?.list(jobs);
     }
-    // Asks only while there is no index.
-    const { index, indexing } = await api.about(false, true);
-    if (mine !== looks) return;
-    // Whoever makes one may have more to do when the first of it is there.
-    without = !index && indexing;
-    misses = 0;
-    view?.well();
-    if (running !== null) timer = setTimeout(look, view ? NEAR_MS : FAR_MS);
-    else if (view || !index) timer = setTimeout(look, IDLE_MS);
+    // This sends a request only while there is no index.
+    const { index, indexing } = await api.serverInfo(false, true);
+    if (mine !== polls) return;
+        needsIndex = !index && indexing;
+    failures = 0;
+    view?.onsuccess();
+    if (running !== null) timer = setTimeout(poll, view ? OPEN_MS : BACKGROUND_MS);
+    else if (view || !index) timer = setTimeout(poll, IDLE_MS);
   } catch (error) {
-    if (mine !== looks) return;
-    // A server that was started anew knows no jobs of before.
+    if (mine !== polls) return;
+    // A restarted server has no earlier jobs.
     if (error.status === 404) running = null;
-    misses += 1;
-    view?.trouble(error);
-    if (error.status !== 401) timer = setTimeout(look, Math.min(LONGEST_MS, IDLE_MS * misses), true);
+    failures += 1;
+    view?.onerror(error);
+    if (error.status !== 401) timer = setTimeout(poll, Math.min(LONGEST_MS, IDLE_MS * failures), true);
   }
 }
 
-/** The job that was just begun. */
+/** Watches a job that was just started. */
 export function follow(job) {
   running = job;
-  return look(true);
+  return poll(true);
 }
 
-/** Tells a view, `{show(job), list(jobs), trouble(error), well()}`, how it is, until `leave`. */
-export function enter(shown) {
-  view = shown;
-  return look(true);
+/** Calls a view, `{show(job), list(jobs), onerror(error), onsuccess()}`, after each poll until `leave`. */
+export function enter(opened) {
+  view = opened;
+  return poll(true);
 }
 
 export function leave() {

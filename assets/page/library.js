@@ -1,9 +1,9 @@
-// The library view: what is in the index.
+// The library view: the videos of the index.
 
 import * as api from './api.js';
 import { alerts } from './alerts.js';
 import { labelList } from './cards.js';
-import { breakable, clock, code, count, h, icon, number, say } from './dom.js';
+import { breakable, clock, code, count, h, icon, number, announce } from './dom.js';
 import { filterBox } from './filter.js';
 import { thumbnail } from './media.js';
 import { address, go } from './router.js';
@@ -26,7 +26,7 @@ const videoCard = (video) =>
       { class: 'words' },
       h('h2', {}, h('a', { href: address(`library/${encodeURIComponent(video.video)}`), title: video.path ?? video.name }, breakable(video.title))),
       labelList(video.labels),
-      video.warning && h('p', { class: 'warning' }, icon('warning'), 'Read in part'),
+      video.warning && h('p', { class: 'warning' }, icon('warning'), 'Partly readable'),
     ),
   );
 
@@ -48,7 +48,7 @@ export function libraryView() {
   const total = h('p', { class: 'total' });
   const list = h('ul', { class: 'cards small' });
   const nothingWords = h('p');
-  const nothingHint = h('p', { class: 'hint' }, 'Words may be parts of words. Quotes and brackets belong to filters: each is closed, and stands around something.');
+  const nothingHint = h('p', { class: 'hint' }, 'Parts of words match too. Quotes and brackets belong to the filter language: close each of them, around some text.');
   const showAll = h('button', { type: 'button', onclick: () => (go('library', { sort: route.params.get('sort') }), query.input.focus()) }, 'Show all videos');
   const nothing = h('div', { class: 'nothing', hidden: true }, nothingWords, nothingHint, h('div', { class: 'row' }, showAll));
   const pages = h('nav', { class: 'pages', 'aria-label': 'Pages' });
@@ -64,15 +64,15 @@ export function libraryView() {
 
   const step = (words, skip) => h('a', { class: 'button', href: address('library', { query: route.params.get('query'), sort: route.params.get('sort'), skip: skip || null }) }, words);
 
-  /** Nothing found and nothing there are told apart. */
+  /** Shows that nothing matches, or that the index is empty. */
   function showNothing(none) {
-    const asked = route.params.get('query')?.trim();
+    const text = route.params.get('query')?.trim();
     nothing.hidden = !none;
-    nothingWords.textContent = asked ? `No video matches “${asked}”.` : 'There are no videos in the index yet.';
-    nothingHint.hidden = showAll.hidden = !asked;
+    nothingWords.textContent = text ? `No video matches “${text}”.` : 'There are no videos in the index yet.';
+    nothingHint.hidden = showAll.hidden = !text;
   }
 
-  async function load(asked = true) {
+  async function load(isAnnounced = true) {
     running?.abort();
     const control = new AbortController();
     running = control;
@@ -88,7 +88,7 @@ export function libraryView() {
       showNothing(answer.total === 0);
       total.textContent = answer.total === 0 ? '' : answer.total === answer.videos.length ? count(answer.total, 'video') : `${number(skip + 1)}–${number(last)} of ${count(answer.total, 'video')}`;
       pages.replaceChildren(...[skip > 0 && step('Previous', Math.max(0, skip - PAGE)), answer.more && step('Next', last)].filter(Boolean));
-      if (asked) say(answer.total === 0 ? nothingWords.textContent : total.textContent);
+      if (isAnnounced) announce(answer.total === 0 ? nothingWords.textContent : total.textContent);
     } catch (error) {
       if (running !== control || error.name === 'AbortError') return;
       list.replaceChildren();
@@ -96,13 +96,13 @@ export function libraryView() {
       total.textContent = '';
       showNothing(false);
       if (error.status === 400) query.wrong((error.detail || error.message).split('\n')[0]);
-      else api.report(error, load);
+      else api.showError(error, load);
     } finally {
       if (running === control) list.removeAttribute('aria-busy');
     }
   }
 
-  // What was not there may be there now; what is listed stays as it is under the reader's eyes.
+  // An empty list is loaded again. A list on screen does not change by itself.
   addEventListener('reelseek-indexed', () => root.isConnected && list.children.length === 0 && !list.hasAttribute('aria-busy') && load(false));
 
   return {

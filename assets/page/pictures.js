@@ -1,18 +1,18 @@
-// Query pictures: how they come in, and where they are kept while this page is open.
+// Query pictures: dropped, pasted and chosen ones, kept while this page is open.
 
-import { Trouble } from './api.js';
+import { RequestError } from './api.js';
 
-/** Pictures of this visit by the name that stands in the address, so that Back finds them. */
+/** Pictures of this visit by their key in the address, so that the Back button finds them. */
 const kept = new Map();
-const MOST_KEPT = 30;
-/** What a picture that the server cannot read, or that is too large for it, is drawn to at most. */
-const REDRAWN = 1600;
+const MAX_KEPT = 30;
+/** Longer side of a redrawn picture in pixels. */
+const REDRAWN_SIDE = 1600;
 
 export function keep(blob, name) {
   const key = Math.random().toString(36).slice(2, 10);
   kept.set(key, { blob, name, preview: URL.createObjectURL(blob) });
   for (const [old, { preview }] of kept) {
-    if (kept.size <= MOST_KEPT) break;
+    if (kept.size <= MAX_KEPT) break;
     URL.revokeObjectURL(preview);
     kept.delete(old);
   }
@@ -30,15 +30,15 @@ function fromDataAddress(address) {
     const bytes = coding.endsWith('base64') ? Uint8Array.from(atob(plain), (c) => c.charCodeAt(0)) : new TextEncoder().encode(plain);
     return new Blob([bytes], { type });
   } catch {
-    // Neither a `%` nor a letter need be what it should be.
+    // Malformed percent-encoding or base64.
     return null;
   }
 }
 
 const isAddress = (text) => /^https?:\/\/\S+$/i.test(text) && URL.canParse(text);
 
-/** What was dropped or pasted: `{blob, name}`, `{address}`, or null. */
-export function taken(transfer) {
+/** The picture that was dropped or pasted: `{blob, name}`, `{address}`, or null. */
+export function pictureOf(transfer) {
   const file = [...transfer.files].find((f) => f.type.startsWith('image/')) ?? transfer.files[0];
   if (file) return { blob: file, name: file.name };
   const html = transfer.getData('text/html');
@@ -52,19 +52,19 @@ export function taken(transfer) {
   return null;
 }
 
-/** Whether something that is dragged may be a picture. */
+/** Whether dragged data may contain a picture. */
 export const mayBePicture = (transfer) => ['Files', 'text/uri-list', 'text/html'].some((type) => transfer.types.includes(type));
 
-/** The same picture as a JPEG that any server takes; null if this browser cannot read it either. */
-export async function redrawn(blob) {
+/** The picture as a JPEG that the server can read; null if this browser cannot read it. */
+export async function redraw(blob) {
   const image = new Image();
   image.src = URL.createObjectURL(blob);
-  const read = await image.decode().then(() => true, () => false);
-  if (!read) {
+  const isReadable = await image.decode().then(() => true, () => false);
+  if (!isReadable) {
     URL.revokeObjectURL(image.src);
     return null;
   }
-  const scale = Math.min(1, REDRAWN / Math.max(image.naturalWidth, image.naturalHeight, 1));
+  const scale = Math.min(1, REDRAWN_SIDE / Math.max(image.naturalWidth, image.naturalHeight, 1));
   const canvas = document.createElement('canvas');
   canvas.width = Math.max(1, Math.round(image.naturalWidth * scale));
   canvas.height = Math.max(1, Math.round(image.naturalHeight * scale));
@@ -76,14 +76,14 @@ export async function redrawn(blob) {
   return new Promise((resolve) => canvas.toBlob(resolve, 'image/jpeg', 0.92));
 }
 
-/** Calls `ask` with the picture and, if the server cannot take it as it is (too large, AVIF, SVG), once more with it redrawn. */
-export async function asked(blob, ask) {
+/** Calls `run` with the picture and, if the server refuses it (too large, AVIF, SVG), again with the picture redrawn. */
+export async function withRedraw(blob, run) {
   try {
-    return await ask(blob);
+    return await run(blob);
   } catch (error) {
-    if (!(error instanceof Trouble) || ![413, 415, 422].includes(error.status)) throw error;
-    const again = await redrawn(blob);
-    if (!again) throw error;
-    return ask(again);
+    if (!(error instanceof RequestError) || ![413, 415, 422].includes(error.status)) throw error;
+    const jpeg = await redraw(blob);
+    if (!jpeg) throw error;
+    return run(jpeg);
   }
 }

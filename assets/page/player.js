@@ -1,95 +1,95 @@
-// A video at a second: the file itself, or cuts of it where this browser cannot play the file.
+// A player: of the file itself, or of previews if this browser cannot play the file.
 
 import { frameLink, mediaLink, previewLink } from './api.js';
 import { byId, clock, h, icon } from './dom.js';
-import { persist } from './media.js';
+import { retryLoading } from './media.js';
 
-/** How much of a file that cannot be played is cut at once: the longest that the server cuts, and the shortest. */
-const CUT_SECONDS = 15;
-const LEAST_SECONDS = 2;
-/** Attempts at what the server cannot give yet. */
-const MOST_TRIES = 5;
+/** Longest and shortest preview that the server makes. */
+const LONGEST_S = 15;
+const SHORTEST_S = 2;
+/** Attempts to load a video while the server is busy. */
+const MAX_ATTEMPTS = 5;
 
-/** Gives `{element, row, video, play(), seek(at), close()}`. `onframe(at)` searches with the frame that is shown. */
+/** Returns `{element, row, video, play(), seek(at), close()}`. `onframe(at)` searches with the current frame. */
 export function playerOf({ video: id, title, duration, at = 0, thumbnail }, onframe) {
-  /** The cut that is shown; none while the file itself is. */
+  /** The span of the preview that plays; null while the file plays. */
   let cut = null;
-  /** Where it is, for the case that it cannot be played on. */
-  let reached = at;
-  /** Whether it shall play: the element itself forgets that when it fails. */
-  let plays = false;
+  /** The current second, to continue from if playing fails. */
+  let position = at;
+  /** Whether to play: the element loses this state when it fails. */
+  let shouldPlay = false;
   const length = duration || Infinity;
   const note = h('p', { class: 'note', role: 'status', hidden: true });
   const video = h('video', { controls: true, playsinline: true, preload: 'metadata', poster: thumbnail, 'aria-label': title });
-  const before = h('button', { type: 'button', hidden: true, onclick: () => (showCut(Math.max(0, cut.from - CUT_SECONDS)), play()) });
-  const further = h('button', { type: 'button', hidden: true, onclick: () => (showCut(cut.to), play()) });
-  const row = h('div', { class: 'row' }, before, further, h('button', { type: 'button', onclick: () => onframe(now()) }, icon('search'), 'Search with the frame shown'));
+  const before = h('button', { type: 'button', hidden: true, onclick: () => (showCut(Math.max(0, cut.from - LONGEST_S)), play()) });
+  const next = h('button', { type: 'button', hidden: true, onclick: () => (showCut(cut.to), play()) });
+  const row = h('div', { class: 'row' }, before, next, h('button', { type: 'button', onclick: () => onframe(now()) }, icon('search'), 'Search with the frame shown'));
   const element = h('div', { class: 'player' }, video, note, row);
 
-  const now = () => (video.readyState ? (cut?.from ?? 0) + video.currentTime : reached);
+  const now = () => (video.readyState ? (cut?.from ?? 0) + video.currentTime : position);
   const play = () => {
-    plays = true;
+    shouldPlay = true;
     return video.play().catch(() => null);
   };
-  const tell = (words) => {
-    // The same words anew would be read out anew.
-    if (note.textContent !== words) note.textContent = words;
+  const showNote = (text) => {
+    // Setting the same text again would make screen readers repeat it.
+    if (note.textContent !== text) note.textContent = text;
     note.hidden = false;
   };
 
   function showCut(second) {
-    // Near the end a cut begins before what is asked for, for it has a least length.
-    const from = Math.max(0, Math.min(second, length - LEAST_SECONDS));
-    cut = { from, to: Math.min(from + CUT_SECONDS, length) };
-    reached = second;
+    // Near the end a preview begins earlier, because it has a minimum length.
+    const from = Math.max(0, Math.min(second, length - SHORTEST_S));
+    cut = { from, to: Math.min(from + LONGEST_S, length) };
+    position = second;
     video.src = `${previewLink(id, +from.toFixed(3), +cut.to.toFixed(3))}#t=${(second - from).toFixed(2)}`;
-    showWays();
+    showCutControls();
   }
 
-  /** The note on the cut, and the buttons that lead beyond it. */
-  function showWays() {
-    tell(`This browser cannot play the file itself. What plays is a small copy of ${clock(cut.from)} – ${clock(cut.to)}, without sound.`);
-    before.textContent = `Back to ${clock(cut.from - CUT_SECONDS)}`;
-    further.textContent = `Go on at ${clock(cut.to)}`;
-    const focused = [before, further].find((button) => button === document.activeElement);
+  /** Shows the span of the preview, and buttons for the spans before and after it. */
+  function showCutControls() {
+    showNote(`This browser cannot play the file. This is a small copy of ${clock(cut.from)} – ${clock(cut.to)} without sound.`);
+    before.textContent = `Back to ${clock(cut.from - LONGEST_S)}`;
+    next.textContent = `Continue at ${clock(cut.to)}`;
+    const focused = [before, next].find((button) => button === document.activeElement);
     before.hidden = cut.from === 0;
-    further.hidden = cut.to >= length;
-    further.classList.remove('main');
-    // A hidden button would lose the focus.
+    next.hidden = cut.to >= length;
+    next.classList.remove('main');
+    // A hidden button loses the focus.
     if (focused?.hidden) video.focus();
   }
 
-  function fall() {
-    // Of a page that is only looked at nothing is cut until somebody plays it.
-    video.preload = plays ? 'auto' : 'none';
+  function switchToPreviews() {
+    // The server makes no preview until the user plays the video.
+    video.preload = shouldPlay ? 'auto' : 'none';
     video.muted = true;
-    showCut(reached);
-    if (plays) play();
+    showCut(position);
+    if (shouldPlay) play();
   }
 
-  const again = () => {
+  const reloadVideo = () => {
     video.src = video.getAttribute('src');
-    if (plays) play();
+    if (shouldPlay) play();
   };
-  persist(video, again, {
-    most: MOST_TRIES,
-    waits: (seconds) => tell(`The server cannot give this video yet; trying again in ${seconds} s.`),
-    lost(why) {
-      if (!why && !cut) fall();
-      else if (!why || why.final) tell('This video cannot be played here: the file is gone or cannot be read.');
-      else tell('The server could not give this video now. Try again later.');
+  retryLoading(video, reloadVideo, {
+    maxAttempts: MAX_ATTEMPTS,
+    onwait: (seconds) => showNote(`The server cannot send this video yet; trying again in ${seconds} s.`),
+    onfailed(failure) {
+      if (!failure && !cut) switchToPreviews();
+      else if (!failure || failure.final) showNote('This video cannot be played here: the file is gone or cannot be read.');
+      else showNote('The server cannot send this video now. Try again later.');
     },
   });
   video.addEventListener('loadedmetadata', () => {
-    if (cut) showWays();
-    // Sound without a picture: the browser knows one of the codecs only.
-    else if (video.videoWidth === 0) fall();
+    if (cut) showCutControls();
+    // Sound without a picture: the browser supports only the audio codec.
+    else if (video.videoWidth === 0) switchToPreviews();
     else note.hidden = true;
   });
-  video.addEventListener('play', () => (plays = true));
-  video.addEventListener('pause', () => (plays &&= video.readyState === 0));
-  video.addEventListener('timeupdate', () => !cut && video.readyState > 0 && (reached = video.currentTime));
-  video.addEventListener('ended', () => further.classList.toggle('main', !further.hidden));
+  video.addEventListener('play', () => (shouldPlay = true));
+  video.addEventListener('pause', () => (shouldPlay &&= video.readyState === 0));
+  video.addEventListener('timeupdate', () => !cut && video.readyState > 0 && (position = video.currentTime));
+  video.addEventListener('ended', () => next.classList.toggle('main', !next.hidden));
   video.src = `${mediaLink(id)}#t=${at.toFixed(2)}`;
 
   return {
@@ -98,7 +98,7 @@ export function playerOf({ video: id, title, duration, at = 0, thumbnail }, onfr
     video,
     play,
     seek(to) {
-      reached = to;
+      position = to;
       if (cut) showCut(to);
       else if (video.readyState) video.currentTime = to;
       else video.src = `${mediaLink(id)}#t=${to.toFixed(2)}`;
@@ -112,14 +112,14 @@ export function playerOf({ video: id, title, duration, at = 0, thumbnail }, onfr
   };
 }
 
-/** Opens a result in the dialog, at its second. */
+/** Opens a result in the dialog, at its moment. */
 export function openPlayer(result, onframe) {
   const [dialog, body] = ['player', 'player-body'].map(byId);
   byId('player-title').textContent = `${result.title}, at ${clock(result.at)}`;
   const close = dialog.querySelector('[data-close]');
   if (!close.firstChild) close.append(icon('close'));
   const player = playerOf({ ...result, thumbnail: frameLink(result.video, result.at, 640) }, (at) => (dialog.close(), onframe(at)));
-  player.row.append(h('a', { class: 'button', href: `#/library/${encodeURIComponent(result.video)}` }, 'All of this video'));
+  player.row.append(h('a', { class: 'button', href: `#/library/${encodeURIComponent(result.video)}` }, 'Open this video'));
   body.replaceChildren(player.element);
   dialog.addEventListener('close', () => (player.close(), body.replaceChildren()), { once: true });
   dialog.showModal();

@@ -1,4 +1,4 @@
-// The address after `#`: `#/VIEW/REST?PARAMETERS`. It holds all of the state that an address can hold.
+// The address after `#`: `#/VIEW/REST?PARAMETERS`. It contains all state that fits into an address.
 
 export function parse(hash = location.hash) {
   const [path, query = ''] = hash.replace(/^#\/?/, '').split('?');
@@ -14,7 +14,7 @@ function decode(text) {
   }
 }
 
-/** `#/search?filter=x`, without what is empty. */
+/** `#/search?filter=x`, without empty parameters. */
 export function address(path, params = {}) {
   const kept = Object.entries(params).filter(([, value]) => value !== undefined && value !== null && value !== '');
   return `#/${path}${kept.length ? `?${new URLSearchParams(kept)}` : ''}`;
@@ -22,16 +22,16 @@ export function address(path, params = {}) {
 
 const listeners = [];
 export const onroute = (listener) => listeners.push(listener);
-const tell = () => listeners.forEach((listener) => listener(parse()));
-/** Shows once more what the address names. */
-export const again = tell;
+const notify = () => listeners.forEach((listener) => listener(parse()));
+/** Shows the current address again. */
+export const reload = notify;
 
-/** Goes there; `replace` leaves no step for the Back button, for what is only turned a little (a slider). */
+/** Goes to an address. `replace` adds no step for the Back button, as for a slider. */
 export function go(path, params, { replace = false } = {}) {
   const target = address(path, params);
   if (target === location.hash) return;
   history[replace ? 'replaceState' : 'pushState'](null, '', target);
-  tell();
+  notify();
 }
 
-addEventListener('popstate', tell);
+addEventListener('popstate', notify);

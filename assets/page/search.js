@@ -2,28 +2,28 @@
 
 import * as api from './api.js';
 import { alerts } from './alerts.js';
-import { FOUND, card, percent } from './cards.js';
-import { clock, code, count, h, icon, number, say } from './dom.js';
+import { FOUND_CONFIDENCE, card, percent } from './cards.js';
+import { clock, code, count, h, icon, number, announce } from './dom.js';
 import { filterBox } from './filter.js';
-import { persist } from './media.js';
+import { retryLoading } from './media.js';
 import * as pictures from './pictures.js';
 import { go, parse } from './router.js';
 
 const PAGE = 24;
-/** Where the threshold can stand: close together where it matters. */
-const STOPS = [0, 0.5, 0.75, 0.9, FOUND, 0.98, 0.99, 0.999];
-/** Width of a frame of a video that is searched with. */
+/** Positions of the threshold: denser where small differences matter. */
+const STOPS = [0, 0.5, 0.75, 0.9, FOUND_CONFIDENCE, 0.98, 0.99, 0.999];
+/** Width of a video frame that is used as the query. */
 const FRAME_WIDTH = 1280;
-const MOST_ANSWERS = 30;
+const MAX_ANSWERS = 30;
 
-/** Answers of this visit, so that Back shows them at once; of the index as it is now. */
+/** Answers of this visit from the current index, so that the Back button shows them at once. */
 const answers = new Map();
 
 /** As in style.css. */
 const narrow = matchMedia('(max-width: 58rem)');
 
 const chance = (p) => Math.round(1 / (1 - p));
-const thresholdWords = (p) => (p === 0 ? 'Everything is shown, however weak.' : `A picture that is not in these videos gets this far by chance once in ${number(chance(p))}.`);
+const thresholdWords = (p) => (p === 0 ? 'All results are shown.' : `One in ${number(chance(p))} pictures that are not in these videos reaches this by chance.`);
 
 export function searchWith(video, at) {
   const { params } = parse();
@@ -34,7 +34,7 @@ export function searchWith(video, at) {
 export function searchView() {
   let route = null;
   let info = {};
-  let shown = null;
+  let current = null;
   let running = null;
 
   const change = (some, options) => go('search', { ...Object.fromEntries(route.params), ...some }, options);
@@ -76,16 +76,16 @@ export function searchView() {
   const slider = h('input', { type: 'range', id: 'threshold', min: 0, max: STOPS.length - 1, step: 1, 'aria-describedby': 'threshold-words' });
   const figure = h('output', { for: 'threshold' });
   const words = h('p', { class: 'hint', id: 'threshold-words' });
-  const threshold = h('div', { class: 'field' }, h('div', { class: 'split' }, h('label', { for: 'threshold' }, 'Least confidence'), figure), slider, words);
-  slider.addEventListener('input', () => change({ min: STOPS[slider.value] === standard() ? null : STOPS[slider.value] }, { replace: true }));
+  const threshold = h('div', { class: 'field' }, h('div', { class: 'split' }, h('label', { for: 'threshold' }, 'Minimum confidence'), figure), slider, words);
+  slider.addEventListener('input', () => change({ min: STOPS[slider.value] === defaultMin() ? null : STOPS[slider.value] }, { replace: true }));
 
-  // Folded where the page is narrow, so that the answers are in sight.
+  // Closed on a narrow page, so that the results are in view.
   const options = h('details', { class: 'options' }, h('summary', {}, 'Filter and confidence'), h('div', { class: 'options-body' }, filter.element, groups, threshold));
   const unfold = () => (options.open = !narrow.matches);
   narrow.addEventListener('change', unfold);
   unfold();
 
-  // The answers.
+  // The results.
 
   const heading = h('h2', { tabindex: '-1' });
   const about = h('p', { class: 'hint' });
@@ -93,12 +93,12 @@ export function searchView() {
   const more = h('button', { type: 'button', class: 'more', onclick: () => load(true) }, 'Show more');
   const weakList = h('ol', { class: 'cards' });
   const weakWords = h('summary');
-  const weak = h('details', { class: 'weak' }, weakWords, h('p', { class: 'hint' }, 'The nearest there is. Pictures that are not in these videos get this far too.'), weakList);
+  const weak = h('details', { class: 'weak' }, weakWords, h('p', { class: 'hint' }, 'The closest results. Pictures that are not in these videos often score as high.'), weakList);
   const nothing = h(
     'div',
     { class: 'nothing', hidden: true },
     icon('search'),
-    h('p', {}, 'No moment of these videos shows what the picture shows, as far as can be told.'),
+    h('p', {}, 'No moment of these videos seems to show this scene.'),
     h('p', { class: 'hint' }),
   );
   const results = h('section', { class: 'results', 'aria-label': 'Results', 'aria-busy': 'false' }, h('div', { class: 'results-head' }, heading, about), nothing, found, weak, more);
@@ -115,11 +115,11 @@ export function searchView() {
     results,
   );
 
-  /** Where the encoder finds the same kind of scene rather than the same scene, chance says little: all is shown. */
-  const standard = () => (info.same_scene === false ? 0 : FOUND);
-  const least = () => {
-    const min = route.params.has('min') ? Number(route.params.get('min')) : standard();
-    return Number.isFinite(min) ? min : standard();
+  /** An encoder that finds the same kind of scene has no useful confidence, so all results are shown. */
+  const defaultMin = () => (info.same_scene === false ? 0 : FOUND_CONFIDENCE);
+  const minConfidence = () => {
+    const min = route.params.has('min') ? Number(route.params.get('min')) : defaultMin();
+    return Number.isFinite(min) ? min : defaultMin();
   };
 
   function take(files) {
@@ -127,30 +127,30 @@ export function searchView() {
     if (first) ask({ picture: pictures.keep(first, first.name) });
   }
 
-  /** What was dropped or pasted anywhere in the page. */
-  async function takeIn(transfer) {
-    // Read at once: when this event is over, what it carries is gone.
-    const got = pictures.taken(transfer);
-    info = await api.about().catch(() => info);
+  /** Searches with a picture that was dropped or pasted in any view. */
+  async function acceptTransfer(transfer) {
+    // Read before the first await: the data is gone after the event.
+    const got = pictures.pictureOf(transfer);
+    info = await api.serverInfo().catch(() => info);
     if (got?.blob) return ask({ picture: pictures.keep(got.blob, got.name) });
-    if (!got) return alerts.show({ words: 'There is no picture in that. Drop or paste a picture, or a file of one.' });
+    if (!got) return alerts.show({ text: 'That contains no picture. Drop or paste a picture or a picture file.' });
     if (new URL(got.address).origin === location.origin) {
-      return api.picture(got.address).then((blob) => ask({ picture: pictures.keep(blob, 'a frame') }), (error) => api.report(error));
+      return api.getPicture(got.address).then((blob) => ask({ picture: pictures.keep(blob, 'a frame') }), (error) => api.showError(error));
     }
     if (info.fetch) return ask({ url: got.address });
     return alerts.show({
-      words: 'That is a web address, and this server fetches none.',
-      detail: 'Copy the picture itself, or save it and drop the file. (Started with --fetch, the server fetches pictures.)',
+      text: 'This server does not fetch pictures from web addresses.',
+      detail: 'Copy the picture itself, or save it and drop the file. A server started with --fetch fetches pictures.',
     });
   }
 
-  /** The query that the address names: `{name, key, load()}`; none at the start. */
-  function query() {
+  /** The query of the address: `{name, key, load()}`; none at the start. */
+  function queryOfRoute() {
     const { params } = route;
     const [video, at] = params.get('frame')?.split(/@(?=[^@]*$)/) ?? [];
     if (video) {
       const still = api.frameLink(video, at, FRAME_WIDTH);
-      return { key: still, name: `Frame at ${clock(Number(at))}`, preview: api.frameLink(video, at, 640), load: () => api.picture(still) };
+      return { key: still, name: `Frame at ${clock(Number(at))}`, preview: api.frameLink(video, at, 640), load: () => api.getPicture(still) };
     }
     const url = params.get('url');
     if (url) return { key: url, name: url, load: async () => url };
@@ -158,74 +158,74 @@ export function searchView() {
     return kept && { key: params.get('picture'), name: kept.name, preview: kept.preview, load: async () => kept.blob };
   }
 
-  function showQuery(asked) {
-    const key = asked?.key ?? '';
+  function showQuery(query) {
+    const key = query?.key ?? '';
     if (preview.dataset.key === key) return;
     preview.dataset.key = key;
-    root.dataset.state = asked ? 'asked' : 'start';
-    results.hidden = !asked;
-    pick.textContent = asked ? 'Choose another' : 'Choose a picture';
-    wellWords.replaceChildren(...(asked ? ['Or drop or paste one'] : ['Drop a picture here, or paste one with ', h('kbd', {}, 'Ctrl'), ' ', h('kbd', {}, 'V')]));
-    pick.classList.toggle('main', !asked);
-    const image = asked?.preview && h('img', { src: asked.preview, alt: 'The picture that is searched for' });
-    const lost = (why) => image.replaceWith(h('span', { class: 'no-picture' }, why ? 'No picture: the file is gone or cannot be read' : 'This browser cannot show it'));
-    // The server's may come later; the reader's own does not.
-    if (asked?.preview?.startsWith('/')) persist(image, () => (image.src = asked.preview), { lost });
-    else image?.addEventListener('error', () => lost(null));
-    preview.replaceChildren(...(asked ? [image ?? h('span', { class: 'no-picture' }, 'A picture from the web'), h('p', { class: 'query-name' }, asked.name)] : []));
+    root.dataset.state = query ? 'searched' : 'start';
+    results.hidden = !query;
+    pick.textContent = query ? 'Choose another' : 'Choose a picture';
+    wellWords.replaceChildren(...(query ? ['Or drop or paste one'] : ['Drop a picture here, or paste one with ', h('kbd', {}, 'Ctrl'), ' ', h('kbd', {}, 'V')]));
+    pick.classList.toggle('main', !query);
+    const image = query?.preview && h('img', { src: query.preview, alt: 'The query picture' });
+    const onfailed = (failure) => image.replaceWith(h('span', { class: 'no-picture' }, failure ? 'No picture: the file is gone or cannot be read' : 'This browser cannot show the picture'));
+    // A frame from the server may load later; a local picture does not.
+    if (query?.preview?.startsWith('/')) retryLoading(image, () => (image.src = query.preview), { onfailed });
+    else image?.addEventListener('error', () => onfailed(null));
+    preview.replaceChildren(...(query ? [image ?? h('span', { class: 'no-picture' }, 'A picture from the web'), h('p', { class: 'query-name' }, query.name)] : []));
   }
 
   async function load(next) {
-    const asked = query();
+    const query = queryOfRoute();
     running?.abort();
-    if (!asked) {
-      shown = null;
+    if (!query) {
+      current = null;
       return;
     }
     const options = { filter: route.params.get('filter'), group: route.params.get('group') };
-    const key = JSON.stringify([asked.key, options]);
-    const before = next ? shown : null;
+    const key = JSON.stringify([query.key, options]);
+    const before = next ? current : null;
     const control = new AbortController();
     running = control;
     results.setAttribute('aria-busy', 'true');
     if (!next && answers.has(key)) {
-      // If there is another index by now, this answer goes.
-      await api.about(true, true).catch(() => null);
+      // If the index has changed, this removes the answer.
+      await api.serverInfo(true, true).catch(() => null);
       if (running !== control) return;
       if (answers.has(key)) {
         running = null;
         results.setAttribute('aria-busy', 'false');
-        shown = answers.get(key);
+        current = answers.get(key);
         return show();
       }
     }
     if (!next) {
-      say('Searching');
+      announce('Searching');
       heading.textContent = 'Searching…';
     }
     try {
-      const picture = await asked.load();
-      const run = (body) => api.search(body, { ...options, top: PAGE, skip: before?.looked }, control.signal);
-      const answer = await (typeof picture === 'string' ? run(picture) : pictures.asked(picture, run));
+      const picture = await query.load();
+      const run = (body) => api.search(body, { ...options, top: PAGE, skip: before?.offset }, control.signal);
+      const answer = await (typeof picture === 'string' ? run(picture) : pictures.withRedraw(picture, run));
       if (running !== control) return;
       alerts.clear();
       filter.wrong('');
-      // A page of another index than the one before may hold what is there already.
+      // After a change of the index, the next page may repeat a result.
       const nameOf = ({ video, at }) => (options.group === 'moment' ? `${video}@${at}` : video);
-      const there = new Set(before?.results.map(nameOf));
-      const fresh = answer.results.filter((result) => !there.has(nameOf(result)));
-      const old = before ?? { generation: answer.generation, looked: 0, results: [], cards: new Map() };
-      shown = { ...old, ...answer, generation: old.generation, key, looked: old.looked + answer.results.length, results: old.results.concat(fresh) };
+      const known = new Set(before?.results.map(nameOf));
+      const fresh = answer.results.filter((result) => !known.has(nameOf(result)));
+      const old = before ?? { generation: answer.generation, offset: 0, results: [], cards: new Map() };
+      current = { ...old, ...answer, generation: old.generation, key, offset: old.offset + answer.results.length, results: old.results.concat(fresh) };
       answers.delete(key);
-      answers.set(key, shown);
-      if (answers.size > MOST_ANSWERS) answers.delete(answers.keys().next().value);
+      answers.set(key, current);
+      if (answers.size > MAX_ANSWERS) answers.delete(answers.keys().next().value);
       show();
-      if (next) leadTo(fresh[0]);
+      if (next) focusFirst(fresh[0]);
     } catch (error) {
       if (running !== control || error.name === 'AbortError') return;
       if (!next) fail(error);
       if (error.status === 400 && options.filter) filter.wrong((error.detail || error.message).split('\n')[0]);
-      else api.report(error, () => load(next));
+      else api.showError(error, () => load(next));
     } finally {
       if (running === control) {
         running = null;
@@ -234,21 +234,21 @@ export function searchView() {
     }
   }
 
-  /** The focus, from "Show more" to the first of what came; or to what unfolds it. */
-  function leadTo(result) {
-    const first = shown.cards.get(result);
+  /** Moves the focus from "Show more" to the first new result, or to the list that contains it. */
+  function focusFirst(result) {
+    const first = current.cards.get(result);
     if (first && !(weak.contains(first) && !weak.open)) return first.querySelector('.open').focus();
     if (first) {
       weakWords.focus();
-      say(`No more as sure as is asked for. ${weakWords.textContent}`);
+      announce(`No more results with the minimum confidence. ${weakWords.textContent}`);
     } else {
       (more.hidden ? heading : more).focus();
-      say('That is all');
+      announce('No more results');
     }
   }
 
   function fail(error) {
-    shown = null;
+    current = null;
     heading.textContent = error.status === 400 ? 'The filter is not understood' : 'No answer';
     about.textContent = '';
     found.replaceChildren();
@@ -256,51 +256,51 @@ export function searchView() {
   }
 
   function show() {
-    const min = least();
+    const min = minConfidence();
     const node = (result) => {
-      if (!shown.cards.has(result)) shown.cards.set(result, card(result, searchWith));
-      return shown.cards.get(result);
+      if (!current.cards.has(result)) current.cards.set(result, card(result, searchWith));
+      return current.cards.get(result);
     };
-    const sure = shown.results.filter((r) => r.confidence >= min);
-    const rest = shown.results.filter((r) => r.confidence < min);
+    const sure = current.results.filter((r) => r.confidence >= min);
+    const rest = current.results.filter((r) => r.confidence < min);
     const videos = route.params.get('group') !== 'moment';
     const kind = videos ? 'video' : 'moment';
     found.replaceChildren(...sure.map(node));
     weakList.replaceChildren(...rest.map(node));
     const none = sure.length === 0;
-    heading.textContent = none ? 'Nothing like this here' : `${count(sure.length, kind)}${shown.more && rest.length === 0 ? ' and more' : ''}`;
+    heading.textContent = none ? 'No match found' : `${count(sure.length, kind)}${current.more && rest.length === 0 ? ' and more' : ''}`;
     nothing.hidden = !none;
     found.hidden = none;
-    const best = shown.results[0];
-    const filtered = route.params.get('filter') ? ' Only videos that the filter lets through were looked at.' : '';
-    nothing.lastChild.textContent = (best ? `The nearest has a confidence of ${percent(best.confidence)}; asked for is ${percent(min)}.` : 'Nothing came near at all.') + filtered;
-    about.textContent = `${number(Math.max(1, Math.round(shown.took_ms)))} ms${shown.exact ? ', every moment compared' : ''}`;
+    const best = current.results[0];
+    const filtered = route.params.get('filter') ? ' Only videos that match the filter were searched.' : '';
+    nothing.lastChild.textContent = (best ? `The best result has a confidence of ${percent(best.confidence)}; the minimum is ${percent(min)}.` : 'There are no results at all.') + filtered;
+    about.textContent = `${number(Math.max(1, Math.round(current.took_ms)))} ms${current.exact ? ', all moments compared' : ''}`;
     weak.hidden = rest.length === 0;
-    if (shown.key !== weak.dataset.key) weak.open = false;
-    weak.dataset.key = shown.key;
+    if (current.key !== weak.dataset.key) weak.open = false;
+    weak.dataset.key = current.key;
     weakWords.textContent = none ? `Show the ${count(rest.length, `nearest ${kind}`)} anyway` : `${count(rest.length, `weaker ${kind}`)}`;
-    more.hidden = !shown.more || (rest.length > 0 && !weak.open);
+    more.hidden = !current.more || (rest.length > 0 && !weak.open);
     const first = sure[0];
-    say(none ? heading.textContent : `${heading.textContent}. First: ${first.title} at ${clock(first.at)}, confidence ${percent(first.confidence)}`);
+    announce(none ? heading.textContent : `${heading.textContent}. First: ${first.title} at ${clock(first.at)}, confidence ${percent(first.confidence)}`);
   }
 
   addEventListener('reelseek-indexed', ({ detail: now }) => {
     info = now;
-    // Not by their generation: a server that was started anew counts from one again.
+    // All of them: a restarted server counts generations from one again.
     answers.clear();
-    if (shown) shown.stale = true;
-    // What was not found may be there now; what was found stays as it is under the reader's eyes.
-    const nothingFound = !shown || (shown.stale && found.hidden);
+    if (current) current.stale = true;
+    // An empty result is searched again. Results on screen do not change by themselves.
+    const nothingFound = !current || (current.stale && found.hidden);
     if (root.isConnected && route && nothingFound && !running) load(false);
   });
 
-  weak.addEventListener('toggle', () => shown && (more.hidden = !shown.more || (!weakList.hidden && weakList.children.length > 0 && !weak.open)));
+  weak.addEventListener('toggle', () => current && (more.hidden = !current.more || (!weakList.hidden && weakList.children.length > 0 && !weak.open)));
 
   function showOptions() {
     filter.value = route.params.get('filter') ?? '';
     const chosen = route.params.get('group') === 'moment' ? 'moment' : 'video';
     for (const radio of groups.querySelectorAll('input')) radio.checked = radio.value === chosen;
-    const min = least();
+    const min = minConfidence();
     const nearest = STOPS.reduce((best, stop, i) => (Math.abs(stop - min) < Math.abs(STOPS[best] - min) ? i : best), 0);
     slider.value = nearest;
     figure.textContent = min === 0 ? 'any' : `${+(min * 100).toFixed(1)} %`;
@@ -311,30 +311,30 @@ export function searchView() {
   return {
     title: 'Search',
     root,
-    takeIn,
+    acceptTransfer,
     async update(next) {
-      const sameQuestion = route && ['picture', 'frame', 'url', 'filter', 'group'].every((k) => route.params.get(k) === next.params.get(k));
+      const isSameQuery = route && ['picture', 'frame', 'url', 'filter', 'group'].every((k) => route.params.get(k) === next.params.get(k));
       route = next;
       showOptions();
-      showQuery(query());
-      if (sameQuestion && shown && !shown.stale) return show();
-      const leftBehind = found.contains(document.activeElement) || weakList.contains(document.activeElement);
+      showQuery(queryOfRoute());
+      if (isSameQuery && current && !current.stale) return show();
+      const loseFocus = found.contains(document.activeElement) || weakList.contains(document.activeElement);
       const loaded = load(false);
-      if (leftBehind && !results.hidden) heading.focus();
+      if (loseFocus && !results.hidden) heading.focus();
       await loaded;
     },
     async enter() {
-      const before = standard();
+      const before = defaultMin();
       try {
-        info = await api.about(true);
+        info = await api.serverInfo(true);
       } catch (error) {
-        return api.report(error, () => location.reload());
+        return api.showError(error, () => location.reload());
       }
       byAddress.hidden = !info.fetch;
       if (route) showOptions();
-      if (!info.index) api.tellNoIndex(info);
-      if (shown?.stale && !running) await load(false);
-      else if (shown && standard() !== before) show();
+      if (!info.index) api.showNoIndex(info);
+      if (current?.stale && !running) await load(false);
+      else if (current && defaultMin() !== before) show();
     },
     leave() {
       running?.abort();

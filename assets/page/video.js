@@ -1,4 +1,4 @@
-// One video: it plays, and a strip of its frames leads through it.
+// One video: a player, and a strip of frames to jump to.
 
 import * as api from './api.js';
 import { alerts } from './alerts.js';
@@ -6,23 +6,23 @@ import { labelList } from './cards.js';
 import { breakable, bytes, clock, h, icon, number, when } from './dom.js';
 import { thumbnail } from './media.js';
 import { playerOf } from './player.js';
-import { again } from './router.js';
+import { reload } from './router.js';
 import { searchWith } from './search.js';
 
-/** For screens with more than one dot a pixel. */
+/** Twice the size of a frame in the strip, for screens of high density. */
 const STILL_WIDTH = 320;
 
-/** The sidecar's other fields, as a list of what they say. */
+/** Names and values of the sidecar's other fields. */
 function extraRows(extra) {
   if (extra === null || typeof extra !== 'object' || Array.isArray(extra)) return [];
-  const words = (value) => (typeof value === 'string' ? value : JSON.stringify(value));
-  return Object.entries(extra).map(([name, value]) => [name, words(value)]);
+  const textOf = (value) => (typeof value === 'string' ? value : JSON.stringify(value));
+  return Object.entries(extra).map(([name, value]) => [name, textOf(value)]);
 }
 
 export function videoView() {
   const root = h('div', { class: 'video' });
   let player = null;
-  let wanted = null;
+  let currentId = null;
 
   const still = ({ video, title }, { at }) => {
     const time = clock(at);
@@ -38,7 +38,7 @@ export function videoView() {
     player = playerOf(video, (at) => searchWith(video.video, at));
     const rows = [
       ['Length', clock(video.duration)],
-      ['Searchable pieces', number(video.rows)],
+      ['Indexed clips', number(video.rows)],
       ['File', breakable(video.path ?? video.name)],
       ['Size', bytes(video.size)],
       ['Changed', when(video.modified)],
@@ -63,23 +63,23 @@ export function videoView() {
     root,
     async update({ rest: [id] }) {
       player?.close();
-      wanted = id;
+      currentId = id;
       try {
         const video = await api.get(`/v1/videos/${encodeURIComponent(id)}`);
-        if (wanted !== id) return;
+        if (currentId !== id) return;
         alerts.clear();
         show(video);
         this.title = video.title;
       } catch (error) {
-        if (wanted !== id) return;
+        if (currentId !== id) return;
         this.title = [400, 404].includes(error.status) ? 'No such video' : 'No answer';
         root.replaceChildren(h('a', { class: 'back', href: '#/library' }, icon('back'), 'Library'), h('h1', { tabindex: '-1' }, this.title));
-        api.report(error, again);
+        api.showError(error, reload);
       }
     },
     enter() {},
     leave() {
-      wanted = null;
+      currentId = null;
       player?.close();
     },
   };

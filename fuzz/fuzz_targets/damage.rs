@@ -1,9 +1,7 @@
-//! Damages the files of a small index, as the input says, and uses it in every way: errors are fine, crashes
-//! are not.
+//! Damages the files of a small index and uses the index in every way. Errors are expected, crashes are not.
 //!
-//! The input is a list of changes of six bytes: which file, where (as a share of its length, two bytes), what
-//! to do (one byte: set, flip, cut, or write the same again over the next places), and two bytes to do it
-//! with.
+//! The input is a list of changes of six bytes each: the file; the position, as a fraction of its length (two
+//! bytes); the operation (set, flip, truncate, or fill); and two bytes of arguments.
 
 #![no_main]
 
@@ -16,13 +14,13 @@ use reelseek_index::{Effort, Hnsw, Index, Settings, Span, Video, VideoNumber, Vi
 
 const DIM: usize = 8;
 
-struct Sound {
+struct IntactIndex {
     _keep: tempfile::TempDir,
     dir: PathBuf,
     files: Vec<(PathBuf, Vec<u8>)>,
 }
 
-fn build() -> Sound {
+fn build() -> IntactIndex {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
     let hnsw = Hnsw { m: 4, ef_construction: 20, min_rows: 1, ..Hnsw::default() };
@@ -34,7 +32,7 @@ fn build() -> Sound {
         writer.put(video, &[Span::default(); 20], &rows, &[i as u8; 20 * 5]).unwrap();
         if i % 10 == 9 {
             writer.commit().unwrap();
-            // Of this commit and so large a segment that walks are chosen.
+            // Later segments are so large that searches walk their graphs.
             writer.remove(&format!("v{}", i - 5)).unwrap();
         }
     }
@@ -46,7 +44,7 @@ fn build() -> Sound {
         entries.map(|entry| entry.unwrap().path()).map(|path| (path.clone(), fs::read(path).unwrap())).collect();
     files.retain(|(_, bytes)| !bytes.is_empty());
     files.sort();
-    Sound { _keep: keep, dir, files }
+    IntactIndex { _keep: keep, dir, files }
 }
 
 fn use_all(dir: &Path) -> reelseek_index::Result<()> {
@@ -70,13 +68,13 @@ fn use_all(dir: &Path) -> reelseek_index::Result<()> {
 }
 
 fuzz_target!(|input: &[u8]| {
-    static SOUND: OnceLock<Sound> = OnceLock::new();
-    let sound = SOUND.get_or_init(build);
-    // tantivy's panics are caught in the index; libFuzzer would end at each.
+    static INTACT: OnceLock<IntactIndex> = OnceLock::new();
+    let intact = INTACT.get_or_init(build);
+    // The index catches panics of tantivy. The hook of libFuzzer would abort at each.
     std::panic::set_hook(Box::new(|_| ()));
     let mut changed = vec![];
     for change in input.chunks_exact(6).take(16) {
-        let (path, whole) = &sound.files[change[0] as usize % sound.files.len()];
+        let (path, whole) = &intact.files[change[0] as usize % intact.files.len()];
         let mut bytes = fs::read(path).unwrap();
         let at = whole.len() * (usize::from(change[1]) << 8 | usize::from(change[2])) / 65_536;
         match (change[3] % 4, bytes.get_mut(at)) {
@@ -89,11 +87,11 @@ fuzz_target!(|input: &[u8]| {
         fs::write(path, bytes).unwrap();
         changed.push((path, whole));
     }
-    let used = std::panic::catch_unwind(|| use_all(&sound.dir));
-    let verified = Index::verify(&sound.dir).map(|report| report.is_sound());
+    let used = std::panic::catch_unwind(|| use_all(&intact.dir));
+    let verified = Index::verify(&intact.dir).map(|report| report.is_sound());
     let damaged = changed.iter().any(|(path, whole)| fs::read(path).unwrap() != **whole);
     changed.into_iter().for_each(|(path, whole)| fs::write(path, whole).unwrap());
-    assert!(used.is_ok(), "a panic came through");
-    assert!(!damaged || !matches!(verified, Ok(true)), "damage was not found");
+    assert!(used.is_ok(), "a panic left the crate");
+    assert!(!damaged || !matches!(verified, Ok(true)), "verify did not find the damage");
     assert!(damaged || matches!(verified, Ok(true)));
 });

@@ -1,4 +1,5 @@
-//! Measures the index on vectors of a file: one JSON line for the build, a fresh open, the exact scan, and each `--ef`.
+//! Measures the index on vectors from a file. Prints one JSON line for the build, for opening the index in a
+//! new process, for the exact scan, and for each `--ef`.
 //!
 //! ```text
 //! cargo run --release -p reelseek-index --example ann -- --base base.npy --queries queries.npy --ef 16,32,64
@@ -10,67 +11,69 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use reelseek_index::{Builder, Effort, Hit, Hnsw, Index, Precision, Searcher, Settings, Span, Video, VideoSet};
+use reelseek_index::{
+    Effort, GraphBuilder, Hit, HnswSettings, Index, IndexSettings, RowPrecision, Searcher, Span, Video, VideoSet,
+};
 
 #[derive(Parser)]
-#[command(about = "Measure build, open and search on vectors of a file, by cosine")]
-struct Arguments {
+#[command(about = "Measure building, opening and searching an index of vectors, by cosine")]
+struct AnnArgs {
     /// Vectors to index: .npy, two-dimensional, float32
     #[arg(long, required_unless_present = "open")]
     base: Option<PathBuf>,
-    /// Vectors to search for, likewise
+    /// Query vectors: .npy, two-dimensional, float32
     #[arg(long, required_unless_present = "open")]
     queries: Option<PathBuf>,
-    /// Neighbours asked for
+    /// Neighbours per query
     #[arg(long, default_value_t = 10)]
     k: usize,
-    /// Links a row is given on each level
+    /// Links of a new row on each level
     #[arg(long, default_value_t = 16)]
     m: u32,
-    /// Candidates looked at for them
+    /// Candidates for these links
     #[arg(long, default_value_t = 200)]
     ef_construction: u32,
-    /// Breadths of search
+    /// Pool sizes of the searches
     #[arg(long, value_delimiter = ',', default_value = "16,32,64,128,256")]
     ef: Vec<usize>,
-    /// Threads that build; searches are measured on one
+    /// Threads of the build; searches use one
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Rows a video [default: all rows are one]
+    /// Rows per video [default: one video with all rows]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     video_rows: Option<u32>,
-    /// Also search among such shares of the videos, drawn by their number (asks for --video-rows)
+    /// Also search among these fractions of the videos, selected at random
     #[arg(long, value_delimiter = ',', requires = "video_rows")]
     filter: Vec<f64>,
-    /// Keep values in 16 bits
+    /// Store values in 16 bits
     #[arg(long)]
     half: bool,
-    /// Who builds the graph: `own`, or `hnsw_rs` with the Cargo feature of that name
+    /// Graph builder: `own`, or `hnsw_rs` with the Cargo feature of that name
     #[arg(long, default_value = "own", value_parser = builder)]
-    builder: Builder,
-    /// Runs of each search, of which the fastest counts
+    builder: GraphBuilder,
+    /// Runs of each search; the fastest is reported
     #[arg(long, default_value_t = 3)]
     runs: usize,
-    /// Folder for the index, new or empty, which is kept [default: a temporary one]
+    /// Folder for the index, new or empty; it is not deleted [default: a temporary folder]
     #[arg(long)]
     index: Option<PathBuf>,
-    /// Lines are JSON in any case
+    /// Has no effect: the output is always JSON
     #[arg(long)]
     json: bool,
-    /// Only open this index, and say what that took
+    /// Only open this index and report time and memory
     #[arg(long, hide = true)]
     open: Option<PathBuf>,
 }
 
-fn builder(text: &str) -> Result<Builder, String> {
+fn builder(text: &str) -> Result<GraphBuilder, String> {
     match text {
-        "own" => Ok(Builder::Own),
-        "hnsw_rs" => Ok(Builder::HnswRs),
+        "own" => Ok(GraphBuilder::Own),
+        "hnsw_rs" => Ok(GraphBuilder::HnswRs),
         _ => Err("expected own or hnsw_rs".to_owned()),
     }
 }
 
-/// Rows of unit norm from a .npy file, and their length.
+/// Reads the rows of a .npy file, scaled to unit norm, and their length.
 fn read(path: &Path) -> anyhow::Result<(Vec<f32>, usize)> {
     let file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
     let file = npyz::NpyFile::new(std::io::BufReader::new(file)).with_context(|| path.display().to_string())?;
@@ -79,7 +82,7 @@ fn read(path: &Path) -> anyhow::Result<(Vec<f32>, usize)> {
     };
     let (dim, order) = (usize::try_from(dim)?, file.order());
     if order != npyz::Order::C {
-        bail!("{}: expected rows one after another (C order), found Fortran order", path.display());
+        bail!("{}: expected C order, found Fortran order", path.display());
     }
     let mut values: Vec<f32> = file.into_vec().with_context(|| format!("{}: not float32", path.display()))?;
     for row in values.chunks_exact_mut(dim.max(1)) {
@@ -89,37 +92,37 @@ fn read(path: &Path) -> anyhow::Result<(Vec<f32>, usize)> {
     Ok((values, dim))
 }
 
-fn say(line: serde_json::Value) -> anyhow::Result<()> {
+fn print(line: serde_json::Value) -> anyhow::Result<()> {
     Ok(writeln!(std::io::stdout(), "{line}")?)
 }
 
-/// Resident memory in MB, where the system tells.
+/// Resident memory in MB, on Linux.
 fn resident() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok()? / 1024.0)
 }
 
-/// In a process of its own: what opening takes, for the first time in it.
+/// Opens the index and reports time and memory. Runs in a new process.
 fn open(folder: &Path) -> anyhow::Result<()> {
     let before = resident();
     let start = Instant::now();
     let searcher = Index::open(folder)?.searcher()?;
     let ms = start.elapsed().as_secs_f64() * 1e3;
     let grown = resident().zip(before).map(|(after, before)| after - before);
-    say(serde_json::json!({"event": "open", "ms": ms, "rss_mb": grown, "rows": searcher.rows()}))
+    print(serde_json::json!({"event": "open", "ms": ms, "rss_mb": grown, "rows": searcher.rows()}))
 }
 
-fn build(folder: &Path, base: &[f32], dim: usize, arguments: &Arguments) -> anyhow::Result<()> {
-    let hnsw = Hnsw {
-        m: arguments.m,
-        ef_construction: arguments.ef_construction,
-        builder: arguments.builder,
-        ..Hnsw::default()
+fn build(folder: &Path, base: &[f32], dim: usize, args: &AnnArgs) -> anyhow::Result<()> {
+    let hnsw = HnswSettings {
+        m: args.m,
+        ef_construction: args.ef_construction,
+        builder: args.builder,
+        ..HnswSettings::default()
     };
-    let precision = if arguments.half { Precision::Half } else { Precision::Full };
-    let index = Index::create(folder, &Settings { hnsw, precision, ..Settings::new(dim) })?;
-    let rows = arguments.video_rows.map_or(base.len() / dim, |rows| rows as usize).max(1);
+    let precision = if args.half { RowPrecision::Half } else { RowPrecision::Full };
+    let index = Index::create(folder, &IndexSettings { hnsw, precision, ..IndexSettings::new(dim) })?;
+    let rows = args.video_rows.map_or(base.len() / dim, |rows| rows as usize).max(1);
     let spans: Vec<Span> = (0..rows as u32).map(|i| Span { start_ms: i, end_ms: i + 1, at_ms: i }).collect();
     let mut writer = index.writer()?;
     for (i, rows) in base.chunks(rows * dim).enumerate() {
@@ -133,60 +136,62 @@ fn bytes(folder: &Path) -> std::io::Result<u64> {
     std::fs::read_dir(folder)?.map(|entry| entry?.metadata().map(|data| data.len())).sum()
 }
 
-struct Timed {
+/// Results and times of a list of queries.
+struct TimedSearch {
     rows: Vec<Vec<u32>>,
     seconds: f64,
-    each: Vec<f64>,
+    /// Time of each query in microseconds, ascending.
+    each_us: Vec<f64>,
 }
 
-/// Every query in turn on this thread, and the time that each took.
+/// Runs the queries one after another on this thread.
 fn search(
     searcher: &Searcher,
     queries: &[f32],
     k: usize,
     filter: Option<&VideoSet>,
     effort: Effort,
-) -> anyhow::Result<Timed> {
+) -> anyhow::Result<TimedSearch> {
     let dim = searcher.settings().dim;
-    let mut timed = Timed { rows: Vec::new(), seconds: 0.0, each: Vec::new() };
+    let mut timed = TimedSearch { rows: Vec::new(), seconds: 0.0, each_us: Vec::new() };
     let start = Instant::now();
     for query in queries.chunks_exact(dim) {
         let start = Instant::now();
         let hits = searcher.search(query, k, filter, effort)?;
-        timed.each.push(start.elapsed().as_secs_f64() * 1e6);
+        timed.each_us.push(start.elapsed().as_secs_f64() * 1e6);
         timed.rows.push(hits.iter().map(|hit: &Hit| hit.row.row).collect());
     }
     timed.seconds = start.elapsed().as_secs_f64();
-    timed.each.sort_unstable_by(f64::total_cmp);
+    timed.each_us.sort_unstable_by(f64::total_cmp);
     Ok(timed)
 }
 
-fn event(name: &str, timed: &Timed) -> serde_json::Value {
-    let at = |share: f64| timed.each.get((timed.each.len() as f64 * share) as usize).copied();
-    let qps = timed.each.len() as f64 / timed.seconds;
+fn event(name: &str, timed: &TimedSearch) -> serde_json::Value {
+    let at = |share: f64| timed.each_us.get((timed.each_us.len() as f64 * share) as usize).copied();
+    let qps = timed.each_us.len() as f64 / timed.seconds;
     serde_json::json!({"event": name, "qps": qps, "p50_us": at(0.5), "p99_us": at(0.99)})
 }
 
 fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    if let Some(folder) = &arguments.open {
+    let args = AnnArgs::parse();
+    if let Some(folder) = &args.open {
         return open(folder);
     }
-    let (Some(base), Some(queries)) = (&arguments.base, &arguments.queries) else { bail!("--base and --queries") };
+    let (Some(base), Some(queries)) = (&args.base, &args.queries) else { bail!("expected --base and --queries") };
     let ((base, dim), (queries, query_dim)) = (read(base)?, read(queries)?);
     if dim != query_dim || dim == 0 {
         bail!("expected queries as long as the base's {dim} values, found {query_dim}");
     }
-    let place = tempfile::tempdir()?;
-    let folder = arguments.index.clone().unwrap_or_else(|| place.path().join("index"));
+    let temporary = tempfile::tempdir()?;
+    let folder = args.index.clone().unwrap_or_else(|| temporary.path().join("index"));
     let pool = |threads: usize| rayon::ThreadPoolBuilder::new().num_threads(threads).build();
 
     let start = Instant::now();
-    pool(arguments.threads)?.install(|| build(&folder, &base, dim, &arguments))?;
+    pool(args.threads)?.install(|| build(&folder, &base, dim, &args))?;
     let seconds = start.elapsed().as_secs_f64();
-    say(serde_json::json!({
+    print(serde_json::json!({
         "event": "build", "seconds": seconds, "rows": base.len() / dim, "dim": dim,
-        "bytes": bytes(&folder.join("segments"))?, "threads": arguments.threads,
+        "bytes": bytes(&folder.join("segments"))?, "threads": args.threads,
     }))?;
     drop(base);
 
@@ -196,16 +201,16 @@ fn main() -> anyhow::Result<()> {
     }
 
     let searcher = Index::open(&folder)?.searcher()?;
-    let exact = searcher.search_batch(&queries, arguments.k, None, Effort::Exact)?;
+    let exact = searcher.search_batch(&queries, args.k, None, Effort::Exact)?;
     let truth: Vec<Vec<u32>> = exact.iter().map(|hits| hits.iter().map(|hit| hit.row.row).collect()).collect();
     pool(1)?.install(|| -> anyhow::Result<()> {
         let some = &queries[..queries.len().min(100 * dim)];
-        say(event("exact", &search(&searcher, some, arguments.k, None, Effort::Exact)?))?;
-        for ef in &arguments.ef {
+        print(event("exact", &search(&searcher, some, args.k, None, Effort::Exact)?))?;
+        for ef in &args.ef {
             let effort = Effort::Ef(*ef);
-            let mut best = search(&searcher, &queries, arguments.k, None, effort)?;
-            for _ in 1..arguments.runs {
-                let again = search(&searcher, &queries, arguments.k, None, effort)?;
+            let mut best = search(&searcher, &queries, args.k, None, effort)?;
+            for _ in 1..args.runs {
+                let again = search(&searcher, &queries, args.k, None, effort)?;
                 if again.seconds < best.seconds {
                     best = again;
                 }
@@ -213,22 +218,22 @@ fn main() -> anyhow::Result<()> {
             let mut line = event("search", &best);
             line["ef"] = (*ef).into();
             line["recall"] = recall(&best.rows, &truth).into();
-            say(line)?;
+            print(line)?;
         }
         let some = &queries[..queries.len().min(200 * dim)];
-        for share in &arguments.filter {
-            say(filtered(&searcher, some, arguments.k, *share)?)?;
-            say(filtered_far(&searcher, &some[..some.len().min(20 * dim)], arguments.k, *share)?)?;
+        for share in &args.filter {
+            print(filtered(&searcher, some, args.k, *share)?)?;
+            print(filtered_far(&searcher, &some[..some.len().min(20 * dim)], args.k, *share)?)?;
         }
         Ok(())
     })
 }
 
-/// Searches among a share of the videos, by default and exactly.
+/// Searches a random fraction of the videos, with the default effort and exactly.
 fn filtered(searcher: &Searcher, queries: &[f32], k: usize, share: f64) -> anyhow::Result<serde_json::Value> {
     let drawn = |number: u64| (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11) as f64 / (1u64 << 53) as f64;
     let some: VideoSet = searcher.video_numbers().into_iter().filter(|number| drawn(number.0) < share).collect();
-    let measure = |effort| -> anyhow::Result<Timed> {
+    let measure = |effort| -> anyhow::Result<TimedSearch> {
         let first = search(searcher, queries, k, Some(&some), effort)?;
         let again = search(searcher, queries, k, Some(&some), effort)?;
         Ok(if first.seconds < again.seconds { first } else { again })
@@ -238,12 +243,12 @@ fn filtered(searcher: &Searcher, queries: &[f32], k: usize, share: f64) -> anyho
     line["share"] = share.into();
     line["videos"] = some.len().into();
     line["recall"] = recall(&default.rows, &exact.rows).into();
-    line["exact_qps"] = (exact.each.len() as f64 / exact.seconds).into();
+    line["exact_qps"] = (exact.each_us.len() as f64 / exact.seconds).into();
     line["time_to_exact"] = (default.seconds / exact.seconds).into();
     Ok(line)
 }
 
-/// As [`filtered`], but among the videos that lie farthest from the query: all that a walk meets first is not wanted.
+/// As [`filtered`], but selects the videos farthest from the query, which a walk reaches last.
 fn filtered_far(searcher: &Searcher, queries: &[f32], k: usize, share: f64) -> anyhow::Result<serde_json::Value> {
     let dim = searcher.settings().dim;
     let (mut found, mut truth, mut times) = (Vec::new(), Vec::new(), [0.0; 2]);
@@ -268,7 +273,7 @@ fn filtered_far(searcher: &Searcher, queries: &[f32], k: usize, share: f64) -> a
     }))
 }
 
-/// The share of `truth` that was found.
+/// The fraction of `truth` that was found.
 fn recall(found: &[Vec<u32>], truth: &[Vec<u32>]) -> f64 {
     let hits: usize = found.iter().zip(truth).map(|(f, t)| t.iter().filter(|row| f.contains(row)).count()).sum();
     hits as f64 / truth.iter().map(Vec::len).sum::<usize>().max(1) as f64

@@ -1,9 +1,9 @@
-//! The folder of the text index, as tantivy reads and writes it: with a checksum at the end of the files that have none of tantivy's,
-//! and with guarded maps.
+//! The folder of the text index, as tantivy reads and writes it. Adds checksums to the files that have none,
+//! checks all files when they are opened, and maps them with [`MappedFile`].
 //!
-//! tantivy replaces two files as wholes, `meta.json` (the root of everything) and `.managed.json` (which files are its own). Each is given a
-//! last line of 16 bytes, which tantivy does not see: a line feed, `crc32 `, the CRC-32 (IEEE) of what is before in eight
-//! hexadecimal digits, a line feed.
+//! tantivy replaces two files as a whole: `meta.json` (the root of the index) and `.managed.json` (tantivy's
+//! list of its files). Each ends with an additional line of 16 bytes, which tantivy does not see: a line
+//! feed, `crc32 `, the CRC-32 (IEEE) of everything before as eight hexadecimal digits, a line feed.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,49 +18,52 @@ use tantivy::directory::{
 };
 
 use crate::error::{Error, Result};
-use crate::map::{Mapped, Shared};
-use crate::segment::word;
+use crate::io::u32_at;
+use crate::map::{MappedFile, SharedMap};
 
-/// Bytes of the last line.
-const LINE: usize = 16;
+/// Size of the additional line in bytes.
+const CHECKSUM_LINE_BYTES: usize = 16;
 
-/// See the module.
+/// The last number of tantivy's footers.
+const FOOTER_MAGIC: u32 = 1337;
+
+/// tantivy's directory with checksums; see the module.
 #[derive(Clone)]
-pub(crate) struct Folder {
+pub(crate) struct TextDirectory {
     path: PathBuf,
     inner: MmapDirectory,
     /// Files that are mapped now.
-    maps: Arc<Mutex<HashMap<PathBuf, Weak<Mapped>>>>,
+    maps: Arc<Mutex<HashMap<PathBuf, Weak<MappedFile>>>>,
 }
 
-impl std::fmt::Debug for Folder {
+impl std::fmt::Debug for TextDirectory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Folder").field(&self.path).finish()
+        f.debug_tuple("TextDirectory").field(&self.path).finish()
     }
 }
 
-/// The last line of a file with this content.
-fn line(content: &[u8]) -> [u8; LINE] {
+/// The additional line of a file with this content.
+fn checksum_line(content: &[u8]) -> [u8; CHECKSUM_LINE_BYTES] {
     let mut line = *b"\ncrc32 ........\n";
     line[7..15].copy_from_slice(format!("{:08x}", crc32fast::hash(content)).as_bytes());
     line
 }
 
-fn damaged(found: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("{found}: restore the index from a copy or build it again"))
+fn damaged(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
-/// Reads a file of tantivy through and compares it with its footer: the JSON of [`Footer`], its length and 1337, both `u32`. Gives the
-/// file's size, and the version of tantivy that the footer names.
+/// Reads a file of tantivy and compares it with its footer: the JSON of [`Footer`], then the length of the
+/// JSON and [`FOOTER_MAGIC`] as `u32`. Returns the size of the file and the version of tantivy in the footer.
 pub(crate) fn check(path: &Path) -> io::Result<(u64, String)> {
-    let cut = || damaged("it is cut short".to_owned());
+    let cut = || damaged("expected a footer of tantivy, found a file cut short".to_owned());
     let mut file = File::open(path)?;
     let bytes = file.metadata()?.len();
     let mut end = [0; 8];
     file.seek(SeekFrom::Start(bytes.checked_sub(8).ok_or_else(cut)?))?;
     file.read_exact(&mut end)?;
-    let [length, magic] = [0, 4].map(|at| word(&end, at));
-    let body = bytes.checked_sub(8 + u64::from(length)).filter(|_| magic == 1337).ok_or_else(cut)?;
+    let [length, magic] = [0, 4].map(|at| u32_at(&end, at));
+    let body = bytes.checked_sub(8 + u64::from(length)).filter(|_| magic == FOOTER_MAGIC).ok_or_else(cut)?;
     file.seek(SeekFrom::Start(0))?;
     let (mut crc, mut block, mut left) = (crc32fast::Hasher::new(), vec![0; 1 << 16], body);
     while left > 0 {
@@ -71,28 +74,26 @@ pub(crate) fn check(path: &Path) -> io::Result<(u64, String)> {
     }
     let mut found = Vec::new();
     file.take(u64::from(length)).read_to_end(&mut found)?;
-    let footer: Footer = serde_json::from_slice(&found).map_err(|error| damaged(format!("its end is {error}")))?;
+    let footer: Footer = serde_json::from_slice(&found).map_err(|error| damaged(format!("footer: {error}")))?;
     let crc = crc.finalize();
     if footer.crc != crc {
         return Err(damaged(format!("expected checksum {:08x}, found {crc:08x}", footer.crc)));
     }
-    // The footer itself lies outside the checksum: it must be as tantivy writes it.
+    // The checksum does not cover the footer, so that must be exactly as tantivy writes it.
     if serde_json::to_vec(&footer)? != found {
-        return Err(damaged(format!(
-            "expected an end as tantivy writes it, found {}",
-            String::from_utf8_lossy(&found)
-        )));
+        let found = String::from_utf8_lossy(&found);
+        return Err(damaged(format!("expected a footer as tantivy writes it, found {found}")));
     }
     Ok((bytes, serde_json::to_string(&footer.version)?))
 }
 
-impl Folder {
-    pub(crate) fn open(path: &Path) -> Result<Folder> {
+impl TextDirectory {
+    pub(crate) fn open(path: &Path) -> Result<TextDirectory> {
         let inner = MmapDirectory::open(path).map_err(Error::text(path))?;
-        Ok(Folder { path: path.to_owned(), inner, maps: Arc::default() })
+        Ok(TextDirectory { path: path.to_owned(), inner, maps: Arc::default() })
     }
 
-    /// Whether the files that are mapped are as long as they were.
+    /// Returns an error if a mapped file was truncated since it was opened.
     pub(crate) fn check(&self) -> Result<()> {
         let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
         maps.retain(|_, map| map.strong_count() > 0);
@@ -100,19 +101,19 @@ impl Folder {
     }
 }
 
-impl Directory for Folder {
+impl Directory for TextDirectory {
     fn get_file_handle(&self, path: &Path) -> std::result::Result<Arc<dyn FileHandle>, OpenReadError> {
         let full = self.path.join(path);
-        let known = |maps: &HashMap<PathBuf, Weak<Mapped>>| maps.get(&full).and_then(Weak::upgrade);
+        let known = |maps: &HashMap<PathBuf, Weak<MappedFile>>| maps.get(&full).and_then(Weak::upgrade);
         let lock = || self.maps.lock().unwrap_or_else(PoisonError::into_inner);
         let found = known(&lock());
         let map = match found {
             Some(map) => map,
-            // tantivy trusts what it reads, and ends the process over some damage: it is looked for here, in full.
-            None => match check(&full).and_then(|_| Mapped::open_whole(&full)) {
+            // tantivy trusts its files and aborts the process for some damage, so check the whole file here.
+            None => match check(&full).and_then(|_| MappedFile::open_whole(&full)) {
                 Ok(map) => {
                     let mut maps = lock();
-                    // Another thread may have been as fast.
+                    // Another thread may have mapped it meanwhile.
                     let map = known(&maps).unwrap_or_else(|| Arc::new(map));
                     maps.insert(full.clone(), Arc::downgrade(&map));
                     map
@@ -123,13 +124,13 @@ impl Directory for Folder {
                 Err(error) => return Err(OpenReadError::wrap_io_error(error, full)),
             },
         };
-        Ok(Arc::new(OwnedBytes::new(Shared(map))))
+        Ok(Arc::new(OwnedBytes::new(SharedMap(map))))
     }
 
     fn atomic_read(&self, path: &Path) -> std::result::Result<Vec<u8>, OpenReadError> {
         let mut content = self.inner.atomic_read(path)?;
-        let end = content.len().saturating_sub(LINE);
-        if content[end..] != line(&content[..end]) {
+        let end = content.len().saturating_sub(CHECKSUM_LINE_BYTES);
+        if content[end..] != checksum_line(&content[..end]) {
             let error = damaged("its checksum does not match".to_owned());
             return Err(OpenReadError::wrap_io_error(error, self.path.join(path)));
         }
@@ -138,7 +139,7 @@ impl Directory for Folder {
     }
 
     fn atomic_write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-        self.inner.atomic_write(path, &[content, &line(content)].concat())
+        self.inner.atomic_write(path, &[content, &checksum_line(content)].concat())
     }
 
     fn delete(&self, path: &Path) -> std::result::Result<(), DeleteError> {

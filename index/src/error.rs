@@ -1,106 +1,102 @@
-//! The crate's one error type: each variant carries what was expected, what was found, and what to do.
+//! The crate's error type. Each variant has the facts as fields: path, expected, found.
 
 use std::path::{Path, PathBuf};
 
 /// Result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Everything that can go wrong.
+/// All failures of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused.
+    /// The operating system reported an error.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was being done, as a verb.
+        /// The failed operation, as a verb.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The text index refused.
+    /// The text index reported an error.
     #[error("text index in {}: {source}", path.display())]
     Text {
-        /// The index folder.
+        /// Folder of the text index.
         path: PathBuf,
-        /// tantivy's answer.
+        /// tantivy's error.
         source: Box<tantivy::TantivyError>,
     },
     /// The folder holds no index.
-    #[error("{} holds no index: create one first", path.display())]
+    #[error("{} holds no index", path.display())]
     Missing {
         /// The folder.
         path: PathBuf,
     },
-    /// The folder holds an index already.
-    #[error("{} holds an index already: open it, or choose another folder", path.display())]
-    Exists {
+    /// The folder already holds an index.
+    #[error("{} already holds an index", path.display())]
+    AlreadyExists {
         /// The folder.
         path: PathBuf,
     },
-    /// The folder holds something that is not ours.
-    #[error("{} is not empty (found '{found}'): an index wants a new or empty folder", path.display())]
-    Foreign {
+    /// The folder for a new index contains other files.
+    #[error("{}: expected a new or empty folder, found '{found}' in it", path.display())]
+    NotEmpty {
         /// The folder.
         path: PathBuf,
-        /// The first foreign entry.
+        /// Name of the first other file.
         found: String,
     },
-    /// Another writer holds the index.
-    #[error("{} is being written by another process or writer: wait for it to finish", path.display())]
+    /// Another writer holds the lock of the index.
+    #[error("{} is being written by another process or writer", path.display())]
     Locked {
         /// The folder.
         path: PathBuf,
     },
-    /// Commits followed one another so fast that no snapshot could be opened between two.
-    #[error("{} is being written so fast that it cannot be opened: try again", path.display())]
+    /// Every attempt to open a snapshot was overtaken by another commit.
+    #[error("{} received a new commit during each of {attempts} attempts to open it", path.display())]
     Busy {
         /// The folder.
         path: PathBuf,
+        /// Number of attempts.
+        attempts: u32,
     },
-    /// A file is not what the format or the manifest says.
-    #[error(
-        "{} is damaged: expected {expected}, found {found}; restore the index from a copy or build it again",
-        path.display()
-    )]
+    /// A file differs from what its format or the manifest says.
+    #[error("{} is damaged: expected {expected}, found {found}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What should be there.
+        /// The expected content.
         expected: String,
-        /// What is there.
+        /// The actual content.
         found: String,
     },
-    /// A file was written by a newer (or unknown) format version.
-    #[error(
-        "{} has format version {found}, this program reads version {expected}: use the program that wrote it, or build the index again",
-        path.display()
-    )]
+    /// A file has another format version.
+    #[error("{} has format version {found}, this program reads version {expected}", path.display())]
     Version {
         /// The file.
         path: PathBuf,
-        /// The version read by this program.
+        /// The version that this crate reads.
         expected: u32,
-        /// The version found.
+        /// The version of the file.
         found: u32,
     },
-    /// A vector, or a group of vectors, has the wrong number of values, or sketches have the wrong number of bytes.
+    /// A slice has the wrong length.
     #[error("{what}: expected {expected} values, found {found}")]
     Length {
-        /// Which argument.
+        /// The argument.
         what: &'static str,
-        /// The number of values wanted.
+        /// The expected number of values (bytes for sketches).
         expected: usize,
-        /// The number of values given.
+        /// The actual number.
         found: usize,
     },
     /// A value is NaN or infinite.
     #[error("{what}: expected finite values, found {found} at position {position}")]
     NotFinite {
-        /// Which argument.
+        /// The argument.
         what: &'static str,
-        /// Where.
+        /// Position of the value.
         position: usize,
         /// The value.
         found: f32,
@@ -108,19 +104,19 @@ pub enum Error {
     /// An argument is outside its range.
     #[error("{what}: expected {expected}, found {found}")]
     Argument {
-        /// Which argument.
+        /// The argument.
         what: &'static str,
-        /// What is allowed.
+        /// The allowed range.
         expected: &'static str,
-        /// What was given.
+        /// The value.
         found: String,
     },
-    /// A filter could not be understood.
-    #[error("cannot understand the filter '{query}': {reason}.\n{}", crate::text::FILTER_HELP)]
+    /// A filter does not parse, or exceeds a limit.
+    #[error("cannot understand the filter '{query}': {reason}.\n{}", crate::text::FILTER_SYNTAX)]
     Filter {
-        /// The filter as given.
+        /// The filter, cut to 200 characters.
         query: String,
-        /// The parser's complaint.
+        /// The parser's message.
         reason: String,
     },
     /// No live video has this number.
@@ -129,8 +125,8 @@ pub enum Error {
         /// The number.
         number: u64,
     },
-    /// A commit failed half way; what is on disk is the last whole commit.
-    #[error("an earlier commit of this writer failed in {}: open a new writer", path.display())]
+    /// An earlier commit of this writer failed. The index on disk is the last complete commit.
+    #[error("an earlier commit of this writer failed in {}", path.display())]
     WriterFailed {
         /// The folder.
         path: PathBuf,
@@ -144,10 +140,10 @@ impl Error {
             Error::Io { path, .. }
             | Error::Text { path, .. }
             | Error::Missing { path }
-            | Error::Exists { path }
-            | Error::Foreign { path, .. }
+            | Error::AlreadyExists { path }
+            | Error::NotEmpty { path, .. }
             | Error::Locked { path }
-            | Error::Busy { path }
+            | Error::Busy { path, .. }
             | Error::Damaged { path, .. }
             | Error::Version { path, .. }
             | Error::WriterFailed { path } => Some(path),
@@ -159,7 +155,7 @@ impl Error {
         }
     }
 
-    /// The file that is damaged or of another version.
+    /// The file that is damaged, unreadable or of another version.
     pub(crate) fn path(&self) -> Option<&Path> {
         match self {
             Error::Damaged { path, .. } | Error::Version { path, .. } | Error::Io { path, .. } => Some(path),

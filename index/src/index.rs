@@ -1,28 +1,24 @@
-//! The door: create or open an index folder, then write or search.
+//! Entry point: creates or opens an index folder, then writes or searches.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::io::sync_dir;
 use crate::manifest::{self, Manifest};
+use crate::names::{self, META_FILE, SEGMENTS_DIR, TEXT_DIR};
 use crate::searcher::Searcher;
-use crate::segment::sync_dir;
-use crate::text::{TEXT, Text};
-use crate::types::Settings;
-use crate::verify::{self, Report};
+use crate::text::TextIndex;
+use crate::types::IndexSettings;
+use crate::verify::{self, VerifyReport};
 use crate::writer::{self, Writer};
-
-/// Folder of the segment files.
-pub(crate) const SEGMENTS: &str = "segments";
-/// Prefix of a text index that is not yet whole.
-pub(crate) const TEXT_NEW: &str = "text.new.";
 
 /// An index folder.
 #[derive(Clone)]
 pub struct Index {
     dir: PathBuf,
-    text: Text,
-    settings: Settings,
+    text: TextIndex,
+    settings: IndexSettings,
 }
 
 impl std::fmt::Debug for Index {
@@ -32,105 +28,112 @@ impl std::fmt::Debug for Index {
 }
 
 impl Index {
-    /// Whether the folder holds an index, whole or damaged.
+    /// Whether the folder holds an index, intact or damaged.
     pub fn exists(dir: impl AsRef<Path>) -> bool {
-        Index::root(dir).is_file()
+        Index::commit_file(dir).is_file()
     }
 
-    /// The file that each commit replaces by another one: whoever looks at its identity and time of change knows whether there was a commit.
-    pub fn root(dir: impl AsRef<Path>) -> PathBuf {
-        dir.as_ref().join(TEXT).join("meta.json")
+    /// Path of the file that every commit replaces. Its identity and time of change show whether there was a
+    /// commit.
+    pub fn commit_file(dir: impl AsRef<Path>) -> PathBuf {
+        dir.as_ref().join(TEXT_DIR).join(META_FILE)
+    }
+
+    fn check_exists(dir: &Path) -> Result<()> {
+        if Index::exists(dir) { Ok(()) } else { Err(Error::Missing { path: dir.to_owned() }) }
     }
 
     /// Creates an empty index in a new or empty folder.
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`] if there is an index, [`Error::Foreign`] if there is anything else.
-    pub fn create(dir: impl AsRef<Path>, settings: &Settings) -> Result<Index> {
+    /// [`Error::AlreadyExists`] if the folder holds an index, [`Error::NotEmpty`] if it holds other files,
+    /// [`Error::Argument`] for settings out of range.
+    pub fn create(dir: impl AsRef<Path>, settings: &IndexSettings) -> Result<Index> {
         let dir = dir.as_ref();
         manifest::check(settings)?;
         manifest::check_builder(settings)?;
         if Index::exists(dir) {
-            return Err(Error::Exists { path: dir.to_owned() });
+            return Err(Error::AlreadyExists { path: dir.to_owned() });
         }
-        let segments = dir.join(SEGMENTS);
+        let segments = dir.join(SEGMENTS_DIR);
         fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
             let name = entry.map_err(Error::io("list", dir))?.file_name().to_string_lossy().into_owned();
-            // Another creation that was cut short leaves these two.
-            let empty = || fs::read_dir(dir.join(&name)).is_ok_and(|mut entries| entries.next().is_none());
-            if !(name.starts_with(TEXT_NEW) || name == SEGMENTS && empty()) {
-                return Err(Error::Foreign { path: dir.to_owned(), found: name });
+            // An interrupted creation leaves these two.
+            let is_empty = || fs::read_dir(dir.join(&name)).is_ok_and(|mut entries| entries.next().is_none());
+            if !(names::is_new_text_dir(&name) || name == SEGMENTS_DIR && is_empty()) {
+                return Err(Error::NotEmpty { path: dir.to_owned(), found: name });
             }
         }
         fs::create_dir_all(&segments).map_err(Error::io("create", &segments))?;
-        // The text index appears under its name only when it carries a manifest.
-        let fresh = dir.join(format!("{TEXT_NEW}{}", std::process::id()));
+        // The text index gets its final name only after it contains a manifest.
+        let fresh = dir.join(names::new_text_dir());
         match fs::remove_dir_all(&fresh) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(Error::io("remove", &fresh)(error));
             }
             _ => fs::create_dir(&fresh).map_err(Error::io("create", &fresh))?,
         }
-        let text = Text::create(&fresh)?;
+        let text = TextIndex::create(&fresh)?;
         let mut first = writer::text_writer(&text, dir)?;
         writer::publish(&mut first, &Manifest::new(settings.clone()), &text)?;
         first.wait_merging_threads().map_err(Error::text(&fresh))?;
         drop(text);
-        let place = dir.join(TEXT);
-        fs::rename(&fresh, &place).map_err(Error::io("rename to", &place))?;
+        let path = dir.join(TEXT_DIR);
+        fs::rename(&fresh, &path).map_err(Error::io("rename to", &path))?;
         sync_dir(dir)?;
         Index::open(dir)
     }
 
-    /// Opens an index. This reads the manifest only; segment files are opened by [`Index::searcher`].
+    /// Opens an index. This reads the manifest only; [`Index::searcher`] opens the segment files.
     ///
     /// # Errors
     ///
-    /// [`Error::Missing`], or what is wrong with the manifest.
+    /// [`Error::Missing`] if the folder holds no index; [`Error::Damaged`], [`Error::Version`] or
+    /// [`Error::Text`] for a manifest that cannot be read.
     pub fn open(dir: impl AsRef<Path>) -> Result<Index> {
         let dir = dir.as_ref();
-        if !Index::exists(dir) {
-            return Err(Error::Missing { path: dir.to_owned() });
-        }
-        let text = Text::open(&dir.join(TEXT))?;
+        Index::check_exists(dir)?;
+        let text = TextIndex::open(&dir.join(TEXT_DIR))?;
         let settings = text.manifest()?.settings;
         Ok(Index { dir: dir.to_owned(), text, settings })
     }
 
-    /// The settings recorded at creation.
-    pub fn settings(&self) -> &Settings {
+    /// The settings from the creation of the index.
+    pub fn settings(&self) -> &IndexSettings {
         &self.settings
     }
 
-    /// Takes the writer's lock, which ends with the writer or its process.
+    /// Opens the index for writing and takes its lock. The lock ends with the writer or its process.
     ///
     /// # Errors
     ///
-    /// [`Error::Locked`] if another writer has it.
+    /// [`Error::Locked`] if another writer holds the lock.
     pub fn writer(&self) -> Result<Writer> {
-        // tantivy reads the list of its files when it opens: another process may have written since this index was opened.
-        Writer::open(&self.dir, &Text::open(&self.dir.join(TEXT))?)
+        // tantivy reads its list of files when it opens, and another process may have written since then.
+        Writer::open(&self.dir, &TextIndex::open(&self.dir.join(TEXT_DIR))?)
     }
 
-    /// A snapshot of the last commit.
+    /// Opens a snapshot of the last commit.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] or [`Error::Io`] for a file that is damaged or missing.
     pub fn searcher(&self) -> Result<Searcher> {
         Searcher::open(&self.dir, &self.text)
     }
 
-    /// Reads every file and compares checksums, then compares text with segments.
+    /// Reads every file, compares checksums, and compares the text index with the segments.
     ///
-    /// Damage is reported, not returned as an error; run it while nobody writes.
+    /// The report lists the damage. Call this while no writer is open.
     ///
     /// # Errors
     ///
-    /// [`Error::Missing`] if there is no index.
-    pub fn verify(dir: impl AsRef<Path>) -> Result<Report> {
+    /// [`Error::Missing`] if the folder holds no index.
+    pub fn verify(dir: impl AsRef<Path>) -> Result<VerifyReport> {
         let dir = dir.as_ref();
-        if !Index::exists(dir) {
-            return Err(Error::Missing { path: dir.to_owned() });
-        }
+        Index::check_exists(dir)?;
         Ok(verify::verify(dir))
     }
 }

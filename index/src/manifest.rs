@@ -1,4 +1,4 @@
-//! The manifest: the root of the index, kept as the payload of tantivy's commit.
+//! The manifest: the root of the index. tantivy stores it as the payload of its commit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,80 +6,81 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::types::{Builder, Hnsw, Settings};
+use crate::names;
+use crate::types::{GraphBuilder, HnswSettings, IndexSettings};
 
-/// The manifest's format version.
+/// Format version of the manifest.
 pub(crate) const VERSION: u32 = 3;
 
-/// One segment file, as the manifest knows it.
+/// Record of one segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SegmentMeta {
-    /// File name in `segments/`.
+    /// Name of the segment file.
     pub(crate) name: String,
     pub(crate) rows: u32,
     pub(crate) videos: u32,
-    /// Size of the file.
+    /// Size of the segment file in bytes.
     pub(crate) bytes: u64,
-    /// The file's trailing CRC.
+    /// The last four bytes of the segment file, its CRC-32.
     pub(crate) crc: u32,
-    /// The file of its graph, if it has one: of the same number.
+    /// The graph file of the segment, which has the same number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) graph: Option<FileMeta>,
-    /// What rounding to half precision has cost, measured when the rows were put.
+    /// Loss of rounding to half precision, measured when the rows were put.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) rounding: Option<Rounding>,
+    pub(crate) rounding: Option<RoundingRecall>,
 }
 
-/// recall@10 of rounded vectors against what they were, as a share of what was looked for.
+/// recall@10 of the rounded vectors against the original ones, as a fraction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Rounding {
+pub(crate) struct RoundingRecall {
     /// Neighbours found.
     pub(crate) found: u64,
-    /// Neighbours looked for.
+    /// Neighbours in all.
     pub(crate) of: u64,
 }
 
-impl Rounding {
-    pub(crate) fn plus(self, other: Rounding) -> Rounding {
-        Rounding { found: self.found.saturating_add(other.found), of: self.of.saturating_add(other.of) }
+impl RoundingRecall {
+    pub(crate) fn plus(self, other: RoundingRecall) -> RoundingRecall {
+        RoundingRecall { found: self.found.saturating_add(other.found), of: self.of.saturating_add(other.of) }
     }
 }
 
-/// What the manifest knows of a file whose name it need not say.
+/// Record of a graph file. Its name follows from the name of its segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FileMeta {
-    /// Size of the file.
+    /// Size of the file in bytes.
     pub(crate) bytes: u64,
-    /// The file's trailing CRC.
+    /// The last four bytes of the file, its CRC-32.
     pub(crate) crc: u32,
 }
 
 impl SegmentMeta {
-    /// The names of its files.
+    /// Names of the segment file and the graph file.
     pub(crate) fn names(&self) -> impl Iterator<Item = String> {
-        [Some(self.name.clone()), self.graph.map(|_| graph_name(&self.name))].into_iter().flatten()
+        [Some(self.name.clone()), self.graph.map(|_| names::graph_name(&self.name))].into_iter().flatten()
     }
 }
 
-/// Everything a commit publishes apart from the text index.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// All that a commit publishes apart from the text index.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
     pub(crate) version: u32,
-    /// Counts commits: equal numbers mean equal manifests.
+    /// Number of the commit. Equal numbers mean equal manifests.
     pub(crate) commit: u64,
-    pub(crate) settings: Settings,
+    pub(crate) settings: IndexSettings,
     pub(crate) next_video: u64,
     pub(crate) next_segment: u64,
     pub(crate) segments: Vec<SegmentMeta>,
-    /// Numbers of dead videos by segment name, ascending.
+    /// Numbers of the dead videos by segment name, in ascending order.
     pub(crate) tombstones: BTreeMap<String, Vec<u64>>,
     pub(crate) state: Option<serde_json::Value>,
-    /// Versions of tantivy that wrote files of the text index, as its footers say it.
+    /// Versions of tantivy that wrote files of the text index, as in the footers of the files.
     pub(crate) written_by: BTreeSet<String>,
 }
 
 impl Manifest {
-    pub(crate) fn new(settings: Settings) -> Manifest {
+    pub(crate) fn new(settings: IndexSettings) -> Manifest {
         Manifest {
             version: VERSION,
             commit: 1,
@@ -93,22 +94,23 @@ impl Manifest {
         }
     }
 
-    /// Reads a payload; `path` is the file it came from, for errors.
+    /// Parses the payload of the commit file `path`.
     pub(crate) fn parse(payload: Option<&str>, path: &Path) -> Result<Manifest> {
         #[derive(Deserialize)]
-        struct Head {
+        struct ManifestVersion {
             version: u32,
         }
-        let wanted = "a reelseek manifest as the commit's payload";
-        let payload = payload.ok_or_else(|| Error::damaged(path, wanted, "no payload"))?;
-        let head: Head = serde_json::from_str(payload).map_err(|error| Error::damaged(path, wanted, error))?;
-        if head.version != VERSION {
-            return Err(Error::Version { path: path.to_owned(), expected: VERSION, found: head.version });
+        let expected = "a reelseek manifest as the commit's payload";
+        let payload = payload.ok_or_else(|| Error::damaged(path, expected, "no payload"))?;
+        let damaged = |error| Error::damaged(path, expected, error);
+        let ManifestVersion { version } = serde_json::from_str(payload).map_err(damaged)?;
+        if version != VERSION {
+            return Err(Error::Version { path: path.to_owned(), expected: VERSION, found: version });
         }
-        let manifest: Manifest = serde_json::from_str(payload).map_err(|error| Error::damaged(path, wanted, error))?;
-        let sound = check(&manifest.settings);
-        sound.map_err(|error| Error::damaged(path, "settings in their ranges", error))?;
-        if let Some(segment) = manifest.segments.iter().find(|segment| segment_number(&segment.name).is_none()) {
+        let manifest: Manifest = serde_json::from_str(payload).map_err(damaged)?;
+        check(&manifest.settings).map_err(|error| Error::damaged(path, "settings in their ranges", error))?;
+        let bad_name = |segment: &&SegmentMeta| names::segment_number(&segment.name).is_none();
+        if let Some(segment) = manifest.segments.iter().find(bad_name) {
             return Err(Error::damaged(path, "segment names such as 000001.vec", &segment.name));
         }
         Ok(manifest)
@@ -119,7 +121,7 @@ impl Manifest {
     }
 }
 
-/// The error for a root written before version 3, which had no checksum; `None` if the file is not such a one.
+/// The error for a commit file of version 1 or 2, which has no checksum; `None` for any other file.
 pub(crate) fn old_version(path: &Path) -> Option<Error> {
     let meta: serde_json::Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
     let payload: serde_json::Value = serde_json::from_str(meta.get("payload")?.as_str()?).ok()?;
@@ -127,9 +129,9 @@ pub(crate) fn old_version(path: &Path) -> Option<Error> {
     (found < 3).then(|| Error::Version { path: path.to_owned(), expected: VERSION, found })
 }
 
-/// Whether settings are in their ranges.
-pub(crate) fn check(settings: &Settings) -> Result<()> {
-    let Hnsw { m, ef_construction, .. } = settings.hnsw;
+/// Returns an error if settings are out of range.
+pub(crate) fn check(settings: &IndexSettings) -> Result<()> {
+    let HnswSettings { m, ef_construction, .. } = settings.hnsw;
     let wrong = |what, expected, found: String| Err(Error::Argument { what, expected, found });
     if !(1..=65_536).contains(&settings.dim) {
         return wrong("dim", "a dimension from 1 to 65536", settings.dim.to_string());
@@ -140,42 +142,20 @@ pub(crate) fn check(settings: &Settings) -> Result<()> {
     if !(1..=100_000).contains(&ef_construction) {
         return wrong("ef_construction", "1 to 100000", ef_construction.to_string());
     }
-    if settings.sketch > Settings::MAX_SKETCH {
+    if settings.sketch > IndexSettings::MAX_SKETCH {
         return wrong("sketch", "at most 4096 bytes a row", settings.sketch.to_string());
     }
     Ok(())
 }
 
-/// Whether this program has the builder that the settings name.
-pub(crate) fn check_builder(settings: &Settings) -> Result<()> {
-    if settings.hnsw.builder == Builder::HnswRs && !cfg!(feature = "hnsw_rs") {
+/// Returns an error if this program does not contain the graph builder of the settings.
+pub(crate) fn check_builder(settings: &IndexSettings) -> Result<()> {
+    if settings.hnsw.builder == GraphBuilder::HnswRs && !cfg!(feature = "hnsw_rs") {
         return Err(Error::Argument {
             what: "builder",
-            expected: "one that this program has (build it with the feature hnsw_rs)",
-            found: "hnsw_rs".to_owned(),
+            expected: "a graph builder that this program contains",
+            found: "hnsw_rs, without the Cargo feature hnsw_rs".to_owned(),
         });
     }
     Ok(())
-}
-
-/// The name of segment file `number`.
-pub(crate) fn segment_name(number: u64) -> String {
-    format!("{number:06}.vec")
-}
-
-/// The name of the graph's file beside a segment file.
-pub(crate) fn graph_name(segment: &str) -> String {
-    format!("{}.hnsw", segment.strip_suffix(".vec").unwrap_or(segment))
-}
-
-/// The number in a segment file's name; `None` for any other name.
-pub(crate) fn segment_number(name: &str) -> Option<u64> {
-    let number = name.strip_suffix(".vec")?.parse().ok()?;
-    (segment_name(number) == name).then_some(number)
-}
-
-/// Whether the name is one that a file of a segment can have.
-pub(crate) fn is_ours(name: &str) -> bool {
-    let segment = name.strip_suffix(".hnsw").map(|stem| format!("{stem}.vec"));
-    segment_number(segment.as_deref().unwrap_or(name)).is_some()
 }

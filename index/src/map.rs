@@ -1,5 +1,4 @@
-//! Maps files into memory and views their bytes as numbers. With `simd`,
-//! the only place of `unsafe`.
+//! Maps files into memory. Only this module and `simd` contain `unsafe` code.
 
 use std::fs::File;
 use std::ops::{Deref, Range};
@@ -10,60 +9,60 @@ use stable_deref_trait::StableDeref;
 
 use crate::error::{Error, Result};
 
-/// A file, mapped read-only. The mapping outlives the file's name on Unix.
+/// A file, mapped read-only. On Unix the mapping outlives the file's name.
 #[derive(Debug)]
-pub(crate) struct Mapped {
-    /// Before the mapping, so that it is given up first.
+pub(crate) struct MappedFile {
+    /// Declared before the mapping, so that it is dropped first.
     #[cfg(unix)]
-    guard: Option<guard::Guard>,
+    guard: Option<guard::BusGuard>,
     map: memmap2::Mmap,
-    /// To look at its length again.
+    /// Open for later checks of the length.
     file: File,
 }
 
-impl Mapped {
+impl MappedFile {
     /// Maps the file if it has exactly `bytes` bytes.
-    pub(crate) fn open(path: &Path, bytes: u64) -> Result<Mapped> {
+    pub(crate) fn open(path: &Path, bytes: u64) -> Result<MappedFile> {
         let file = File::open(path).map_err(Error::io("open", path))?;
         let found = file.metadata().map_err(Error::io("read the size of", path))?.len();
         let wrong = |found: u64| Error::damaged(path, format!("{bytes} bytes"), format!("{found} bytes"));
         if found != bytes || bytes == 0 {
             return Err(wrong(found));
         }
-        let mapped = Mapped::new(file).map_err(Error::io("map", path))?;
+        let mapped = MappedFile::new(file).map_err(Error::io("map", path))?;
         match mapped.map.len() as u64 {
             found if found != bytes => Err(wrong(found)),
             _ => Ok(mapped),
         }
     }
 
-    /// Maps the file as long as it is.
-    pub(crate) fn open_whole(path: &Path) -> std::io::Result<Mapped> {
-        Mapped::new(File::open(path)?)
+    /// Maps the whole file.
+    pub(crate) fn open_whole(path: &Path) -> std::io::Result<MappedFile> {
+        MappedFile::new(File::open(path)?)
     }
 
-    fn new(file: File) -> std::io::Result<Mapped> {
-        // SAFETY: the promise needed is that nobody changes the file while it is mapped. It is this
-        // crate's, and tantivy's: files are written and synced before a commit names them and never written
-        // again, only unlinked. If a foreign process breaks it by cutting the file short, reads beyond
-        // its new end give zeros (see `guard`), and `check` tells.
+    fn new(file: File) -> std::io::Result<MappedFile> {
+        // SAFETY: nobody may change the file while it is mapped. This crate and tantivy promise that: they
+        // write and sync files before a commit names them, and never write them again, only unlink them. If
+        // another process truncates the file, reads beyond its new end return zeros while the guard is
+        // installed (see `guard`) and end the process otherwise; `check` detects the truncation.
         let map = unsafe { memmap2::Mmap::map(&file) }?;
-        Ok(Mapped {
+        Ok(MappedFile {
             #[cfg(unix)]
-            guard: guard::Guard::new(&map),
+            guard: guard::BusGuard::new(&map),
             map,
             file,
         })
     }
 
-    /// Whether the file is as long as it was: if it was cut short, zeros may have been read.
+    /// Returns an error if the file was truncated since it was opened: then searches may have read zeros.
     pub(crate) fn check(&self, path: &Path) -> Result<()> {
-        // A cut within a page raises no signal: its rest reads as zeros.
+        // A read within the last page raises no signal: the rest of the page is zeros.
         let cut = self.file.metadata().map_err(Error::io("read the size of", path))?.len() < self.map.len() as u64;
         #[cfg(unix)]
-        let cut = cut || self.guard.as_ref().is_some_and(guard::Guard::was_needed);
+        let cut = cut || self.guard.as_ref().is_some_and(guard::BusGuard::has_caught);
         if cut {
-            return Err(Error::damaged(path, "the length it was opened with", "a file cut short meanwhile"));
+            return Err(Error::damaged(path, "the length at opening", "a file cut short since then"));
         }
         Ok(())
     }
@@ -73,35 +72,17 @@ impl Mapped {
         &self.map
     }
 
-    /// Bytes `range` as `u32`; `None` if out of range, misaligned or not a multiple of 4.
-    pub(crate) fn words(&self, range: Range<usize>) -> Option<&[u32]> {
-        let bytes = checked::<u32>(self.map.get(range)?)?;
-        // SAFETY: `checked` has seen alignment and length; every bit pattern is a u32, and the
-        // result borrows `self`, which keeps the mapping.
-        Some(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / 4) })
-    }
-
-    /// Bytes `range` as `i8`; `None` if out of range.
-    pub(crate) fn signed(&self, range: Range<usize>) -> Option<&[i8]> {
-        let bytes = self.map.get(range)?;
-        // SAFETY: i8 has the size and the alignment of u8, and every bit pattern is one; the
-        // result borrows `self`, which keeps the mapping.
-        Some(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) })
-    }
-
-    /// Bytes `range` as `u16`; `None` if out of range, misaligned or not a multiple of 2.
-    pub(crate) fn halves(&self, range: Range<usize>) -> Option<&[u16]> {
-        let bytes = checked::<u16>(self.map.get(range)?)?;
-        // SAFETY: as in `words`; every bit pattern is a u16.
-        Some(unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / 2) })
+    /// Bytes `range` as integers; `None` if out of range, misaligned or not a whole number of them.
+    pub(crate) fn slice<T: bytemuck::AnyBitPattern>(&self, range: Range<usize>) -> Option<&[T]> {
+        bytemuck::try_cast_slice(self.map.get(range)?).ok()
     }
 }
 
-/// A mapped file as tantivy wants it.
+/// A mapped file in the form that tantivy needs.
 #[derive(Clone)]
-pub(crate) struct Shared(pub(crate) Arc<Mapped>);
+pub(crate) struct SharedMap(pub(crate) Arc<MappedFile>);
 
-impl Deref for Shared {
+impl Deref for SharedMap {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -109,77 +90,95 @@ impl Deref for Shared {
     }
 }
 
-// SAFETY: the bytes lie in the mapping, which stays where it is however `Shared` is moved or cloned, until the last clone is dropped.
-unsafe impl StableDeref for Shared {}
+// SAFETY: the bytes are in the mapping, which keeps its address until the last clone is dropped.
+unsafe impl StableDeref for SharedMap {}
 
-/// The bytes, if they are aligned for and a whole number of `T`.
-fn checked<T>(bytes: &[u8]) -> Option<&[u8]> {
-    let aligned = bytes.as_ptr().align_offset(align_of::<T>()) == 0;
-    (aligned && bytes.len().is_multiple_of(size_of::<T>())).then_some(bytes)
+/// Installs a signal handler (SIGBUS) that keeps this process alive when another process truncates a file of
+/// an open index. Returns whether the handler is installed; it never is on systems other than Unix.
+///
+/// A program calls this once, before it opens an index. Files that are already open are not guarded. Reads
+/// beyond the end of a guarded file then return zeros, and the search that did them ends with
+/// [`Error::Damaged`]. The handler passes any other SIGBUS to the handler that was installed before it. It
+/// guards up to 1,024 files at a time.
+///
+/// Without it, such a read ends the process. Damage that was there when a file was opened is an error either
+/// way.
+pub fn install_sigbus_guard() -> bool {
+    #[cfg(unix)]
+    let installed = guard::install();
+    #[cfg(not(unix))]
+    let installed = false;
+    installed
 }
 
-/// Keeps the process alive when a mapped file is cut short.
+/// The SIGBUS handler.
 ///
-/// The system answers a read beyond the end of a mapped file with SIGBUS, which ends the process. Our handler puts a
-/// page of zeros in the place that was read, if it lies in one of our mappings, and notes it; any other
-/// SIGBUS goes to whoever handled it before.
+/// The system answers a read beyond the end of a mapped file with SIGBUS. If the address is in a guarded
+/// mapping, the handler replaces the page by zeros and records that. Any other SIGBUS goes to the previous
+/// handler.
 #[cfg(unix)]
 mod guard {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-    /// Mappings guarded at a time; any beyond are not.
-    const PLACES: usize = 1024;
+    /// Largest number of guarded mappings. Later ones have no guard.
+    const SLOTS: usize = 1024;
 
-    struct Place {
+    struct GuardSlot {
         taken: AtomicBool,
         start: AtomicUsize,
-        /// 0 while the place is free.
+        /// 0 while the slot is free.
         end: AtomicUsize,
-        needed: AtomicBool,
+        caught: AtomicBool,
     }
 
-    static GUARDED: [Place; PLACES] = [const {
-        Place {
+    static GUARDED: [GuardSlot; SLOTS] = [const {
+        GuardSlot {
             taken: AtomicBool::new(false),
             start: AtomicUsize::new(0),
             end: AtomicUsize::new(0),
-            needed: AtomicBool::new(false),
+            caught: AtomicBool::new(false),
         }
-    }; PLACES];
+    }; SLOTS];
 
-    /// Bytes in a page, and what handled SIGBUS before; `None` if the system refused our handler.
-    static BEFORE: OnceLock<Option<(usize, libc::sigaction)>> = OnceLock::new();
+    /// Size of a page in bytes and the previous handler; `None` if the system refused the handler. Empty
+    /// until [`install`] is called.
+    static PREVIOUS: OnceLock<Option<(usize, libc::sigaction)>> = OnceLock::new();
 
-    /// A place in the list of guarded mappings.
+    /// A slot in the list of guarded mappings.
     #[derive(Debug)]
-    pub(super) struct Guard(usize);
+    pub(super) struct BusGuard(usize);
 
-    impl Guard {
-        /// `None` if there is no place left.
-        pub(super) fn new(map: &[u8]) -> Option<Guard> {
-            BEFORE.get_or_init(install).as_ref()?;
-            let i = GUARDED.iter().position(|place| !place.taken.swap(true, Ordering::AcqRel))?;
-            let (place, start) = (&GUARDED[i], map.as_ptr() as usize);
-            place.needed.store(false, Ordering::Relaxed);
-            place.start.store(start, Ordering::Relaxed);
-            place.end.store(start + map.len(), Ordering::Release);
-            Some(Guard(i))
+    impl BusGuard {
+        /// `None` if the handler is not installed or no slot is free.
+        pub(super) fn new(map: &[u8]) -> Option<BusGuard> {
+            PREVIOUS.get()?.as_ref()?;
+            let i = GUARDED.iter().position(|slot| !slot.taken.swap(true, Ordering::AcqRel))?;
+            let (slot, start) = (&GUARDED[i], map.as_ptr() as usize);
+            slot.caught.store(false, Ordering::Relaxed);
+            slot.start.store(start, Ordering::Relaxed);
+            slot.end.store(start + map.len(), Ordering::Release);
+            Some(BusGuard(i))
         }
 
-        pub(super) fn was_needed(&self) -> bool {
-            GUARDED[self.0].needed.load(Ordering::Relaxed)
+        /// Whether a read beyond the end of the file was caught.
+        pub(super) fn has_caught(&self) -> bool {
+            GUARDED[self.0].caught.load(Ordering::Relaxed)
         }
     }
 
-    impl Drop for Guard {
+    impl Drop for BusGuard {
         fn drop(&mut self) {
             GUARDED[self.0].end.store(0, Ordering::Release);
             GUARDED[self.0].taken.store(false, Ordering::Release);
         }
     }
 
-    fn install() -> Option<(usize, libc::sigaction)> {
+    pub(super) fn install() -> bool {
+        PREVIOUS.get_or_init(replace_handler).is_some()
+    }
+
+    fn replace_handler() -> Option<(usize, libc::sigaction)> {
         // SAFETY: the calls get valid pointers to structures of their types; zeros are a valid sigaction.
         unsafe {
             let page = usize::try_from(libc::sysconf(libc::_SC_PAGESIZE)).ok().filter(|page| page.is_power_of_two())?;
@@ -187,35 +186,37 @@ mod guard {
             ours.sa_sigaction = on_bus as *const () as usize;
             ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
             libc::sigemptyset(&mut ours.sa_mask);
-            // Known before the handler can run.
+            // Read the previous handler before ours can run.
             (libc::sigaction(libc::SIGBUS, std::ptr::null(), &mut before) == 0).then_some(())?;
             (libc::sigaction(libc::SIGBUS, &ours, std::ptr::null_mut()) == 0).then_some((page, before))
         }
     }
 
-    /// Runs in a signal handler: only atomics and two system calls.
+    /// Runs in a signal handler: uses only atomics and two system calls.
     extern "C" fn on_bus(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
-        let Some(Some((page, before))) = BEFORE.get() else {
-            // SAFETY: plain call. Without what was before, the default action ends the process.
+        let Some(Some((page, before))) = PREVIOUS.get() else {
+            // SAFETY: plain call. The default action ends the process.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
             return;
         };
-        // SAFETY: with SA_SIGINFO the system hands over a valid siginfo, whose address is set for SIGBUS.
+        // SAFETY: with SA_SIGINFO the system passes a valid siginfo, whose address is set for SIGBUS.
         let at = unsafe { (*info).si_addr() } as usize;
-        for place in &GUARDED {
-            let end = place.end.load(Ordering::Acquire);
-            if at < end && at >= place.start.load(Ordering::Relaxed) {
+        for slot in &GUARDED {
+            let end = slot.end.load(Ordering::Acquire);
+            if at < end && at >= slot.start.load(Ordering::Relaxed) {
                 let from = (at & !(page - 1)) as *mut libc::c_void;
                 let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-                // SAFETY: replaces a page of our own mapping, which the guard outlives not, by one of zeros.
+                // SAFETY: replaces a page of a mapping of this crate by zeros. The mapping outlives its
+                // guard.
                 let mapped = unsafe { libc::mmap(from, *page, libc::PROT_READ, flags, -1, 0) };
                 if mapped != libc::MAP_FAILED {
-                    place.needed.store(true, Ordering::Relaxed);
+                    slot.caught.store(true, Ordering::Relaxed);
                     return;
                 }
             }
         }
-        // SAFETY: gives the signal back; the read that caused it is tried again when we return.
+        // SAFETY: restores the previous handler. The read that caused the signal is repeated when this one
+        // returns.
         unsafe { libc::sigaction(signal, before, std::ptr::null_mut()) };
     }
 }

@@ -1,150 +1,158 @@
-//! The planner: each segment is walked or scanned, whichever costs less, and the best of all are kept.
+//! The planner: walks the graph of each segment or scans its rows, whichever costs less, and keeps the best
+//! rows of all.
 
 use std::cell::Cell;
 
-use crate::graph::file::Frozen;
-use crate::graph::walk::{Scratch, node, score};
-use crate::packed::{Coded, Slack};
-use crate::scan::{self, Candidate, Query, Run, Top};
-use crate::segment::Segment;
+use crate::graph::file::GraphFile;
+use crate::graph::walk::{WalkScratch, node, score};
+use crate::packed::{CodedVector, ScoreBound};
+use crate::scan::{self, RowRange, ScanQuery, ScoredRow, TopRows};
+use crate::segment::SegmentFile;
 use crate::simd;
 use crate::types::RowRef;
 
-/// A walk that keeps `ef` rows takes about as long as a scan of this many times `ef` rows (measured at a million rows: 0.4 to 0.6 us for
-/// each of `ef`, 13 ns a row; at 100,000 rows 0.3 us and 7 ns).
+/// A walk with a pool of `ef` rows takes about as long as a scan of this many times `ef` rows. Measured: at a
+/// million rows 0.4 to 0.6 us for each row of the pool and 13 ns for each scanned row; at 100,000 rows 0.3 us
+/// and 7 ns.
 const ROWS_PER_EF: usize = 40;
 
-/// Under a filter the walk must be cheaper by this factor: it may come back with too little, and then is followed by a scan, which
-/// it must not delay by more than a fifth. Where nine rows of ten are wanted that is left to chance.
+/// Under a filter the walk must be cheaper by this factor. It may find too few rows, and then a scan follows,
+/// which it must not delay by more than a fifth. The factor does not apply if the filter selects at least
+/// nine rows of ten.
 const MARGIN: usize = 5;
 
-/// Rows scored exactly beyond those asked for: the walk's own order is that of codes. More are if the codes cannot tell.
+/// Least number of rows scored exactly beyond `k`, because a walk orders rows by the products of codes. More
+/// rows are scored if these products are too close.
 const SPARE: usize = 24;
 
-/// Standard deviations of a code's rounding within which the order of codes is not trusted.
+/// Difference between products of codes, in standard deviations of their rounding, that decides the order of
+/// two rows.
 const DOUBT: f32 = 3.0;
 
-/// Rows to search among: those of one segment, in order.
+/// The rows of one segment to search, in ascending order.
 #[derive(Clone, Debug)]
-pub(crate) struct Part {
-    pub(crate) runs: Vec<Run>,
-    /// Rows in them.
+pub(crate) struct RowSelection {
+    pub(crate) ranges: Vec<RowRange>,
+    /// Total number of rows.
     pub(crate) rows: usize,
 }
 
-impl Part {
+impl RowSelection {
     /// `None` if there are no rows.
-    pub(crate) fn new(runs: Vec<Run>) -> Option<Part> {
-        let rows = runs.iter().map(|run| run.rows as usize).sum();
-        (rows > 0).then_some(Part { runs, rows })
+    pub(crate) fn new(ranges: Vec<RowRange>) -> Option<RowSelection> {
+        let rows = ranges.iter().map(|range| range.rows as usize).sum();
+        (rows > 0).then_some(RowSelection { ranges, rows })
     }
 
     pub(crate) fn segment(&self) -> u32 {
-        self.runs[0].segment
+        self.ranges[0].segment
     }
 }
 
-/// What a search needs for itself, kept by each thread so that none is allocated.
+/// Buffers of a search. Each thread keeps one, so that searches do not allocate.
 #[derive(Default)]
-struct Memory {
-    scratch: Scratch,
-    coded: Coded,
-    /// The query, times a power of two.
+struct SearchScratch {
+    walk: WalkScratch,
+    coded: CodedVector,
+    /// The query, scaled by a power of two.
     query: Vec<f32>,
-    /// Keys of the walk's rows that are wanted.
-    wanted: Vec<u64>,
-    /// What a walk found.
-    found: Vec<Candidate>,
-    best: Vec<Candidate>,
+    /// Keys of the selected rows in the pool of the walk.
+    selected: Vec<u64>,
+    /// Rows that a walk found, with exact scores.
+    found: Vec<ScoredRow>,
+    best: Vec<ScoredRow>,
 }
 
 thread_local! {
-    // Taken and put back, not borrowed: a thread that waits for others may begin another search.
-    static MEMORY: Cell<Memory> = Cell::default();
+    // Taken and returned, not borrowed: a thread of rayon that waits can start another search.
+    static SCRATCH: Cell<SearchScratch> = Cell::default();
 }
 
-/// The best `k` rows of `parts`, best first, ties by row, each given to `visit`.
+/// Calls `visit` with the best `k` rows of `selections`, best first, ties by row, and returns its results.
 pub(crate) fn top<T>(
-    segments: &[Segment],
-    parts: &[Part],
+    segments: &[SegmentFile],
+    selections: &[RowSelection],
     query: &[f32],
     k: usize,
     ef: Option<usize>,
-    visit: impl FnMut(&Candidate) -> T,
+    visit: impl FnMut(&ScoredRow) -> T,
 ) -> Vec<T> {
-    let k = k.min(parts.iter().map(|part| part.rows).sum());
+    let k = k.min(selections.iter().map(|selection| selection.rows).sum());
     if k == 0 {
         return Vec::new();
     }
-    let mut memory = MEMORY.take();
-    let mut scaled = std::mem::take(&mut memory.query);
+    let mut scratch = SCRATCH.take();
+    let mut scaled = std::mem::take(&mut scratch.query);
     let power = simd::scale_into(query, &mut scaled);
-    memory.coded.set_query(&scaled);
-    let query = Query { values: &scaled, slack: Slack::new(&scaled, &memory.coded) };
-    let mut best = Top::within(k, std::mem::take(&mut memory.best));
-    for part in parts {
-        let segment = &segments[part.segment() as usize];
+    scratch.coded.set_query(&scaled);
+    let query = ScanQuery { values: &scaled, bound: ScoreBound::new(&scaled, &scratch.coded) };
+    let mut best = TopRows::within(k, std::mem::take(&mut scratch.best));
+    for selection in selections {
+        let segment = &segments[selection.segment() as usize];
         let graph = segment.graph.as_ref().zip(ef.map(|ef| ef.max(k)));
-        let walked = graph.is_some_and(|(graph, ef)| walk(segment, graph, part, &query, k, ef, &mut memory, &mut best));
+        let walked =
+            graph.is_some_and(|(graph, ef)| walk(segment, graph, selection, &query, k, ef, &mut scratch, &mut best));
         if !walked {
-            best = scan::exact(segments, &part.runs, &query, &memory.coded, best);
+            best = scan::exact(segments, &selection.ranges, &query, &scratch.coded, best);
         }
     }
     let mut best = best.into_sorted();
     best.iter_mut().for_each(|found| found.score = simd::times_power(found.score, power));
     let found = best.iter().map(visit).collect();
-    (memory.best, memory.query) = (best, scaled);
-    MEMORY.set(memory);
+    (scratch.best, scratch.query) = (best, scaled);
+    SCRATCH.set(scratch);
     found
 }
 
-/// Adds the best `k` or more rows of a part, found by a walk; `false`, and nothing is added, if a scan is better.
-#[allow(clippy::too_many_arguments, reason = "one place calls it")]
+/// Walks the graph of a segment and adds at least the best `k` rows found to `best`. Returns `false`, without
+/// a change, if a scan is better.
+#[allow(clippy::too_many_arguments, reason = "has one caller")]
 fn walk(
-    segment: &Segment,
-    graph: &Frozen,
-    part: &Part,
-    query: &Query<'_>,
+    segment: &SegmentFile,
+    graph: &GraphFile,
+    selection: &RowSelection,
+    query: &ScanQuery<'_>,
     k: usize,
     ef: usize,
-    memory: &mut Memory,
-    best: &mut Top,
+    scratch: &mut SearchScratch,
+    best: &mut TopRows,
 ) -> bool {
-    let (wanted, all) = (part.rows, segment.rows() as usize);
-    // Of the rows that a walk keeps about wanted / all are wanted; it must keep so many more.
-    let wide = if wanted == all { ef } else { (ef.saturating_mul(5) / 4).saturating_mul(all) / wanted.max(1) };
-    let margin = if wanted >= all / 10 * 9 { 1 } else { MARGIN };
-    if wide.saturating_mul(ROWS_PER_EF * margin) > wanted {
+    let (selected, all) = (selection.rows, segment.rows() as usize);
+    // About selected / all of the rows in the pool are selected, so the pool must be larger by all /
+    // selected.
+    let wide = if selected == all { ef } else { (ef.saturating_mul(5) / 4).saturating_mul(all) / selected.max(1) };
+    let margin = if selected >= all / 10 * 9 { 1 } else { MARGIN };
+    if wide.saturating_mul(ROWS_PER_EF * margin) > selected {
         return false;
     }
-    let is_wanted = |row: u32| {
-        let before = part.runs.partition_point(|run| run.first <= row);
-        wanted == all || part.runs[..before].last().is_some_and(|run| row - run.first < run.rows)
+    let is_selected = |row: u32| {
+        let before = selection.ranges.partition_point(|range| range.first <= row);
+        selected == all || selection.ranges[..before].last().is_some_and(|range| row - range.first < range.rows)
     };
     let planes = segment.all_vectors();
-    graph.walk(planes.codes(), &mut memory.coded, wide, &mut memory.scratch);
-    memory.wanted.clear();
-    memory.wanted.extend(memory.scratch.pool.iter().filter(|key| is_wanted(node(**key))));
-    // The wanted rows lie far from the query, all others near: then the walk has seen too few of them.
-    if memory.wanted.len() < (ef / 2).max(k) {
+    graph.walk(planes.codes(), &mut scratch.coded, wide, &mut scratch.walk);
+    scratch.selected.clear();
+    scratch.selected.extend(scratch.walk.pool.iter().filter(|key| is_selected(node(**key))));
+    // If the selected rows are far from the query and the others near, the walk has found too few of them.
+    if scratch.selected.len() < (ef / 2).max(k) {
         return false;
     }
-    let sure = k + k.max(SPARE);
-    memory.wanted.iter().take(sure).for_each(|key| planes.prefetch(node(*key)));
-    memory.found.clear();
+    let always = k + k.max(SPARE);
+    scratch.selected.iter().take(always).for_each(|key| planes.prefetch(node(*key)));
+    scratch.found.clear();
     let mut floor = f32::NEG_INFINITY;
-    for (i, key) in memory.wanted.iter().enumerate() {
+    for (i, key) in scratch.selected.iter().enumerate() {
         let row = node(*key);
-        if i == sure {
-            memory.found.sort_unstable();
-            floor = memory.found[k - 1].score;
+        if i == always {
+            scratch.found.sort_unstable();
+            floor = scratch.found[k - 1].score;
         }
-        if i >= sure && !query.slack.may_well_reach(floor, score(*key), planes.exponents[row as usize], DOUBT) {
-            continue; // not the last: steps differ from row to row
+        if i >= always && !query.bound.may_well_reach(floor, score(*key), planes.exponents[row as usize], DOUBT) {
+            continue; // not `break`: the error of a product differs from row to row
         }
         let score = scan::score(planes, row as usize, query.values);
-        memory.found.push(Candidate { score, row: RowRef { segment: part.segment(), row } });
+        scratch.found.push(ScoredRow { score, row: RowRef { segment: selection.segment(), row } });
     }
-    memory.found.iter().for_each(|found| best.push(*found));
+    scratch.found.iter().for_each(|found| best.push(*found));
     true
 }

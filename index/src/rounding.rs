@@ -1,21 +1,22 @@
-//! What rounding to half precision costs, measured while the vectors are still there as they were put.
+//! Measures the loss of rounding to half precision, while the original vectors are still in memory.
 
-use crate::manifest::Rounding;
-use crate::packed::Planes;
+use crate::manifest::RoundingRecall;
+use crate::packed::RowPlanes;
 use crate::scan::tidy;
 
-/// Rows that are searched for, at most.
+/// Largest number of queries.
 const QUERIES: usize = 64;
-/// Rows that are searched among, at most.
+/// Largest number of rows to search.
 const GALLERY: usize = 16_384;
-/// Neighbours looked for.
+/// Neighbours per query.
 const K: usize = 10;
-/// With fewer rows than this the neighbours are found whatever is rounded.
+/// Fewer rows than this give no useful measurement.
 const LEAST: usize = 100;
 
-/// Of the `K` best rows for rows of the same videos as queries, how many are still the best after rounding: each row as it was put,
-/// and rounded. All rows are compared, or an even share of the videos' rows if there are many.
-pub(crate) fn measure(pairs: &[(Planes<'_>, Planes<'_>)]) -> Rounding {
+/// Compares the `K` best rows before and after rounding, with rows of the same videos as queries. Each pair
+/// is the rows of a video as they were put, and rounded. All rows are compared, or an even sample of them if
+/// there are many.
+pub(crate) fn measure(pairs: &[(RowPlanes<'_>, RowPlanes<'_>)]) -> RoundingRecall {
     let rows: usize = pairs.iter().map(|(full, _)| full.exponents.len()).sum();
     let step = rows.div_ceil(GALLERY).max(1);
     let (mut full, mut half, mut before) = (Vec::new(), Vec::new(), 0usize);
@@ -27,7 +28,7 @@ pub(crate) fn measure(pairs: &[(Planes<'_>, Planes<'_>)]) -> Rounding {
         }
         before += n;
     }
-    let mut total = Rounding::default();
+    let mut total = RoundingRecall::default();
     if full.len() < LEAST {
         return total;
     }
@@ -40,8 +41,8 @@ pub(crate) fn measure(pairs: &[(Planes<'_>, Planes<'_>)]) -> Rounding {
     total
 }
 
-/// The `K` best rows other than `own`, ties by row.
-fn best(rows: &[Planes<'_>], x: &[f32], own: usize) -> Vec<usize> {
+/// The `K` best rows except `own`, ties by row.
+fn best(rows: &[RowPlanes<'_>], x: &[f32], own: usize) -> Vec<usize> {
     let mut scored = Vec::with_capacity(rows.len());
     for (i, row) in rows.iter().enumerate().filter(|(i, _)| *i != own) {
         let mut score = [0.0];

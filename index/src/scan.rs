@@ -1,100 +1,101 @@
-//! The exact scan: every row asked for against the query, the best k kept.
+//! The exact scan: compares the query with every selected row and keeps the best k.
 //!
-//! Codes are looked at first: a row is scored with all planes only if, by a bound that holds for every row, it may be among the best.
+//! The scan reads the codes first. It scores a row with all planes only if an upper bound of its score
+//! reaches the worst score kept so far. The bound holds for every row, so that the result is exact.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use rayon::prelude::*;
 
-use crate::packed::{Coded, Planes, Slack};
-use crate::segment::Segment;
+use crate::packed::{CodedVector, RowPlanes, ScoreBound};
+use crate::segment::SegmentFile;
 use crate::types::RowRef;
 
-/// Neighbouring rows of one segment.
+/// Consecutive rows of one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
+pub(crate) struct RowRange {
     pub(crate) segment: u32,
     pub(crate) first: u32,
     pub(crate) rows: u32,
 }
 
-/// More rows are several runs, so that threads can share them.
-const RUN_ROWS: u32 = 4096;
+/// Largest length of a range. Longer ones are split, so that threads can share them.
+const RANGE_ROWS: u32 = 4096;
 
-/// Rows between two looks at what is kept.
+/// Rows scored between two updates of the best rows.
 const BLOCK: usize = 128;
 
-/// Above this many values the scan uses all of rayon's threads.
+/// Scans of more values than this use all threads of rayon.
 const PARALLEL_VALUES: usize = 1 << 21;
 
-/// Adds rows that follow all rows of the segment that are there.
-pub(crate) fn push_run(runs: &mut Vec<Run>, mut run: Run) {
+/// Appends rows that come after all rows of the same segment in `ranges`.
+pub(crate) fn push_range(ranges: &mut Vec<RowRange>, mut range: RowRange) {
     if let Some(last) =
-        runs.last_mut().filter(|last| last.segment == run.segment && last.first + last.rows == run.first)
+        ranges.last_mut().filter(|last| last.segment == range.segment && last.first + last.rows == range.first)
     {
-        let more = run.rows.min(RUN_ROWS - last.rows);
+        let more = range.rows.min(RANGE_ROWS - last.rows);
         last.rows += more;
-        (run.first, run.rows) = (run.first + more, run.rows - more);
+        (range.first, range.rows) = (range.first + more, range.rows - more);
     }
-    while run.rows > 0 {
-        let rows = run.rows.min(RUN_ROWS);
-        runs.push(Run { rows, ..run });
-        (run.first, run.rows) = (run.first + rows, run.rows - rows);
+    while range.rows > 0 {
+        let rows = range.rows.min(RANGE_ROWS);
+        ranges.push(RowRange { rows, ..range });
+        (range.first, range.rows) = (range.first + rows, range.rows - rows);
     }
 }
 
-/// A query, and how far its products with codes lie from its scores.
-pub(crate) struct Query<'a> {
+/// A query, and the bound on the error of its products with codes.
+pub(crate) struct ScanQuery<'a> {
     pub(crate) values: &'a [f32],
-    pub(crate) slack: Slack,
+    pub(crate) bound: ScoreBound,
 }
 
-/// A row and its score; the greatest is the worst.
+/// A row and its score. The worst row is the greatest in the order.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Candidate {
+pub(crate) struct ScoredRow {
     pub(crate) score: f32,
     pub(crate) row: RowRef,
 }
 
-impl Ord for Candidate {
-    fn cmp(&self, other: &Candidate) -> Ordering {
+impl Ord for ScoredRow {
+    fn cmp(&self, other: &ScoredRow) -> Ordering {
         other.score.total_cmp(&self.score).then(self.row.cmp(&other.row))
     }
 }
 
-impl PartialOrd for Candidate {
-    fn partial_cmp(&self, other: &Candidate) -> Option<Ordering> {
+impl PartialOrd for ScoredRow {
+    fn partial_cmp(&self, other: &ScoredRow) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Candidate {
-    fn eq(&self, other: &Candidate) -> bool {
+impl PartialEq for ScoredRow {
+    fn eq(&self, other: &ScoredRow) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Candidate {}
+impl Eq for ScoredRow {}
 
-/// The best k seen so far.
-pub(crate) struct Top {
+/// The best k rows so far.
+pub(crate) struct TopRows {
     k: usize,
-    heap: BinaryHeap<Candidate>,
+    heap: BinaryHeap<ScoredRow>,
 }
 
-impl Top {
-    fn new(k: usize) -> Top {
-        Top::within(k, Vec::new())
+impl TopRows {
+    fn new(k: usize) -> TopRows {
+        TopRows::within(k, Vec::new())
     }
 
-    /// [`Top::new`] in memory that is there already.
-    pub(crate) fn within(k: usize, mut memory: Vec<Candidate>) -> Top {
+    /// [`TopRows::new`], reusing the memory of a vector.
+    pub(crate) fn within(k: usize, mut memory: Vec<ScoredRow>) -> TopRows {
         memory.clear();
-        Top { k, heap: memory.into() }
+        TopRows { k, heap: memory.into() }
     }
 
-    /// Scores below this cannot enter.
+    /// Rows with lower scores than this are not kept.
     fn floor(&self) -> f32 {
         match self.heap.peek() {
             Some(worst) if self.heap.len() >= self.k => worst.score,
@@ -102,7 +103,7 @@ impl Top {
         }
     }
 
-    pub(crate) fn push(&mut self, candidate: Candidate) {
+    pub(crate) fn push(&mut self, candidate: ScoredRow) {
         if self.heap.len() < self.k {
             self.heap.push(candidate);
         } else if let Some(mut worst) = self.heap.peek_mut()
@@ -112,48 +113,53 @@ impl Top {
         }
     }
 
-    /// What was kept, best first, ties by row.
-    pub(crate) fn into_sorted(self) -> Vec<Candidate> {
+    /// The rows kept, best first, ties by row.
+    pub(crate) fn into_sorted(self) -> Vec<ScoredRow> {
         self.heap.into_sorted_vec()
     }
 
-    fn merge(mut self, other: Top) -> Top {
+    fn merge(mut self, other: TopRows) -> TopRows {
         other.heap.into_iter().for_each(|candidate| self.push(candidate));
         self
     }
 }
 
-/// A score that can be ordered: NaN (of overflow) is the lowest, and there is one zero.
+/// A score that can be ordered: NaN (after an overflow) becomes the lowest, and -0 becomes 0.
 pub(crate) fn tidy(score: f32) -> f32 {
     if score.is_nan() { f32::NEG_INFINITY } else { score + 0.0 }
 }
 
 /// The score of one row.
-pub(crate) fn score(planes: Planes<'_>, row: usize, query: &[f32]) -> f32 {
+pub(crate) fn score(planes: RowPlanes<'_>, row: usize, query: &[f32]) -> f32 {
     let mut score = [0.0];
     planes.rows(row, row + 1).dots(query, &mut score);
     tidy(score[0])
 }
 
-/// Visits the rows of a run with their scores.
-pub(crate) fn each_score(segments: &[Segment], run: &Run, query: &[f32], mut visit: impl FnMut(RowRef, f32)) {
-    let planes = segments[run.segment as usize].vectors(run.first, run.rows);
+/// Calls `visit` with the rows of a range and their scores.
+pub(crate) fn each_score(
+    segments: &[SegmentFile],
+    range: &RowRange,
+    query: &[f32],
+    mut visit: impl FnMut(RowRef, f32),
+) {
+    let planes = segments[range.segment as usize].vectors(range.first, range.rows);
     let mut scores = [0.0; BLOCK];
-    for from in (0..run.rows as usize).step_by(BLOCK) {
-        let scores = &mut scores[..BLOCK.min(run.rows as usize - from)];
+    for from in (0..range.rows as usize).step_by(BLOCK) {
+        let scores = &mut scores[..BLOCK.min(range.rows as usize - from)];
         planes.rows(from, from + scores.len()).dots(query, scores);
-        for (row, score) in (run.first + from as u32..).zip(scores) {
-            visit(RowRef { segment: run.segment, row }, tidy(*score));
+        for (row, score) in (range.first + from as u32..).zip(scores) {
+            visit(RowRef { segment: range.segment, row }, tidy(*score));
         }
     }
 }
 
-/// Adds the best rows of a run.
-fn scan(segments: &[Segment], run: &Run, query: &Query<'_>, coded: &Coded, top: &mut Top) {
-    let planes = segments[run.segment as usize].vectors(run.first, run.rows);
+/// Adds the best rows of a range to `top`.
+fn scan(segments: &[SegmentFile], range: &RowRange, query: &ScanQuery<'_>, coded: &CodedVector, top: &mut TopRows) {
+    let planes = segments[range.segment as usize].vectors(range.first, range.rows);
     let (mut sums, mut products) = ([0; BLOCK], [0.0; BLOCK]);
-    for from in (0..run.rows as usize).step_by(BLOCK) {
-        let rows = BLOCK.min(run.rows as usize - from);
+    for from in (0..range.rows as usize).step_by(BLOCK) {
+        let rows = BLOCK.min(range.rows as usize - from);
         let block = planes.rows(from, from + rows);
         let products = &mut products[..rows];
         let mut floor = top.floor();
@@ -164,32 +170,41 @@ fn scan(segments: &[Segment], run: &Run, query: &Query<'_>, coded: &Coded, top: 
             block.codes().all_dots(coded, &mut sums[..rows], products);
         }
         for (i, product) in products.iter().enumerate() {
-            if !all && !query.slack.may_reach(floor, *product, block.exponents[i]) {
+            if !all && !query.bound.may_reach(floor, *product, block.exponents[i]) {
                 continue;
             }
             let score = if all { tidy(*product) } else { score(block, i, query.values) };
             if score >= floor {
-                top.push(Candidate { score, row: RowRef { segment: run.segment, row: run.first + (from + i) as u32 } });
+                top.push(ScoredRow {
+                    score,
+                    row: RowRef { segment: range.segment, row: range.first + (from + i) as u32 },
+                });
                 floor = top.floor();
             }
         }
     }
 }
 
-/// Adds the best rows of `runs` to `top`.
-pub(crate) fn exact(segments: &[Segment], runs: &[Run], query: &Query<'_>, coded: &Coded, mut top: Top) -> Top {
-    let rows: usize = runs.iter().map(|run| run.rows as usize).sum();
+/// Adds the best rows of `ranges` to `top`.
+pub(crate) fn exact(
+    segments: &[SegmentFile],
+    ranges: &[RowRange],
+    query: &ScanQuery<'_>,
+    coded: &CodedVector,
+    mut top: TopRows,
+) -> TopRows {
+    let rows: usize = ranges.iter().map(|range| range.rows as usize).sum();
     let threads = rayon::current_num_threads();
     if threads == 1 || rows.saturating_mul(query.values.len()) <= PARALLEL_VALUES {
-        runs.iter().for_each(|run| scan(segments, run, query, coded, &mut top));
+        ranges.iter().for_each(|range| scan(segments, range, query, coded, &mut top));
         return top;
     }
     let k = top.k;
-    let best_of = |runs: &[Run]| {
-        let mut top = Top::new(k);
-        runs.iter().for_each(|run| scan(segments, run, query, coded, &mut top));
+    let best_of = |ranges: &[RowRange]| {
+        let mut top = TopRows::new(k);
+        ranges.iter().for_each(|range| scan(segments, range, query, coded, &mut top));
         top
     };
-    let parts = runs.par_chunks(runs.len().div_ceil(threads * 8)).map(best_of);
-    top.merge(parts.reduce(|| Top::new(k), Top::merge))
+    let tops = ranges.par_chunks(ranges.len().div_ceil(threads * 8)).map(best_of);
+    top.merge(tops.reduce(|| TopRows::new(k), TopRows::merge))
 }

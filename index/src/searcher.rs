@@ -1,4 +1,4 @@
-//! Reading: a snapshot of one commit.
+//! Reads and searches a snapshot of one commit.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,31 +6,31 @@ use std::time::Duration;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::index::SEGMENTS;
-use crate::manifest::{Manifest, Rounding};
-use crate::nearest::{self, Part};
-use crate::scan::{self, Run, push_run};
-use crate::segment::{Entry, Segment};
+use crate::manifest::{Manifest, RoundingRecall};
+use crate::names::SEGMENTS_DIR;
+use crate::nearest::{self, RowSelection};
+use crate::scan::{self, RowRange, push_range};
+use crate::segment::{SegmentFile, TableEntry};
 use crate::simd;
-use crate::text::{Text, TextReader};
-use crate::types::{Effort, Hit, RowRef, Settings, Span, Video, VideoNumber, VideoSet};
+use crate::text::{TextIndex, TextReader};
+use crate::types::{Effort, Hit, IndexSettings, RowRef, SegmentCounts, Span, Video, VideoNumber, VideoSet};
 
-/// Among so many times more videos, those of a set are looked up one by one.
+/// The videos of a set are looked up one by one if the segment has at least this many times as many videos.
 const SEEK: usize = 16;
 
-/// Attempts to open a snapshot while commits swap files below it.
+/// Largest number of attempts to open a snapshot while commits replace files.
 const ATTEMPTS: u32 = 100;
 
-/// A snapshot of the index: later commits do not change it, nor take its files away (on Unix).
+/// A snapshot of the index. Later commits do not change it and, on Unix, do not remove its files.
 ///
-/// A search walks the graphs of large segments and scans the others; what a walk finds is scored exactly. It can be shared
-/// between threads, and its answers do not depend on them.
+/// A search walks the graphs of large segments and scans the others. The scores of hits are always exact.
+/// Threads can share a searcher, and the number of threads does not change its results.
 pub struct Searcher {
     text: TextReader,
     pub(crate) manifest: Manifest,
-    pub(crate) segments: Vec<Segment>,
+    pub(crate) segments: Vec<SegmentFile>,
     /// The live rows.
-    live: Vec<Part>,
+    live: Vec<RowSelection>,
     rows: usize,
 }
 
@@ -44,8 +44,8 @@ impl std::fmt::Debug for Searcher {
 }
 
 impl Searcher {
-    /// Opens the last commit. A commit may swap files between two of our reads: then try again.
-    pub(crate) fn open(dir: &Path, text: &Text) -> Result<Searcher> {
+    /// Opens the last commit, again if another commit replaces files meanwhile.
+    pub(crate) fn open(dir: &Path, text: &TextIndex) -> Result<Searcher> {
         let mut attempt = 1;
         loop {
             let manifest = text.manifest()?;
@@ -55,43 +55,46 @@ impl Searcher {
                 return searcher;
             }
             if attempt == ATTEMPTS {
-                return Err(Error::Busy { path: dir.to_owned() });
+                return Err(Error::Busy { path: dir.to_owned(), attempts: ATTEMPTS });
             }
             std::thread::sleep(Duration::from_millis(u64::from(attempt)));
             attempt += 1;
         }
     }
 
-    fn assemble(dir: &Path, text: &Text, manifest: Manifest) -> Result<Searcher> {
+    fn assemble(dir: &Path, text: &TextIndex, manifest: Manifest) -> Result<Searcher> {
         let text = text.reader()?;
-        let folder = dir.join(SEGMENTS);
+        let folder = dir.join(SEGMENTS_DIR);
         let opened =
-            manifest.segments.iter().map(|meta| Segment::open(folder.join(&meta.name), &manifest.settings, meta));
+            manifest.segments.iter().map(|meta| SegmentFile::open(folder.join(&meta.name), &manifest.settings, meta));
         let segments = opened.collect::<Result<Vec<_>>>()?;
         let mut live = Vec::new();
         for (i, (segment, meta)) in (0..).zip(segments.iter().zip(&manifest.segments)) {
-            let (mut runs, mut next) = (Vec::new(), 0);
-            // Tombstones ascend, and rows with them: what lies between is live.
+            let (mut ranges, mut next) = (Vec::new(), 0);
+            // Tombstones ascend, and so do their rows. The rows between them are live.
             for entry in manifest.dead(&meta.name).iter().filter_map(|number| segment.find(*number)) {
-                push_run(&mut runs, Run { segment: i, first: next, rows: entry.first_row.saturating_sub(next) });
+                push_range(
+                    &mut ranges,
+                    RowRange { segment: i, first: next, rows: entry.first_row.saturating_sub(next) },
+                );
                 next = next.max(entry.first_row + entry.rows);
             }
-            push_run(&mut runs, Run { segment: i, first: next, rows: segment.rows() - next });
-            live.extend(Part::new(runs));
+            push_range(&mut ranges, RowRange { segment: i, first: next, rows: segment.rows() - next });
+            live.extend(RowSelection::new(ranges));
         }
-        let rows = live.iter().map(|part| part.rows).sum();
+        let rows = live.iter().map(|selection| selection.rows).sum();
         Ok(Searcher { text, manifest, segments, live, rows })
     }
 
     /// The live rows of the videos in `set`.
-    fn select(&self, set: &VideoSet) -> Vec<Part> {
-        let mut parts = Vec::new();
+    fn select(&self, set: &VideoSet) -> Vec<RowSelection> {
+        let mut selections = Vec::new();
         for (i, (segment, meta)) in (0..).zip(self.segments.iter().zip(&self.manifest.segments)) {
             let dead = self.manifest.dead(&meta.name);
-            let mut runs = Vec::new();
-            let mut add = |entry: Entry| {
+            let mut ranges = Vec::new();
+            let mut add = |entry: TableEntry| {
                 if dead.binary_search(&entry.number).is_err() {
-                    push_run(&mut runs, Run { segment: i, first: entry.first_row, rows: entry.rows });
+                    push_range(&mut ranges, RowRange { segment: i, first: entry.first_row, rows: entry.rows });
                 }
             };
             let Some((first, last)) = segment.numbers() else { continue };
@@ -107,27 +110,31 @@ impl Searcher {
                     }
                 }
             }
-            parts.extend(Part::new(runs));
+            selections.extend(RowSelection::new(ranges));
         }
-        parts
+        selections
     }
 
-    /// Live rows.
+    /// Number of live rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// The settings recorded at creation.
-    pub fn settings(&self) -> &Settings {
+    /// The settings from the creation of the index.
+    pub fn settings(&self) -> &IndexSettings {
         &self.manifest.settings
     }
 
-    /// What [`Writer::set_state`](crate::Writer::set_state) published.
+    /// The last value that [`Writer::set_state`](crate::Writer::set_state) published.
     pub fn state(&self) -> Option<&serde_json::Value> {
         self.manifest.state.as_ref()
     }
 
-    /// All live videos by ascending number.
+    /// All live videos, by ascending number.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Text`] or [`Error::Damaged`] for a damaged text index.
     pub fn videos(&self) -> Result<Vec<Video>> {
         Ok(self.text.videos()?.into_iter().map(|(_, video)| video).collect())
     }
@@ -137,11 +144,16 @@ impl Searcher {
     }
 
     /// The metadata of a live video.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownVideo`] for any other number; [`Error::Text`] or [`Error::Damaged`] for a damaged text
+    /// index.
     pub fn video(&self, number: VideoNumber) -> Result<Video> {
         self.text.video(number)
     }
 
-    /// Numbers of live videos, ascending.
+    /// Numbers of the live videos, in ascending order.
     pub fn video_numbers(&self) -> Vec<VideoNumber> {
         let mut numbers = Vec::new();
         for (segment, meta) in self.segments.iter().zip(&self.manifest.segments) {
@@ -154,7 +166,11 @@ impl Searcher {
         numbers
     }
 
-    /// The number of the live video with this id.
+    /// The number of the live video with this id; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Text`] or [`Error::Damaged`] for a damaged text index.
     pub fn number_of(&self, id: &str) -> Result<Option<VideoNumber>> {
         self.text.number_of(id)
     }
@@ -163,13 +179,14 @@ impl Searcher {
     ///
     /// # Errors
     ///
-    /// [`Error::Filter`], whose text lists the fields and the syntax.
+    /// [`Error::Filter`] for a filter that does not parse. Its message contains
+    /// [`FILTER_SYNTAX`](crate::FILTER_SYNTAX).
     pub fn filter(&self, query: &str) -> Result<VideoSet> {
         self.text.filter(query)
     }
 
-    /// Where a live video's rows lie.
-    pub(crate) fn place(&self, number: VideoNumber) -> Option<(usize, Entry)> {
+    /// The segment and the rows of a live video.
+    pub(crate) fn locate(&self, number: VideoNumber) -> Option<(usize, TableEntry)> {
         let mut segments = self.segments.iter().zip(&self.manifest.segments).enumerate();
         segments.find_map(|(i, (segment, meta))| {
             let entry = segment.find(number.0)?;
@@ -177,62 +194,63 @@ impl Searcher {
         })
     }
 
-    /// The spans and the vectors (row after row, as the index's [`Precision`](crate::Precision) keeps them) of a live video; `None` for any other
-    /// number.
+    /// Reads from a located video, then checks that no file was truncated.
+    fn read<T>(
+        &self,
+        located: Option<(usize, TableEntry)>,
+        read: impl FnOnce(&SegmentFile, TableEntry) -> T,
+    ) -> Result<Option<T>> {
+        let Some((i, entry)) = located else {
+            self.check_files()?;
+            return Ok(None);
+        };
+        let found = read(&self.segments[i], entry);
+        self.segments[i].check_file()?;
+        Ok(Some(found))
+    }
+
+    /// The spans and the vectors of a live video, row after row, at the index's
+    /// [`RowPrecision`](crate::RowPrecision); `None` for any other number.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if a file was cut short since it was opened.
+    ///
+    /// [`Error::Damaged`] if a file was truncated since it was opened.
     pub fn rows_of(&self, number: VideoNumber) -> Result<Option<(Vec<Span>, Vec<f32>)>> {
-        let Some((i, Entry { first_row, rows, .. })) = self.place(number) else {
-            self.check_files()?;
-            return Ok(None);
-        };
-        let segment = &self.segments[i];
-        let found = (segment.spans(first_row, rows).collect(), segment.vectors(first_row, rows).to_vec());
-        segment.check_file()?;
-        Ok(Some(found))
+        self.read(self.locate(number), |segment, TableEntry { first_row, rows, .. }| {
+            (segment.spans(first_row, rows).collect(), segment.vectors(first_row, rows).to_vec())
+        })
     }
 
-    /// The sketches of a live video's rows, [`Settings::sketch`] bytes each, in the order of [`Searcher::rows_of`]; `None` for any other number.
+    /// The sketches of the rows of a live video, [`IndexSettings::sketch`] bytes each, in the order of
+    /// [`Searcher::rows_of`]; `None` for any other number.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if a file was cut short since it was opened.
+    ///
+    /// [`Error::Damaged`] if a file was truncated since it was opened.
     pub fn sketches_of(&self, number: VideoNumber) -> Result<Option<Vec<u8>>> {
-        let Some((i, Entry { first_row, rows, .. })) = self.place(number) else {
-            self.check_files()?;
-            return Ok(None);
-        };
-        let segment = &self.segments[i];
-        let found = segment.sketches(first_row, rows).to_vec();
-        segment.check_file()?;
-        Ok(Some(found))
+        self.read(self.locate(number), |segment, entry| segment.sketches(entry.first_row, entry.rows).to_vec())
     }
 
-    /// The sketch of a row that this snapshot found; `None` for any other.
+    /// The sketch of a hit of this snapshot; `None` for any other hit.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if a file was cut short since it was opened.
+    ///
+    /// [`Error::Damaged`] if a file was truncated since it was opened.
     pub fn sketch_of(&self, hit: &Hit) -> Result<Option<Vec<u8>>> {
-        let Some((i, entry)) = self.place(hit.video).filter(|(_, entry)| hit.nth < entry.rows) else {
-            self.check_files()?;
-            return Ok(None);
-        };
-        let segment = &self.segments[i];
-        let found = segment.sketches(entry.first_row + hit.nth, 1).to_vec();
-        segment.check_file()?;
-        Ok(Some(found))
+        let located = self.locate(hit.video).filter(|(_, entry)| hit.nth < entry.rows);
+        self.read(located, |segment, entry| segment.sketches(entry.first_row + hit.nth, 1).to_vec())
     }
 
-    /// The `k` live rows with the highest dot product, best first, ties by row; only those of the
-    /// videos in `filter`, if there is one. Fewer than `k` only if there are fewer.
+    /// The `k` live rows with the highest dot product, best first, ties by row, among the videos of `filter`
+    /// if there is one. Returns fewer than `k` only if there are fewer.
     ///
-    /// With [`Effort::Exact`], and wherever scanning is as fast as walking, these are the best there are; else some
-    /// may be missed, as [`Searcher::ann_recall`] measures.
+    /// The result is exact with [`Effort::Exact`], and where a scan is as fast as a walk. Otherwise some of
+    /// the best rows can be missing; [`Searcher::ann_recall`] measures how many.
     ///
     /// # Errors
     ///
-    /// [`Error::Length`] or [`Error::NotFinite`] for a query that is not `dim` finite values; [`Error::Damaged`] if a file was
-    /// cut short since it was opened.
+    /// [`Error::Length`] or [`Error::NotFinite`] for a query that is not `dim` finite values;
+    /// [`Error::Damaged`] if a file was truncated since it was opened.
     pub fn search(&self, query: &[f32], k: usize, filter: Option<&VideoSet>, effort: Effort) -> Result<Vec<Hit>> {
         self.check(query)?;
         match filter {
@@ -241,10 +259,10 @@ impl Searcher {
         }
     }
 
-    /// The answer to a query that was checked.
-    fn nearest(&self, query: &[f32], k: usize, parts: &[Part], effort: Effort) -> Result<Vec<Hit>> {
+    /// [`Searcher::search`] for a valid query.
+    fn nearest(&self, query: &[f32], k: usize, selections: &[RowSelection], effort: Effort) -> Result<Vec<Hit>> {
         let mut lost = false;
-        let mut hits = nearest::top(&self.segments, parts, query, k, effort.ef(), |found| {
+        let mut hits = nearest::top(&self.segments, selections, query, k, effort.ef(), |found| {
             let segment = &self.segments[found.row.segment as usize];
             let span = segment.spans(found.row.row, 1).next().unwrap_or_default();
             let entry = segment.entry_of(found.row.row);
@@ -255,22 +273,22 @@ impl Searcher {
         });
         self.check_files()?;
         if lost {
-            // A damaged table names no video for the row.
+            // A damaged table has no video for the row.
             hits.retain(|hit| hit.video.0 > 0);
         }
         Ok(hits)
     }
 
-    /// Whether the files are still whole: if one was cut short meanwhile, what was read beyond its end were zeros.
+    /// Returns an error if a file was truncated since it was opened: then zeros may have been read.
     pub(crate) fn check_files(&self) -> Result<()> {
-        self.segments.iter().try_for_each(Segment::check_file)
+        self.segments.iter().try_for_each(SegmentFile::check_file)
     }
 
-    /// [`Searcher::search`] for many queries, `dim` values each, on all of rayon's threads.
+    /// [`Searcher::search`] for many queries of `dim` values each, on all threads of rayon.
     ///
     /// # Errors
     ///
-    /// As [`Searcher::search`]; [`Error::Length`] also if the last query is cut short.
+    /// As [`Searcher::search`]; also [`Error::Length`] if the last query is incomplete.
     pub fn search_batch(
         &self,
         queries: &[f32],
@@ -279,30 +297,36 @@ impl Searcher {
         effort: Effort,
     ) -> Result<Vec<Vec<Hit>>> {
         let selected = filter.map(|set| self.select(set));
-        let parts = selected.as_deref().unwrap_or(&self.live);
+        let selections = selected.as_deref().unwrap_or(&self.live);
         let answers = queries.par_chunks(self.manifest.settings.dim).map(|query| {
             self.check(query)?;
-            self.nearest(query, k, parts, effort)
+            self.nearest(query, k, selections, effort)
         });
         answers.collect()
     }
 
-    /// recall@k of walks against the exact answer, for each of `efforts`: the share of the `k` best other rows that is found, over about `sample` of
-    /// the index's own rows as queries, evenly spread. 1 if there is nothing to find. Foreign queries are somewhat harder: no walk
-    /// towards them was ever made.
+    /// ann_recall@k for each of `efforts`: the fraction of the exact `k` best rows that the search finds.
+    /// About `sample` rows of the index, evenly spaced, are the queries; a query does not count itself as a
+    /// result. 1 for an empty index.
+    ///
+    /// Queries from elsewhere are somewhat harder, because the graph was not built with them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Searcher::search`].
     pub fn ann_recall(&self, sample: usize, k: usize, efforts: &[Effort]) -> Result<Vec<f64>> {
         let step = self.rows.div_ceil(sample.max(1)).max(1);
         let (mut queries, mut own) = (Vec::new(), Vec::new());
         let mut before = 0usize;
-        for run in self.live.iter().flat_map(|part| &part.runs) {
+        for range in self.live.iter().flat_map(|selection| &selection.ranges) {
             let first = before.next_multiple_of(step) - before;
-            for row in (first..run.rows as usize).step_by(step).map(|i| run.first + i as u32) {
-                queries.extend(self.segments[run.segment as usize].vectors(row, 1).to_vec());
-                own.push(RowRef { segment: run.segment, row });
+            for row in (first..range.rows as usize).step_by(step).map(|i| range.first + i as u32) {
+                queries.extend(self.segments[range.segment as usize].vectors(row, 1).to_vec());
+                own.push(RowRef { segment: range.segment, row });
             }
-            before += run.rows as usize;
+            before += range.rows as usize;
         }
-        // One more than asked for: the row itself.
+        // One more, for the query row itself.
         let search = |effort| self.search_batch(&queries, k.saturating_add(1), None, effort);
         let exact = search(Effort::Exact)?;
         let mut recalls = Vec::with_capacity(efforts.len());
@@ -310,42 +334,46 @@ impl Searcher {
             let (mut hits, mut all) = (0, 0);
             for ((own, found), exact) in own.iter().zip(search(*effort)?).zip(&exact) {
                 let others = exact.iter().filter(|hit| hit.row != *own).take(k);
-                // Any row with the score of the last one is as good: still pictures repeat.
-                let (wanted, least) = others.fold((0, f32::INFINITY), |(n, _), hit| (n + 1, hit.score));
-                all += wanted;
-                hits += found.iter().filter(|hit| hit.row != *own && hit.score >= least).count().min(wanted);
+                // Any row with the score of the last one is as good: rows of still pictures are equal.
+                let (expected, least) = others.fold((0, f32::INFINITY), |(n, _), hit| (n + 1, hit.score));
+                all += expected;
+                hits += found.iter().filter(|hit| hit.row != *own && hit.score >= least).count().min(expected);
             }
             recalls.push(if all == 0 { 1.0 } else { hits as f64 / all as f64 });
         }
         Ok(recalls)
     }
 
-    /// What rounding to half precision has cost: recall@10 of rounded rows against what was put, measured within what each commit put (up to 16,384 rows of
-    /// it, every row compared) and averaged. Within a whole index neighbours lie closer, and it costs somewhat more. `None` at full precision, and if
-    /// no commit put enough rows for a measurement.
+    /// Loss of rounding to half precision: recall@10 of the rounded rows against the original ones. Each
+    /// commit measures it among its own rows, at most 16,384 of them; this is the average. Among all rows of
+    /// an index neighbours are closer, and the loss is somewhat larger. `None` at full precision, and if no
+    /// commit had enough rows.
     pub fn rounding_recall(&self) -> Option<f64> {
         let measured = self.manifest.segments.iter().filter_map(|segment| segment.rounding);
-        let sum = measured.reduce(Rounding::plus)?;
+        let sum = measured.reduce(RoundingRecall::plus)?;
         (sum.of > 0).then(|| sum.found as f64 / sum.of as f64)
     }
 
-    /// Share of the rows in segment files that are dead: [`Writer::compact`](crate::Writer::compact) removes them.
+    /// Fraction of dead rows among the rows of the segments. [`Writer::compact`](crate::Writer::compact)
+    /// removes them.
     pub fn deleted_share(&self) -> f64 {
         let all: u64 = self.segments.iter().map(|segment| u64::from(segment.rows())).sum();
         if all == 0 { 0.0 } else { 1.0 - self.rows as f64 / all as f64 }
     }
 
-    /// The segments, and how many of them have a graph.
-    pub fn segments(&self) -> (usize, usize) {
-        (self.segments.len(), self.segments.iter().filter(|segment| segment.graph.is_some()).count())
+    /// Number of segments and graphs.
+    pub fn segment_counts(&self) -> SegmentCounts {
+        let graphs = self.segments.iter().filter(|segment| segment.graph.is_some()).count();
+        SegmentCounts { segments: self.segments.len(), graphs }
     }
 
-    /// Bytes of the segments' files, which searches map: what they read often stays in memory while there is room.
+    /// Size of the segment and graph files in bytes. They are mapped: the system keeps the parts in use in
+    /// memory.
     pub fn mapped_bytes(&self) -> u64 {
-        self.segments.iter().map(Segment::bytes).sum()
+        self.segments.iter().map(SegmentFile::bytes).sum()
     }
 
-    /// Visits every live row, in order, with its dot product.
+    /// Calls `visit` with every live row, in order, and its dot product with the query.
     ///
     /// # Errors
     ///
@@ -354,9 +382,9 @@ impl Searcher {
         self.check(query)?;
         let mut scaled = Vec::new();
         let power = simd::scale_into(query, &mut scaled);
-        let runs = self.live.iter().flat_map(|part| &part.runs);
-        let mut told = |row, score| visit(row, simd::times_power(score, power));
-        runs.for_each(|run| scan::each_score(&self.segments, run, &scaled, &mut told));
+        let ranges = self.live.iter().flat_map(|selection| &selection.ranges);
+        let mut unscaled = |row, score| visit(row, simd::times_power(score, power));
+        ranges.for_each(|range| scan::each_score(&self.segments, range, &scaled, &mut unscaled));
         self.check_files()
     }
 

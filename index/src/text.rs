@@ -1,4 +1,4 @@
-//! The text index: one tantivy document a video, which gives filters and metadata.
+//! The text index: one tantivy document per video, for filters and metadata.
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -14,28 +14,28 @@ use tantivy::schema::{
 use tantivy::tokenizer::{LowerCaser, RemoveLongFilter, SimpleTokenizer, TextAnalyzer};
 use tantivy::{DocAddress, DocSet, ReloadPolicy, TERMINATED, TantivyDocument, Term};
 
-use crate::directory::Folder;
+use crate::directory::TextDirectory;
 use crate::error::{Error, Result};
 use crate::manifest::{self, Manifest};
+use crate::names::META_FILE;
 use crate::types::{Video, VideoNumber, VideoSet};
 
-/// Folder of the text index.
-pub(crate) const TEXT: &str = "text";
-
-/// What a filter may say; part of the error for one that says something else.
-pub(crate) const FILTER_HELP: &str = "\
-Words are looked for in path, title, label and text (all strings of the metadata); all must match.
+/// The syntax of filters, as text for users. The message of [`Error::Filter`] contains it.
+pub const FILTER_SYNTAX: &str = "\
+Words match in path, title, label and text (all strings of the metadata); all words must match.
 Fields: path:holiday  title:\"first wave\"  label:surfing  label_exact:\"rock climbing\"  id:abc
         duration:[10 TO 60] (seconds)  duration:>30  size:<1000000 (bytes)  extra.camera:gopro
 Join with AND, OR, NOT (or -word) and parentheses; quote phrases and values with punctuation.";
 
 const MAX_FILTER_BYTES: usize = 8192;
 const MAX_FILTER_DEPTH: usize = 32;
+/// Tokenizer of the text fields.
 const WORDS: &str = "words";
+/// tantivy's tokenizer that keeps a string as one term.
 const RAW: &str = "raw";
 
 #[derive(Clone, Copy)]
-struct Fields {
+struct TextFields {
     id: Field,
     number: Field,
     path: Field,
@@ -49,12 +49,12 @@ struct Fields {
     record: Field,
 }
 
-fn schema() -> (Schema, Fields) {
+fn schema() -> (Schema, TextFields) {
     let mut schema = Schema::builder();
     let words =
         TextFieldIndexing::default().set_tokenizer(WORDS).set_index_option(IndexRecordOption::WithFreqsAndPositions);
     let text = TextOptions::default().set_indexing_options(words.clone());
-    let fields = Fields {
+    let fields = TextFields {
         id: schema.add_text_field("id", STRING | STORED),
         number: schema.add_u64_field("number", FAST | INDEXED),
         path: schema.add_text_field("path", text.clone()),
@@ -70,84 +70,81 @@ fn schema() -> (Schema, Fields) {
     (schema.build(), fields)
 }
 
-/// The version of tantivy, as the footers of its files say it.
+/// The version of tantivy, in the form of the footers of its files.
 pub(crate) fn version() -> String {
     serde_json::to_string(tantivy::version()).unwrap_or_default()
 }
 
-/// tantivy panics on some damaged files.
+/// Turns panics into errors: tantivy panics on some damaged files.
 fn catch<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        let found = "one that tantivy fails to read (`verify` names the file)";
-        Err(Error::damaged(path, "a text index", found))
-    })
+    std::panic::catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(Error::damaged(path, "a text index", "files that tantivy cannot read")))
 }
 
 /// The text index of one folder.
 #[derive(Clone)]
-pub(crate) struct Text {
+pub(crate) struct TextIndex {
     pub(crate) index: tantivy::Index,
-    folder: Folder,
-    fields: Fields,
+    directory: TextDirectory,
+    fields: TextFields,
     /// Folder of the text index, for errors.
     pub(crate) path: PathBuf,
 }
 
-impl Text {
+impl TextIndex {
     /// Creates an empty text index in the existing, empty folder `path`.
-    pub(crate) fn create(path: &Path) -> Result<Text> {
-        let folder = Folder::open(path)?;
+    pub(crate) fn create(path: &Path) -> Result<TextIndex> {
+        let directory = TextDirectory::open(path)?;
         let settings = tantivy::IndexSettings::default();
-        let index = tantivy::Index::create(folder.clone(), schema().0, settings).map_err(Error::text(path))?;
-        Text::with(index, folder, path)
+        let index = tantivy::Index::create(directory.clone(), schema().0, settings).map_err(Error::text(path))?;
+        TextIndex::with(index, directory, path)
     }
 
-    pub(crate) fn open(path: &Path) -> Result<Text> {
-        let folder = Folder::open(path)?;
-        let opened = catch(path, || tantivy::Index::open(folder.clone()).map_err(Error::text(path)));
+    pub(crate) fn open(path: &Path) -> Result<TextIndex> {
+        let directory = TextDirectory::open(path)?;
+        let opened = catch(path, || tantivy::Index::open(directory.clone()).map_err(Error::text(path)));
         match opened {
-            Ok(index) => Text::with(index, folder, path),
-            // Before version 3 the root had no checksum.
-            Err(error) => Err(manifest::old_version(&path.join("meta.json")).unwrap_or(error)),
+            Ok(index) => TextIndex::with(index, directory, path),
+            // Versions 1 and 2 had no checksum in this file.
+            Err(error) => Err(manifest::old_version(&path.join(META_FILE)).unwrap_or(error)),
         }
     }
 
-    fn with(index: tantivy::Index, folder: Folder, path: &Path) -> Result<Text> {
-        let (wanted, fields) = schema();
-        if index.schema() != wanted {
-            let found = "another schema: written by another version?";
-            return Err(Error::damaged(&path.join("meta.json"), "the fields of this version", found));
+    fn with(index: tantivy::Index, directory: TextDirectory, path: &Path) -> Result<TextIndex> {
+        let (expected, fields) = schema();
+        if index.schema() != expected {
+            return Err(Error::damaged(&path.join(META_FILE), "the schema of this version", "another schema"));
         }
         let words = TextAnalyzer::builder(SimpleTokenizer::default()).filter(RemoveLongFilter::limit(255));
         index.tokenizers().register(WORDS, words.filter(LowerCaser).build());
-        Ok(Text { index, folder, fields, path: path.to_owned() })
+        Ok(TextIndex { index, directory, fields, path: path.to_owned() })
     }
 
     pub(crate) fn manifest(&self) -> Result<Manifest> {
         let meta = self.index.load_metas().map_err(Error::text(&self.path))?;
-        Manifest::parse(meta.payload.as_deref(), &self.path.join("meta.json"))
+        Manifest::parse(meta.payload.as_deref(), &self.path.join(META_FILE))
     }
 
-    /// The size of one of the files that tantivy replaces as wholes, after comparing its checksum.
+    /// Checks one of the files that tantivy replaces as a whole. Returns its size in bytes.
     pub(crate) fn checked_root(&self, name: &str) -> Result<u64> {
-        let content = self.folder.atomic_read(Path::new(name));
+        let content = self.directory.atomic_read(Path::new(name));
         content.map(|content| content.len() as u64).map_err(Error::text(&self.path))
     }
 
     /// The state of the last commit.
     pub(crate) fn reader(&self) -> Result<TextReader> {
-        self.sound(|| {
+        self.checked(|| {
             let builder = self.index.reader_builder().reload_policy(ReloadPolicy::Manual);
             let reader: tantivy::IndexReader = builder.try_into().map_err(Error::text(&self.path))?;
             Ok(TextReader { text: self.clone(), searcher: reader.searcher() })
         })
     }
 
-    /// What tantivy makes of its files, which it trusts more than we do: a damaged one is an error all the same.
-    fn sound<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// Runs a function that calls tantivy. Panics, and results from a truncated file, become errors.
+    fn checked<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let done = catch(&self.path, work);
-        // A file cut short is the cause of whatever else went wrong.
-        self.folder.check().and(done)
+        // A truncated file is the cause of all other errors.
+        self.directory.check().and(done)
     }
 
     pub(crate) fn id_term(&self, id: &str) -> Term {
@@ -176,7 +173,8 @@ impl Text {
             expected: "metadata that JSON can hold",
             found: error.to_string(),
         })?;
-        // What serde_json writes it may refuse to read (nesting): such a record would shut the whole index.
+        // serde_json refuses to read deep nesting that it has written, and such a record would make the index
+        // unreadable.
         serde_json::from_str::<Video>(&record).map_err(|error| Error::Argument {
             what: "video",
             expected: "metadata that can be read back from JSON",
@@ -187,8 +185,8 @@ impl Text {
     }
 }
 
-/// tantivy parses `a AND NOT b` with a clause of its own for `NOT b`, and a clause that only excludes
-/// matches nothing: let it exclude from all.
+/// tantivy parses `NOT b` in `a AND NOT b` as a separate clause, and a clause that only excludes matches
+/// nothing. Such a clause becomes one that excludes from all documents.
 fn exclude_from_all(query: Box<dyn Query>) -> Box<dyn Query> {
     let Some(boolean) = query.downcast_ref::<BooleanQuery>() else { return query };
     let clauses = boolean.clauses().iter();
@@ -200,7 +198,7 @@ fn exclude_from_all(query: Box<dyn Query>) -> Box<dyn Query> {
     Box::new(BooleanQuery::with_minimum_required_clauses(clauses, least))
 }
 
-/// Visits every string in a JSON value.
+/// Calls `visit` with every string in a JSON value.
 fn each_string(value: &Value, visit: &mut impl FnMut(&str)) {
     match value {
         Value::String(text) => visit(text),
@@ -210,8 +208,8 @@ fn each_string(value: &Value, visit: &mut impl FnMut(&str)) {
     }
 }
 
-/// The value as the field `extra` takes it: long strings are left to the field `text`, since a term of
-/// tantivy has a bounded length.
+/// The value for the field `extra`. Long strings are only in the field `text`, because tantivy bounds the
+/// length of terms.
 fn searchable(value: &Value) -> Value {
     match value {
         Value::String(text) if text.len() > 4096 => Value::Null,
@@ -226,7 +224,7 @@ fn searchable(value: &Value) -> Value {
 
 /// A snapshot of the text index.
 pub(crate) struct TextReader {
-    text: Text,
+    text: TextIndex,
     searcher: tantivy::Searcher,
 }
 
@@ -256,7 +254,7 @@ impl TextReader {
         Ok(None)
     }
 
-    /// Numbers of documents.
+    /// The video numbers of documents.
     fn numbers(&self, docs: impl IntoIterator<Item = DocAddress>) -> Result<Vec<VideoNumber>> {
         let segments = self.searcher.segment_readers();
         let columns: tantivy::Result<Vec<_>> = segments.iter().map(|s| s.fast_fields().u64("number")).collect();
@@ -268,7 +266,7 @@ impl TextReader {
 
     /// The number of the live video with this id.
     pub(crate) fn number_of(&self, id: &str) -> Result<Option<VideoNumber>> {
-        self.text.sound(|| {
+        self.text.checked(|| {
             let doc = self.first(&self.text.id_term(id))?;
             Ok(self.numbers(doc)?.pop())
         })
@@ -283,16 +281,16 @@ impl TextReader {
     }
 
     pub(crate) fn video(&self, number: VideoNumber) -> Result<Video> {
-        self.text.sound(|| {
+        self.text.checked(|| {
             let term = Term::from_field_u64(self.text.fields.number, number.0);
             let doc = self.first(&term)?.ok_or(Error::UnknownVideo { number: number.0 })?;
             self.record(doc)
         })
     }
 
-    /// All live videos by ascending number.
+    /// All live videos, by ascending number.
     pub(crate) fn videos(&self) -> Result<Vec<(VideoNumber, Video)>> {
-        self.text.sound(|| self.all_videos())
+        self.text.checked(|| self.all_videos())
     }
 
     fn all_videos(&self) -> Result<Vec<(VideoNumber, Video)>> {
@@ -312,7 +310,7 @@ impl TextReader {
         if query.len() > MAX_FILTER_BYTES {
             return Err(refuse(format!("expected at most {MAX_FILTER_BYTES} bytes, found {}", query.len())));
         }
-        // The parser recurses: nesting is bounded here, before it can exhaust the stack.
+        // The parser is recursive: this bound keeps it from exhausting the stack.
         let nesting = query.bytes().filter(|byte| *byte == b'(').count();
         if nesting > MAX_FILTER_DEPTH {
             return Err(refuse(format!("expected at most {MAX_FILTER_DEPTH} opening parentheses, found {nesting}")));
@@ -330,7 +328,7 @@ impl TextReader {
             .map_err(|error| refuse(error.to_string()))?
         };
         let parsed = exclude_from_all(parsed);
-        self.text.sound(|| {
+        self.text.checked(|| {
             let docs = self.searcher.search(&parsed, &DocSetCollector).map_err(|error| refuse(error.to_string()))?;
             Ok(self.numbers(docs)?.into_iter().collect())
         })

@@ -1,23 +1,24 @@
-//! The words of the index: settings, videos, spans, hits.
+//! Public data types: settings, videos, spans, hits.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Chosen when an index is created, never changed afterwards.
+/// Settings of an index. They are fixed when the index is created.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
-    /// Values in a vector.
+pub struct IndexSettings {
+    /// Values in a vector, 1 to 65,536.
     pub dim: usize,
-    /// Whatever the caller wants to find again on open (encoder, checkpoint hash); opaque here.
+    /// Opaque data of the caller (encoder, checkpoint hash), returned when the index is opened.
     pub attributes: BTreeMap<String, String>,
     /// How graphs are built.
     #[serde(default)]
-    pub hnsw: Hnsw,
-    /// How finely values are kept.
+    pub hnsw: HnswSettings,
+    /// Precision of the stored vectors.
     #[serde(default)]
-    pub precision: Precision,
-    /// Bytes of the sketch beside each row's vector, at most [`Settings::MAX_SKETCH`]: whatever the caller checks an answer with; opaque here. 0 for none.
+    pub precision: RowPrecision,
+    /// Size in bytes of the sketch of each row, at most [`IndexSettings::MAX_SKETCH`]; 0 for an index without
+    /// sketches. A sketch is opaque data of the caller.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub sketch: u32,
 }
@@ -26,83 +27,87 @@ fn is_zero(sketch: &u32) -> bool {
     *sketch == 0
 }
 
-impl Settings {
-    /// The most bytes that a sketch may have.
+impl IndexSettings {
+    /// Largest size of a sketch in bytes.
     pub const MAX_SKETCH: u32 = 4096;
 
-    /// Settings for vectors of `dim` values, without attributes and sketches, with the default graphs, at full precision.
-    pub fn new(dim: usize) -> Settings {
-        Settings { dim, attributes: BTreeMap::new(), hnsw: Hnsw::default(), precision: Precision::Full, sketch: 0 }
+    /// Settings for vectors of `dim` values: no attributes, no sketches, default graphs, full precision.
+    pub fn new(dim: usize) -> IndexSettings {
+        let (attributes, hnsw) = (BTreeMap::new(), HnswSettings::default());
+        IndexSettings { dim, attributes, hnsw, precision: RowPrecision::Full, sketch: 0 }
     }
 }
 
-/// How finely values are kept, in fixed point with one power of two a row (see the crate's README).
+/// Precision of the stored vectors. They are fixed point, with one power of two a row (see the crate's
+/// README).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Precision {
-    /// 32 bits a value: `f32` in all but a row's least values. With 2^e the least power of two that is at least 128/127 of the largest value of a row, values of
-    /// 2^(e-8) and more are kept bit for bit, others within 2^(e-32).
+pub enum RowPrecision {
+    /// 32 bits a value. Let 2^e be the least power of two that is at least 128/127 of the largest value of a
+    /// row. Then values of 2^(e-8) and more are exact, and others are exact to 2^(e-32).
     #[default]
     Full,
-    /// 16 bits a value, half the file: within 2^(e-16) and 2^(e-32). [`Searcher::rounding_recall`](crate::Searcher::rounding_recall) tells what
-    /// that costs.
+    /// 16 bits a value, half the file: exact to 2^(e-16) + 2^(e-32).
+    /// [`Searcher::rounding_recall`](crate::Searcher::rounding_recall) reports the loss.
     Half,
 }
 
-impl Precision {
+impl RowPrecision {
     pub(crate) fn bits(self) -> u32 {
         match self {
-            Precision::Full => 32,
-            Precision::Half => 16,
+            RowPrecision::Full => 32,
+            RowPrecision::Half => 16,
         }
     }
 }
 
 /// How graphs are built (Malkov and Yashunin, arXiv:1603.09320).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hnsw {
-    /// Links a row is given on each level (the paper's M), 2 to 256; it may come to have twice as many on the lowest.
+pub struct HnswSettings {
+    /// Links of a new row on each level (M in the paper), 2 to 256. On the lowest level a row can get twice
+    /// as many.
     pub m: u32,
-    /// Candidates looked at for them (the paper's efConstruction), 1 to 100,000.
+    /// Candidates for these links (efConstruction in the paper), 1 to 100,000.
     pub ef_construction: u32,
-    /// Levels are drawn from this.
+    /// Seed of the random levels.
     pub seed: u64,
-    /// Segments with fewer rows get no graph: scanning them is as fast.
+    /// Smallest number of rows for which a segment gets a graph. A scan of fewer rows is as fast.
     pub min_rows: u32,
-    /// Who builds them.
+    /// The implementation that builds graphs.
     #[serde(default)]
-    pub builder: Builder,
+    pub builder: GraphBuilder,
 }
 
-/// A builder of graphs. What they build is searched in the same way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Builder {
-    /// This crate.
-    #[default]
-    Own,
-    /// The crate hnsw_rs, a slower one to compare with; wants the Cargo feature `hnsw_rs`. It has no seed.
-    HnswRs,
-}
-
-impl Default for Hnsw {
-    fn default() -> Hnsw {
-        Hnsw { m: 16, ef_construction: 200, seed: 1, min_rows: 8192, builder: Builder::Own }
+impl Default for HnswSettings {
+    fn default() -> HnswSettings {
+        HnswSettings { m: 16, ef_construction: 200, seed: 1, min_rows: 8192, builder: GraphBuilder::Own }
     }
 }
 
-/// How hard a search looks.
+/// An implementation that builds graphs. Searches do not depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GraphBuilder {
+    /// This crate.
+    #[default]
+    Own,
+    /// The crate hnsw_rs, for comparison. It is slower, has no seed, and needs the Cargo feature `hnsw_rs`.
+    HnswRs,
+}
+
+/// Trade-off between the speed and the recall of a search.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effort {
-    /// As [`Effort::Ef`] with [`Effort::DEFAULT_EF`].
+    /// [`Effort::Ef`] with [`Effort::DEFAULT_EF`].
     #[default]
     Default,
-    /// Walks keep the best `ef` rows on their way: more finds more, and takes longer. At least `k` are kept.
+    /// Graph walks keep a pool of the best `ef` rows, at least `k`. A larger pool finds more rows and takes
+    /// longer.
     Ef(usize),
     /// Every row is scored.
     Exact,
 }
 
 impl Effort {
-    /// Rows kept by default.
+    /// Default size of the pool of a graph walk.
     pub const DEFAULT_EF: usize = 256;
 
     pub(crate) fn ef(self) -> Option<usize> {
@@ -114,82 +119,93 @@ impl Effort {
     }
 }
 
-/// The time span of one row, in milliseconds from the start of its video.
+/// Time span of one row, in milliseconds from the start of its video.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Span {
     /// First millisecond.
     pub start_ms: u32,
     /// First millisecond after the span.
     pub end_ms: u32,
-    /// The moment that represents the span.
+    /// Time of the frame that represents the span.
     pub at_ms: u32,
 }
 
-/// What is known about a video apart from its vectors.
+/// Metadata of a video.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Video {
-    /// The caller's key: at most one live video has it.
+    /// Key of the caller. At most one live video has it.
     pub id: String,
-    /// Where the video lies, as text.
+    /// Path of the file, as text.
     pub path: String,
-    /// The path's bytes, only when they are not UTF-8.
+    /// Bytes of the path, if they are not UTF-8.
     pub path_bytes: Option<Vec<u8>>,
-    /// A title, or nothing.
+    /// Title; can be empty.
     pub title: String,
     /// Labels, in the caller's order.
     pub labels: Vec<String>,
-    /// Length in milliseconds.
+    /// Duration in milliseconds.
     pub duration_ms: u64,
-    /// Size of the file.
+    /// Size of the file in bytes.
     pub size_bytes: u64,
-    /// Time of last change, in nanoseconds since 1970.
+    /// Time of the last change, in nanoseconds since 1970.
     pub modified_ns: i64,
-    /// Time of last change of the metadata file beside the video, if there is one.
+    /// Time of the last change of the metadata file next to the video, if there is one.
     pub sidecar_modified_ns: Option<i64>,
-    /// Rows of this video; [`Writer::put`](crate::Writer::put) sets it.
+    /// Number of rows. [`Writer::put`](crate::Writer::put) sets it.
     pub rows: u32,
-    /// A warning worth keeping (a damaged tail, say).
+    /// A warning to keep with the video, such as a damaged end of the file.
     pub note: Option<String>,
-    /// How the caller made the rows, in its own words (`keyframes`, say); opaque here.
+    /// How the caller sampled the rows (`keyframes`, for example). Opaque data of the caller.
     #[serde(default)]
     pub sampling: String,
-    /// Any JSON; its strings are searchable, and its fields as `extra.name:value` if it is an object.
+    /// Any JSON. Its strings are searchable; the fields of an object also as `extra.name:value`.
     pub extra: serde_json::Value,
-    /// Numbers that the caller keeps with the video, neither searched nor filtered (embeddings of a frame, say).
+    /// Numbers to keep with the video (embeddings of a frame, for example). They are neither searched nor
+    /// filtered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probe: Vec<f32>,
 }
 
-/// The index's own number of a video: ever increasing, never used again.
+/// Number of a video in the index. Numbers increase and are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct VideoNumber(pub u64);
 
-/// The place of a row in one snapshot.
+/// Position of a row in one snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RowRef {
     /// Position of the segment in the snapshot.
     pub segment: u32,
-    /// Row in that segment, dead rows counted.
+    /// Row in the segment, with dead rows counted.
     pub row: u32,
 }
 
-/// One answer of a search.
+/// One row found by a search.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Hit {
-    /// Where the row lies.
+    /// Position of the row.
     pub row: RowRef,
-    /// The row's video.
+    /// Video of the row.
     pub video: VideoNumber,
-    /// The row's place among those of its video, from 0: as [`Searcher::rows_of`](crate::Searcher::rows_of) and
-    /// [`Searcher::sketches_of`](crate::Searcher::sketches_of) give them.
+    /// Position of the row among the rows of its video, from 0, in the order of
+    /// [`Searcher::rows_of`](crate::Searcher::rows_of) and
+    /// [`Searcher::sketches_of`](crate::Searcher::sketches_of).
     pub nth: u32,
-    /// The row's time span.
+    /// Time span of the row.
     pub span: Span,
-    /// Dot product with the query: higher is better.
+    /// Dot product with the query. Higher is better.
     pub score: f32,
 }
 
-/// A set of videos, as a filter gives it.
+/// Number of segments and graphs of a snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SegmentCounts {
+    /// Segments.
+    pub segments: usize,
+    /// Segments with a graph.
+    pub graphs: usize,
+}
+
+/// A set of videos, such as the result of a filter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VideoSet(Vec<VideoNumber>);
 
@@ -199,14 +215,14 @@ impl VideoSet {
         self.0.binary_search(&number).is_ok()
     }
 
-    /// Those of the set from `first` to `last`, both included, ascending.
+    /// The members from `first` to `last`, both included, in ascending order.
     pub(crate) fn between(&self, first: VideoNumber, last: VideoNumber) -> &[VideoNumber] {
         let from = self.0.partition_point(|number| *number < first);
         let to = self.0.partition_point(|number| *number <= last);
         self.0.get(from..to).unwrap_or(&[])
     }
 
-    /// Videos in the set.
+    /// Number of videos in the set.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -216,7 +232,7 @@ impl VideoSet {
         self.0.is_empty()
     }
 
-    /// The videos, ascending.
+    /// The videos, in ascending order.
     pub fn iter(&self) -> impl Iterator<Item = VideoNumber> + '_ {
         self.0.iter().copied()
     }

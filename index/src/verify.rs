@@ -7,48 +7,48 @@ use tantivy::index::SegmentComponent;
 
 use crate::directory;
 use crate::error::Result;
-use crate::graph::file::Frozen;
-use crate::index::SEGMENTS;
+use crate::graph::file::GraphFile;
 use crate::manifest::Manifest;
+use crate::names::{MANAGED_FILE, META_FILE, SEGMENTS_DIR, TEXT_DIR};
 use crate::searcher::Searcher;
-use crate::segment::Segment;
-use crate::text::{TEXT, Text};
+use crate::segment::SegmentFile;
+use crate::text::TextIndex;
 
-/// What [`Index::verify`](crate::Index::verify) found.
+/// Result of [`Index::verify`](crate::Index::verify).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Files of segments and of the text index read.
+pub struct VerifyReport {
+    /// Number of files read, of the segments and of the text index.
     pub files: usize,
-    /// Their size.
+    /// Their total size in bytes.
     pub bytes: u64,
-    /// What is wrong; empty for a sound index.
-    pub problems: Vec<Problem>,
+    /// The damage; empty for an intact index.
+    pub problems: Vec<VerifyProblem>,
 }
 
-/// One thing that is wrong.
+/// One damaged file, or one contradiction between files.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct VerifyProblem {
     /// The file or folder.
     pub path: PathBuf,
-    /// What is wrong with it and what to do.
+    /// What was expected and what was found.
     pub message: String,
 }
 
-impl Report {
-    /// Whether nothing is wrong.
+impl VerifyReport {
+    /// Whether no damage was found.
     pub fn is_sound(&self) -> bool {
         self.problems.is_empty()
     }
 
     fn problem(&mut self, path: &Path, message: impl ToString) {
-        self.problems.push(Problem { path: path.to_owned(), message: message.to_string() });
+        self.problems.push(VerifyProblem { path: path.to_owned(), message: message.to_string() });
     }
 }
 
-pub(crate) fn verify(dir: &Path) -> Report {
-    let mut report = Report::default();
-    let root = dir.join(TEXT);
-    let opened = Text::open(&root).and_then(|text| text.manifest().map(|manifest| (text, manifest)));
+pub(crate) fn verify(dir: &Path) -> VerifyReport {
+    let mut report = VerifyReport::default();
+    let root = dir.join(TEXT_DIR);
+    let opened = TextIndex::open(&root).and_then(|text| text.manifest().map(|manifest| (text, manifest)));
     let (text, manifest) = match opened {
         Ok(opened) => opened,
         Err(error) => {
@@ -56,18 +56,18 @@ pub(crate) fn verify(dir: &Path) -> Report {
             return report;
         }
     };
-    text_files(&text, &manifest, &mut report);
-    segment_files(dir, &manifest, &mut report);
+    verify_text(&text, &manifest, &mut report);
+    verify_segments(dir, &manifest, &mut report);
     if report.is_sound()
-        && let Err(error) = agreement(dir, &text, &mut report)
+        && let Err(error) = compare_text_with_segments(dir, &text, &mut report)
     {
         report.problem(dir, error);
     }
     report
 }
 
-fn text_files(text: &Text, manifest: &Manifest, report: &mut Report) {
-    // Reading the root compares its checksum.
+fn verify_text(text: &TextIndex, manifest: &Manifest, report: &mut VerifyReport) {
+    // Reading the commit file compares its checksum.
     let meta = match text.index.load_metas() {
         Ok(meta) => meta,
         Err(error) => return report.problem(&text.path, error),
@@ -83,20 +83,21 @@ fn text_files(text: &Text, manifest: &Manifest, report: &mut Report) {
                 report.files += 1;
                 report.bytes += bytes;
                 if !manifest.written_by.contains(&version) {
-                    report.problem(&path, format!("no tantivy {version} wrote this index: its end is damaged"));
+                    let expected = manifest.written_by.iter().map(String::as_str).collect::<Vec<_>>().join(" or ");
+                    report.problem(&path, format!("expected a footer of tantivy {expected}, found {version}"));
                 }
             }
-            // Named in any case, written only when there is something to say.
+            // tantivy lists these names always, and writes the files only if there is content.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let may_lack = name.extension().is_some_and(|end| end == "del" || end == "temp");
-                if !may_lack || deleted.contains(&name) {
-                    report.problem(&path, "it is missing: restore the index from a copy or build it again");
+                let is_optional = name.extension().is_some_and(|end| end == "del" || end == "temp");
+                if !is_optional || deleted.contains(&name) {
+                    report.problem(&path, "expected a file of the text index, found none");
                 }
             }
             Err(error) => report.problem(&path, error),
         }
     }
-    for name in ["meta.json", ".managed.json"] {
+    for name in [META_FILE, MANAGED_FILE] {
         match text.checked_root(name) {
             Ok(bytes) => {
                 report.files += 1;
@@ -107,14 +108,14 @@ fn text_files(text: &Text, manifest: &Manifest, report: &mut Report) {
     }
 }
 
-fn segment_files(dir: &Path, manifest: &Manifest, report: &mut Report) {
+fn verify_segments(dir: &Path, manifest: &Manifest, report: &mut VerifyReport) {
     for meta in &manifest.segments {
-        let path = dir.join(SEGMENTS).join(&meta.name);
+        let path = dir.join(SEGMENTS_DIR).join(&meta.name);
         report.files += meta.names().count();
-        match Segment::open(path.clone(), &manifest.settings, meta) {
+        match SegmentFile::open(path.clone(), &manifest.settings, meta) {
             Ok(segment) => {
                 report.bytes += segment.bytes();
-                let graph = segment.graph.as_ref().map_or(Ok(()), Frozen::verify);
+                let graph = segment.graph.as_ref().map_or(Ok(()), GraphFile::verify);
                 for error in [segment.verify(), graph].into_iter().filter_map(Result::err) {
                     report.problem(error.path().unwrap_or(&path), &error);
                 }
@@ -124,17 +125,22 @@ fn segment_files(dir: &Path, manifest: &Manifest, report: &mut Report) {
     }
 }
 
-/// Text and segments hold the same live videos with the same numbers of rows.
-fn agreement(dir: &Path, text: &Text, report: &mut Report) -> Result<()> {
+/// Text index and segments must hold the same live videos with the same numbers of rows.
+fn compare_text_with_segments(dir: &Path, text: &TextIndex, report: &mut VerifyReport) -> Result<()> {
     let searcher = Searcher::open(dir, text)?;
     let in_segments: BTreeSet<_> = searcher.video_numbers().into_iter().collect();
     let videos = searcher.numbered_videos()?;
     let in_text: BTreeSet<_> = videos.iter().map(|(number, _)| *number).collect();
-    for number in in_segments.symmetric_difference(&in_text) {
-        report.problem(dir, format!("video number {} is in the text or in a segment, not in both", number.0));
+    for (set, expected, found) in [
+        (&in_segments - &in_text, "the text index", "a segment"),
+        (&in_text - &in_segments, "a segment", "the text index"),
+    ] {
+        for number in set {
+            report.problem(dir, format!("video number {}: expected in {expected}, found in {found} only", number.0));
+        }
     }
     for (number, video) in videos {
-        let rows = searcher.place(number).map_or(0, |(_, entry)| entry.rows);
+        let rows = searcher.locate(number).map_or(0, |(_, entry)| entry.rows);
         if rows != video.rows {
             report.problem(dir, format!("video '{}': expected {} rows, found {rows}", video.id, video.rows));
         }

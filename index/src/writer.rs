@@ -1,4 +1,4 @@
-//! Writing: videos are gathered in memory, written as one segment and published by a commit.
+//! Writes an index: gathers videos in memory, writes them as one segment, and publishes that with a commit.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -8,47 +8,48 @@ use tantivy::TantivyError;
 
 use crate::error::{Error, Result};
 use crate::graph::{self, MAX_ROWS};
-use crate::index::{SEGMENTS, TEXT_NEW};
-use crate::manifest::{self, Manifest, Rounding, SegmentMeta};
-use crate::packed::Packed;
+use crate::manifest::{self, Manifest, RoundingRecall, SegmentMeta};
+use crate::names::{self, SEGMENTS_DIR, TEXT_DIR};
+use crate::packed::PackedRows;
 use crate::rounding;
 use crate::searcher::{Searcher, check_finite};
-use crate::segment::{self, Entry, Part, Segment};
-use crate::text::{self, TEXT, Text};
-use crate::types::{Precision, Settings, Span, Video, VideoNumber};
+use crate::segment::{self, SegmentFile, SegmentVideo, TableEntry};
+use crate::text::{self, TextIndex};
+use crate::types::{IndexSettings, RowPrecision, Span, Video, VideoNumber};
 
-/// More segments than this and the smallest are merged.
+/// If a commit would publish more segments than this, it merges the smallest.
 const MAX_SEGMENTS: usize = 8;
-/// A segment of more than so many times the rows of all smaller ones is left alone.
+/// A merge stops before a segment with more than this many times the rows of all smaller ones.
 const TIER: u64 = 3;
-/// Longest id: it is a term of the text index, which must be able to find it again.
+/// Largest size of an id. It is a term of the text index, which bounds the size of terms.
 const MAX_ID_BYTES: usize = 4096;
-const TEXT_MEMORY: usize = 20_000_000;
+/// Memory of tantivy's writer in bytes.
+const TEXT_MEMORY_BYTES: usize = 20_000_000;
 
-/// Changes an index. There is one at a time; dropping it without [`Writer::commit`] loses what was put
-/// since the last commit and nothing else.
+/// Changes an index. At most one writer is open at a time. Dropping it discards the changes since the last
+/// [`Writer::commit`] and nothing else.
 pub struct Writer {
     dir: PathBuf,
-    text: Text,
+    text: TextIndex,
     inner: tantivy::IndexWriter,
     /// The last commit.
     committed: Searcher,
-    /// Never goes back, so that a name is never used twice by this writer.
+    /// Never decreases, so that this writer never reuses a name.
     next_video: u64,
     next_segment: u64,
     state: Option<serde_json::Value>,
-    pending: BTreeMap<u64, Pending>,
+    pending: BTreeMap<u64, PendingVideo>,
     pending_ids: HashMap<String, u64>,
-    /// Committed videos that the next commit kills.
+    /// Committed videos that the next commit marks as dead.
     dead: HashSet<u64>,
     failed: bool,
 }
 
-struct Pending {
-    /// start, end, at: three words a row.
+struct PendingVideo {
+    /// `start_ms`, `end_ms`, `at_ms` of each row.
     spans: Vec<u32>,
     /// At full precision.
-    vectors: Packed,
+    vectors: PackedRows,
     sketches: Vec<u8>,
 }
 
@@ -58,16 +59,16 @@ impl std::fmt::Debug for Writer {
     }
 }
 
-/// tantivy's writer, which holds the lock.
-pub(crate) fn text_writer(text: &Text, dir: &Path) -> Result<tantivy::IndexWriter> {
-    text.index.writer_with_num_threads(1, TEXT_MEMORY).map_err(|error| match error {
+/// Opens tantivy's writer, which holds the lock of the index.
+pub(crate) fn text_writer(text: &TextIndex, dir: &Path) -> Result<tantivy::IndexWriter> {
+    text.index.writer_with_num_threads(1, TEXT_MEMORY_BYTES).map_err(|error| match error {
         TantivyError::LockFailure(..) => Error::Locked { path: dir.to_owned() },
         error => Error::text(&text.path)(error),
     })
 }
 
-/// The one commit point: text and manifest become visible together.
-pub(crate) fn publish(writer: &mut tantivy::IndexWriter, manifest: &Manifest, text: &Text) -> Result<()> {
+/// Commits: the text index and the manifest become visible together.
+pub(crate) fn publish(writer: &mut tantivy::IndexWriter, manifest: &Manifest, text: &TextIndex) -> Result<()> {
     let payload = serde_json::to_string(manifest).map_err(|error| Error::Argument {
         what: "manifest",
         expected: "values that JSON can hold",
@@ -80,12 +81,12 @@ pub(crate) fn publish(writer: &mut tantivy::IndexWriter, manifest: &Manifest, te
 }
 
 impl Writer {
-    pub(crate) fn open(dir: &Path, text: &Text) -> Result<Writer> {
+    pub(crate) fn open(dir: &Path, text: &TextIndex) -> Result<Writer> {
         let inner = text_writer(text, dir)?;
         let committed = Searcher::open(dir, text)?;
         let manifest = &committed.manifest;
         remove_orphans(dir, manifest)?;
-        // Likewise in the text index: what a killed writer left there stands in the way of files of the same name.
+        // Also in the text index: files of a killed writer would collide with new files of the same name.
         inner.garbage_collect_files().wait().map_err(Error::text(&text.path))?;
         let mut writer = Writer {
             dir: dir.to_owned(),
@@ -100,7 +101,7 @@ impl Writer {
             failed: false,
             committed,
         };
-        // Before this version of tantivy writes any file, a merge's among them.
+        // The manifest must name this version of tantivy before it writes any file, also in a merge.
         if !writer.committed.manifest.written_by.contains(&text::version()) {
             writer.commit_merging(Vec::new())?;
         }
@@ -114,29 +115,29 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds a video with its rows, in place of any video of the same id. A video may have no rows.
+    /// Adds a video with its rows and replaces any video with the same id. A video can have no rows.
     ///
-    /// `vectors` holds `dim` values a span, row after row, meant to be of unit norm; `sketches` holds
-    /// [`Settings::sketch`] bytes a span, likewise, and is empty in an index without.
+    /// `vectors` has `dim` values for each span, row after row, normally of unit norm. `sketches` has
+    /// [`IndexSettings::sketch`] bytes for each span, row after row.
     ///
     /// # Errors
     ///
-    /// Wrong lengths, values that are not finite, an id that is empty or too long, a span that ends
-    /// before it starts: then nothing has changed.
+    /// [`Error::Length`] or [`Error::NotFinite`] for vectors and sketches; [`Error::Argument`] for an id that
+    /// is empty or too long, or a span that ends before it starts. None of these changes anything.
     pub fn put(&mut self, mut video: Video, spans: &[Span], vectors: &[f32], sketches: &[u8]) -> Result<()> {
         self.check_usable()?;
         let argument = |what, expected, found: String| Err(Error::Argument { what, expected, found });
         if video.id.is_empty() || video.id.len() > MAX_ID_BYTES {
             return argument("video id", "1 to 4096 bytes", format!("{} bytes", video.id.len()));
         }
-        let Settings { dim, sketch, .. } = *self.committed.settings();
+        let IndexSettings { dim, sketch, .. } = *self.committed.settings();
         for (what, each, found) in [("vectors", dim, vectors.len()), ("sketches", sketch as usize, sketches.len())] {
             if spans.len().checked_mul(each) != Some(found) {
                 return Err(Error::Length { what, expected: spans.len().saturating_mul(each), found });
             }
         }
         check_finite("vectors", vectors)?;
-        check_finite("probe", &video.probe)?; // JSON would hold null, and the record could not be read again
+        check_finite("probe", &video.probe)?; // JSON would store null, which does not parse as a number
         if let Some(span) = spans.iter().find(|span| span.end_ms < span.start_ms) {
             return argument("span", "an end not before its start", format!("{} to {} ms", span.start_ms, span.end_ms));
         }
@@ -150,13 +151,17 @@ impl Writer {
         self.inner.add_document(document).map_err(|error| self.fail(error))?;
         self.next_video += 1;
         let spans = spans.iter().flat_map(|span| [span.start_ms, span.end_ms, span.at_ms]).collect();
-        let (vectors, sketches) = (Packed::new(vectors, dim), sketches.to_vec());
-        self.pending.insert(number, Pending { spans, vectors, sketches });
+        let (vectors, sketches) = (PackedRows::new(vectors, dim), sketches.to_vec());
+        self.pending.insert(number, PendingVideo { spans, vectors, sketches });
         self.pending_ids.insert(video.id, number);
         Ok(())
     }
 
-    /// Removes the video with this id; whether there was one.
+    /// Removes the video with this id. Returns whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WriterFailed`], or [`Error::Text`] for a damaged text index.
     pub fn remove(&mut self, id: &str) -> Result<bool> {
         self.check_usable()?;
         let pending = self.pending_ids.remove(id);
@@ -164,7 +169,7 @@ impl Writer {
             self.pending.remove(&number);
         }
         let committed = match pending {
-            Some(_) => None, // a committed one was killed when the pending one was put
+            Some(_) => None, // the pending video has already replaced a committed one
             None => self.committed.number_of(id)?.filter(|number| self.dead.insert(number.0)),
         };
         let found = pending.is_some() || committed.is_some();
@@ -174,21 +179,26 @@ impl Writer {
         Ok(found)
     }
 
-    /// Sets an opaque JSON value that the next commit publishes.
+    /// Sets an opaque JSON value of the caller, which the next commit publishes.
     pub fn set_state(&mut self, json: serde_json::Value) {
         self.state = Some(json);
     }
 
-    /// The committed videos by ascending number.
+    /// The committed videos, by ascending number.
+    ///
+    /// # Errors
+    ///
+    /// As [`Searcher::videos`].
     pub fn videos(&self) -> Result<Vec<Video>> {
         self.committed.videos()
     }
 
-    /// Makes everything since the last commit visible and durable, all of it or nothing.
+    /// Publishes all changes since the last commit, durably, as a whole or not at all.
     ///
     /// # Errors
     ///
-    /// After an error this writer is spent: drop it and open another. The index is the last commit.
+    /// Any error leaves the last commit in place. All later calls of this writer return
+    /// [`Error::WriterFailed`].
     pub fn commit(&mut self) -> Result<()> {
         self.check_usable()?;
         if self.pending_is_empty() {
@@ -197,11 +207,12 @@ impl Writer {
         self.commit_merging(Vec::new())
     }
 
-    /// Commits, then writes all segments as one without dead rows, and merges the text index.
+    /// Commits, then merges all segments into one without dead rows, and merges the text index.
     ///
     /// # Errors
     ///
-    /// As [`Writer::commit`]. Damaged segments are found here too: their checksum is compared.
+    /// As [`Writer::commit`]; also [`Error::Damaged`], because a merge compares the checksums of its
+    /// segments.
     pub fn compact(&mut self) -> Result<()> {
         self.commit()?;
         let manifest = &self.committed.manifest;
@@ -211,7 +222,8 @@ impl Writer {
         }
         let ids = self.text.index.searchable_segment_ids().map_err(Error::text(&self.text.path))?;
         if ids.len() > 1 {
-            // A merge of tantivy's own policy may have taken a segment first; then theirs is enough.
+            // Fails if tantivy's own policy has just started to merge one of the segments, which is enough
+            // too.
             let _ = self.inner.merge(&ids).wait();
         }
         self.inner.garbage_collect_files().wait().map_err(Error::text(&self.text.path))?;
@@ -219,7 +231,11 @@ impl Writer {
         Ok(())
     }
 
-    /// Waits for merges of the text index and gives the lock back. Uncommitted changes are lost.
+    /// Waits for merges of the text index and releases the lock. Discards uncommitted changes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Text`] if a merge failed.
     pub fn close(self) -> Result<()> {
         let path = self.text.path.clone();
         self.inner.wait_merging_threads().map_err(Error::text(&path))
@@ -237,9 +253,9 @@ impl Writer {
         Error::text(&self.text.path)(error)
     }
 
-    /// A commit that also merges the named segments, besides those that the rule names.
+    /// Commits. Merges the segments in `merge`, or those that [`Writer::to_merge`] selects if it is empty.
     fn commit_merging(&mut self, merge: Vec<String>) -> Result<()> {
-        self.failed = true; // until the end is reached
+        self.failed = true; // reset at the end
         let manifest = self.next_manifest(merge)?;
         publish(&mut self.inner, &manifest, &self.text)?;
         let before = std::mem::replace(&mut self.committed, Searcher::open(&self.dir, &self.text)?);
@@ -249,8 +265,8 @@ impl Writer {
         self.state = None;
         for old in &before.manifest.segments {
             if !manifest.segments.iter().any(|segment| segment.name == old.name) {
-                // Mapped files cannot be removed on some systems: the next writer tries again.
-                old.names().for_each(|name| drop(fs::remove_file(self.dir.join(SEGMENTS).join(name))));
+                // Windows does not remove mapped files. The next writer tries again.
+                old.names().for_each(|name| drop(fs::remove_file(self.dir.join(SEGMENTS_DIR).join(name))));
             }
         }
         self.failed = false;
@@ -258,7 +274,7 @@ impl Writer {
     }
 
     fn next_manifest(&mut self, merge: Vec<String>) -> Result<Manifest> {
-        // What cannot be found because a file was cut short must not be taken for gone.
+        // A lookup in a truncated file finds nothing, which must not count as a removed video.
         self.committed.check_files()?;
         let mut next = self.committed.manifest.clone();
         next.commit += 1;
@@ -266,7 +282,7 @@ impl Writer {
             next.state = Some(state.clone());
         }
         for number in &self.dead {
-            if let Some((i, _)) = self.committed.place(VideoNumber(*number)) {
+            if let Some((i, _)) = self.committed.locate(VideoNumber(*number)) {
                 next.tombstones.entry(next.segments[i].name.clone()).or_default().push(*number);
             }
         }
@@ -290,49 +306,50 @@ impl Writer {
         Ok(next)
     }
 
-    fn write_pending(&self, settings: &Settings) -> Result<SegmentMeta> {
-        let halved: Vec<Packed> = match settings.precision {
-            Precision::Full => Vec::new(),
-            Precision::Half => self.pending.values().map(|video| video.vectors.halved()).collect(),
+    fn write_pending(&self, settings: &IndexSettings) -> Result<SegmentMeta> {
+        let halved: Vec<PackedRows> = match settings.precision {
+            RowPrecision::Full => Vec::new(),
+            RowPrecision::Half => self.pending.values().map(|video| video.vectors.halved()).collect(),
         };
-        let parts: Vec<Part<'_>> = (self.pending.iter().enumerate())
+        let videos: Vec<SegmentVideo<'_>> = (self.pending.iter().enumerate())
             .map(|(i, (number, video))| {
                 let vectors = halved.get(i).unwrap_or(&video.vectors).view();
-                Part { number: *number, spans: &video.spans, vectors, sketches: &video.sketches }
+                SegmentVideo { number: *number, spans: &video.spans, vectors, sketches: &video.sketches }
             })
             .collect();
-        let name = manifest::segment_name(self.next_segment);
-        let mut meta = segment::write(&self.dir.join(SEGMENTS), &name, settings, &parts)?;
-        if settings.precision == Precision::Half {
+        let name = names::segment_name(self.next_segment);
+        let mut meta = segment::write(&self.dir.join(SEGMENTS_DIR), &name, settings, &videos)?;
+        if settings.precision == RowPrecision::Half {
             let pairs: Vec<_> = self
                 .pending
                 .values()
                 .map(|video| video.vectors.view())
-                .zip(parts.iter().map(|part| part.vectors))
+                .zip(videos.iter().map(|video| video.vectors))
                 .collect();
             meta.rounding = Some(rounding::measure(&pairs));
         }
         Ok(meta)
     }
 
-    /// Gives a graph to every segment that is large enough for one.
+    /// Builds a graph for every segment that is large enough and has none.
     fn build_graphs(&self, next: &mut Manifest) -> Result<()> {
-        let (folder, settings) = (self.dir.join(SEGMENTS), &next.settings);
+        let (folder, settings) = (self.dir.join(SEGMENTS_DIR), &next.settings);
         for meta in &mut next.segments {
             if meta.graph.is_none() && (settings.hnsw.min_rows.max(1)..MAX_ROWS).contains(&meta.rows) {
                 manifest::check_builder(settings)?;
-                let segment = Segment::open(folder.join(&meta.name), settings, meta)?;
+                let segment = SegmentFile::open(folder.join(&meta.name), settings, meta)?;
                 let built = graph::build(segment.all_vectors().codes(), meta.rows, &settings.hnsw);
                 segment.check_file()?;
-                meta.graph = Some(graph::file::write(&folder, &manifest::graph_name(&meta.name), &built, meta.crc)?);
+                meta.graph = Some(graph::file::write(&folder, &names::graph_name(&meta.name), &built, meta.crc)?);
             }
         }
         Ok(())
     }
 
-    /// The rule: more than [`MAX_SEGMENTS`], and the smallest become one, up to the first that is more than [`TIER`] times as large as all before
-    /// it. So a search never walks more than a few; with commits of like size a row is written anew about as often as the binary logarithm of
-    /// their number, on average.
+    /// Names of the segments to merge: `names`, or by the merge policy if that is empty. With more than
+    /// [`MAX_SEGMENTS`] segments the policy selects the smallest, up to the first that is more than [`TIER`]
+    /// times as large as all before it. This bounds the graphs that a search walks. With n commits of similar
+    /// size, a row is written about log2(n) times on average.
     fn to_merge(&self, next: &Manifest, mut names: Vec<String>) -> Vec<String> {
         if names.is_empty() && next.segments.len() > MAX_SEGMENTS {
             let mut sorted: Vec<_> = next.segments.iter().collect();
@@ -349,66 +366,67 @@ impl Writer {
         names
     }
 
-    /// Writes the live rows of the named segments as one new segment.
+    /// Writes the live rows of the named segments as one new segment, and replaces them in `next`.
     fn merge(&mut self, next: &mut Manifest, names: &[String]) -> Result<()> {
-        let folder = self.dir.join(SEGMENTS);
+        let folder = self.dir.join(SEGMENTS_DIR);
         let (old, kept): (Vec<_>, Vec<_>) = next.segments.drain(..).partition(|segment| names.contains(&segment.name));
         next.segments = kept;
-        let open = |meta: &SegmentMeta| Segment::open(folder.join(&meta.name), &next.settings, meta);
+        let open = |meta: &SegmentMeta| SegmentFile::open(folder.join(&meta.name), &next.settings, meta);
         let opened = old.iter().map(open).collect::<Result<Vec<_>>>()?;
-        let mut parts = Vec::new();
+        let mut videos = Vec::new();
         for (segment, meta) in opened.iter().zip(&old) {
-            segment.verify()?; // a merge must not give damage a new checksum
+            segment.verify()?; // the new checksum must not cover damaged rows
             let dead = next.dead(&meta.name);
             for entry in segment.entries().filter(|entry| dead.binary_search(&entry.number).is_err()) {
-                let Entry { number, first_row, rows } = entry;
+                let TableEntry { number, first_row, rows } = entry;
                 let spans = segment.span_words(first_row, rows);
                 let (vectors, sketches) = (segment.vectors(first_row, rows), segment.sketches(first_row, rows));
-                parts.push(Part { number, spans, vectors, sketches });
+                videos.push(SegmentVideo { number, spans, vectors, sketches });
             }
         }
-        parts.sort_unstable_by_key(|part| part.number);
-        if !parts.is_empty() {
-            let name = manifest::segment_name(self.next_segment);
-            let mut merged = segment::write(&folder, &name, &next.settings, &parts)?;
-            merged.rounding = old.iter().filter_map(|meta| meta.rounding).reduce(Rounding::plus);
+        videos.sort_unstable_by_key(|video| video.number);
+        if !videos.is_empty() {
+            let name = names::segment_name(self.next_segment);
+            let mut merged = segment::write(&folder, &name, &next.settings, &videos)?;
+            merged.rounding = old.iter().filter_map(|meta| meta.rounding).reduce(RoundingRecall::plus);
             self.next_segment += 1;
             next.segments.push(merged);
         }
-        // Nor what was read of a file that was cut short meanwhile.
-        opened.iter().try_for_each(Segment::check_file)?;
+        // Nor rows that were read from a file truncated meanwhile.
+        opened.iter().try_for_each(SegmentFile::check_file)?;
         for meta in &old {
             next.tombstones.remove(&meta.name);
             if !self.committed.manifest.segments.iter().any(|segment| segment.name == meta.name) {
-                let _ = fs::remove_file(folder.join(&meta.name)); // written by this very commit
+                let _ = fs::remove_file(folder.join(&meta.name)); // written by this commit
             }
         }
         Ok(())
     }
 }
 
-/// Removes files that no commit names; the lock is held. Names we do not know are left alone.
+/// Removes files that the commit does not name. The caller holds the lock. Files with other names stay.
 fn remove_orphans(dir: &Path, manifest: &Manifest) -> Result<()> {
-    let folder = dir.join(SEGMENTS);
+    let folder = dir.join(SEGMENTS_DIR);
     for entry in fs::read_dir(&folder).map_err(Error::io("list", &folder))? {
         let entry = entry.map_err(Error::io("list", &folder))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let finished = name.strip_suffix(".tmp").unwrap_or(&name);
         let named = manifest.segments.iter().flat_map(SegmentMeta::names).any(|known| known == name);
-        if manifest::is_ours(finished) && !named {
-            fs::remove_file(entry.path()).map_err(Error::io("remove", &entry.path()))?;
+        if names::is_segment_or_graph(&name) && !named {
+            match fs::remove_file(entry.path()) {
+                Err(error) if cfg!(unix) => return Err(Error::io("remove", &entry.path())(error)),
+                _ => {} // Windows does not remove files that a searcher has mapped
+            }
         }
     }
-    // Temporary files of tantivy, which it forgets: `.tmp` and six letters.
-    for entry in fs::read_dir(dir.join(TEXT)).map_err(Error::io("list", dir))?.flatten() {
-        if entry.file_name().to_string_lossy().strip_prefix(".tmp").is_some_and(|rest| rest.len() == 6) {
+    // tantivy does not remove its temporary files after a crash.
+    for entry in fs::read_dir(dir.join(TEXT_DIR)).map_err(Error::io("list", dir))?.flatten() {
+        if names::is_tantivy_temporary(&entry.file_name().to_string_lossy()) {
             let _ = fs::remove_file(entry.path());
         }
     }
     for entry in fs::read_dir(dir).map_err(Error::io("list", dir))?.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        // A creation that was cut short; none can succeed now that the index exists.
-        if name.strip_prefix(TEXT_NEW).is_some_and(|id| id.parse::<u32>().is_ok()) {
+        // From an interrupted creation. None can succeed now that the index exists.
+        if names::is_new_text_dir(&entry.file_name().to_string_lossy()) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }

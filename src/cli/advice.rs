@@ -57,7 +57,13 @@ fn index(error: &reelseek_index::Error) -> Option<String> {
     use reelseek_index::Error;
     match error {
         Error::Missing { .. } => text("make one with `reelseek index FOLDER`, or name another with --index"),
-        Error::Foreign { .. } => text("name a new or empty folder with --index"),
+        Error::NotEmpty { .. } => text("name a new or empty folder with --index"),
+        Error::Locked { .. } => text("wait for the other program to finish"),
+        Error::Busy { .. } => text("try again"),
+        Error::Damaged { .. } => text("restore the index from a copy, or index again into another folder"),
+        Error::Version { .. } => {
+            text("use the version of reelseek that wrote it, or index again into another folder")
+        }
         _ => None,
     }
 }

@@ -13,7 +13,7 @@ mod state;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use reelseek_index::{Index, Precision, Searcher, Settings, Video, Writer};
+use reelseek_index::{Index, RowPrecision, Searcher, IndexSettings, Video, Writer};
 
 pub use calibration::Calibration;
 pub use error::Error;
@@ -73,7 +73,7 @@ impl Collection {
     /// # Errors
     /// [`Error::Index`] if the folder holds an index or other files; [`Error::Io`] if the checkpoint cannot
     /// be written; [`Error::Checkpoint`] if it was made for another encoder.
-    pub fn create(folder: &Path, model: &Model, precision: Precision, sketch_bytes: u32) -> Result<Collection, Error> {
+    pub fn create(folder: &Path, model: &Model, precision: RowPrecision, sketch_bytes: u32) -> Result<Collection, Error> {
         let id = &model.encoder.info().id;
         model.checkpoint.expect_encoder(id, "in use")?;
         let fingerprint = model.checkpoint.fingerprint();
@@ -83,11 +83,11 @@ impl Collection {
             let path = std::path::absolute(weights).unwrap_or_else(|_| weights.clone());
             attributes.insert(WEIGHTS.to_owned(), path.to_string_lossy().into_owned());
         }
-        let settings = Settings {
+        let settings = IndexSettings {
             attributes,
             precision,
             sketch: sketch_bytes,
-            ..Settings::new(model.checkpoint.record.invariant)
+            ..IndexSettings::new(model.checkpoint.record.invariant)
         };
         // An index without its checkpoint is useless: the checkpoint is on disk before the index exists.
         let pending = pending_checkpoint(folder, &fingerprint);
@@ -110,7 +110,7 @@ impl Collection {
     ///
     /// # Errors
     /// [`Error::Index`] if the folder holds no index. Damage is part of the report.
-    pub fn verify(folder: &Path) -> Result<reelseek_index::Report, Error> {
+    pub fn verify(folder: &Path) -> Result<reelseek_index::VerifyReport, Error> {
         Ok(Index::verify(folder)?)
     }
 
@@ -120,7 +120,7 @@ impl Collection {
     }
 
     /// The settings recorded at creation.
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &IndexSettings {
         self.index.settings()
     }
 
@@ -213,7 +213,7 @@ mod tests {
     fn create(folder: &Path) -> (Model, Collection) {
         let model = ModelChoice::default().open().unwrap();
         let model = model.with_checkpoint(Folded::embedded());
-        let collection = Collection::create(folder, &model, Precision::Full, 0).unwrap();
+        let collection = Collection::create(folder, &model, RowPrecision::Full, 0).unwrap();
         (model, collection)
     }
 
@@ -234,7 +234,7 @@ mod tests {
         let folder = dir.path().join("index");
         let mut model = ModelChoice::default().open().unwrap().with_checkpoint(Folded::embedded());
         model.checkpoint.image.bias[0] += 1.0;
-        let collection = Collection::create(&folder, &model, Precision::Full, 0).unwrap();
+        let collection = Collection::create(&folder, &model, RowPrecision::Full, 0).unwrap();
         let file = folder.join(CHECKPOINT_FILE);
         assert_eq!(collection.model(&ModelChoice::default()).unwrap().checkpoint, model.checkpoint);
 

@@ -18,7 +18,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use globset::GlobSet;
-use reelseek_index::Precision;
+use reelseek_index::RowPrecision;
 use thiserror::Error as ThisError;
 
 pub use calibrate::calibrate;
@@ -95,7 +95,7 @@ impl Indexer {
         if Collection::exists(folder) {
             let collection = Collection::open_for_writing(folder)?;
             let model = collection.model(&options.model)?;
-            if options.half && collection.settings().precision != Precision::Half {
+            if options.half && collection.settings().precision != RowPrecision::Half {
                 return Err(collection::Error::FullPrecision.into());
             }
             return Ok(Indexer { collection, model, tools: Tools::find()?, options });
@@ -114,7 +114,7 @@ impl Indexer {
     /// As [`Indexer::open`].
     pub fn create(folder: &Path, model: Model, options: IndexOptions) -> Result<Indexer, Error> {
         let tools = Tools::find()?;
-        let precision = if options.half { Precision::Half } else { Precision::Full };
+        let precision = if options.half { RowPrecision::Half } else { RowPrecision::Full };
         let sketch_bytes = if model.encoder.info().same_scene { align::BYTES as u32 } else { 0 };
         let collection = Collection::create(folder, &model, precision, sketch_bytes)?;
         Ok(Indexer { collection, model, tools, options })
@@ -142,7 +142,7 @@ impl Indexer {
     /// # Errors
     /// [`enum@Error`] if the index cannot be read or written. A file that fails is reported by `on_event` and
     /// stops nothing.
-    pub fn run(&self, cancel: &Cancel, on_event: impl FnMut(&IndexEvent)) -> Result<IndexSummary, Error> {
+    pub fn run(&self, cancel: &Cancel, on_event: impl FnMut(IndexEvent)) -> Result<IndexSummary, Error> {
         let start = Instant::now();
         let mut run = run::IndexRun::begin(&self.collection, &self.options, on_event)?;
         let todo = run.survey()?;

@@ -37,7 +37,7 @@ pub(super) struct IndexRun<'a, F> {
     committed: Instant,
 }
 
-impl<'a, F: FnMut(&IndexEvent)> IndexRun<'a, F> {
+impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
     pub(super) fn begin(
         collection: &'a Collection,
         options: &'a IndexOptions,
@@ -80,13 +80,13 @@ impl<'a, F: FnMut(&IndexEvent)> IndexRun<'a, F> {
             FileOutcome::Removed => self.summary.removed += 1,
         }
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        (self.on_event)(&IndexEvent::File { path, outcome });
+        (self.on_event)(IndexEvent::File { path, outcome });
     }
 
     /// Reports progress. `reading_bytes` counts the decoded share of unfinished files.
     pub(super) fn report_progress(&mut self, reading_bytes: &AtomicU64) {
         let done_bytes = self.done_bytes + reading_bytes.load(Ordering::Relaxed);
-        (self.on_event)(&IndexEvent::Progress { done_bytes, total_bytes: self.total_bytes });
+        (self.on_event)(IndexEvent::Progress { done_bytes, total_bytes: self.total_bytes });
     }
 
     /// Finds all files, settles those that need no decoding and returns the others, the largest first, so
@@ -111,7 +111,7 @@ impl<'a, F: FnMut(&IndexEvent)> IndexRun<'a, F> {
         }
         self.settle_missing(&present, &unreadable)?;
         self.total_bytes = todo.iter().map(|t| t.size_bytes).sum();
-        (self.on_event)(&IndexEvent::Progress { done_bytes: 0, total_bytes: self.total_bytes });
+        (self.on_event)(IndexEvent::Progress { done_bytes: 0, total_bytes: self.total_bytes });
         todo.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.path.cmp(&b.path)));
         Ok(todo)
     }

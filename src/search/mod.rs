@@ -273,7 +273,7 @@ impl Engine {
         let more = results.len() > needed;
         let results = results.into_iter().map(|(_, result)| result).skip(options.skip).take(options.top).collect();
         // Without graphs the index compares every row.
-        let exact = options.effort == Effort::Exact || self.searcher.segments().1 == 0;
+        let exact = options.effort == Effort::Exact || self.searcher.segment_counts().graphs == 0;
         Ok(SearchAnswer { results, more, exact, elapsed: Duration::ZERO, encoding: Duration::ZERO })
     }
 

@@ -209,7 +209,7 @@ fn nearest(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use reelseek_index::{Index, Settings, Span, Video};
+    use reelseek_index::{Index, IndexSettings, Span, Video};
 
     fn spans(rows: usize) -> Vec<Span> {
         (0..rows as u32).map(|i| Span { start_ms: i, end_ms: i + 1, at_ms: i }).collect()
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn a_long_video_does_not_hide_the_other_videos_of_its_view() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Index::create(dir.path().join("index"), &Settings::new(3)).unwrap();
+        let index = Index::create(dir.path().join("index"), &IndexSettings::new(3)).unwrap();
         let mut writer = index.writer().unwrap();
         let mut put = |id: String, row: [f32; 3], rows: usize| {
             writer.put(Video { id, ..Video::default() }, &spans(rows), &row.repeat(rows), &[]).unwrap();
@@ -250,7 +250,7 @@ mod tests {
 
     /// An index of videos with one row each: id, vector, and seed of the picture for the sketch.
     fn index_of(folder: &std::path::Path, videos: &[(String, [f32; 3], u32)]) -> Searcher {
-        let settings = Settings { sketch: align::BYTES as u32, ..Settings::new(3) };
+        let settings = IndexSettings { sketch: align::BYTES as u32, ..IndexSettings::new(3) };
         let index = Index::create(folder, &settings).unwrap();
         let mut writer = index.writer().unwrap();
         for (id, row, seed) in videos {

@@ -1,42 +1,46 @@
-//! What can go wrong: at the start ([`enum@Error`]), and in an answer ([`ApiError`]).
+//! Errors at the start of the server ([`enum@Error`]) and of a request ([`ApiError`]).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::Json;
-use axum::http::header::RETRY_AFTER;
+use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use thiserror::Error as ThisError;
 
-use crate::{media, search};
+use super::limits::{BUSY_RETRY_S, MAX_MESSAGE, MESSAGE_START, UNREADY_RETRY_S};
+use crate::search;
+
+/// Status of a request whose client left before the response: 499, as in nginx.
+pub(crate) const CLIENT_LEFT: u16 = 499;
 
 /// Why the server could not start or go on.
-#[derive(Debug, ThisError)]
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// The index cannot be opened.
     #[error(transparent)]
     Search(#[from] search::Error),
-    /// The address is taken, or not this machine's.
-    #[error("cannot listen on {listen}: {source}; name another with --listen ADDRESS:PORT")]
+    /// The address is in use, or belongs to another machine.
+    #[error("cannot listen on {listen}: {source}; name another address with --listen ADDRESS:PORT")]
     Listen {
         /// The address.
         listen: SocketAddr,
-        /// The system's word.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// Others could come in.
+    /// The server would be open to the network.
     #[error(
-        "{listen} can be reached from other machines: set a token (REELSEEK_TOKEN, or --token-file FILE), or say --no-auth if everybody may search and see these videos"
+        "{listen} can be reached from other machines: set a token (REELSEEK_TOKEN or --token-file FILE), or let everybody search and watch these videos with --no-auth"
     )]
     Open {
         /// The address.
         listen: SocketAddr,
     },
     /// The token cannot be used.
-    #[error("the token is {found}: it must be of visible ASCII characters, as `openssl rand -hex 16` makes it")]
+    #[error("the token is {found}: expected visible ASCII characters, such as `openssl rand -hex 16` prints")]
     Token {
         /// What is wrong with it.
         found: &'static str,
@@ -46,34 +50,44 @@ pub enum Error {
     TokenFile {
         /// The file.
         path: PathBuf,
-        /// The system's word.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// An origin or host that no browser could name.
-    #[error("{flag} {found}: expected {expected}")]
-    Name {
-        /// The flag.
-        flag: &'static str,
-        /// What was given.
+    /// A host name that no browser sends.
+    #[error("--allow-host {found}: expected a name or an address without a port, such as videos.example.org")]
+    Host {
+        /// The name.
         found: String,
-        /// What it takes.
-        expected: &'static str,
     },
-    /// Where the index should be is something else.
-    #[error("{} is not a folder: --index (or REELSEEK_INDEX) names the folder of the index", path.display())]
+    /// An origin that no browser sends.
+    #[error("--cors {found}: expected an origin as a browser sends it, such as https://example.org")]
+    Origin {
+        /// The origin.
+        found: String,
+    },
+    /// The index is not a folder.
+    #[error("{}: not a folder; name the folder of the index with --index or REELSEEK_INDEX", path.display())]
     Index {
-        /// What was named.
+        /// The path.
         path: PathBuf,
     },
-    /// The description of the API cannot be written: a fault of ours.
-    #[error("the API's document cannot be written: {0}")]
+    /// A folder of videos cannot be read.
+    #[error("{}: expected a folder of videos: {found}", path.display())]
+    Library {
+        /// The path.
+        path: PathBuf,
+        /// What was found.
+        found: String,
+    },
+    /// The OpenAPI document cannot be written, which is a bug.
+    #[error("cannot write the OpenAPI document: {0}")]
     Document(serde_json::Error),
-    /// The system refused threads or sockets.
-    #[error("serving ended: {0}")]
+    /// The system refused threads, sockets or signal handlers.
+    #[error("cannot run the server: {0}")]
     Runtime(std::io::Error),
 }
 
-/// An answer that says what went wrong: `{"error": "..."}` with a status.
+/// An error response: a status and `{"error": "..."}`.
 #[derive(Debug, Clone)]
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
@@ -81,51 +95,62 @@ pub(crate) struct ApiError {
     retry_after_s: Option<u32>,
 }
 
-/// Its JSON.
+/// The JSON of an error.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(crate) struct ErrorBody {
     /// What was wrong, and what to do.
     pub(crate) error: String,
 }
 
-/// When who was sent away may ask again: a search is done in a fraction of it.
-const BUSY_S: u32 = 1;
-/// And when who asked for what the server has not yet: an index, or the end of what holds it up.
-const UNREADY_S: u32 = 5;
-/// The longest message, in characters: some repeat what was asked.
-const MAX_MESSAGE: usize = 2000;
-/// What is kept of the beginning of a longer one.
-const MESSAGE_START: usize = 500;
-
 impl ApiError {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> ApiError {
         let retry_after_s = match status {
-            StatusCode::TOO_MANY_REQUESTS => Some(BUSY_S),
-            StatusCode::SERVICE_UNAVAILABLE => Some(UNREADY_S),
+            StatusCode::TOO_MANY_REQUESTS => Some(BUSY_RETRY_S),
+            StatusCode::SERVICE_UNAVAILABLE => Some(UNREADY_RETRY_S),
             _ => None,
         };
-        ApiError { status, message: shortened(message.into()), retry_after_s }
+        ApiError { status, message: shorten(message.into()), retry_after_s }
     }
 
-    /// With another word on when to ask again.
-    pub(crate) fn after(self, wait: Duration) -> ApiError {
+    /// Sets another `Retry-After`.
+    pub(crate) fn retry_after(self, wait: Duration) -> ApiError {
         ApiError { retry_after_s: u32::try_from(wait.as_secs()).ok(), ..self }
     }
 
-    /// 400: what was asked cannot be understood.
+    /// 400: the request is malformed.
     pub(crate) fn malformed(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::BAD_REQUEST, message)
     }
 
-    /// 429: too much at once.
+    /// 401: the token is missing or wrong.
+    pub(crate) fn unauthorized() -> ApiError {
+        ApiError::new(StatusCode::UNAUTHORIZED, "a token is needed: send `Authorization: Bearer TOKEN`")
+    }
+
+    /// 403: the server does not allow the request.
+    pub(crate) fn forbidden(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::FORBIDDEN, message)
+    }
+
+    /// 429: too many requests.
     pub(crate) fn busy(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)
     }
 
-    /// 500 for a fault of ours; what it was goes to the log, since it may name files.
+    /// 503: not possible now.
+    pub(crate) fn unavailable(message: impl Into<String>) -> ApiError {
+        ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
+    /// 500. The error is logged and not sent, since it may contain paths.
     pub(crate) fn internal(error: &dyn std::fmt::Display) -> ApiError {
         tracing::error!("{error}");
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the server could not do this; its log says why")
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error: see the server's log")
+    }
+
+    /// 500 after a panic, which the panic hook has logged.
+    pub(crate) fn panicked() -> ApiError {
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "the server failed at this request: see its log")
     }
 }
 
@@ -135,12 +160,15 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = self.retry_after_s {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         response
     }
 }
 
-/// A message without its middle, if it is too long.
-fn shortened(message: String) -> String {
+/// Cuts the middle out of a message that is too long.
+fn shorten(message: String) -> String {
     let length = message.chars().count();
     if length <= MAX_MESSAGE {
         return message;
@@ -148,38 +176,4 @@ fn shortened(message: String) -> String {
     let start: String = message.chars().take(MESSAGE_START).collect();
     let end: String = message.chars().skip(length - (MAX_MESSAGE - MESSAGE_START)).collect();
     format!("{start} ... {end}")
-}
-
-impl From<media::Error> for ApiError {
-    fn from(error: media::Error) -> ApiError {
-        let status = match &error {
-            media::Error::UnknownFormat { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            media::Error::Picture { .. } => StatusCode::BAD_REQUEST,
-            media::Error::PictureTooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            other => return ApiError::internal(other),
-        };
-        ApiError::new(status, error.to_string())
-    }
-}
-
-impl From<reelseek_index::Error> for ApiError {
-    fn from(error: reelseek_index::Error) -> ApiError {
-        use reelseek_index::Error as Wrong;
-        match &error {
-            Wrong::Filter { .. } | Wrong::Argument { .. } | Wrong::Length { .. } | Wrong::NotFinite { .. } => {
-                ApiError::malformed(error.to_string())
-            }
-            other => ApiError::internal(other),
-        }
-    }
-}
-
-impl From<search::Error> for ApiError {
-    fn from(error: search::Error) -> ApiError {
-        match error {
-            search::Error::Media(error) => error.into(),
-            search::Error::Index(error) => error.into(),
-            other => ApiError::internal(&other),
-        }
-    }
 }

@@ -1,26 +1,29 @@
 //! The web page and the HTTP API.
 //!
-//! A request comes over a connection that may not dawdle (`connection`), through the layers, outermost first: an id, a line in the log and the counters
-//! (`observe`), Host and Origin (`guard::host`), a net for whatever panics, the token (`guard::auth`), and its body whole and within limits (`connection::body`). A handler
-//! then holds one snapshot of the index (`state::App::ready`) from beginning to end. Work that takes a processor waits for its turn (`admission::gate`) and runs on threads
-//! of its own, never on those that listen.
+//! A request arrives over a connection with time limits (`connection`) and passes these layers, outermost
+//! first: request id, log and counters (`observe`), Host and Origin (`guard::host`), a handler of panics, the
+//! token (`guard::auth`), and the reading of its body (`connection::body`). Its handler (`api`) takes parts
+//! of the state, holds one snapshot of the index from beginning to end, and waits for a worker before it
+//! computes (`admission`). Computation runs on its own threads, never on those that serve connections.
 
 mod admission;
+mod advice;
 mod api;
 mod connection;
 mod error;
 mod guard;
+mod limits;
 mod observe;
+mod options;
+mod shutdown;
+mod snapshot;
 mod state;
 #[cfg(test)]
 mod tests;
 
 use std::any::Any;
 use std::cell::Cell;
-use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::DefaultBodyLimit;
@@ -28,137 +31,81 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
-use utoipa::OpenApi as _;
-use utoipa_axum::router::OpenApiRouter;
 
 pub use error::Error;
 pub use guard::auth::Token;
-pub use observe::log::Format;
+pub use observe::logging::{LogFormat, start_logging};
+pub use options::ServeOptions;
+pub use shutdown::ShutdownSignal;
 
-use api::{compat, jobs, library, media, openapi, page, search};
 use connection::{body, listen};
 use error::ApiError;
 use guard::{auth, host};
-use observe::{log, request};
+use observe::request;
 use state::App;
 
-/// What a request hears that made a handler panic.
-const PANIC: &str = "the server failed at this request; its log says why";
-/// Threads that listen, read and write; what computes has its own.
-const LISTENERS: usize = 2;
-/// The stack of threads that compute, which is that of the main thread: decoders of pictures and the filter's parser recurse.
-const STACK_BYTES: usize = 8 << 20;
-
-/// What to serve, and to whom.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Folder of the index. Nothing need be there yet.
-    pub index: PathBuf,
-    /// Folders whose videos may be indexed on request.
-    pub library: Vec<PathBuf>,
-    /// Where to listen.
-    pub listen: SocketAddr,
-    /// Folded checkpoint of the index, if not the one that lies with it.
-    pub checkpoint: Option<PathBuf>,
-    /// Weights of the index's encoder, if not those that it remembers.
-    pub weights: Option<PathBuf>,
-    /// What requests must show, if anything.
-    pub token: Option<Token>,
-    /// Whether everybody may come in over the network.
-    pub no_auth: bool,
-    /// Whether a token is set that nobody is asked for because of that: the log warns of it.
-    pub unused_token: bool,
-    /// Names that the server goes by, besides its address and those of loopback.
-    pub hosts: Vec<String>,
-    /// Origins whose pages may ask.
-    pub origins: Vec<String>,
-    /// Whether pictures may be fetched by their address.
-    pub fetch: bool,
-    /// Whether answers tell where files lie.
-    pub show_paths: bool,
-    /// Searches at once.
-    pub workers: usize,
-    /// Requests that may wait for their turn.
-    pub queue: usize,
-    /// Bytes of thumbnails and previews that are kept on disk.
-    pub cache_bytes: u64,
-    /// How the log is written.
-    pub log: Format,
-}
-
-/// Serves until the process is asked to stop (SIGINT or SIGTERM), and then until the requests that run are answered. Asked again, it stops at once.
+/// Serves until `shutdown` is requested, and then until the requests in progress are answered. `on_listen` is
+/// called with the address once the server accepts connections.
 ///
 /// # Errors
-/// [`enum@Error`] if the options do not go together, the index cannot be opened or the address not be listened on.
-pub fn run(options: Options) -> Result<(), Error> {
+/// [`enum@Error`] if the options contradict each other, the index cannot be opened, or the address is not
+/// available.
+pub fn run(options: ServeOptions, shutdown: &ShutdownSignal, on_listen: impl FnOnce(SocketAddr)) -> Result<(), Error> {
+    options.check()?;
     let listen = options.listen;
-    if !listen.ip().is_loopback() && options.token.is_none() && !options.no_auth {
-        return Err(Error::Open { listen });
-    }
-    log::start(options.log);
-    if options.unused_token {
-        tracing::warn!("a token is set, and --no-auth lets everybody in without it");
-    }
-    match std::fs::metadata(&options.index) {
-        Ok(found) if !found.is_dir() => return Err(Error::Index { path: options.index }),
-        _ if !reelseek_index::Index::exists(&options.index) => {
-            let index = options.index.display();
-            tracing::warn!("there is no index at {index}: searches are answered as soon as there is one");
-        }
-        _ => {}
-    }
-    if options.token.as_ref().is_some_and(Token::is_short) {
-        tracing::warn!("the token is short enough to be guessed: `openssl rand -hex 16` makes a better one");
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(LISTENERS)
-        .thread_stack_size(STACK_BYTES)
+        .worker_threads(limits::IO_THREADS)
+        .thread_stack_size(limits::STACK_BYTES)
         .enable_all()
         .build()
         .map_err(Error::Runtime)?;
-    let app = Arc::new(App::open(options)?);
-    let outcome = runtime.block_on(until_stopped(listen, app));
-    // What still computes is of requests that were cut off.
+    let app = App::open(options)?;
+    let outcome = runtime.block_on(serve(listen, app, shutdown, on_listen));
+    // Computation still running belongs to aborted requests.
     runtime.shutdown_background();
     outcome
 }
 
-async fn until_stopped(listen: SocketAddr, app: Arc<App>) -> Result<(), Error> {
-    let router = router(app.clone())?;
-    let taken = |source| Error::Listen { listen, source };
-    let listener = tokio::net::TcpListener::bind(listen).await.map_err(taken)?;
-    let address = listener.local_addr().map_err(taken)?;
-    let (say_stop, stop) = watch::channel(false);
-    let mut asked = Asked::new().map_err(Error::Runtime)?;
-    let watching = tokio::spawn(app.clone().watch());
-    // Whoever started us reads where we are, and may have gone.
-    let _ = writeln!(std::io::stdout(), "listening on http://{address}");
-    let _ = std::io::stdout().flush();
-    let serving = listen::serve(listener, router, app.metrics.clone(), listen::room(), stop, listen::DRAIN);
-    let asked_at = Cell::new(None);
+async fn serve(
+    listen: SocketAddr,
+    app: App,
+    shutdown: &ShutdownSignal,
+    on_listen: impl FnOnce(SocketAddr),
+) -> Result<(), Error> {
+    let router = router(&app)?;
+    let unavailable = |source| Error::Listen { listen, source };
+    let listener = TcpListener::bind(listen).await.map_err(unavailable)?;
+    let address = listener.local_addr().map_err(unavailable)?;
+    let (stop_sender, stop) = watch::channel(false);
+    let watching = tokio::spawn(app.snapshots.clone().watch());
+    on_listen(address);
+    let capacity = listen::connection_capacity();
+    let serving = listen::serve(listener, router, app.metrics.clone(), capacity, stop, limits::DRAIN);
+    let stopped_at = Cell::new(None);
     let stopping = async {
-        asked.wait().await;
-        asked_at.set(Some(Instant::now()));
-        tracing::info!("stopping: requests that run are answered first (again to stop at once)");
+        shutdown.requested(1).await;
+        stopped_at.set(Some(Instant::now()));
+        tracing::info!("stopping after the requests in progress (a second signal stops at once)");
         app.stopping.set();
         app.jobs.cancel();
-        let _ = say_stop.send(true);
-        asked.wait().await;
+        let _ = stop_sender.send(true);
+        shutdown.requested(2).await;
     };
-    let patient = tokio::select! {
+    let drained = tokio::select! {
         () = serving => true,
         () = stopping => false,
     };
-    if patient {
-        // A job that was cancelled puts away what it had finished, in what the requests left of the time.
-        let left = asked_at.get().map_or(listen::DRAIN, |at| listen::DRAIN.saturating_sub(at.elapsed()));
-        let worker = app.clone();
-        let ended = tokio::task::spawn_blocking(move || worker.jobs.stop(left));
+    if drained {
+        // A cancelled job saves its finished files in the rest of the time.
+        let time = stopped_at.get().map_or(limits::DRAIN, |at| limits::DRAIN.saturating_sub(at.elapsed()));
+        let jobs = app.jobs.clone();
+        let ended = tokio::task::spawn_blocking(move || jobs.stop(time));
         tokio::select! {
             _ = ended => {}
-            () = asked.wait() => {}
+            () = shutdown.requested(2) => {}
         }
     }
     watching.abort();
@@ -166,81 +113,41 @@ async fn until_stopped(listen: SocketAddr, app: Arc<App>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The system's word that the process shall stop.
-struct Asked {
-    #[cfg(unix)]
-    signals: [tokio::signal::unix::Signal; 2],
+/// Whether these bytes are the JSON of a search or a batch. For fuzzing only.
+#[doc(hidden)]
+pub fn is_search_json(bytes: &[u8]) -> bool {
+    api::request::parse_json(bytes).is_ok()
 }
 
-impl Asked {
-    #[cfg(unix)]
-    fn new() -> std::io::Result<Asked> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Asked { signals: [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?] })
-    }
-
-    #[cfg(unix)]
-    async fn wait(&mut self) {
-        let [interrupt, terminate] = &mut self.signals;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn new() -> std::io::Result<Asked> {
-        Ok(Asked {})
-    }
-
-    #[cfg(not(unix))]
-    async fn wait(&mut self) {
-        let _ = tokio::signal::ctrl_c().await;
-    }
-}
-
-/// All routes, and the layers around them.
-fn router(app: Arc<App>) -> Result<Router, Error> {
-    let (open, closed) = routes();
+/// All routes with their layers.
+fn router(app: &App) -> Result<Router, Error> {
+    let (open, closed) = api::routes();
     let (open, open_document) = open.split_for_parts();
     let (closed, mut document) = closed.split_for_parts();
     document.merge(open_document);
+    api::openapi::complete(&mut document);
     let document = Json(serde_json::to_value(document).map_err(Error::Document)?);
-    let read = || middleware::from_fn_with_state(app.clone(), body::collect);
+    let reader = body::BodyReader { budget: app.bodies.clone(), metrics: app.metrics.clone() };
+    let read = || middleware::from_fn_with_state(reader.clone(), body::collect);
     let closed = closed
         .route("/openapi.json", get(move || async move { document }))
         .route_layer(read())
-        .route_layer(middleware::from_fn_with_state(app.clone(), auth::check));
-    Ok(layered(open.merge(page::routes()).route_layer(read()).merge(closed), app))
+        .route_layer(middleware::from_fn_with_state(app.auth.clone(), auth::check));
+    Ok(with_outer_layers(open.merge(api::page::routes()).route_layer(read()).merge(closed), app))
 }
 
-/// The routes that need no token, and those that do.
-fn routes() -> (OpenApiRouter<Arc<App>>, OpenApiRouter<Arc<App>>) {
-    let open = OpenApiRouter::default().merge(openapi::open_routes()).merge(auth::routes());
-    let closed = OpenApiRouter::with_openapi(openapi::Api::openapi())
-        .merge(search::routes())
-        .merge(compat::routes())
-        .merge(library::routes())
-        .merge(media::routes())
-        .merge(jobs::routes())
-        .merge(openapi::routes());
-    (open, closed)
-}
-
-/// The layers that every request comes through, whether there is a route for it or not.
-fn layered(router: Router<Arc<App>>, app: Arc<App>) -> Router {
+/// Adds the layers of every request, whether there is a route for it or not.
+fn with_outer_layers(router: Router<App>, app: &App) -> Router {
     router
-        .fallback(|| async {
-            ApiError::new(StatusCode::NOT_FOUND, "there is nothing at this address; /openapi.json tells what there is")
-        })
-        .layer(DefaultBodyLimit::max(body::MAX_BYTES))
+        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "no such address: see /openapi.json for all") })
+        .layer(DefaultBodyLimit::max(limits::MAX_BODY_BYTES))
         .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn_with_state(app.clone(), host::check))
-        .layer(middleware::from_fn_with_state(app.clone(), request::observe))
-        .with_state(app)
+        .layer(middleware::from_fn_with_state(app.hosts.clone(), host::check))
+        .layer(middleware::from_fn_with_state(app.metrics.clone(), request::observe))
+        .with_state(app.clone())
 }
 
-/// The answer to a request that made a handler panic. The panic's own words go to the log by its hook.
+/// The response to a request whose handler panicked.
 fn panicked(_: Box<dyn Any + Send>) -> Response {
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, PANIC).into_response()
+    ApiError::panicked().into_response()
 }

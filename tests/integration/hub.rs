@@ -446,13 +446,13 @@ fn without_a_network_or_offline_there_is_no_second_attempt() {
 #[test]
 fn all_names_are_checked_before_the_first_download() {
     let (server, cache) = (FakeHub::start(), WeightsCache::new());
-    for (name, stderr) in [
+    for (name, expected) in [
         ("nosuch", "unknown encoder `nosuch`; known are layout, "),
-        ("layout", "there is nothing to fetch"),
-        ("onnx:my.onnx", "a file of your own (my.onnx)"),
+        ("layout", "there is nothing to download"),
+        ("onnx:my.onnx", "is your own file (my.onnx)"),
     ] {
         let error = cache.failing(cache.command(server.port, &["pull", NAME, name]));
-        assert!(error.contains(stderr), "{error}");
+        assert!(error.contains(expected), "{error}");
     }
     assert_eq!(server.requests(), 0);
 }
@@ -462,14 +462,14 @@ fn the_list_names_the_pull_command_of_missing_weights() {
     let cache = WeightsCache::new();
     let output = cache.command(0, &["list"]).output().unwrap();
     let list = text(&output.stdout);
-    for stderr in [
+    for expected in [
         "layout\n",
         "weights   embedded in the program\n",
         "weights   not downloaded; `reelseek encoders pull mobilenet-v2` downloads 14.2 MB\n",
         "source    Sandler et al., CVPR 2018; google/mobilenet_v2_1.0_224\n",
         "onnx:FILE\n",
     ] {
-        assert!(list.contains(stderr), "{list}");
+        assert!(list.contains(expected), "{list}");
     }
 }
 

@@ -1,8 +1,7 @@
-//! The page in a real browser, on the real binary: `tests/page/*.mjs`, run by Node with playwright-core.
+//! The web page in a real browser on the real binary: `tests/page/*.mjs`, run by Node with playwright-core.
 //!
-//! `scripts/test` puts Node's packages into `target/node`; where Node, they or Chromium are missing, these
-//! tests say that they are skipped. With `REELSEEK_KEEP_SCREENSHOTS=FOLDER` pictures of every view stay
-//! there.
+//! `scripts/test` installs the Node packages into `target/node`. Without Node, its packages or Chromium,
+//! these tests are skipped. `REELSEEK_KEEP_SCREENSHOTS=FOLDER` keeps a screenshot of every view.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// Longest time for one file of tests.
+/// Time limit of one test file.
 const PATIENCE: Duration = Duration::from_secs(400);
 const TOKEN: &str = "the-token-of-the-tests-of-the-page";
 
@@ -23,11 +22,11 @@ const COLOURS: &str = "gradients=size=640x360:rate=10:seed=11:n=6:type=circular:
 const WEAVE: &str = "sierpinski=size=640x360:rate=10:seed=5:type=carpet";
 const RULE: &str = "cellauto=size=320x180:rate=10:rule=110:seed=9:ratio=0.4,scale=640:360:flags=neighbor";
 
-/// Clips, an index of them and pictures, in a folder that goes with the test.
+/// A temporary folder with clips, an index of them, and pictures.
 struct Place(tempfile::TempDir);
 
 impl Place {
-    /// With the clips that most tests search.
+    /// With the clips of most tests.
     fn with_clips() -> Place {
         let place = Place(tempfile::tempdir().unwrap());
         place.clip(&["-f", "lavfi", "-i", ZOOM, "-t", "12"], "videos/zoom.mp4");
@@ -37,12 +36,12 @@ impl Place {
         );
         place.clip(&["-f", "lavfi", "-i", CELLS, "-t", "10"], "videos/cells.mkv");
         place.about("videos/cells.mkv", &json!({"title": "Life of cells", "labels": ["biology of grids"]}));
-        // Longer than one cut of what a browser cannot play.
+        // Longer than one preview.
         place.clip(&["-f", "lavfi", "-i", BARS, "-t", "20", "-c:v", "mpeg4", "-q:v", "4"], "videos/bars.avi");
         place
     }
 
-    /// And with more of them, for the library and for the looks.
+    /// With more clips, for the library and the screenshots.
     fn with_many_clips() -> Place {
         let place = Place::with_clips();
         place.clip(&["-f", "lavfi", "-i", COLOURS, "-t", "8"], "videos/holiday/sunset over the bay.mp4");
@@ -58,7 +57,7 @@ impl Place {
         );
         place.clip(&["-f", "lavfi", "-i", &again], "videos/twice.mp4");
         place.about("videos/twice.mp4", &json!({"title": "Twice", "labels": ["rule 110"]}));
-        // A copy of a part, as somebody else would have put it up.
+        // An altered copy of a part.
         let zoom = place.path("videos/zoom.mp4");
         place.clip(
             &[
@@ -106,11 +105,11 @@ impl Place {
         self.clip(&["-ss", at, "-i", clip.to_str().unwrap(), "-frames:v", "1", "-vf", change], name);
     }
 
-    /// Query pictures, by the names that the tests use.
+    /// Query pictures by name.
     fn pictures(&self) -> Value {
         self.frame("videos/zoom.mp4", "7", "null", "zoom.jpg");
         self.frame("videos/zoom.mp4", "7", "null", "zoom.png");
-        // As filmed off a screen: cropped, paler, smaller.
+        // Like a photo of a screen: cropped, paler, smaller.
         self.frame(
             "videos/zoom.mp4",
             "6",
@@ -150,7 +149,7 @@ impl Place {
     fn serve(&self, more: &[&str], token: Option<&str>) -> Server {
         let mut command = self.reelseek();
         command.args(["serve", "--listen", "127.0.0.1:0"]).args(more);
-        // What previews and thumbnails are kept in goes with the test too.
+        // The cache is in the folder of the test.
         command.env("REELSEEK_CACHE", self.path("cache")).env("TMPDIR", self.0.path());
         if let Some(token) = token {
             command.env("REELSEEK_TOKEN", token);
@@ -163,7 +162,7 @@ impl Place {
     }
 }
 
-/// The server, which ends with the test.
+/// A running server. It ends with the test.
 struct Server {
     child: Child,
     base: String,
@@ -176,14 +175,14 @@ impl Drop for Server {
     }
 }
 
-/// Node, its packages and the browser; or what is missing.
+/// The folder of the Node packages and the browser, or what is missing.
 fn tools() -> Result<(PathBuf, &'static str), String> {
     let runs =
         |program: &str| Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success());
     if !runs("node") {
         return Err("Node is missing".into());
     }
-    // Of which playwright-core wants 20 at least.
+    // playwright-core needs Node 20.
     let version = Command::new("node")
         .arg("--version")
         .output()
@@ -191,13 +190,13 @@ fn tools() -> Result<(PathBuf, &'static str), String> {
     let version = version.unwrap_or_default();
     let major = version.trim().trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
     if major.is_none_or(|major| major < 20) {
-        return Err(format!("Node is {}, and 20 is the least", version.trim()));
+        return Err(format!("Node is {}, expected at least 20", version.trim()));
     }
     let browser = ["chromium", "chromium-browser", "google-chrome"]
         .into_iter()
         .find(|name| runs(name))
         .ok_or("Chromium is missing")?;
-    // Beside `release`, in which the binary lies.
+    // The binary is in `target/release`.
     let target = Path::new(env!("CARGO_BIN_EXE_reelseek")).ancestors().nth(2).unwrap();
     let modules = std::env::var_os("REELSEEK_NODE").map_or_else(|| target.join("node"), PathBuf::from);
     for package in ["playwright-core", "axe-core"] {
@@ -208,16 +207,16 @@ fn tools() -> Result<(PathBuf, &'static str), String> {
     Ok((modules, browser))
 }
 
-/// Where a program of the search path lies.
-fn place_of(program: &str) -> PathBuf {
+/// Path of a program on the search path.
+fn path_of(program: &str) -> PathBuf {
     std::env::split_paths(&std::env::var_os("PATH").unwrap())
         .map(|folder| folder.join(program))
         .find(|path| path.is_file())
         .unwrap()
 }
 
-/// Runs a file of tests on what `prepare` serves.
-fn walk(file: &str, prepare: impl FnOnce() -> (Place, Server)) {
+/// Runs a test file on the server that `prepare` starts.
+fn run_page_tests(file: &str, prepare: impl FnOnce() -> (Place, Server)) {
     let (modules, browser) = match tools() {
         Ok(found) => found,
         Err(missing) => return crate::skip::skip(missing),
@@ -229,7 +228,7 @@ fn walk(file: &str, prepare: impl FnOnce() -> (Place, Server)) {
     }
     let settings = json!({
         "base": server.base, "pid": server.child.id(), "pictures": place.pictures(), "token": TOKEN,
-        "modules": modules, "browser": place_of(browser), "keep": keep,
+        "modules": modules, "browser": path_of(browser), "keep": keep,
     });
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/page").join(file);
     let log = place.path("node.log");
@@ -257,11 +256,11 @@ fn walk(file: &str, prepare: impl FnOnce() -> (Place, Server)) {
     let mut said = String::new();
     std::fs::File::open(log).unwrap().read_to_string(&mut said).unwrap();
     assert!(status.is_some_and(|status| status.success()), "{file}: {status:?}\n{said}");
-    // A file whose tests were all left out has tested nothing.
+    // A file whose tests were all skipped has tested nothing.
     assert!(passed(&said) > 0, "{file} tested nothing:\n{said}");
 }
 
-/// How many tests Node says passed: `# pass 3`, or `ℹ pass 3`.
+/// The number of passed tests that Node reports: `# pass 3`, or `ℹ pass 3`.
 fn passed(said: &str) -> usize {
     let counts = said
         .lines()
@@ -272,7 +271,7 @@ fn passed(said: &str) -> usize {
 
 #[test]
 fn a_search_from_picture_to_video() {
-    walk("search.mjs", || {
+    run_page_tests("search.mjs", || {
         let place = Place::with_many_clips();
         place.index();
         let server = place.serve(&[], None);
@@ -282,7 +281,7 @@ fn a_search_from_picture_to_video() {
 
 #[test]
 fn the_library_and_one_video() {
-    walk("library.mjs", || {
+    run_page_tests("library.mjs", || {
         let place = Place::with_many_clips();
         place.index();
         let server = place.serve(&[], None);
@@ -292,10 +291,10 @@ fn the_library_and_one_video() {
 
 #[test]
 fn indexing_from_nothing() {
-    walk("indexing.mjs", || {
+    run_page_tests("indexing.mjs", || {
         let place = Place::with_clips();
         std::fs::write(place.path("videos/broken.mp4"), "this is no video").unwrap();
-        // Long enough to be stopped on the way: the same seconds over and over.
+        // Long enough to be stopped while it is indexed: the same seconds repeated.
         place.clip(&["-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=30", "-t", "4"], "seconds.mp4");
         let seconds = place.path("seconds.mp4");
         place.clip(&["-stream_loop", "39", "-i", seconds.to_str().unwrap(), "-c", "copy"], "slow/long.mp4");
@@ -306,10 +305,10 @@ fn indexing_from_nothing() {
 }
 
 #[test]
-fn an_index_that_comes_later() {
-    walk("later.mjs", || {
+fn an_index_that_appears_later() {
+    run_page_tests("later.mjs", || {
         let place = Place::with_clips();
-        // For a folder that is served, while it is served.
+        // Clips that are added while the server runs.
         place.clip(&["-f", "lavfi", "-i", WEAVE, "-t", "8"], "weave.mp4");
         place.clip(&["-f", "lavfi", "-i", RULE, "-t", "8"], "twice.mp4");
         place.frame("weave.mp4", "4", "null", "weave.jpg");
@@ -320,8 +319,8 @@ fn an_index_that_comes_later() {
 }
 
 #[test]
-fn a_token_is_asked_for() {
-    walk("token.mjs", || {
+fn a_server_with_a_token() {
+    run_page_tests("token.mjs", || {
         let place = Place::with_clips();
         place.index();
         let server = place.serve(&["--fetch"], Some(TOKEN));
@@ -330,8 +329,8 @@ fn a_token_is_asked_for() {
 }
 
 #[test]
-fn it_looks_well_and_axe_finds_nothing() {
-    walk("looks.mjs", || {
+fn every_view_fits_and_passes_axe() {
+    run_page_tests("looks.mjs", || {
         let place = Place::with_many_clips();
         place.index();
         let videos = place.path("videos");

@@ -1,15 +1,15 @@
-// The library view, one video, and the frames of it.
+// The library view, and the view of one video.
 
 import { answered, assert, loaded, settings, test, titles, until } from './lib.mjs';
 
 const names = (page) => page.locator('.cards.small h2').allTextContents();
 
-test('the library lists, finds and sorts the videos', {}, async (page) => {
+test('the library lists, finds and sorts videos', {}, async (page) => {
   await page.goto(`${settings.base}/#/library`);
   await page.locator('.cards.small .card').first().waitFor();
   const all = await names(page);
   const files = await page.locator('.cards.small h2 a').evaluateAll((links) => links.map((link) => link.title));
-  assert.deepEqual(files, [...files].sort(), 'by the name of the file');
+  assert.deepEqual(files, [...files].sort(), 'sorted by file name');
   assert.ok(all.includes('Into the set') && all.includes('bars'), all.join());
   assert.equal(await page.locator('.total').textContent(), `${all.length} videos`);
   assert.equal(await loaded(page.locator('.cards.small img').first()), 320);
@@ -22,16 +22,16 @@ test('the library lists, finds and sorts the videos', {}, async (page) => {
   await box.fill('cells');
   await page.keyboard.press('Enter');
   await page.waitForURL(/query=cells/);
-  await until('words find', async () => (await names(page)).join() === 'Life of cells');
+  await until('words match', async () => (await names(page)).join() === 'Life of cells');
   await box.fill('nothing of the kind');
   await page.keyboard.press('Enter');
   await page.locator('.nothing').getByText('No video matches “nothing of the kind”.').waitFor();
   assert.match(await page.locator('#say p').last().textContent(), /^No video matches/);
-  // What is no filter, for want of words, and finds nothing.
+  // A malformed filter without words finds nothing.
   await box.fill('(');
   await page.keyboard.press('Enter');
   await page.locator('.nothing').getByText('No video matches “(”.').waitFor();
-  assert.ok(await page.getByText('Quotes and brackets belong to filters').isVisible());
+  assert.ok(await page.getByText('Quotes and brackets belong to the filter language').isVisible());
   await page.getByRole('button', { name: 'Show all videos' }).click();
   await until('all are back', async () => (await names(page)).length === all.length);
   assert.ok(await page.locator('.nothing').isHidden());
@@ -45,7 +45,7 @@ test('the library lists, finds and sorts the videos', {}, async (page) => {
   await until('labels lead to their videos', async () => (await names(page)).join() === 'Life of cells');
 });
 
-test('a video plays from any of its frames, and each can be searched with', {}, async (page) => {
+test('plays a video from each of its frames, and searches with them', {}, async (page) => {
   await page.goto(`${settings.base}/#/library`);
   await page.getByRole('link', { name: 'Into the set' }).click();
   await page.getByRole('heading', { level: 1, name: 'Into the set' }).waitFor();
@@ -69,18 +69,18 @@ test('a video plays from any of its frames, and each can be searched with', {}, 
   await page.getByRole('heading', { level: 1, name: 'Into the set' }).waitFor();
 });
 
-test('a file that the browser cannot play is cut when it is played, and then to its end', {}, async (page) => {
+test('plays previews of a file that the browser cannot play, up to its end', {}, async (page) => {
   const cuts = [];
   page.on('request', (request) => request.url().includes('/v1/preview') && cuts.push(request.url()));
   await page.goto(`${settings.base}/#/library?query=bars`);
   await page.getByRole('link', { name: 'bars' }).click();
-  await page.locator('.player').getByText('What plays is a small copy of 0:00 – 0:15').waitFor();
+  await page.locator('.player').getByText('This is a small copy of 0:00 – 0:15').waitFor();
   const video = page.locator('.player video');
-  assert.deepEqual([await video.evaluate((v) => v.paused), cuts], [true, []], 'nobody has asked for it yet');
+  assert.deepEqual([await video.evaluate((v) => v.paused), cuts], [true, []], 'no preview is requested before playing');
   await video.focus();
   await page.keyboard.press('Space');
   await until('it plays', () => video.evaluate((v) => v.readyState >= 2 && v.currentTime > 0));
-  const further = page.getByRole('button', { name: 'Go on at 0:15' });
+  const further = page.getByRole('button', { name: 'Continue at 0:15' });
   await video.evaluate((v) => (v.currentTime = v.duration - 0.2));
   await page.locator('.player button.main').waitFor();
   await further.focus();
@@ -93,14 +93,14 @@ test('a file that the browser cannot play is cut when it is played, and then to 
   await until('it is at the beginning', () => video.evaluate((v) => v.src.includes('from=0') && v.readyState >= 2));
 });
 
-test('a damaged video says what is wrong with it', {}, async (page) => {
+test('shows what is wrong with a damaged video', {}, async (page) => {
   await page.goto(`${settings.base}/#/library?query=torn`);
-  await page.getByText('Read in part').waitFor();
+  await page.getByText('Partly readable').waitFor();
   await page.getByRole('link', { name: 'torn' }).click();
   assert.ok((await page.locator('.warning.box').textContent()).length > 10);
 });
 
-test('a video that is not there is told', { allow: ['404', '400'] }, async (page) => {
+test('reports a missing video', { allow: ['404', '400'] }, async (page) => {
   await page.goto(`${settings.base}/#/library/00000000000000000000000000000000`);
   await page.getByRole('heading', { name: 'No such video' }).waitFor();
   await page.getByRole('link', { name: 'Library' }).last().click();
@@ -108,6 +108,6 @@ test('a video that is not there is told', { allow: ['404', '400'] }, async (page
   await until('its title', async () => (await page.title()) === 'Into the set · reelseek');
   await page.goto(`${settings.base}/#/library/nope`);
   await page.getByRole('heading', { name: 'No such video' }).waitFor();
-  await until('no title of before', async () => (await page.title()) === 'No such video · reelseek');
+  await until('the title changes', async () => (await page.title()) === 'No such video · reelseek');
   assert.ok(await page.getByRole('alert').first().textContent());
 });

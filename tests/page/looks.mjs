@@ -1,8 +1,8 @@
-// How it looks: light and dark, on a desk and on a phone; and what axe-core has to say.
+// Every view in light and dark, on a desktop and on a phone: layout, and the checks of axe-core.
 
 import { join } from 'node:path';
 
-import { answered, assert, faults, loaded, overflow, pick, searched, settings, test, until } from './lib.mjs';
+import { answered, assert, loaded, overflow, pick, searched, settings, test, until, violations } from './lib.mjs';
 
 const SIZES = { desk: { width: 1280, height: 860 }, phone: { width: 360, height: 740 } };
 
@@ -10,14 +10,14 @@ for (const colorScheme of ['light', 'dark']) {
   for (const [size, viewport] of Object.entries(SIZES)) {
     test(`${colorScheme} on a ${size}`, { colorScheme, viewport, hasTouch: size === 'phone', allow: ['415'] }, async (page) => {
       const look = async (name) => {
-        // One after the other: a picture comes when it is near the window.
+        // One by one, because a thumbnail loads when it is near the window.
         for (const image of await page.locator('img:visible').all()) {
           await image.scrollIntoViewIfNeeded();
           await loaded(image);
         }
         await page.evaluate(() => scrollTo(0, 0));
         if (settings.keep) await page.screenshot({ path: join(settings.keep, `${name}-${size}-${colorScheme}.png`) });
-        assert.deepEqual(await faults(page), [], name);
+        assert.deepEqual(await violations(page), [], name);
         assert.equal(await overflow(page), null, name);
       };
       await page.goto(settings.base);
@@ -43,7 +43,7 @@ for (const colorScheme of ['light', 'dark']) {
       await page.keyboard.press('Escape');
 
       await pick(page, settings.pictures.noise);
-      await page.getByRole('heading', { name: 'Nothing like this here' }).waitFor();
+      await page.getByRole('heading', { name: 'No match found' }).waitFor();
       await answered(page);
       await look('nothing');
       await pick(page, settings.pictures.text);

@@ -1,11 +1,11 @@
-// The search view, from a picture to the video at its second.
+// The search view, from a picture to its moment in the video.
 
 import { answered, assert, drop, loaded, pick, searched, settings, test, titles, until } from './lib.mjs';
 
 const { zoom, twice, noise, text, filmed } = settings.pictures;
 const first = (page) => page.locator('.results .card').first();
 
-test('a picture that is dropped finds its video and its moment', {}, async (page) => {
+test('a dropped picture finds its video and its moment', {}, async (page) => {
   await page.goto(settings.base);
   await drop(page, { files: [zoom] });
   await answered(page);
@@ -17,11 +17,11 @@ test('a picture that is dropped finds its video and its moment', {}, async (page
   assert.equal(await card.locator('.labels').textContent(), 'fractal');
   assert.equal(await loaded(card.locator('img')), 320);
   assert.ok((await loaded(page.locator('.query img'))) > 0, 'the query is shown');
-  assert.match(await page.locator('#say p').last().textContent(), /First: Into the set at 0:0\d/, 'a screen reader hears it');
+  assert.match(await page.locator('#say p').last().textContent(), /First: Into the set at 0:0\d/, 'it is announced to screen readers');
   assert.match(page.url(), /#\/search\?picture=\w+$/);
 });
 
-test('a picture is pasted with Ctrl-V, and text in a box stays text', {}, async (page, context) => {
+test('pastes a picture with Ctrl-V, and text into a text box', {}, async (page, context) => {
   await context.grantPermissions(['clipboard-read', 'clipboard-write']);
   await page.goto(settings.base);
   const copy = (type, data) => page.evaluate(async ([type, data]) => navigator.clipboard.write([new ClipboardItem({ [type]: new Blob([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], { type }) })]), [type, data]);
@@ -34,13 +34,13 @@ test('a picture is pasted with Ctrl-V, and text in a box stays text', {}, async 
   await copy('image/png', readFileSync(settings.pictures.zoomPng).toString('base64'));
   await page.keyboard.press('Control+v');
   await answered(page);
-  assert.deepEqual(await titles(page), ['Into the set'], 'found, and filtered by what was typed');
+  assert.deepEqual(await titles(page), ['Into the set'], 'the typed filter applies');
 });
 
-test('a picture of a page is dragged in: by its data, or by its address only where the server fetches', {}, async (page) => {
+test('accepts a picture dragged from a page, and its address only if the server fetches', {}, async (page) => {
   await page.goto(settings.base);
   await drop(page, { items: [{ mimeType: 'text/uri-list', data: 'https://pictures.example/a.jpg' }] });
-  await page.getByRole('alert').getByText('this server fetches none').waitFor();
+  await page.getByRole('alert').getByText('This server does not fetch pictures').waitFor();
   assert.ok(await page.getByLabel('Or its web address').isHidden());
   const { readFileSync } = await import('node:fs');
   const data = `data:image/jpeg;base64,${readFileSync(zoom).toString('base64')}`;
@@ -49,21 +49,21 @@ test('a picture of a page is dragged in: by its data, or by its address only whe
   assert.equal((await titles(page))[0], 'Into the set');
   assert.equal(await page.locator('#alerts').textContent(), '', 'the old alert is gone');
   await drop(page, { items: [{ mimeType: 'text/html', data: '<p>no picture</p>' }] });
-  await page.getByRole('alert').getByText('There is no picture in that').waitFor();
-  // Addresses and data that are none.
+  await page.getByRole('alert').getByText('That contains no picture').waitFor();
+  // Malformed addresses and data.
   for (const src of ['http://[x', 'data:image/png;base64,no%', 'data:image/png;base64,!!']) {
     await page.getByRole('button', { name: 'Dismiss' }).click();
     await drop(page, { items: [{ mimeType: 'text/html', data: `<img src="${src}">` }] });
-    await page.getByRole('alert').getByText('There is no picture in that').waitFor();
+    await page.getByRole('alert').getByText('That contains no picture').waitFor();
   }
-  // In an address `=` and `+` may be written with a `%`.
+  // `=` and `+` may be percent-encoded in a data address.
   await drop(page, { items: [{ mimeType: 'text/html', data: `<img src="data:image/jpeg;base64,${encodeURIComponent(readFileSync(filmed).toString('base64'))}">` }] });
   await until('the other is asked for', () => page.locator('.query img').evaluate((img) => img.naturalWidth === 480));
   await answered(page);
   assert.equal((await titles(page))[0], 'Into the set');
 });
 
-test('the moment plays in place, muted and again and again', {}, async (page) => {
+test('plays the moment in place, muted and repeated', {}, async (page) => {
   await searched(page, zoom);
   const card = first(page);
   await card.getByRole('button', { name: 'Play the moment of Into the set' }).click();
@@ -73,7 +73,7 @@ test('the moment plays in place, muted and again and again', {}, async (page) =>
   await until('it begins again', () => video.evaluate((v) => ((v.currentTime = v.duration - 0.1), new Promise((done) => setTimeout(() => done(v.currentTime < 1), 400)))));
   await card.getByRole('button', { name: 'Stop the moment of Into the set' }).click();
   assert.equal(await video.count(), 0);
-  // With a mouse, staying on it is enough.
+  // With a mouse, pointing at it is enough.
   await page.mouse.move(5, 5);
   await card.locator('.frame').hover();
   await until('it plays', () => video.count());
@@ -81,7 +81,7 @@ test('the moment plays in place, muted and again and again', {}, async (page) =>
   await until('it ends', async () => (await video.count()) === 0);
 });
 
-test('who asked for less motion is not shown any by staying on a card', { reducedMotion: 'reduce' }, async (page) => {
+test('with reduced motion, pointing at a card plays nothing', { reducedMotion: 'reduce' }, async (page) => {
   await searched(page, zoom);
   await first(page).locator('.frame').hover();
   await page.waitForTimeout(700);
@@ -90,7 +90,7 @@ test('who asked for less motion is not shown any by staying on a card', { reduce
   assert.equal(await first(page).locator('video').count(), 1);
 });
 
-test('a result opens the video at its second', {}, async (page) => {
+test('a result opens the video at its moment', {}, async (page) => {
   await searched(page, zoom);
   await first(page).getByRole('button', { name: /^Open Into the set at 0:0\d$/ }).click();
   const dialog = page.getByRole('dialog', { name: /Into the set, at 0:0\d/ });
@@ -102,17 +102,17 @@ test('a result opens the video at its second', {}, async (page) => {
   assert.match(await page.evaluate(() => document.activeElement.getAttribute('aria-label')), /^Open Into the set/, 'the focus is back');
 });
 
-test('a file that the browser cannot play plays as a cut', {}, async (page) => {
+test('plays a preview of a file that the browser cannot play', {}, async (page) => {
   await searched(page, settings.pictures.bars);
   assert.equal((await titles(page))[0], 'bars');
   await first(page).getByRole('button', { name: /^Open/ }).click();
   const dialog = page.getByRole('dialog');
-  await dialog.getByText('This browser cannot play the file itself').waitFor();
+  await dialog.getByText('This browser cannot play the file').waitFor();
   const video = dialog.locator('video');
   const { from, at } = await cutOf(video);
   assert.ok(Math.abs(from - 3) < 1 && at >= from && at < from + 3, `cut from ${from}, plays at ${at}`);
   await page.keyboard.press('Escape');
-  // The shortest cut begins before a moment that is so near the end.
+  // Near the end of the video, the shortest preview begins before the moment.
   await page.route('**/v1/search**', async (route) => {
     const answer = await (await route.fetch()).json();
     answer.results[0].at = 19;
@@ -124,7 +124,7 @@ test('a file that the browser cannot play plays as a cut', {}, async (page) => {
   assert.ok(end.from === 18 && end.at >= 19, `cut from ${end.from}, plays at ${end.at}`);
 });
 
-/** Where a cut begins and where it is, in seconds of the file, once it plays. */
+/** Start and position of a playing preview, in seconds of the file. */
 async function cutOf(video) {
   await until('the cut plays', () => video.evaluate((v) => v.readyState >= 2 && v.currentTime > 0 && v.src.includes('/v1/preview')));
   return video.evaluate((v) => {
@@ -134,7 +134,7 @@ async function cutOf(video) {
 }
 
 for (const [hand, options] of Object.entries({ mouse: {}, finger: { hasTouch: true, isMobile: true, viewport: { width: 360, height: 740 } } })) {
-  test(`a moment that plays opens its video: by ${hand}`, options, async (page) => {
+  test(`a playing moment opens its video: by ${hand}`, options, async (page) => {
     await searched(page, zoom);
     const frame = first(page).locator('.frame');
     const toggle = frame.getByRole('button', { name: 'Play the moment' });
@@ -148,7 +148,7 @@ for (const [hand, options] of Object.entries({ mouse: {}, finger: { hasTouch: tr
   });
 }
 
-test('thumbnails and previews come when a busy server can make them', { allow: ['429'] }, async (page) => {
+test('retries thumbnails and previews while the server is busy', { allow: ['429'] }, async (page) => {
   const refused = new Map();
   await page.route(/\/v1\/(thumbnail|preview)/, (route) => {
     const url = route.request().url();
@@ -164,7 +164,7 @@ test('thumbnails and previews come when a busy server can make them', { allow: [
   assert.ok([...refused.values()].every((times) => times > 3));
 });
 
-test('only a file that is gone has no picture for good', { allow: ['410', '503'] }, async (page) => {
+test('stops retrying only when the file is gone', { allow: ['410', '503'] }, async (page) => {
   let gone = false;
   await page.route('**/v1/thumbnail?**', (route) => route.fulfill({ status: gone ? 410 : 503, headers: { 'Retry-After': '5' }, json: { error: 'x' } }));
   await searched(page, zoom);
@@ -173,7 +173,7 @@ test('only a file that is gone has no picture for good', { allow: ['410', '503']
   await first(page).getByText('No picture: the file is gone or cannot be read').waitFor();
 });
 
-test('a frame that was found is searched with, and Back returns', {}, async (page) => {
+test('searches with a frame of a result, and Back returns', {}, async (page) => {
   await searched(page, filmed);
   await page.getByRole('button', { name: 'Search with this frame of Into the set' }).first().click();
   await page.waitForURL(/frame=[^&]+%40\d/);
@@ -190,7 +190,7 @@ test('a frame that was found is searched with, and Back returns', {}, async (pag
   assert.equal((await titles(page))[0], 'Into the set', 'a frame is in the address, so it outlives the page');
 });
 
-test('the filter is completed by keyboard', {}, async (page) => {
+test('completes the filter with the keyboard', {}, async (page) => {
   await searched(page, zoom);
   const box = page.getByRole('combobox', { name: 'Filter' });
   await box.focus();
@@ -209,10 +209,10 @@ test('the filter is completed by keyboard', {}, async (page) => {
   assert.match(await active(), /biology/);
   await page.keyboard.press('Enter');
   await page.waitForURL(/filter=label%3A%22biology\+of\+grids%22/);
-  await page.getByRole('heading', { name: 'Nothing like this here' }).waitFor();
+  await page.getByRole('heading', { name: 'No match found' }).waitFor();
   await page.locator('.weak summary').click();
   assert.deepEqual(await titles(page), ['Life of cells']);
-  // Folders too; Escape closes the list, then leaves what was typed.
+  // Folders are completed too. Escape closes the list and keeps the text.
   await box.fill('');
   await page.keyboard.type('holi');
   await until('the folder is proposed', async () => (await list.locator('li').allTextContents()).some((words) => words.startsWith('path:"holiday"')));
@@ -223,7 +223,7 @@ test('the filter is completed by keyboard', {}, async (page) => {
   await until('Back takes the filter away', async () => (await box.inputValue()) === '');
 });
 
-test('a completion takes the place of the whole word around the caret', {}, async (page) => {
+test('a completion replaces the whole word at the caret', {}, async (page) => {
   await page.goto(settings.base);
   const box = page.getByRole('combobox', { name: 'Filter' });
   for (const [text, wanted, completed] of [
@@ -236,7 +236,7 @@ test('a completion takes the place of the whole word around the caret', {}, asyn
   ]) {
     await box.fill(text.replace('|', ''));
     await box.evaluate((input, caret) => input.setSelectionRange(caret, caret), text.indexOf('|'));
-    // What was offered for the caret at the end is offered anew.
+    // The proposals for the caret at the end are replaced.
     await page.keyboard.press('Escape');
     await page.keyboard.press('ArrowDown');
     await page.getByRole('option', { name: wanted }).first().click();
@@ -244,7 +244,7 @@ test('a completion takes the place of the whole word around the caret', {}, asyn
   }
 });
 
-test('a filter that is not understood is said beside it', { allow: ['400'] }, async (page) => {
+test('shows the error of a filter below it', { allow: ['400'] }, async (page) => {
   await searched(page, zoom);
   const box = page.getByRole('combobox', { name: 'Filter' });
   await box.fill('duration:[1 TO');
@@ -258,10 +258,10 @@ test('a filter that is not understood is said beside it', { allow: ['400'] }, as
   assert.equal(await box.getAttribute('aria-invalid'), null);
 });
 
-test('the threshold moves the border between what is found and what is weak', {}, async (page) => {
+test('the threshold divides results into found and weak', {}, async (page) => {
   await searched(page, zoom);
-  const slider = page.getByRole('slider', { name: 'Least confidence' });
-  assert.match(await slider.getAttribute('aria-valuetext'), /^95 %\. .*once in 20\.$/);
+  const slider = page.getByRole('slider', { name: 'Minimum confidence' });
+  assert.match(await slider.getAttribute('aria-valuetext'), /^95 %\. One in 20 pictures /);
   const sure = await page.locator('.results > .cards .card').count();
   const weak = await page.locator('.weak .card').count();
   assert.ok(sure >= 1 && weak >= 1, `${sure} found, ${weak} weak`);
@@ -269,14 +269,14 @@ test('the threshold moves the border between what is found and what is weak', {}
   await slider.focus();
   await page.keyboard.press('Home');
   await page.waitForURL(/min=0/);
-  assert.match(await slider.getAttribute('aria-valuetext'), /^any\. Everything/);
+  assert.match(await slider.getAttribute('aria-valuetext'), /^any\. All results/);
   assert.equal(await page.locator('.results > .cards .card').count(), sure + weak);
   assert.ok(await page.locator('.weak').isHidden());
   await page.keyboard.press('End');
-  assert.match(await slider.getAttribute('aria-valuetext'), /once in 1,000\.$/);
+  assert.match(await slider.getAttribute('aria-valuetext'), /One in 1,000 pictures /);
 });
 
-test('one result a video, or all of its moments', {}, async (page) => {
+test('shows one result for each video, or all moments', {}, async (page) => {
   await searched(page, twice);
   const found = page.locator('.results > .cards .card');
   assert.equal(await found.count(), 1);
@@ -288,8 +288,8 @@ test('one result a video, or all of its moments', {}, async (page) => {
   assert.deepEqual([...new Set(await titles(page))], ['Twice']);
 });
 
-test('more results come page by page', {}, async (page) => {
-  // Pages of four: the clips have not moments enough for two of the page's own.
+test('loads more results in pages', {}, async (page) => {
+  // Pages of four, because the clips have too few moments for two full pages.
   await page.route('**/v1/search?**', (route) => {
     const url = new URL(route.request().url());
     url.searchParams.set('top', '4');
@@ -307,7 +307,7 @@ test('more results come page by page', {}, async (page) => {
   await until('the focus is at its first', async () => (await focused()) === 4);
 });
 
-test('where only weaker results come, the focus is at what unfolds them', {}, async (page) => {
+test('if a page has only weak results, focuses the list that contains them', {}, async (page) => {
   await page.route('**/v1/search?**', async (route) => {
     const url = new URL(route.request().url());
     const skip = Number(url.searchParams.get('skip') ?? 0);
@@ -323,26 +323,26 @@ test('where only weaker results come, the focus is at what unfolds them', {}, as
   await page.keyboard.press('Enter');
   await until('they are there', async () => (await page.locator('.weak summary').textContent()) === '2 weaker moments');
   await until('the focus is there', () => page.evaluate(() => document.activeElement.matches('.weak summary')));
-  assert.equal(await page.locator('#say p').last().textContent(), 'No more as sure as is asked for. 2 weaker moments');
+  assert.equal(await page.locator('#say p').last().textContent(), 'No more results with the minimum confidence. 2 weaker moments');
   await page.keyboard.press('Enter');
   assert.ok(await page.locator('.weak .card').first().isVisible());
 });
 
-test('what the server could not do is told in its words', { allow: ['503'] }, async (page) => {
+test('shows the error message of the server', { allow: ['503'] }, async (page) => {
   await page.route('**/v1/search**', (route) => route.fulfill({ status: 503, json: { error: 'this took more than 30 seconds' } }));
   await page.goto(settings.base);
   await pick(page, zoom);
   const alert = page.locator('.alert');
-  await alert.getByText('The server could not do that now').waitFor();
+  await alert.getByText('The server cannot do that now').waitFor();
   assert.ok(await alert.getByText('this took more than 30 seconds').isVisible());
   assert.ok(await alert.getByRole('button', { name: 'Try again' }).isVisible());
   assert.equal(await alert.getByRole('button', { name: 'Go to indexing' }).count(), 0, 'there is an index');
 });
 
-test('a picture of nothing here is told so, and the nearest are offered', {}, async (page) => {
+test('reports that nothing matches, and offers the nearest results', {}, async (page) => {
   await searched(page, noise);
-  await page.getByRole('heading', { name: 'Nothing like this here' }).waitFor();
-  assert.match(await page.locator('#say p').last().textContent(), /^Nothing like this here/);
+  await page.getByRole('heading', { name: 'No match found' }).waitFor();
+  assert.match(await page.locator('#say p').last().textContent(), /^No match found/);
   assert.deepEqual(await titles(page), []);
   const offer = page.locator('.weak summary');
   assert.match(await offer.textContent(), /^Show the \d+ nearest videos? anyway$/);
@@ -350,24 +350,24 @@ test('a picture of nothing here is told so, and the nearest are offered', {}, as
   assert.ok((await titles(page)).length >= 1);
 });
 
-test('what is no picture, or too large, is told in plain words', { allow: ['415', '413'] }, async (page) => {
+test('reports a file that is no picture or too large', { allow: ['415', '413'] }, async (page) => {
   await page.goto(settings.base);
   await drop(page, { files: [text] });
-  await page.getByRole('alert').getByText('not a picture that can be read').waitFor();
+  await page.getByRole('alert').getByText('This picture cannot be read').waitFor();
   await page.getByRole('heading', { name: 'No answer' }).waitFor();
   await pick(page, settings.pictures.heavy);
-  await page.getByRole('alert').getByText('25 MB is the most').waitFor();
+  await page.getByRole('alert').getByText('The limit is 25 MB').waitFor();
   await page.getByRole('button', { name: 'Dismiss' }).click();
   assert.equal(await page.locator('.alert').count(), 0);
 });
 
-test('a picture that only the browser can read is redrawn for the server', { allow: ['415', '422'] }, async (page) => {
+test('redraws a picture that only the browser can read', { allow: ['415', '422'] }, async (page) => {
   await searched(page, settings.pictures.drawing);
   assert.ok(await page.locator('.results-head h2').textContent());
   assert.equal(await page.locator('.alert').count(), 0);
 });
 
-test('a busy server is asked again after the time that it names', { allow: ['429'] }, async (page) => {
+test('retries a search after the time that a busy server states', { allow: ['429'] }, async (page) => {
   let refused = 0;
   await page.route('**/v1/search**', (route) => {
     refused += 1;
@@ -381,8 +381,8 @@ test('a busy server is asked again after the time that it names', { allow: ['429
   assert.equal(await page.locator('.alert').count(), 0);
 });
 
-test('a whole search with the keyboard alone', {}, async (page) => {
-  // Asked for before the page is opened: the browser takes up that it shall tell of choosers some time after it is told.
+test('a whole search with the keyboard only', {}, async (page) => {
+  // Registered before the page opens, because the browser takes some time to enable the event.
   const asked = page.waitForEvent('filechooser', { timeout: 60_000 });
   await page.goto(settings.base);
   const focused = () => page.evaluate(() => document.activeElement.textContent.trim() || document.activeElement.getAttribute('aria-label') || document.activeElement.id);
@@ -419,7 +419,7 @@ test('a whole search with the keyboard alone', {}, async (page) => {
   await page.keyboard.press('Enter');
   await page.getByRole('heading', { level: 1, name: 'Into the set' }).waitFor();
   await until('the focus is at the new view', () => page.evaluate(() => document.activeElement.tagName === 'H1'));
-  // No trap: from the last thing on, Tab comes round to the first.
+  // No focus trap: after the last element, Tab returns to the first.
   for (let i = 0, round = false; !round; i += 1) {
     assert.ok(i < 80, 'Tab comes round');
     await page.keyboard.press('Tab');
@@ -427,8 +427,8 @@ test('a whole search with the keyboard alone', {}, async (page) => {
   }
 });
 
-// The last: it ends the server.
-test('a server that is gone is told', { allow: ['ERR_CONNECTION_REFUSED', 'Failed to load resource'] }, async (page) => {
+// This must be the last test: it ends the server.
+test('reports that the server is not running', { allow: ['ERR_CONNECTION_REFUSED', 'Failed to load resource'] }, async (page) => {
   await searched(page, zoom);
   process.kill(settings.pid, 'SIGKILL');
   await pick(page, twice);

@@ -1,10 +1,10 @@
-// A server that asks for a token, that fetches, and that was started without folders.
+// A server with a token that fetches pictures and has no folders.
 
 import { answered, assert, loaded, pick, settings, test, titles, until } from './lib.mjs';
 
-test('the token is asked for once, and then everything works', { allow: ['401', '403'] }, async (page) => {
+test('asks for the token once, then everything works', { allow: ['401', '403'] }, async (page) => {
   await page.goto(settings.base);
-  const dialog = page.getByRole('dialog', { name: 'This server asks for a token' });
+  const dialog = page.getByRole('dialog', { name: 'This server needs a token' });
   await dialog.waitFor();
   await dialog.getByLabel('Token').fill('not the token at all');
   await page.keyboard.press('Enter');
@@ -16,10 +16,10 @@ test('the token is asked for once, and then everything works', { allow: ['401', 
   await answered(page);
   assert.equal((await titles(page))[0], 'Into the set');
   const card = page.locator('.card').first();
-  assert.equal(await loaded(card.locator('img')), 320, 'media come with the cookie');
+  assert.equal(await loaded(card.locator('img')), 320, 'the cookie admits media');
   await card.getByRole('button', { name: 'Play the moment' }).click();
   await until('it plays', () => card.locator('video').evaluate((v) => v.currentTime > 0));
-  assert.equal(await page.evaluate(() => document.cookie), '', 'scripts do not see it');
+  assert.equal(await page.evaluate(() => document.cookie), '', 'scripts cannot read the cookie');
 
   await page.reload();
   await until('still signed in', async () => (await page.locator('#stock').textContent()) !== '');
@@ -27,12 +27,12 @@ test('the token is asked for once, and then everything works', { allow: ['401', 
   await dialog.waitFor();
   await page.keyboard.press('Escape');
   await dialog.waitFor({ state: 'hidden' });
-  await page.getByRole('alert').getByText('This server asks for a token').first().waitFor();
+  await page.getByRole('alert').getByText('This server needs a token').first().waitFor();
 });
 
 const signedIn = { extraHTTPHeaders: { Authorization: `Bearer ${settings.token}` } };
 
-test('a web address is given to a server that fetches, which tells why it cannot', { ...signedIn, allow: ['status of 4', 'status of 5'] }, async (page) => {
+test('sends a web address to a server that fetches, and shows its error', { ...signedIn, allow: ['status of 4', 'status of 5'] }, async (page) => {
   await page.goto(settings.base);
   await page.getByLabel('Or its web address').fill(`${settings.base}/icon.svg`);
   await page.keyboard.press('Enter');
@@ -41,7 +41,7 @@ test('a web address is given to a server that fetches, which tells why it cannot
   await page.getByRole('heading', { name: 'No answer' }).waitFor();
 });
 
-test('without folders, the indexing view tells what to do', signedIn, async (page) => {
+test('without folders, the indexing view explains what to do', signedIn, async (page) => {
   await page.goto(`${settings.base}/#/indexing`);
   await page.getByText('started without folders').waitFor();
   assert.ok(await page.getByText('reelseek serve ~/Videos').isVisible());

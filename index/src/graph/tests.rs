@@ -1,8 +1,8 @@
-use super::Ground;
-use super::build::{Reach, build};
+use super::BaseLayer;
+use super::build::{ReachableRows, build};
 use super::walk::{key, node, score};
-use crate::packed::Packed;
-use crate::types::Hnsw;
+use crate::packed::PackedRows;
+use crate::types::HnswSettings;
 
 fn vectors(rows: usize, dim: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
@@ -13,16 +13,16 @@ fn vectors(rows: usize, dim: usize, seed: u32) -> Vec<f32> {
     (0..rows * dim).map(|_| next()).collect()
 }
 
-fn reached(values: &[f32], dim: usize, settings: &Hnsw) -> (usize, Vec<u32>) {
-    let packed = Packed::new(values, dim);
+fn reached(values: &[f32], dim: usize, settings: &HnswSettings) -> (usize, Vec<u32>) {
+    let packed = PackedRows::new(values, dim);
     let rows = (values.len() / dim) as u32;
     let graph = build(packed.view().codes(), rows, settings);
-    let ground = Ground { links: &graph.ground, stride: 2 * settings.m as usize };
-    (Reach::from(&ground, graph.start()).reached, graph.ground.clone())
+    let base = BaseLayer { links: &graph.base, stride: 2 * settings.m as usize };
+    (ReachableRows::from(&base, graph.start()).reached, graph.base.clone())
 }
 
 #[test]
-fn keys_sort_by_score_then_node_and_give_both_back() {
+fn keys_sort_by_score_then_node_and_contain_both() {
     let scores = [f32::INFINITY, 3.5, 1e-30, 0.0, -1e-30, -2.0, f32::NEG_INFINITY];
     let keys: Vec<u64> = scores.iter().flat_map(|s| [key(*s, 0), key(*s, (1 << 31) - 2)]).collect();
     assert!(keys.is_sorted(), "{keys:?}");
@@ -34,13 +34,13 @@ fn keys_sort_by_score_then_node_and_give_both_back() {
 }
 
 #[test]
-fn every_row_is_reached_whatever_the_rows_are() {
+fn every_row_is_reachable_for_any_rows() {
     let mut two = vectors(900, 6, 1);
-    two[..450 * 6].iter_mut().for_each(|x| *x += 40.0); // two clusters that never choose each other
+    two[..450 * 6].iter_mut().for_each(|x| *x += 40.0); // two clusters without links between them
     let cases = [vectors(1, 6, 1), vectors(2, 6, 1), vectors(900, 6, 2), vec![0.25; 900 * 6], vec![0.0; 900 * 6], two];
     for (i, values) in cases.iter().enumerate() {
         for (m, ef_construction) in [(2, 1), (2, 20), (16, 100)] {
-            let settings = Hnsw { m, ef_construction, ..Hnsw::default() };
+            let settings = HnswSettings { m, ef_construction, ..HnswSettings::default() };
             for threads in [1, 3] {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 let (reached, _) = pool.install(|| reached(values, 6, &settings));
@@ -54,7 +54,7 @@ fn every_row_is_reached_whatever_the_rows_are() {
 fn one_thread_builds_the_same_graph_every_time() {
     let values = vectors(2000, 8, 3);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-    let build = |seed| pool.install(|| reached(&values, 8, &Hnsw { seed, ..Hnsw::default() })).1;
+    let build = |seed| pool.install(|| reached(&values, 8, &HnswSettings { seed, ..HnswSettings::default() })).1;
     assert_eq!(build(1), build(1));
     assert_ne!(build(1), build(2));
 }

@@ -1,12 +1,14 @@
-//! The walk: greedy down the upper levels, then best first with a pool of `ef` on the ground.
+//! Searches a graph: greedy descent through the upper levels, then a best-first walk on the base level with a
+//! pool of `ef`.
 
-use super::Layer;
-use crate::packed::{Coded, Codes};
+use super::GraphLayer;
+use crate::packed::{CodedVector, RowCodes};
 
-/// Rows asked for ahead of their scores.
+/// Number of rows to prefetch before the first is scored.
 const AHEAD: usize = 6;
 
-/// A score and a node as one number: smaller is better, ties by node. The lowest bit says that the node's links were looked at.
+/// A score and a node as one integer. Smaller is better, ties by node. The lowest bit marks a node whose
+/// links were visited.
 pub(crate) fn key(score: f32, node: u32) -> u64 {
     let score = if score.is_nan() { f32::NEG_INFINITY } else { score + 0.0 };
     let bits = (-score).to_bits();
@@ -26,52 +28,53 @@ pub(crate) fn score(key: u64) -> f32 {
     -f32::from_bits(if ordered >> 31 == 1 { ordered & !(1 << 31) } else { !ordered })
 }
 
-/// What a walk needs for itself, kept between walks so that none is allocated.
+/// Buffers of a walk. They are reused, so that walks do not allocate.
 #[derive(Default)]
-pub(crate) struct Scratch {
-    /// Nodes seen in walk number `epoch`.
-    seen: Vec<u8>,
+pub(crate) struct WalkScratch {
+    /// The last walk that visited each node, as its `epoch`.
+    visited: Vec<u8>,
     epoch: u8,
-    /// The best nodes so far as keys, best first.
+    /// Keys of the best nodes so far, best first.
     pub(crate) pool: Vec<u64>,
     fresh: Vec<u32>,
     rows: Vec<u32>,
     scores: Vec<f32>,
 }
 
-impl Scratch {
+impl WalkScratch {
     fn start(&mut self, nodes: usize) {
-        if self.seen.len() < nodes {
-            self.seen.resize(nodes, 0);
+        if self.visited.len() < nodes {
+            self.visited.resize(nodes, 0);
         }
         self.epoch = self.epoch.wrapping_add(1);
         if self.epoch == 0 {
-            self.seen.fill(0);
+            self.visited.fill(0);
             self.epoch = 1;
         }
         self.pool.clear();
     }
 
-    /// Puts those of a node's neighbours into `fresh` that are not marked, and marks them.
+    /// Puts the unvisited neighbours of a node into `fresh` and marks them as visited.
     #[inline(always)]
-    fn gather(&mut self, layer: &impl Layer, node: u32) {
+    fn gather(&mut self, layer: &impl GraphLayer, node: u32) {
         let (fresh, mut n) = (&mut self.fresh, 0);
         layer.each(node, |neighbour| {
-            let Some(seen) = self.seen.get_mut(neighbour as usize) else { return };
+            let Some(visited) = self.visited.get_mut(neighbour as usize) else { return };
             if fresh.len() == n {
                 fresh.push(0);
             }
-            // Half of them are marked, in no order: written first and counted after, for a branch would often be guessed wrong.
+            // Without a branch: about half of the neighbours are new, in no order, so that a branch would
+            // mispredict often.
             fresh[n] = neighbour;
-            n += usize::from(*seen != self.epoch);
-            *seen = self.epoch;
+            n += usize::from(*visited != self.epoch);
+            *visited = self.epoch;
         });
         fresh.truncate(n);
     }
 
-    /// Scores of the nodes in `fresh`.
+    /// Computes the scores of the nodes in `fresh`.
     #[inline(always)]
-    fn score(&mut self, layer: &impl Layer, codes: Codes<'_>, query: &mut Coded) {
+    fn score(&mut self, layer: &impl GraphLayer, codes: RowCodes<'_>, query: &mut CodedVector) {
         self.rows.clear();
         self.rows.extend(self.fresh.iter().map(|node| layer.row(*node)));
         self.rows.iter().take(AHEAD).for_each(|row| codes.prefetch(*row));
@@ -80,13 +83,13 @@ impl Scratch {
     }
 }
 
-/// From `from`, to the neighbour nearest the query as long as one is nearer.
+/// Moves from `from` to the neighbour nearest to the query until none is nearer. Returns the last node.
 pub(crate) fn descend(
-    layer: &impl Layer,
-    codes: Codes<'_>,
-    query: &mut Coded,
+    layer: &impl GraphLayer,
+    codes: RowCodes<'_>,
+    query: &mut CodedVector,
     from: u32,
-    scratch: &mut Scratch,
+    scratch: &mut WalkScratch,
 ) -> u32 {
     scratch.fresh.clear();
     scratch.fresh.push(from);
@@ -105,50 +108,60 @@ pub(crate) fn descend(
     }
 }
 
-/// Best first from `from`: leaves the `ef` best nodes found in the scratch's pool, best first.
-pub(crate) fn walk(layer: &impl Layer, codes: Codes<'_>, query: &mut Coded, from: &[u32], ef: usize, w: &mut Scratch) {
-    w.start(layer.nodes());
-    w.fresh.clear();
+/// Walks best first from the nodes `from`. Leaves the `ef` best nodes found in the pool of `scratch`, best
+/// first.
+pub(crate) fn walk(
+    layer: &impl GraphLayer,
+    codes: RowCodes<'_>,
+    query: &mut CodedVector,
+    from: &[u32],
+    ef: usize,
+    scratch: &mut WalkScratch,
+) {
+    scratch.start(layer.nodes());
+    scratch.fresh.clear();
     for node in from {
-        // A damaged file may begin a walk anywhere.
-        let place = (*node as usize) < layer.nodes();
-        if let Some(seen) = w.seen.get_mut(*node as usize).filter(|seen| place && **seen != w.epoch) {
-            *seen = w.epoch;
-            w.fresh.push(*node);
+        // A damaged file can name any node.
+        let in_range = (*node as usize) < layer.nodes();
+        if let Some(visited) =
+            scratch.visited.get_mut(*node as usize).filter(|visited| in_range && **visited != scratch.epoch)
+        {
+            *visited = scratch.epoch;
+            scratch.fresh.push(*node);
         }
     }
-    w.score(layer, codes, query);
-    w.pool.extend(w.scores.iter().zip(&w.fresh).map(|(score, node)| key(*score, *node)));
-    w.pool.sort_unstable();
-    w.pool.truncate(ef);
+    scratch.score(layer, codes, query);
+    scratch.pool.extend(scratch.scores.iter().zip(&scratch.fresh).map(|(score, node)| key(*score, *node)));
+    scratch.pool.sort_unstable();
+    scratch.pool.truncate(ef);
     let mut current = 0;
-    while current < w.pool.len() {
-        let at = node(w.pool[current]);
-        w.pool[current] |= 1;
-        // Most likely the next, unless a better one is found now: its links arrive meanwhile.
-        if let Some(key) = w.pool[current..].iter().find(|key| *key & 1 == 0) {
+    while current < scratch.pool.len() {
+        let at = node(scratch.pool[current]);
+        scratch.pool[current] |= 1;
+        // Prefetch the links of the node that is next unless this one has a better neighbour.
+        if let Some(key) = scratch.pool[current..].iter().find(|key| *key & 1 == 0) {
             layer.prefetch(node(*key));
         }
-        w.gather(layer, at);
-        w.score(layer, codes, query);
+        scratch.gather(layer, at);
+        scratch.score(layer, codes, query);
         let mut next = current + 1;
-        for i in 0..w.fresh.len() {
-            let key = key(w.scores[i], w.fresh[i]);
-            if w.pool.len() >= ef {
-                if key >= w.pool[ef - 1] {
+        for i in 0..scratch.fresh.len() {
+            let key = key(scratch.scores[i], scratch.fresh[i]);
+            if scratch.pool.len() >= ef {
+                if key >= scratch.pool[ef - 1] {
                     continue;
                 }
-                w.pool.pop();
+                scratch.pool.pop();
             }
-            let place = w.pool.partition_point(|other| *other < key);
-            w.pool.insert(place, key);
-            if place < next {
-                next = place;
+            let position = scratch.pool.partition_point(|other| *other < key);
+            scratch.pool.insert(position, key);
+            if position < next {
+                next = position;
                 layer.prefetch(node(key));
             }
         }
         current = next;
-        while w.pool.get(current).is_some_and(|key| key & 1 == 1) {
+        while scratch.pool.get(current).is_some_and(|key| key & 1 == 1) {
             current += 1;
         }
     }

@@ -1,8 +1,8 @@
-//! Dot products with the widest instructions this processor has, chosen once at run time. With `map.rs`,
-//! the only place of `unsafe`.
+//! Dot products with the widest instructions of the processor, which are detected once at run time. Only this
+//! module and `map` contain `unsafe` code.
 //!
-//! Each kernel adds in a fixed order, so a result depends on the processor but never on threads or on
-//! whether [`dot`] or [`gemv`] computed it.
+//! Each kernel adds in a fixed order. A result depends on the processor, but not on threads, nor on whether
+//! [`dot`] or [`gemv`] computed it.
 
 mod planes;
 
@@ -13,51 +13,52 @@ use rayon::prelude::*;
 pub(crate) use planes::{codes_picked, codes_rows, planes_dots, prefetch, prefetch_row};
 
 #[derive(Clone, Copy, Debug)]
-enum Level {
+enum SimdLevel {
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// Plain loops, which the compiler makes vectors of (NEON on aarch64).
+    /// Plain loops, which the compiler vectorizes (NEON on aarch64).
     Scalar,
 }
 
-fn level() -> Level {
-    static LEVEL: OnceLock<Level> = OnceLock::new();
+fn level() -> SimdLevel {
+    static LEVEL: OnceLock<SimdLevel> = OnceLock::new();
     *LEVEL.get_or_init(detect)
 }
 
 #[cfg(target_arch = "x86_64")]
-fn detect() -> Level {
+fn detect() -> SimdLevel {
     if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
-        Level::Avx512
+        SimdLevel::Avx512
     } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        Level::Avx2
+        SimdLevel::Avx2
     } else {
-        Level::Scalar
+        SimdLevel::Scalar
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn detect() -> Level {
-    Level::Scalar
+fn detect() -> SimdLevel {
+    SimdLevel::Scalar
 }
 
 /// Sum of `a[i] * b[i]`, over the shorter of the two.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     match level() {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` saw avx512f on this processor.
-        Level::Avx512 => unsafe { dot_avx512(a, b) },
+        // SAFETY: `detect` found avx512f on this processor.
+        SimdLevel::Avx512 => unsafe { dot_avx512(a, b) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` saw avx2 and fma on this processor.
-        Level::Avx2 => unsafe { dot_avx2(a, b) },
-        Level::Scalar => dot_scalar(a, b),
+        // SAFETY: `detect` found avx2 and fma on this processor.
+        SimdLevel::Avx2 => unsafe { dot_avx2(a, b) },
+        SimdLevel::Scalar => dot_scalar(a, b),
     }
 }
 
-/// Copies `x` into `out`, times the power of two that brings its largest value to 0.5 or more and below 1; gives the power's exponent, 0 for zeros. Products
-/// with it neither overflow nor underflow where those with `x` would.
+/// Copies `x` into `out`, scaled by a power of two so that its largest value is at least 0.5 and below 1.
+/// This avoids overflow and underflow of products. Returns the exponent of the power that reverts the
+/// scaling, 0 for zeros.
 pub(crate) fn scale_into(x: &[f32], out: &mut Vec<f32>) -> i32 {
     let most = x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
     let exponent = if most > 0.0 { 1 + ((f64::from(most).to_bits() >> 52) as i32 - 1023) } else { 0 };
@@ -67,18 +68,18 @@ pub(crate) fn scale_into(x: &[f32], out: &mut Vec<f32>) -> i32 {
     exponent
 }
 
-/// `x` 2^`power`, infinite if that is too large.
+/// `x` 2^`power`; infinite on overflow.
 pub(crate) fn times_power(x: f32, power: i32) -> f32 {
     (f64::from(x) * f64::from(power).exp2()) as f32 + 0.0
 }
 
-/// Matrix times vector: `out[i] = matrix[i] · x`, the matrix `rows` by `cols`, row after row.
+/// Matrix times vector: `out[i] = matrix[i] · x`. The matrix has `rows` rows of `cols` values, row after row.
 ///
-/// Large products are shared between rayon's threads.
+/// Large products use all threads of rayon.
 ///
 /// # Panics
 ///
-/// If `matrix`, `x` or `out` has not the length that `rows` and `cols` say.
+/// If the length of `matrix`, `x` or `out` does not match `rows` and `cols`.
 pub fn gemv(matrix: &[f32], rows: usize, cols: usize, x: &[f32], out: &mut [f32]) {
     assert_eq!(Some(matrix.len()), rows.checked_mul(cols), "matrix has rows * cols values");
     assert_eq!(x.len(), cols, "x has cols values");
@@ -95,16 +96,16 @@ pub fn gemv(matrix: &[f32], rows: usize, cols: usize, x: &[f32], out: &mut [f32]
     }
 }
 
-/// [`gemv`] on this thread; `x` is not empty, and rows beyond the shorter of `matrix` and `out` are left.
+/// [`gemv`] on this thread. `x` is not empty. Computes as many rows as both `matrix` and `out` have.
 fn rows_dot(matrix: &[f32], x: &[f32], out: &mut [f32]) {
     match level() {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` saw avx512f on this processor.
-        Level::Avx512 => unsafe { rows_avx512(matrix, x, out) },
+        // SAFETY: `detect` found avx512f on this processor.
+        SimdLevel::Avx512 => unsafe { rows_avx512(matrix, x, out) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` saw avx2 and fma on this processor.
-        Level::Avx2 => unsafe { rows_avx2(matrix, x, out) },
-        Level::Scalar => rows_scalar(matrix, x, out),
+        // SAFETY: `detect` found avx2 and fma on this processor.
+        SimdLevel::Avx2 => unsafe { rows_avx2(matrix, x, out) },
+        SimdLevel::Scalar => rows_scalar(matrix, x, out),
     }
 }
 
@@ -125,7 +126,7 @@ rows!(rows_avx512, dot_avx512, "avx512f");
 rows!(rows_avx2, dot_avx2, "avx2,fma");
 rows!(rows_scalar, dot_scalar);
 
-/// Eight running sums, which the compiler may keep in one register.
+/// Eight running sums, which the compiler can keep in one register.
 fn dot_scalar(a: &[f32], b: &[f32]) -> f32 {
     let n = a.len().min(b.len());
     let (a, b) = (a[..n].chunks_exact(8), b[..n].chunks_exact(8));
@@ -215,7 +216,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_kernel_equals_scalar() {
+    fn every_kernel_agrees_with_f64() {
         for n in (0..200).chain([255, 256, 257, 1000, 4096, 4099]) {
             let (a, b) = (vector(n, 1), vector(n, 2));
             let exact: f64 = a.iter().zip(&b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
@@ -231,7 +232,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn lengths_that_differ_use_the_shorter() {
+    fn dot_uses_the_shorter_length() {
         assert_eq!(dot(&[1.0, 2.0], &[3.0]), 3.0);
         assert_eq!(dot(&[1.0; 70], &[1.0; 20]), 20.0);
         assert_eq!(dot(&[], &[1.0]), 0.0);

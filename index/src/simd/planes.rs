@@ -1,52 +1,53 @@
-//! Kernels over rows kept in planes (see [`crate::packed`]): products of codes, and of all planes.
+//! Kernels for rows in planes (see [`crate::packed`]): products of codes, and products of all planes.
 
-use super::{Level, level};
+use super::{SimdLevel, level};
 
-/// Dot products of the rows `ids` of codes, each as long as `x`, with `x`. An id that is no row gives 0.
+/// Dot products of the rows `ids` of codes, each as long as `x`, with `x`; 0 for an id out of range.
 ///
-/// The caller sees to it that no sum exceeds an `i32`; then every kernel gives the same.
+/// The caller makes sure that no sum exceeds an `i32`. Then all kernels give equal results.
 pub(crate) fn codes_picked(codes: &[i8], x: &[i16], ids: &[u32], out: &mut [i32]) {
     match level() {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` saw avx512f and avx512bw on this processor.
-        Level::Avx512 => unsafe { picked_avx512(codes, x, ids, out) },
+        // SAFETY: `detect` found avx512f and avx512bw on this processor.
+        SimdLevel::Avx512 => unsafe { picked_avx512(codes, x, ids, out) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` saw avx2 and fma on this processor.
-        Level::Avx2 => unsafe { picked_avx2(codes, x, ids, out) },
-        Level::Scalar => picked_scalar(codes, x, ids, out),
+        // SAFETY: `detect` found avx2 and fma on this processor.
+        SimdLevel::Avx2 => unsafe { picked_avx2(codes, x, ids, out) },
+        SimdLevel::Scalar => picked_scalar(codes, x, ids, out),
     }
 }
 
-/// Dot products of the rows of codes, one after another, with `x`, which is not empty.
+/// Dot products of all rows of codes with `x`, which is not empty.
 pub(crate) fn codes_rows(codes: &[i8], x: &[i16], out: &mut [i32]) {
     match level() {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` saw avx512f and avx512bw on this processor.
-        Level::Avx512 => unsafe { codes_rows_avx512(codes, x, out) },
+        // SAFETY: `detect` found avx512f and avx512bw on this processor.
+        SimdLevel::Avx512 => unsafe { codes_rows_avx512(codes, x, out) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` saw avx2 and fma on this processor.
-        Level::Avx2 => unsafe { codes_rows_avx2(codes, x, out) },
-        Level::Scalar => codes_rows_scalar(codes, x, out),
+        // SAFETY: `detect` found avx2 and fma on this processor.
+        SimdLevel::Avx2 => unsafe { codes_rows_avx2(codes, x, out) },
+        SimdLevel::Scalar => codes_rows_scalar(codes, x, out),
     }
 }
 
-/// Dot products of whole rows with `x`, which is not empty, before they are multiplied with the rows' power of two. `third` may be empty, for zeros.
+/// Dot products of all rows with `x`, which is not empty, without the power of two of each row. An empty
+/// `third` means zeros.
 pub(crate) fn planes_dots(first: &[i8], second: &[i8], third: &[u16], x: &[f32], out: &mut [f32]) {
     match level() {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` saw avx512f and avx512bw on this processor.
-        Level::Avx512 => unsafe { dots_avx512(first, second, third, x, out) },
+        // SAFETY: `detect` found avx512f and avx512bw on this processor.
+        SimdLevel::Avx512 => unsafe { dots_avx512(first, second, third, x, out) },
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` saw avx2 and fma on this processor.
-        Level::Avx2 => unsafe { dots_avx2(first, second, third, x, out) },
-        Level::Scalar => dots_scalar(first, second, third, x, out),
+        // SAFETY: `detect` found avx2 and fma on this processor.
+        SimdLevel::Avx2 => unsafe { dots_avx2(first, second, third, x, out) },
+        SimdLevel::Scalar => dots_scalar(first, second, third, x, out),
     }
 }
 
-/// Rows that are asked for this far ahead: far enough to hide memory, near enough to stay in the cache.
+/// Prefetch distance in rows: far enough to hide the latency of memory, near enough to stay in the cache.
 const AHEAD: usize = 6;
 
-/// Asks for a row of `dim` values to be brought near.
+/// Prefetches a row of `dim` values.
 #[inline(always)]
 pub(crate) fn prefetch_row<T>(plane: &[T], dim: usize, id: u32) {
     if let Some(row) = (id as usize).checked_mul(dim).and_then(|at| plane.get(at..at.checked_add(dim)?)) {
@@ -54,16 +55,16 @@ pub(crate) fn prefetch_row<T>(plane: &[T], dim: usize, id: u32) {
     }
 }
 
-/// Asks for the cache line at `place`; has no other effect, whatever the address.
+/// Prefetches the cache line at `address`. Any value is safe.
 #[inline(always)]
-pub(crate) fn prefetch<T>(place: *const T) {
+pub(crate) fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE is part of x86_64, and a prefetch never faults.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place.cast());
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = place;
+    let _ = address;
 }
 
 macro_rules! kernels {
@@ -107,14 +108,14 @@ fn code_scalar(row: &[i8], x: &[i16]) -> i32 {
     row.iter().zip(x).map(|(code, x)| i32::from(*code) * i32::from(*x)).sum()
 }
 
-/// The value at `i` before it is multiplied with the row's power of two.
+/// The value at `i`, without the power of two of the row.
 #[inline(always)]
 fn value(first: &[i8], second: &[i8], third: Option<&[u16]>, i: usize) -> f32 {
     let q = (i32::from(first[i]) << 24) + (i32::from(second[i]) << 16) + third.map_or(0, |third| i32::from(third[i]));
     q as f32
 }
 
-/// As `dot_scalar`, in the same order.
+/// Adds in the order of `dot_scalar`.
 fn full_scalar(first: &[i8], second: &[i8], third: Option<&[u16]>, x: &[f32]) -> f32 {
     let (n, value) = (x.len(), |i| value(first, second, third, i));
     let whole = n / 8 * 8;
@@ -232,7 +233,7 @@ fn full_avx2(first: &[i8], second: &[i8], third: Option<&[u16]>, x: &[f32]) -> f
     let mut sums = [_mm256_setzero_ps(); 4];
     let mut i = 0;
     while i + 8 <= n {
-        // As `dot_avx2`: four sums in turn while 32 are left, then the first.
+        // In the order of `dot_avx2`: four sums in turn for each 32 values, then the first sum only.
         let turn = if i / 32 * 32 + 32 <= n { i / 8 % 4 } else { 0 };
         // SAFETY: i + 8 <= n, and no slice is shorter than n; loads of 64 bits read 8 bytes.
         let (a, b, c, y) = unsafe {
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn products_of_codes_are_the_same_in_every_kernel() {
+    fn products_of_codes_are_equal_in_every_kernel() {
         for n in (1..150).chain([256, 500]) {
             let codes: Vec<i8> = numbers(9 * n, 127, 5).into_iter().map(|c| c as i8).collect();
             let x: Vec<i16> = numbers(n, 32_767, 6).into_iter().map(|c| c as i16).collect();
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn full_products_are_near_in_every_kernel() {
+    fn full_products_agree_with_f64_in_every_kernel() {
         for n in (1..150).chain([256, 1000]) {
             let byte = |seed| numbers(n, 127, seed).into_iter().map(|c| c as i8).collect::<Vec<_>>();
             let (first, second) = (byte(1), byte(2));

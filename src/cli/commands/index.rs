@@ -72,7 +72,7 @@ pub(crate) fn run(args: &IndexArgs) -> anyhow::Result<ExitCode> {
     let context = || format!("indexing into {}", folder.display());
     let indexer = indexer.with_context(context)?;
     let mut printer = EventPrinter { json: args.json, bar: ByteBar::new(), failures: Vec::new(), broken: None };
-    let summary = indexer.run(&cancel, |event| printer.print(event));
+    let summary = indexer.run(&cancel, |event| printer.print(&event));
     printer.bar.finish();
     let summary = summary.with_context(context)?;
     if let Some(error) = printer.broken {

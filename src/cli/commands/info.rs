@@ -2,7 +2,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Args;
-use reelseek_index::{Effort, Precision, Searcher, Video};
+use reelseek_index::{Effort, RowPrecision, Searcher, SegmentCounts, Video};
 
 use crate::cli::args::IndexFolderArgs;
 use crate::cli::output::{InfoOutput, VideoOutput};
@@ -39,7 +39,7 @@ struct GraphRecall {
 
 /// Measures recall on the index's own rows; `None` if there are no graphs, so that every search is exact.
 fn graph_recall(searcher: &Searcher) -> reelseek_index::Result<Option<GraphRecall>> {
-    if searcher.segments().1 == 0 {
+    if searcher.segment_counts().graphs == 0 {
         return Ok(None);
     }
     let efs: Vec<usize> = (4..=12).map(|power| 1 << power).collect();
@@ -78,7 +78,7 @@ fn duration_ms(videos: &[Video]) -> u64 {
 }
 
 fn bits(searcher: &Searcher) -> u32 {
-    if searcher.settings().precision == Precision::Half { 16 } else { 32 }
+    if searcher.settings().precision == RowPrecision::Half { 16 } else { 32 }
 }
 
 fn json<'a>(
@@ -89,7 +89,7 @@ fn json<'a>(
     recall: Option<&GraphRecall>,
 ) -> InfoOutput<'a> {
     let settings = searcher.settings();
-    let (segments, graphs) = searcher.segments();
+    let SegmentCounts { segments, graphs } = searcher.segment_counts();
     InfoOutput {
         index: args.folder.index.to_string_lossy().into_owned(),
         videos: videos.len(),
@@ -119,7 +119,7 @@ fn print(
     recall: Option<&GraphRecall>,
 ) -> std::io::Result<()> {
     let settings = searcher.settings();
-    let (segments, graphs) = searcher.segments();
+    let SegmentCounts { segments, graphs } = searcher.segment_counts();
     let (rows, bits) = (searcher.rows(), bits(searcher));
     writeln!(out, "index       {}", collection.folder().display())?;
     writeln!(out, "videos      {} (total length {})", videos.len(), clock(duration_ms(videos)))?;

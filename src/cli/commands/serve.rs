@@ -1,12 +1,13 @@
+use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 
 use crate::cli::args::{IndexFolderArgs, StoredModelArgs};
-use crate::serve::{self, Format, Options, Token};
+use crate::serve::{self, LogFormat, ServeOptions, ShutdownSignal, Token};
 
 /// Environment variable with the token.
 const TOKEN: &str = "REELSEEK_TOKEN";
@@ -109,40 +110,36 @@ fn listen(text: &str) -> Result<ListenAddress, String> {
     Ok(ListenAddress { address, name: name.map(str::to_owned) })
 }
 
-/// Refuses a library folder that is not a folder.
-fn check_folder(path: &Path) -> anyhow::Result<()> {
-    match std::fs::metadata(path) {
-        Ok(found) if found.is_dir() => Ok(()),
-        Ok(_) => bail!("{}: not a folder; name a folder of videos", path.display()),
-        Err(error) => bail!("{}: {error}", path.display()),
-    }
-}
-
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    args.library.iter().try_for_each(|folder| check_folder(folder))?;
+    serve::start_logging(match args.log {
+        LogArg::Text => LogFormat::Text,
+        LogArg::Json => LogFormat::Json,
+    });
+    if args.no_auth && std::env::var_os(TOKEN).is_some_and(|token| !token.is_empty()) {
+        tracing::warn!("{TOKEN} is ignored: --no-auth admits every request without a token");
+    }
     let (token, choice) = (args.token()?, args.model.choice());
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    serve::run(Options {
-        token,
-        index: args.folder.index,
-        library: args.library,
-        listen: args.listen.address,
-        checkpoint: choice.checkpoint,
-        weights: choice.weights,
-        no_auth: args.no_auth,
-        unused_token: args.no_auth && std::env::var_os(TOKEN).is_some_and(|token| !token.is_empty()),
+    let mut options = ServeOptions::new(args.folder.index)
+        .token(token)
+        .library(args.library)
+        .listen(args.listen.address)
+        .checkpoint(choice.checkpoint)
+        .weights(choice.weights)
+        .no_auth(args.no_auth)
         // Clients will use the name in the Host header.
-        hosts: args.allow_host.into_iter().chain(args.listen.name).collect(),
-        origins: args.cors,
-        fetch: args.fetch,
-        show_paths: args.show_paths,
-        workers: args.workers.map_or(cores, usize::from),
-        queue: args.queue,
-        cache_bytes: args.cache_mb.saturating_mul(1_000_000),
-        log: match args.log {
-            LogArg::Text => Format::Text,
-            LogArg::Json => Format::Json,
-        },
+        .hosts(args.allow_host.into_iter().chain(args.listen.name).collect())
+        .origins(args.cors)
+        .fetch(args.fetch)
+        .show_paths(args.show_paths)
+        .queue(args.queue)
+        .cache_bytes(args.cache_mb.saturating_mul(1_000_000));
+    if let Some(workers) = args.workers {
+        options.workers = workers.into();
+    }
+    serve::run(options, &ShutdownSignal::on_signals()?, |address| {
+        // The reader of the address may be gone.
+        let mut out = std::io::stdout();
+        let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,7 @@ use crate::ingest::{FileOutcome, IndexEvent, IndexSummary, Indexer};
 pub(super) fn index(indexer: &Indexer, cancel: &Cancel) -> anyhow::Result<IndexSummary> {
     let mut failures = Vec::new();
     let summary = indexer.run(cancel, |event| {
-        if let IndexEvent::File { outcome: FileOutcome::Failed { error, kept }, .. } = event {
+        if let IndexEvent::File { outcome: FileOutcome::Failed { error, kept }, .. } = &event {
             failures.push(advice::failed_file(error, *kept));
         }
     })?;

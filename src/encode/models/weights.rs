@@ -134,7 +134,7 @@ mod tests {
             assert!(error.contains("expected [2, 3]"), "{error}");
         }
         let error = take(&one_array("<i4", "(2, 3)", &[0.0; 6])).unwrap_err();
-        assert!(error.contains("numbers of type '<i4', expected"), "{error}");
+        assert!(error.contains("numbers of type <i4, expected"), "{error}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use rayon::prelude::*;
-use reelseek_index::{Effort, Hit, Hnsw, Index, Settings, Span, Video};
+use reelseek_index::{Effort, Hit, HnswSettings, Index, IndexSettings, Span, Video};
 
 use super::Error;
 use super::embedding::FeatureMaps;
@@ -58,8 +58,8 @@ impl RetrievalTask<'_> {
         let length = maps.video.outputs();
         let folder = tempfile::tempdir().map_err(|source| Error::Io { path: std::env::temp_dir(), source })?;
         // A graph for any number of rows, because the graph is what is measured.
-        let hnsw = Hnsw { min_rows: 1, ..Hnsw::default() };
-        let settings = Settings { hnsw, ..Settings::new(length) };
+        let hnsw = HnswSettings { min_rows: 1, ..HnswSettings::default() };
+        let settings = IndexSettings { hnsw, ..IndexSettings::new(length) };
         let index = Index::create(folder.path().join("index"), &settings)?;
         let mut writer = index.writer()?;
         // All rows as one video of the index: a row's position identifies its video in the gallery.

@@ -1,7 +1,8 @@
-//! Memory for what comes from outside: the bodies of requests, and pictures that are fetched.
+//! The memory budget of request bodies and fetched pictures.
 //!
-//! Large ones may take up most of it and never all, so that a usual search finds room whatever else is uploaded. Where there is no room, the body goes that
-//! holds the most and has brought nothing for the longest, and not the one that came last: who stands still loses to who goes on.
+//! They share one budget. A part of it is reserved for small bodies, so that a usual search finds room
+//! whatever else is uploaded. When the budget is exhausted, the largest of the bodies that have been idle
+//! longest is aborted.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,219 +10,215 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::serve::connection::body::MAX_BYTES;
 use crate::serve::error::ApiError;
+use crate::serve::limits::{BODY_BUDGET_BYTES, LARGE_BODIES_BYTES, PROGRESS_BYTES, SMALL_BODY_BYTES};
 
-/// All that is held at once: ten of the largest bodies.
-const ALL_BYTES: usize = 10 * MAX_BYTES;
-/// What large ones may hold of that: eight of the largest.
-const LARGE_BYTES: usize = 8 * MAX_BYTES;
-/// More than this is large; most pictures are smaller.
-const SMALL_BYTES: usize = 1_000_000;
-/// So many bytes are worth a mark: who sends single ones stands still.
-const PROGRESS_BYTES: usize = 16_000;
-
-/// What is held now.
+/// The budget, shared by all requests.
 #[derive(Default)]
-pub(crate) struct Budget(Mutex<Books>);
+pub(crate) struct BodyBudget(Mutex<Ledger>);
 
 #[derive(Default)]
-struct Books {
-    next: u64,
-    all: usize,
+struct Ledger {
+    next_id: u64,
+    total: usize,
     large: usize,
-    holders: HashMap<u64, Holder>,
+    entries: HashMap<u64, LedgerEntry>,
 }
 
-struct Holder {
+struct LedgerEntry {
     bytes: usize,
-    /// When it last brought what is worth a mark.
+    /// Time of the last progress.
     since: Instant,
     /// Bytes since then.
     unmarked: usize,
-    /// How it is told to give up, as long as it is still coming.
-    coming: Option<Arc<Notify>>,
+    /// Aborts the body while it is still arriving.
+    abort: Option<Arc<Notify>>,
 }
 
-impl Holder {
+impl LedgerEntry {
     fn is_large(&self) -> bool {
-        self.bytes > SMALL_BYTES
+        self.bytes > SMALL_BODY_BYTES
     }
 
-    /// Byte-seconds in which it stood still.
-    fn weight(&self, now: Instant) -> f64 {
+    /// Byte-seconds without progress.
+    fn idle_cost(&self, now: Instant) -> f64 {
         self.bytes as f64 * now.saturating_duration_since(self.since).max(Duration::from_micros(1)).as_secs_f64()
     }
 }
 
-impl Books {
-    fn put(&mut self, number: u64, holder: Holder) {
-        self.all += holder.bytes;
-        self.large += if holder.is_large() { holder.bytes } else { 0 };
-        self.holders.insert(number, holder);
+impl Ledger {
+    fn insert(&mut self, id: u64, entry: LedgerEntry) {
+        self.total += entry.bytes;
+        self.large += if entry.is_large() { entry.bytes } else { 0 };
+        self.entries.insert(id, entry);
     }
 
-    fn take(&mut self, number: u64) -> Option<Holder> {
-        let holder = self.holders.remove(&number)?;
-        self.all -= holder.bytes;
-        self.large -= if holder.is_large() { holder.bytes } else { 0 };
-        Some(holder)
+    fn remove(&mut self, id: u64) -> Option<LedgerEntry> {
+        let entry = self.entries.remove(&id)?;
+        self.total -= entry.bytes;
+        self.large -= if entry.is_large() { entry.bytes } else { 0 };
+        Some(entry)
     }
 
-    /// The weightiest of those that are still coming; of the large ones only, if those are too many.
-    fn weightiest(&self, now: Instant) -> Option<u64> {
-        let all = self.all > ALL_BYTES;
-        let coming = self.holders.iter().filter(|(_, h)| h.coming.is_some() && (all || h.is_large()));
-        coming.max_by(|(_, a), (_, b)| a.weight(now).total_cmp(&b.weight(now))).map(|(number, _)| *number)
+    /// The arriving body to abort: the one of the highest idle cost; a large one, if only large bodies exceed
+    /// their part.
+    fn victim(&self, now: Instant) -> Option<u64> {
+        let any = self.total > BODY_BUDGET_BYTES;
+        let arriving = self.entries.iter().filter(|(_, e)| e.abort.is_some() && (any || e.is_large()));
+        arriving.max_by(|(_, a), (_, b)| a.idle_cost(now).total_cmp(&b.idle_cost(now))).map(|(id, _)| *id)
     }
 }
 
-impl Budget {
-    fn books(&self) -> MutexGuard<'_, Books> {
+impl BodyBudget {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes reserved now.
     #[cfg(test)]
-    pub(crate) fn held(&self) -> usize {
-        self.books().all
+    pub(crate) fn reserved(&self) -> usize {
+        self.ledger().total
     }
 }
 
-/// A part of the budget, until dropped.
-pub(crate) struct Held {
-    budget: Arc<Budget>,
-    number: u64,
-    cut: Arc<Notify>,
+/// A share of the budget, returned on drop. It starts with 0 bytes.
+pub(crate) struct Reservation {
+    budget: Arc<BodyBudget>,
+    id: u64,
+    abort: Arc<Notify>,
 }
 
-impl Held {
-    /// For a body that comes at its sender's pace: nothing yet, and it may be cut off.
-    pub(crate) fn coming(budget: &Arc<Budget>) -> Held {
-        Held::new(budget, true)
+impl Reservation {
+    /// For a body that arrives at its sender's pace: it may be aborted until [`Reservation::complete`].
+    pub(crate) fn abortable(budget: &Arc<BodyBudget>) -> Reservation {
+        Reservation::new(budget, true)
     }
 
-    /// For what ends by itself before long: nothing yet, and it is never cut off.
-    pub(crate) fn brief(budget: &Arc<Budget>) -> Held {
-        Held::new(budget, false)
+    /// For data with its own short deadline: it is never aborted.
+    pub(crate) fn fixed(budget: &Arc<BodyBudget>) -> Reservation {
+        Reservation::new(budget, false)
     }
 
-    fn new(budget: &Arc<Budget>, coming: bool) -> Held {
-        let cut = Arc::<Notify>::default();
-        let mut books = budget.books();
-        let number = books.next;
-        books.next += 1;
-        let holder = Holder { bytes: 0, since: Instant::now(), unmarked: 0, coming: coming.then(|| cut.clone()) };
-        books.put(number, holder);
-        drop(books);
-        Held { budget: budget.clone(), number, cut }
+    fn new(budget: &Arc<BodyBudget>, abortable: bool) -> Reservation {
+        let abort = Arc::<Notify>::default();
+        let mut ledger = budget.ledger();
+        let id = ledger.next_id;
+        ledger.next_id += 1;
+        let entry =
+            LedgerEntry { bytes: 0, since: Instant::now(), unmarked: 0, abort: abortable.then(|| abort.clone()) };
+        ledger.insert(id, entry);
+        drop(ledger);
+        Reservation { budget: budget.clone(), id, abort }
     }
 
-    /// Takes up so many bytes more.
+    /// Reserves more bytes.
     ///
     /// # Errors
-    /// 429 if there is no room, or it was cut off to make room for others.
-    pub(crate) fn more(&self, bytes: usize) -> Result<(), ApiError> {
-        let mut books = self.budget.books();
-        let Some(mut own) = books.take(self.number) else { return Err(no_room()) };
+    /// 429 if the budget is exhausted, or this reservation was aborted.
+    pub(crate) fn grow(&self, bytes: usize) -> Result<(), ApiError> {
+        let mut ledger = self.budget.ledger();
+        let Some(mut own) = ledger.remove(self.id) else { return Err(exhausted()) };
         let now = Instant::now();
         own.bytes += bytes;
         own.unmarked += bytes;
         if own.unmarked >= PROGRESS_BYTES {
             (own.since, own.unmarked) = (now, 0);
         }
-        books.put(self.number, own);
-        while books.all > ALL_BYTES || books.large > LARGE_BYTES {
-            let gone = books.weightiest(now).unwrap_or(self.number);
-            if let Some(Holder { coming: Some(cut), .. }) = books.take(gone) {
-                cut.notify_one();
+        ledger.insert(self.id, own);
+        while ledger.total > BODY_BUDGET_BYTES || ledger.large > LARGE_BODIES_BYTES {
+            let victim = ledger.victim(now).unwrap_or(self.id);
+            if let Some(LedgerEntry { abort: Some(abort), .. }) = ledger.remove(victim) {
+                abort.notify_one();
             }
-            if gone == self.number {
-                return Err(no_room());
+            if victim == self.id {
+                return Err(exhausted());
             }
         }
         Ok(())
     }
 
-    /// Waits until it is cut off.
-    pub(crate) async fn cut(&self) -> ApiError {
-        self.cut.notified().await;
-        no_room()
+    /// Waits until the reservation is aborted; returns the response's error.
+    pub(crate) async fn aborted(&self) -> ApiError {
+        self.abort.notified().await;
+        exhausted()
     }
 
-    /// All has come: from now on it is not cut off.
-    pub(crate) fn whole(&self) {
-        if let Some(own) = self.budget.books().holders.get_mut(&self.number) {
-            own.coming = None;
+    /// The body is complete: it is no longer aborted.
+    pub(crate) fn complete(&self) {
+        if let Some(own) = self.budget.ledger().entries.get_mut(&self.id) {
+            own.abort = None;
         }
     }
 }
 
-impl Drop for Held {
+impl Drop for Reservation {
     fn drop(&mut self) {
-        self.budget.books().take(self.number);
+        self.budget.ledger().remove(self.id);
     }
 }
 
-fn no_room() -> ApiError {
+fn exhausted() -> ApiError {
     ApiError::busy("too many large requests at once: try again in a moment")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::limits::MAX_BODY_BYTES;
 
-    fn is_cut(held: &Held) -> bool {
-        held.more(0).is_err()
+    fn is_aborted(body: &Reservation) -> bool {
+        body.grow(0).is_err()
     }
 
     #[test]
-    fn a_small_body_finds_room_whatever_large_ones_are_there() {
-        let budget = Arc::<Budget>::default();
-        let large: Vec<Held> = (0..10).map(|_| Held::coming(&budget)).collect();
-        large.iter().for_each(|held| {
-            let _ = held.more(MAX_BYTES);
+    fn large_bodies_leave_room_for_small_ones() {
+        let budget = Arc::<BodyBudget>::default();
+        let large: Vec<Reservation> = (0..10).map(|_| Reservation::abortable(&budget)).collect();
+        large.iter().for_each(|body| {
+            let _ = body.grow(MAX_BODY_BYTES);
         });
-        assert_eq!(large.iter().filter(|held| !is_cut(held)).count(), LARGE_BYTES / MAX_BYTES);
-        let small: Vec<Held> = (0..40).map(|_| Held::coming(&budget)).collect();
-        assert!(small.iter().all(|held| held.more(SMALL_BYTES).is_ok()));
+        assert_eq!(large.iter().filter(|body| !is_aborted(body)).count(), LARGE_BODIES_BYTES / MAX_BODY_BYTES);
+        let small: Vec<Reservation> = (0..40).map(|_| Reservation::abortable(&budget)).collect();
+        assert!(small.iter().all(|body| body.grow(SMALL_BODY_BYTES).is_ok()));
         drop((large, small));
-        assert_eq!(budget.held(), 0);
+        assert_eq!(budget.reserved(), 0);
     }
 
     #[test]
-    fn the_one_that_stands_still_goes_first() {
-        let budget = Arc::<Budget>::default();
-        let many: Vec<Held> = (0..ALL_BYTES / SMALL_BYTES).map(|_| Held::coming(&budget)).collect();
-        assert!(many.iter().all(|held| held.more(SMALL_BYTES - 10).is_ok()));
+    fn aborts_the_largest_of_the_bodies_idle_longest() {
+        let budget = Arc::<BodyBudget>::default();
+        let many: Vec<Reservation> =
+            (0..BODY_BUDGET_BYTES / SMALL_BODY_BYTES).map(|_| Reservation::abortable(&budget)).collect();
+        assert!(many.iter().all(|body| body.grow(SMALL_BODY_BYTES - 10).is_ok()));
         std::thread::sleep(Duration::from_millis(100));
-        // The first two have held most for longest. One goes on; the other sends a single byte, which is no going on.
-        many[1].more(1).unwrap();
-        many[0].more(PROGRESS_BYTES).unwrap();
-        assert!(is_cut(&many[1]) && !is_cut(&many[0]));
-        let late = Held::coming(&budget);
+        // The first two have been idle longest. One makes progress; a single byte of the other is none.
+        many[1].grow(1).unwrap();
+        many[0].grow(PROGRESS_BYTES).unwrap();
+        assert!(is_aborted(&many[1]) && !is_aborted(&many[0]));
+        let late = Reservation::abortable(&budget);
         for _ in 0..10 {
-            assert!(late.more(300_000).is_ok(), "a large one that comes last finds room, as long as it comes");
+            assert!(late.grow(300_000).is_ok(), "a large body that arrives last finds room while it makes progress");
         }
-        assert_eq!(many.iter().filter(|held| is_cut(held)).count(), 4);
-        assert!(!is_cut(&late) && !is_cut(&many[0]));
+        assert_eq!(many.iter().filter(|body| is_aborted(body)).count(), 4);
+        assert!(!is_aborted(&late) && !is_aborted(&many[0]));
     }
 
     #[test]
-    fn what_is_whole_stays_and_what_is_beyond_the_budget_is_refused() {
-        let budget = Arc::<Budget>::default();
-        let whole: Vec<Held> = (0..8).map(|_| Held::coming(&budget)).collect();
-        for held in &whole {
-            held.more(MAX_BYTES).unwrap();
-            held.whole();
+    fn never_aborts_complete_bodies_and_refuses_what_exceeds_the_budget() {
+        let budget = Arc::<BodyBudget>::default();
+        let complete: Vec<Reservation> = (0..8).map(|_| Reservation::abortable(&budget)).collect();
+        for body in &complete {
+            body.grow(MAX_BODY_BYTES).unwrap();
+            body.complete();
         }
-        let (fetched, small) = (Held::brief(&budget), Held::coming(&budget));
-        assert!(fetched.more(SMALL_BYTES + 1).is_err(), "no large one more");
-        small.more(SMALL_BYTES).unwrap();
-        assert!(whole.iter().all(|held| !is_cut(held)));
-        drop(whole);
+        let (fetched, small) = (Reservation::fixed(&budget), Reservation::abortable(&budget));
+        assert!(fetched.grow(SMALL_BODY_BYTES + 1).is_err(), "large bodies have used up their part");
+        small.grow(SMALL_BODY_BYTES).unwrap();
+        assert!(complete.iter().all(|body| !is_aborted(body)));
+        drop(complete);
         drop(fetched);
-        let again = Held::brief(&budget);
-        again.more(MAX_BYTES).unwrap();
-        assert_eq!(budget.held(), MAX_BYTES + SMALL_BYTES);
+        let again = Reservation::fixed(&budget);
+        again.grow(MAX_BODY_BYTES).unwrap();
+        assert_eq!(budget.reserved(), MAX_BODY_BYTES + SMALL_BODY_BYTES);
     }
 }

@@ -1,50 +1,51 @@
-//! The gate before work that takes a processor: so many at once, so many waiting, the others are sent away.
+//! The gate before computation: a bounded number of workers, a bounded queue, and 429 for every other
+//! request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::http::StatusCode;
 use tokio::sync::Semaphore;
 
 use crate::serve::error::ApiError;
-use crate::serve::observe::log;
+use crate::serve::limits::{QUEUE_TIME, WORK_TIME};
+use crate::serve::observe::logging::spawn_blocking;
 use crate::serve::observe::metrics::{Metrics, Stage};
 
-/// Longest wait in the queue: who waits longer than this has most likely gone.
-const QUEUE_TIME: Duration = Duration::from_secs(10);
-/// Longest that an answer is waited for. The largest picture that is taken needs a few seconds.
-const WORK_TIME: Duration = Duration::from_secs(30);
-
-/// Lets through as many as there are workers.
-pub(crate) struct Gate {
-    workers: Arc<Semaphore>,
+/// Runs work on its own threads, no more at once than there are workers.
+pub(crate) struct WorkerGate {
+    metrics: Arc<Metrics>,
+    permits: Arc<Semaphore>,
+    workers: usize,
     waiting: Arc<AtomicUsize>,
-    /// Those who wait and were let in before: they take nobody's place in the queue.
-    further: Arc<AtomicUsize>,
+    /// Waiting parts of admitted requests. They do not count towards the queue's limit.
+    waiting_parts: Arc<AtomicUsize>,
     queue: usize,
     queue_time: Duration,
     work_time: Duration,
-    /// What waiting is noted as.
+    /// The stage that records the waiting time.
     stage: Stage,
 }
 
-/// A place in the queue; given back when whoever waits has gone, too.
-struct Place(Arc<AtomicUsize>);
+/// A place in the queue, returned on drop: also when the waiting client leaves.
+struct QueuePlace(Arc<AtomicUsize>);
 
-impl Drop for Place {
+impl Drop for QueuePlace {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-impl Gate {
-    pub(crate) fn new(workers: usize, queue: usize) -> Gate {
+impl WorkerGate {
+    /// A gate of `workers` workers and a queue of at most `queue` requests.
+    pub(crate) fn new(workers: usize, queue: usize, metrics: &Arc<Metrics>) -> WorkerGate {
         let workers = workers.clamp(1, Semaphore::MAX_PERMITS);
-        Gate {
-            workers: Arc::new(Semaphore::new(workers)),
+        WorkerGate {
+            metrics: metrics.clone(),
+            permits: Arc::new(Semaphore::new(workers)),
+            workers,
             waiting: Arc::default(),
-            further: Arc::default(),
+            waiting_parts: Arc::default(),
             queue,
             queue_time: QUEUE_TIME,
             work_time: WORK_TIME,
@@ -52,80 +53,82 @@ impl Gate {
         }
     }
 
-    /// With other patience, and waiting noted as another stage.
-    pub(crate) fn with(self, queue_time: Duration, work_time: Duration, stage: Stage) -> Gate {
-        Gate { queue_time, work_time, stage, ..self }
+    /// Replaces the time limits and the stage that records the waiting time.
+    pub(crate) fn with(self, queue_time: Duration, work_time: Duration, stage: Stage) -> WorkerGate {
+        WorkerGate { queue_time, work_time, stage, ..self }
     }
 
-    /// Requests that wait.
+    /// Number of workers.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Requests, and parts of requests, that wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Acquire) + self.further.load(Ordering::Acquire)
+        self.waiting.load(Ordering::Acquire) + self.waiting_parts.load(Ordering::Acquire)
     }
 
-    /// Does the work on a thread of its own, when its turn has come.
+    /// Waits for a worker and runs `work` on its own thread.
     ///
-    /// A worker is free again when the work has ended, not when nobody waits for it any more: there is never more of it at once than there are workers.
+    /// A worker is free again when the work has ended, even if its client has left before.
     ///
     /// # Errors
-    /// 429 if too many wait, or the wait is too long, with as long a wait before the next attempt; 503 if the work takes too long; 500 if it panics; else
-    /// what the work says.
+    /// 429 if the queue is full, or the wait is too long; 503 if the work takes too long; 500 if it panics;
+    /// else the error of `work`.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
-        metrics: &Metrics,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        self.run_among(metrics, &self.waiting, self.queue, self.queue_time, work).await
+        self.run_queued(&self.waiting, self.queue, self.queue_time, work).await
     }
 
-    /// As [`Gate::run`], for a further part of a request that was let in before: it is not sent away, however many wait, and waits until then.
+    /// [`WorkerGate::run`] for a further part of an admitted request: it is queued even if the queue is full,
+    /// and waits until `deadline`.
     ///
     /// # Errors
-    /// As there.
+    /// As [`WorkerGate::run`].
     pub(crate) async fn run_further<T: Send + 'static>(
         &self,
-        metrics: &Metrics,
-        until: Instant,
+        deadline: Instant,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let patience = until.saturating_duration_since(Instant::now());
-        self.run_among(metrics, &self.further, usize::MAX, patience, work).await
+        let queue_time = deadline.saturating_duration_since(Instant::now());
+        self.run_queued(&self.waiting_parts, usize::MAX, queue_time, work).await
     }
 
-    async fn run_among<T: Send + 'static>(
+    async fn run_queued<T: Send + 'static>(
         &self,
-        metrics: &Metrics,
         waiting: &Arc<AtomicUsize>,
         queue: usize,
         queue_time: Duration,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let start = Instant::now();
-        let worker = match self.workers.clone().try_acquire_owned() {
-            Ok(worker) => worker,
+        let permit = match self.permits.clone().try_acquire_owned() {
+            Ok(permit) => permit,
             Err(_) => {
                 let before = waiting.fetch_add(1, Ordering::AcqRel);
-                let _place = Place(waiting.clone());
+                let _place = QueuePlace(waiting.clone());
                 if before >= queue {
                     return Err(ApiError::busy("too many requests at once: try again in a moment"));
                 }
-                let turn = tokio::time::timeout(queue_time, self.workers.clone().acquire_owned()).await;
-                let turn =
-                    turn.map_err(|_| ApiError::busy("the queue is too long: try again later").after(queue_time))?;
-                turn.map_err(|error| ApiError::internal(&error))?
+                let permit = tokio::time::timeout(queue_time, self.permits.clone().acquire_owned()).await;
+                let too_long = |_| ApiError::busy("the queue is too long: try again later").retry_after(queue_time);
+                permit.map_err(too_long)?.map_err(|error| ApiError::internal(&error))?
             }
         };
-        metrics.observe(self.stage, start.elapsed());
-        let work = log::blocking(move || {
-            let _worker = worker;
+        self.metrics.observe(self.stage, start.elapsed());
+        let work = spawn_blocking(move || {
+            let _permit = permit;
             work()
         });
         match tokio::time::timeout(self.work_time, work).await {
-            Ok(Ok(answer)) => answer,
-            // The panic hook has told the log.
-            Ok(Err(_)) => Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, crate::serve::PANIC)),
+            Ok(Ok(outcome)) => outcome,
+            // The panic hook has logged it.
+            Ok(Err(_)) => Err(ApiError::panicked()),
             Err(_) => {
                 let seconds = self.work_time.as_secs();
-                Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, format!("this took more than {seconds} seconds")))
+                Err(ApiError::unavailable(format!("the computation took more than {seconds} seconds")))
             }
         }
     }
@@ -134,37 +137,41 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::http::StatusCode;
     use std::sync::mpsc;
+
+    fn gate() -> WorkerGate {
+        WorkerGate::new(1, 1, &Arc::default())
+    }
 
     fn runtime() -> tokio::runtime::Runtime {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
     }
 
     #[test]
-    fn one_works_one_waits_and_the_third_is_sent_away() {
+    fn runs_one_queues_one_and_refuses_the_third() {
         runtime().block_on(async {
-            let gate = Arc::new(Gate::new(1, 1));
-            let metrics = Arc::new(Metrics::default());
+            let gate = Arc::new(gate());
             let (go, wait) = mpsc::channel::<()>();
             let (started, has_started) = tokio::sync::oneshot::channel();
-            let (g, m) = (gate.clone(), metrics.clone());
+            let g = gate.clone();
             let first = tokio::spawn(async move {
                 let work = move || {
                     started.send(()).unwrap();
                     wait.recv().unwrap();
                     Ok(1)
                 };
-                g.run(&m, work).await
+                g.run(work).await
             });
             has_started.await.unwrap();
-            let (g, m) = (gate.clone(), metrics.clone());
-            let second = tokio::spawn(async move { g.run(&m, || Ok(2)).await });
+            let g = gate.clone();
+            let second = tokio::spawn(async move { g.run(|| Ok(2)).await });
             while gate.waiting() == 0 {
                 tokio::task::yield_now().await;
             }
-            let third = gate.run(&metrics, || Ok(3)).await;
+            let third = gate.run(|| Ok(3)).await;
             assert_eq!(third.unwrap_err().status, StatusCode::TOO_MANY_REQUESTS);
-            assert_eq!(gate.waiting(), 1, "who is sent away leaves no place taken");
+            assert_eq!(gate.waiting(), 1, "a refused request takes no place");
             go.send(()).unwrap();
             assert_eq!((first.await.unwrap().unwrap(), second.await.unwrap().unwrap()), (1, 2));
             assert_eq!(gate.waiting(), 0);
@@ -172,25 +179,24 @@ mod tests {
     }
 
     #[test]
-    fn a_further_part_waits_where_others_are_sent_away_but_not_for_ever() {
+    fn a_further_part_is_queued_beyond_the_limit_until_its_deadline() {
         runtime().block_on(async {
-            let gate = Arc::new(Gate::new(1, 1));
-            let metrics = Arc::new(Metrics::default());
-            let held = gate.workers.clone().acquire_owned().await.unwrap();
-            let (g, m) = (gate.clone(), metrics.clone());
-            let until = Instant::now() + Duration::from_secs(60);
-            let further = tokio::spawn(async move { g.run_further(&m, until, || Ok(1)).await });
+            let gate = Arc::new(gate());
+            let held = gate.permits.clone().acquire_owned().await.unwrap();
+            let g = gate.clone();
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let further = tokio::spawn(async move { g.run_further(deadline, || Ok(1)).await });
             while gate.waiting() == 0 {
                 tokio::task::yield_now().await;
             }
-            let (g, m) = (gate.clone(), metrics.clone());
-            let single = tokio::spawn(async move { g.run(&m, || Ok(2)).await });
+            let g = gate.clone();
+            let single = tokio::spawn(async move { g.run(|| Ok(2)).await });
             while gate.waiting() == 1 {
                 tokio::task::yield_now().await;
             }
-            let third = gate.run(&metrics, || Ok(3)).await.unwrap_err();
-            assert_eq!(third.status, StatusCode::TOO_MANY_REQUESTS, "one may wait, besides the further part");
-            let late = gate.run_further(&metrics, Instant::now(), || Ok(3)).await;
+            let third = gate.run(|| Ok(3)).await.unwrap_err();
+            assert_eq!(third.status, StatusCode::TOO_MANY_REQUESTS, "one request may wait besides the further part");
+            let late = gate.run_further(Instant::now(), || Ok(3)).await;
             assert_eq!(late.unwrap_err().status, StatusCode::TOO_MANY_REQUESTS);
             drop(held);
             assert_eq!((further.await.unwrap().unwrap(), single.await.unwrap().unwrap()), (1, 2));
@@ -199,51 +205,48 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_the_queue_frees_the_place() {
+    fn a_client_that_leaves_frees_its_place_in_the_queue() {
         runtime().block_on(async {
-            let gate = Arc::new(Gate::new(1, 1));
-            let metrics = Arc::new(Metrics::default());
-            let held = gate.workers.clone().acquire_owned().await.unwrap();
-            let (g, m) = (gate.clone(), metrics.clone());
-            let waits = tokio::spawn(async move { g.run(&m, || Ok(())).await });
+            let gate = Arc::new(gate());
+            let held = gate.permits.clone().acquire_owned().await.unwrap();
+            let g = gate.clone();
+            let waiting = tokio::spawn(async move { g.run(|| Ok(())).await });
             while gate.waiting() == 0 {
                 tokio::task::yield_now().await;
             }
-            waits.abort();
-            assert!(waits.await.unwrap_err().is_cancelled());
+            waiting.abort();
+            assert!(waiting.await.unwrap_err().is_cancelled());
             assert_eq!(gate.waiting(), 0);
             drop(held);
-            gate.run(&metrics, || Ok(())).await.unwrap();
+            gate.run(|| Ok(())).await.unwrap();
         });
     }
 
     #[test]
-    fn work_that_takes_too_long_is_not_waited_for_and_keeps_its_worker() {
+    fn work_beyond_its_time_limit_keeps_its_worker() {
         runtime().block_on(async {
-            let gate = Gate { work_time: Duration::from_millis(20), ..Gate::new(1, 1) };
-            let metrics = Metrics::default();
+            let gate = WorkerGate { work_time: Duration::from_millis(20), ..gate() };
             let (go, wait) = mpsc::channel::<()>();
             let late = gate
-                .run(&metrics, move || {
+                .run(move || {
                     wait.recv().unwrap();
                     Ok(())
                 })
                 .await;
             assert_eq!(late.unwrap_err().status, StatusCode::SERVICE_UNAVAILABLE);
-            assert_eq!(gate.workers.available_permits(), 0);
+            assert_eq!(gate.permits.available_permits(), 0);
             go.send(()).unwrap();
-            gate.run(&metrics, || Ok(())).await.unwrap();
+            gate.run(|| Ok(())).await.unwrap();
         });
     }
 
     #[test]
-    fn a_panic_costs_one_answer() {
+    fn a_panic_fails_one_request() {
         runtime().block_on(async {
-            let gate = Gate::new(1, 1);
-            let metrics = Metrics::default();
-            let lost = gate.run::<()>(&metrics, || panic!("in the work")).await;
-            assert_eq!(lost.unwrap_err().status, StatusCode::INTERNAL_SERVER_ERROR);
-            gate.run(&metrics, || Ok(())).await.unwrap();
+            let gate = gate();
+            let failed = gate.run::<()>(|| panic!("in the work")).await;
+            assert_eq!(failed.unwrap_err().status, StatusCode::INTERNAL_SERVER_ERROR);
+            gate.run(|| Ok(())).await.unwrap();
         });
     }
 }

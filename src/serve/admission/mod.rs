@@ -1,5 +1,5 @@
-//! Limits on the work and memory that requests take at the same time.
+//! Limits on the computation and memory of concurrent requests.
 
 pub(crate) mod budget;
-pub(crate) mod flights;
 pub(crate) mod gate;
+pub(crate) mod single_flight;

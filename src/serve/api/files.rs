@@ -1,4 +1,5 @@
-//! Answers that are files, or bytes like those of one: whole or in part, or that nothing has changed (RFC 9110, sections 8.8, 13 and 14).
+//! Responses with a file or with bytes like a file's: all of it, a range, or 304 (RFC 9110, sections 8.8, 13
+//! and 14).
 
 use std::fs::File;
 use std::ops::Range;
@@ -16,77 +17,77 @@ use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::serve::error::ApiError;
+use crate::serve::limits::FILE_CHUNK_BYTES;
 
-/// Bytes read at once.
-const CHUNK: usize = 256 << 10;
-
-/// What is known of a file before a byte of it is read.
+/// The headers of a file, known before it is read.
 #[derive(Debug, Clone)]
-pub(crate) struct Head {
+pub(crate) struct FileHeaders {
     pub(crate) content_type: &'static str,
-    /// Names the content, without the quotes: another content has another.
+    /// Entity tag of the content, without quotes.
     pub(crate) tag: String,
     pub(crate) cache_control: &'static str,
 }
 
-/// What a request asks of a file.
+/// The parts of a request that select what is sent of a file.
 #[derive(Debug)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct FileRequest<'a> {
     pub(crate) method: &'a Method,
     pub(crate) headers: &'a HeaderMap,
 }
 
-impl Asked<'_> {
-    /// Whether the asker has this content already.
-    pub(crate) fn has(&self, head: &Head) -> bool {
+impl FileRequest<'_> {
+    /// Whether the client has this content already.
+    pub(crate) fn is_current(&self, head: &FileHeaders) -> bool {
         let lists = self.headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
         lists.flat_map(|list| list.split(',')).map(str::trim).any(|tag| {
             tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"') == head.tag && tag.ends_with('"')
         })
     }
 
-    /// The part that is wanted of so many bytes.
-    fn part(&self, head: &Head, length: u64) -> Part {
+    /// The part to send of `length` bytes.
+    fn selection(&self, head: &FileHeaders, length: u64) -> Selection {
         let text = |name: HeaderName| self.headers.get(name).and_then(|value| value.to_str().ok());
-        // The rest of another content would be spliced to what the asker has: it gets the whole. We tell no time that could be named here.
+        // A client with a part of another content must get all of this one. A date never matches: no response
+        // has one.
         let other = text(IF_RANGE).is_some_and(|tag| tag != format!("\"{}\"", head.tag));
         match text(RANGE) {
-            Some(range) if *self.method == Method::GET && !other => parse(range, length),
-            _ => Part::Whole,
+            Some(range) if *self.method == Method::GET && !other => parse_range(range, length),
+            _ => Selection::All,
         }
     }
 }
 
-/// What is wanted of a file.
+/// The part of a file to send.
 #[derive(Debug, PartialEq, Eq)]
-enum Part {
-    Whole,
-    Some(Range<u64>),
-    /// It has no such bytes.
-    None,
+enum Selection {
+    All,
+    Range(Range<u64>),
+    /// The range is outside the file.
+    Unsatisfiable,
 }
 
-/// The value of `Range`. What is not understood, and several ranges at once, may be answered with the whole.
-fn parse(range: &str, length: u64) -> Part {
+/// Parses the value of `Range`. Malformed values and several ranges select all of the file, as the RFC
+/// allows.
+fn parse_range(range: &str, length: u64) -> Selection {
     let number = |text: &str| text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().unwrap_or(u64::MAX));
     let Some((first, last)) = range.trim().strip_prefix("bytes=").and_then(|spec| spec.trim().split_once('-')) else {
-        return Part::Whole;
+        return Selection::All;
     };
     let range = match (first.is_empty(), last.is_empty(), number(first), number(last)) {
         (true, false, _, Some(count)) => length.saturating_sub(count)..length,
         (false, true, Some(first), _) => first..length,
         (false, false, Some(first), Some(last)) if first <= last => first..last.saturating_add(1).min(length),
-        _ => return Part::Whole,
+        _ => return Selection::All,
     };
-    if range.start < range.end { Part::Some(range) } else { Part::None }
+    if range.start < range.end { Selection::Range(range) } else { Selection::Unsatisfiable }
 }
 
-/// The answer to one who has it already.
-pub(crate) fn unchanged(head: &Head) -> Response {
+/// The response to a client that has the current content.
+pub(crate) fn not_modified(head: &FileHeaders) -> Response {
     (StatusCode::NOT_MODIFIED, common(head)).into_response()
 }
 
-fn common(head: &Head) -> [(HeaderName, HeaderValue); 3] {
+fn common(head: &FileHeaders) -> [(HeaderName, HeaderValue); 3] {
     let tag = HeaderValue::from_str(&format!("\"{}\"", head.tag)).unwrap_or(HeaderValue::from_static("\"\""));
     [
         (ETAG, tag),
@@ -95,13 +96,18 @@ fn common(head: &Head) -> [(HeaderName, HeaderValue); 3] {
     ]
 }
 
-/// An answer of so many bytes, the wanted ones of which `body` gives.
-fn answer(asked: &Asked<'_>, head: &Head, length: u64, body: impl FnOnce(Range<u64>) -> Body) -> Response {
-    let (status, range) = match asked.part(head, length) {
-        Part::Whole => (StatusCode::OK, 0..length),
-        Part::Some(range) => (StatusCode::PARTIAL_CONTENT, range),
-        Part::None => {
-            let message = format!("there are {length} bytes, none of which is in the range asked for");
+/// A response with the selected part of `length` bytes. `body` returns the bytes of a range.
+fn respond(
+    request: &FileRequest<'_>,
+    head: &FileHeaders,
+    length: u64,
+    body: impl FnOnce(Range<u64>) -> Body,
+) -> Response {
+    let (status, range) = match request.selection(head, length) {
+        Selection::All => (StatusCode::OK, 0..length),
+        Selection::Range(range) => (StatusCode::PARTIAL_CONTENT, range),
+        Selection::Unsatisfiable => {
+            let message = format!("the range is outside the {length} bytes of the file");
             let refused = ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, message);
             return ([(CONTENT_RANGE, format!("bytes */{length}"))], refused).into_response();
         }
@@ -115,39 +121,42 @@ fn answer(asked: &Asked<'_>, head: &Head, length: u64, body: impl FnOnce(Range<u
         let place = format!("bytes {}-{}/{length}", range.start, range.end - 1);
         response.headers_mut().extend(HeaderValue::from_str(&place).ok().map(|place| (CONTENT_RANGE, place)));
     }
-    if *asked.method != Method::HEAD {
+    if *request.method != Method::HEAD {
         *response.body_mut() = body(range);
     }
     response
 }
 
-/// Bytes as a file.
-pub(crate) fn bytes(asked: &Asked<'_>, head: &Head, bytes: &Bytes) -> Response {
-    if asked.has(head) {
-        return unchanged(head);
+/// A response with bytes in memory.
+pub(crate) fn bytes_response(request: &FileRequest<'_>, head: &FileHeaders, bytes: &Bytes) -> Response {
+    if request.is_current(head) {
+        return not_modified(head);
     }
-    answer(asked, head, bytes.len() as u64, |range| Body::from(bytes.slice(range.start as usize..range.end as usize)))
+    respond(request, head, bytes.len() as u64, |range| {
+        Body::from(bytes.slice(range.start as usize..range.end as usize))
+    })
 }
 
-/// An open file, read as it is sent.
-pub(crate) fn file(asked: &Asked<'_>, head: &Head, file: File, length: u64) -> Response {
-    if asked.has(head) {
-        return unchanged(head);
+/// A response with an open file, which is read while it is sent.
+pub(crate) fn file_response(request: &FileRequest<'_>, head: &FileHeaders, file: File, length: u64) -> Response {
+    if request.is_current(head) {
+        return not_modified(head);
     }
-    answer(asked, head, length, |range| {
+    respond(request, head, length, |range| {
         let mut file = tokio::fs::File::from_std(file);
-        file.set_max_buf_size(CHUNK);
+        file.set_max_buf_size(FILE_CHUNK_BYTES);
         Body::new(FileBody { file, seek: Some(range.start), left: range.end - range.start, chunk: BytesMut::new() })
     })
 }
 
-/// The bytes of a file from a place on.
+/// A body that reads a range of a file.
 struct FileBody {
     file: tokio::fs::File,
-    /// Where reading begins, as long as it has not.
+    /// Offset of the first byte, until the file was moved there.
     seek: Option<u64>,
+    /// Bytes of the range not sent yet.
     left: u64,
-    /// Where the next bytes go, from one poll to the next.
+    /// Buffer of the next read; kept between polls.
     chunk: BytesMut,
 }
 
@@ -165,12 +174,13 @@ impl HttpBody for FileBody {
         }
         ready!(tokio::io::AsyncSeek::poll_complete(Pin::new(&mut self.file), context))?;
         let FileBody { file, left, chunk, .. } = &mut *self;
-        chunk.resize(CHUNK.min(*left as usize), 0);
+        chunk.resize(FILE_CHUNK_BYTES.min(*left as usize), 0);
         let mut buffer = ReadBuf::new(chunk);
         ready!(Pin::new(file).poll_read(context, &mut buffer))?;
         let filled = buffer.filled().len();
         if filled == 0 {
-            // Fewer bytes than were promised: the connection is closed, so that the asker knows.
+            // The file became shorter than Content-Length. An error closes the connection, so that the client
+            // notices.
             return Poll::Ready(Some(Err(std::io::ErrorKind::UnexpectedEof.into())));
         }
         *left -= filled as u64;
@@ -186,13 +196,7 @@ impl HttpBody for FileBody {
     }
 }
 
-/// A name as RFC 8187 writes it in a header.
-pub(crate) fn encoded(name: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
-}
-
-/// What a file is, by its ending: never anything that a browser would run.
+/// Content type of a file, by its extension. Never one that a browser runs.
 pub(crate) fn content_type(path: &Path) -> &'static str {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
     match extension.as_str() {
@@ -218,11 +222,12 @@ pub(crate) fn content_type(path: &Path) -> &'static str {
 mod tests {
     use super::*;
     use http_body_util::BodyExt;
+    use proptest::prelude::*;
 
     #[test]
-    fn ranges_are_read_as_the_standard_says() {
-        let some = Part::Some;
-        for (range, part) in [
+    fn parses_ranges_as_the_rfc_says() {
+        let some = Selection::Range;
+        for (range, selection) in [
             ("bytes=0-0", some(0..1)),
             ("bytes=2-5", some(2..6)),
             ("bytes=2-", some(2..10)),
@@ -230,38 +235,42 @@ mod tests {
             ("bytes=-30", some(0..10)),
             ("bytes=5-99999999999999999999999", some(5..10)),
             ("bytes=9-9", some(9..10)),
-            ("bytes=10-", Part::None),
-            ("bytes=99999999999999999999999-", Part::None),
-            ("bytes=-0", Part::None),
-            ("bytes=5-2", Part::Whole),
-            ("bytes=0-1,3-4", Part::Whole),
-            ("bytes=a-b", Part::Whole),
-            ("bytes=-", Part::Whole),
-            ("bytes=+1-2", Part::Whole),
-            ("lines=1-2", Part::Whole),
-            ("", Part::Whole),
+            ("bytes=10-", Selection::Unsatisfiable),
+            ("bytes=99999999999999999999999-", Selection::Unsatisfiable),
+            ("bytes=-0", Selection::Unsatisfiable),
+            ("bytes=5-2", Selection::All),
+            ("bytes=0-1,3-4", Selection::All),
+            ("bytes=a-b", Selection::All),
+            ("bytes=-", Selection::All),
+            ("bytes=+1-2", Selection::All),
+            ("lines=1-2", Selection::All),
+            ("", Selection::All),
         ] {
-            assert_eq!(parse(range, 10), part, "{range}");
+            assert_eq!(parse_range(range, 10), selection, "{range}");
         }
-        assert_eq!(parse("bytes=0-", 0), Part::None);
-        assert_eq!(parse("bytes=-5", 0), Part::None);
+        assert_eq!(parse_range("bytes=0-", 0), Selection::Unsatisfiable);
+        assert_eq!(parse_range("bytes=-5", 0), Selection::Unsatisfiable);
     }
 
-    fn head() -> Head {
-        Head { content_type: "video/mp4", tag: "abc".into(), cache_control: "private" }
+    fn head() -> FileHeaders {
+        FileHeaders { content_type: "video/mp4", tag: "abc".into(), cache_control: "private" }
     }
 
-    /// Status, headers and body of an answer over ten bytes, from memory and from a file, which must not differ.
-    fn ask(method: Method, headers: &[(HeaderName, &str)]) -> (StatusCode, HeaderMap, Bytes) {
+    /// Status, headers and body of a response with ten bytes, which must be equal from memory and from a
+    /// file.
+    fn get(method: Method, headers: &[(HeaderName, &str)]) -> (StatusCode, HeaderMap, Bytes) {
         let headers: HeaderMap =
             headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect();
-        let asked = Asked { method: &method, headers: &headers };
+        let request = FileRequest { method: &method, headers: &headers };
         let mut on_disk = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut on_disk, b"0123456789").unwrap();
-        let answers = [bytes(&asked, &head(), &Bytes::from_static(b"0123456789")), file(&asked, &head(), on_disk, 10)];
+        let responses = [
+            bytes_response(&request, &head(), &Bytes::from_static(b"0123456789")),
+            file_response(&request, &head(), on_disk, 10),
+        ];
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let [memory, disk] = answers.map(|answer| {
-            let (parts, body) = answer.into_parts();
+        let [memory, disk] = responses.map(|response| {
+            let (parts, body) = response.into_parts();
             (parts.status, parts.headers, runtime.block_on(body.collect()).unwrap().to_bytes())
         });
         assert_eq!(memory, disk);
@@ -269,18 +278,18 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_a_part_and_no_part() {
-        let (status, headers, body) = ask(Method::GET, &[]);
+    fn sends_all_a_range_or_no_bytes() {
+        let (status, headers, body) = get(Method::GET, &[]);
         assert_eq!(
             (status, &body[..], &headers[ETAG], &headers[CONTENT_LENGTH]),
             (StatusCode::OK, &b"0123456789"[..], &HeaderValue::from_static("\"abc\""), &HeaderValue::from(10))
         );
-        let (status, headers, body) = ask(Method::GET, &[(RANGE, "bytes=-4")]);
+        let (status, headers, body) = get(Method::GET, &[(RANGE, "bytes=-4")]);
         assert_eq!(
             (status, &body[..], &headers[CONTENT_RANGE]),
             (StatusCode::PARTIAL_CONTENT, &b"6789"[..], &HeaderValue::from_static("bytes 6-9/10"))
         );
-        let (status, headers, body) = ask(Method::GET, &[(RANGE, "bytes=10-")]);
+        let (status, headers, body) = get(Method::GET, &[(RANGE, "bytes=10-")]);
         assert_eq!(
             (status, &headers[CONTENT_RANGE]),
             (StatusCode::RANGE_NOT_SATISFIABLE, &HeaderValue::from_static("bytes */10"))
@@ -289,22 +298,40 @@ mod tests {
     }
 
     #[test]
-    fn only_the_head_has_no_body_and_knows_no_ranges() {
-        let (status, headers, body) = ask(Method::HEAD, &[(RANGE, "bytes=0-1")]);
+    fn head_has_no_body_and_ignores_ranges() {
+        let (status, headers, body) = get(Method::HEAD, &[(RANGE, "bytes=0-1")]);
         assert_eq!((status, body.len(), &headers[CONTENT_LENGTH]), (StatusCode::OK, 0, &HeaderValue::from(10)));
     }
 
     #[test]
-    fn who_has_it_gets_nothing_and_who_has_another_gets_the_whole() {
+    fn a_current_client_gets_304_and_one_with_other_content_gets_all() {
         for tag in ["\"abc\"", "W/\"abc\"", "\"x\", \"abc\"", "*"] {
-            assert_eq!(ask(Method::GET, &[(IF_NONE_MATCH, tag)]).0, StatusCode::NOT_MODIFIED, "{tag}");
+            assert_eq!(get(Method::GET, &[(IF_NONE_MATCH, tag)]).0, StatusCode::NOT_MODIFIED, "{tag}");
         }
         for tag in ["\"abd\"", "abc", ""] {
-            assert_eq!(ask(Method::GET, &[(IF_NONE_MATCH, tag)]).0, StatusCode::OK, "{tag}");
+            assert_eq!(get(Method::GET, &[(IF_NONE_MATCH, tag)]).0, StatusCode::OK, "{tag}");
         }
-        let if_range = |tag| ask(Method::GET, &[(RANGE, "bytes=1-2"), (IF_RANGE, tag)]).0;
+        let if_range = |tag| get(Method::GET, &[(RANGE, "bytes=1-2"), (IF_RANGE, tag)]).0;
         assert_eq!(if_range("\"abc\""), StatusCode::PARTIAL_CONTENT);
         assert_eq!(if_range("\"old\""), StatusCode::OK);
         assert_eq!(if_range("Wed, 21 Oct 2015 07:28:00 GMT"), StatusCode::OK);
+    }
+
+    proptest! {
+        #[test]
+        fn a_range_is_within_the_file_and_as_requested(first in 0_u64..2000, last in 0_u64..2000, length in 0_u64..1000) {
+            match parse_range(&format!("bytes={first}-{last}"), length) {
+                Selection::Range(range) => prop_assert_eq!(range, first..length.min(last + 1)),
+                Selection::Unsatisfiable => prop_assert!(first >= length && first <= last),
+                Selection::All => prop_assert!(first > last),
+            }
+        }
+
+        #[test]
+        fn any_text_selects_bytes_of_the_file(range in "(bytes=)?[0-9+, -]{0,40}", length in 0_u64..1000) {
+            if let Selection::Range(range) = parse_range(&range, length) {
+                prop_assert!(range.start < range.end && range.end <= length);
+            }
+        }
     }
 }

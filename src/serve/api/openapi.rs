@@ -1,113 +1,224 @@
-//! The document of the API, and the routes that tell of the server itself.
+//! The OpenAPI document, and the routes about the server itself.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use utoipa::openapi::OpenApi as Document;
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
-use utoipa::{Modify, OpenApi, ToSchema};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::response::{Response as ResponseSchema, ResponseBuilder};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement as Requirement, SecurityScheme,
+};
+use utoipa::openapi::{Content, OpenApi as Document, Ref, RefOr};
+use utoipa::{IntoResponses, OpenApi, PartialSchema, ToSchema};
 
+use crate::base::Cancel;
+use crate::serve::admission::gate::WorkerGate;
+use crate::serve::api::media::MediaStore;
 use crate::serve::error::{ApiError, ErrorBody};
-use crate::serve::state::App;
+use crate::serve::observe::metrics::Metrics;
+use crate::serve::snapshot::SnapshotStore;
 
 /// As Prometheus asks for it.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What the document says of the whole.
+/// Title, tags and default security of the document.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "reelseek", description = "Give it a picture; it finds the videos, and the moment in each, that show the same scene."),
+    info(
+        title = "reelseek",
+        description = "Finds the videos, and the moment in each, that show the same scene as a picture."
+    ),
     security(("bearer" = []), ("cookie" = [])),
-    modifiers(&Schemes),
+    components(schemas(ErrorBody)),
     tags(
         (name = "search", description = "Pictures or vectors in, moments out"),
         (name = "library", description = "The videos of the index"),
-        (name = "media", description = "Pictures and clips of moments, and the videos themselves"),
-        (name = "indexing", description = "Bringing the index up to date"),
-        (name = "session", description = "The token, for browsers"),
-        (name = "trace.moe", description = "As trace.moe answers"),
-        (name = "operation", description = "How the server is"),
+        (name = "media", description = "Thumbnails and previews of moments, and the video files"),
+        (name = "indexing", description = "Jobs that bring the index up to date"),
+        (name = "session", description = "Sign-in for browsers"),
+        (name = "trace.moe", description = "The API of trace.moe, for its clients"),
+        (name = "operation", description = "Health and metrics"),
     )
 )]
 pub(crate) struct Api;
 
-struct Schemes;
+/// Every error that more than one operation may answer with.
+const ERRORS: [(u16, &str); 16] = [
+    (304, "The client has the current content"),
+    (400, "The request is malformed"),
+    (401, "A token is needed; for media a signed link serves too"),
+    (403, "The Host or Origin is not allowed, or the server was started without this feature"),
+    (404, "There is no video or job with this id"),
+    (408, "The body arrived too slowly"),
+    (410, "The video's file is gone"),
+    (413, "The body or the fetched picture is too large"),
+    (415, "The content is not of a supported type"),
+    (416, "The file has no bytes in this range"),
+    (422, "The picture has more than 50 million pixels, or the video cannot be decoded"),
+    (429, "Too many requests at once"),
+    (500, "The server failed; its log contains the reason"),
+    (501, "The server's ffmpeg is missing or cannot encode previews"),
+    (502, "The picture cannot be fetched from its address"),
+    (503, "There is no index yet, the request took too long, or the server is stopping"),
+];
 
-impl Modify for Schemes {
-    fn modify(&self, document: &mut Document) {
-        let components = document.components.get_or_insert_default();
-        components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
-        let mut key = |name, key| components.add_security_scheme(name, SecurityScheme::ApiKey(key));
-        key("cookie", ApiKey::Cookie(ApiKeyValue::new("reelseek")));
-        let signature = "Of a link that an answer gave; it opens what that leads to.";
-        key("link", ApiKey::Query(ApiKeyValue::with_description("key", signature)));
-        let token = "The token, where trace.moe's clients put their key.";
-        key("trace_header", ApiKey::Header(ApiKeyValue::with_description("x-trace-key", token)));
-        key("trace_query", ApiKey::Query(ApiKeyValue::with_description("key", token)));
+/// What an operation that reads the index may answer besides the errors of every operation.
+pub(crate) struct IndexErrors;
+
+impl IntoResponses for IndexErrors {
+    fn responses() -> BTreeMap<String, RefOr<ResponseSchema>> {
+        references(&[429, 503])
     }
 }
 
-/// Routes that need no token.
-pub(crate) fn open_routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(healthz)).routes(routes!(readyz))
+/// What an operation that takes a picture may answer besides [`IndexErrors`].
+pub(crate) struct PictureErrors;
+
+impl IntoResponses for PictureErrors {
+    fn responses() -> BTreeMap<String, RefOr<ResponseSchema>> {
+        references(&[413, 415, 422, 502])
+    }
 }
 
-/// Routes that tell too much for everybody.
-pub(crate) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(metrics))
+/// What an operation that sends a file of a video may answer besides [`IndexErrors`].
+pub(crate) struct FileErrors;
+
+impl IntoResponses for FileErrors {
+    fn responses() -> BTreeMap<String, RefOr<ResponseSchema>> {
+        references(&[304, 404, 410, 416])
+    }
 }
 
-/// How it is.
+/// What an operation that makes a picture or a clip with ffmpeg may answer besides [`FileErrors`].
+pub(crate) struct MediaErrors;
+
+impl IntoResponses for MediaErrors {
+    fn responses() -> BTreeMap<String, RefOr<ResponseSchema>> {
+        references(&[422, 501])
+    }
+}
+
+fn response_name(status: u16) -> String {
+    format!("Error{status}")
+}
+
+fn references(statuses: &[u16]) -> BTreeMap<String, RefOr<ResponseSchema>> {
+    let reference = |status: &u16| (status.to_string(), RefOr::Ref(Ref::from_response_name(response_name(*status))));
+    statuses.iter().map(reference).collect()
+}
+
+/// Adds what is common to many operations: error responses and security schemes.
+pub(crate) fn complete(document: &mut Document) {
+    let components = document.components.get_or_insert_default();
+    for (status, meaning) in ERRORS {
+        let mut response = ResponseBuilder::new().description(meaning);
+        if status >= 400 {
+            response =
+                response.content("application/json", Content::new(Some(Ref::from_schema_name(ErrorBody::name()))));
+        }
+        if matches!(status, 429 | 503) {
+            let seconds = HeaderBuilder::new().schema(Some(u32::schema())).description(Some("Seconds to wait")).build();
+            response = response.header("Retry-After", seconds);
+        }
+        components.responses.insert(response_name(status), response.into());
+    }
+    components.add_security_scheme("bearer", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    let mut key = |name, key| components.add_security_scheme(name, SecurityScheme::ApiKey(key));
+    key("cookie", ApiKey::Cookie(ApiKeyValue::new("reelseek")));
+    let signature = "Signature of a link from an answer; valid for that link only.";
+    key("link", ApiKey::Query(ApiKeyValue::with_description("key", signature)));
+    let token = "The token, where trace.moe's clients put their key.";
+    key("trace_header", ApiKey::Header(ApiKeyValue::with_description("x-trace-key", token)));
+    key("trace_query", ApiKey::Query(ApiKeyValue::with_description("key", token)));
+    for (path, item) in &mut document.paths.paths {
+        let PathItem { get, post, delete, .. } = item;
+        for operation in [get, post, delete].into_iter().flatten() {
+            complete_operation(path, operation);
+        }
+    }
+}
+
+fn complete_operation(path: &str, operation: &mut Operation) {
+    let is_open = operation.security.is_some();
+    let tag = operation.tags.iter().flatten().next().map_or("", String::as_str);
+    let more: &[&str] = match tag {
+        "media" => &["link"],
+        "trace.moe" => &["trace_header", "trace_query"],
+        _ => &[],
+    };
+    if !more.is_empty() {
+        let schemes = ["bearer", "cookie"].iter().chain(more);
+        operation.security = Some(schemes.map(|name| Requirement::new(*name, [""; 0])).collect());
+    }
+    let takes_body = operation.request_body.is_some();
+    let takes_parameters = operation.parameters.as_ref().is_some_and(|parameters| !parameters.is_empty());
+    let common = [
+        (&[403, 500][..], true),
+        (&[401], !is_open),
+        (&[400], takes_parameters || takes_body),
+        (&[404], path.contains("{id}")),
+        (&[408, 413, 415, 429], takes_body),
+    ];
+    for (statuses, _) in common.into_iter().filter(|(_, applies)| *applies) {
+        for (status, response) in references(statuses) {
+            operation.responses.responses.entry(status).or_insert(response);
+        }
+    }
+}
+
+/// Health of the server.
 #[derive(Serialize, ToSchema)]
-struct Health {
+pub(crate) struct Health {
     /// `ok`.
     status: &'static str,
 }
 
-/// Whether the process is up.
+/// Whether the process runs.
 #[utoipa::path(
     get, path = "/healthz", tag = "operation", security(()),
-    responses((status = 200, description = "It is", body = Health), (status = 403, description = "Another Host or Origin", body = ErrorBody))
+    responses((status = 200, description = "It runs", body = Health))
 )]
-async fn healthz() -> Json<Health> {
+pub(crate) async fn healthz() -> Json<Health> {
     Json(Health { status: "ok" })
 }
 
-/// Whether searches can be answered: the index is open, and the server is not about to stop.
+/// Whether the server can answer searches: the index is open, and the server is not stopping.
 #[utoipa::path(
     get, path = "/readyz", tag = "operation", security(()),
-    responses(
-        (status = 200, description = "They can", body = Health),
-        (status = 403, description = "Another Host or Origin", body = ErrorBody),
-        (status = 503, description = "They cannot", body = ErrorBody, headers(("Retry-After" = u32, description = "Seconds"))),
-    )
+    responses((status = 200, description = "It can answer searches", body = Health), IndexErrors)
 )]
-async fn readyz(State(app): State<Arc<App>>) -> Result<Json<Health>, ApiError> {
-    if app.stopping.is_set() {
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"));
+pub(crate) async fn readyz(
+    State(stopping): State<Cancel>,
+    State(snapshots): State<Arc<SnapshotStore>>,
+) -> Result<Json<Health>, ApiError> {
+    if stopping.is_set() {
+        return Err(ApiError::unavailable("the server is stopping"));
     }
-    app.ready().map(|_| Json(Health { status: "ok" }))
+    snapshots.ready().map(|_| Json(Health { status: "ok" }))
 }
 
-/// Counters and histograms, as Prometheus reads them: always as OpenMetrics, whatever the request accepts.
+/// Counters and histograms in the OpenMetrics format, whatever the request accepts.
 #[utoipa::path(
     get, path = "/metrics", tag = "operation",
-    responses(
-        (status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text"),
-        (status = 401, description = "A token is needed", body = ErrorBody),
-        (status = 403, description = "Another Host or Origin", body = ErrorBody),
-        (status = 500, description = "A fault of the server", body = ErrorBody),
-    )
+    responses((
+        status = 200,
+        description = "OpenMetrics text",
+        body = String,
+        content_type = "application/openmetrics-text"
+    ))
 )]
-async fn metrics(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    app.media.note_queue();
-    let text = app.metrics.text(app.gate.waiting()).map_err(|error| ApiError::internal(&error))?;
+pub(crate) async fn metrics(
+    State(metrics): State<Arc<Metrics>>,
+    State(gate): State<Arc<WorkerGate>>,
+    State(media): State<Arc<MediaStore>>,
+) -> Result<Response, ApiError> {
+    media.record_queue();
+    let text = metrics.text(gate.waiting()).map_err(|error| ApiError::internal(&error))?;
     Ok(([(CONTENT_TYPE, METRICS_TYPE)], text).into_response())
 }

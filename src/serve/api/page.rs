@@ -1,17 +1,19 @@
-//! The page: the files of `assets/page`, which are in the binary.
+//! The web page: the files of `assets/page`, which are part of the binary.
 
 use axum::Router;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, Method};
 use axum::routing::get;
+use bytes::Bytes;
+
+use crate::serve::api::files::{FileHeaders, FileRequest, bytes_response};
 
 const HTML: &str = "text/html; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const DRAWING: &str = "image/svg+xml";
 
-/// Where a file is asked for, its content type, and what is in it.
-type File = (&'static str, &'static str, &'static [u8]);
+/// Path in the address, content type and content of a file.
+type PageFile = (&'static str, &'static str, &'static [u8]);
 
 macro_rules! file {
     ($path:literal, $kind:expr) => {
@@ -19,7 +21,7 @@ macro_rules! file {
     };
 }
 
-static FILES: [File; 18] = [
+static FILES: [PageFile; 18] = [
     ("/", HTML, include_bytes!("../../../assets/page/index.html").as_slice()),
     file!("/style.css", STYLE),
     file!("/icon.svg", DRAWING),
@@ -40,32 +42,16 @@ static FILES: [File; 18] = [
     file!("/video.js", SCRIPT),
 ];
 
-/// Routes of the page's files. A browser keeps them, and asks each time whether they are still the same.
+/// Routes of the page's files. A browser keeps a file and asks each time whether it is current.
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    FILES.iter().fold(Router::new(), |router, &(path, kind, body)| {
-        let tag = tag(body);
-        router.route(path, get(move |headers: HeaderMap| async move { answer(kind, body, &tag, &headers) }))
+    FILES.iter().fold(Router::new(), |router, &(path, content_type, body)| {
+        let tag = blake3::hash(body).to_hex()[..16].to_owned();
+        let head = FileHeaders { content_type, tag, cache_control: "no-cache" };
+        let respond = move |method: Method, headers: HeaderMap| async move {
+            bytes_response(&FileRequest { method: &method, headers: &headers }, &head, &Bytes::from_static(body))
+        };
+        router.route(path, get(respond))
     })
-}
-
-/// The entity tag of a file: its hash, in quotes.
-fn tag(body: &[u8]) -> String {
-    format!("\"{}\"", &blake3::hash(body).to_hex()[..16])
-}
-
-fn answer(kind: &'static str, body: &'static [u8], tag: &str, headers: &HeaderMap) -> Response {
-    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let same = known.flat_map(|value| value.split(',')).any(|one| one.trim().trim_start_matches("W/") == tag);
-    let mut response = if same {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        ([(header::CONTENT_TYPE, kind)], body).into_response()
-    };
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // A tag is hexadecimal digits in quotes, so it always is a header's value.
-    headers.extend(HeaderValue::from_str(tag).map(|tag| (header::ETAG, tag)));
-    response
 }
 
 #[cfg(test)]
@@ -75,12 +61,12 @@ mod tests {
     use std::path::Path;
 
     use axum::body::Body;
-    use axum::http::Request;
+    use axum::http::{Request, StatusCode, header};
     use tower::ServiceExt;
 
     use super::*;
 
-    async fn ask(path: &str, known: Option<&str>) -> (StatusCode, HeaderMap, String) {
+    async fn load(path: &str, known: Option<&str>) -> (StatusCode, HeaderMap, String) {
         let mut request = Request::get(path);
         if let Some(tag) = known {
             request = request.header(header::IF_NONE_MATCH, tag);
@@ -92,19 +78,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_comes_with_its_type_and_once_only() {
+    async fn a_file_has_its_type_and_is_sent_once() {
         for (path, kind, body) in &FILES {
-            let (status, headers, text) = ask(path, None).await;
+            let (status, headers, text) = load(path, None).await;
             assert_eq!((status, text.as_bytes()), (StatusCode::OK, *body), "{path}");
             assert_eq!(headers["content-type"], *kind, "{path}");
             assert_eq!(headers["cache-control"], "no-cache", "{path}");
             let tag = headers["etag"].to_str().unwrap();
             for known in [tag.to_owned(), format!("W/{tag}"), format!("\"other\", {tag}")] {
-                let (status, headers, text) = ask(path, Some(&known)).await;
+                let (status, headers, text) = load(path, Some(&known)).await;
                 assert_eq!((status, text.as_str()), (StatusCode::NOT_MODIFIED, ""), "{path}");
                 assert_eq!(headers["etag"], tag, "{path}");
             }
-            assert_eq!(ask(path, Some("\"other\"")).await.0, StatusCode::OK);
+            assert_eq!(load(path, Some("\"other\"")).await.0, StatusCode::OK);
         }
     }
 
@@ -117,9 +103,9 @@ mod tests {
         assert_eq!(served.map(str::to_owned).collect::<BTreeSet<_>>(), there);
     }
 
-    /// The content security policy would refuse what is inline, and whatever comes from elsewhere; so nothing of it may be there.
+    /// The content security policy forbids inline scripts and styles, and content of other hosts.
     #[test]
-    fn nothing_is_inline_and_nothing_comes_from_elsewhere() {
+    fn the_files_obey_the_content_security_policy() {
         for (path, kind, body) in &FILES {
             let text = std::str::from_utf8(body).unwrap().replace("http://www.w3.org/2000/svg", "");
             assert!(!text.contains("http://") && !text.contains("//cdn") && !text.contains("@import"), "{path}");

@@ -1,5 +1,6 @@
-//! Connections: accepting, reading bodies and writing responses, each within its time limits.
+//! Connections: accepting them, reading bodies and writing responses, each within its limits.
 
 pub(crate) mod body;
-pub(crate) mod held;
 pub(crate) mod listen;
+mod registry;
+mod write_timeout;

@@ -1,4 +1,5 @@
-//! Who may ask, and from where: Host against DNS rebinding, Origin against other pages, and the headers that keep our own page to itself.
+//! Checks Host against DNS rebinding and Origin against other pages, and sets the security headers of every
+//! response.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,14 +11,13 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::serve::Error;
-use crate::serve::error::ApiError;
-use crate::serve::guard::auth;
-use crate::serve::state::App;
+use crate::serve::error::{ApiError, Error};
+use crate::serve::guard::auth::{Auth, is_media};
+use crate::serve::limits::PREFLIGHT_S;
 
-/// What our page may load: its own files, answers and pictures, and nothing from anywhere else.
+/// The page may load its own files, responses and pictures, and nothing from elsewhere.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-/// Headers of every answer that does not have its own.
+/// Headers of every response that does not set them itself.
 const HEADERS: [(HeaderName, &str); 6] = [
     (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -29,34 +29,32 @@ const HEADERS: [(HeaderName, &str); 6] = [
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
-/// GETs that do something: the one that fetches from elsewhere.
-const ACTING: [&str; 1] = ["/search"];
-/// How long a browser may remember that an origin is allowed.
-const PREFLIGHT_S: &str = "600";
-
-/// Headers that a page of an allowed origin may read, besides those that every page may.
+/// GETs with an effect: this one fetches from another server.
+const GETS_WITH_EFFECT: [&str; 1] = ["/search"];
+/// Headers that a page of an allowed origin may read, besides those that CORS always allows.
 const EXPOSED: HeaderValue =
     HeaderValue::from_static("retry-after, x-request-id, etag, content-range, accept-ranges, allow");
 
-/// From where requests may come.
-#[derive(Debug)]
-pub(crate) struct Guard {
+/// The hosts and origins that requests may name.
+pub(crate) struct HostGuard {
+    auth: Arc<Auth>,
     listen: SocketAddr,
     hosts: Vec<String>,
     origins: Vec<String>,
 }
 
-impl Guard {
-    /// Checks the names that the options give.
-    pub(crate) fn new(listen: SocketAddr, hosts: &[String], origins: &[String]) -> Result<Guard, Error> {
-        let wrong = |flag, found: &String, expected| Error::Name { flag, found: found.clone(), expected };
+impl HostGuard {
+    /// # Errors
+    /// [`Error::Host`] or [`Error::Origin`] for a name that no browser sends.
+    pub(crate) fn new(
+        listen: SocketAddr,
+        hosts: &[String],
+        origins: &[String],
+        auth: Arc<Auth>,
+    ) -> Result<HostGuard, Error> {
         for host in hosts {
             if host.parse::<Authority>().is_err() || name_of(host).is_none_or(|name| name.len() != host.len()) {
-                return Err(wrong(
-                    "--allow-host",
-                    host,
-                    "a name or an address without a port, such as videos.example.org",
-                ));
+                return Err(Error::Host { found: host.clone() });
             }
         }
         for origin in origins {
@@ -65,16 +63,17 @@ impl Guard {
             if written.as_ref() != Some(origin)
                 || !matches!(uri.and_then(|u| u.scheme_str().map(str::len)), Some(4 | 5))
             {
-                return Err(wrong("--cors", origin, "an origin as a browser names it, such as https://example.org"));
+                return Err(Error::Origin { found: origin.clone() });
             }
         }
         let hosts = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
         let origins = origins.iter().map(|origin| origin.to_ascii_lowercase()).collect();
-        Ok(Guard { listen, hosts, origins })
+        Ok(HostGuard { auth, listen, hosts, origins })
     }
 
-    /// Whether a request may name this host. A page that was bound to our address by its own name server still says its own name. An address
-    /// says nothing of the kind, so that a server which listens everywhere takes any.
+    /// Whether a request may name this host. A page whose name server points to this server's address still
+    /// sends its own name. An IP address cannot be rebound, so a server that listens on all addresses accepts
+    /// any.
     fn knows(&self, host: &str) -> bool {
         let Some(name) = name_of(host) else { return false };
         let name = name.to_ascii_lowercase();
@@ -93,22 +92,23 @@ impl Guard {
     fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
         let mut named = headers.get_all(header::HOST).iter();
         let (Some(host), None) = (named.next(), named.next()) else {
-            return Err(ApiError::malformed("one Host header is needed"));
+            return Err(ApiError::malformed("expected exactly one Host header"));
         };
-        let host = host.to_str().map_err(|_| ApiError::malformed("the Host header is no name"))?;
+        let host = host.to_str().map_err(|_| ApiError::malformed("the Host header is not text"))?;
         let in_uri = uri.authority().map(Authority::as_str);
         for host in std::iter::once(host).chain(in_uri) {
             if !self.knows(host) {
                 let shown: String = host.chars().take(100).collect();
-                let text =
-                    format!("this server does not go by the name {shown}; --allow-host NAME tells it that it does");
-                return Err(ApiError::new(StatusCode::FORBIDDEN, text));
+                return Err(ApiError::forbidden(format!(
+                    "this server does not answer to the name {shown}: start it with --allow-host {shown}"
+                )));
             }
         }
         Ok(())
     }
 
-    /// Refuses what a page of another origin asks in its visitor's name. Programs send neither Origin nor Sec-Fetch-Site.
+    /// Refuses requests that a page of another origin makes its visitor's browser send. Programs send neither
+    /// Origin nor Sec-Fetch-Site.
     fn check_origin(&self, method: &Method, uri: &Uri, headers: &HeaderMap, signed: bool) -> Result<(), ApiError> {
         let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
         let origin = text(&header::ORIGIN);
@@ -116,23 +116,23 @@ impl Guard {
             let host = text(&header::HOST).unwrap_or_default();
             let own = origin.split_once("://").is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(host));
             if !own && !self.allows(origin) {
-                return Err(foreign());
+                return Err(other_origin());
             }
             return Ok(());
         }
-        let from_elsewhere = !matches!(text(&FETCH_SITE), None | Some("same-origin" | "none"));
-        if !from_elsewhere {
+        let is_cross_site = !matches!(text(&FETCH_SITE), None | Some("same-origin" | "none"));
+        if !is_cross_site {
             return Ok(());
         }
         let reads = matches!(*method, Method::GET | Method::HEAD);
-        let link = auth::is_media(uri.path()) && (signed || !self.origins.is_empty());
-        // Following a link from another page to ours is what links are for.
-        let follows = text(&FETCH_MODE) == Some("navigate") && !ACTING.contains(&uri.path());
-        if reads && (link || follows) { Ok(()) } else { Err(foreign()) }
+        let link = is_media(uri.path()) && (signed || !self.origins.is_empty());
+        // Links from other pages may be followed.
+        let follows = text(&FETCH_MODE) == Some("navigate") && !GETS_WITH_EFFECT.contains(&uri.path());
+        if reads && (link || follows) { Ok(()) } else { Err(other_origin()) }
     }
 
-    /// The headers that tell a browser of an allowed origin so.
-    fn cors(&self, origin: Option<&HeaderValue>, response: &mut Response) {
+    /// Adds the CORS headers.
+    fn add_cors(&self, origin: Option<&HeaderValue>, response: &mut Response) {
         if self.origins.is_empty() {
             return;
         }
@@ -157,8 +157,10 @@ impl Guard {
     }
 }
 
-fn foreign() -> ApiError {
-    ApiError::new(StatusCode::FORBIDDEN, "a page of another origin asks: --cors ORIGIN allows one")
+fn other_origin() -> ApiError {
+    ApiError::forbidden(
+        "the request comes from a page of another origin: start the server with --cors ORIGIN to allow it",
+    )
 }
 
 /// The name in `name`, `name:port` or `[v6]:port`.
@@ -167,18 +169,17 @@ fn name_of(host: &str) -> Option<&str> {
         Some(end) => host.split_at(end + 1),
         None => host.split_at(host.find(':').unwrap_or(host.len())),
     };
-    let port_is_one = port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok());
-    (port_is_one && !name.is_empty()).then_some(name)
+    let is_port = port.is_empty() || port.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok());
+    (is_port && !name.is_empty()).then_some(name)
 }
 
-/// The outer guard, before any route.
-pub(crate) async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let guard = &app.guard;
+/// Middleware of every route.
+pub(crate) async fn check(State(guard): State<Arc<HostGuard>>, request: Request, next: Next) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
-    let signed = app.auth.is_signed(method, uri);
-    // Signed links, and all media once an origin is named, may stand in other pages.
-    let shared = signed || auth::is_media(uri.path()) && !guard.origins.is_empty();
+    let signed = guard.auth.is_signed(method, uri);
+    // Other pages may embed signed links, and all media once an origin is allowed.
+    let shared = signed || is_media(uri.path()) && !guard.origins.is_empty();
     let preflight = || (*method == Method::OPTIONS).then(|| guard.preflight(headers)).flatten();
     let mut response =
         match guard.check_host(uri, headers).and_then(|()| guard.check_origin(method, uri, headers, signed)) {
@@ -193,6 +194,6 @@ pub(crate) async fn check(State(app): State<Arc<App>>, request: Request, next: N
     }
     let policy = if shared { "cross-origin" } else { "same-origin" };
     response.headers_mut().insert(RESOURCE_POLICY, HeaderValue::from_static(policy));
-    guard.cors(origin.as_ref(), &mut response);
+    guard.add_cors(origin.as_ref(), &mut response);
     response
 }

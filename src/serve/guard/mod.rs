@@ -1,5 +1,5 @@
-//! Checks of who may send a request, and of what the server may fetch.
+//! Access: which hosts and origins may send requests, the token, and which addresses the server fetches from.
 
 pub(crate) mod auth;
+pub(crate) mod fetch;
 pub(crate) mod host;
-pub(crate) mod remote;

@@ -1,6 +1,7 @@
-//! Log, metrics and request ids.
+//! The log, the metrics, and the record of each request.
 
 pub(crate) mod clock;
-pub(crate) mod log;
+pub(crate) mod held;
+pub(crate) mod logging;
 pub(crate) mod metrics;
 pub(crate) mod request;

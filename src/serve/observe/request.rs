@@ -1,11 +1,12 @@
-//! Around every request: an id, a line in the log, the counters, and errors as JSON whoever makes them.
+//! The outermost layer of every request: an id, one line in the log, the counters, and every error as JSON.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Instant, UNIX_EPOCH};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -13,106 +14,108 @@ use http_body_util::{BodyExt, Limited};
 use prometheus_client::metrics::gauge::Gauge;
 use tracing::Instrument;
 
-use crate::serve::connection::held::hold;
-use crate::serve::connection::listen::Peer;
-use crate::serve::error::ApiError;
-use crate::serve::state::App;
+use crate::serve::error::{ApiError, CLIENT_LEFT};
+use crate::serve::limits::{MAX_ERROR_BYTES, MAX_REQUEST_ID_BYTES};
+use crate::serve::observe::held::hold;
+use crate::serve::observe::metrics::Metrics;
 
-/// Header of a request's id: that of a proxy before us, or our own.
+/// Header of a request's id: a proxy's, or else the server's own.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const MAX_ID_BYTES: usize = 64;
-/// The longest text of an error that is turned into JSON.
-const MAX_ERROR_BYTES: usize = 16 << 10;
 
-/// The status of a request whose client did not wait for the answer, as nginx has it.
-pub(crate) const CLIENT_LEFT: u16 = 499;
+/// The client of a connection. The connection stores it in the extensions of each request.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    /// Whether the server closed the connection to make room for another.
+    pub(crate) evicted: Arc<AtomicBool>,
+}
 
-/// Counts one up as long as it lives.
-struct Counted(Gauge);
+/// Increments a gauge while it lives.
+struct GaugeGuard(Gauge);
 
-impl Counted {
-    fn new(gauge: &Gauge) -> Counted {
+impl GaugeGuard {
+    fn new(gauge: &Gauge) -> GaugeGuard {
         gauge.inc();
-        Counted(gauge.clone())
+        GaugeGuard(gauge.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-/// A request that is to be counted and told of in the log, with its answer or without.
-struct Noted {
-    app: Arc<App>,
+/// What the log and the counters record of a request. Recorded on drop if no response was made.
+struct RequestRecord {
+    metrics: Arc<Metrics>,
     start: Instant,
     id: HeaderValue,
     peer: Option<Peer>,
     method: &'static str,
     route: String,
-    answered: bool,
+    finished: bool,
 }
 
-impl Noted {
+impl RequestRecord {
     fn peer(&self) -> String {
         self.peer.as_ref().map_or("none".to_owned(), |peer| peer.address.to_string())
     }
 
-    fn note(&self, status: u16, what: &str) {
+    fn write(&self, status: u16, message: &str) {
         let took = self.start.elapsed();
-        self.app.metrics.answered(&self.route, self.method, status, took);
-        // The route and never the address: that may carry the key of a link, or what somebody looks for.
-        let Noted { method, route, .. } = self;
+        self.metrics.count_response(&self.route, self.method, status, took);
+        // The route, never the address: an address may hold the key of a link, or a private search text.
+        let RequestRecord { method, route, .. } = self;
         let peer = self.peer();
         let ms = (took.as_secs_f64() * 1e5).round() / 100.0;
-        tracing::info!(id = self.id.to_str().unwrap_or_default(), peer, method, route, status, ms, "{what}");
+        tracing::info!(id = self.id.to_str().unwrap_or_default(), peer, method, route, status, ms, "{message}");
     }
 }
 
-impl Drop for Noted {
+impl Drop for RequestRecord {
     fn drop(&mut self) {
-        let sent_away = || self.peer.as_ref().is_some_and(|peer| peer.sent_away.load(Ordering::Acquire));
-        match self.answered {
+        let evicted = || self.peer.as_ref().is_some_and(|peer| peer.evicted.load(Ordering::Acquire));
+        match self.finished {
             true => {}
-            false if sent_away() => self.note(StatusCode::SERVICE_UNAVAILABLE.as_u16(), "connection closed for others"),
-            false => self.note(CLIENT_LEFT, "client left"),
+            false if evicted() => self.write(StatusCode::SERVICE_UNAVAILABLE.as_u16(), "connection evicted"),
+            false => self.write(CLIENT_LEFT, "client left"),
         }
     }
 }
 
 /// The outermost layer.
-pub(crate) async fn observe(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let in_flight = Counted::new(&app.metrics.in_flight);
-    let mut noted = Noted {
+pub(crate) async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let in_flight = GaugeGuard::new(&metrics.in_flight);
+    let mut record = RequestRecord {
         start: Instant::now(),
         id: request_id(&request),
         peer: request.extensions().get::<Peer>().cloned(),
-        method: known(request.method()),
+        method: method_name(request.method()),
         route: request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned(),
-        answered: false,
-        app,
+        finished: false,
+        metrics,
     };
-    // What is logged on the way names the request.
-    let (Noted { id, method, route, .. }, peer) = (&noted, noted.peer());
+    // Log lines of the handler name the request.
+    let (RequestRecord { id, method, route, .. }, peer) = (&record, record.peer());
     let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), peer, method, route);
-    let mut response = in_json(next.run(request).instrument(span).await).await;
-    noted.answered = true;
-    noted.note(response.status().as_u16(), "request");
-    response.headers_mut().insert(REQUEST_ID, noted.id.clone());
-    // In flight until the last byte of the answer.
+    let mut response = error_as_json(next.run(request).instrument(span).await, method).await;
+    record.finished = true;
+    record.write(response.status().as_u16(), "request");
+    response.headers_mut().insert(REQUEST_ID, record.id.clone());
+    // In flight until the last byte of the response.
     hold(response, in_flight)
 }
 
 fn request_id(request: &Request) -> HeaderValue {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    static START: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
-    let plain = |value: &&HeaderValue| {
+    static START: OnceLock<u64> = OnceLock::new();
+    let is_plain = |value: &&HeaderValue| {
         let bytes = value.as_bytes();
-        (1..=MAX_ID_BYTES).contains(&bytes.len())
+        (1..=MAX_REQUEST_ID_BYTES).contains(&bytes.len())
             && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
     };
-    if let Some(given) = request.headers().get(REQUEST_ID).filter(plain) {
+    if let Some(given) = request.headers().get(REQUEST_ID).filter(is_plain) {
         return given.clone();
     }
     let start = START.get_or_init(|| UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()));
@@ -120,8 +123,8 @@ fn request_id(request: &Request) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
 
-/// A method's name, of those that there are: a stranger's would be one more line of the metrics each.
-fn known(method: &Method) -> &'static str {
+/// The name of a known method. Each unknown one would add a line to the metrics.
+fn method_name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::HEAD => "HEAD",
@@ -134,8 +137,8 @@ fn known(method: &Method) -> &'static str {
     }
 }
 
-/// An error that axum's own parts made, as `{"error"}`, with the headers that it has.
-async fn in_json(response: Response) -> Response {
+/// Rewrites an error of axum's own extractors and routers as `{"error"}`, with its headers.
+async fn error_as_json(response: Response, method: &str) -> Response {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
     let is_json = response.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/json"));
@@ -145,17 +148,17 @@ async fn in_json(response: Response) -> Response {
     let (mut parts, body) = response.into_parts();
     let text = Limited::new(body, MAX_ERROR_BYTES).collect().await.map(|whole| whole.to_bytes());
     let text = text.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()).unwrap_or_default();
+    let allowed = || parts.headers.get(ALLOW).and_then(|value| value.to_str().ok()).unwrap_or("other methods");
     let text = match status {
         _ if !text.is_empty() => text,
         StatusCode::METHOD_NOT_ALLOWED => {
-            "this address does not take this method; the header Allow names those it takes".to_owned()
+            format!("this address accepts {}, not {method}", allowed().replace(',', ", "))
         }
         _ => status.canonical_reason().unwrap_or("error").to_owned(),
     };
-    let error = ApiError::new(status, text).into_response();
     parts.headers.remove(CONTENT_LENGTH);
     parts.headers.remove(CONTENT_TYPE);
-    let (made, body) = error.into_parts();
-    parts.headers.extend(made.headers);
+    let (error_parts, body) = ApiError::new(status, text).into_response().into_parts();
+    parts.headers.extend(error_parts.headers);
     Response::from_parts(parts, body)
 }

@@ -1,7 +1,10 @@
+use std::sync::Arc;
+
+use serde_json::json;
+
 use super::*;
 use crate::serve::error::ApiError;
-use crate::serve::guard::remote::Remote;
-use serde_json::json;
+use crate::serve::guard::fetch::{FetchClient, Fetcher};
 
 #[test]
 fn a_vector_finds_its_video_and_its_moment() {
@@ -18,6 +21,10 @@ fn a_vector_finds_its_video_and_its_moment() {
         assert_eq!(best["preview"], "/v1/preview?video=id1&from=10&to=20");
         assert_eq!(best["media"], "/v1/media/id1");
         assert!((best["score"].as_f64().unwrap() - 0.9055).abs() < 1e-3, "{best}");
+        assert_eq!(best["evidence"], best["score"], "equal in an index without sketches");
+        let batch = json!({ "queries": [{ "vector": vector(8 + 1) }] }).to_string();
+        let batch = server.post("/v1/search/batch", "application/json", batch).await.json();
+        assert_eq!(batch["answers"][0]["results"][0]["evidence"], best["evidence"]);
         // A vector need not be of length 1.
         let longer: Vec<f32> = vector(9).iter().map(|v| v * 7.0).collect();
         assert_eq!(server.search("", &longer).await["results"], reply["results"]);
@@ -25,7 +32,7 @@ fn a_vector_finds_its_video_and_its_moment() {
 }
 
 #[test]
-fn options_come_as_parameters_and_with_the_body() {
+fn options_are_query_parameters_or_fields_of_the_body() {
     run(async {
         let server = Server::new();
         let mut all = vec![0.0; DIM];
@@ -54,13 +61,13 @@ fn options_come_as_parameters_and_with_the_body() {
 
         let body = json!({ "vector": all, "top": 1, "filter": "label:even", "min_confidence": 0, "group": "video", "skip": null });
         let reply = server.post("/v1/search?top=4", "application/json", body.to_string()).await;
-        assert_eq!(ids(&reply.json()), ["id0"], "the body goes before parameters");
-        assert_eq!(server.search("", &[0.0; DIM]).await["results"], json!([]), "nothing lies near nothing");
+        assert_eq!(ids(&reply.json()), ["id0"], "the body overrides the query parameters");
+        assert_eq!(server.search("", &[0.0; DIM]).await["results"], json!([]), "a zero vector is near no row");
     });
 }
 
 #[test]
-fn a_picture_may_come_in_every_form() {
+fn a_picture_is_the_body_or_a_field_of_a_form() {
     run(async {
         let server = Server::new();
         let png = png();
@@ -72,7 +79,7 @@ fn a_picture_may_come_in_every_form() {
         for reply in [&formed, &octets] {
             assert_eq!(reply.json()["results"], raw.json()["results"], "{}", reply.text());
         }
-        // A flat picture shows nothing.
+        // A picture of one color has no features.
         let flat = image::RgbImage::from_pixel(64, 64, image::Rgb([9, 9, 9]));
         let mut bytes = std::io::Cursor::new(Vec::new());
         flat.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
@@ -82,7 +89,7 @@ fn a_picture_may_come_in_every_form() {
 }
 
 #[test]
-fn what_is_wrong_is_told_with_its_status() {
+fn each_malformed_request_gets_its_status_and_message() {
     run(async {
         let server = Server::new();
         let ok = json!({ "vector": vector(0) }).to_string();
@@ -103,11 +110,12 @@ fn what_is_wrong_is_told_with_its_status() {
             ("?min_confidence=NaN", "application/json", ok.clone().into(), 400, "min_confidence is NaN"),
             ("?group=scene", "application/json", ok.clone().into(), 400, "group"),
             ("?colour=red", "application/json", ok.clone().into(), 400, "colour"),
+            ("?url=http%3A%2F%2Fa.org", "application/json", ok.clone().into(), 400, "`url` is a field of the body"),
             ("?filter=nosuchfield%3Ax", "application/json", ok.clone().into(), 400, "cannot understand the filter"),
             ("", "application/json", b"{".to_vec(), 400, "read as JSON: EOF"),
             ("", "application/json", b"[]".to_vec(), 400, "expected a JSON object"),
             ("", "application/json", b"{}".to_vec(), 400, "either a `vector` or a `url`"),
-            ("", "application/json", b"{\"vector\":\"x\"}".to_vec(), 400, "list of numbers"),
+            ("", "application/json", b"{\"vector\":\"x\"}".to_vec(), 400, "expected a list"),
             ("", "application/json", b"{\"vector\":[1,2]}".to_vec(), 400, "expected 128"),
             ("", "application/json", b"{\"vector\":[]}".to_vec(), 400, "expected 128"),
             (
@@ -124,7 +132,7 @@ fn what_is_wrong_is_told_with_its_status() {
             ("", "application/json", b"{\"url\":\"http://example.org/a.jpg\"}".to_vec(), 403, "--fetch"),
             ("", "application/json", b"{\"url\":7}".to_vec(), 400, "expected a string"),
             ("", "application/json", b"{\"queries\":[{\"vector\":[1]}]}".to_vec(), 400, "/v1/search/batch"),
-            ("", &form_kind, two_urls, 400, "more than 1 field `url`"),
+            ("", &form_kind, two_urls, 400, "duplicate field `url`"),
             ("", &form_kind, nameless, 400, "no name"),
             ("", &form_kind, no_image, 400, "either the field `image` or `url`"),
             ("", &form_kind, two, 400, "more than 1"),
@@ -141,16 +149,16 @@ fn what_is_wrong_is_told_with_its_status() {
             ("", "image/x-portable-pixmap", b"P6\n8000 8000\n255\n".to_vec(), 422, "8000 x 8000"),
         ];
         for (query, kind, body, status, words) in cases {
-            let shown = format!("{query} {kind} {}", String::from_utf8_lossy(&body[..body.len().min(60)]));
+            let case = format!("{query} {kind} {}", String::from_utf8_lossy(&body[..body.len().min(60)]));
             let reply = server.post(&format!("/v1/search{query}"), kind, body).await;
-            assert_eq!(reply.status.as_u16(), status, "{shown}: {}", reply.text());
-            assert!(reply.error().contains(words), "{shown}: {}", reply.error());
+            assert_eq!(reply.status.as_u16(), status, "{case}: {}", reply.text());
+            assert!(reply.error().contains(words), "{case}: {}", reply.error());
         }
     });
 }
 
 #[test]
-fn a_batch_answers_in_order_and_tells_what_is_wrong_with_one_in_its_place() {
+fn a_batch_answers_in_order_and_reports_the_error_of_each_query() {
     run(async {
         let server = Server::new();
         let queries: Vec<Value> = (0..5).map(|n| json!({ "vector": vector(n * 8) })).collect();
@@ -175,15 +183,15 @@ fn a_batch_answers_in_order_and_tells_what_is_wrong_with_one_in_its_place() {
         let body =
             json!({ "queries": [{ "vector": vector(0) }, { "vector": [1.0] }, { "url": "http://example.org" }] });
         let reply = server.post("/v1/search/batch", "application/json", body.to_string()).await.json();
-        let told: Vec<bool> = reply["answers"].as_array().unwrap().iter().map(|a| a["error"].is_string()).collect();
-        assert_eq!(told, [false, true, true]);
+        let failed: Vec<bool> = reply["answers"].as_array().unwrap().iter().map(|a| a["error"].is_string()).collect();
+        assert_eq!(failed, [false, true, true]);
 
         for (body, words) in [
             (json!({ "queries": [] }), "0 queries"),
-            (json!({ "queries": vec![json!({ "vector": [1.0] }); 33] }), "more than 32 queries"),
+            (json!({ "queries": vec![json!({ "vector": [1.0] }); 33] }), "at most 32 elements"),
             (json!({ "queries": [7] }), "expected a JSON object"),
             (json!({ "queries": [{ "vector": [1.0], "top": 3 }] }), "unknown field `top`"),
-            (json!({ "vector": [1.0] }), "there must be `queries`"),
+            (json!({ "vector": [1.0] }), "expected `queries`"),
             (
                 json!({ "queries": [{ "vector": vector(0) }], "filter": "nosuchfield:x" }),
                 "cannot understand the filter",
@@ -196,59 +204,60 @@ fn a_batch_answers_in_order_and_tells_what_is_wrong_with_one_in_its_place() {
     });
 }
 
-/// Between them single searches come to their turn.
+/// So that single searches run between them.
 #[test]
-fn each_query_of_a_batch_takes_a_turn_of_its_own() {
+fn each_query_of_a_batch_waits_for_a_worker() {
     run(async {
         let server = Server::new();
         let queries: Vec<Value> = (0..5).map(|n| json!({ "vector": vector(n * 8) })).collect();
         server.post("/v1/search/batch", "application/json", json!({ "queries": queries }).to_string()).await;
         let text = server.get("/metrics").await.text();
-        let (turns, searches) =
+        let (waits, searches) =
             ("reelseek_stage_seconds_count{stage=\"queue\"} 6", "reelseek_stage_seconds_count{stage=\"search\"} 5");
-        assert!(text.contains(turns) && text.contains(searches), "{text}");
+        assert!(text.contains(waits) && text.contains(searches), "{text}");
     });
 }
 
-/// Four are asked at a time, and all have one time to answer in.
+/// Four addresses are fetched at a time, within one deadline for the batch.
 #[test]
-fn a_batch_of_addresses_that_do_not_answer_ends() {
+fn a_batch_of_silent_addresses_ends_at_its_deadline() {
     run(async {
-        let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/a.jpg", mute.local_addr().unwrap());
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/a.jpg", silent.local_addr().unwrap());
         let folder = tempfile::tempdir().unwrap();
         put(&folder.path().join("index"), 0);
-        let mut app = App::open(Options { fetch: true, ..options(&folder.path().join("index")) }).unwrap();
-        app.remote = Some(Remote::among(|_| true));
-        let router = router(Arc::new(app)).unwrap();
+        let mut app = App::open(options(&folder.path().join("index")).fetch(true)).unwrap();
+        let client = FetchClient::restricted(|_| true);
+        app.fetcher = Arc::new(Fetcher::new(Some(client), &app.bodies, &app.metrics));
+        let router = router(&app).unwrap();
         let body = json!({ "queries": vec![json!({ "url": url }); 32] }).to_string();
-        let asked = request(Method::POST, "/v1/search/batch").header("content-type", "application/json");
+        let request = request(Method::POST, "/v1/search/batch").header("content-type", "application/json");
         let start = std::time::Instant::now();
-        let reply = Reply::of(router, asked.body(Body::from(body)).unwrap()).await;
+        let reply = Reply::of(router, request.body(Body::from(body)).unwrap()).await;
         assert!(start.elapsed().as_secs() < 40, "{:?}", start.elapsed());
         let answers = reply.json()["answers"].as_array().unwrap().clone();
         assert!(answers.len() == 32 && answers.iter().all(|answer| answer["error"].is_string()), "{answers:?}");
-        mute.set_nonblocking(true).unwrap();
-        let asked = std::iter::from_fn(|| mute.accept().ok()).count();
-        assert!((4..=12).contains(&asked), "{asked} were asked");
+        silent.set_nonblocking(true).unwrap();
+        let connections = std::iter::from_fn(|| silent.accept().ok()).count();
+        assert!((4..=12).contains(&connections), "{connections} connections");
     });
 }
 
 #[test]
-fn a_long_filter_is_not_repeated_whole() {
+fn an_error_quotes_only_a_part_of_a_long_filter() {
     run(async {
         let server = Server::new();
         let filter = "nosuchfield:".to_owned() + &"x".repeat(30_000);
         let body = json!({ "vector": vector(0) }).to_string();
         let reply = server.post(&format!("/v1/search?filter={filter}"), "application/json", body).await;
         assert_eq!(reply.status, StatusCode::BAD_REQUEST);
-        let told = reply.error();
-        assert!(told.len() < 3000 && told.contains("cannot understand the filter"), "{} bytes", told.len());
+        let error = reply.error();
+        assert!(error.len() < 3000 && error.contains("cannot understand the filter"), "{} bytes", error.len());
     });
 }
 
 #[test]
-fn trace_moes_clients_find_what_they_look_for() {
+fn answers_clients_of_trace_moe_in_their_form() {
     run(async {
         let server = Server::new();
         let keys = |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
@@ -268,7 +277,7 @@ fn trace_moes_clients_find_what_they_look_for() {
 
         assert_eq!(server.get("/search?url=http%3A%2F%2Fexample.org%2Fa.jpg").await.status, StatusCode::FORBIDDEN);
         let text = server.post("/search", "text/plain;charset=UTF-8", png()).await;
-        assert_eq!((text.status, text.json()), (StatusCode::OK, reply), "the bytes tell what they are");
+        assert_eq!((text.status, text.json()), (StatusCode::OK, reply), "the format is recognized by the bytes");
         assert!(server.get("/search").await.error().contains("`url` is missing"));
         assert!(server.post("/search", "image/jpeg", Body::empty()).await.error().contains("no picture"));
         assert_eq!(server.post("/search", "image/jpeg", "hello").await.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
@@ -295,14 +304,14 @@ fn a_server_that_fetches_refuses_private_addresses() {
 }
 
 #[test]
-fn new_commits_are_taken_up_while_old_snapshots_live() {
+fn opens_new_commits_while_requests_hold_old_snapshots() {
     run(async {
         let server = Server::new();
         let index = server.folder.path().join("index");
-        let held = server.app.snapshot().unwrap();
-        assert!(!server.app.refresh().unwrap(), "nothing is new");
+        let held = server.app.snapshots.latest().unwrap();
+        assert!(!server.app.snapshots.refresh().unwrap(), "nothing is new");
         put(&index, 7);
-        assert!(server.app.refresh().unwrap());
+        assert!(server.app.snapshots.refresh().unwrap());
         let reply = server.search("", &vector(7 * 8)).await;
         assert_eq!((&reply["results"][0]["video"], &reply["generation"]), (&"id7".into(), &2.into()));
         assert_eq!((held.generation, held.videos, held.engine.searcher().rows()), (1, 5, 15));
@@ -316,7 +325,7 @@ fn new_commits_are_taken_up_while_old_snapshots_live() {
 }
 
 #[test]
-fn without_an_index_it_waits_for_one() {
+fn starts_without_an_index_and_opens_it_later() {
     run(async {
         let server = Server::on(tempfile::tempdir().unwrap(), |_| {});
         assert_eq!(server.get("/healthz").await.status, StatusCode::OK);
@@ -327,14 +336,14 @@ fn without_an_index_it_waits_for_one() {
         assert_eq!(reply.status, StatusCode::SERVICE_UNAVAILABLE);
         assert!(reply.error().contains("no index yet"));
         put(&server.folder.path().join("index"), 0);
-        server.app.refresh().unwrap();
+        server.app.snapshots.refresh().unwrap();
         assert_eq!(server.get("/readyz").await.status, StatusCode::OK);
         assert_eq!(server.search("", &vector(0)).await["results"][0]["video"], "id0");
     });
 }
 
 #[test]
-fn paths_are_told_only_where_that_is_asked_for() {
+fn paths_are_returned_only_with_show_paths() {
     run(async {
         let open = Server::with(|options| options.show_paths = true);
         assert_eq!(open.search("", &vector(0)).await["results"][0]["path"], "/secret/folder/clip 0.mp4");
@@ -348,7 +357,7 @@ fn paths_are_told_only_where_that_is_asked_for() {
 }
 
 #[test]
-fn the_document_names_every_route_and_its_errors() {
+fn the_openapi_document_has_every_route_and_its_errors() {
     run(async {
         let server = Server::new();
         let document = server.get("/openapi.json").await.json();
@@ -379,9 +388,9 @@ fn the_document_names_every_route_and_its_errors() {
             ("/search", &["bearer", "cookie", "trace_header", "trace_query"]),
             ("/me", &["bearer", "cookie", "trace_header", "trace_query"]),
         ] {
-            let told = document["paths"][path]["get"]["security"].as_array().unwrap();
-            let told: Vec<&String> = told.iter().flat_map(|one| one.as_object().unwrap().keys()).collect();
-            assert_eq!(told, schemes, "{path}");
+            let security = document["paths"][path]["get"]["security"].as_array().unwrap();
+            let names: Vec<&String> = security.iter().flat_map(|one| one.as_object().unwrap().keys()).collect();
+            assert_eq!(names, schemes, "{path}");
             assert!(schemes.iter().all(|scheme| document["components"]["securitySchemes"][scheme].is_object()));
         }
         for (path, item) in paths {
@@ -392,24 +401,65 @@ fn the_document_names_every_route_and_its_errors() {
                     answers.contains_key("403") && answers.keys().any(|status| status.starts_with('2')),
                     "{method} {path}"
                 );
-                let reply = server.ask(request(method.clone(), path).body(Body::empty()).unwrap()).await;
+                let reply = server.send(request(method.clone(), path).body(Body::empty()).unwrap()).await;
                 assert_ne!(reply.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
-                // What every body may come to.
+                // Errors of every body.
                 if operation.get("requestBody").is_some() {
                     assert!(
                         ["408", "413", "429"].iter().all(|status| answers.contains_key(*status)),
                         "{method} {path}"
                     );
                 }
-                let told = answers.contains_key(reply.status.as_str());
-                assert!(told, "{method} {path} answers {}, which the document does not tell", reply.status);
+                let documented = answers.contains_key(reply.status.as_str());
+                assert!(documented, "{method} {path} answers {}, which is not in the document", reply.status);
             }
         }
     });
 }
 
+/// The document states the ranges that the parser checks, and the fields that it takes.
 #[test]
-fn metrics_tell_of_stages_routes_and_the_index() {
+fn the_openapi_document_describes_the_parameters_of_every_kind_of_search() {
+    run(async {
+        let document = Server::new().get("/openapi.json").await.json();
+        let operation = &document["paths"]["/v1/search"]["post"];
+        let options = ["ef", "exact", "filter", "group", "min_confidence", "skip", "top"];
+        let mut parameters: Vec<&Value> = operation["parameters"].as_array().unwrap().iter().collect();
+        parameters.sort_by_key(|parameter| parameter["name"].as_str());
+        let names: Vec<&Value> = parameters.iter().map(|parameter| &parameter["name"]).collect();
+        assert_eq!(names, options);
+        assert!(parameters.iter().all(|p| p["description"].is_string() && p["required"] == false), "{parameters:?}");
+        let top = &parameters[6]["schema"];
+        assert_eq!((&top["type"], &top["minimum"], &top["maximum"]), (&"integer".into(), &1.into(), &100.into()));
+        assert_eq!(parameters[3]["schema"]["enum"], json!(["video", "moment"]));
+
+        let contents = &operation["requestBody"]["content"];
+        let fields =
+            |schema: &Value| -> Vec<String> { schema["properties"].as_object().unwrap().keys().cloned().collect() };
+        let form = &contents["multipart/form-data"]["schema"];
+        assert_eq!(fields(form).len(), options.len() + 2, "{form}");
+        assert_eq!(form["properties"]["top"]["type"], "integer");
+        let json_bodies = contents["application/json"]["schema"]["oneOf"].as_array().unwrap();
+        for (body, field) in json_bodies.iter().zip(["vector", "url"]) {
+            assert_eq!((&body["required"], &body["additionalProperties"]), (&json!([field]), &false.into()));
+            assert_eq!(fields(body).len(), options.len() + 1, "{body}");
+            assert_eq!(body["properties"]["top"]["type"], json!(["integer", "null"]));
+            assert_eq!(body["properties"]["top"]["maximum"], 100);
+        }
+        let batch =
+            &document["paths"]["/v1/search/batch"]["post"]["requestBody"]["content"]["application/json"]["schema"];
+        assert_eq!(
+            (&batch["required"], &batch["properties"]["queries"]["maxItems"]),
+            (&json!(["queries"]), &32.into())
+        );
+        assert!(document["components"]["schemas"]["SearchResult"]["properties"]["evidence"].is_object());
+        let busy = &document["components"]["responses"]["Error429"];
+        assert!(busy["headers"]["Retry-After"].is_object() && busy["description"].is_string(), "{busy}");
+    });
+}
+
+#[test]
+fn metrics_count_stages_routes_and_the_index() {
     run(async {
         let server = Server::new();
         server.search("", &vector(0)).await;

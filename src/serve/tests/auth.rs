@@ -1,20 +1,22 @@
-//! The token, in all the ways in which it may be shown.
+//! The token as a header, cookie, signature and trace.moe key.
 
 use super::*;
-use crate::serve::layered;
+use crate::serve::guard::auth;
+use crate::serve::with_outer_layers;
+use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 
 const TOKEN: &str = "correct-horse-battery-staple";
 
 #[test]
-fn nothing_but_health_and_the_session_is_open_without_the_token() {
+fn only_health_and_session_need_no_token() {
     run(async {
         let server = Server::with_token();
         let document = Server::new().get("/openapi.json").await.json();
         for path in document["paths"].as_object().unwrap().keys() {
             for method in [Method::GET, Method::POST] {
                 let reply = server
-                    .ask(request(method.clone(), &path.replace(['{', '}'], "")).body(Body::empty()).unwrap())
+                    .send(request(method.clone(), &path.replace(['{', '}'], "")).body(Body::empty()).unwrap())
                     .await;
                 let open = ["/healthz", "/readyz", "/v1/session"].contains(&path.as_str());
                 assert_eq!(reply.status == StatusCode::UNAUTHORIZED, !open, "{method} {path}: {}", reply.status);
@@ -34,16 +36,16 @@ fn nothing_but_health_and_the_session_is_open_without_the_token() {
             (TOKEN.to_owned(), 401),
         ] {
             let request = request(Method::GET, "/v1/info").header("authorization", &value).body(Body::empty()).unwrap();
-            assert_eq!(server.ask(request).await.status.as_u16(), status, "{value}");
+            assert_eq!(server.send(request).await.status.as_u16(), status, "{value}");
         }
         let bearer = request(Method::GET, "/metrics").header("authorization", format!("Bearer {TOKEN}"));
-        let text = server.ask(bearer.body(Body::empty()).unwrap()).await.text();
+        let text = server.send(bearer.body(Body::empty()).unwrap()).await.text();
         assert!(text.contains("reelseek_requests_total{route=\"/v1/info\",method=\"GET\",status=\"401\"} 7"), "{text}");
     });
 }
 
 #[test]
-fn a_session_opens_what_the_token_opens() {
+fn a_session_cookie_admits_as_the_token_does() {
     run(async {
         let server = Server::with_token();
         let wrong = server.post("/v1/session", "application/json", "{\"token\":\"wrong\"}").await;
@@ -62,16 +64,16 @@ fn a_session_opens_what_the_token_opens() {
             ("reelseek=".to_owned(), 401),
         ] {
             let request = request(Method::GET, "/v1/info").header("cookie", &cookie).body(Body::empty()).unwrap();
-            assert_eq!(server.ask(request).await.status.as_u16(), status, "{cookie}");
+            assert_eq!(server.send(request).await.status.as_u16(), status, "{cookie}");
         }
-        // What is meant for a proxy before us does not hide it; a token that is wrong is wrong.
+        // Other schemes are for a proxy and do not matter; a wrong bearer token does.
         for (authorization, status) in [("Basic YTpi", 200), ("Negotiate", 200), ("Bearer wrong", 401)] {
             let request =
                 request(Method::GET, "/v1/info").header("cookie", pair).header("authorization", authorization);
-            let reply = server.ask(request.body(Body::empty()).unwrap()).await;
+            let reply = server.send(request.body(Body::empty()).unwrap()).await;
             assert_eq!(reply.status.as_u16(), status, "{authorization}");
         }
-        let end = server.ask(request(Method::DELETE, "/v1/session").body(Body::empty()).unwrap()).await;
+        let end = server.send(request(Method::DELETE, "/v1/session").body(Body::empty()).unwrap()).await;
         assert!(end.header("set-cookie").starts_with("reelseek=; ") && end.header("set-cookie").contains("Max-Age=0"));
         for (kind, body, status) in
             [("text/plain", "{}", 415), ("application/json", "{", 400), ("application/json", "{}", 422)]
@@ -80,14 +82,14 @@ fn a_session_opens_what_the_token_opens() {
             assert_eq!(reply.status.as_u16(), status);
             reply.error();
         }
-        // Where no token is set, none is needed.
+        // A server without a token needs none.
         let open = Server::new().post("/v1/session", "application/json", "{\"token\":\"any\"}").await;
         assert_eq!((open.status, open.header("set-cookie")), (StatusCode::NO_CONTENT, ""));
     });
 }
 
 #[test]
-fn signed_links_open_by_themselves_and_nothing_else() {
+fn signed_links_admit_to_their_media_only() {
     run(async {
         let server = Server::with_token();
         let app = server.app.clone();
@@ -95,21 +97,20 @@ fn signed_links_open_by_themselves_and_nothing_else() {
             .route("/v1/media/{id}", get(|| async { "media" }))
             .route("/v1/thumbnail", get(|| async { "thumbnail" }));
         let closed = closed.route("/v1/videos", get(|| async { "videos" }));
-        let closed =
-            closed.route_layer(axum::middleware::from_fn_with_state(app.clone(), crate::serve::guard::auth::check));
-        let router = layered(closed, app.clone());
+        let closed = closed.route_layer(from_fn_with_state(app.auth.clone(), auth::check));
+        let router = with_outer_layers(closed, &app);
         let status = |path: String| {
             let request =
                 request(Method::GET, &path).header("sec-fetch-site", "cross-site").header("sec-fetch-mode", "no-cors");
-            let asked = Reply::of(router.clone(), request.body(Body::empty()).unwrap());
-            async move { asked.await.status.as_u16() }
+            let reply = Reply::of(router.clone(), request.body(Body::empty()).unwrap());
+            async move { reply.await.status.as_u16() }
         };
-        let media = app.link("/v1/media/abc".to_owned());
-        let thumbnail = app.link("/v1/thumbnail?video=abc&at=1.5".to_owned());
+        let media = app.auth.sign("/v1/media/abc".to_owned());
+        let thumbnail = app.auth.sign("/v1/thumbnail?video=abc&at=1.5".to_owned());
         assert!(media.starts_with("/v1/media/abc?key=") && media.len() == "/v1/media/abc?key=".len() + 32, "{media}");
         assert!(thumbnail.starts_with("/v1/thumbnail?video=abc&at=1.5&key="), "{thumbnail}");
         assert_eq!((status(media.clone()).await, status(thumbnail.clone()).await), (200, 200));
-        // What trace.moe's clients append means nothing to us.
+        // Parameters that clients of trace.moe append have no effect.
         for (link, more) in [(&thumbnail, "size=l"), (&media, "size=s&mute"), (&media, "width=3"), (&thumbnail, "&")] {
             assert_eq!(status(format!("{link}&{more}")).await, 200, "{link}&{more}");
         }
@@ -129,15 +130,15 @@ fn signed_links_open_by_themselves_and_nothing_else() {
         ] {
             assert_ne!(status(wrong.clone()).await, 200, "{wrong}");
         }
-        let other = app.link("/v1/videos".to_owned());
-        assert_eq!(status(other).await, 403, "a link opens media only");
-        // Without a token links need no signature.
-        assert_eq!(Server::new().app.link("/v1/media/abc".to_owned()), "/v1/media/abc");
+        let other = app.auth.sign("/v1/videos".to_owned());
+        assert_eq!(status(other).await, 403, "a link admits to media only");
+        // Without a token, links are not signed.
+        assert_eq!(Server::new().app.auth.sign("/v1/media/abc".to_owned()), "/v1/media/abc");
     });
 }
 
 #[test]
-fn trace_moes_clients_show_the_token_as_their_key() {
+fn accepts_the_token_as_the_key_of_trace_moe_clients() {
     run(async {
         let server = Server::with_token();
         let status = |path: String, key: Option<&str>| {
@@ -145,8 +146,8 @@ fn trace_moes_clients_show_the_token_as_their_key() {
             if let Some(key) = key {
                 request = request.header("x-trace-key", key);
             }
-            let asked = Reply::of(server.router.clone(), request.body(Body::empty()).unwrap());
-            async move { asked.await.status.as_u16() }
+            let reply = Reply::of(server.router.clone(), request.body(Body::empty()).unwrap());
+            async move { reply.await.status.as_u16() }
         };
         let wrong = TOKEN.replace('c', "k");
         for (path, key, expected) in [
@@ -157,9 +158,9 @@ fn trace_moes_clients_show_the_token_as_their_key() {
             (format!("/me?key={wrong}"), None, 401),
             ("/me?key=".to_owned(), None, 401),
             ("/me".to_owned(), None, 401),
-            // It comes as far as the search, and there is no address.
+            // Admitted: the search then finds no URL.
             ("/search".to_owned(), Some(TOKEN), 400),
-            // Nowhere else.
+            // On no other path.
             ("/v1/info".to_owned(), Some(TOKEN), 401),
             (format!("/v1/info?key={TOKEN}"), None, 401),
             (format!("/v1/media/abc?key={TOKEN}"), None, 401),
@@ -168,6 +169,6 @@ fn trace_moes_clients_show_the_token_as_their_key() {
         }
         let searched =
             request(Method::POST, "/search").header("x-trace-key", TOKEN).header("content-type", "image/png");
-        assert_eq!(server.ask(searched.body(Body::from(png())).unwrap()).await.status, StatusCode::OK);
+        assert_eq!(server.send(searched.body(Body::from(png())).unwrap()).await.status, StatusCode::OK);
     });
 }

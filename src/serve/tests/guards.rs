@@ -1,10 +1,12 @@
 use super::*;
-use crate::serve::{body, layered};
+use crate::serve::limits::{MAX_BODY_BYTES, MAX_JSON_BYTES};
+use crate::serve::with_outer_layers;
 use axum::routing::{get, post};
+use std::sync::Arc;
 use std::time::Duration;
 
 #[test]
-fn hosts_are_those_that_the_server_goes_by() {
+fn accepts_only_known_host_names() {
     run(async {
         let loopback = Server::with(|options| options.hosts = vec!["videos.example.org".to_owned()]);
         let everywhere = Server::with(|options| options.listen = "0.0.0.0:8787".parse().unwrap());
@@ -28,25 +30,25 @@ fn hosts_are_those_that_the_server_goes_by() {
         for (host, on_loopback, on_all) in cases {
             for (server, status) in [(&loopback, on_loopback), (&everywhere, on_all)] {
                 let request = Request::get("/healthz").header("host", host).body(Body::empty()).unwrap();
-                assert_eq!(server.ask(request).await.status.as_u16(), status, "{host}");
+                assert_eq!(server.send(request).await.status.as_u16(), status, "{host}");
             }
         }
         let none = Request::get("/healthz").body(Body::empty()).unwrap();
-        assert_eq!(loopback.ask(none).await.status, StatusCode::BAD_REQUEST);
+        assert_eq!(loopback.send(none).await.status, StatusCode::BAD_REQUEST);
         let two = Request::get("/healthz")
             .header("host", "localhost")
             .header("host", "localhost")
             .body(Body::empty())
             .unwrap();
-        assert_eq!(loopback.ask(two).await.status, StatusCode::BAD_REQUEST);
-        // The address in the request's line counts as well.
+        assert_eq!(loopback.send(two).await.status, StatusCode::BAD_REQUEST);
+        // The address in the request line is checked as well.
         let whole = Request::get("http://evil.org/healthz").header("host", "localhost").body(Body::empty()).unwrap();
-        assert_eq!(loopback.ask(whole).await.status, StatusCode::FORBIDDEN);
+        assert_eq!(loopback.send(whole).await.status, StatusCode::FORBIDDEN);
     });
 }
 
 #[test]
-fn pages_of_other_origins_cannot_ask_in_their_visitors_name() {
+fn refuses_requests_from_pages_of_other_origins() {
     run(async {
         let plain = Server::new();
         let named = Server::with(|options| options.origins = vec!["https://app.example.org".to_owned()]);
@@ -77,7 +79,7 @@ fn pages_of_other_origins_cannot_ask_in_their_visitors_name() {
                 true,
                 true,
             ),
-            // A picture in a page: no origin is told.
+            // A picture embedded in a page: the browser sends no origin.
             (Method::GET, "/v1/thumbnail?video=a&at=1", vec![cross, ("sec-fetch-mode", "no-cors")], false, true),
         ];
         for (method, path, headers, in_plain, in_named) in cases {
@@ -86,7 +88,7 @@ fn pages_of_other_origins_cannot_ask_in_their_visitors_name() {
                 for (name, value) in &headers {
                     request = request.header(*name, *value);
                 }
-                let reply = server.ask(request.body(Body::empty()).unwrap()).await;
+                let reply = server.send(request.body(Body::empty()).unwrap()).await;
                 let refused = reply.status == StatusCode::FORBIDDEN && reply.error().contains("another origin");
                 assert_eq!(!refused, allowed, "{method} {path} {headers:?}: {}", reply.text());
             }
@@ -95,7 +97,7 @@ fn pages_of_other_origins_cannot_ask_in_their_visitors_name() {
 }
 
 #[test]
-fn browsers_of_a_named_origin_are_told_that_it_may_ask() {
+fn sends_cors_headers_to_allowed_origins() {
     run(async {
         let named = Server::with(|options| options.origins = vec!["https://app.example.org".to_owned()]);
         let preflight = |origin: &str| {
@@ -105,41 +107,41 @@ fn browsers_of_a_named_origin_are_told_that_it_may_ask() {
                 .body(Body::empty())
                 .unwrap()
         };
-        let reply = named.ask(preflight("https://app.example.org")).await;
+        let reply = named.send(preflight("https://app.example.org")).await;
         assert_eq!(reply.status, StatusCode::NO_CONTENT);
         assert_eq!(reply.header("access-control-allow-origin"), "https://app.example.org");
         assert_eq!(reply.header("access-control-allow-methods"), "GET, HEAD, POST, DELETE");
         assert_eq!(reply.header("vary"), "origin");
         let info = request(Method::GET, "/v1/info").header("origin", "https://app.example.org");
-        let info = named.ask(info.body(Body::empty()).unwrap()).await;
+        let info = named.send(info.body(Body::empty()).unwrap()).await;
         assert!(info.header("access-control-expose-headers").starts_with("retry-after, x-request-id"));
-        // Pages of others may show media, and nothing else.
+        // Other pages may embed media, and nothing else.
         assert_eq!(info.header("cross-origin-resource-policy"), "same-origin");
         let media = named.get("/v1/media/none").await;
         assert_eq!(media.header("cross-origin-resource-policy"), "cross-origin");
         for (server, origin) in [(&named, "https://evil.org"), (&Server::new(), "https://app.example.org")] {
-            let reply = server.ask(preflight(origin)).await;
+            let reply = server.send(preflight(origin)).await;
             assert_eq!((reply.status, reply.header("access-control-allow-origin")), (StatusCode::FORBIDDEN, ""));
         }
     });
 }
 
 #[test]
-fn names_that_no_browser_could_send_are_refused_at_the_start() {
+fn refuses_malformed_hosts_origins_and_tokens_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
-    let with = |change: &dyn Fn(&mut Options)| {
+    let with = |change: &dyn Fn(&mut ServeOptions)| {
         let mut options = options(folder.path());
         change(&mut options);
         App::open(options).err().map(|error| error.to_string())
     };
     for origin in ["*", "example.org", "https://example.org/", "https://example.org/a", "ftp://example.org", "null", ""]
     {
-        let told = with(&|options| options.origins = vec![origin.to_owned()]).unwrap_or_else(|| panic!("{origin}"));
-        assert!(told.contains("--cors"), "{told}");
+        let error = with(&|options| options.origins = vec![origin.to_owned()]).unwrap_or_else(|| panic!("{origin}"));
+        assert!(error.contains("--cors"), "{error}");
     }
     for host in ["", "a:80", "a/b", "http://a", "a b"] {
-        let told = with(&|options| options.hosts = vec![host.to_owned()]).unwrap_or_else(|| panic!("{host}"));
-        assert!(told.contains("--allow-host"), "{told}");
+        let error = with(&|options| options.hosts = vec![host.to_owned()]).unwrap_or_else(|| panic!("{host}"));
+        assert!(error.contains("--allow-host"), "{error}");
     }
     assert_eq!(with(&|options| options.origins = vec!["http://localhost:3000".to_owned()]), None);
     for token in ["", " \n", "two words", "schlüssel"] {
@@ -149,7 +151,7 @@ fn names_that_no_browser_could_send_are_refused_at_the_start() {
 }
 
 #[test]
-fn every_answer_keeps_the_page_to_itself() {
+fn every_response_has_the_security_headers() {
     run(async {
         let server = Server::new();
         for path in ["/v1/info", "/no/such/route", "/metrics"] {
@@ -169,7 +171,7 @@ fn every_answer_keeps_the_page_to_itself() {
 }
 
 #[test]
-fn unknown_addresses_and_methods_are_told_as_json() {
+fn reports_unknown_addresses_and_methods_as_json() {
     run(async {
         let server = Server::new();
         let reply = server.get("/no/such/route").await;
@@ -180,28 +182,29 @@ fn unknown_addresses_and_methods_are_told_as_json() {
             (Method::DELETE, "/v1/info", "GET,HEAD"),
             (Method::PATCH, "/search", "GET,HEAD,POST"),
         ] {
-            let reply = server.ask(request(method, path).body(Body::empty()).unwrap()).await;
+            let reply = server.send(request(method, path).body(Body::empty()).unwrap()).await;
             assert_eq!((reply.status, reply.header("allow")), (StatusCode::METHOD_NOT_ALLOWED, allowed), "{path}");
-            assert!(reply.error().contains("Allow"));
+            let expected = format!("this address accepts {}, not", allowed.replace(',', ", "));
+            assert!(reply.error().starts_with(&expected), "{}", reply.error());
         }
         let given =
             request(Method::GET, "/healthz").header("x-request-id", "from-a-proxy_1").body(Body::empty()).unwrap();
-        assert_eq!(server.ask(given).await.header("x-request-id"), "from-a-proxy_1");
+        assert_eq!(server.send(given).await.header("x-request-id"), "from-a-proxy_1");
         let odd = request(Method::GET, "/healthz").header("x-request-id", "a b").body(Body::empty()).unwrap();
-        assert_ne!(server.ask(odd).await.header("x-request-id"), "a b");
+        assert_ne!(server.send(odd).await.header("x-request-id"), "a b");
     });
 }
 
 #[test]
-fn a_panic_answers_500_and_nothing_else() {
+fn a_panic_returns_500_without_details() {
     run(async {
         let server = Server::new();
         async fn fail() -> String {
             panic!("a secret of the handler");
         }
-        let router = layered(
+        let router = with_outer_layers(
             Router::new().route("/panic", post(fail)).route("/fine", get(|| async { "fine" })),
-            server.app.clone(),
+            &server.app,
         );
         let panics = || request(Method::POST, "/panic").body(Body::empty()).unwrap();
         for _ in 0..3 {
@@ -219,30 +222,30 @@ fn a_panic_answers_500_and_nothing_else() {
 }
 
 #[test]
-fn who_comes_when_all_is_taken_is_told_when_to_come_again() {
+fn returns_429_with_retry_after_when_the_queue_is_full() {
     run(async {
         let server = Server::with(|options| (options.workers, options.queue) = (1, 0));
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let (started, has_started) = tokio::sync::oneshot::channel();
-        let app = server.app.clone();
+        let gate = server.app.gate.clone();
         let held = tokio::spawn(async move {
             let work = move || {
                 started.send(()).unwrap();
                 wait.recv().unwrap();
                 Ok(())
             };
-            app.gate.run(&app.metrics, work).await
+            gate.run(work).await
         });
         has_started.await.unwrap();
         let reply = server.post("/v1/search", "image/png", png()).await;
         assert_eq!((reply.status, reply.header("retry-after")), (StatusCode::TOO_MANY_REQUESTS, "1"));
         reply.error();
-        // Large JSON is not read without a turn either, and a batch is sent away as a whole.
+        // Large JSON needs a worker to be parsed, and a batch is refused as a whole.
         let long = format!("{{\"vector\":[{}0]}}", "0,".repeat(30_000));
         assert_eq!(server.post("/v1/search", "application/json", long).await.status, StatusCode::TOO_MANY_REQUESTS);
         let batch = server.post("/v1/search/batch", "application/json", "{\"queries\":[{\"vector\":[0]}]}").await;
         assert_eq!(batch.status, StatusCode::TOO_MANY_REQUESTS);
-        // What needs no worker is answered meanwhile.
+        // Health needs no worker.
         assert_eq!(server.get("/healthz").await.status, StatusCode::OK);
         go.send(()).unwrap();
         held.await.unwrap().unwrap();
@@ -251,22 +254,22 @@ fn who_comes_when_all_is_taken_is_told_when_to_come_again() {
 }
 
 #[test]
-fn bodies_are_bounded() {
+fn refuses_bodies_beyond_the_limit_of_their_route() {
     run(async {
         let server = Server::new();
         let announced = request(Method::POST, "/v1/search")
             .header("content-type", "image/png")
-            .header("content-length", body::MAX_BYTES + 1);
-        let reply = server.ask(announced.body(Body::from(vec![0; body::MAX_BYTES + 1])).unwrap()).await;
+            .header("content-length", MAX_BODY_BYTES + 1);
+        let reply = server.send(announced.body(Body::from(vec![0; MAX_BODY_BYTES + 1])).unwrap()).await;
         assert_eq!(reply.status, StatusCode::PAYLOAD_TOO_LARGE);
         assert!(reply.error().contains("25 MB"));
-        // Of unknown length, as a chunked body is.
-        let pieces = futures_of(body::MAX_BYTES / 100_000 + 1, 100_000);
+        // A chunked body does not announce its length.
+        let pieces = chunked_body(MAX_BODY_BYTES / 100_000 + 1, 100_000);
         let reply = server.post("/v1/search", "image/png", pieces).await;
         assert_eq!(reply.status, StatusCode::PAYLOAD_TOO_LARGE);
         for (path, kind, most, shown) in [
-            ("/v1/search", "application/json", body::JSON_BYTES, "4 MB"),
-            ("/v1/search/batch", "application/json", body::JSON_BYTES, "4 MB"),
+            ("/v1/search", "application/json", MAX_JSON_BYTES, "4 MB"),
+            ("/v1/search/batch", "application/json", MAX_JSON_BYTES, "4 MB"),
             ("/v1/index", "application/json", 64_000, "64 kB"),
             ("/v1/session", "application/json", 4_000, "4 kB"),
         ] {
@@ -275,14 +278,14 @@ fn bodies_are_bounded() {
             assert!(reply.error().contains(shown), "{path}: {}", reply.error());
             assert_ne!(server.post(path, kind, vec![b' '; most]).await.status, StatusCode::PAYLOAD_TOO_LARGE, "{path}");
         }
-        let just = server.post("/v1/search", "image/png", vec![0; body::MAX_BYTES]).await;
-        assert_eq!(just.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "it was read whole, and is no picture");
-        assert_eq!(server.app.bodies.held(), 0, "all that was held is given back");
+        let just = server.post("/v1/search", "image/png", vec![0; MAX_BODY_BYTES]).await;
+        assert_eq!(just.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "it was read, and is not a picture");
+        assert_eq!(server.app.bodies.reserved(), 0, "every reservation is returned");
     });
 }
 
-/// A body that comes in pieces and says nothing of its length.
-fn futures_of(pieces: usize, bytes: usize) -> Body {
+/// A body in pieces, of unknown length.
+fn chunked_body(pieces: usize, bytes: usize) -> Body {
     struct Pieces(usize, usize);
     impl axum::body::HttpBody for Pieces {
         type Data = bytes::Bytes;
@@ -302,14 +305,14 @@ fn futures_of(pieces: usize, bytes: usize) -> Body {
 }
 
 #[test]
-fn new_commits_are_seen_by_looking() {
+fn opens_new_commits() {
     run(async {
         let server = Server::new();
-        let watching = tokio::spawn(server.app.clone().watch());
+        let watching = tokio::spawn(server.app.snapshots.clone().watch());
         put(&server.folder.path().join("index"), 9);
         let until = std::time::Instant::now() + Duration::from_secs(20);
-        while server.app.snapshot().unwrap().videos != 6 {
-            assert!(std::time::Instant::now() < until, "the commit was never taken up");
+        while server.app.snapshots.latest().unwrap().videos != 6 {
+            assert!(std::time::Instant::now() < until, "the commit was not opened");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         watching.abort();
@@ -317,7 +320,7 @@ fn new_commits_are_seen_by_looking() {
 }
 
 #[test]
-fn a_request_whose_client_leaves_is_counted_too() {
+fn counts_requests_whose_client_leaves() {
     run(async {
         let server = Server::new();
         let (started, has_started) = tokio::sync::oneshot::channel::<()>();
@@ -326,7 +329,7 @@ fn a_request_whose_client_leaves_is_counted_too() {
             started.lock().unwrap().take().unwrap().send(()).unwrap();
             std::future::pending::<()>().await;
         };
-        let router = layered(Router::new().route("/never", get(never)), server.app.clone());
+        let router = with_outer_layers(Router::new().route("/never", get(never)), &server.app);
         let asked = request(Method::GET, "/never").body(Body::empty()).unwrap();
         let waiting = tokio::spawn(router.oneshot(asked));
         has_started.await.unwrap();
@@ -340,7 +343,7 @@ fn a_request_whose_client_leaves_is_counted_too() {
 }
 
 #[test]
-fn what_is_not_ready_says_when_to_ask_again() {
+fn returns_503_with_retry_after_without_an_index() {
     run(async {
         let server = Server::on(tempfile::tempdir().unwrap(), |_| {});
         for reply in [server.get("/readyz").await, server.post("/v1/search", "image/png", png()).await] {

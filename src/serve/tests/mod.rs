@@ -1,52 +1,34 @@
-//! Handlers and guards, without a socket.
+//! The router with its handlers and guards, without a socket.
 
 mod api;
 mod auth;
 mod guards;
 
 use std::path::Path;
-use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
-use reelseek_index::{Index, Settings, Span, Video};
+use reelseek_index::{Index, IndexSettings, Span, Video};
 use serde_json::Value;
 use tower::ServiceExt;
 
 use super::state::App;
-use super::{Format, Options, Token, router};
+use super::{ServeOptions, Token, router};
 
 /// Length of the vectors of the embedded checkpoint.
 const DIM: usize = 128;
 
-/// A server without a socket, on an index of its own.
+/// A router on its own index.
 struct Server {
-    app: Arc<App>,
+    app: App,
     router: Router,
     folder: tempfile::TempDir,
 }
 
-fn options(index: &Path) -> Options {
-    Options {
-        index: index.to_owned(),
-        library: Vec::new(),
-        listen: "127.0.0.1:8787".parse().unwrap(),
-        checkpoint: None,
-        weights: None,
-        token: None,
-        no_auth: false,
-        unused_token: false,
-        hosts: Vec::new(),
-        origins: Vec::new(),
-        fetch: false,
-        show_paths: false,
-        workers: 2,
-        queue: 8,
-        cache_bytes: 1_000_000,
-        log: Format::Text,
-    }
+fn options(index: &Path) -> ServeOptions {
+    ServeOptions::new(index).workers(2).queue(8).cache_bytes(1_000_000)
 }
 
 /// A vector that points along one axis, and a little along the next.
@@ -57,11 +39,11 @@ fn vector(axis: usize) -> Vec<f32> {
     vector
 }
 
-/// Puts a video of three rows, ten seconds each, along three axes from this one.
+/// Adds a video of three rows of ten seconds, along three axes that depend on its number.
 fn put(index: &Path, number: usize) {
     let index = match Index::exists(index) {
         true => Index::open(index).unwrap(),
-        false => Index::create(index, &Settings::new(DIM)).unwrap(),
+        false => Index::create(index, &IndexSettings::new(DIM)).unwrap(),
     };
     let mut writer = index.writer().unwrap();
     let spans: Vec<Span> =
@@ -85,18 +67,18 @@ impl Server {
         Server::with(|_| {})
     }
 
-    fn with(change: impl FnOnce(&mut Options)) -> Server {
+    fn with(change: impl FnOnce(&mut ServeOptions)) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let index = folder.path().join("index");
         (0..5).for_each(|number| put(&index, number));
         Server::on(folder, change)
     }
 
-    fn on(folder: tempfile::TempDir, change: impl FnOnce(&mut Options)) -> Server {
+    fn on(folder: tempfile::TempDir, change: impl FnOnce(&mut ServeOptions)) -> Server {
         let mut options = options(&folder.path().join("index"));
         change(&mut options);
-        let app = Arc::new(App::open(options).unwrap());
-        Server { router: router(app.clone()).unwrap(), app, folder }
+        let app = App::open(options).unwrap();
+        Server { router: router(&app).unwrap(), app, folder }
     }
 
     fn with_token() -> Server {
@@ -105,16 +87,16 @@ impl Server {
         })
     }
 
-    async fn ask(&self, request: Request<Body>) -> Reply {
+    async fn send(&self, request: Request<Body>) -> Reply {
         Reply::of(self.router.clone(), request).await
     }
 
     async fn get(&self, path: &str) -> Reply {
-        self.ask(request(Method::GET, path).body(Body::empty()).unwrap()).await
+        self.send(request(Method::GET, path).body(Body::empty()).unwrap()).await
     }
 
     async fn post(&self, path: &str, kind: &str, body: impl Into<Body>) -> Reply {
-        self.ask(request(Method::POST, path).header("content-type", kind).body(body.into()).unwrap()).await
+        self.send(request(Method::POST, path).header("content-type", kind).body(body.into()).unwrap()).await
     }
 
     async fn search(&self, query: &str, vector: &[f32]) -> Value {
@@ -129,7 +111,7 @@ fn request(method: Method, path: &str) -> axum::http::request::Builder {
     Request::builder().method(method).uri(path).header("host", "localhost:8787")
 }
 
-/// An answer, whole.
+/// A complete response.
 struct Reply {
     status: StatusCode,
     headers: HeaderMap,
@@ -148,14 +130,14 @@ impl Reply {
     }
 
     fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.text()))
+        serde_json::from_slice(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.text()))
     }
 
     fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// What went wrong: the answer is an object with nothing but `error`.
+    /// The error text of a response whose JSON is `error` only.
     fn error(&self) -> String {
         assert_eq!(self.header("content-type"), "application/json", "{}", self.text());
         let json = self.json();
@@ -168,7 +150,7 @@ fn run(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test);
 }
 
-/// A form of fields: name, file name if it is a file, value.
+/// A multipart form: its Content-Type and body. Fields are name, whether it is a file, and value.
 fn form(fields: &[(&str, bool, &[u8])]) -> (String, Vec<u8>) {
     let mut body = Vec::new();
     for (name, is_file, value) in fields {
@@ -181,7 +163,7 @@ fn form(fields: &[(&str, bool, &[u8])]) -> (String, Vec<u8>) {
     ("multipart/form-data; boundary=xx".to_owned(), body)
 }
 
-/// A picture of coloured blocks as PNG.
+/// A PNG picture of coloured blocks.
 fn png() -> Vec<u8> {
     let mut random = crate::base::seeded::Random::new(3, "picture");
     let blocks: Vec<u8> = (0..64 * 3).map(|_| random.up_to(255) as u8).collect();

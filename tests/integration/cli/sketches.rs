@@ -1,6 +1,6 @@
 //! Indexes with sketches.
 
-use reelseek_index::{Index, Settings};
+use reelseek_index::{Index, IndexSettings};
 
 use super::{CELLS, Place};
 
@@ -14,7 +14,7 @@ fn a_changed_sidecar_keeps_the_sketches() {
     let sketches = {
         let index = Index::open(&dir).unwrap();
         let searcher = index.searcher().unwrap();
-        let settings = Settings { sketch: 3, ..index.settings().clone() };
+        let settings = IndexSettings { sketch: 3, ..index.settings().clone() };
         let mut writer = Index::create(&copy, &settings).unwrap().writer().unwrap();
         let number = searcher.video_numbers()[0];
         let (spans, vectors) = searcher.rows_of(number).unwrap().unwrap();

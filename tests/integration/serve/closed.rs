@@ -1,14 +1,14 @@
-//! What the server keeps out, and what it does not tell.
+//! Requests that the server refuses, and data that it never reveals.
 
 use super::*;
 
 #[test]
-fn it_opens_to_others_only_with_a_token_or_when_told_so() {
+fn listens_to_the_network_only_with_a_token_or_no_auth() {
     let place = Place::new();
     let refused = place.run(&["serve", "--listen", "0.0.0.0:0"]);
     assert_eq!(refused.status.code(), Some(2));
-    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(told.contains("REELSEEK_TOKEN") && told.contains("--no-auth"), "{told}");
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(message.contains("REELSEEK_TOKEN") && message.contains("--no-auth"), "{message}");
 
     let file = place.path("token");
     std::fs::write(&file, format!("{TOKEN}\n")).unwrap();
@@ -30,11 +30,11 @@ fn it_opens_to_others_only_with_a_token_or_when_told_so() {
     let empty = place.run(&["serve", "--token-file", file.to_str().unwrap()]);
     assert_eq!(empty.status.code(), Some(2));
     let taken = place.run(&["serve", "--no-auth", "--listen", &server.address().replace("127.0.0.1", "0.0.0.0")]);
-    assert!(String::from_utf8_lossy(&taken.stderr).contains("name another with --listen"));
+    assert!(String::from_utf8_lossy(&taken.stderr).contains("name another address with --listen"));
 }
 
 #[test]
-fn a_rebound_name_and_a_foreign_page_are_refused() {
+fn refuses_rebound_names_and_pages_of_other_origins() {
     let place = Place::new();
     let server = place.serve(&["--allow-host", "videos.test", "--cors", "https://app.test"]);
     let ask = |method: &str, headers: &str| {
@@ -52,7 +52,7 @@ fn a_rebound_name_and_a_foreign_page_are_refused() {
 }
 
 #[test]
-fn a_session_of_a_browser_and_signed_links() {
+fn a_session_cookie_searches_and_signed_links_open_media() {
     let place = Place::new();
     let server = place.serve_with_token(&[]);
     let body = json!({ "token": TOKEN }).to_string();
@@ -70,7 +70,7 @@ fn a_session_of_a_browser_and_signed_links() {
         let link = best[link].as_str().unwrap();
         let (unsigned, key) = link.split_once("key=").unwrap();
         assert!(key.len() == 32 && key.bytes().all(|b| b.is_ascii_hexdigit()), "{link}");
-        // Opened by whoever has it, as trace.moe's clients write it, too.
+        // Without a token or cookie, also with the parameters that clients of trace.moe append.
         for link in [link.to_owned(), format!("{link}&size=l&mute")] {
             let mut opened = server.agent.get(format!("{}{link}", server.base)).call().unwrap();
             assert_eq!(opened.status().as_u16(), 200, "{link}");
@@ -82,7 +82,7 @@ fn a_session_of_a_browser_and_signed_links() {
 }
 
 #[test]
-fn the_log_tells_every_request_and_no_secret() {
+fn logs_every_request_and_no_secret() {
     let place = Place::new();
     let mut server = place.serve_with_token(&["--log", "json"]);
     let bearer = |path: &str| {
@@ -118,29 +118,29 @@ fn the_log_tells_every_request_and_no_secret() {
 }
 
 #[test]
-fn the_log_tells_which_request_went_wrong_and_who_left() {
+fn logs_failed_requests_and_clients_that_left() {
     let place = Place::new();
     let server = place.serve(&["--log", "json", "--workers", "1"]);
     let listed: Value = serde_json::from_str(&server.get("/v1/videos").body).unwrap();
     let frame = place.frame("bars.avi", "5", "6000:4000");
-    // An index that is damaged while it is searched.
+    // The index is damaged while it is searched.
     let segment = std::fs::read_dir(place.path("index/segments")).unwrap().next().unwrap().unwrap().path();
     std::fs::OpenOptions::new().write(true).open(segment).unwrap().set_len(100).unwrap();
     let reply = server.post("/v1/search", "application/json", &vector());
     assert_eq!((reply.status, reply.error().contains("segments")), (500, false), "{}", reply.body);
-    // A video that was damaged since it was indexed.
+    // The video is damaged after it was indexed.
     let (name, id) = (listed["videos"][0]["name"].as_str().unwrap(), listed["videos"][0]["video"].as_str().unwrap());
     std::fs::write(place.path("videos").join(name), b"no video").unwrap();
     let picture = server.get(&format!("/v1/thumbnail?video={id}"));
     assert_eq!(picture.status, 422, "{}", picture.body);
-    // Who leaves in the midst of a body.
+    // A client that leaves within its body.
     let mut half = server.connect();
     let half_from = half.local_addr().unwrap().to_string();
     let head =
         "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 1000\r\n\r\nhalf";
     half.write_all(head.as_bytes()).unwrap();
     drop(half);
-    // Who leaves before its turn has come.
+    // A client that leaves the queue.
     let ask = || {
         let mut stream = server.connect();
         let head = format!(
@@ -156,7 +156,7 @@ fn the_log_tells_which_request_went_wrong_and_who_left() {
     drop(left);
     // The last line may be half written.
     let lines = || -> Vec<Value> { server.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect() };
-    until("who left is told of", || {
+    until("both clients are logged", || {
         [&from, &half_from].iter().all(|peer| lines().iter().any(|line| line["peer"] == peer.as_str()))
     });
     let lines = lines();
@@ -178,13 +178,13 @@ fn the_log_tells_which_request_went_wrong_and_who_left() {
 }
 
 #[test]
-fn what_is_odd_at_the_start_is_told() {
+fn reports_unusable_options_at_the_start() {
     let place = Place::new();
     let file = place.path("token");
     std::fs::write(&file, "x").unwrap();
     let refused = place.run(&["serve", "--index", file.to_str().unwrap()]);
     assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("is not a folder"));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not a folder"));
     let refused = place.run(&["serve", "--listen", "localhost"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("expected ADDRESS:PORT"));
 
@@ -195,11 +195,11 @@ fn what_is_odd_at_the_start_is_told() {
     assert_eq!((server.get("/v1/info").status, server.get("/readyz").status), (200, 503));
     let log = server.log();
     assert!(log.contains(&format!("there is no index at {}", nowhere.display())), "{log}");
-    assert!(log.contains("--no-auth lets everybody in"), "{log}");
+    assert!(log.contains("--no-auth admits every request"), "{log}");
 }
 
 #[test]
-fn an_address_on_this_machine_is_not_fetched() {
+fn fetches_nothing_from_private_addresses() {
     let place = Place::new();
     let server = place.serve(&["--fetch"]);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -213,8 +213,8 @@ fn an_address_on_this_machine_is_not_fetched() {
         let reply = server.post("/v1/search", "application/json", body.as_bytes());
         assert_eq!(reply.status, 502, "{host}: {}", reply.body);
     }
-    assert!(listener.accept().is_err(), "nobody ever connected");
-    // What the cloud tells its machines of themselves.
+    assert!(listener.accept().is_err(), "no connection was made");
+    // The metadata service of clouds.
     let body = json!({ "url": "http://169.254.169.254/latest/meta-data/" }).to_string();
     assert_eq!(server.post("/v1/search", "application/json", body.as_bytes()).status, 502);
     let file = json!({ "url": "file:///etc/passwd" }).to_string();
@@ -222,15 +222,15 @@ fn an_address_on_this_machine_is_not_fetched() {
 }
 
 #[test]
-fn sizes_and_kinds_are_refused_by_their_own_status() {
+fn each_unusable_body_has_its_own_status() {
     let place = Place::new();
     let server = place.serve(&[]);
-    // Sent without waiting: the answer is heard all the same.
+    // Sent without waiting: the client still receives the response.
     let large = vec![0; 26_000_000];
     let reply = server.post("/v1/search", "image/jpeg", &large);
     assert_eq!(reply.status, 413);
     assert!(reply.error().contains("25 MB"));
-    // Who waits to be asked is told at once.
+    // A client that sends Expect gets the response before it sends the body.
     let mut stream = server.connect();
     let head = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 900000000\r\nExpect: 100-continue\r\n\r\n";
     stream.write_all(head.as_bytes()).unwrap();
@@ -244,4 +244,15 @@ fn sizes_and_kinds_are_refused_by_their_own_status() {
     let put = Reply::of(put);
     assert_eq!((put.status, put.head["allow"].to_str().unwrap()), (405, "POST"));
     assert_eq!(server.get("/nothing/here").status, 404);
+}
+
+#[test]
+fn refuses_library_folders_that_are_not_folders() {
+    let place = Place::new();
+    for (path, found) in [("nope", "No such file"), ("videos/zoom.mp4", "not a folder")] {
+        let refused = place.run(&["serve", "--listen", "127.0.0.1:0", place.path(path).to_str().unwrap()]);
+        let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0), "{message}");
+        assert!(message.contains(found) && message.contains(path), "{message}");
+    }
 }

@@ -1,13 +1,13 @@
-//! The API against its own document, by schemathesis.
+//! Checks the API against its OpenAPI document with schemathesis.
 
 use super::*;
 
-/// Requests that are made up for each operation, always the same ones.
+/// Generated requests for each operation. The seed makes them the same in every run.
 const EXAMPLES: &str = "25";
 const SEED: &str = "7";
 
 #[test]
-fn the_api_does_what_its_document_says() {
+fn the_api_conforms_to_its_document() {
     let python = std::env::var("REELSEEK_PYTHON").unwrap_or_else(|_| "python3".into());
     let known = Command::new(&python).args(["-c", "import schemathesis"]).output();
     if !known.is_ok_and(|output| output.status.success()) {
@@ -29,7 +29,7 @@ fn the_api_does_what_its_document_says() {
             "all",
         ])
         .args(["--max-examples", EXAMPLES, "--seed", SEED, "-H", &format!("Authorization: Bearer {TOKEN}")])
-        // It keeps what it found last time in the working folder.
+        // schemathesis writes its results to the working folder.
         .current_dir(place.path("videos"))
         .output()
         .unwrap();

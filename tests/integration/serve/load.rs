@@ -1,4 +1,4 @@
-//! Many clients, slow clients, clients that do nothing.
+//! Many clients, slow clients, idle clients.
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn allow_many_files() {
     setrlimit(Resource::Nofile, limit).unwrap();
 }
 
-/// The slowest of some searches, one after another, each over a connection of its own.
+/// Time of the slowest of some searches, one after another, each over its own connection.
 fn slowest(server: &Server, searches: usize) -> Duration {
     let body = vector();
     let search = |_| {
@@ -28,12 +28,11 @@ fn slowest(server: &Server, searches: usize) -> Duration {
     (0..searches).map(search).max().unwrap()
 }
 
-/// Much more than a search takes, even on a machine that is busy otherwise, and much less than anything that
-/// a slow client could make others wait for.
+/// Much longer than a search on a busy machine, and much shorter than any delay by a slow client.
 const PROMPT: Duration = Duration::from_secs(3);
 
 #[test]
-fn a_thousand_idle_connections_and_slow_heads_do_not_hurt_a_good_client() {
+fn idle_connections_and_slow_heads_do_not_delay_searches() {
     allow_many_files();
     let place = Place::new();
     let server = place.serve(&[]);
@@ -45,20 +44,20 @@ fn a_thousand_idle_connections_and_slow_heads_do_not_hurt_a_good_client() {
             stream
         })
         .collect();
-    until("all are in", || server.get("/metrics").body.contains("reelseek_connections 110"));
+    until("all are connected", || server.get("/metrics").body.contains("reelseek_connections 110"));
     let worst = slowest(&server, 50);
     assert!(worst < PROMPT, "{worst:?}");
-    // None of them is kept for ever.
+    // All of them are closed in the end.
     let start = Instant::now();
     for stream in slow.iter().chain(&idle[..10]) {
         rest(stream);
     }
     assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
-    until("all have gone", || server.get("/metrics").body.lines().any(|l| l == "reelseek_connections 1"));
+    until("all are closed", || server.get("/metrics").body.lines().any(|l| l == "reelseek_connections 1"));
 }
 
 #[test]
-fn where_connections_are_scarce_the_idle_ones_go() {
+fn evicts_idle_connections_when_all_are_taken() {
     let place = Place::new();
     let server = place.serve_with_few_files();
     let idle: Vec<TcpStream> = (0..200).map(|_| server.connect()).collect();
@@ -71,7 +70,7 @@ fn where_connections_are_scarce_the_idle_ones_go() {
 }
 
 #[test]
-fn bodies_that_stop_coming_are_given_up() {
+fn aborts_stalled_bodies() {
     let place = Place::new();
     let server = place.serve(&[]);
     let mut slow: Vec<TcpStream> = (0..40).map(|_| server.connect()).collect();
@@ -88,7 +87,7 @@ fn bodies_that_stop_coming_are_given_up() {
 }
 
 #[test]
-fn slow_bodies_do_not_hold_every_place() {
+fn slow_bodies_do_not_hold_every_connection() {
     let place = Place::new();
     let server = place.serve_with_few_files();
     let head = |bytes: usize| {
@@ -96,7 +95,7 @@ fn slow_bodies_do_not_hold_every_place() {
             "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nConnection: close\r\nContent-Length: {bytes}\r\n\r\n"
         )
     };
-    // A slow line over which a body comes all the same: it began before all others, and ends after them.
+    // A slow body that makes progress: it begins before all others, and ends after them.
     let mut picture = place.frame("zoom.mp4", "7", "640:360");
     picture.resize(16 * 20_000, 0);
     let (first, later) = picture.split_at(6 * 20_000);
@@ -107,7 +106,7 @@ fn slow_bodies_do_not_hold_every_place() {
         std::thread::sleep(Duration::from_millis(200));
     }
     let mut slow: Vec<TcpStream> = (0..70).map(|_| server.connect()).collect();
-    // Those that were closed meanwhile cannot be written to.
+    // Writing to evicted connections fails.
     let mut drip = |bytes: &[u8]| slow.iter_mut().for_each(|stream| stream.write_all(bytes).unwrap_or_default());
     drip(head(5000).as_bytes());
     for piece in later.chunks(20_000) {
@@ -124,7 +123,7 @@ fn slow_bodies_do_not_hold_every_place() {
     assert!(evicted.parse::<u32>().unwrap() >= 7, "{evicted}");
 }
 
-/// Ten bodies of 25 MB, all but their last bytes, which come one by one: all that is held at once.
+/// Ten bodies of 25 MB without their last bytes: the whole memory budget.
 fn fill(server: &Server, path: &str) -> Vec<TcpStream> {
     const BYTES: usize = 24_999_000;
     let body = vec![b' '; BYTES];
@@ -135,7 +134,7 @@ fn fill(server: &Server, path: &str) -> Vec<TcpStream> {
             BYTES + 1000
         );
         stream.write_all(head.as_bytes()).unwrap();
-        // Refused or cut off, it does not take all of it.
+        // Fails if the body is refused or aborted.
         let _ = stream.write_all(&body);
         stream
     };
@@ -143,10 +142,10 @@ fn fill(server: &Server, path: &str) -> Vec<TcpStream> {
 }
 
 #[test]
-fn bodies_that_fill_the_budget_and_stop_coming_do_not_shut_others_out() {
+fn stalled_bodies_that_fill_the_budget_do_not_block_searches() {
     let place = Place::new();
     let frame = place.frame("zoom.mp4", "7", "2560:1440");
-    assert!(frame.len() > 100_000, "{} bytes are no usual picture", frame.len());
+    assert!(frame.len() > 100_000, "{} bytes: too small for a usual picture", frame.len());
     let closed = place.serve_with_token(&[]);
     let open = place.serve(&[]);
     for (server, path) in [(&closed, "/v1/session"), (&open, "/v1/search")] {
@@ -158,7 +157,7 @@ fn bodies_that_fill_the_budget_and_stop_coming_do_not_shut_others_out() {
             assert_eq!(reply.status, 200, "{path}: {}", reply.body);
             held.iter_mut().for_each(|stream| stream.write_all(b" ").unwrap_or_default());
         }
-        // All of them are given up: refused, cut off, or too slow.
+        // All of them end: refused, aborted, or too slow.
         for stream in &held {
             let answer = rest(stream);
             let status = answer.get(9..12).unwrap_or("none");
@@ -169,10 +168,10 @@ fn bodies_that_fill_the_budget_and_stop_coming_do_not_shut_others_out() {
 }
 
 #[test]
-fn who_comes_when_the_queue_is_full_is_told_to_come_again() {
+fn returns_429_with_retry_after_when_the_queue_is_full() {
     let place = Place::new();
     let server = place.serve(&["--workers", "1", "--queue", "2"]);
-    // Large enough to take a while each.
+    // Large, so that each takes a while.
     let frame = place.frame("bars.avi", "5", "6000:4000");
     let statuses: Vec<(u16, bool)> = std::thread::scope(|scope| {
         let ask = || {
@@ -180,7 +179,7 @@ fn who_comes_when_the_queue_is_full_is_told_to_come_again() {
             (reply.status, reply.head.get("retry-after").is_some_and(|v| v == "1"))
         };
         let all: Vec<_> = (0..12).map(|_| scope.spawn(ask)).collect();
-        // Those that need no worker are answered meanwhile.
+        // Health needs no worker.
         assert_eq!(server.get("/healthz").status, 200);
         all.into_iter().map(|thread| thread.join().unwrap()).collect()
     });

@@ -211,7 +211,7 @@ fn vector() -> Vec<u8> {
 }
 
 #[test]
-fn a_frame_finds_its_video_as_on_the_command_line() {
+fn finds_the_same_as_the_command_line() {
     let place = Place::new();
     let server = place.serve(&[]);
     let frame = place.frame("zoom.mp4", "7", "320:180");
@@ -248,7 +248,7 @@ fn a_frame_finds_its_video_as_on_the_command_line() {
 }
 
 #[test]
-fn new_commits_are_taken_up_without_a_restart() {
+fn opens_new_commits_without_a_restart() {
     let place = Place(tempfile::tempdir().unwrap());
     std::fs::create_dir(place.path("videos")).unwrap();
     let server = place.serve(&[]);
@@ -270,13 +270,13 @@ fn new_commits_are_taken_up_without_a_restart() {
 }
 
 #[test]
-fn a_damaged_index_leaves_the_last_good_one_in_service() {
+fn serves_the_previous_commit_while_the_index_is_damaged() {
     let place = Place::new();
     let server = place.serve(&[]);
     let meta = place.path("index/text/meta.json");
     let sound = std::fs::read(&meta).unwrap();
     std::fs::write(&meta, b"{").unwrap();
-    until("the complaint", || server.log().contains("the index cannot be opened"));
+    until("the warning", || server.log().contains("cannot open the index"));
     let frame = place.frame("zoom.mp4", "7", "320:180");
     let reply = server.post("/v1/search", "image/jpeg", &frame);
     assert_eq!((reply.status, &reply.json()["results"][0]["name"]), (200, &"zoom.mp4".into()));

@@ -1,18 +1,18 @@
-//! How the server ends.
+//! Shutdown of the server.
 
 use super::*;
 
-/// Asks the process to end.
+/// Sends SIGTERM.
 pub(super) fn terminate(server: &Server) {
     assert!(Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap().success());
 }
 
 #[test]
-fn what_runs_is_answered_and_what_comes_is_refused() {
+fn answers_requests_in_progress_and_refuses_new_ones() {
     let place = Place::new();
     let mut server = place.serve(&[]);
     let frame = place.frame("zoom.mp4", "7", "320:180");
-    // A request whose body is half here, an idle connection, and one whose head is half here.
+    // A request with half of its body sent, an idle connection, and a request with half of its head sent.
     let mut running = server.connect();
     write!(
         running,
@@ -24,10 +24,12 @@ fn what_runs_is_answered_and_what_comes_is_refused() {
     let idle = server.connect();
     let mut begun = server.connect();
     begun.write_all(b"GET /v1/in").unwrap();
-    until("the request is in", || server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2"));
+    until("the request is in flight", || {
+        server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2")
+    });
     terminate(&server);
     let address = server.address().to_owned();
-    until("nobody is let in", || TcpStream::connect(&address).is_err());
+    until("new connections are refused", || TcpStream::connect(&address).is_err());
     assert!(server.child.try_wait().unwrap().is_none(), "it waits for the request");
     running.write_all(&frame[frame.len() / 2..]).unwrap();
     let answer = rest(&running);
@@ -39,7 +41,7 @@ fn what_runs_is_answered_and_what_comes_is_refused() {
 }
 
 #[test]
-fn a_request_that_does_not_end_is_not_waited_for_for_ever() {
+fn stops_waiting_for_stalled_requests_after_a_while() {
     let place = Place::new();
     let mut server = place.serve(&[]);
     let mut running = server.connect();
@@ -48,7 +50,9 @@ fn a_request_that_does_not_end_is_not_waited_for_for_ever() {
         "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\nhalf"
     )
     .unwrap();
-    until("the request is in", || server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2"));
+    until("the request is in flight", || {
+        server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2")
+    });
     let start = Instant::now();
     terminate(&server);
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
@@ -56,7 +60,7 @@ fn a_request_that_does_not_end_is_not_waited_for_for_ever() {
 }
 
 #[test]
-fn asked_twice_it_stops_at_once() {
+fn a_second_signal_stops_at_once() {
     let place = Place::new();
     let mut server = place.serve(&[]);
     let mut running = server.connect();
@@ -65,7 +69,9 @@ fn asked_twice_it_stops_at_once() {
         "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\nhalf"
     )
     .unwrap();
-    until("the request is in", || server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2"));
+    until("the request is in flight", || {
+        server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2")
+    });
     terminate(&server);
     until("it stops", || server.log().contains("stopping"));
     let start = Instant::now();

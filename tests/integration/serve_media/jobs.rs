@@ -6,20 +6,20 @@ fn is_over(job: &Value) -> bool {
     job["state"] != "running"
 }
 
-/// A server with the place's videos as its library.
+/// A server that may index the videos.
 fn serve(place: &Place) -> Server {
     place.serve(&[place.videos().to_str().unwrap()])
 }
 
-/// Begins a job; its id.
-fn begin(server: &Server, order: &str) -> String {
-    let answer = server.post("/v1/index", order);
+/// Starts a job and returns its id.
+fn start_job(server: &Server, request: &str) -> String {
+    let answer = server.post("/v1/index", request);
     assert_eq!(answer.status, 202, "{}", String::from_utf8_lossy(&answer.body));
     answer.json()["job"].as_str().unwrap().to_owned()
 }
 
 #[test]
-fn a_job_makes_an_index_and_keeps_it_up_to_date() {
+fn a_job_creates_an_index_and_updates_it() {
     let place = Place::new();
     place.clip(ZOOM, 6, "zoom.mp4");
     place.clip(BARS, 6, "bars.mp4");
@@ -28,7 +28,7 @@ fn a_job_makes_an_index_and_keeps_it_up_to_date() {
     assert_eq!(server.json("/v1/folders"), serde_json::json!({"folders": ["videos"]}));
     assert_eq!((server.get("/v1/videos").status, server.json("/v1/jobs")), (503, serde_json::json!({"jobs": []})));
     let answer = server.ask("POST", "/v1/index", &[], b"");
-    assert_eq!(answer.status, 202, "without a body all is as usual");
+    assert_eq!(answer.status, 202, "the body is optional");
     let first = answer.json()["job"].as_str().unwrap().to_owned();
     let job = server.wait(&format!("/v1/jobs/{first}"), is_over);
     assert_eq!((&job["state"], &job["error"]), (&"done".into(), &Value::Null), "{job}");
@@ -41,12 +41,12 @@ fn a_job_makes_an_index_and_keeps_it_up_to_date() {
     let failure = &job["failures"][0];
     assert_eq!((job["failures"].as_array().unwrap().len(), &failure["name"]), (1, &"broken one.mp4".into()));
     assert!(failure["reason"].as_str().unwrap().starts_with("no video could be decoded"), "{failure}");
-    // Who sees that it is done finds the videos.
+    // A client that sees the end of the job finds its videos.
     assert_eq!(server.json("/v1/videos")["total"], 2);
 
     std::fs::remove_file(place.videos().join("bars.mp4")).unwrap();
     place.clip(BARS, 4, "new.mp4");
-    let second = begin(&server, r#"{"folders":["videos"],"prune":true,"retry":true}"#);
+    let second = start_job(&server, r#"{"folders":["videos"],"prune":true,"retry":true}"#);
     let job = server.wait(&format!("/v1/jobs/{second}"), is_over);
     let counts = ["indexed", "unchanged", "failed", "removed"].map(|name| job[name].as_u64().unwrap());
     assert_eq!(counts, [1, 1, 1, 1], "{job}");
@@ -57,7 +57,7 @@ fn a_job_makes_an_index_and_keeps_it_up_to_date() {
 }
 
 #[test]
-fn what_cannot_be_begun_is_told() {
+fn rejects_jobs_that_cannot_start() {
     let place = Place::new();
     let server = serve(&place);
     for (body, word) in [
@@ -74,14 +74,14 @@ fn what_cannot_be_begun_is_told() {
     for method in ["GET", "DELETE"] {
         assert!(server.ask(method, "/v1/jobs/x", &[], b"").error(404).contains("no job"), "{method}");
     }
-    assert_eq!(server.json("/v1/jobs")["jobs"].as_array().unwrap().len(), 0, "nothing was begun");
+    assert_eq!(server.json("/v1/jobs")["jobs"].as_array().unwrap().len(), 0, "no job was started");
     let without = place.serve(&[]);
     assert!(without.post("/v1/index", "{}").error(403).contains("without folders"));
     assert_eq!(without.json("/v1/folders"), serde_json::json!({"folders": []}));
 }
 
 #[test]
-fn only_the_folders_that_are_named_are_indexed() {
+fn indexes_only_the_named_folders() {
     let place = Place::new();
     let (other, named) = (place.path("more/videos"), place.path("named"));
     for folder in [&other, &named] {
@@ -92,7 +92,7 @@ fn only_the_folders_that_are_named_are_indexed() {
     let folders = [&place.videos(), &other, &named].map(|path| path.to_str().unwrap().to_owned());
     let server = place.serve(&folders.each_ref().map(String::as_str));
     assert_eq!(server.json("/v1/folders")["folders"], serde_json::json!(["videos", "videos (2)", "named"]));
-    let job = begin(&server, r#"{"folders":["videos (2)","named"]}"#);
+    let job = start_job(&server, r#"{"folders":["videos (2)","named"]}"#);
     assert_eq!(server.wait(&format!("/v1/jobs/{job}"), is_over)["indexed"], 2);
     let page = server.json("/v1/videos");
     assert!(page["videos"].as_array().unwrap().iter().all(|video| video["name"] == "x.mp4"), "{page}");
@@ -100,14 +100,14 @@ fn only_the_folders_that_are_named_are_indexed() {
 
 #[cfg(unix)]
 #[test]
-fn a_running_job_tells_how_far_it_is_refuses_another_and_can_be_cancelled() {
+fn a_running_job_reports_progress_excludes_others_and_can_be_cancelled() {
     let place = Place::new();
-    // The longest is taken first; the shortest never ends.
+    // The longest file is decoded first; the shortest never ends.
     place.clip(ZOOM, 12, "zoom.mp4");
     place.clip(COUNTER, 3, "slow.mp4");
     let script = "case \"$*\" in *slow.mp4*) exec sleep 600;; esac";
     let server = place.serve_noting(script, &[place.videos().to_str().unwrap()]);
-    let id = begin(&server, "{}");
+    let id = start_job(&server, "{}");
     let path = format!("/v1/jobs/{id}");
     let job = server.wait(&path, |job| job["indexed"] == 1);
     let progress = job["progress"].as_f64().unwrap();
@@ -124,22 +124,22 @@ fn a_running_job_tells_how_far_it_is_refuses_another_and_can_be_cancelled() {
         (&"cancelled".into(), &Value::Null, &1.into()),
         "{job}"
     );
-    assert_eq!(server.json("/v1/videos")["total"], 1, "what was finished is kept");
+    assert_eq!(server.json("/v1/videos")["total"], 1, "finished files are kept");
     assert_eq!(server.ask("DELETE", &path, &[], b"").json()["state"], "cancelled");
-    // Then the next may begin.
-    let next = begin(&server, "{}");
+    // The next job can start.
+    let next = start_job(&server, "{}");
     server.ask("DELETE", &format!("/v1/jobs/{next}"), &[], b"");
     assert_eq!(server.wait(&format!("/v1/jobs/{next}"), is_over)["state"], "cancelled");
 }
 
 #[cfg(unix)]
 #[test]
-fn a_job_tells_how_far_it_is_within_a_long_file() {
+fn a_job_reports_progress_within_a_long_file() {
     let place = Place::new();
     place.clip(COUNTER, 30, "long.mp4");
-    // As slow as it is played.
+    // At the speed of playback.
     let server = place.serve_noting("exec ffmpeg -re \"$@\"", &[place.videos().to_str().unwrap()]);
-    let id = begin(&server, "{}");
+    let id = start_job(&server, "{}");
     let path = format!("/v1/jobs/{id}");
     let job = server.wait(&path, |job| is_over(job) || job["progress"].as_f64().unwrap() > 0.0);
     assert_eq!((&job["state"], &job["indexed"]), (&"running".into(), &0.into()), "{job}");
@@ -152,43 +152,43 @@ fn a_job_tells_how_far_it_is_within_a_long_file() {
 }
 
 #[test]
-fn an_index_that_another_process_writes_is_a_failed_job() {
+fn a_job_fails_while_another_process_writes_the_index() {
     let place = Place::new();
     place.clip(ZOOM, 3, "zoom.mp4");
     place.index();
     let server = serve(&place);
     let index = reelseek_index::Index::open(place.path("index")).unwrap();
     let writer = index.writer().unwrap();
-    let job = begin(&server, "{}");
+    let job = start_job(&server, "{}");
     let job = server.wait(&format!("/v1/jobs/{job}"), is_over);
     assert_eq!(job["state"], "failed");
     assert!(job["error"].as_str().unwrap().contains("is being written by another process"), "{job}");
     drop(writer);
-    let job = begin(&server, "{}");
+    let job = start_job(&server, "{}");
     assert_eq!(server.wait(&format!("/v1/jobs/{job}"), is_over)["state"], "done");
 }
 
 #[test]
-fn an_ffmpeg_that_is_missing_is_a_failed_job() {
+fn a_job_fails_without_ffmpeg() {
     let place = Place::new();
     place.clip(ZOOM, 3, "zoom.mp4");
     let mut command = place.command(&["serve", "--listen", "127.0.0.1:0", place.videos().to_str().unwrap()]);
     command.env("REELSEEK_FFMPEG", place.path("none"));
     let server = Server::start(&place, command);
-    let job = begin(&server, "{}");
+    let job = start_job(&server, "{}");
     let job = server.wait(&format!("/v1/jobs/{job}"), is_over);
     assert!(job["state"] == "failed" && job["error"].as_str().unwrap().contains("ffmpeg cannot be started"), "{job}");
 }
 
 #[cfg(unix)]
 #[test]
-fn a_server_that_is_asked_to_stop_stops_its_job_and_keeps_what_was_finished() {
+fn a_stopping_server_stops_its_job_and_keeps_finished_files() {
     let place = Place::new();
     place.clip(ZOOM, 12, "zoom.mp4");
     place.clip(COUNTER, 3, "slow.mp4");
     let script = "case \"$*\" in *slow.mp4*) exec sleep 600;; esac";
     let mut server = place.serve_noting(script, &[place.videos().to_str().unwrap()]);
-    let id = begin(&server, "{}");
+    let id = start_job(&server, "{}");
     server.wait(&format!("/v1/jobs/{id}"), |job| job["indexed"] == 1);
     assert!(Command::new("kill").args(["-TERM", &server.process.id().to_string()]).status().unwrap().success());
     let start = Instant::now();

@@ -29,7 +29,7 @@ fn place() -> Place {
 }
 
 #[test]
-fn videos_come_in_the_order_and_on_the_page_asked_for() {
+fn lists_videos_in_each_order_and_in_pages() {
     let place = place();
     let server = place.serve(&[]);
     let all = server.json("/v1/videos");
@@ -54,7 +54,7 @@ fn videos_come_in_the_order_and_on_the_page_asked_for() {
 }
 
 #[test]
-fn a_text_finds_words_parts_of_words_and_filters() {
+fn a_query_matches_words_parts_of_words_and_filters() {
     let place = place();
     let server = place.serve(&[]);
     for (query, expected) in [
@@ -81,7 +81,7 @@ fn a_text_finds_words_parts_of_words_and_filters() {
 }
 
 #[test]
-fn a_video_tells_all_that_is_known_of_it() {
+fn a_video_has_all_of_its_fields() {
     let place = place();
     let server = place.serve(&[]);
     let video = server.json(&format!("/v1/videos/{}", server.id("bars.mp4")));
@@ -117,7 +117,7 @@ fn labels_and_folders_are_counted() {
 }
 
 #[test]
-fn a_list_follows_the_index_and_paths_are_told_only_when_asked() {
+fn lists_follow_the_index_and_have_paths_only_with_show_paths() {
     let place = place();
     let mut server = place.serve(&["--show-paths"]);
     server.secret = None;
@@ -133,7 +133,7 @@ fn a_list_follows_the_index_and_paths_are_told_only_when_asked() {
 }
 
 #[test]
-fn links_of_a_list_are_signed_where_there_is_a_token() {
+fn links_are_signed_if_there_is_a_token() {
     let place = place();
     let mut command = place.command(&["serve", "--listen", "127.0.0.1:0"]);
     let token = "0123456789abcdef0123456789abcdef";

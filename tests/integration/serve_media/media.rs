@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn thumbnails_show_the_moment_that_is_asked_for() {
+fn thumbnails_show_the_requested_moment() {
     let place = Place::new();
     place.clip(COUNTER, 12, "counter.mp4");
     place.index();
@@ -21,7 +21,7 @@ fn thumbnails_show_the_moment_that_is_asked_for() {
 }
 
 #[test]
-fn thumbnails_have_the_width_asked_for_and_are_not_sent_twice() {
+fn thumbnails_have_the_requested_width_and_an_entity_tag() {
     let place = Place::new();
     place.clip(ZOOM, 3, "zoom.mp4");
     place.index();
@@ -47,7 +47,7 @@ fn thumbnails_have_the_width_asked_for_and_are_not_sent_twice() {
 }
 
 #[test]
-fn what_is_asked_wrongly_is_told() {
+fn rejects_malformed_requests() {
     let place = Place::new();
     place.clip(ZOOM, 3, "zoom.mp4");
     let server = place.serve(&[]);
@@ -88,7 +88,7 @@ fn what_is_asked_wrongly_is_told() {
 }
 
 #[test]
-fn files_are_served_whole_and_in_parts() {
+fn serves_files_and_ranges_of_them() {
     let place = Place::new();
     let file = std::fs::read(place.clip(ZOOM, 12, "zoom.mp4")).unwrap();
     place.index();
@@ -133,7 +133,7 @@ fn files_are_served_whole_and_in_parts() {
 }
 
 #[test]
-fn names_may_be_as_odd_as_the_file_system_takes_them() {
+fn serves_files_with_unusual_names() {
     let place = Place::new();
     let names = [
         "with space.mp4",
@@ -163,7 +163,7 @@ fn names_may_be_as_odd_as_the_file_system_takes_them() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_name_that_is_not_unicode_is_served_too() {
+fn serves_a_file_whose_name_is_not_unicode() {
     use std::os::unix::ffi::OsStrExt;
     let place = Place::new();
     let name = std::ffi::OsStr::from_bytes(b"caf\xe9.mp4");
@@ -177,7 +177,7 @@ fn a_name_that_is_not_unicode_is_served_too() {
 }
 
 #[test]
-fn a_file_that_has_gone_is_gone_and_nothing_else_is_served_in_its_place() {
+fn a_missing_file_is_gone_and_nothing_replaces_it() {
     let place = Place::new();
     let (gone, folder, broken) =
         (place.clip(ZOOM, 3, "gone.mp4"), place.clip(BARS, 3, "folder.mp4"), place.clip(COUNTER, 5, "broken.mp4"));
@@ -200,7 +200,7 @@ fn a_file_that_has_gone_is_gone_and_nothing_else_is_served_in_its_place() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_pipe_in_the_place_of_a_file_blocks_nobody() {
+fn a_pipe_instead_of_a_file_does_not_block() {
     let place = Place::new();
     let path = place.clip(ZOOM, 3, "zoom.mp4");
     place.index();
@@ -214,7 +214,7 @@ fn a_pipe_in_the_place_of_a_file_blocks_nobody() {
 }
 
 #[test]
-fn a_changed_file_has_other_pictures() {
+fn a_changed_file_has_new_thumbnails() {
     let place = Place::new();
     let path = place.clip(COUNTER, 12, "counter.mp4");
     place.index();

@@ -221,7 +221,7 @@ fn grey(jpeg: &[u8]) -> f64 {
 /// Times and grey levels of the frames of a video.
 fn greys(path: &Path) -> Vec<(u32, f64)> {
     use reelseek::Cancel;
-    use reelseek::media::{Fit, Limits, DecodePlan, Tools, frames};
+    use reelseek::media::{DecodePlan, Fit, Limits, Tools, frames};
     let plan = DecodePlan { rate_hz: 20.0, width: 8, height: 8, fit: Fit::Stretch, keyframes_only: false };
     let mut frames = frames(&Tools::find().unwrap(), path, &plan, &Limits::default(), &Cancel::default()).unwrap();
     let mut greys = Vec::new();

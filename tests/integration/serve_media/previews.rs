@@ -11,7 +11,7 @@ fn preview(server: &Server, place: &Place, query: &str) -> Vec<(u32, f64)> {
 }
 
 #[test]
-fn previews_show_their_moments_and_are_as_long_as_asked_for() {
+fn previews_have_the_requested_span() {
     let place = Place::new();
     place.clip(COUNTER, 12, "counter.mp4");
     place.index();
@@ -38,7 +38,7 @@ fn previews_show_their_moments_and_are_as_long_as_asked_for() {
 }
 
 #[test]
-fn a_preview_is_made_once_and_kept_over_a_restart() {
+fn a_preview_is_made_once_even_across_a_restart() {
     let place = Place::new();
     place.clip(ZOOM, 12, "zoom.mp4");
     place.index();
@@ -65,7 +65,7 @@ fn a_preview_is_made_once_and_kept_over_a_restart() {
 }
 
 #[test]
-fn many_who_ask_at_once_wait_for_one_ffmpeg() {
+fn concurrent_requests_share_one_ffmpeg() {
     let place = Place::new();
     place.clip(ZOOM, 12, "zoom.mp4");
     place.index();
@@ -81,7 +81,7 @@ fn many_who_ask_at_once_wait_for_one_ffmpeg() {
 }
 
 #[test]
-fn two_children_run_at_once_and_no_more() {
+fn at_most_two_thumbnails_are_made_at_once() {
     let place = Place::new();
     place.clip(ZOOM, 12, "zoom.mp4");
     place.index();
@@ -106,7 +106,7 @@ fn two_children_run_at_once_and_no_more() {
 }
 
 #[test]
-fn what_is_kept_stays_within_its_bound() {
+fn the_cache_stays_within_its_limit() {
     let place = Place::new();
     place.clip("nullsrc=size=320x240:rate=20:duration=40,geq=random(1)*255:128:128", 40, "noise.mp4");
     place.index();
@@ -131,7 +131,7 @@ fn what_is_kept_stays_within_its_bound() {
 }
 
 #[test]
-fn who_goes_away_leaves_no_work_behind() {
+fn a_client_that_leaves_cancels_its_work() {
     let place = Place::new();
     place.clip(ZOOM, 12, "zoom.mp4");
     place.index();
@@ -160,7 +160,7 @@ fn who_goes_away_leaves_no_work_behind() {
 }
 
 #[test]
-fn too_many_previews_are_sent_away_pictures_go_on_and_who_leaves_leaves_the_queue() {
+fn a_full_preview_queue_refuses_requests_but_not_thumbnails() {
     let place = Place::new();
     place.clip(ZOOM, 12, "zoom.mp4");
     place.index();
@@ -195,7 +195,7 @@ fn too_many_previews_are_sent_away_pictures_go_on_and_who_leaves_leaves_the_queu
 }
 
 #[test]
-fn without_a_place_for_the_cache_all_is_made_anew() {
+fn works_without_a_writable_cache() {
     let place = Place::new();
     place.clip(ZOOM, 12, "zoom.mp4");
     place.index();
@@ -212,7 +212,7 @@ fn without_a_place_for_the_cache_all_is_made_anew() {
 }
 
 #[test]
-fn an_ffmpeg_that_is_missing_or_cannot_encode_is_told() {
+fn reports_an_ffmpeg_that_is_missing_or_cannot_encode() {
     let place = Place::new();
     place.clip(ZOOM, 12, "zoom.mp4");
     place.index();
@@ -227,7 +227,7 @@ fn an_ffmpeg_that_is_missing_or_cannot_encode_is_told() {
 }
 
 #[test]
-fn without_h264_a_preview_is_webm() {
+fn previews_are_webm_without_h264() {
     let place = Place::new();
     place.clip(COUNTER, 12, "counter.mp4");
     place.index();

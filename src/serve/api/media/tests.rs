@@ -1,6 +1,10 @@
-use std::path::Path as FilePath;
+use std::path::Path;
 
+use super::file::disposition;
+use super::preview::{cut_span, span_of};
 use super::*;
+use crate::search::Moment;
+use crate::serve::api::files::content_type;
 
 #[test]
 fn a_preview_is_neither_too_short_nor_too_long_nor_beyond_the_end() {
@@ -15,13 +19,13 @@ fn a_preview_is_neither_too_short_nor_too_long_nor_beyond_the_end() {
         ((0, None, 500), (0, 6000)),
         ((u32::MAX, Some(u32::MAX), u32::MAX), (u32::MAX - 2000, u32::MAX)),
     ] {
-        assert_eq!(super::span(from, to, duration), span, "{from} {to:?} of {duration}");
+        assert_eq!(cut_span(from, to, duration), span, "{from} {to:?} of {duration}");
     }
 }
 
 #[test]
-fn the_preview_of_a_long_moment_is_about_its_best_place() {
-    for ((from_ms, at_ms, to_ms), shown) in [
+fn the_preview_of_a_long_moment_surrounds_its_best_row() {
+    for ((from_ms, at_ms, to_ms), span) in [
         ((3000, 4000, 7000), (3000, 7000)),
         ((0, 33_000, 39_500), (24_500, 39_500)),
         ((0, 33_000, 90_000), (28_000, 43_000)),
@@ -29,48 +33,27 @@ fn the_preview_of_a_long_moment_is_about_its_best_place() {
         ((10_000, 10_000, 90_000), (10_000, 25_000)),
         ((0, 15_000, 15_000), (0, 15_000)),
     ] {
-        assert_eq!(super::shown(Moment { from_ms, at_ms, to_ms }), shown);
+        assert_eq!(span_of(Moment { from_ms, at_ms, to_ms }), span);
     }
 }
 
 #[test]
 fn names_in_headers_are_ascii() {
-    assert_eq!(encoded("été \"1\"; #%.mp4"), "%C3%A9t%C3%A9%20%221%22%3B%20%23%25.mp4");
+    let expected = "inline; filename*=UTF-8''%C3%A9t%C3%A9%20%221%22%3B%20%23%25.mp4";
+    assert_eq!(disposition("été \"1\"; #%.mp4").unwrap(), expected);
 }
 
 #[test]
-fn no_file_is_told_to_be_what_a_browser_runs() {
+fn no_content_type_is_one_that_a_browser_runs() {
     for extension in media::walk::EXTENSIONS {
-        let told = content_type(&PathBuf::from(format!("a.{extension}")));
-        assert!(told.starts_with("video/") || told == "image/gif" || told == "application/octet-stream", "{extension}");
+        let found = content_type(&PathBuf::from(format!("a.{extension}")));
+        assert!(
+            found.starts_with("video/") || found == "image/gif" || found == "application/octet-stream",
+            "{extension}"
+        );
     }
-    assert_eq!(content_type(FilePath::new("a.MP4")), "video/mp4");
+    assert_eq!(content_type(Path::new("a.MP4")), "video/mp4");
     for name in ["a.html", "a.svg", "a", "a.js"] {
-        assert_eq!(content_type(FilePath::new(name)), "application/octet-stream");
-    }
-}
-
-#[test]
-fn errors_tell_no_path() {
-    let path = PathBuf::from("/srv/secret place/a.mp4");
-    let io = |kind: ErrorKind| media::Error::Io { path: path.clone(), reason: kind.into() };
-    for (error, status) in [
-        (io(ErrorKind::NotFound), StatusCode::GONE),
-        (io(ErrorKind::PermissionDenied), StatusCode::INTERNAL_SERVER_ERROR),
-        (media::Error::NotAFile { path: path.clone(), found: "a folder" }, StatusCode::GONE),
-        (
-            media::Error::Undecodable { path: path.clone(), reason: "bad".into() },
-            StatusCode::UNPROCESSABLE_ENTITY,
-        ),
-        (media::Error::Limit { path: path.clone(), reason: "took long".into() }, StatusCode::SERVICE_UNAVAILABLE),
-        (
-            media::Error::NoFfmpeg { program: "/srv/secret place/ffmpeg".into(), reason: "none".into() },
-            StatusCode::NOT_IMPLEMENTED,
-        ),
-        (media::Error::NoCodec { program: "/srv/secret place/ffmpeg".into() }, StatusCode::NOT_IMPLEMENTED),
-    ] {
-        let refused = refused(error);
-        assert_eq!(refused.status, status, "{refused:?}");
-        assert!(!refused.message.contains("secret"), "{refused:?}");
+        assert_eq!(content_type(Path::new(name)), "application/octet-stream");
     }
 }

@@ -1,0 +1,109 @@
+//! `/v1/search/batch`: several searches in one request.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use serde::Serialize;
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+use utoipa::ToSchema;
+
+use crate::serve::api::openapi::IndexErrors;
+use crate::serve::api::params::QueryParams;
+use crate::serve::api::request::{BatchRequest, SearchRequest, read_batch};
+use crate::serve::api::search::{SearchContext, SearchResponse};
+use crate::serve::error::{ApiError, ErrorBody};
+use crate::serve::limits::{BATCH_TIME, MAX_BATCH_FETCHES};
+
+/// The answers to a batch.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct BatchResponse {
+    /// In the order of the queries.
+    answers: Vec<BatchAnswer>,
+}
+
+/// The answer to one query of a batch.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum BatchAnswer {
+    Found(SearchResponse),
+    Failed(ErrorBody),
+}
+
+impl From<Result<SearchResponse, ApiError>> for BatchAnswer {
+    fn from(outcome: Result<SearchResponse, ApiError>) -> BatchAnswer {
+        match outcome {
+            Ok(response) => BatchAnswer::Found(response),
+            Err(error) => BatchAnswer::Failed(ErrorBody { error: error.message }),
+        }
+    }
+}
+
+/// Tasks that end when this is dropped.
+struct FetchQueue<T>(VecDeque<JoinHandle<T>>);
+
+impl<T> Drop for FetchQueue<T> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Runs up to 32 searches on one snapshot of the index.
+#[utoipa::path(
+    post, path = "/v1/search/batch", tag = "search", params(QueryParams<SearchRequest>),
+    responses(
+        (
+            status = 200,
+            description = "The answers in the order of the queries; a query that failed has an error instead",
+            body = BatchResponse
+        ),
+        IndexErrors,
+    )
+)]
+pub(crate) async fn batch(
+    State(context): State<SearchContext>,
+    QueryParams(params): QueryParams<SearchRequest>,
+    request: Request,
+) -> Result<Json<BatchResponse>, ApiError> {
+    let BatchRequest { queries, options } = read_batch(&context.gate, params, request).await?;
+    let options = Arc::new(options);
+    let snapshot = context.snapshots.ready()?;
+    // A wrong filter is one error of the batch, not one for each query. And a full queue refuses the batch
+    // before anything is fetched.
+    let (worker, filter) = (snapshot.clone(), options.filter.clone());
+    let check = move || match &filter {
+        Some(filter) => worker.engine.searcher().filter(filter).map(drop).map_err(ApiError::from),
+        None => Ok(()),
+    };
+    context.gate.run(check).await?;
+    let deadline = Instant::now() + BATCH_TIME;
+    let mut queries = queries.into_iter();
+    let mut fetches = FetchQueue(VecDeque::with_capacity(MAX_BATCH_FETCHES));
+    let mut answers = Vec::with_capacity(queries.len());
+    loop {
+        while let Some(query) = (fetches.0.len() < MAX_BATCH_FETCHES).then(|| queries.next()).flatten() {
+            let fetcher = context.fetcher.clone();
+            let fetch = async move { query.resolve(&fetcher, Some(deadline)).await };
+            fetches.0.push_back(tokio::spawn(fetch.in_current_span()));
+        }
+        // The task stays in the queue until it ends, so that a client that disconnects stops it too.
+        let Some(next) = fetches.0.front_mut() else { break };
+        let query = next.await.map_err(|error| ApiError::internal(&error))?;
+        fetches.0.pop_front();
+        let (worker, snapshot, options) = (context.clone(), snapshot.clone(), options.clone());
+        let outcome = match query {
+            _ if Instant::now() > deadline => Err(ApiError::busy("the batch ran out of time before this query")),
+            // Each query waits for a worker by itself, so that single searches run in between.
+            Ok(query) => {
+                let work = move || worker.search(&snapshot, &query, &options);
+                context.gate.run_further(deadline, work).await
+            }
+            Err(error) => Err(error),
+        };
+        answers.push(outcome.into());
+    }
+    Ok(Json(BatchResponse { answers }))
+}

@@ -1,0 +1,45 @@
+//! Links to the pictures and videos of a result.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::serve::advice::stored_text;
+use crate::serve::guard::auth::Auth;
+
+/// Writes links, signed if the server has a token, so that a page or a chat can embed them.
+pub(crate) struct Links {
+    auth: Arc<Auth>,
+    show_paths: bool,
+}
+
+impl Links {
+    pub(crate) fn new(auth: Arc<Auth>, show_paths: bool) -> Links {
+        Links { auth, show_paths }
+    }
+
+    /// A picture of the moment at `at` seconds; `width` in pixels.
+    pub(crate) fn thumbnail(&self, video: &str, at: f64, width: Option<u32>) -> String {
+        let width = width.map(|width| format!("&width={width}")).unwrap_or_default();
+        self.auth.sign(format!("/v1/thumbnail?video={video}&at={at}{width}"))
+    }
+
+    /// A short video of a moment, in seconds.
+    pub(crate) fn preview(&self, video: &str, from: f64, to: f64) -> String {
+        self.auth.sign(format!("/v1/preview?video={video}&from={from}&to={to}"))
+    }
+
+    /// The file of a video.
+    pub(crate) fn media(&self, video: &str) -> String {
+        self.auth.sign(format!("/v1/media/{video}"))
+    }
+
+    /// A stored message about a video, without its folder unless the server shows paths.
+    pub(crate) fn stored_text(&self, text: &str, video: &Path) -> String {
+        if self.show_paths { text.to_owned() } else { stored_text(text, video) }
+    }
+
+    /// The path of a file, if the server shows paths.
+    pub(crate) fn path(&self, path: &str) -> Option<String> {
+        self.show_paths.then(|| path.to_owned())
+    }
+}

@@ -1,0 +1,71 @@
+//! `/v1/media/{id}`: the file of a video.
+
+use axum::extract::{Path, State};
+use axum::http::header::CONTENT_DISPOSITION;
+use axum::http::{HeaderMap, HeaderValue, Method};
+use axum::response::Response;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::media;
+use crate::serve::advice::{gone, video_error};
+use crate::serve::api::files::{self, FileHeaders, FileRequest, content_type};
+use crate::serve::api::media::{MediaContext, VideoFile};
+use crate::serve::api::openapi::{FileErrors, IndexErrors};
+use crate::serve::api::search::file_name;
+use crate::serve::error::ApiError;
+use crate::serve::observe::logging::spawn_blocking;
+
+/// Characters that RFC 8187 wants encoded in a header's value.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Returns the file of a video.
+#[utoipa::path(
+    get, path = "/v1/media/{id}", tag = "media", params(("id" = String, Path, description = "Id of a video")),
+    responses(
+        (
+            status = 200,
+            description = "The file",
+            content((Vec<u8> = "video/*"), (Vec<u8> = "image/gif"), (Vec<u8> = "application/octet-stream"))
+        ),
+        (
+            status = 206,
+            description = "A part of the file",
+            content((Vec<u8> = "video/*"), (Vec<u8> = "image/gif"), (Vec<u8> = "application/octet-stream"))
+        ),
+        FileErrors,
+        IndexErrors,
+    )
+)]
+pub(crate) async fn video_file(
+    State(context): State<MediaContext>,
+    Path(id): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let file = context.locate(id.clone()).await?;
+    let content_type = content_type(&file.path);
+    let disposition = disposition(file_name(&file.path.to_string_lossy()));
+    let open = move || {
+        media::readable(&file.path).map_err(video_error)?;
+        let io = |reason| video_error(media::Error::Io { path: file.path.clone(), reason });
+        let open = std::fs::File::open(&file.path).map_err(io)?;
+        // The file may have been replaced since it was located.
+        let meta = open.metadata().map_err(io)?;
+        if !meta.is_file() {
+            return Err(gone());
+        }
+        Ok((open, VideoFile::new(&id, file.path.clone(), 0, &meta)))
+    };
+    let (open, now) = spawn_blocking(open).await.map_err(|error| ApiError::internal(&error))??;
+    let tag = blake3::hash(&now.identity).to_hex()[..32].to_owned();
+    let head = FileHeaders { content_type, tag, cache_control: "private, no-cache" };
+    let request = FileRequest { method: &method, headers: &headers };
+    let mut response = files::file_response(&request, &head, open, now.length);
+    response.headers_mut().extend(disposition.map(|value| (CONTENT_DISPOSITION, value)));
+    Ok(response)
+}
+
+/// The header with the name of a file.
+pub(super) fn disposition(name: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(&format!("inline; filename*=UTF-8''{}", utf8_percent_encode(name, ENCODED))).ok()
+}

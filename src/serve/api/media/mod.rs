@@ -1,0 +1,241 @@
+//! Thumbnails, previews and the video files, only of videos in the index, by their id.
+
+pub(crate) mod file;
+pub(crate) mod preview;
+pub(crate) mod thumbnail;
+
+use std::collections::HashMap;
+use std::fs::Metadata;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+
+use crate::base::Cancel;
+use crate::collection::video_path;
+use crate::encode::registry;
+use crate::media::{self, Codec, Limits, Tools, VideoSource, VideoStart};
+use crate::serve::admission::gate::WorkerGate;
+use crate::serve::admission::single_flight::SingleFlight;
+use crate::serve::advice::{gone, video_error};
+use crate::serve::api::cache::{CacheKey, FileCache};
+use crate::serve::api::files::FileHeaders;
+use crate::serve::api::library;
+use crate::serve::error::ApiError;
+use crate::serve::limits::{
+    FFMPEG_TIME, MAX_QUEUED_PREVIEWS, MAX_QUEUED_THUMBNAILS, MAX_VIDEO_STARTS, MEDIA_QUEUE_TIME, MEDIA_WORK_TIME,
+    PREVIEW_WORKERS, THUMBNAIL_WORKERS,
+};
+use crate::serve::observe::clock::since_1970_ns;
+use crate::serve::observe::logging::spawn_blocking;
+use crate::serve::observe::metrics::{Metrics, Stage};
+use crate::serve::snapshot::SnapshotStore;
+
+/// Part of every cache key. Change it whenever the same request gives other bytes.
+const CACHE_VERSION: &[u8] = b"1";
+
+/// What the handlers of media share.
+#[derive(Clone)]
+pub(crate) struct MediaContext {
+    pub(crate) snapshots: Arc<SnapshotStore>,
+    pub(crate) media: Arc<MediaStore>,
+}
+
+/// Makes thumbnails and previews with ffmpeg, each once, and keeps them on disk.
+pub(crate) struct MediaStore {
+    tools: OnceLock<Tools>,
+    codec: OnceLock<Codec>,
+    codec_flights: Arc<SingleFlight<(), Result<Codec, ApiError>>>,
+    cache: FileCache,
+    flights: Arc<SingleFlight<CacheKey, Result<Bytes, ApiError>>>,
+    thumbnails: WorkerGate,
+    previews: WorkerGate,
+    /// By the identity of the file; `None` if it cannot be determined.
+    starts: Mutex<HashMap<Vec<u8>, Option<VideoStart>>>,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    hits: Counter,
+    misses: Counter,
+    queue: Gauge,
+}
+
+impl MediaStore {
+    /// A store with at most `cache_bytes` on disk.
+    pub(crate) fn new(cache_bytes: u64, metrics: &Arc<Metrics>) -> MediaStore {
+        let (hits, misses, queue) = (Counter::default(), Counter::default(), Gauge::default());
+        metrics.register(|r| {
+            r.register("cache_hits", "Thumbnails and previews found in the cache", hits.clone());
+            r.register("cache_misses", "Thumbnails and previews made", misses.clone());
+            r.register("media_queue_depth", "Thumbnails and previews that wait to be made", queue.clone());
+        });
+        let gate = |workers, queue| {
+            WorkerGate::new(workers, queue, metrics).with(MEDIA_QUEUE_TIME, MEDIA_WORK_TIME, Stage::CutQueue)
+        };
+        MediaStore {
+            tools: OnceLock::new(),
+            codec: OnceLock::new(),
+            codec_flights: Arc::default(),
+            cache: FileCache::new(registry::cache_folder().join("previews"), cache_bytes),
+            flights: Arc::default(),
+            thumbnails: gate(THUMBNAIL_WORKERS, MAX_QUEUED_THUMBNAILS),
+            previews: gate(PREVIEW_WORKERS, MAX_QUEUED_PREVIEWS),
+            starts: Mutex::default(),
+            limits: Limits { wall: FFMPEG_TIME, background: true, ..Limits::default() },
+            metrics: metrics.clone(),
+            hits,
+            misses,
+            queue,
+        }
+    }
+
+    fn tools(&self) -> Result<&Tools, media::Error> {
+        // A missing program is looked for again at the next request.
+        match self.tools.get() {
+            Some(tools) => Ok(tools),
+            None => Tools::find().map(|tools| self.tools.get_or_init(|| tools)),
+        }
+    }
+
+    /// Updates the metric of the queues' length.
+    pub(crate) fn record_queue(&self) {
+        self.queue.set(i64::try_from(self.thumbnails.waiting() + self.previews.waiting()).unwrap_or(i64::MAX));
+    }
+
+    /// How the file begins, determined once as long as the file does not change.
+    fn start(&self, file: &VideoFile, source: &VideoSource<'_>) -> Result<Option<VideoStart>, media::Error> {
+        let starts = || self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(start) = starts().get(&file.identity) {
+            return Ok(*start);
+        }
+        let start = match source.start() {
+            Ok(start) => Some(start),
+            Err(error) if error.is_undecodable() => None,
+            Err(error) => return Err(error),
+        };
+        let mut starts = starts();
+        if starts.len() >= MAX_VIDEO_STARTS {
+            starts.clear();
+        }
+        starts.insert(file.identity.clone(), start);
+        Ok(start)
+    }
+
+    /// The codec of previews, which depends on the server's ffmpeg. Determined once.
+    async fn codec(self: &Arc<Self>) -> Result<Codec, ApiError> {
+        if let Some(codec) = self.codec.get() {
+            return Ok(*codec);
+        }
+        let work = |cancel: Cancel| {
+            let store = self.clone();
+            async move {
+                let worker = store.clone();
+                let work = move || {
+                    let tools = worker.tools().map_err(video_error)?;
+                    let codec = Codec::detect(tools, &worker.limits, &cancel).map_err(video_error)?;
+                    Ok(*worker.codec.get_or_init(|| codec))
+                };
+                store.previews.run(work).await
+            }
+        };
+        self.codec_flights.join(&(), work).await.unwrap_or_else(|| Err(ApiError::panicked()))
+    }
+
+    /// The cached bytes of a key, or what `make` returns. `make` waits for a worker of the gate, and runs
+    /// once for all concurrent requests with the same key.
+    async fn cached_or_made(
+        self: &Arc<Self>,
+        gate: fn(&MediaStore) -> &WorkerGate,
+        key: CacheKey,
+        make: impl FnOnce(&MediaStore, &CacheKey, &Cancel) -> Result<Bytes, ApiError> + Send + 'static,
+    ) -> Result<Bytes, ApiError> {
+        let (worker, own) = (self.clone(), key.clone());
+        let cached = spawn_blocking(move || worker.cache.get(&own)).await;
+        if let Some(bytes) = cached.map_err(|error| ApiError::internal(&error))? {
+            self.hits.inc();
+            return Ok(bytes);
+        }
+        let work = |cancel: Cancel| {
+            let (store, key) = (self.clone(), key.clone());
+            async move {
+                let worker = store.clone();
+                let work = move || {
+                    if cancel.is_set() {
+                        return Err(video_error(media::Error::Cancelled { path: PathBuf::new() }));
+                    }
+                    // An earlier flight may have just ended.
+                    if let Some(bytes) = worker.cache.get(&key) {
+                        return Ok(bytes);
+                    }
+                    worker.misses.inc();
+                    let start = Instant::now();
+                    let made = make(&worker, &key, &cancel);
+                    worker.metrics.observe(Stage::Cut, start.elapsed());
+                    made
+                };
+                gate(&store).run(work).await
+            }
+        };
+        self.flights.join(&key, work).await.unwrap_or_else(|| Err(ApiError::panicked()))
+    }
+}
+
+/// The file of a video, as it is now.
+struct VideoFile {
+    path: PathBuf,
+    duration_ms: u32,
+    /// Size in bytes.
+    length: u64,
+    /// Id of the video, size and time of the last change.
+    identity: Vec<u8>,
+}
+
+impl VideoFile {
+    fn new(id: &str, path: PathBuf, duration_ms: u64, meta: &Metadata) -> VideoFile {
+        let modified_ns = meta.modified().map_or(0, since_1970_ns);
+        let identity = [id.as_bytes(), b" ", &meta.len().to_le_bytes(), &modified_ns.to_le_bytes()].concat();
+        VideoFile { path, duration_ms: u32::try_from(duration_ms).unwrap_or(u32::MAX), length: meta.len(), identity }
+    }
+
+    /// The key of what is made of this file with these numbers.
+    fn key(&self, kind: &str, numbers: &[u32], extension: &str) -> CacheKey {
+        let numbers: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        CacheKey::new(&[CACHE_VERSION, kind.as_bytes(), &self.identity, &numbers], extension)
+    }
+}
+
+impl MediaContext {
+    /// Finds the file of a video.
+    ///
+    /// # Errors
+    /// 404 if there is no such video, 410 if its file is gone.
+    async fn locate(&self, id: String) -> Result<VideoFile, ApiError> {
+        let snapshot = self.snapshots.ready()?;
+        let work = move || {
+            let video = library::find(&snapshot, &id)?;
+            let path = video_path(&video);
+            let meta = std::fs::metadata(&path)
+                .map_err(|reason| video_error(media::Error::Io { path: path.clone(), reason }))?;
+            if !meta.is_file() {
+                return Err(gone());
+            }
+            Ok(VideoFile::new(&id, path, video.duration_ms, &meta))
+        };
+        spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))?
+    }
+}
+
+/// The headers of a thumbnail or a preview. Its key names its content.
+fn headers_of(key: &CacheKey, content_type: &'static str) -> FileHeaders {
+    FileHeaders { content_type, tag: key.file_name().to_owned(), cache_control: "private, max-age=3600" }
+}
+
+/// Seconds of a request as milliseconds.
+fn milliseconds(seconds: f64) -> u32 {
+    (seconds * 1000.0).round() as u32
+}
+
+#[cfg(test)]
+mod tests;

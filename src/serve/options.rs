@@ -1,0 +1,136 @@
+//! Options of the server.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use reelseek_index::Index;
+
+use super::error::Error;
+use super::guard::auth::Token;
+use crate::collection::ModelChoice;
+
+/// What to serve, and to whom.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ServeOptions {
+    /// Folder of the index. It may appear after the start.
+    pub index: PathBuf,
+    /// Folders whose videos may be indexed on request.
+    pub library: Vec<PathBuf>,
+    /// Address to listen on. Port 0 takes a free port.
+    pub listen: SocketAddr,
+    /// Folded checkpoint of the index; by default the one stored with it.
+    pub checkpoint: Option<PathBuf>,
+    /// Weights of the index's encoder; by default those that the index names.
+    pub weights: Option<PathBuf>,
+    /// Token that requests must carry, if any.
+    pub token: Option<Token>,
+    /// Whether requests from the network need no token.
+    pub no_auth: bool,
+    /// Host names of the server, besides its address and those of loopback.
+    pub hosts: Vec<String>,
+    /// Origins whose pages may send requests.
+    pub origins: Vec<String>,
+    /// Whether the server may fetch pictures by their URL.
+    pub fetch: bool,
+    /// Whether responses contain the paths of files.
+    pub show_paths: bool,
+    /// Searches at once.
+    pub workers: usize,
+    /// Requests that may wait for a worker.
+    pub queue: usize,
+    /// Bytes of thumbnails and previews kept on disk.
+    pub cache_bytes: u64,
+}
+
+impl Default for ServeOptions {
+    fn default() -> ServeOptions {
+        ServeOptions {
+            index: PathBuf::from(".reelseek"),
+            library: Vec::new(),
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8787),
+            checkpoint: None,
+            weights: None,
+            token: None,
+            no_auth: false,
+            hosts: Vec::new(),
+            origins: Vec::new(),
+            fetch: false,
+            show_paths: false,
+            workers: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            queue: 64,
+            cache_bytes: 1_000_000_000,
+        }
+    }
+}
+
+/// A setter for each option, so that options can be chained.
+macro_rules! setters {
+    ($($field:ident: $type:ty),+ $(,)?) => {
+        impl ServeOptions {
+            $(
+                #[doc = concat!("Sets [`ServeOptions::", stringify!($field), "`].")]
+                #[must_use]
+                pub fn $field(mut self, $field: $type) -> ServeOptions {
+                    self.$field = $field;
+                    self
+                }
+            )+
+        }
+    };
+}
+
+setters! {
+    library: Vec<PathBuf>,
+    listen: SocketAddr,
+    checkpoint: Option<PathBuf>,
+    weights: Option<PathBuf>,
+    token: Option<Token>,
+    no_auth: bool,
+    hosts: Vec<String>,
+    origins: Vec<String>,
+    fetch: bool,
+    show_paths: bool,
+    workers: usize,
+    queue: usize,
+    cache_bytes: u64,
+}
+
+impl ServeOptions {
+    /// The default options for this index.
+    pub fn new(index: impl Into<PathBuf>) -> ServeOptions {
+        ServeOptions { index: index.into(), ..ServeOptions::default() }
+    }
+
+    /// The encoder and checkpoint of the index.
+    pub(crate) fn model_choice(&self) -> ModelChoice {
+        ModelChoice { encoder: None, weights: self.weights.clone(), checkpoint: self.checkpoint.clone() }
+    }
+
+    /// Checks the options against each other and the disk, and logs what is unwise.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if !self.listen.ip().is_loopback() && self.token.is_none() && !self.no_auth {
+            return Err(Error::Open { listen: self.listen });
+        }
+        if std::fs::metadata(&self.index).is_ok_and(|found| !found.is_dir()) {
+            return Err(Error::Index { path: self.index.clone() });
+        }
+        for path in &self.library {
+            match std::fs::metadata(path) {
+                Ok(found) if found.is_dir() => {}
+                Ok(_) => return Err(Error::Library { path: path.clone(), found: "it is not a folder".to_owned() }),
+                Err(error) => return Err(Error::Library { path: path.clone(), found: error.to_string() }),
+            }
+        }
+        if !Index::exists(&self.index) {
+            tracing::warn!(
+                "there is no index at {}: make one with `reelseek index FOLDER`, or with Index on the page",
+                self.index.display()
+            );
+        }
+        if self.token.as_ref().is_some_and(Token::is_short) {
+            tracing::warn!("the token is short enough to be guessed: `openssl rand -hex 16` prints a better one");
+        }
+        Ok(())
+    }
+}

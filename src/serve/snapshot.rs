@@ -1,0 +1,122 @@
+//! The newest commit of the index, opened for searching.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use reelseek_index::Index;
+
+use super::error::ApiError;
+use super::limits::COMMIT_POLL;
+use super::observe::logging::spawn_blocking;
+use super::observe::metrics::Metrics;
+use super::options::ServeOptions;
+use crate::collection::ModelChoice;
+use crate::search::{self, Engine};
+
+/// Opens each new commit. Requests hold one [`Snapshot`] from beginning to end.
+pub(crate) struct SnapshotStore {
+    index: PathBuf,
+    model: ModelChoice,
+    metrics: Arc<Metrics>,
+    latest: RwLock<Option<Arc<Snapshot>>>,
+    opened: Mutex<Option<CommitStamp>>,
+}
+
+/// One commit of the index.
+pub(crate) struct Snapshot {
+    pub(crate) engine: Engine,
+    /// Number of commits opened since the start of the server.
+    pub(crate) generation: u64,
+    /// Number of live videos.
+    pub(crate) videos: usize,
+}
+
+/// Identity, time and size of the file that each commit replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct CommitStamp {
+    file_id: u64,
+    modified: Option<SystemTime>,
+    bytes: u64,
+}
+
+impl SnapshotStore {
+    /// A store for the index of these options, without a snapshot: see [`SnapshotStore::refresh`].
+    pub(crate) fn new(options: &ServeOptions, metrics: &Arc<Metrics>) -> SnapshotStore {
+        SnapshotStore {
+            index: options.index.clone(),
+            model: options.model_choice(),
+            metrics: metrics.clone(),
+            latest: RwLock::default(),
+            opened: Mutex::default(),
+        }
+    }
+
+    /// The newest snapshot; `None` without an index.
+    pub(crate) fn latest(&self) -> Option<Arc<Snapshot>> {
+        self.latest.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The newest snapshot.
+    ///
+    /// # Errors
+    /// 503 without an index.
+    pub(crate) fn ready(&self) -> Result<Arc<Snapshot>, ApiError> {
+        self.latest().ok_or_else(|| ApiError::unavailable("there is no index yet: index a folder first"))
+    }
+
+    /// Opens the newest commit unless it is open; returns whether it was opened.
+    ///
+    /// # Errors
+    /// If the commit cannot be opened. The previous snapshot stays.
+    pub(crate) fn refresh(&self) -> Result<bool, search::Error> {
+        // Held to the end, so that one thread at a time refreshes.
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        // Read before the index is opened: a commit in between is opened twice rather than never.
+        let stamp = self.stamp();
+        if stamp.is_none() || stamp == *opened {
+            return Ok(false);
+        }
+        let before = self.latest();
+        let engine = match &before {
+            Some(before) => before.engine.renewed(&self.index, &self.model)?,
+            None => Engine::open(&self.index, &self.model)?,
+        };
+        let (rows, videos) = (engine.searcher().rows(), engine.searcher().video_numbers().len());
+        let generation = before.map_or(1, |before| before.generation + 1);
+        let snapshot = Arc::new(Snapshot { engine, generation, videos });
+        *self.latest.write().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+        *opened = stamp;
+        self.metrics.snapshot(generation, rows, videos);
+        tracing::info!(generation, rows, videos, "index opened");
+        Ok(true)
+    }
+
+    fn stamp(&self) -> Option<CommitStamp> {
+        let meta = std::fs::metadata(Index::commit_file(&self.index)).ok()?;
+        #[cfg(unix)]
+        let file_id = std::os::unix::fs::MetadataExt::ino(&meta);
+        // Time and size tell commits apart as well, except within the clock's resolution.
+        #[cfg(not(unix))]
+        let file_id = 0;
+        Some(CommitStamp { file_id, modified: meta.modified().ok(), bytes: meta.len() })
+    }
+
+    /// Opens new commits as they appear. Runs until it is dropped.
+    pub(crate) async fn watch(self: Arc<SnapshotStore>) {
+        let mut logged = String::new();
+        loop {
+            tokio::time::sleep(COMMIT_POLL).await;
+            let store = self.clone();
+            match spawn_blocking(move || store.refresh()).await {
+                Ok(Ok(_)) => logged.clear(),
+                // Tried again at each poll, and logged once.
+                Ok(Err(error)) if logged != error.to_string() => {
+                    logged = error.to_string();
+                    tracing::warn!("cannot open the index, still serving the previous commit: {logged}");
+                }
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+    }
+}
