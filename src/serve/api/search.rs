@@ -174,7 +174,7 @@ impl SearchContext {
 ///
 /// Send the picture as the body (`image/*` or `application/octet-stream`) or as the field `image` of a form.
 /// Instead of a picture, JSON may contain a `vector` of the index's length, and JSON or a form may contain a
-/// `url` if the server fetches pictures. SearchOptions are query parameters, JSON fields or form fields;
+/// `url` if the server fetches pictures. Options are query parameters, JSON fields or form fields;
 /// those of the body take precedence. A picture with plain borders is searched both with and without them.
 #[utoipa::path(
     post, path = "/v1/search", tag = "search", params(QueryParams<SearchRequest>),
