@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn an_undecodable_file_is_decoded_again_only_if_changed_or_with_retry() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     std::fs::write(place.videos().join("broken.mp4"), "no video").unwrap();
     let first = place.index(&[]);
     let reason = |all: &[Value]| events(all, "failed")[0]["error"].as_str().unwrap().to_owned();
@@ -19,7 +19,7 @@ fn an_undecodable_file_is_decoded_again_only_if_changed_or_with_retry() {
 #[cfg(unix)]
 #[test]
 fn a_killed_decoder_leaves_no_partial_video() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     place.index(&[]);
     place.clip(ZOOM, 8, "zoom.mp4");
     // Some frames, and then what the system does when memory runs out.
@@ -35,16 +35,15 @@ fn a_killed_decoder_leaves_no_partial_video() {
 
 /// Runs `index --json` with another program instead of ffmpeg.
 #[cfg(unix)]
-fn index_with(place: &Place, ffmpeg: &Path) -> Vec<Value> {
-    let videos = place.videos();
-    let mut command = place.command(&["index", videos.to_str().unwrap(), "--json"]);
-    lines(&command.env("REELSEEK_FFMPEG", ffmpeg).output().unwrap())
+fn index_with(place: &TestFolder, ffmpeg: &Path) -> Vec<Value> {
+    let mut command = place.command(&["index", "@videos", "--json"]);
+    json_lines(&command.env("REELSEEK_FFMPEG", ffmpeg).output().unwrap())
 }
 
 #[cfg(unix)]
 #[test]
 fn a_failure_of_the_machine_is_not_remembered() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.clip(ZOOM, 4, "zoom.mp4");
     for fault in ["[error] Cannot allocate memory", "sh: 1: ffmpeg: not found"] {
         let code = if fault.starts_with("sh") { 127 } else { 1 };
@@ -60,7 +59,7 @@ fn a_failure_of_the_machine_is_not_remembered() {
 
 #[test]
 fn a_file_cut_short_is_remembered_though_ffmpeg_speaks_of_input_and_output() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     place.clip(ZOOM, 4, "cut.mkv");
     let cut = place.videos().join("cut.mkv");
     std::fs::OpenOptions::new().write(true).open(&cut).unwrap().set_len(120).unwrap();
@@ -72,7 +71,7 @@ fn a_file_cut_short_is_remembered_though_ffmpeg_speaks_of_input_and_output() {
 #[cfg(unix)]
 #[test]
 fn a_drive_that_fails_for_a_moment_leaves_no_half_video() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.clip(ZOOM, 8, "zoom.mp4");
     let rows = place.index(&[]).last().unwrap()["rows"].clone();
     std::fs::remove_dir_all(place.path("index")).unwrap();
@@ -89,7 +88,7 @@ fn a_drive_that_fails_for_a_moment_leaves_no_half_video() {
 #[test]
 fn a_broken_file_with_a_non_utf8_name_fails_alone() {
     use std::os::unix::ffi::OsStrExt;
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     let name = std::ffi::OsStr::from_bytes(b"caf\xe9.mp4");
     std::fs::write(place.videos().join(name), "junk").unwrap();
     let first = place.index(&[]);
@@ -104,7 +103,7 @@ fn a_broken_file_with_a_non_utf8_name_fails_alone() {
 #[cfg(unix)]
 #[test]
 fn a_file_that_disappears_while_decoding_fails() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.clip(ZOOM, 4, "zoom.mp4");
     let (path, aside) = (place.videos().join("zoom.mp4"), place.path("aside.mp4"));
     let unplugged =
@@ -118,7 +117,7 @@ fn a_file_that_disappears_while_decoding_fails() {
 #[cfg(unix)]
 #[test]
 fn remembered_failures_are_short_and_dropped_with_the_file() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     place.index(&[]);
     let broken = place.videos().join("n".repeat(240) + ".mp4");
     std::fs::write(&broken, "no video").unwrap();
@@ -138,18 +137,18 @@ fn remembered_failures_are_short_and_dropped_with_the_file() {
 #[cfg(target_os = "linux")]
 #[test]
 fn an_interrupt_ends_the_children_of_a_wrapper_script() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     let pid = place.path("pid");
     let wrapper = fake_ffmpeg(&place, &format!("sleep 600 &\necho $! > {}\nwait", pid.display()));
     let mut child = place
-        .command(&["index", place.videos().to_str().unwrap(), "--jobs", "1"])
+        .command(&["index", "@videos", "--jobs", "1"])
         .env("REELSEEK_FFMPEG", &wrapper)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let grandchild = wait_for_line(&pid);
-    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    send_signal(&child, Signal::TERM);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     // Its parent is gone, so that the system reaps it, in its own time.
     let gone = (0..500).any(|_| {

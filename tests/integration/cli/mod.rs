@@ -1,98 +1,28 @@
 //! The real binary on real input: clips that ffmpeg makes, and the test data where it is at hand.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+
+use super::support::*;
 
 mod failures;
 mod kinds;
 mod onnx;
 mod sketches;
 
-/// A folder of its own for each test, with clips in `videos/` and an index in `index/`.
-struct Place(tempfile::TempDir);
-
-/// Sources of clips that look nothing like each other.
-const ZOOM: &str = "mandelbrot=size=320x180:rate=12";
-const CELLS: &str = "life=size=160x90:rate=8:mold=10:death_color=#803020:life_color=#40a0ff:seed=7";
-const BARS: &str = "testsrc2=size=320x180:rate=10";
-
-fn ffmpeg() -> Command {
-    let mut command = Command::new(std::env::var_os("REELSEEK_FFMPEG").unwrap_or_else(|| "ffmpeg".into()));
-    command.args(["-nostdin", "-v", "error", "-y"]);
-    command
-}
-
-impl Place {
-    fn new() -> Place {
-        let place = Place(tempfile::tempdir().unwrap());
-        std::fs::create_dir(place.videos()).unwrap();
-        place
-    }
-
-    fn with_clips() -> Place {
-        let place = Place::new();
-        for (source, name) in [(ZOOM, "zoom.mp4"), (CELLS, "cells.mkv"), (BARS, "bars.avi")] {
-            place.clip(source, 12, name);
-        }
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn videos(&self) -> PathBuf {
-        self.path("videos")
-    }
-
-    fn clip(&self, source: &str, seconds: u32, name: &str) {
-        let mut command = ffmpeg();
-        command.args(["-f", "lavfi", "-i", source, "-t", &seconds.to_string(), "-pix_fmt", "yuv420p"]);
-        assert!(command.arg(self.videos().join(name)).status().unwrap().success());
-    }
-
-    /// A frame of a clip as a picture.
-    fn frame(&self, clip: &str, at: &str, name: &str) -> PathBuf {
-        let out = self.path(name);
-        let mut command = ffmpeg();
-        command.args(["-ss", at, "-i"]).arg(self.videos().join(clip)).args(["-frames:v", "1"]).arg(&out);
-        assert!(command.status().unwrap().success());
-        out
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_reelseek"));
-        command.env("REELSEEK_INDEX", self.path("index")).args(arguments).stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// Runs `index --json` on the clips; the events, the summary last.
-    fn index(&self, more: &[&str]) -> Vec<Value> {
-        let videos = self.videos();
-        let output = self.run(&[&["index", videos.to_str().unwrap(), "--json"], more].concat());
-        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-        lines(&output)
-    }
-
+impl TestFolder {
     fn search(&self, picture: &Path, more: &[&str]) -> (Option<i32>, Value) {
         let output = self.run(&[&["search", picture.to_str().unwrap(), "--json"], more].concat());
-        (output.status.code(), lines(&output).pop().unwrap_or_default())
+        (output.status.code(), json_lines(&output).pop().unwrap_or_default())
     }
-}
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn lines(output: &Output) -> Vec<Value> {
-    text(&output.stdout).lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    /// The output of `info --json`.
+    fn info(&self) -> Value {
+        self.json(&["info", "--json", "--videos"])
+    }
 }
 
 fn events<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
@@ -101,16 +31,15 @@ fn events<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
 
 /// Writes a script to run instead of ffmpeg.
 #[cfg(unix)]
-fn fake_ffmpeg(place: &Place, script: &str) -> PathBuf {
+fn fake_ffmpeg(place: &TestFolder, script: &str) -> PathBuf {
     let path = place.path("ffmpeg-stand-in");
-    std::fs::write(&path, format!("#!/bin/sh\n[ \"$2\" = -version ] && exit 0\n{script}\n")).unwrap();
-    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    write_script(&path, &format!("[ \"$2\" = -version ] && exit 0\n{script}"));
     path
 }
 
 #[test]
 fn a_frame_finds_its_video_and_its_moment() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     let all = place.index(&[]);
     assert_eq!(all.last().unwrap()["indexed"], 3);
     assert!(events(&all, "indexed").iter().all(|e| e["rows"].as_u64() > Some(0) && e["error"].is_null()));
@@ -133,21 +62,15 @@ fn a_frame_finds_its_video_and_its_moment() {
     assert_eq!(place.search(&picture, &["--top", "1"]).1["results"].as_array().unwrap().len(), 1);
 }
 
+#[cfg(unix)]
 #[test]
 fn a_second_run_decodes_nothing_and_a_changed_file_is_replaced() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     place.index(&[]);
     // With an ffmpeg that can tell its version and nothing else, decoding would fail.
-    let stub = place.path("ffmpeg-stub");
-    std::fs::write(&stub, "#!/bin/sh\n[ \"$2\" = -version ]\n").unwrap();
-    #[cfg(unix)]
-    std::fs::set_permissions(&stub, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let output = place
-        .command(&["index", place.videos().to_str().unwrap(), "--json"])
-        .env("REELSEEK_FFMPEG", &stub)
-        .output()
-        .unwrap();
-    let again = lines(&output);
+    let stub = fake_ffmpeg(&place, "exit 1");
+    let output = place.command(&["index", "@videos", "--json"]).env("REELSEEK_FFMPEG", &stub).output().unwrap();
+    let again = json_lines(&output);
     assert_eq!(events(&again, "unchanged").len(), 3, "{}", text(&output.stderr));
     let rows = again.last().unwrap()["rows"].clone();
 
@@ -160,7 +83,7 @@ fn a_second_run_decodes_nothing_and_a_changed_file_is_replaced() {
 
 #[test]
 fn missing_files_are_reported_and_removed_only_with_prune() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     place.index(&[]);
     std::fs::remove_file(place.videos().join("bars.avi")).unwrap();
     let told = place.index(&[]);
@@ -171,9 +94,8 @@ fn missing_files_are_reported_and_removed_only_with_prune() {
 
 #[test]
 fn a_sidecar_gives_title_and_labels_and_the_filter_uses_them() {
-    let place = Place::with_clips();
-    let sidecar = place.videos().join("cells.mkv.json");
-    std::fs::write(&sidecar, r#"{"title":"Life of cells","labels":["biology"],"camera":"scope"}"#).unwrap();
+    let place = TestFolder::with_clips();
+    place.sidecar("cells.mkv", r#"{"title":"Life of cells","labels":["biology"],"camera":"scope"}"#);
     place.index(&[]);
     let picture = place.frame("zoom.mp4", "5", "query.png");
     let (code, reply) = place.search(&picture, &["--filter", "label:biology"]);
@@ -184,19 +106,19 @@ fn a_sidecar_gives_title_and_labels_and_the_filter_uses_them() {
     assert_eq!(place.search(&picture, &["--filter", "duration:[10 TO 20] path:zoom"]).0, Some(0));
 
     // New metadata for the same rows.
-    std::fs::write(&sidecar, r#"{"labels":["chemistry"]}"#).unwrap();
+    place.sidecar("cells.mkv", r#"{"labels":["chemistry"]}"#);
     assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1);
     assert_eq!(place.search(&picture, &["--filter", "label:biology"]).0, Some(1));
     assert_eq!(place.search(&picture, &["--filter", "label:chemistry"]).0, Some(0));
 
-    std::fs::write(&sidecar, "not json").unwrap();
+    place.sidecar("cells.mkv", "not json");
     let warned = place.index(&[]);
     assert!(events(&warned, "indexed")[0]["warning"].as_str().unwrap().contains("cells.mkv.json"));
 }
 
 #[test]
 fn a_black_picture_finds_nothing_and_a_black_video_matches_nothing() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     place.clip("color=black:size=320x180:rate=10", 5, "black.mp4");
     assert_eq!(place.index(&[]).last().unwrap()["indexed"], 4);
     let black = place.frame("black.mp4", "1", "black.png");
@@ -209,7 +131,7 @@ fn a_black_picture_finds_nothing_and_a_black_video_matches_nothing() {
 
 #[test]
 fn errors_name_the_file_and_exit_with_status_2() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     let picture = place.frame("zoom.mp4", "2", "query.jpg");
     let output = place.run(&["search", picture.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(2), "no index yet");
@@ -219,14 +141,14 @@ fn errors_name_the_file_and_exit_with_status_2() {
     let broken = place.path("broken.jpg");
     std::fs::write(&broken, "no picture").unwrap();
     let output = place.run(&["search", broken.to_str().unwrap(), picture.to_str().unwrap(), "--json"]);
-    let replies = lines(&output);
+    let replies = json_lines(&output);
     assert_eq!(output.status.code(), Some(2));
     assert!(replies[0]["error"].as_str().unwrap().contains("broken.jpg"), "{}", replies[0]);
     assert!(replies[1]["results"].as_array().is_some_and(|r| !r.is_empty()), "the good picture is answered");
 
     let output = place.run(&["search", picture.to_str().unwrap(), "--filter", "nofield:x"]);
     assert_eq!(output.status.code(), Some(2));
-    let output = place.command(&["index", place.videos().to_str().unwrap()]).env("REELSEEK_FFMPEG", "/none").output();
+    let output = place.command(&["index", "@videos"]).env("REELSEEK_FFMPEG", "/none").output();
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("REELSEEK_FFMPEG"), "{}", text(&output.stderr));
@@ -234,7 +156,7 @@ fn errors_name_the_file_and_exit_with_status_2() {
 
 #[test]
 fn search_prints_paths_or_a_table_and_reads_standard_input() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     place.index(&[]);
     let picture = place.frame("cells.mkv", "6", "query.jpg");
     let mut command = place.command(&["search", "-", "--paths", "--top", "1"]);
@@ -246,15 +168,14 @@ fn search_prints_paths_or_a_table_and_reads_standard_input() {
 
 #[test]
 fn remove_compact_verify_and_info_work_on_an_index() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     place.index(&[]);
-    let clip = place.videos().join("zoom.mp4");
-    assert_eq!(place.run(&["remove", clip.to_str().unwrap()]).status.code(), Some(0));
-    assert!(clip.exists(), "the file itself stays");
-    assert_eq!(place.run(&["remove", clip.to_str().unwrap()]).status.code(), Some(1));
+    assert_eq!(place.run(&["remove", "@videos/zoom.mp4"]).status.code(), Some(0));
+    assert!(place.path("videos/zoom.mp4").exists(), "the file itself stays");
+    assert_eq!(place.run(&["remove", "@videos/zoom.mp4"]).status.code(), Some(1));
     assert_eq!(place.run(&["compact"]).status.code(), Some(0));
     assert_eq!(place.run(&["verify"]).status.code(), Some(0));
-    let info: Value = serde_json::from_slice(&place.run(&["info", "--json"]).stdout).unwrap();
+    let info = place.info();
     assert_eq!(info["videos"], 2);
 
     let segments = std::fs::read_dir(place.path("index/segments")).unwrap();
@@ -271,34 +192,36 @@ fn remove_compact_verify_and_info_work_on_an_index() {
 #[cfg(unix)]
 #[test]
 fn hostile_sidecars_cause_a_warning_only() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     let beside = |clip: &str| place.videos().join(format!("{clip}.json"));
     // Deeper than what can be read back, a pipe that nobody writes to, and a device that never ends.
-    std::fs::write(beside("zoom.mp4"), format!("{{\"a\":{}{}}}", "[".repeat(125), "]".repeat(125))).unwrap();
+    place.sidecar("zoom.mp4", format!("{{\"a\":{}{}}}", "[".repeat(125), "]".repeat(125)));
     assert!(Command::new("mkfifo").arg(beside("cells.mkv")).status().unwrap().success());
     std::os::unix::fs::symlink("/dev/zero", beside("bars.avi")).unwrap();
     let found = place.index(&[]);
     assert_eq!(events(&found, "indexed").iter().filter(|e| e["warning"].is_string()).count(), 3, "{found:?}");
     // The index is as good as ever: it is read, written and searched.
-    std::fs::write(beside("zoom.mp4"), "{\"title\":\"fine\"}").unwrap();
+    place.sidecar("zoom.mp4", "{\"title\":\"fine\"}");
     assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1);
     assert_eq!(place.run(&["info", "--videos"]).status.code(), Some(0));
 }
 
 #[test]
 fn quality_counts_undecodable_frames_and_fails_its_floor_with_them() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     place.index(&[]);
-    let index = place.path("index");
     let quality = |more: &[&str]| {
-        let fixed = ["quality", "--index", index.to_str().unwrap(), "--frames", "2", "--floor", "0.01"];
+        let fixed = ["quality", "--index", "@index", "--frames", "2", "--floor", "0.01"];
         place.run(&[&fixed[..], more].concat())
     };
     assert_eq!(quality(&[]).status.code(), Some(0));
     std::fs::remove_file(place.videos().join("zoom.mp4")).unwrap();
     let output = quality(&["--json"]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
-    assert_eq!((&lines(&output)[0]["asked"], &lines(&output)[0]["undecodable_frames"]), (&2.into(), &2.into()));
+    assert_eq!(
+        (&json_lines(&output)[0]["asked"], &json_lines(&output)[0]["undecodable_frames"]),
+        (&2.into(), &2.into())
+    );
     assert!(text(&quality(&[]).stdout).contains("2 frames could not be decoded"));
 }
 
@@ -314,27 +237,23 @@ fn wait_for_line(path: &Path) -> String {
 
 #[test]
 fn prune_keeps_the_videos_of_an_unreadable_folder() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     place.index(&[]);
     // The folder is away, as an unplugged drive is: that is an error, and no reason to forget its videos.
     let away = place.path("away");
     std::fs::rename(place.videos(), &away).unwrap();
-    let videos = place.videos();
-    let output = place.run(&["index", videos.to_str().unwrap(), "--prune", "--json"]);
-    assert_eq!(lines(&output).last().unwrap()["removed"], 0);
+    let output = place.run(&["index", "@videos", "--prune", "--json"]);
+    assert_eq!(json_lines(&output).last().unwrap()["removed"], 0);
     std::fs::rename(&away, place.videos()).unwrap();
     assert_eq!(place.index(&["--prune"]).last().unwrap()["unchanged"], 3);
 }
 
 #[test]
 fn keyframe_rows_have_the_true_length_and_are_replaced_by_a_full_run() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.clip(ZOOM, 8, "zoom.mp4");
     place.index(&["--keyframes"]);
-    let length = || {
-        let info: Value = serde_json::from_slice(&place.run(&["info", "--json", "--videos"]).stdout).unwrap();
-        info["list"][0]["duration"].as_f64().unwrap()
-    };
+    let length = || place.info()["list"][0]["duration"].as_f64().unwrap();
     assert!((length() - 8.0).abs() < 0.2, "{}", length());
     assert_eq!(place.index(&["--keyframes"]).last().unwrap()["unchanged"], 1);
     assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1, "more is asked for now");
@@ -344,16 +263,14 @@ fn keyframe_rows_have_the_true_length_and_are_replaced_by_a_full_run() {
 
 #[test]
 fn a_video_whose_only_keyframe_is_hidden_is_indexed() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let whole = place.path("whole.mp4");
-    let mut command = ffmpeg();
-    command.args(["-f", "lavfi", "-i", "testsrc2=size=160x90:rate=10:duration=6", "-g", "1000", "-pix_fmt", "yuv420p"]);
-    assert!(command.arg(&whole).status().unwrap().success());
+    let source = "testsrc2=size=160x90:rate=10:duration=6";
+    ffmpeg(&["-f", "lavfi", "-i", source, "-g", "1000", "-pix_fmt", "yuv420p"], &whole);
     // A cut without encoding starts at 2 s by an edit list: the keyframe before it is there to decode from,
     // not to be shown.
-    let mut command = ffmpeg();
-    command.args(["-ss", "2", "-i"]).arg(&whole).args(["-c", "copy"]).arg(place.videos().join("cut.mp4"));
-    assert!(command.status().unwrap().success());
+    let cut = place.videos().join("cut.mp4");
+    ffmpeg(&["-ss", "2", "-i", whole.to_str().unwrap(), "-c", "copy"], &cut);
     let found = place.index(&["--keyframes"]);
     assert_eq!(found.last().unwrap()["indexed"], 1, "{found:?}");
     assert_eq!(place.index(&[]).last().unwrap()["failed"], 0);
@@ -361,21 +278,18 @@ fn a_video_whose_only_keyframe_is_hidden_is_indexed() {
 
 #[test]
 fn the_calibration_follows_removed_videos() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     place.index(&[]);
-    let probes = || {
-        let info: Value = serde_json::from_slice(&place.run(&["info", "--json"]).stdout).unwrap();
-        info["calibration"]["probes"].as_u64().unwrap()
-    };
+    let probes = || place.info()["calibration"]["probes"].as_u64().unwrap();
     assert_eq!(probes(), 3);
-    place.run(&["remove", place.videos().join("bars.avi").to_str().unwrap()]);
+    place.run(&["remove", "@videos/bars.avi"]);
     assert_eq!(probes(), 2);
 }
 
 #[cfg(unix)]
 #[test]
 fn a_closed_standard_output_does_not_panic() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     place.index(&[]);
     for arguments in [&["info", "--videos"][..], &["verify"], &["compact"]] {
         let mut command = place.command(arguments);
@@ -390,17 +304,13 @@ fn a_closed_standard_output_does_not_panic() {
 /// Kills the indexer at many points; what it had committed stays, and the next run ends with each video once.
 #[test]
 fn a_killed_run_resumes_without_losing_or_repeating_videos() {
-    let place = Place::new();
+    let place = TestFolder::new();
     for i in 0..6 {
         place.clip(&format!("life=size=160x90:rate=8:seed={i}"), 6, &format!("{i}.mp4"));
     }
     for delay_ms in (20..400).step_by(35) {
-        let mut child = place
-            .command(&["index", place.videos().to_str().unwrap()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child =
+            place.command(&["index", "@videos"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(delay_ms));
         // It may have finished already: then there is nothing to kill.
         let _ = child.kill();
@@ -412,7 +322,7 @@ fn a_killed_run_resumes_without_losing_or_repeating_videos() {
     }
     let summary = place.index(&[]).pop().unwrap();
     assert_eq!(summary["indexed"].as_u64().unwrap() + summary["unchanged"].as_u64().unwrap(), 6, "{summary}");
-    let info: Value = serde_json::from_slice(&place.run(&["info", "--json", "--videos"]).stdout).unwrap();
+    let info = place.info();
     let mut paths: Vec<&str> = info["list"].as_array().unwrap().iter().map(|v| v["path"].as_str().unwrap()).collect();
     paths.sort_unstable();
     paths.dedup();
@@ -423,19 +333,19 @@ fn a_killed_run_resumes_without_losing_or_repeating_videos() {
 #[cfg(target_os = "linux")]
 #[test]
 fn an_interrupt_leaves_no_child_process() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     // It decodes forever: it writes nothing and does not end.
     let pid = place.path("pid");
     let stub = fake_ffmpeg(&place, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
     let mut child = place
-        .command(&["index", place.videos().to_str().unwrap(), "--jobs", "1"])
+        .command(&["index", "@videos", "--jobs", "1"])
         .env("REELSEEK_FFMPEG", &stub)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let decoder = wait_for_line(&pid);
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    send_signal(&child, Signal::INT);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(!Path::new("/proc").join(&decoder).exists(), "the decoder {decoder} lives on");
 }
@@ -443,11 +353,11 @@ fn an_interrupt_leaves_no_child_process() {
 /// The 66 odd and broken media: each comes out as its manifest says, and none stops the run.
 #[test]
 fn odd_and_broken_media_have_the_expected_outcome() {
-    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/videos_bad.tar.gz");
+    let archive = test_data("videos_bad.tar.gz");
     if !archive.exists() {
-        return crate::skip::skip(format_args!("{} is missing", archive.display()));
+        return crate::support::skip(format_args!("{} is missing", archive.display()));
     }
-    let place = Place::new();
+    let place = TestFolder::new();
     let unpacked = Command::new("tar").arg("xzf").arg(&archive).arg("-C").arg(place.videos()).status().unwrap();
     assert!(unpacked.success());
     let root = place.videos().join("videos_bad");
@@ -477,45 +387,42 @@ fn odd_and_broken_media_have_the_expected_outcome() {
     assert!(!root.join("x").exists(), "nothing in a file's name is run");
 
     let named = place.run(&["index", root.join("no_extension").to_str().unwrap(), "--json"]);
-    assert_eq!(lines(&named)[0]["event"], "indexed", "a file named by the person is taken whatever it is called");
+    assert_eq!(json_lines(&named)[0]["event"], "indexed", "a file named by the person is taken whatever it is called");
 }
 
 #[test]
 fn a_named_path_that_does_not_exist_is_an_error_after_the_rest_is_done() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.clip(ZOOM, 4, "zoom.mp4");
-    let (videos, missing) = (place.videos(), place.path("missing"));
-    let both = ["index", videos.to_str().unwrap(), missing.to_str().unwrap(), "--json"];
-    let output = place.run(&both);
+    let output = place.run(&["index", "@videos", "@missing", "--json"]);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
-    assert_eq!(lines(&output).last().unwrap()["indexed"], 1);
+    assert_eq!(json_lines(&output).last().unwrap()["indexed"], 1);
     assert!(text(&output.stderr).contains("1 path not found"), "{}", text(&output.stderr));
 }
 
 #[test]
 fn a_folder_without_videos_is_reported() {
-    let place = Place::new();
-    let videos = place.videos();
-    let output = place.run(&["index", videos.to_str().unwrap()]);
+    let place = TestFolder::new();
+    let output = place.run(&["index", "@videos"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("no video files were found in"), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("the index holds no videos\n"), "{}", text(&output.stderr));
 
-    std::fs::write(videos.join("broken.mp4"), "no video").unwrap();
-    let output = place.run(&["index", videos.to_str().unwrap()]);
+    place.write("videos/broken.mp4", "no video");
+    let output = place.run(&["index", "@videos"]);
     assert!(text(&output.stderr).contains("no file could be decoded"), "{}", text(&output.stderr));
 
     place.clip(ZOOM, 4, "zoom.mp4");
     place.index(&[]);
     std::fs::create_dir(place.path("empty")).unwrap();
-    let output = place.run(&["index", place.path("empty").to_str().unwrap()]);
+    let output = place.run(&["index", "@empty"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("no video files were found in"), "{}", text(&output.stderr));
 }
 
 #[test]
 fn a_search_without_results_says_why() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.clip(ZOOM, 4, "zoom.mp4");
     let picture = place.frame("zoom.mp4", "2", "query.png");
     let search = |more: &[&str]| {
@@ -531,8 +438,7 @@ fn a_search_without_results_says_why() {
     assert!(code == Some(1) && said.contains("duration:[10 TO 60]"), "{said}");
     let (code, said) = search(&["--top", "0"]);
     assert!(code == Some(2) && said.contains("expected a whole number above 0"), "{said}");
-    let clip = place.videos().join("zoom.mp4");
-    assert_eq!(place.run(&["remove", clip.to_str().unwrap()]).status.code(), Some(0));
+    assert_eq!(place.run(&["remove", "@videos/zoom.mp4"]).status.code(), Some(0));
     let (code, said) = search(&[]);
     assert!(code == Some(1) && said.ends_with("the index holds no videos\n"), "{said}");
 
@@ -542,7 +448,7 @@ fn a_search_without_results_says_why() {
 
 #[test]
 fn commands_without_an_index_say_how_to_make_one() {
-    let place = Place::new();
+    let place = TestFolder::new();
     for arguments in [&["info"][..], &["verify"], &["compact"], &["remove", "a.mp4"]] {
         let output = place.run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
@@ -553,20 +459,20 @@ fn commands_without_an_index_say_how_to_make_one() {
 
 #[test]
 fn completions_and_man_pages_cover_the_commands() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let script = text(&place.run(&["completions", "bash"]).stdout);
     assert!(script.contains("reelseek__subcmd__index") || script.contains("reelseek__index"), "{script}");
-    assert_eq!(place.run(&["man", place.path("man").to_str().unwrap()]).status.code(), Some(0));
+    assert_eq!(place.run(&["man", "@man"]).status.code(), Some(0));
     let page = std::fs::read_to_string(place.path("man/reelseek-search.1")).unwrap();
     assert!(page.contains("min\\-confidence"), "{page}");
 }
 
 #[test]
 fn a_server_refuses_a_folder_that_is_not_there() {
-    let place = Place::new();
+    let place = TestFolder::new();
     std::fs::write(place.path("picture.jpg"), "").unwrap();
     for name in ["missing", "picture.jpg"] {
-        let output = place.run(&["serve", "--listen", "127.0.0.1:0", place.path(name).to_str().unwrap()]);
+        let output = place.run(&["serve", "--listen", "127.0.0.1:0", &format!("@{name}")]);
         assert_eq!(output.status.code(), Some(2), "{name}");
         assert!(text(&output.stderr).contains(name), "{}", text(&output.stderr));
     }

@@ -3,15 +3,15 @@
 use super::*;
 
 /// A network that `tests/reference/tiny_onnx.py` made, 12 x 8 pixels to 5 numbers, and its description.
-fn encoder(place: &Place) -> String {
-    std::fs::write(place.path("tiny.onnx"), include_bytes!("../../reference/tiny.onnx")).unwrap();
-    std::fs::write(place.path("tiny.json"), r#"{"shorter": 12, "rate_hz": 4.0}"#).unwrap();
+fn encoder(place: &TestFolder) -> String {
+    place.write("tiny.onnx", include_bytes!("../../reference/tiny.onnx"));
+    place.write("tiny.json", r#"{"shorter": 12, "rate_hz": 4.0}"#);
     format!("onnx:{}", place.path("tiny.onnx").display())
 }
 
 #[test]
 fn an_index_remembers_an_onnx_encoder() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     let encoder = encoder(&place);
     let indexed = place.index(&["--encoder", &encoder]);
     assert_eq!(indexed.last().unwrap()["indexed"], 3);
@@ -21,7 +21,7 @@ fn an_index_remembers_an_onnx_encoder() {
     assert_eq!(code, Some(0), "{reply}");
     assert_eq!(reply["results"][0]["title"], "bars", "{reply}");
     assert_eq!(place.index(&[]).last().unwrap()["unchanged"], 3);
-    let info: Value = serde_json::from_slice(&place.run(&["info", "--json"]).stdout).unwrap();
+    let info = place.info();
     let id = info["attributes"]["encoder"].as_str().unwrap();
     assert!(id.starts_with("onnx:tiny/1+"), "{id}");
 
@@ -34,25 +34,23 @@ fn an_index_remembers_an_onnx_encoder() {
     let told = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
     assert!(told.contains("tiny.onnx: ") && told.contains("--weights FILE"), "{told}");
-    let moved = place.path("moved/tiny.onnx");
-    assert_eq!(place.search(&picture, &["--weights", moved.to_str().unwrap()]).0, Some(0));
+    assert_eq!(place.search(&picture, &["--weights", "@moved/tiny.onnx"]).0, Some(0));
 
     // Another description makes other features.
     std::fs::write(place.path("moved/tiny.json"), "{}").unwrap();
-    let output = place.run(&["search", picture.to_str().unwrap(), "--weights", moved.to_str().unwrap()]);
+    let output = place.run(&["search", picture.to_str().unwrap(), "--weights", "@moved/tiny.onnx"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains(&format!("the index needs the encoder {id}, found onnx:tiny/1+")));
 }
 
 #[test]
 fn a_missing_onnx_encoder_is_named() {
-    let place = Place::with_clips();
-    let videos = place.videos();
+    let place = TestFolder::with_clips();
     for (file, told) in [("tiny.onnx", "tiny.json: "), ("none.onnx", "none.onnx: ")] {
         let encoder = encoder(&place);
         std::fs::remove_file(place.path("tiny.json")).unwrap();
         let encoder = encoder.replace("tiny.onnx", file);
-        let output = place.run(&["index", videos.to_str().unwrap(), "--encoder", &encoder]);
+        let output = place.run(&["index", "@videos", "--encoder", &encoder]);
         assert_eq!(output.status.code(), Some(2));
         assert!(text(&output.stderr).contains(told), "{}", text(&output.stderr));
         assert!(!place.path("index").exists());
@@ -63,10 +61,10 @@ fn a_missing_onnx_encoder_is_named() {
 /// renamed.
 #[test]
 fn an_index_needs_its_checkpoint() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     let encoder = encoder(&place);
     place.index(&["--encoder", &encoder]);
-    let info: Value = serde_json::from_slice(&place.run(&["info", "--json"]).stdout).unwrap();
+    let info = place.info();
     let fingerprint = info["attributes"]["checkpoint"].as_str().unwrap().to_owned();
     let (own, index) = (place.path("index/checkpoint.safetensors"), place.path("index"));
 
@@ -84,42 +82,39 @@ fn an_index_needs_its_checkpoint() {
 
     // Gone: that is said, and nothing else is fitted in its place.
     std::fs::remove_file(&own).unwrap();
-    let videos = place.videos();
-    let output = place.run(&["index", videos.to_str().unwrap()]);
+    let output = place.run(&["index", "@videos"]);
     let told = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
     assert!(told.contains("checkpoint.safetensors is missing") && told.contains("--checkpoint"), "{told}");
     assert!(!told.contains("fitting"), "{told}");
-    let output = place.run(&["search", place.path("flat.png").to_str().unwrap()]);
+    let output = place.run(&["search", "@flat.png"]);
     let told = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
     assert!(told.contains("checkpoint.safetensors is missing") && told.contains("--checkpoint"), "{told}");
-    let kept = place.path("kept");
-    assert_eq!(place.index(&["--checkpoint", kept.to_str().unwrap()]).last().unwrap()["unchanged"], 3);
+    assert_eq!(place.index(&["--checkpoint", "@kept"]).last().unwrap()["unchanged"], 3);
 }
 
 #[test]
 fn a_renamed_onnx_file_is_the_same_encoder() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     let encoder = encoder(&place);
     place.index(&["--encoder", &encoder]);
     for ending in ["onnx", "json"] {
         std::fs::rename(place.path(&format!("tiny.{ending}")), place.path(&format!("other.{ending}"))).unwrap();
     }
-    let other = place.path("other.onnx");
     let picture = place.frame("bars.avi", "5", "query.png");
-    assert_eq!(place.search(&picture, &["--weights", other.to_str().unwrap()]).0, Some(0));
-    assert_eq!(place.index(&["--weights", other.to_str().unwrap()]).last().unwrap()["unchanged"], 3);
-    let named = format!("onnx:{}", other.display());
+    assert_eq!(place.search(&picture, &["--weights", "@other.onnx"]).0, Some(0));
+    assert_eq!(place.index(&["--weights", "@other.onnx"]).last().unwrap()["unchanged"], 3);
+    let named = format!("onnx:{}", place.path("other.onnx").display());
     assert_eq!(place.index(&["--encoder", &named]).last().unwrap()["unchanged"], 3);
 }
 
 #[test]
 fn another_encoder_is_refused_before_anything_is_fitted() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     place.index(&[]);
-    let (encoder, videos) = (encoder(&place), place.videos());
-    let output = place.run(&["index", videos.to_str().unwrap(), "--encoder", &encoder]);
+    let encoder = encoder(&place);
+    let output = place.run(&["index", "@videos", "--encoder", &encoder]);
     let told = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
     assert!(told.contains("the index needs the encoder layout/") && told.contains("into another folder"), "{told}");
@@ -130,18 +125,9 @@ fn another_encoder_is_refused_before_anything_is_fitted() {
 /// all.
 #[test]
 fn the_fit_uses_the_indexed_videos_and_records_their_number() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     let (encoder, videos) = (encoder(&place), place.videos());
-    let output = place.run(&[
-        "index",
-        videos.to_str().unwrap(),
-        "--encoder",
-        &encoder,
-        "--exclude",
-        "zoom*",
-        "--exclude",
-        "bars*",
-    ]);
+    let output = place.run(&["index", "@videos", "--encoder", &encoder, "--exclude", "zoom*", "--exclude", "bars*"]);
     let told = text(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{told}");
     assert!(
@@ -158,7 +144,7 @@ fn the_fit_uses_the_indexed_videos_and_records_their_number() {
     for i in 0..7 {
         std::fs::copy(videos.join("cells.mkv"), videos.join(format!("copy{i}.mkv"))).unwrap();
     }
-    let output = place.run(&["index", videos.to_str().unwrap()]);
+    let output = place.run(&["index", "@videos"]);
     let told = text(&output.stderr);
     assert!(told.contains("fitted to 1 video,") && told.contains("the index now holds 10"), "{told}");
 }
@@ -166,14 +152,14 @@ fn the_fit_uses_the_indexed_videos_and_records_their_number() {
 /// tract trusts a graph: what makes it panic is an error, and nobody is told of a bug.
 #[test]
 fn an_inconsistent_network_is_an_error_without_a_panic() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     let encoder = encoder(&place);
     let mut bytes = std::fs::read(place.path("tiny.onnx")).unwrap();
     // The graph's output, which is described last, is that of no node.
     let at = bytes.windows(8).rposition(|window| window == b"features").unwrap();
     bytes[at..at + 8].copy_from_slice(b"nowheres");
     std::fs::write(place.path("tiny.onnx"), bytes).unwrap();
-    let output = place.run(&["index", place.videos().to_str().unwrap(), "--encoder", &encoder]);
+    let output = place.run(&["index", "@videos", "--encoder", &encoder]);
     let told = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
     assert!(told.contains("tiny.onnx: ") && !told.contains("panicked"), "{told}");
@@ -183,15 +169,15 @@ fn an_inconsistent_network_is_an_error_without_a_panic() {
 #[cfg(target_os = "linux")]
 #[test]
 fn an_interrupt_ends_a_fit() {
-    let place = Place::with_clips();
+    let place = TestFolder::with_clips();
     let encoder = encoder(&place);
     let pid = place.path("pid");
     let stub = fake_ffmpeg(&place, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
-    let mut command = place.command(&["index", place.videos().to_str().unwrap(), "--encoder", &encoder]);
+    let mut command = place.command(&["index", "@videos", "--encoder", &encoder]);
     command.env("REELSEEK_FFMPEG", &stub).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
     wait_for_line(&pid);
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    send_signal(&child, Signal::INT);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
     assert!(!place.path("index").exists());

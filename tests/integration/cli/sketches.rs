@@ -2,11 +2,11 @@
 
 use reelseek_index::{Index, IndexSettings};
 
-use super::{CELLS, Place};
+use crate::support::{CELLS, TestFolder};
 
 #[test]
 fn a_changed_sidecar_keeps_the_sketches() {
-    let place = Place::new();
+    let place = TestFolder::new();
     place.clip(CELLS, 12, "cells.mkv");
     place.index(&[]);
     // The same index once more, with sketches.
@@ -28,7 +28,7 @@ fn a_changed_sidecar_keeps_the_sketches() {
     std::fs::remove_dir_all(&dir).unwrap();
     std::fs::rename(&copy, &dir).unwrap();
 
-    std::fs::write(place.videos().join("cells.mkv.json"), r#"{"title":"Life of cells"}"#).unwrap();
+    place.sidecar("cells.mkv", r#"{"title":"Life of cells"}"#);
     assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1);
     let searcher = Index::open(&dir).unwrap().searcher().unwrap();
     let number = searcher.video_numbers()[0];

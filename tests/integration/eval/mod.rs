@@ -1,9 +1,11 @@
 //! Evaluation through the real binary: made features, real annotations, real clips.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
+
+use super::support::*;
 
 mod others;
 mod warnings;
@@ -11,21 +13,6 @@ mod warnings;
 const IMAGE: usize = 12;
 const VIDEO: usize = 40;
 const CLASSES: usize = 12;
-
-struct Place(tempfile::TempDir);
-
-fn npy(rows: usize, columns: usize, values: &[f32]) -> Vec<u8> {
-    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
-    while (10 + header.len() + 1) % 64 != 0 {
-        header.push(' ');
-    }
-    header.push('\n');
-    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-    bytes.extend((header.len() as u16).to_le_bytes());
-    bytes.extend(header.as_bytes());
-    bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-    bytes
-}
 
 /// Seeded numbers, about normal.
 struct Noise(u64);
@@ -48,20 +35,16 @@ fn seen(latent: &[f32], matrix: &[f32], length: usize) -> Vec<f32> {
     (0..length).map(|i| latent.iter().enumerate().map(|(j, z)| z * matrix[j * length + i]).sum()).collect()
 }
 
-impl Place {
-    fn new() -> Place {
-        Place(tempfile::tempdir().unwrap())
-    }
-
+impl TestFolder {
     /// Two modalities of unequal length see one latent class structure, each through a matrix of its own,
     /// beside structure that says nothing of the class. The test gallery holds two clips a video.
-    fn with_features() -> Place {
-        Place::with_features_about(0.0)
+    fn with_features() -> TestFolder {
+        TestFolder::with_features_about(0.0)
     }
 
     /// The same, with this number added to every feature.
-    fn with_features_about(offset: f32) -> Place {
-        let place = Place::new();
+    fn with_features_about(offset: f32) -> TestFolder {
+        let place = TestFolder::new();
         let mut noise = Noise(1);
         let centres = noise.many(CLASSES * 8);
         for (name, length, own) in [("images", IMAGE, 2.0), ("videos", VIDEO, 4.0)] {
@@ -88,47 +71,11 @@ impl Place {
         }
         place
     }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) {
-        let path = self.path(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, bytes).unwrap();
-    }
-
-    /// Runs the program; words that begin with `@` are paths in this place.
-    fn run(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_reelseek"));
-        for word in words {
-            match word.strip_prefix('@') {
-                Some(name) => command.arg(self.path(name)),
-                None => command.arg(word),
-            };
-        }
-        command.stdin(Stdio::null()).output().unwrap()
-    }
-
-    fn good(&self, words: &[&str]) -> Output {
-        let output = self.run(words);
-        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-        output
-    }
-
-    fn json(&self, words: &[&str]) -> Value {
-        serde_json::from_slice(&self.good(words).stdout).unwrap()
-    }
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 #[test]
 fn measures_a_method_by_the_contract() {
-    let place = Place::with_features();
+    let place = TestFolder::with_features();
     let found = place.json(&[
         "eval",
         "--features",
@@ -165,20 +112,23 @@ fn measures_a_method_by_the_contract() {
     }
     let plain = place.json(&["eval", "--features", "@features", "--method", "cca", "--json", "--at", "10,100,10"]);
     assert_eq!((plain.get("seed"), plain["map"].as_object().unwrap().len()), (None, 2));
-    let text = said(&place.good(&["eval", "--features", "@features", "--method", "cca"]));
-    assert!(text.contains("cca, split test: 200 queries") && text.contains("relevant is a shared label"), "{text}");
+    let printed = output_text(&place.success(&["eval", "--features", "@features", "--method", "cca"]));
+    assert!(
+        printed.contains("cca, split test: 200 queries") && printed.contains("relevant is a shared label"),
+        "{printed}"
+    );
     let below = place.run(&["eval", "--features", "@features", "--method", "cca", "--floor", "0.99"]);
-    assert_eq!(below.status.code(), Some(1), "{}", said(&below));
+    assert_eq!(below.status.code(), Some(1), "{}", output_text(&below));
 }
 
 /// A constant added to all features says nothing, and changes nothing.
 #[test]
 fn an_offset_does_not_ruin_a_method() {
-    let map10 = |place: &Place, method: &str| {
+    let map10 = |place: &TestFolder, method: &str| {
         let found = place.json(&["eval", "--features", "@features", "--method", method, "--json"]);
         found["map"]["10"].as_f64().unwrap()
     };
-    let (about_zero, far_off) = (Place::with_features(), Place::with_features_about(50.0));
+    let (about_zero, far_off) = (TestFolder::with_features(), TestFolder::with_features_about(50.0));
     for method in ["cosine", "ridge", "ridge-image", "cca"] {
         let (before, after) = (map10(&about_zero, method), map10(&far_off, method));
         assert!(before > 0.4 && (before - after).abs() < 0.02, "{method}: {before}, with an offset {after}");
@@ -187,7 +137,7 @@ fn an_offset_does_not_ruin_a_method() {
 
 #[test]
 fn the_table_compares_gmf_with_closed_forms_and_the_paper() {
-    let place = Place::with_features();
+    let place = TestFolder::with_features();
     let words =
         ["eval", "--features", "@features", "--table", "--epochs", "20", "--learning-rate", "0.01", "--seeds", "1,2"];
     let table = place.json(&[&words[..], &["--json"]].concat());
@@ -226,13 +176,13 @@ fn the_table_compares_gmf_with_closed_forms_and_the_paper() {
     let alone = place.json(&["eval", "--features", "@features", "--method", "ridge", "--json"]);
     assert_eq!(alone["map"]["10"], row("ridge")["map"]["10"]);
     let few = ["--methods", "cosine,cca", "--report", "@page/deep"];
-    let markdown = said(&place.good(&[&words[..], &few[..]].concat()));
+    let markdown = output_text(&place.success(&[&words[..], &few[..]].concat()));
     assert!(markdown.contains("| CCA | 12-40 |") && markdown.contains("0.235 / 0.221 / 0.213 / 0.205"), "{markdown}");
     assert!(
         markdown.contains("split test, relevant is a shared label") && !markdown.contains("GMF starts"),
         "{markdown}"
     );
-    let latex = said(&place.good(&[&words[..], &few[..2], &["--latex"]].concat()));
+    let latex = output_text(&place.success(&[&words[..], &few[..2], &["--latex"]].concat()));
     assert!(latex.contains("\\begin{tabular}") && latex.contains("CCA & 12-40 &"), "{latex}");
     let page = std::fs::read_to_string(place.path("page/deep/index.html")).unwrap();
     for part in [
@@ -246,36 +196,36 @@ fn the_table_compares_gmf_with_closed_forms_and_the_paper() {
         assert!(page.contains(part), "{part}");
     }
     let unknown = place.run(&["eval", "--features", "@nothing", "--table", "--methods", "magic"]);
-    assert!(unknown.status.code() == Some(2) && said(&unknown).contains("magic"), "{}", said(&unknown));
+    assert!(unknown.status.code() == Some(2) && output_text(&unknown).contains("magic"), "{}", output_text(&unknown));
 }
 
 #[test]
 fn layered_and_folded_checkpoints_measure_equally() {
-    let place = Place::with_features();
-    place.good(&["train", "--features", "@features", "--out", "@all.safetensors", "--epochs", "2"]);
-    place.good(&["fold", "@all.safetensors", "--out", "@small.safetensors"]);
+    let place = TestFolder::with_features();
+    place.success(&["train", "--features", "@features", "--out", "@all.safetensors", "--epochs", "2"]);
+    place.success(&["fold", "@all.safetensors", "--out", "@small.safetensors"]);
     let measure = |name: &str| place.json(&["eval", "--features", "@features", "--checkpoint", name, "--json"]);
     let (all, small) = (measure("@all.safetensors"), measure("@small.safetensors"));
     assert_eq!((&all["map"], &all["params"], &all["flops"]), (&small["map"], &small["params"], &small["flops"]));
     let wrong = place.run(&["eval", "--features", "@features", "--checkpoint", "@features/images.npy"]);
-    assert!(wrong.status.code() == Some(2) && said(&wrong).contains("images.npy"), "{}", said(&wrong));
+    assert!(wrong.status.code() == Some(2) && output_text(&wrong).contains("images.npy"), "{}", output_text(&wrong));
 }
 
 /// Real clips under ids of the real annotations: the whole way from videos to numbers and a page.
 #[test]
 fn from_videos_under_ids_of_activitynet_to_a_report() {
-    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
-    let annotations = shared.join("activitynet/activity_net.v1-3.reconstructed.min.json");
-    let (Ok(text), Ok(manifest)) =
-        (std::fs::read_to_string(&annotations), std::fs::read_to_string(shared.join("videos/manifest.jsonl")))
+    let annotations = test_data("activitynet/activity_net.v1-3.reconstructed.min.json");
+    let clips = test_data("videos");
+    let (Ok(json), Ok(manifest)) =
+        (std::fs::read_to_string(&annotations), std::fs::read_to_string(clips.join("manifest.jsonl")))
     else {
-        return crate::skip::skip("the annotations and clips are missing");
+        return skip("the annotations and clips are missing");
     };
-    let place = Place::new();
-    let annotations: Value = serde_json::from_str(&text).unwrap();
+    let place = TestFolder::new();
+    let annotations: Value = serde_json::from_str(&json).unwrap();
     // Small clips of 8 s and more, under ids of some classes whose first segment lies within them.
-    let clips: Vec<Value> = manifest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let mut clips = clips
+    let listed: Vec<Value> = manifest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut small = listed
         .iter()
         .filter(|clip| clip["duration_s"].as_f64().unwrap() >= 8.0 && clip["bytes"].as_u64().unwrap() < 1_000_000)
         .cycle();
@@ -290,15 +240,14 @@ fn from_videos_under_ids_of_activitynet_to_a_report() {
         let count = counts.entry(subset.to_owned()).or_insert(0);
         if early && *count < 40 {
             *count += 1;
-            let clip = clips.next().unwrap()["path"].as_str().unwrap();
+            let clip = small.next().unwrap()["path"].as_str().unwrap();
             let ending = Path::new(clip).extension().unwrap().to_str().unwrap();
-            std::fs::create_dir_all(place.path("media")).unwrap();
             // Copies: links to one file are one video.
-            std::fs::copy(shared.join("videos").join(clip), place.path(&format!("media/v_{id}.{ending}"))).unwrap();
+            place.write(&format!("media/v_{id}.{ending}"), std::fs::read(clips.join(clip)).unwrap());
         }
     }
-    place.write("annotations.json", text.as_bytes());
-    let listed = place.good(&[
+    place.write("annotations.json", json);
+    let listed = place.success(&[
         "dataset",
         "activitynet",
         "--annotations",
@@ -313,14 +262,14 @@ fn from_videos_under_ids_of_activitynet_to_a_report() {
         "0.4",
     ]);
     assert!(
-        said(&listed).contains("12 segments of no length") && said(&listed).contains("are missing"),
+        output_text(&listed).contains("12 segments of no length") && output_text(&listed).contains("are missing"),
         "{}",
-        said(&listed)
+        output_text(&listed)
     );
     assert!(std::fs::read_to_string(place.path("missing.txt")).unwrap().lines().count() > 14_000);
-    let extracted = place.good(&["extract", "@media", "--benchmark", "@list.jsonl", "--out", "@features"]);
-    assert!(said(&extracted).contains("images"), "{}", said(&extracted));
-    place.good(&["train", "--features", "@features", "--out", "@model.safetensors", "--epochs", "1"]);
+    let extracted = place.success(&["extract", "@media", "--benchmark", "@list.jsonl", "--out", "@features"]);
+    assert!(output_text(&extracted).contains("images"), "{}", output_text(&extracted));
+    place.success(&["train", "--features", "@features", "--out", "@model.safetensors", "--epochs", "1"]);
     let found = place.json(&[
         "eval",
         "--features",
@@ -348,10 +297,7 @@ fn from_videos_under_ids_of_activitynet_to_a_report() {
 
 /// Opens a page in a headless browser; skipped with a word where there is none.
 fn screenshot(page: &Path, out: &Path) {
-    let browser = ["chromium", "chromium-browser", "google-chrome"]
-        .into_iter()
-        .find(|name| Command::new(name).arg("--version").output().is_ok());
-    let Some(browser) = browser else { return crate::skip::skip("no browser is installed") };
+    let Some(browser) = browser() else { return skip("no browser is installed") };
     let profile = tempfile::tempdir().unwrap();
     let mut child = Command::new(browser)
         .args([
@@ -388,7 +334,7 @@ fn screenshot(page: &Path, out: &Path) {
 /// trec_eval's own code on what is written, where it is installed.
 #[test]
 fn pytrec_eval_reads_runs_and_agrees() {
-    let place = Place::with_features();
+    let place = TestFolder::with_features();
     let found = place.json(&[
         "eval",
         "--features",
@@ -418,7 +364,7 @@ print(json.dumps({m: sum(v[m] for v in e.values()) / len(e) for m in next(iter(e
     let python = std::env::var("REELSEEK_PYTHON").unwrap_or_else(|_| "python3".into());
     let known = Command::new(&python).args(["-c", "import pytrec_eval"]).output();
     if !known.is_ok_and(|output| output.status.success()) {
-        return crate::skip::skip(format_args!("{python} has no pytrec_eval (pip install pytrec_eval-terrier)"));
+        return skip(format_args!("{python} has no pytrec_eval (pip install pytrec_eval-terrier)"));
     }
     let output = Command::new(python)
         .args(["-c", script])
@@ -426,7 +372,7 @@ print(json.dumps({m: sum(v[m] for v in e.values()) / len(e) for m in next(iter(e
         .arg(place.path("qrels.txt"))
         .output()
         .unwrap();
-    let theirs: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
+    let theirs: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", output_text(&output)));
     for (ours, name) in [
         (&found["map"]["10"], "map_cut_10"),
         (&found["map"]["100"], "map_cut_100"),

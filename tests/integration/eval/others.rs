@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 
-use super::{Noise, Place, npy, said};
+use super::Noise;
+use crate::support::{TestFolder, npy, output_text};
 
 #[test]
 fn takes_labels_and_splits_from_annotations() {
-    let place = Place::with_features();
+    let place = TestFolder::with_features();
     let mut database = serde_json::Map::new();
     for name in ["images", "videos"] {
         let lines = std::fs::read_to_string(place.path(&format!("features/{name}.jsonl"))).unwrap();
@@ -25,7 +26,7 @@ fn takes_labels_and_splits_from_annotations() {
             format!("{}\n", serde_json::json!({"id": line["id"], "video": line["video"]}))
         });
         place.write(&format!("bare/{name}.jsonl"), bare.collect::<String>().as_bytes());
-        place.write(&format!("bare/{name}.npy"), &std::fs::read(place.path(&format!("features/{name}.npy"))).unwrap());
+        place.write(&format!("bare/{name}.npy"), place.read(&format!("features/{name}.npy")));
     }
     place.write("annotations.json", serde_json::json!({"version": "t", "database": database}).to_string().as_bytes());
     let words = ["eval", "--features", "@bare", "--activitynet", "@annotations.json", "--method", "ridge", "--json"];
@@ -44,7 +45,7 @@ fn takes_labels_and_splits_from_annotations() {
             )
         });
         place.write(&format!("files/{name}.jsonl"), named.collect::<String>().as_bytes());
-        place.write(&format!("files/{name}.npy"), &std::fs::read(place.path(&format!("bare/{name}.npy"))).unwrap());
+        place.write(&format!("files/{name}.npy"), place.read(&format!("bare/{name}.npy")));
     }
     let words_of_files = words.map(|word| if word == "@bare" { "@files" } else { word });
     let files = place.json(&words_of_files);
@@ -55,18 +56,22 @@ fn takes_labels_and_splits_from_annotations() {
     );
     assert!(files["map"]["10"].as_f64().unwrap() > 0.5, "{files}");
     let without = place.run(&["eval", "--features", "@bare"]);
-    assert!(said(&without).contains("no split"), "{}", said(&without));
+    assert!(output_text(&without).contains("no split"), "{}", output_text(&without));
     let lines = std::fs::read_to_string(place.path("bare/images.jsonl")).unwrap();
     place.write("bare/images.jsonl", lines.replace("images5\"", "strange\"").as_bytes());
     let unknown = place.run(&words);
-    assert!(said(&unknown).contains("line 6: video strange is not in the annotations"), "{}", said(&unknown));
-    assert!(!said(&unknown).contains("expected"), "{}", said(&unknown));
+    assert!(
+        output_text(&unknown).contains("line 6: video strange is not in the annotations"),
+        "{}",
+        output_text(&unknown)
+    );
+    assert!(!output_text(&unknown).contains("expected"), "{}", output_text(&unknown));
 }
 
 /// Features of others: an array a video for images and one for videos, by the list of a benchmark.
 #[test]
 fn builds_a_feature_set_from_archives() {
-    let place = Place::new();
+    let place = TestFolder::new();
     let mut noise = Noise(5);
     let mut database = serde_json::Map::new();
     for i in 0..120usize {
@@ -84,7 +89,7 @@ fn builds_a_feature_set_from_archives() {
         }
     }
     place.write("annotations.json", serde_json::json!({"version": "t", "database": database}).to_string().as_bytes());
-    let listed = place.good(&[
+    let listed = place.success(&[
         "dataset",
         "activitynet",
         "--annotations",
@@ -96,9 +101,9 @@ fn builds_a_feature_set_from_archives() {
         "--missing",
         "@missing.txt",
     ]);
-    assert!(said(&listed).contains("12 videos of the benchmark are missing"), "{}", said(&listed));
+    assert!(output_text(&listed).contains("12 videos of the benchmark are missing"), "{}", output_text(&listed));
     assert_eq!(std::fs::read_to_string(place.path("missing.txt")).unwrap().lines().count(), 12);
-    place.good(&[
+    place.success(&[
         "extract",
         "--benchmark",
         "@list.jsonl",
@@ -122,7 +127,7 @@ fn builds_a_feature_set_from_archives() {
         "--out",
         "@features",
     ]);
-    assert!(again.status.code() == Some(2) && said(&again).contains("--force"), "{}", said(&again));
+    assert!(again.status.code() == Some(2) && output_text(&again).contains("--force"), "{}", output_text(&again));
     place.write("videos/v_video000000.npy", b"nonsense");
     let words = [
         "extract",
@@ -136,6 +141,6 @@ fn builds_a_feature_set_from_archives() {
         "@other",
     ];
     let bad = place.run(&words);
-    assert!(bad.status.code() == Some(2) && said(&bad).contains("v_video000000.npy"), "{}", said(&bad));
+    assert!(bad.status.code() == Some(2) && output_text(&bad).contains("v_video000000.npy"), "{}", output_text(&bad));
     assert_eq!(std::fs::read_dir(place.path("other")).unwrap().count(), 0, "nothing half written is left");
 }

@@ -2,16 +2,11 @@
 
 use super::*;
 
-/// Sends SIGTERM.
-pub(super) fn terminate(server: &Server) {
-    assert!(Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap().success());
-}
-
 #[test]
 fn answers_requests_in_progress_and_refuses_new_ones() {
-    let place = Place::new();
+    let place = TestFolder::with_index();
     let mut server = place.serve(&[]);
-    let frame = place.frame("zoom.mp4", "7", "320:180");
+    let frame = place.scaled_frame("zoom.mp4", "7", "320:180");
     // A request with half of its body sent, an idle connection, and a request with half of its head sent.
     let mut running = server.connect();
     write!(
@@ -24,12 +19,12 @@ fn answers_requests_in_progress_and_refuses_new_ones() {
     let idle = server.connect();
     let mut begun = server.connect();
     begun.write_all(b"GET /v1/in").unwrap();
-    until("the request is in flight", || {
-        server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2")
+    wait_until("the request is in flight", || {
+        server.get("/metrics").text().lines().any(|l| l == "reelseek_requests_in_flight 2")
     });
-    terminate(&server);
+    send_signal(&server.child, Signal::TERM);
     let address = server.address().to_owned();
-    until("new connections are refused", || TcpStream::connect(&address).is_err());
+    wait_until("new connections are refused", || TcpStream::connect(&address).is_err());
     assert!(server.child.try_wait().unwrap().is_none(), "it waits for the request");
     running.write_all(&frame[frame.len() / 2..]).unwrap();
     let answer = rest(&running);
@@ -42,7 +37,7 @@ fn answers_requests_in_progress_and_refuses_new_ones() {
 
 #[test]
 fn stops_waiting_for_stalled_requests_after_a_while() {
-    let place = Place::new();
+    let place = TestFolder::with_index();
     let mut server = place.serve(&[]);
     let mut running = server.connect();
     write!(
@@ -50,18 +45,18 @@ fn stops_waiting_for_stalled_requests_after_a_while() {
         "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\nhalf"
     )
     .unwrap();
-    until("the request is in flight", || {
-        server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2")
+    wait_until("the request is in flight", || {
+        server.get("/metrics").text().lines().any(|l| l == "reelseek_requests_in_flight 2")
     });
     let start = Instant::now();
-    terminate(&server);
+    send_signal(&server.child, Signal::TERM);
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }
 
 #[test]
 fn a_second_signal_stops_at_once() {
-    let place = Place::new();
+    let place = TestFolder::with_index();
     let mut server = place.serve(&[]);
     let mut running = server.connect();
     write!(
@@ -69,13 +64,13 @@ fn a_second_signal_stops_at_once() {
         "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\nhalf"
     )
     .unwrap();
-    until("the request is in flight", || {
-        server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2")
+    wait_until("the request is in flight", || {
+        server.get("/metrics").text().lines().any(|l| l == "reelseek_requests_in_flight 2")
     });
-    terminate(&server);
-    until("it stops", || server.log().contains("stopping"));
+    send_signal(&server.child, Signal::TERM);
+    wait_until("it stops", || server.log().contains("stopping"));
     let start = Instant::now();
-    terminate(&server);
+    send_signal(&server.child, Signal::TERM);
     server.child.wait().unwrap();
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }

@@ -8,15 +8,15 @@ fn names(page: &Value) -> Vec<&str> {
 }
 
 /// Four videos in two folders, with titles and labels.
-fn place() -> Place {
-    let place = Place::new();
+fn place() -> TestFolder {
+    let place = TestFolder::new();
     for (source, seconds, name) in [
         (ZOOM, 6, "deep/Zoom.mp4"),
         (BARS, 4, "bars.mp4"),
         (COUNTER, 12, "deep/counter.mp4"),
         (BARS, 3, "bars two.mp4"),
     ] {
-        place.clip(source, seconds, name);
+        place.clip_with_keyframes(source, seconds, name);
         std::thread::sleep(Duration::from_millis(20));
     }
     place.sidecar(
@@ -24,7 +24,7 @@ fn place() -> Place {
         r#"{"title":"Colours of a test","labels":["pattern","colour \"bars\""],"camera":{"name":"gopro"}}"#,
     );
     place.sidecar("deep/Zoom.mp4", r#"{"labels":["fractal","pattern"]}"#);
-    place.index();
+    place.index(&[]);
     place
 }
 
@@ -84,7 +84,7 @@ fn a_query_matches_words_parts_of_words_and_filters() {
 fn a_video_has_all_of_its_fields() {
     let place = place();
     let server = place.serve(&[]);
-    let video = server.json(&format!("/v1/videos/{}", server.id("bars.mp4")));
+    let video = server.json(&format!("/v1/videos/{}", server.video_id("bars.mp4")));
     assert_eq!((&video["title"], &video["name"]), (&"Colours of a test".into(), &"bars.mp4".into()));
     assert_eq!(video["labels"], serde_json::json!(["pattern", "colour \"bars\""]));
     assert_eq!((&video["extra"], &video["warning"]), (&serde_json::json!({"camera": {"name": "gopro"}}), &Value::Null));
@@ -125,9 +125,8 @@ fn lists_follow_the_index_and_have_paths_only_with_show_paths() {
     let path = place.videos().canonicalize().unwrap().join("deep/counter.mp4");
     assert_eq!(page["videos"][0]["path"], path.to_str().unwrap());
     std::fs::remove_file(path).unwrap();
-    place.clip(ZOOM, 3, "new.mp4");
-    let output = place.command(&["index", place.videos().to_str().unwrap(), "--prune"]).output().unwrap();
-    assert!(output.status.success());
+    place.clip_with_keyframes(ZOOM, 3, "new.mp4");
+    place.index(&["--prune"]);
     let page = server.wait("/v1/videos", |page| page["total"] == 4 && names(page).contains(&"new.mp4"));
     assert_eq!(names(&page), ["bars two.mp4", "bars.mp4", "new.mp4", "Zoom.mp4"]);
 }
@@ -135,12 +134,9 @@ fn lists_follow_the_index_and_have_paths_only_with_show_paths() {
 #[test]
 fn links_are_signed_if_there_is_a_token() {
     let place = place();
-    let mut command = place.command(&["serve", "--listen", "127.0.0.1:0"]);
-    let token = "0123456789abcdef0123456789abcdef";
-    command.env("REELSEEK_TOKEN", token);
-    let server = Server::start(&place, command);
+    let server = place.serve_with_token(&[]);
     server.get("/v1/videos").error(401);
-    let page = server.ask("GET", "/v1/videos", &[("authorization", &format!("Bearer {token}"))], b"").json();
+    let page = server.get_with_token("/v1/videos").json();
     let video = &page["videos"][0];
     for link in ["thumbnail", "media"].map(|name| video[name].as_str().unwrap()) {
         assert_eq!(server.get(link).status, 200, "{link}");
