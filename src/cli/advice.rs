@@ -99,9 +99,9 @@ fn encode(error: &encode::Error) -> Option<String> {
             let name = needed.split('/').next().unwrap_or(needed);
             let first = match origin {
                 WeightsOrigin::Embedded => "it is part of the program: leave --encoder out".to_owned(),
-                WeightsOrigin::Hub => format!(
-                    "fetch its weights with `reelseek encoders pull {name}`, or name them with --weights FILE"
-                ),
+                WeightsOrigin::Hub => {
+                    format!("fetch its weights with `reelseek encoders pull {name}`, or name them with --weights FILE")
+                }
                 WeightsOrigin::File => "name its weights with --weights FILE".to_owned(),
                 WeightsOrigin::Onnx => {
                     "name its own file, with the same JSON file beside it, with --weights FILE".to_owned()
@@ -130,9 +130,7 @@ fn hub(error: &encode::hub::Error) -> Option<String> {
         Error::Status { status: 429, .. } => text("wait a while and run the command again"),
         Error::Status { .. } => Some(format!("run the command again later, or {FETCH_ELSEWHERE}")),
         Error::Unreachable { .. } => Some(format!("check the network and HF_ENDPOINT, or {FETCH_ELSEWHERE}")),
-        Error::HashMismatch { .. } => {
-            Some(format!("run the command again; if that does not help, {FETCH_ELSEWHERE}"))
-        }
+        Error::HashMismatch { .. } => Some(format!("run the command again; if that does not help, {FETCH_ELSEWHERE}")),
         Error::Locked { .. } => text("wait for the other process"),
         Error::Io { .. } => text("REELSEEK_CACHE names another folder for weights"),
         Error::Cancelled { total: None, .. } => text("run the same command again"),

@@ -20,7 +20,6 @@ pub mod registry;
 use std::path::PathBuf;
 
 pub use layout::{LayoutEncoder, Projection};
-#[cfg(feature = "onnx")]
 pub use registry::{EncoderEntry, WeightsOrigin, open, open_as, open_known};
 
 use crate::base::ErrorPaths;

@@ -25,7 +25,9 @@ pub use calibrate::calibrate;
 pub use clips::{ClipBuilder, VideoRows};
 pub use event::{FileError, FileOutcome, IndexEvent, IndexSummary};
 pub use options::IndexOptions;
+#[cfg(feature = "research")]
 pub(crate) use sidecar::labels as sidecar_labels;
+#[cfg(feature = "research")]
 pub(crate) use work::BATCH;
 
 use closed_form::FitEvent;

@@ -59,6 +59,7 @@ pub(super) fn read(video: &Path) -> Result<Option<Sidecar>, String> {
 }
 
 /// The labels in the sidecar of a video; none if there is no readable sidecar.
+#[cfg(feature = "research")]
 pub(crate) fn labels(video: &Path) -> Vec<String> {
     read(video).ok().flatten().map_or(Vec::new(), |sidecar| sidecar.labels)
 }

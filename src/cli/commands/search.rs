@@ -11,7 +11,7 @@ use crate::cli::output::{FailureOutput, SearchOutput};
 use crate::cli::terminal::{self, clock, printable};
 use crate::cli::{FAILED, FOUND_NOTHING};
 use crate::media::{self, OpenedPicture, Picture};
-use crate::search::{SearchAnswer, Engine, SearchOptions};
+use crate::search::{Engine, SearchAnswer, SearchOptions};
 
 /// The largest picture read from standard input.
 const MAX_STDIN_BYTES: u64 = 512 << 20;

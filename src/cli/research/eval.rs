@@ -405,7 +405,13 @@ fn by_rank(values: &[(usize, f64)]) -> Value {
     values.iter().map(|(k, value)| (k.to_string(), Value::from(*value))).collect::<serde_json::Map<_, _>>().into()
 }
 
-fn json(args: &EvalArgs, task: &RetrievalTask<'_>, (name, fitted): (&str, &FittedMethod), summary: &MetricSummary, queries: usize) -> Value {
+fn json(
+    args: &EvalArgs,
+    task: &RetrievalTask<'_>,
+    (name, fitted): (&str, &FittedMethod),
+    summary: &MetricSummary,
+    queries: usize,
+) -> Value {
     let mut json = serde_json::json!({
         "method": name,
         "split": task.split,

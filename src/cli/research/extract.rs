@@ -10,8 +10,8 @@ use super::{SplitArg, check_absent};
 use crate::cli::INTERRUPTED;
 use crate::cli::terminal::{self, printable};
 use crate::encode::{self, registry::LAYOUT};
-use crate::features::benchmark::Benchmark;
 use crate::features::archive::FeatureArchive;
+use crate::features::benchmark::Benchmark;
 use crate::media;
 use crate::research::extract::{self, Error};
 

@@ -12,7 +12,7 @@ use crate::cli::{FAILED, INTERRUPTED, advice, terminal};
 use crate::collection::Model;
 use crate::encode::registry::{ENTRIES, EncoderEntry, LAYOUT};
 use crate::encode::{self, Encoder};
-use crate::gmf::{Folded, CheckpointRecord};
+use crate::gmf::{CheckpointRecord, Folded};
 use crate::ingest::closed_form::FitEvent;
 use crate::ingest::{self, IndexOptions, Indexer};
 use crate::research::eval::kinds::{self, KindsReport};
@@ -91,7 +91,8 @@ struct KindsData {
 pub(super) fn run(args: &KindsArgs) -> anyhow::Result<ExitCode> {
     let data = KindsData { videos: kinds::manifest(&args.videos)?, images: kinds::manifest(&args.images)? };
     let cancel = terminal::cancel_on_interrupt()?;
-    let records: Vec<CheckpointRecord> = args.checkpoint.iter().map(|path| CheckpointRecord::open(path)).collect::<Result<_, _>>()?;
+    let records: Vec<CheckpointRecord> =
+        args.checkpoint.iter().map(|path| CheckpointRecord::open(path)).collect::<Result<_, _>>()?;
     let runs = encoder_runs(args, &records)?;
     let mut out = std::io::stdout();
     if !args.json {

@@ -88,7 +88,9 @@ fn open(args: &QualityArgs, temporary: &tempfile::TempDir, cancel: &Cancel) -> a
         return Ok(QualityGallery::Existing(collection, model));
     }
     let options = IndexOptions::new(&args.paths).model(args.model.choice());
-    let indexer = Indexer::open(&temporary::folder(temporary), options, cancel, |event| eprintln!("{}", advice::fit_note(event)))?;
+    let indexer = Indexer::open(&temporary::folder(temporary), options, cancel, |event| {
+        eprintln!("{}", advice::fit_note(event))
+    })?;
     Ok(QualityGallery::Temporary(indexer))
 }
 

@@ -16,8 +16,8 @@ use crate::encode::{self, Encoder, LayoutEncoder, Projection, layout};
 use crate::features::FeatureSet;
 use crate::features::activitynet::Annotations;
 use crate::gmf::{
-    self, Affine, Folded, GmfConfig, GmfWeights, Modality, Objective, TaskLoss, TrainDevice, TrainOptions, TrainOutcome,
-    TrainProgress, TrainingData, TrainingRun,
+    self, Affine, Folded, GmfConfig, GmfWeights, Modality, Objective, TaskLoss, TrainDevice, TrainOptions,
+    TrainOutcome, TrainProgress, TrainingData, TrainingRun,
 };
 use crate::ingest::{FileError, closed_form};
 use crate::media::{self, Tools};
@@ -253,9 +253,7 @@ fn train(args: &TrainArgs, input: TrainingInput, cancel: &Cancel) -> anyhow::Res
         _ => None,
     };
     print_data(&data, &config);
-    let mut validate = |maps: &Folded| {
-        Ok(retrieval::validate(&maps.into(), &data)?.ok_or("no image matches a video")?)
-    };
+    let mut validate = |maps: &Folded| Ok(retrieval::validate(&maps.into(), &data)?.ok_or("no image matches a video")?);
     let mut bar = TrainingBar::new(data.pairs(), options.epochs)?;
     let run = TrainingRun {
         data: &data,
