@@ -15,7 +15,7 @@ fn the_api_conforms_to_its_document() {
     }
     let place = TestFolder::with_index();
     let server = place.serve_with_token(&["--fetch"]);
-    let settings = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/serve/schemathesis.toml");
+    let settings = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/serve/schemathesis.toml");
     let output = Command::new(python)
         .args(["-c", "from schemathesis.cli import schemathesis; schemathesis()"])
         .arg("--config-file")
