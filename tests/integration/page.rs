@@ -25,35 +25,35 @@ const RULE: &str = "cellauto=size=320x180:rate=10:rule=110:seed=9:ratio=0.4,scal
 impl TestFolder {
     /// With the clips of most tests.
     fn with_page_clips() -> TestFolder {
-        let place = TestFolder::new();
-        place.media(&["-f", "lavfi", "-i", LARGE_ZOOM, "-t", "12"], "videos/zoom.mp4");
-        place.sidecar(
+        let folder = TestFolder::new();
+        folder.media(&["-f", "lavfi", "-i", LARGE_ZOOM, "-t", "12"], "videos/zoom.mp4");
+        folder.sidecar(
             "zoom.mp4",
             json!({"title": "Into the set", "labels": ["fractal"], "subject": "set of Mandelbrot"}),
         );
-        place.media(&["-f", "lavfi", "-i", LARGE_CELLS, "-t", "10"], "videos/cells.mkv");
-        place.sidecar("cells.mkv", json!({"title": "Life of cells", "labels": ["biology of grids"]}));
+        folder.media(&["-f", "lavfi", "-i", LARGE_CELLS, "-t", "10"], "videos/cells.mkv");
+        folder.sidecar("cells.mkv", json!({"title": "Life of cells", "labels": ["biology of grids"]}));
         // Longer than one preview.
-        place.media(&["-f", "lavfi", "-i", LARGE_BARS, "-t", "20", "-c:v", "mpeg4", "-q:v", "4"], "videos/bars.avi");
-        place
+        folder.media(&["-f", "lavfi", "-i", LARGE_BARS, "-t", "20", "-c:v", "mpeg4", "-q:v", "4"], "videos/bars.avi");
+        folder
     }
 
     /// With more clips, for the library and the screenshots.
     fn with_many_clips() -> TestFolder {
-        let place = TestFolder::with_page_clips();
-        place.media(&["-f", "lavfi", "-i", COLOURS, "-t", "8"], "videos/holiday/sunset over the bay.mp4");
-        place.sidecar("holiday/sunset over the bay.mp4", json!({"labels": ["holiday", "evening"]}));
-        place.media(&["-f", "lavfi", "-i", WEAVE, "-t", "9"], "videos/holiday/carpet.mp4");
-        place.sidecar("holiday/carpet.mp4", json!({"title": "Carpet of triangles", "labels": ["fractal", "holiday"]}));
+        let folder = TestFolder::with_page_clips();
+        folder.media(&["-f", "lavfi", "-i", COLOURS, "-t", "8"], "videos/holiday/sunset over the bay.mp4");
+        folder.sidecar("holiday/sunset over the bay.mp4", json!({"labels": ["holiday", "evening"]}));
+        folder.media(&["-f", "lavfi", "-i", WEAVE, "-t", "9"], "videos/holiday/carpet.mp4");
+        folder.sidecar("holiday/carpet.mp4", json!({"title": "Carpet of triangles", "labels": ["fractal", "holiday"]}));
         // The same scene at the beginning and at the end.
         let again = format!(
             "{RULE},trim=duration=6[a];{RULE},trim=duration=6[c];gradients=size=640x360:rate=10:seed=4:speed=0.03,trim=duration=10[b];[a][b][c]concat=n=3"
         );
-        place.media(&["-f", "lavfi", "-i", &again], "videos/twice.mp4");
-        place.sidecar("twice.mp4", json!({"title": "Twice", "labels": ["rule 110"]}));
+        folder.media(&["-f", "lavfi", "-i", &again], "videos/twice.mp4");
+        folder.sidecar("twice.mp4", json!({"title": "Twice", "labels": ["rule 110"]}));
         // An altered copy of a part.
-        let zoom = place.path("videos/zoom.mp4");
-        place.media(
+        let zoom = folder.path("videos/zoom.mp4");
+        folder.media(
             &[
                 "-ss",
                 "3",
@@ -68,10 +68,10 @@ impl TestFolder {
             ],
             "videos/found on the web.mp4",
         );
-        place.media(&["-f", "lavfi", "-i", "testsrc=size=320x240:rate=10", "-t", "8"], "videos/torn.avi");
-        let whole = place.read("videos/torn.avi");
-        place.write("videos/torn.avi", &whole[..whole.len() * 2 / 3]);
-        place
+        folder.media(&["-f", "lavfi", "-i", "testsrc=size=320x240:rate=10", "-t", "8"], "videos/torn.avi");
+        let whole = folder.read("videos/torn.avi");
+        folder.write("videos/torn.avi", &whole[..whole.len() * 2 / 3]);
+        folder
     }
 
     /// Makes a video, or a picture, by these arguments of ffmpeg.
@@ -139,7 +139,7 @@ fn tools() -> Result<(PathBuf, &'static str), String> {
 /// Path of a program on the search path.
 fn path_of(program: &str) -> PathBuf {
     std::env::split_paths(&std::env::var_os("PATH").unwrap())
-        .map(|folder| folder.join(program))
+        .map(|directory| directory.join(program))
         .find(|path| path.is_file())
         .unwrap()
 }
@@ -150,17 +150,17 @@ fn run_page_tests(file: &str, prepare: impl FnOnce() -> (TestFolder, ServerProce
         Ok(found) => found,
         Err(missing) => return skip(missing),
     };
-    let (place, server) = prepare();
+    let (folder, server) = prepare();
     let keep = std::env::var_os("REELSEEK_KEEP_SCREENSHOTS").map(PathBuf::from);
     if let Some(folder) = &keep {
         std::fs::create_dir_all(folder).unwrap();
     }
     let settings = json!({
-        "base": server.base, "pid": server.child.id(), "pictures": place.pictures(), "token": TOKEN,
+        "base": server.base, "pid": server.child.id(), "pictures": folder.pictures(), "token": TOKEN,
         "modules": modules, "browser": path_of(browser), "keep": keep,
     });
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/page").join(file);
-    let log = place.path("node.log");
+    let log = folder.path("node.log");
     let out = std::fs::File::create(&log).unwrap();
     let mut node = Command::new("node")
         .arg(script)
@@ -200,67 +200,67 @@ fn passed(printed: &str) -> usize {
 #[test]
 fn a_search_from_picture_to_video() {
     run_page_tests("search.mjs", || {
-        let place = TestFolder::with_many_clips();
-        place.index(&[]);
-        let server = place.serve(&[]);
-        (place, server)
+        let folder = TestFolder::with_many_clips();
+        folder.index(&[]);
+        let server = folder.serve(&[]);
+        (folder, server)
     });
 }
 
 #[test]
 fn the_library_and_one_video() {
     run_page_tests("library.mjs", || {
-        let place = TestFolder::with_many_clips();
-        place.index(&[]);
-        let server = place.serve(&[]);
-        (place, server)
+        let folder = TestFolder::with_many_clips();
+        folder.index(&[]);
+        let server = folder.serve(&[]);
+        (folder, server)
     });
 }
 
 #[test]
 fn indexing_from_nothing() {
     run_page_tests("indexing.mjs", || {
-        let place = TestFolder::with_page_clips();
-        place.write("videos/broken.mp4", "this is no video");
+        let folder = TestFolder::with_page_clips();
+        folder.write("videos/broken.mp4", "this is no video");
         // Long enough to be stopped while it is indexed: the same seconds repeated.
-        place.media(&["-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=30", "-t", "4"], "seconds.mp4");
-        let seconds = place.path("seconds.mp4");
-        place.media(&["-stream_loop", "39", "-i", seconds.to_str().unwrap(), "-c", "copy"], "slow/long.mp4");
-        let server = place.serve(&["@videos", "@slow"]);
-        (place, server)
+        folder.media(&["-f", "lavfi", "-i", "testsrc2=size=1280x720:rate=30", "-t", "4"], "seconds.mp4");
+        let seconds = folder.path("seconds.mp4");
+        folder.media(&["-stream_loop", "39", "-i", seconds.to_str().unwrap(), "-c", "copy"], "slow/long.mp4");
+        let server = folder.serve(&["@videos", "@slow"]);
+        (folder, server)
     });
 }
 
 #[test]
 fn an_index_that_appears_later() {
     run_page_tests("later.mjs", || {
-        let place = TestFolder::with_page_clips();
+        let folder = TestFolder::with_page_clips();
         // Clips that are added while the server runs.
-        place.media(&["-f", "lavfi", "-i", WEAVE, "-t", "8"], "weave.mp4");
-        place.media(&["-f", "lavfi", "-i", RULE, "-t", "8"], "twice.mp4");
-        place.filtered_frame("../weave.mp4", "4", "null", "weave.jpg");
-        place.filtered_frame("../twice.mp4", "3", "null", "twice.jpg");
-        let server = place.serve(&["@videos"]);
-        (place, server)
+        folder.media(&["-f", "lavfi", "-i", WEAVE, "-t", "8"], "weave.mp4");
+        folder.media(&["-f", "lavfi", "-i", RULE, "-t", "8"], "twice.mp4");
+        folder.filtered_frame("../weave.mp4", "4", "null", "weave.jpg");
+        folder.filtered_frame("../twice.mp4", "3", "null", "twice.jpg");
+        let server = folder.serve(&["@videos"]);
+        (folder, server)
     });
 }
 
 #[test]
 fn a_server_with_a_token() {
     run_page_tests("token.mjs", || {
-        let place = TestFolder::with_page_clips();
-        place.index(&[]);
-        let server = place.serve_with_token(&["--fetch"]);
-        (place, server)
+        let folder = TestFolder::with_page_clips();
+        folder.index(&[]);
+        let server = folder.serve_with_token(&["--fetch"]);
+        (folder, server)
     });
 }
 
 #[test]
 fn every_view_fits_and_passes_axe() {
     run_page_tests("looks.mjs", || {
-        let place = TestFolder::with_many_clips();
-        place.index(&[]);
-        let server = place.serve(&["@videos"]);
-        (place, server)
+        let folder = TestFolder::with_many_clips();
+        folder.index(&[]);
+        let server = folder.serve(&["@videos"]);
+        (folder, server)
     });
 }

@@ -11,21 +11,21 @@ const VIDEO: usize = 11;
 impl TestFolder {
     /// Features of 5 classes around class means: 60 images and videos to train on, 20 to validate.
     fn with_training_features() -> TestFolder {
-        let place = TestFolder::new();
+        let folder = TestFolder::new();
         for (name, length) in [("images", IMAGE), ("videos", VIDEO)] {
             let value = |row: usize, i: usize| {
                 let mean = ((row % 5 * 7 + i * 3 + length) % 13) as f32 / 6.0 - 1.0;
                 mean + ((row * 31 + i * 17) % 11) as f32 / 60.0
             };
             let values: Vec<f32> = (0..80 * length).map(|at| value(at / length, at % length)).collect();
-            place.write(&format!("features/{name}.npy"), npy(80, length, &values));
+            folder.write(&format!("features/{name}.npy"), npy(80, length, &values));
             let line = |row: usize| {
                 let split = if row < 60 { "train" } else { "val" };
                 format!("{{\"id\":\"{name}{row}\",\"label\":\"class {}\",\"split\":\"{split}\"}}\n", row % 5)
             };
-            place.write(&format!("features/{name}.jsonl"), (0..80).map(line).collect::<String>());
+            folder.write(&format!("features/{name}.jsonl"), (0..80).map(line).collect::<String>());
         }
-        place
+        folder
     }
 
     fn train_command(&self, out: &str, more: &[&str]) -> Command {
@@ -39,13 +39,13 @@ impl TestFolder {
 
 #[test]
 fn an_interrupted_run_resumes_to_the_same_bytes() {
-    let place = TestFolder::with_training_features();
+    let folder = TestFolder::with_training_features();
     let options = ["--epochs", "300", "--batch", "16"];
-    let whole = place.train("whole.safetensors", &options);
+    let whole = folder.train("whole.safetensors", &options);
     assert!(whole.status.success(), "{}", output_text(&whole));
     assert!(output_text(&whole).contains("validation mAP@10"), "{}", output_text(&whole));
 
-    let mut child = place.train_command("cut.safetensors", &options).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = folder.train_command("cut.safetensors", &options).stderr(Stdio::piped()).spawn().unwrap();
     let stderr = BufReader::new(child.stderr.take().unwrap());
     let mut lines = stderr.lines();
     assert!(lines.by_ref().any(|line| line.unwrap().contains("epoch   3")));
@@ -53,64 +53,64 @@ fn an_interrupted_run_resumes_to_the_same_bytes() {
     assert!(lines.any(|line| line.unwrap().contains("with --resume to continue")));
     assert_eq!(child.wait().unwrap().code(), Some(130));
 
-    let again = place.train("cut.safetensors", &options);
+    let again = folder.train("cut.safetensors", &options);
     assert_eq!(again.status.code(), Some(2));
     assert!(output_text(&again).contains("--resume"), "{}", output_text(&again));
-    let resumed = place.train("cut.safetensors", &[&options[..], &["--resume"]].concat());
+    let resumed = folder.train("cut.safetensors", &[&options[..], &["--resume"]].concat());
     assert!(resumed.status.success(), "{}", output_text(&resumed));
     for ending in ["safetensors", "csv", "svg"] {
-        assert!(place.read(&format!("whole.{ending}")) == place.read(&format!("cut.{ending}")), "{ending}");
+        assert!(folder.read(&format!("whole.{ending}")) == folder.read(&format!("cut.{ending}")), "{ending}");
     }
-    assert!(!place.path("cut.safetensors.resume").exists());
+    assert!(!folder.path("cut.safetensors.resume").exists());
 }
 
 #[test]
 fn a_killed_run_resumes_from_its_last_epoch_to_the_same_bytes() {
-    let place = TestFolder::with_training_features();
+    let folder = TestFolder::with_training_features();
     let options = ["--epochs", "200", "--batch", "16"];
-    assert!(place.train("whole.safetensors", &options).status.success());
-    let mut child = place.train_command("cut.safetensors", &options).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(folder.train("whole.safetensors", &options).status.success());
+    let mut child = folder.train_command("cut.safetensors", &options).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(lines.by_ref().any(|line| line.unwrap().contains("epoch   4")));
     child.kill().unwrap();
     child.wait().unwrap();
-    let resumed = place.train("cut.safetensors", &[&options[..], &["--resume"]].concat());
+    let resumed = folder.train("cut.safetensors", &[&options[..], &["--resume"]].concat());
     assert!(resumed.status.success(), "{}", output_text(&resumed));
-    assert!(place.read("whole.safetensors") == place.read("cut.safetensors"));
-    assert_eq!(place.read("whole.csv"), place.read("cut.csv"));
+    assert!(folder.read("whole.safetensors") == folder.read("cut.safetensors"));
+    assert_eq!(folder.read("whole.csv"), folder.read("cut.csv"));
 }
 
 #[test]
 fn search_accepts_only_folded_models() {
-    let place = TestFolder::with_training_features();
-    let trained = place.train("model.safetensors", &["--epochs", "2", "--loss", "triplet"]);
+    let folder = TestFolder::with_training_features();
+    let trained = folder.train("model.safetensors", &["--epochs", "2", "--loss", "triplet"]);
     assert!(trained.status.success(), "{}", output_text(&trained));
     let index = |checkpoint: &str| {
-        let output = place.run(&["index", "--checkpoint", checkpoint, "@model.safetensors"]);
+        let output = folder.run(&["index", "--checkpoint", checkpoint, "@model.safetensors"]);
         assert_eq!(output.status.code(), Some(2));
         output_text(&output)
     };
     assert!(index("@model.safetensors").contains("reelseek fold"), "{}", index("@model.safetensors"));
-    let output = place.run(&["fold", "@model.safetensors", "--out", "@folded.safetensors"]);
+    let output = folder.run(&["fold", "@model.safetensors", "--out", "@folded.safetensors"]);
     assert!(output.status.success(), "{}", output_text(&output));
     assert!(index("@folded.safetensors").contains("made for the encoder unknown"), "{}", index("@folded.safetensors"));
-    let again = place.run(&["fold", "@model.safetensors", "--out", "@folded.safetensors"]);
+    let again = folder.run(&["fold", "@model.safetensors", "--out", "@folded.safetensors"]);
     assert!(!again.status.success() && output_text(&again).contains("--force"), "{}", output_text(&again));
-    let twice = place.run(&["fold", "@folded.safetensors", "--out", "@x"]);
+    let twice = folder.run(&["fold", "@folded.safetensors", "--out", "@x"]);
     assert!(output_text(&twice).contains("folded already"), "{}", output_text(&twice));
 }
 
 #[test]
 fn keeps_existing_files_and_names_invalid_options() {
-    let place = TestFolder::with_training_features();
-    place.write("a.csv", "mine");
+    let folder = TestFolder::with_training_features();
+    folder.write("a.csv", "mine");
     let refused = |out: &str, more: &[&str], word: &str| {
-        let output = place.train(out, more);
+        let output = folder.train(out, more);
         assert_eq!(output.status.code(), Some(2), "{more:?}");
         assert!(output_text(&output).contains(word), "{more:?}: {}", output_text(&output));
     };
     refused("a.safetensors", &[], "a.csv exists");
-    assert_eq!(place.read("a.csv"), b"mine");
+    assert_eq!(folder.read("a.csv"), b"mine");
     refused("b.safetensors", &["--multiple", "2"], "multiple is 2");
     refused("b.safetensors", &["--multiple", "2.5"], "2.5");
     refused("b.safetensors", &["--boundary", "1"], "boundary is 1");
@@ -120,11 +120,11 @@ fn keeps_existing_files_and_names_invalid_options() {
     refused("b.safetensors", &["--learning-rate", "1e9", "--batch", "16"], "diverged");
     refused("b.safetensors", &["--held-out", "1"], "held-out is 1");
     refused("no/such/folder/b.safetensors", &[], "cannot be written");
-    std::fs::create_dir(place.path("c.safetensors")).unwrap();
+    std::fs::create_dir(folder.path("c.safetensors")).unwrap();
     refused("c.safetensors", &["--force"], "is a folder");
-    let output = place.run(&["train", "--boundary", "0.2", "--videos", "/nothing/here", "--out", "@d.safetensors"]);
+    let output = folder.run(&["train", "--boundary", "0.2", "--videos", "/nothing/here", "--out", "@d.safetensors"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(output_text(&output).contains("start from a fit"), "{}", output_text(&output));
     refused("b.svg", &[], "learning curve");
-    assert!(!place.path("b.safetensors").exists());
+    assert!(!folder.path("b.safetensors").exists());
 }

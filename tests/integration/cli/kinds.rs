@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// Clips of three kinds, and photographs of two of them, of something else, and of one that is said to be
+/// Clips of three kinds, and photographs of two of them, of something else, and of one that is labelled
 /// something else.
 fn kinds() -> TestFolder {
-    let place = TestFolder::with_clips();
+    let folder = TestFolder::with_clips();
     let shown = |rows: &[(&str, &str, &str)]| {
         let line = |(path, class, group): &(&str, &str, &str)| {
             format!("{}\n", serde_json::json!({ "path": path, "class": class, "group": group }))
@@ -13,32 +13,32 @@ fn kinds() -> TestFolder {
         rows.iter().map(line).collect::<String>()
     };
     let videos = [("zoom.mp4", "fractal", "shapes"), ("cells.mkv", "cells", "life"), ("bars.avi", "bars", "signal")];
-    place.write("videos/manifest.jsonl", shown(&videos));
-    place.frame("zoom.mp4", "5", "photos/zoom.png");
-    place.frame("cells.mkv", "6", "photos/cells.png");
-    place.frame("bars.avi", "5", "photos/bars.png");
+    folder.write("videos/manifest.jsonl", shown(&videos));
+    folder.frame("zoom.mp4", "5", "photos/zoom.png");
+    folder.frame("cells.mkv", "6", "photos/cells.png");
+    folder.frame("bars.avi", "5", "photos/bars.png");
     // A plain sweep of grey, of which no clip has anything.
     let sweep: Vec<u8> = (0..64 * 64u32).map(|i| (i % 64 * 4) as u8).collect();
-    place.write("photos/sweep.pgm", [&b"P5 64 64 255\n"[..], &sweep].concat());
+    folder.write("photos/sweep.pgm", [&b"P5 64 64 255\n"[..], &sweep].concat());
     let photographs = [
         ("zoom.png", "fractal", "shapes"),
         ("cells.png", "mould", "life"),
         ("bars.png", "negative", "nothing"),
         ("sweep.pgm", "negative", "nothing"),
     ];
-    place.write("photos/manifest.jsonl", shown(&photographs));
-    place
+    folder.write("photos/manifest.jsonl", shown(&photographs));
+    folder
 }
 
 /// `kinds` on these clips and photographs.
-fn command(place: &TestFolder, more: &[&str]) -> Command {
-    place.command(&[&["kinds", "@videos", "--images", "@photos"], more].concat())
+fn command(folder: &TestFolder, more: &[&str]) -> Command {
+    folder.command(&[&["kinds", "@videos", "--images", "@photos"], more].concat())
 }
 
 #[test]
 fn kinds_measures_classes_groups_and_photographs_without_match() {
-    let place = kinds();
-    let output = command(&place, &["--json"]).output().unwrap();
+    let folder = kinds();
+    let output = command(&folder, &["--json"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let rows = json_lines(&output);
     let [row] = &rows[..] else { panic!("layout alone is at hand: {rows:?}") };
@@ -53,7 +53,7 @@ fn kinds_measures_classes_groups_and_photographs_without_match() {
     // The bars are in the gallery, whatever the manifest says; the sweep is not.
     assert_eq!(row["no_match"], serde_json::json!({ "queries": 2, "falsely": 1 }));
 
-    let output = command(&place, &["--normaliser", "min"]).output().unwrap();
+    let output = command(&folder, &["--normaliser", "min"]).output().unwrap();
     let table = text(&output.stdout);
     assert!(table.contains("mAP@10 with normaliser `min`") && table.contains(" 1/2 "), "{table}");
 }
@@ -64,9 +64,9 @@ fn kinds_of_a_learned_encoder_are_measured() {
     if !weights.exists() {
         return crate::support::skip(format_args!("{} is missing", weights.display()));
     }
-    let place = kinds();
+    let folder = kinds();
     let named = format!("mobilenet-v2={}", weights.display());
-    let output = command(&place, &["--json", "--weights", &named]).output().unwrap();
+    let output = command(&folder, &["--json", "--weights", &named]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let [layout, learned] = &json_lines(&output)[..] else { panic!("two are at hand: {}", text(&output.stdout)) };
     assert_eq!(layout["checkpoint"], "embedded GMF");
@@ -79,25 +79,28 @@ fn kinds_of_a_learned_encoder_are_measured() {
 
 #[test]
 fn broken_weights_are_reported_and_stop_no_other_encoder() {
-    let place = kinds();
+    let folder = kinds();
     let weights = "cache/mobilenet-v2/model.safetensors";
-    place.write(weights, "not a network");
-    let output = command(&place, &["--json"]).output().unwrap();
-    let told = text(&output.stderr);
-    assert_eq!((output.status.code(), json_lines(&output).len()), (Some(2), 1), "{told}");
-    assert!(told.contains("measuring mobilenet-v2") && told.contains(place.path(weights).to_str().unwrap()), "{told}");
+    folder.write(weights, "not a network");
+    let output = command(&folder, &["--json"]).output().unwrap();
+    let message = text(&output.stderr);
+    assert_eq!((output.status.code(), json_lines(&output).len()), (Some(2), 1), "{message}");
+    assert!(
+        message.contains("measuring mobilenet-v2") && message.contains(folder.path(weights).to_str().unwrap()),
+        "{message}"
+    );
 }
 
 #[test]
 fn videos_that_failed_are_reported_with_the_figures() {
-    let place = kinds();
-    std::fs::write(place.videos().join("cells.mkv"), "no video").unwrap();
-    let output = command(&place, &["--json"]).output().unwrap();
+    let folder = kinds();
+    folder.write("videos/cells.mkv", "no video");
+    let output = command(&folder, &["--json"]).output().unwrap();
     let row = &json_lines(&output)[0];
     assert_eq!((&row["gallery"], &row["failed"]), (&2.into(), &1.into()));
     assert!(text(&output.stderr).contains("failed: ") && text(&output.stderr).contains("cells.mkv"));
 
-    let quality = |more: &[&str]| place.run(&[&["quality", "@videos", "--frames", "1"], more].concat());
+    let quality = |more: &[&str]| folder.run(&[&["quality", "@videos", "--frames", "1"], more].concat());
     let output = quality(&["--json"]);
     assert_eq!((&json_lines(&output)[0]["gallery"], &json_lines(&output)[0]["failed"]), (&2.into(), &1.into()));
     assert!(text(&output.stderr).contains("failed: "), "{}", text(&output.stderr));
@@ -108,12 +111,12 @@ fn videos_that_failed_are_reported_with_the_figures() {
 #[cfg(target_os = "linux")]
 #[test]
 fn an_interrupted_measurement_prints_no_figures() {
-    let place = kinds();
-    let quality = place.command(&["quality", "@videos", "--json"]);
-    for (n, mut command) in [command(&place, &["--json"]), quality].into_iter().enumerate() {
-        let pid = place.path(&format!("pid{n}"));
+    let folder = kinds();
+    let quality = folder.command(&["quality", "@videos", "--json"]);
+    for (n, mut command) in [command(&folder, &["--json"]), quality].into_iter().enumerate() {
+        let pid = folder.path(&format!("pid{n}"));
         // It decodes forever. The others, which the first one's end lets go on, are not to be begun.
-        let stub = fake_ffmpeg(&place, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
+        let stub = fake_ffmpeg(&folder, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
         command.env("REELSEEK_FFMPEG", &stub).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().unwrap();
         wait_for_line(&pid);

@@ -44,7 +44,7 @@ impl TestFolder {
 
     /// The same, with this number added to every feature.
     fn with_features_about(offset: f32) -> TestFolder {
-        let place = TestFolder::new();
+        let folder = TestFolder::new();
         let mut noise = Noise(1);
         let centres = noise.many(CLASSES * 8);
         for (name, length, own) in [("images", IMAGE, 2.0), ("videos", VIDEO, 4.0)] {
@@ -66,17 +66,17 @@ impl TestFolder {
                     "{{\"id\":\"{name}{i}\",\"label\":\"class {class}\",\"split\":\"{split}\",\"video\":\"{video}\"}}\n"
                 );
             }
-            place.write(&format!("features/{name}.npy"), &npy(600, length, &values));
-            place.write(&format!("features/{name}.jsonl"), lines.as_bytes());
+            folder.write(&format!("features/{name}.npy"), &npy(600, length, &values));
+            folder.write(&format!("features/{name}.jsonl"), lines);
         }
-        place
+        folder
     }
 }
 
 #[test]
 fn measures_a_method_by_the_contract() {
-    let place = TestFolder::with_features();
-    let found = place.json(&[
+    let folder = TestFolder::with_features();
+    let found = folder.json(&[
         "eval",
         "--features",
         "@features",
@@ -107,25 +107,25 @@ fn measures_a_method_by_the_contract() {
     assert_eq!(found["ann"]["map"], found["map"]);
     assert_eq!(found["ann"]["ann_recall"]["100"], 1.0);
     for (how, other) in [("--normaliser", "min"), ("--normaliser", "all"), ("--pooling", "mean:2")] {
-        let changed = place.json(&["eval", "--features", "@features", "--method", "cca", "--json", how, other]);
+        let changed = folder.json(&["eval", "--features", "@features", "--method", "cca", "--json", how, other]);
         assert_ne!(changed["map"], found["map"], "{other}");
     }
-    let plain = place.json(&["eval", "--features", "@features", "--method", "cca", "--json", "--at", "10,100,10"]);
+    let plain = folder.json(&["eval", "--features", "@features", "--method", "cca", "--json", "--at", "10,100,10"]);
     assert_eq!((plain.get("seed"), plain["map"].as_object().unwrap().len()), (None, 2));
-    let printed = output_text(&place.success(&["eval", "--features", "@features", "--method", "cca"]));
+    let printed = output_text(&folder.success(&["eval", "--features", "@features", "--method", "cca"]));
     assert!(
         printed.contains("cca, split test: 200 queries") && printed.contains("relevant is a shared label"),
         "{printed}"
     );
-    let below = place.run(&["eval", "--features", "@features", "--method", "cca", "--floor", "0.99"]);
+    let below = folder.run(&["eval", "--features", "@features", "--method", "cca", "--floor", "0.99"]);
     assert_eq!(below.status.code(), Some(1), "{}", output_text(&below));
 }
 
 /// A constant added to all features says nothing, and changes nothing.
 #[test]
 fn an_offset_does_not_ruin_a_method() {
-    let map10 = |place: &TestFolder, method: &str| {
-        let found = place.json(&["eval", "--features", "@features", "--method", method, "--json"]);
+    let map10 = |folder: &TestFolder, method: &str| {
+        let found = folder.json(&["eval", "--features", "@features", "--method", method, "--json"]);
         found["map"]["10"].as_f64().unwrap()
     };
     let (about_zero, far_off) = (TestFolder::with_features(), TestFolder::with_features_about(50.0));
@@ -137,10 +137,10 @@ fn an_offset_does_not_ruin_a_method() {
 
 #[test]
 fn the_table_compares_gmf_with_closed_forms_and_the_paper() {
-    let place = TestFolder::with_features();
+    let folder = TestFolder::with_features();
     let words =
         ["eval", "--features", "@features", "--table", "--epochs", "20", "--learning-rate", "0.01", "--seeds", "1,2"];
-    let table = place.json(&[&words[..], &["--json"]].concat());
+    let table = folder.json(&[&words[..], &["--json"]].concat());
     let rows = table["rows"].as_array().unwrap();
     let row = |method: &str| rows.iter().find(|row| row["method"] == method).unwrap();
     let map10 = |method: &str| row(method)["map"]["10"].as_f64().unwrap();
@@ -173,18 +173,18 @@ fn the_table_compares_gmf_with_closed_forms_and_the_paper() {
         assert_eq!(row(method)["lengths"], serde_json::json!([image, video]), "{method}");
     }
     // One method alone gives what it gives in the table.
-    let alone = place.json(&["eval", "--features", "@features", "--method", "ridge", "--json"]);
+    let alone = folder.json(&["eval", "--features", "@features", "--method", "ridge", "--json"]);
     assert_eq!(alone["map"]["10"], row("ridge")["map"]["10"]);
     let few = ["--methods", "cosine,cca", "--report", "@page/deep"];
-    let markdown = output_text(&place.success(&[&words[..], &few[..]].concat()));
+    let markdown = output_text(&folder.success(&[&words[..], &few[..]].concat()));
     assert!(markdown.contains("| CCA | 12-40 |") && markdown.contains("0.235 / 0.221 / 0.213 / 0.205"), "{markdown}");
     assert!(
         markdown.contains("split test, relevant is a shared label") && !markdown.contains("GMF starts"),
         "{markdown}"
     );
-    let latex = output_text(&place.success(&[&words[..], &few[..2], &["--latex"]].concat()));
+    let latex = output_text(&folder.success(&[&words[..], &few[..2], &["--latex"]].concat()));
     assert!(latex.contains("\\begin{tabular}") && latex.contains("CCA & 12-40 &"), "{latex}");
-    let page = std::fs::read_to_string(place.path("page/deep/index.html")).unwrap();
+    let page = folder.read_text("page/deep/index.html");
     for part in [
         "cosine of mapped features</td>",
         "The best method: cca",
@@ -195,19 +195,19 @@ fn the_table_compares_gmf_with_closed_forms_and_the_paper() {
     ] {
         assert!(page.contains(part), "{part}");
     }
-    let unknown = place.run(&["eval", "--features", "@nothing", "--table", "--methods", "magic"]);
+    let unknown = folder.run(&["eval", "--features", "@nothing", "--table", "--methods", "magic"]);
     assert!(unknown.status.code() == Some(2) && output_text(&unknown).contains("magic"), "{}", output_text(&unknown));
 }
 
 #[test]
 fn layered_and_folded_checkpoints_measure_equally() {
-    let place = TestFolder::with_features();
-    place.success(&["train", "--features", "@features", "--out", "@all.safetensors", "--epochs", "2"]);
-    place.success(&["fold", "@all.safetensors", "--out", "@small.safetensors"]);
-    let measure = |name: &str| place.json(&["eval", "--features", "@features", "--checkpoint", name, "--json"]);
+    let folder = TestFolder::with_features();
+    folder.success(&["train", "--features", "@features", "--out", "@all.safetensors", "--epochs", "2"]);
+    folder.success(&["fold", "@all.safetensors", "--out", "@small.safetensors"]);
+    let measure = |name: &str| folder.json(&["eval", "--features", "@features", "--checkpoint", name, "--json"]);
     let (all, small) = (measure("@all.safetensors"), measure("@small.safetensors"));
     assert_eq!((&all["map"], &all["params"], &all["flops"]), (&small["map"], &small["params"], &small["flops"]));
-    let wrong = place.run(&["eval", "--features", "@features", "--checkpoint", "@features/images.npy"]);
+    let wrong = folder.run(&["eval", "--features", "@features", "--checkpoint", "@features/images.npy"]);
     assert!(wrong.status.code() == Some(2) && output_text(&wrong).contains("images.npy"), "{}", output_text(&wrong));
 }
 
@@ -221,7 +221,7 @@ fn from_videos_under_ids_of_activitynet_to_a_report() {
     else {
         return skip("the annotations and clips are missing");
     };
-    let place = TestFolder::new();
+    let folder = TestFolder::new();
     let annotations: Value = serde_json::from_str(&json).unwrap();
     // Small clips of 8 s and more, under ids of some classes whose first segment lies within them.
     let listed: Vec<Value> = manifest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -243,11 +243,11 @@ fn from_videos_under_ids_of_activitynet_to_a_report() {
             let clip = small.next().unwrap()["path"].as_str().unwrap();
             let ending = Path::new(clip).extension().unwrap().to_str().unwrap();
             // Copies: links to one file are one video.
-            place.write(&format!("media/v_{id}.{ending}"), std::fs::read(clips.join(clip)).unwrap());
+            folder.write(&format!("media/v_{id}.{ending}"), std::fs::read(clips.join(clip)).unwrap());
         }
     }
-    place.write("annotations.json", json);
-    let listed = place.success(&[
+    folder.write("annotations.json", json);
+    let listed = folder.success(&[
         "dataset",
         "activitynet",
         "--annotations",
@@ -266,11 +266,11 @@ fn from_videos_under_ids_of_activitynet_to_a_report() {
         "{}",
         output_text(&listed)
     );
-    assert!(std::fs::read_to_string(place.path("missing.txt")).unwrap().lines().count() > 14_000);
-    let extracted = place.success(&["extract", "@media", "--benchmark", "@list.jsonl", "--out", "@features"]);
+    assert!(folder.read_text("missing.txt").lines().count() > 14_000);
+    let extracted = folder.success(&["extract", "@media", "--benchmark", "@list.jsonl", "--out", "@features"]);
     assert!(output_text(&extracted).contains("images"), "{}", output_text(&extracted));
-    place.success(&["train", "--features", "@features", "--out", "@model.safetensors", "--epochs", "1"]);
-    let found = place.json(&[
+    folder.success(&["train", "--features", "@features", "--out", "@model.safetensors", "--epochs", "1"]);
+    let found = folder.json(&[
         "eval",
         "--features",
         "@features",
@@ -283,16 +283,16 @@ fn from_videos_under_ids_of_activitynet_to_a_report() {
         "@media",
     ]);
     assert!(found["queries"].as_u64().unwrap() >= 3, "{found}");
-    let page = std::fs::read_to_string(place.path("page/index.html")).unwrap();
+    let page = folder.read_text("page/index.html");
     assert!(
         page.contains("data:image/jpeg;base64,") && page.contains("<svg") && !page.contains("://"),
         "self-contained"
     );
     assert!(
-        place.run(&["eval", "--features", "@features", "--report", "@page"]).status.code() == Some(2),
+        folder.run(&["eval", "--features", "@features", "--report", "@page"]).status.code() == Some(2),
         "nothing is overwritten"
     );
-    screenshot(&place.path("page/index.html"), &place.path("page.png"));
+    screenshot(&folder.path("page/index.html"), &folder.path("page.png"));
 }
 
 /// Opens a page in a headless browser; skipped with a word where there is none.
@@ -334,8 +334,8 @@ fn screenshot(page: &Path, out: &Path) {
 /// trec_eval's own code on what is written, where it is installed.
 #[test]
 fn pytrec_eval_reads_runs_and_agrees() {
-    let place = TestFolder::with_features();
-    let found = place.json(&[
+    let folder = TestFolder::with_features();
+    let found = folder.json(&[
         "eval",
         "--features",
         "@features",
@@ -368,8 +368,8 @@ print(json.dumps({m: sum(v[m] for v in e.values()) / len(e) for m in next(iter(e
     }
     let output = Command::new(python)
         .args(["-c", script])
-        .arg(place.path("run.txt"))
-        .arg(place.path("qrels.txt"))
+        .arg(folder.path("run.txt"))
+        .arg(folder.path("qrels.txt"))
         .output()
         .unwrap();
     let theirs: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", output_text(&output)));

@@ -4,36 +4,36 @@ use super::*;
 
 #[test]
 fn listens_to_the_network_only_with_a_token_or_no_auth() {
-    let place = TestFolder::with_index();
-    let refused = place.run(&["serve", "--listen", "0.0.0.0:0"]);
+    let folder = TestFolder::with_index();
+    let refused = folder.run(&["serve", "--listen", "0.0.0.0:0"]);
     assert_eq!(refused.status.code(), Some(2));
     let message = text(&refused.stderr);
     assert!(message.contains("REELSEEK_TOKEN") && message.contains("--no-auth"), "{message}");
 
-    place.write("token", format!("{TOKEN}\n"));
-    let command = place.command(&["serve", "--listen", "0.0.0.0:0", "--token-file", "@token"]);
-    let mut server = ServerProcess::start(command, &place);
+    folder.write("token", format!("{TOKEN}\n"));
+    let command = folder.command(&["serve", "--listen", "0.0.0.0:0", "--token-file", "@token"]);
+    let mut server = ServerProcess::start(command, &folder);
     server.base = server.base.replace("0.0.0.0", "127.0.0.1");
     assert_eq!(server.get("/v1/info").status, 401);
     assert_eq!(server.get_with_token("/v1/info").status, 200);
     drop(server);
 
-    let command = place.command(&["serve", "--listen", "0.0.0.0:0", "--no-auth"]);
-    let mut server = ServerProcess::start(command, &place);
+    let command = folder.command(&["serve", "--listen", "0.0.0.0:0", "--no-auth"]);
+    let mut server = ServerProcess::start(command, &folder);
     server.base = server.base.replace("0.0.0.0", "127.0.0.1");
     assert_eq!(server.get("/v1/info").status, 200);
 
-    place.write("token", "\n");
-    let empty = place.run(&["serve", "--token-file", "@token"]);
+    folder.write("token", "\n");
+    let empty = folder.run(&["serve", "--token-file", "@token"]);
     assert_eq!(empty.status.code(), Some(2));
-    let taken = place.run(&["serve", "--no-auth", "--listen", &server.address().replace("127.0.0.1", "0.0.0.0")]);
+    let taken = folder.run(&["serve", "--no-auth", "--listen", &server.address().replace("127.0.0.1", "0.0.0.0")]);
     assert!(text(&taken.stderr).contains("name another address with --listen"));
 }
 
 #[test]
 fn refuses_rebound_names_and_pages_of_other_origins() {
-    let place = TestFolder::with_index();
-    let server = place.serve(&["--allow-host", "videos.test", "--cors", "https://app.test"]);
+    let folder = TestFolder::with_index();
+    let server = folder.serve(&["--allow-host", "videos.test", "--cors", "https://app.test"]);
     let ask = |method: &str, headers: &str| {
         let mut stream = server.connect();
         write!(stream, "{method} /v1/info HTTP/1.1\r\nConnection: close\r\nContent-Length: 0\r\n{headers}\r\n")
@@ -50,13 +50,13 @@ fn refuses_rebound_names_and_pages_of_other_origins() {
 
 #[test]
 fn a_session_cookie_searches_and_signed_links_open_media() {
-    let place = TestFolder::with_index();
-    let server = place.serve_with_token(&[]);
+    let folder = TestFolder::with_index();
+    let server = folder.serve_with_token(&[]);
     let body = json!({ "token": TOKEN }).to_string();
     let session = server.post("/v1/session", "application/json", body.as_bytes());
     assert_eq!(session.status, 204);
     let cookie = session.header("set-cookie").split(';').next().unwrap().to_owned();
-    let frame = place.scaled_frame("zoom.mp4", "7", "320:180");
+    let frame = folder.scaled_frame("zoom.mp4", "7", "320:180");
     let headers = [("cookie", cookie.as_str()), ("content-type", "image/jpeg")];
     let best = server.send("POST", "/v1/search", &headers, &frame).json()["results"][0].clone();
     for (link, kind) in [("thumbnail", "image/jpeg"), ("preview", "video/"), ("media", "video/mp4")] {
@@ -76,8 +76,8 @@ fn a_session_cookie_searches_and_signed_links_open_media() {
 
 #[test]
 fn logs_every_request_and_no_secret() {
-    let place = TestFolder::with_index();
-    let mut server = place.serve_with_token(&["--log", "json"]);
+    let folder = TestFolder::with_index();
+    let mut server = folder.serve_with_token(&["--log", "json"]);
     let info = server.get_with_token("/v1/info?secret-word=1");
     server.get_with_token("/v1/media/whatever?key=0123456789abcdef0123456789abcdef");
     server.get_with_token("/search?url=http%3A%2F%2Fsecret-host.test%2F");
@@ -107,18 +107,18 @@ fn logs_every_request_and_no_secret() {
 
 #[test]
 fn logs_failed_requests_and_clients_that_left() {
-    let place = TestFolder::with_index();
-    let server = place.serve(&["--log", "json", "--workers", "1"]);
+    let folder = TestFolder::with_index();
+    let server = folder.serve(&["--log", "json", "--workers", "1"]);
     let listed = server.json("/v1/videos");
-    let frame = place.scaled_frame("bars.avi", "5", "6000:4000");
+    let frame = folder.scaled_frame("bars.avi", "5", "6000:4000");
     // The index is damaged while it is searched.
-    let segment = std::fs::read_dir(place.path("index/segments")).unwrap().next().unwrap().unwrap().path();
+    let segment = std::fs::read_dir(folder.path("index/segments")).unwrap().next().unwrap().unwrap().path();
     std::fs::OpenOptions::new().write(true).open(segment).unwrap().set_len(100).unwrap();
     let reply = server.post("/v1/search", "application/json", &vector());
     assert!(!reply.error(500).contains("segments"), "{}", reply.text());
     // The video is damaged after it was indexed.
     let (name, id) = (listed["videos"][0]["name"].as_str().unwrap(), listed["videos"][0]["video"].as_str().unwrap());
-    place.write(&format!("videos/{name}"), "no video");
+    folder.write(&format!("videos/{name}"), "no video");
     let picture = server.get(&format!("/v1/thumbnail?video={id}"));
     assert_eq!(picture.status, 422, "{}", picture.text());
     // A client that leaves within its body.
@@ -167,18 +167,18 @@ fn logs_failed_requests_and_clients_that_left() {
 
 #[test]
 fn reports_unusable_options_at_the_start() {
-    let place = TestFolder::with_index();
-    place.write("token", "x");
-    let refused = place.run(&["serve", "--index", "@token"]);
+    let folder = TestFolder::with_index();
+    folder.write("token", "x");
+    let refused = folder.run(&["serve", "--index", "@token"]);
     assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0));
     assert!(text(&refused.stderr).contains("not a folder"));
-    let refused = place.run(&["serve", "--listen", "localhost"]);
+    let refused = folder.run(&["serve", "--listen", "localhost"]);
     assert!(text(&refused.stderr).contains("expected ADDRESS:PORT"));
 
-    let nowhere = place.path("nowhere");
-    let mut command = place.command(&["serve", "--no-auth", "--listen", "localhost:0", "--index", "@nowhere"]);
+    let nowhere = folder.path("nowhere");
+    let mut command = folder.command(&["serve", "--no-auth", "--listen", "localhost:0", "--index", "@nowhere"]);
     command.env("REELSEEK_TOKEN", TOKEN);
-    let server = ServerProcess::start(command, &place);
+    let server = ServerProcess::start(command, &folder);
     assert_eq!((server.get("/v1/info").status, server.get("/readyz").status), (200, 503));
     let log = server.log();
     assert!(log.contains(&format!("there is no index at {}", nowhere.display())), "{log}");
@@ -187,8 +187,8 @@ fn reports_unusable_options_at_the_start() {
 
 #[test]
 fn fetches_nothing_from_private_addresses() {
-    let place = TestFolder::with_index();
-    let server = place.serve(&["--fetch"]);
+    let folder = TestFolder::with_index();
+    let server = folder.serve(&["--fetch"]);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -210,8 +210,8 @@ fn fetches_nothing_from_private_addresses() {
 
 #[test]
 fn each_unusable_body_has_its_own_status() {
-    let place = TestFolder::with_index();
-    let server = place.serve(&[]);
+    let folder = TestFolder::with_index();
+    let server = folder.serve(&[]);
     // Sent without waiting: the client still receives the response.
     let large = vec![0; 26_000_000];
     let reply = server.post("/v1/search", "image/jpeg", &large);
@@ -233,9 +233,9 @@ fn each_unusable_body_has_its_own_status() {
 
 #[test]
 fn refuses_library_folders_that_are_not_folders() {
-    let place = TestFolder::with_index();
+    let folder = TestFolder::with_index();
     for (path, found) in [("nope", "No such file"), ("videos/zoom.mp4", "not a folder")] {
-        let refused = place.run(&["serve", "--listen", "127.0.0.1:0", &format!("@{path}")]);
+        let refused = folder.run(&["serve", "--listen", "127.0.0.1:0", &format!("@{path}")]);
         let message = text(&refused.stderr);
         assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0), "{message}");
         assert!(message.contains(found) && message.contains(path), "{message}");

@@ -34,8 +34,8 @@ const PROMPT: Duration = Duration::from_secs(3);
 #[test]
 fn idle_connections_and_slow_heads_do_not_delay_searches() {
     allow_many_files();
-    let place = TestFolder::with_index();
-    let server = place.serve(&[]);
+    let folder = TestFolder::with_index();
+    let server = folder.serve(&[]);
     let idle: Vec<TcpStream> = (0..1000).map(|_| server.connect()).collect();
     let slow: Vec<TcpStream> = (0..100)
         .map(|_| {
@@ -58,8 +58,8 @@ fn idle_connections_and_slow_heads_do_not_delay_searches() {
 
 #[test]
 fn evicts_idle_connections_when_all_are_taken() {
-    let place = TestFolder::with_index();
-    let server = place.serve_with_few_files();
+    let folder = TestFolder::with_index();
+    let server = folder.serve_with_few_files();
     let idle: Vec<TcpStream> = (0..200).map(|_| server.connect()).collect();
     let worst = slowest(&server, 20);
     assert!(worst < PROMPT, "{worst:?}");
@@ -71,8 +71,8 @@ fn evicts_idle_connections_when_all_are_taken() {
 
 #[test]
 fn aborts_stalled_bodies() {
-    let place = TestFolder::with_index();
-    let server = place.serve(&[]);
+    let folder = TestFolder::with_index();
+    let server = folder.serve(&[]);
     let mut slow: Vec<TcpStream> = (0..40).map(|_| server.connect()).collect();
     for stream in &mut slow {
         let head = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 5000\r\n\r\nhalf";
@@ -88,15 +88,15 @@ fn aborts_stalled_bodies() {
 
 #[test]
 fn slow_bodies_do_not_hold_every_connection() {
-    let place = TestFolder::with_index();
-    let server = place.serve_with_few_files();
+    let folder = TestFolder::with_index();
+    let server = folder.serve_with_few_files();
     let head = |bytes: usize| {
         format!(
             "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nConnection: close\r\nContent-Length: {bytes}\r\n\r\n"
         )
     };
     // A slow body that makes progress: it begins before all others, and ends after them.
-    let mut picture = place.scaled_frame("zoom.mp4", "7", "640:360");
+    let mut picture = folder.scaled_frame("zoom.mp4", "7", "640:360");
     picture.resize(16 * 20_000, 0);
     let (first, later) = picture.split_at(6 * 20_000);
     let mut steady = server.connect();
@@ -143,12 +143,12 @@ fn fill(server: &ServerProcess, path: &str) -> Vec<TcpStream> {
 
 #[test]
 fn stalled_bodies_that_fill_the_budget_do_not_block_searches() {
-    let place = TestFolder::with_index();
-    let frame = place.scaled_frame("zoom.mp4", "7", "2560:1440");
+    let folder = TestFolder::with_index();
+    let frame = folder.scaled_frame("zoom.mp4", "7", "2560:1440");
     assert!(frame.len() > 100_000, "{} bytes: too small for a usual picture", frame.len());
     let bearer = format!("Bearer {TOKEN}");
-    let closed = place.serve_with_token(&[]);
-    let open = place.serve(&[]);
+    let closed = folder.serve_with_token(&[]);
+    let open = folder.serve(&[]);
     for (server, path) in [(&closed, "/v1/session"), (&open, "/v1/search")] {
         let mut held = fill(server, path);
         let start = Instant::now();
@@ -170,10 +170,10 @@ fn stalled_bodies_that_fill_the_budget_do_not_block_searches() {
 
 #[test]
 fn returns_429_with_retry_after_when_the_queue_is_full() {
-    let place = TestFolder::with_index();
-    let server = place.serve(&["--workers", "1", "--queue", "2"]);
+    let folder = TestFolder::with_index();
+    let server = folder.serve(&["--workers", "1", "--queue", "2"]);
     // Large, so that each takes a while.
-    let frame = place.scaled_frame("bars.avi", "5", "6000:4000");
+    let frame = folder.scaled_frame("bars.avi", "5", "6000:4000");
     let statuses: Vec<(u16, bool)> = std::thread::scope(|scope| {
         let ask = || {
             let reply = server.post("/v1/search", "image/jpeg", &frame);

@@ -17,11 +17,11 @@ mod stop;
 impl TestFolder {
     /// With two clips, indexed.
     fn with_index() -> TestFolder {
-        let place = TestFolder::new();
-        place.clip(ZOOM, 12, "zoom.mp4");
-        place.clip(BARS, 12, "bars.avi");
-        place.index(&[]);
-        place
+        let folder = TestFolder::new();
+        folder.clip(ZOOM, 12, "zoom.mp4");
+        folder.clip(BARS, 12, "bars.avi");
+        folder.index(&[]);
+        folder
     }
 
     /// A frame of a clip as JPEG, scaled to this size.
@@ -60,9 +60,9 @@ fn vector() -> Vec<u8> {
 
 #[test]
 fn finds_the_same_as_the_command_line() {
-    let place = TestFolder::with_index();
-    let server = place.serve(&[]);
-    let frame = place.scaled_frame("zoom.mp4", "7", "320:180");
+    let folder = TestFolder::with_index();
+    let server = folder.serve(&[]);
+    let frame = folder.scaled_frame("zoom.mp4", "7", "320:180");
     let (kind, body) = form("image", &frame);
     let formed = server.post("/v1/search?top=2", &kind, &body).json();
     let best = &formed["results"][0];
@@ -75,9 +75,9 @@ fn finds_the_same_as_the_command_line() {
     let raw = server.post("/v1/search?top=2", "image/jpeg", &frame).json();
     assert_eq!(raw["results"], formed["results"]);
 
-    place.write("q.jpg", &frame);
-    let told = place.json(&["search", "--json", "--top", "2", "@q.jpg"]);
-    for (ours, theirs) in formed["results"].as_array().unwrap().iter().zip(told["results"].as_array().unwrap()) {
+    folder.write("q.jpg", &frame);
+    let printed = folder.json(&["search", "--json", "--top", "2", "@q.jpg"]);
+    for (ours, theirs) in formed["results"].as_array().unwrap().iter().zip(printed["results"].as_array().unwrap()) {
         for field in ["rank", "video", "title", "score", "confidence", "from", "at", "to", "duration", "labels"] {
             assert_eq!(ours[field], theirs[field], "{field}");
         }
@@ -96,38 +96,38 @@ fn finds_the_same_as_the_command_line() {
 
 #[test]
 fn opens_new_commits_without_a_restart() {
-    let place = TestFolder::new();
-    let server = place.serve(&[]);
+    let folder = TestFolder::new();
+    let server = folder.serve(&[]);
     assert_eq!((server.get("/readyz").status, &server.json("/v1/info")["index"]), (503, &false.into()));
-    place.clip(ZOOM, 12, "zoom.mp4");
-    place.index(&[]);
+    folder.clip(ZOOM, 12, "zoom.mp4");
+    folder.index(&[]);
     wait_until("the first index", || server.json("/v1/info")["videos"] == 1);
     assert_eq!(server.get("/readyz").status, 200);
     let before = server.json("/v1/info")["generation"].as_u64().unwrap();
-    place.clip(BARS, 12, "bars.avi");
-    place.index(&[]);
+    folder.clip(BARS, 12, "bars.avi");
+    folder.index(&[]);
     wait_until("the second video", || server.json("/v1/info")["videos"] == 2);
     assert!(server.json("/v1/info")["generation"].as_u64().unwrap() > before);
-    let frame = place.scaled_frame("bars.avi", "5", "320:180");
+    let frame = folder.scaled_frame("bars.avi", "5", "320:180");
     assert_eq!(server.post("/v1/search", "image/jpeg", &frame).json()["results"][0]["name"], "bars.avi");
     // A removal as well.
-    assert!(place.run(&["remove", "@videos/bars.avi"]).status.success());
+    assert!(folder.run(&["remove", "@videos/bars.avi"]).status.success());
     wait_until("the removal", || server.json("/v1/info")["videos"] == 1);
 }
 
 #[test]
 fn serves_the_previous_commit_while_the_index_is_damaged() {
-    let place = TestFolder::with_index();
-    let server = place.serve(&[]);
+    let folder = TestFolder::with_index();
+    let server = folder.serve(&[]);
     let meta = "index/text/meta.json";
-    let sound = place.read(meta);
-    place.write(meta, "{");
+    let sound = folder.read(meta);
+    folder.write(meta, "{");
     wait_until("the warning", || server.log().contains("cannot open the index"));
-    let frame = place.scaled_frame("zoom.mp4", "7", "320:180");
+    let frame = folder.scaled_frame("zoom.mp4", "7", "320:180");
     let reply = server.post("/v1/search", "image/jpeg", &frame);
     assert_eq!((reply.status, &reply.json()["results"][0]["name"]), (200, &"zoom.mp4".into()));
-    place.write(meta, sound);
-    place.clip(CELLS, 12, "cells.mkv");
-    place.index(&[]);
+    folder.write(meta, sound);
+    folder.clip(CELLS, 12, "cells.mkv");
+    folder.index(&[]);
     wait_until("the new commit", || server.json("/v1/info")["videos"] == 3);
 }

@@ -4,9 +4,9 @@ use super::*;
 
 #[test]
 fn answers_requests_in_progress_and_refuses_new_ones() {
-    let place = TestFolder::with_index();
-    let mut server = place.serve(&[]);
-    let frame = place.scaled_frame("zoom.mp4", "7", "320:180");
+    let folder = TestFolder::with_index();
+    let mut server = folder.serve(&[]);
+    let frame = folder.scaled_frame("zoom.mp4", "7", "320:180");
     // A request with half of its body sent, an idle connection, and a request with half of its head sent.
     let mut running = server.connect();
     write!(
@@ -37,8 +37,8 @@ fn answers_requests_in_progress_and_refuses_new_ones() {
 
 #[test]
 fn stops_waiting_for_stalled_requests_after_a_while() {
-    let place = TestFolder::with_index();
-    let mut server = place.serve(&[]);
+    let folder = TestFolder::with_index();
+    let mut server = folder.serve(&[]);
     let mut running = server.connect();
     write!(
         running,
@@ -56,8 +56,8 @@ fn stops_waiting_for_stalled_requests_after_a_while() {
 
 #[test]
 fn a_second_signal_stops_at_once() {
-    let place = TestFolder::with_index();
-    let mut server = place.serve(&[]);
+    let folder = TestFolder::with_index();
+    let mut server = folder.serve(&[]);
     let mut running = server.connect();
     write!(
         running,

@@ -69,6 +69,10 @@ impl TestFolder {
         std::fs::read(self.path(name)).unwrap()
     }
 
+    pub(crate) fn read_text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap()
+    }
+
     /// Makes a clip in `videos/`.
     pub(crate) fn clip(&self, source: &str, seconds: u32, name: &str) {
         let arguments = ["-f", "lavfi", "-i", source, "-t", &seconds.to_string(), "-pix_fmt", "yuv420p"];
