@@ -36,6 +36,11 @@ fn seen(latent: &[f32], matrix: &[f32], length: usize) -> Vec<f32> {
 }
 
 impl TestFolder {
+    /// The JSON of `eval` on the features of this folder.
+    fn measure(&self, more: &[&str]) -> Value {
+        self.json(&[&["eval", "--features", "@features", "--json"], more].concat())
+    }
+
     /// Two modalities of unequal length see one latent class structure, each through a matrix of its own,
     /// beside structure that says nothing of the class. The test gallery holds two clips a video.
     fn with_features() -> TestFolder {
@@ -76,18 +81,7 @@ impl TestFolder {
 #[test]
 fn measures_a_method_by_the_contract() {
     let folder = TestFolder::with_features();
-    let found = folder.json(&[
-        "eval",
-        "--features",
-        "@features",
-        "--method",
-        "cca",
-        "--json",
-        "--pools",
-        "--ann",
-        "--ef",
-        "400",
-    ]);
+    let found = folder.measure(&["--method", "cca", "--pools", "--ann", "--ef", "400"]);
     assert_eq!(
         (&found["method"], &found["queries"], &found["skipped_queries"]),
         (&"cca".into(), &200.into(), &0.into())
@@ -107,10 +101,10 @@ fn measures_a_method_by_the_contract() {
     assert_eq!(found["ann"]["map"], found["map"]);
     assert_eq!(found["ann"]["ann_recall"]["100"], 1.0);
     for (how, other) in [("--normaliser", "min"), ("--normaliser", "all"), ("--pooling", "mean:2")] {
-        let changed = folder.json(&["eval", "--features", "@features", "--method", "cca", "--json", how, other]);
+        let changed = folder.measure(&["--method", "cca", how, other]);
         assert_ne!(changed["map"], found["map"], "{other}");
     }
-    let plain = folder.json(&["eval", "--features", "@features", "--method", "cca", "--json", "--at", "10,100,10"]);
+    let plain = folder.measure(&["--method", "cca", "--at", "10,100,10"]);
     assert_eq!((plain.get("seed"), plain["map"].as_object().unwrap().len()), (None, 2));
     let printed = output_text(&folder.success(&["eval", "--features", "@features", "--method", "cca"]));
     assert!(
@@ -125,7 +119,7 @@ fn measures_a_method_by_the_contract() {
 #[test]
 fn an_offset_does_not_ruin_a_method() {
     let map10 = |folder: &TestFolder, method: &str| {
-        let found = folder.json(&["eval", "--features", "@features", "--method", method, "--json"]);
+        let found = folder.measure(&["--method", method]);
         found["map"]["10"].as_f64().unwrap()
     };
     let (about_zero, far_off) = (TestFolder::with_features(), TestFolder::with_features_about(50.0));
@@ -173,7 +167,7 @@ fn the_table_compares_gmf_with_closed_forms_and_the_paper() {
         assert_eq!(row(method)["lengths"], serde_json::json!([image, video]), "{method}");
     }
     // One method alone gives what it gives in the table.
-    let alone = folder.json(&["eval", "--features", "@features", "--method", "ridge", "--json"]);
+    let alone = folder.measure(&["--method", "ridge"]);
     assert_eq!(alone["map"]["10"], row("ridge")["map"]["10"]);
     let few = ["--methods", "cosine,cca", "--report", "@page/deep"];
     let markdown = output_text(&folder.success(&[&words[..], &few[..]].concat()));
@@ -204,7 +198,7 @@ fn layered_and_folded_checkpoints_measure_equally() {
     let folder = TestFolder::with_features();
     folder.success(&["train", "--features", "@features", "--out", "@all.safetensors", "--epochs", "2"]);
     folder.success(&["fold", "@all.safetensors", "--out", "@small.safetensors"]);
-    let measure = |name: &str| folder.json(&["eval", "--features", "@features", "--checkpoint", name, "--json"]);
+    let measure = |name: &str| folder.measure(&["--checkpoint", name]);
     let (all, small) = (measure("@all.safetensors"), measure("@small.safetensors"));
     assert_eq!((&all["map"], &all["params"], &all["flops"]), (&small["map"], &small["params"], &small["flops"]));
     let wrong = folder.run(&["eval", "--features", "@features", "--checkpoint", "@features/images.npy"]);
@@ -270,18 +264,7 @@ fn from_videos_under_ids_of_activitynet_to_a_report() {
     let extracted = folder.success(&["extract", "@media", "--benchmark", "@list.jsonl", "--out", "@features"]);
     assert!(output_text(&extracted).contains("images"), "{}", output_text(&extracted));
     folder.success(&["train", "--features", "@features", "--out", "@model.safetensors", "--epochs", "1"]);
-    let found = folder.json(&[
-        "eval",
-        "--features",
-        "@features",
-        "--checkpoint",
-        "@model.safetensors",
-        "--json",
-        "--report",
-        "@page",
-        "--media",
-        "@media",
-    ]);
+    let found = folder.measure(&["--checkpoint", "@model.safetensors", "--report", "@page", "--media", "@media"]);
     assert!(found["queries"].as_u64().unwrap() >= 3, "{found}");
     let page = folder.read_text("page/index.html");
     assert!(
@@ -335,15 +318,11 @@ fn screenshot(page: &Path, out: &Path) {
 #[test]
 fn pytrec_eval_reads_runs_and_agrees() {
     let folder = TestFolder::with_features();
-    let found = folder.json(&[
-        "eval",
-        "--features",
-        "@features",
+    let found = folder.measure(&[
         "--method",
         "cca",
         "--normaliser",
         "all",
-        "--json",
         "--trec-run",
         "@run.txt",
         "--trec-qrels",

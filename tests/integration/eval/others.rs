@@ -103,44 +103,15 @@ fn builds_a_feature_set_from_archives() {
     ]);
     assert!(output_text(&listed).contains("12 videos of the benchmark are missing"), "{}", output_text(&listed));
     assert_eq!(folder.read_text("missing.txt").lines().count(), 12);
-    folder.success(&[
-        "extract",
-        "--benchmark",
-        "@list.jsonl",
-        "--image-features",
-        "@images",
-        "--video-features",
-        "@videos",
-        "--out",
-        "@features",
-    ]);
-    let found = folder.json(&["eval", "--features", "@features", "--method", "cca", "--json"]);
+    let archives = ["--image-features", "@images", "--video-features", "@videos"];
+    let extract = |out| [&["extract", "--benchmark", "@list.jsonl", "--out", out][..], &archives].concat();
+    folder.success(&extract("@features"));
+    let found = folder.measure(&["--method", "cca"]);
     assert!(found["map"]["10"].as_f64().unwrap() > 0.9, "{found}");
-    let again = folder.run(&[
-        "extract",
-        "--benchmark",
-        "@list.jsonl",
-        "--image-features",
-        "@images",
-        "--video-features",
-        "@videos",
-        "--out",
-        "@features",
-    ]);
+    let again = folder.run(&extract("@features"));
     assert!(again.status.code() == Some(2) && output_text(&again).contains("--force"), "{}", output_text(&again));
     folder.write("videos/v_video000000.npy", b"nonsense");
-    let words = [
-        "extract",
-        "--benchmark",
-        "@list.jsonl",
-        "--image-features",
-        "@images",
-        "--video-features",
-        "@videos",
-        "--out",
-        "@other",
-    ];
-    let bad = folder.run(&words);
+    let bad = folder.run(&extract("@other"));
     assert!(bad.status.code() == Some(2) && output_text(&bad).contains("v_video000000.npy"), "{}", output_text(&bad));
     assert_eq!(std::fs::read_dir(folder.path("other")).unwrap().count(), 0, "nothing half written is left");
 }

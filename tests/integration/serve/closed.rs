@@ -122,24 +122,13 @@ fn logs_failed_requests_and_clients_that_left() {
     let picture = server.get(&format!("/v1/thumbnail?video={id}"));
     assert_eq!(picture.status, 422, "{}", picture.text());
     // A client that leaves within its body.
-    let mut half = server.connect();
+    let half = server.start_upload("/v1/search", 1000, b"half");
     let half_from = half.local_addr().unwrap().to_string();
-    let head =
-        "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 1000\r\n\r\nhalf";
-    half.write_all(head.as_bytes()).unwrap();
     drop(half);
     // A client that leaves the queue.
-    let ask = || {
-        let mut stream = server.connect();
-        let head = format!(
-            "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n",
-            frame.len()
-        );
-        stream.write_all(&[head.as_bytes(), &frame].concat()).unwrap();
-        stream
-    };
-    let before: Vec<TcpStream> = (0..8).map(|_| ask()).collect();
-    let left = ask();
+    let upload = || server.start_upload("/v1/search", frame.len(), &frame);
+    let before: Vec<TcpStream> = (0..8).map(|_| upload()).collect();
+    let left = upload();
     let from = left.local_addr().unwrap().to_string();
     drop(left);
     // The last line may be half written.

@@ -53,7 +53,7 @@ fn idle_connections_and_slow_heads_do_not_delay_searches() {
         rest(stream);
     }
     assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
-    wait_until("all are closed", || server.get("/metrics").text().lines().any(|l| l == "reelseek_connections 1"));
+    wait_until("all are closed", || server.has_metric("reelseek_connections 1"));
 }
 
 #[test]
@@ -73,11 +73,7 @@ fn evicts_idle_connections_when_all_are_taken() {
 fn aborts_stalled_bodies() {
     let folder = TestFolder::with_index();
     let server = folder.serve(&[]);
-    let mut slow: Vec<TcpStream> = (0..40).map(|_| server.connect()).collect();
-    for stream in &mut slow {
-        let head = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 5000\r\n\r\nhalf";
-        stream.write_all(head.as_bytes()).unwrap();
-    }
+    let slow: Vec<TcpStream> = (0..40).map(|_| server.start_upload("/v1/search", 5000, b"half")).collect();
     let worst = slowest(&server, 30);
     assert!(worst < PROMPT, "{worst:?}");
     for stream in &slow {
@@ -127,18 +123,7 @@ fn slow_bodies_do_not_hold_every_connection() {
 fn fill(server: &ServerProcess, path: &str) -> Vec<TcpStream> {
     const BYTES: usize = 24_999_000;
     let body = vec![b' '; BYTES];
-    let one = |_| {
-        let mut stream = server.connect();
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n",
-            BYTES + 1000
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        // Fails if the body is refused or aborted.
-        let _ = stream.write_all(&body);
-        stream
-    };
-    (0..10).map(one).collect()
+    (0..10).map(|_| server.start_upload(path, BYTES + 1000, &body)).collect()
 }
 
 #[test]
@@ -187,5 +172,5 @@ fn returns_429_with_retry_after_when_the_queue_is_full() {
     let count = |wanted| statuses.iter().filter(|status| **status == wanted).count();
     assert_eq!(count((200, false)) + count((429, true)), 12, "{statuses:?}");
     assert!(count((200, false)) >= 3 && count((429, true)) >= 1, "{statuses:?}");
-    assert!(server.get("/metrics").text().lines().any(|line| line == "reelseek_queue_depth 0"));
+    assert!(server.has_metric("reelseek_queue_depth 0"));
 }

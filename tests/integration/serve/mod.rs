@@ -38,6 +38,25 @@ impl TestFolder {
     }
 }
 
+impl ServerProcess {
+    /// Starts to upload a picture: sends the headers, which announce this length, and part of the body.
+    fn start_upload(&self, path: &str, length: usize, part: &[u8]) -> TcpStream {
+        let mut stream = self.connect();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        // Fails if the server refuses or aborts the body.
+        let _ = stream.write_all(part);
+        stream
+    }
+
+    /// Whether the metrics contain this line.
+    fn has_metric(&self, line: &str) -> bool {
+        self.get("/metrics").text().lines().any(|metric| metric == line)
+    }
+}
+
 /// The remaining text of a connection.
 fn rest(mut stream: &TcpStream) -> String {
     let mut bytes = Vec::new();

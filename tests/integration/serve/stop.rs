@@ -8,20 +8,11 @@ fn answers_requests_in_progress_and_refuses_new_ones() {
     let mut server = folder.serve(&[]);
     let frame = folder.scaled_frame("zoom.mp4", "7", "320:180");
     // A request with half of its body sent, an idle connection, and a request with half of its head sent.
-    let mut running = server.connect();
-    write!(
-        running,
-        "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n",
-        frame.len()
-    )
-    .unwrap();
-    running.write_all(&frame[..frame.len() / 2]).unwrap();
+    let mut running = server.start_upload("/v1/search", frame.len(), &frame[..frame.len() / 2]);
     let idle = server.connect();
     let mut begun = server.connect();
     begun.write_all(b"GET /v1/in").unwrap();
-    wait_until("the request is in flight", || {
-        server.get("/metrics").text().lines().any(|l| l == "reelseek_requests_in_flight 2")
-    });
+    wait_until("the request is in flight", || server.has_metric("reelseek_requests_in_flight 2"));
     send_signal(&server.child, Signal::TERM);
     let address = server.address().to_owned();
     wait_until("new connections are refused", || TcpStream::connect(&address).is_err());
@@ -39,15 +30,8 @@ fn answers_requests_in_progress_and_refuses_new_ones() {
 fn stops_waiting_for_stalled_requests_after_a_while() {
     let folder = TestFolder::with_index();
     let mut server = folder.serve(&[]);
-    let mut running = server.connect();
-    write!(
-        running,
-        "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\nhalf"
-    )
-    .unwrap();
-    wait_until("the request is in flight", || {
-        server.get("/metrics").text().lines().any(|l| l == "reelseek_requests_in_flight 2")
-    });
+    let _running = server.start_upload("/v1/search", 9, b"half");
+    wait_until("the request is in flight", || server.has_metric("reelseek_requests_in_flight 2"));
     let start = Instant::now();
     send_signal(&server.child, Signal::TERM);
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
@@ -58,15 +42,8 @@ fn stops_waiting_for_stalled_requests_after_a_while() {
 fn a_second_signal_stops_at_once() {
     let folder = TestFolder::with_index();
     let mut server = folder.serve(&[]);
-    let mut running = server.connect();
-    write!(
-        running,
-        "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\nhalf"
-    )
-    .unwrap();
-    wait_until("the request is in flight", || {
-        server.get("/metrics").text().lines().any(|l| l == "reelseek_requests_in_flight 2")
-    });
+    let _running = server.start_upload("/v1/search", 9, b"half");
+    wait_until("the request is in flight", || server.has_metric("reelseek_requests_in_flight 2"));
     send_signal(&server.child, Signal::TERM);
     wait_until("it stops", || server.log().contains("stopping"));
     let start = Instant::now();
