@@ -71,7 +71,7 @@ impl TestFolder {
                     "{{\"id\":\"{name}{i}\",\"label\":\"class {class}\",\"split\":\"{split}\",\"video\":\"{video}\"}}\n"
                 );
             }
-            folder.write(&format!("features/{name}.npy"), &npy(600, length, &values));
+            folder.write(&format!("features/{name}.npy"), npy(600, length, &values));
             folder.write(&format!("features/{name}.jsonl"), lines);
         }
         folder

@@ -85,7 +85,7 @@ fn builds_a_feature_set_from_archives() {
         for (kind, length) in [("images", 5), ("videos", 9)] {
             let row: Vec<f32> =
                 (0..2 * length).map(|j| ((class * 5 + j % length * 3) % 7) as f32 + 0.3 * noise.next()).collect();
-            folder.write(&format!("{kind}/v_{id}.npy"), &npy(2, length, &row));
+            folder.write(&format!("{kind}/v_{id}.npy"), npy(2, length, &row));
         }
     }
     folder.write("annotations.json", serde_json::json!({"version": "t", "database": database}).to_string());

@@ -27,8 +27,8 @@ impl TestFolder {
         out
     }
 
-    /// Serves with a script instead of ffmpeg. It appends its arguments to the file `calls`, runs these lines,
-    /// then runs ffmpeg.
+    /// Serves with a script instead of ffmpeg. The script appends its arguments to the file `calls`, runs
+    /// these lines, then runs ffmpeg.
     #[cfg(unix)]
     fn serve_noting(&self, script: &str, more: &[&str]) -> ServerProcess {
         let (path, calls) = (self.path("ffmpeg-noting"), self.path("calls"));
