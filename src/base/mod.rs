@@ -14,5 +14,5 @@ pub use cancel::Cancel;
 pub use error_paths::ErrorPaths;
 
 #[cfg(test)]
-#[path = "../../tests/integration/skip.rs"]
+#[path = "../../tests/integration/support/skip.rs"]
 pub(crate) mod skip;

@@ -61,9 +61,7 @@ fn index(error: &reelseek_index::Error) -> Option<String> {
         Error::Locked { .. } => text("wait for the other program to finish"),
         Error::Busy { .. } => text("try again"),
         Error::Damaged { .. } => text("restore the index from a copy, or index again into another folder"),
-        Error::Version { .. } => {
-            text("use the version of reelseek that wrote it, or index again into another folder")
-        }
+        Error::Version { .. } => text("use the version of reelseek that wrote it, or index again into another folder"),
         _ => None,
     }
 }

@@ -13,7 +13,7 @@ mod state;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use reelseek_index::{Index, RowPrecision, Searcher, IndexSettings, Video, Writer};
+use reelseek_index::{Index, IndexSettings, RowPrecision, Searcher, Video, Writer};
 
 pub use calibration::Calibration;
 pub use error::Error;
@@ -73,7 +73,12 @@ impl Collection {
     /// # Errors
     /// [`Error::Index`] if the folder holds an index or other files; [`Error::Io`] if the checkpoint cannot
     /// be written; [`Error::Checkpoint`] if it was made for another encoder.
-    pub fn create(folder: &Path, model: &Model, precision: RowPrecision, sketch_bytes: u32) -> Result<Collection, Error> {
+    pub fn create(
+        folder: &Path,
+        model: &Model,
+        precision: RowPrecision,
+        sketch_bytes: u32,
+    ) -> Result<Collection, Error> {
         let id = &model.encoder.info().id;
         model.checkpoint.expect_encoder(id, "in use")?;
         let fingerprint = model.checkpoint.fingerprint();

@@ -46,7 +46,13 @@ pub struct Sampling {
 impl Sampling {
     /// The decoding plan for these frames.
     pub fn plan(&self, keyframes_only: bool) -> media::DecodePlan {
-        media::DecodePlan { rate_hz: self.rate_hz, width: self.width, height: self.height, fit: self.fit, keyframes_only }
+        media::DecodePlan {
+            rate_hz: self.rate_hz,
+            width: self.width,
+            height: self.height,
+            fit: self.fit,
+            keyframes_only,
+        }
     }
 }
 

@@ -42,8 +42,7 @@ const FLAGS_ALLOWED: &[(&str, &str)] = &[("src/research/eval/report.rs", "custom
 const NAMES_TO_DO: &[&str] = &[];
 
 /// Folders that still have comments of more than [`MAX_COLUMNS`] columns.
-const COLUMNS_TO_DO: &[&str] =
-    &["benches/serve.rs", "index/src", "src/encode", "src/features", "src/research"];
+const COLUMNS_TO_DO: &[&str] = &["benches/serve.rs", "index/src", "src/encode", "src/features", "src/research"];
 
 const MAX_COLUMNS: usize = 110;
 

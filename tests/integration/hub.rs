@@ -11,6 +11,8 @@ use serde_json::Value;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
+use super::support::{Signal, TestFolder, json_lines, send_signal, text};
+
 /// The encoder to download. Its weights are arbitrary bytes, which no test opens.
 const NAME: &str = "mobilenet-v2";
 const FILE: &str = "/google/mobilenet_v2_1.0_224/resolve/main/model.safetensors";
@@ -140,25 +142,27 @@ fn respond(mut stream: &TcpStream, port: u16, state: &Mutex<HubState>) -> std::i
     }
 }
 
-/// A temporary cache folder.
-struct WeightsCache(tempfile::TempDir);
+/// A temporary cache of weights.
+struct WeightsCache(TestFolder);
 
 impl WeightsCache {
     fn new() -> WeightsCache {
-        WeightsCache(tempfile::tempdir().unwrap())
+        WeightsCache(TestFolder::new())
     }
 
+    /// `reelseek encoders` with the hub on this port.
     fn command(&self, port: u16, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_reelseek"));
+        let mut command = self.0.command(&[&["encoders"], arguments].concat());
         for proxy in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
             command.env_remove(proxy);
         }
         command
             .env_remove("HF_HUB_OFFLINE")
             .env_remove("HF_HUB_DOWNLOAD_TIMEOUT")
-            .env("HF_HOME", self.0.path().join("home"));
-        command.env("HF_ENDPOINT", format!("http://127.0.0.1:{port}/")).env("REELSEEK_CACHE", self.0.path());
-        command.arg("encoders").args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            .env("HF_HOME", self.0.path("home"))
+            .env("HF_ENDPOINT", format!("http://127.0.0.1:{port}/"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 
@@ -184,35 +188,34 @@ impl WeightsCache {
         stderr
     }
 
+    /// The encoder's folder.
+    fn folder(&self) -> PathBuf {
+        self.0.path("cache").join(NAME)
+    }
+
     fn path(&self) -> PathBuf {
-        self.0.path().join(NAME).join("model.safetensors")
+        self.folder().join("model.safetensors")
     }
 
     /// The files of the encoder's folder.
     fn files(&self) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.0.path().join(NAME)) else { return Vec::new() };
+        let Ok(entries) = std::fs::read_dir(self.folder()) else { return Vec::new() };
         let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
 
     fn listed(&self) -> Value {
-        let output = self.command(0, &["--json"]).output().unwrap();
-        let lines: Vec<Value> = text(&output.stdout).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let lines = json_lines(&self.command(0, &["--json"]).output().unwrap());
         assert_eq!((&lines[0]["name"], &lines[0]["here"]), (&"layout".into(), &true.into()));
         lines.into_iter().find(|line| line["name"] == NAME).unwrap()
     }
 }
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
 #[test]
 fn a_download_is_whole_verified_and_recorded() {
     let (server, cache) = (FakeHub::start(), WeightsCache::new());
-    std::fs::create_dir(cache.0.path().join("home")).unwrap();
-    std::fs::write(cache.0.path().join("home/token"), "secret\n").unwrap();
+    cache.0.write("home/token", "secret\n");
     let before = cache.listed();
     assert_eq!((&before["here"], &before["bytes"]), (&false.into(), &14_194_904.into()));
     assert_eq!(cache.pulled(&server)["transferred"], LENGTH);
@@ -299,7 +302,7 @@ fn a_server_without_ranges_restarts_the_transfer() {
 #[test]
 fn a_complete_part_needs_no_transfer() {
     let (server, cache) = (FakeHub::start(), WeightsCache::new());
-    std::fs::create_dir(cache.0.path().join(NAME)).unwrap();
+    std::fs::create_dir_all(cache.folder()).unwrap();
     let part = format!("safetensors.{}.part", &hex(&Sha256::digest(bytes()))[..16]);
     std::fs::write(cache.path().with_extension(&part), bytes()).unwrap();
     cache.pulled(&server);
@@ -420,7 +423,7 @@ fn ctrl_c_does_not_wait_for_a_response() {
     let child = cache.command(port, &["pull", NAME]).spawn().unwrap();
     requests.recv().unwrap();
     let start = std::time::Instant::now();
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    send_signal(&child, Signal::INT);
     let output = child.wait_with_output().unwrap();
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{stderr}");
@@ -492,7 +495,7 @@ fn ctrl_c_keeps_the_received_bytes() {
     let stderr = cache.failing(cache.command(server.port, &["pull", NAME]));
     assert!(stderr.contains("is being downloaded by another process"), "{stderr}");
 
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    send_signal(&child, Signal::INT);
     let mut reader = BufReader::new(child.stderr.take().unwrap());
     let mut stderr = String::new();
     reader.read_line(&mut stderr).unwrap();

@@ -10,6 +10,6 @@ mod page;
 mod previews;
 mod serve;
 mod serve_media;
-mod skip;
+mod support;
 mod times;
 mod train;

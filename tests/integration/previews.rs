@@ -4,18 +4,16 @@
 use std::path::{Path, PathBuf};
 
 use reelseek::Cancel;
-use reelseek::media::{Codec, DecodePlan, Error, Fit, Limits, PreviewSpec, Tools, VideoSource, frames};
+use reelseek::media::{Codec, Error, Limits, PreviewSpec, Tools, VideoSource};
 
-use super::times::make;
+use super::support::*;
 
-/// 12 seconds of plain grey frames. The grey level is the number of the frame.
-const COUNTER: &str = "color=black:size=64x48:rate=20:duration=12,format=gray,geq=lum=N";
 /// One keyframe every four seconds, and frames that depend on later frames, so that seeking is difficult.
 const X264: [&str; 8] = ["-c:v", "libx264", "-crf", "4", "-g", "80", "-bf", "3"];
 
 fn counter(dir: &Path, name: &str, more: &[&str]) -> PathBuf {
     let out = dir.join(name);
-    make(&[&["-f", "lavfi", "-i", COUNTER, "-pix_fmt", "yuv420p"], more].concat(), &out);
+    ffmpeg(&[&["-f", "lavfi", "-i", COUNTER, "-pix_fmt", "yuv420p"], more].concat(), &out);
     out
 }
 
@@ -37,7 +35,7 @@ fn all_containers(dir: &Path) -> Vec<PathBuf> {
         let late = dir.join(name);
         let video = dir.join("a.mp4").display().to_string();
         let sound = ["-f", "lavfi", "-i", "sine=duration=17", "-itsoffset", "5", "-i", &video];
-        make(&[&sound[..], &["-map", "0", "-map", "1", "-c:v", "copy"]].concat(), &late);
+        ffmpeg(&[&sound[..], &["-map", "0", "-map", "1", "-c:v", "copy"]].concat(), &late);
         files.push(late);
     }
     files
@@ -60,17 +58,6 @@ impl Setup {
 
     fn source<'a>(&'a self, path: &'a Path) -> VideoSource<'a> {
         VideoSource { tools: &self.tools, path, limits: &self.limits, cancel: &self.cancel }
-    }
-
-    /// Times and grey levels of all frames of a clip.
-    fn greys(&self, path: &Path) -> Vec<(u32, f64)> {
-        let plan = DecodePlan { rate_hz: 20.0, width: 8, height: 8, fit: Fit::Stretch, keyframes_only: false };
-        let mut frames = frames(&self.tools, path, &plan, &self.limits, &self.cancel).unwrap();
-        let mut greys = Vec::new();
-        while let Some(frame) = frames.next_frame().unwrap() {
-            greys.push((frame.at_ms, f64::from(frame.picture.pixel(4, 4)[0])));
-        }
-        greys
     }
 }
 
@@ -123,7 +110,7 @@ fn a_preview_has_the_frames_of_its_span() {
             let to = dir.path().join(format!("preview.{}", codec.extension()));
             std::fs::write(&to, "").unwrap();
             source.write_preview(Some(&start), &PreviewSpec { from_ms, to_ms, max_side: 640 }, codec, &to).unwrap();
-            let greys = setup.greys(&to);
+            let greys = frame_greys(&to);
             let length_ms = to_ms.min(12_000) - from_ms;
             let expected = i64::from(length_ms / 50);
             let name = path.display();
@@ -146,7 +133,7 @@ fn a_preview_is_small_silent_and_playable_while_it_downloads() {
     let setup = Setup::new();
     let wide = dir.path().join("wide.mkv");
     let sound = ["-f", "lavfi", "-i", "sine=duration=6", "-shortest"];
-    make(
+    ffmpeg(
         &[&["-f", "lavfi", "-i", "testsrc2=size=1281x721:rate=60:duration=6"], &sound[..], &["-pix_fmt", "yuv444p"]]
             .concat(),
         &wide,
@@ -190,12 +177,10 @@ fn reports_files_that_are_not_videos_missing_files_and_cancellation() {
 #[cfg(unix)]
 #[test]
 fn detects_the_best_codec_and_reports_an_ffmpeg_without_any() {
-    use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ffmpeg");
     let has = |listed: &str| {
-        std::fs::write(&path, format!("#!/bin/sh\n[ \"$2\" = -version ] && exit 0\nprintf '{listed}'\n")).unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+        write_script(&path, &format!("[ \"$2\" = -version ] && exit 0\nprintf '{listed}'"));
         Codec::detect(&Tools::at(&path).unwrap(), &Limits::default(), &Cancel::default())
     };
     assert_eq!(has(" V....D libx264  H.264\\n V....D libvpx  VP8\\n").unwrap(), Codec::X264);

@@ -2,24 +2,19 @@
 //! a frame shows its time.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use reelseek::Cancel;
 use reelseek::media::{self, DecodePlan, Error, Fit, Limits, Tools};
 
-const PLAN: DecodePlan = DecodePlan { rate_hz: 4.0, width: 32, height: 32, fit: Fit::Stretch, keyframes_only: false };
+use super::support::ffmpeg;
 
-/// Runs ffmpeg with these arguments and an output file.
-pub(crate) fn make(arguments: &[&str], out: &Path) {
-    let mut command = Command::new(std::env::var_os("REELSEEK_FFMPEG").unwrap_or_else(|| "ffmpeg".into()));
-    assert!(command.args(["-nostdin", "-v", "error", "-y"]).args(arguments).arg(out).status().unwrap().success());
-}
+const PLAN: DecodePlan = DecodePlan { rate_hz: 4.0, width: 32, height: 32, fit: Fit::Stretch, keyframes_only: false };
 
 /// A lossless clip of 20 frames per second whose grey level rises by 20 per second.
 fn clock(dir: &Path, name: &str, more: &[&str]) -> PathBuf {
     let out = dir.join(name);
     let source = "color=black:size=64x48:rate=20:duration=6,format=gray,geq=lum=20*floor(T)+10";
-    make(
+    ffmpeg(
         &[&["-f", "lavfi", "-i", source, "-c:v", "libx264", "-qp", "0", "-g", "20", "-pix_fmt", "yuv420p"], more]
             .concat(),
         &out,
@@ -93,7 +88,7 @@ fn a_keyframe_is_repeated_until_the_next() {
 fn a_video_of_one_frame_has_one_frame() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("one.mp4");
-    make(&["-f", "lavfi", "-i", "testsrc=size=64x48:rate=25", "-frames:v", "1", "-pix_fmt", "yuv420p"], &path);
+    ffmpeg(&["-f", "lavfi", "-i", "testsrc=size=64x48:rate=25", "-frames:v", "1", "-pix_fmt", "yuv420p"], &path);
     assert_eq!(decode(&path, &PLAN).len(), 1);
 }
 
@@ -103,7 +98,7 @@ fn applies_the_pixel_aspect_ratio_and_the_rotation() {
     let (tools, cancel) = (Tools::find().unwrap(), Cancel::default());
     let wide = dir.path().join("wide.mp4");
     let source = ["-f", "lavfi", "-i", "testsrc=size=64x64:rate=10:duration=1", "-pix_fmt", "yuv420p"];
-    make(&[&source[..], &["-vf", "setsar=2"]].concat(), &wide);
+    ffmpeg(&[&source[..], &["-vf", "setsar=2"]].concat(), &wide);
     let picture = media::frame_at(&tools, &wide, 0, 640, &cancel).unwrap();
     assert_eq!((picture.width, picture.height), (128, 64));
     let small = media::frame_at(&tools, &wide, 0, 32, &cancel).unwrap();
@@ -112,13 +107,13 @@ fn applies_the_pixel_aspect_ratio_and_the_rotation() {
     // Bright above and dark below. The container requests a quarter turn.
     let upright = dir.path().join("upright.mp4");
     let halves = "color=black:size=64x48:rate=10:duration=1,drawbox=w=64:h=24:c=white:t=fill";
-    make(&["-f", "lavfi", "-i", halves, "-pix_fmt", "yuv420p"], &upright);
+    ffmpeg(&["-f", "lavfi", "-i", halves, "-pix_fmt", "yuv420p"], &upright);
     let rotated = dir.path().join("rotated.mov");
     let name = upright.to_str().unwrap().to_owned();
-    make(&["-i", &name, "-c", "copy", "-metadata:s:v:0", "rotate=90"], &rotated);
+    ffmpeg(&["-i", &name, "-c", "copy", "-metadata:s:v:0", "rotate=90"], &rotated);
     let picture = media::frame_at(&tools, &rotated, 0, 640, &cancel).unwrap();
     if (picture.width, picture.height) == (64, 48) {
-        return crate::skip::skip("this ffmpeg does not write the rotation");
+        return crate::support::skip("this ffmpeg does not write the rotation");
     }
     assert_eq!((picture.width, picture.height), (48, 64));
     let sides = [picture.pixel(4, 32)[0] > 128, picture.pixel(44, 32)[0] > 128];
@@ -162,7 +157,7 @@ fn a_size_that_changes_midway_loses_no_frames_and_keeps_the_clock() {
         let part = dir.path().join(format!("{grey}.ts"));
         let source = format!("color=black:size={size}:rate=20:duration=3,format=gray,geq=lum={grey}");
         let options = ["-c:v", "libx264", "-qp", "0", "-pix_fmt", format, "-output_ts_offset", offset];
-        make(&[&["-f", "lavfi", "-i", &source][..], &options].concat(), &part);
+        ffmpeg(&[&["-f", "lavfi", "-i", &source][..], &options].concat(), &part);
         joined.extend(std::fs::read(part).unwrap());
     }
     let path = dir.path().join("joined.ts");

@@ -321,5 +321,4 @@ pub(crate) async fn read_form(request: Request, max_images: usize) -> Result<Sea
 }
 
 #[cfg(test)]
-#[path = "request_tests.rs"]
 mod tests;

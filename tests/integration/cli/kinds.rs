@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// Clips of three kinds, and photographs of two of them, of something else, and of one that is said to be
+/// Clips of three kinds, and photographs of two of them, of something else, and of one that is labelled
 /// something else.
-fn kinds() -> Place {
-    let place = Place::with_clips();
+fn kinds() -> TestFolder {
+    let folder = TestFolder::with_clips();
     let shown = |rows: &[(&str, &str, &str)]| {
         let line = |(path, class, group): &(&str, &str, &str)| {
             format!("{}\n", serde_json::json!({ "path": path, "class": class, "group": group }))
@@ -13,39 +13,34 @@ fn kinds() -> Place {
         rows.iter().map(line).collect::<String>()
     };
     let videos = [("zoom.mp4", "fractal", "shapes"), ("cells.mkv", "cells", "life"), ("bars.avi", "bars", "signal")];
-    std::fs::write(place.videos().join("manifest.jsonl"), shown(&videos)).unwrap();
-    std::fs::create_dir(place.path("photos")).unwrap();
-    place.frame("zoom.mp4", "5", "photos/zoom.png");
-    place.frame("cells.mkv", "6", "photos/cells.png");
-    place.frame("bars.avi", "5", "photos/bars.png");
+    folder.write("videos/manifest.jsonl", shown(&videos));
+    folder.frame("zoom.mp4", "5", "photos/zoom.png");
+    folder.frame("cells.mkv", "6", "photos/cells.png");
+    folder.frame("bars.avi", "5", "photos/bars.png");
     // A plain sweep of grey, of which no clip has anything.
     let sweep: Vec<u8> = (0..64 * 64u32).map(|i| (i % 64 * 4) as u8).collect();
-    std::fs::write(place.path("photos/sweep.pgm"), [&b"P5 64 64 255\n"[..], &sweep].concat()).unwrap();
+    folder.write("photos/sweep.pgm", [&b"P5 64 64 255\n"[..], &sweep].concat());
     let photographs = [
         ("zoom.png", "fractal", "shapes"),
         ("cells.png", "mould", "life"),
         ("bars.png", "negative", "nothing"),
         ("sweep.pgm", "negative", "nothing"),
     ];
-    std::fs::write(place.path("photos/manifest.jsonl"), shown(&photographs)).unwrap();
-    place
+    folder.write("photos/manifest.jsonl", shown(&photographs));
+    folder
 }
 
-/// `kinds` on them, with a cache of its own.
-fn command(place: &Place, more: &[&str]) -> Command {
-    let (videos, photos) = (place.videos(), place.path("photos"));
-    let fixed = ["kinds", videos.to_str().unwrap(), "--images", photos.to_str().unwrap()];
-    let mut command = place.command(&[&fixed[..], more].concat());
-    command.env("REELSEEK_CACHE", place.path("cache"));
-    command
+/// `kinds` on these clips and photographs.
+fn command(folder: &TestFolder, more: &[&str]) -> Command {
+    folder.command(&[&["kinds", "@videos", "--images", "@photos"], more].concat())
 }
 
 #[test]
 fn kinds_measures_classes_groups_and_photographs_without_match() {
-    let place = kinds();
-    let output = command(&place, &["--json"]).output().unwrap();
+    let folder = kinds();
+    let output = command(&folder, &["--json"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let rows = lines(&output);
+    let rows = json_lines(&output);
     let [row] = &rows[..] else { panic!("layout alone is at hand: {rows:?}") };
     assert!(row["encoder"].as_str().unwrap().starts_with("layout/"), "{row}");
     assert_eq!((&row["normaliser"], &row["gallery"], &row["failed"]), (&"hits".into(), &3.into(), &0.into()));
@@ -58,22 +53,22 @@ fn kinds_measures_classes_groups_and_photographs_without_match() {
     // The bars are in the gallery, whatever the manifest says; the sweep is not.
     assert_eq!(row["no_match"], serde_json::json!({ "queries": 2, "falsely": 1 }));
 
-    let output = command(&place, &["--normaliser", "min"]).output().unwrap();
+    let output = command(&folder, &["--normaliser", "min"]).output().unwrap();
     let table = text(&output.stdout);
     assert!(table.contains("mAP@10 with normaliser `min`") && table.contains(" 1/2 "), "{table}");
 }
 
 #[test]
 fn kinds_of_a_learned_encoder_are_measured() {
-    let weights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/weights/mobilenet_v2_1.0_224.safetensors");
+    let weights = test_data("weights/mobilenet_v2_1.0_224.safetensors");
     if !weights.exists() {
-        return crate::skip::skip(format_args!("{} is missing", weights.display()));
+        return crate::support::skip(format_args!("{} is missing", weights.display()));
     }
-    let place = kinds();
+    let folder = kinds();
     let named = format!("mobilenet-v2={}", weights.display());
-    let output = command(&place, &["--json", "--weights", &named]).output().unwrap();
+    let output = command(&folder, &["--json", "--weights", &named]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let [layout, learned] = &lines(&output)[..] else { panic!("two are at hand: {}", text(&output.stdout)) };
+    let [layout, learned] = &json_lines(&output)[..] else { panic!("two are at hand: {}", text(&output.stdout)) };
     assert_eq!(layout["checkpoint"], "embedded GMF");
     assert!(learned["encoder"].as_str().unwrap().starts_with("mobilenet-v2/1+"), "{learned}");
     assert_eq!((&learned["group"]["success1"], &learned["no_match"]["queries"]), (&1.0.into(), &2.into()));
@@ -84,29 +79,30 @@ fn kinds_of_a_learned_encoder_are_measured() {
 
 #[test]
 fn broken_weights_are_reported_and_stop_no_other_encoder() {
-    let place = kinds();
-    let weights = place.path("cache/mobilenet-v2/model.safetensors");
-    std::fs::create_dir_all(weights.parent().unwrap()).unwrap();
-    std::fs::write(&weights, "not a network").unwrap();
-    let output = command(&place, &["--json"]).output().unwrap();
-    let told = text(&output.stderr);
-    assert_eq!((output.status.code(), lines(&output).len()), (Some(2), 1), "{told}");
-    assert!(told.contains("measuring mobilenet-v2") && told.contains(&*weights.to_string_lossy()), "{told}");
+    let folder = kinds();
+    let weights = "cache/mobilenet-v2/model.safetensors";
+    folder.write(weights, "not a network");
+    let output = command(&folder, &["--json"]).output().unwrap();
+    let message = text(&output.stderr);
+    assert_eq!((output.status.code(), json_lines(&output).len()), (Some(2), 1), "{message}");
+    assert!(
+        message.contains("measuring mobilenet-v2") && message.contains(folder.path(weights).to_str().unwrap()),
+        "{message}"
+    );
 }
 
 #[test]
 fn videos_that_failed_are_reported_with_the_figures() {
-    let place = kinds();
-    std::fs::write(place.videos().join("cells.mkv"), "no video").unwrap();
-    let output = command(&place, &["--json"]).output().unwrap();
-    let row = &lines(&output)[0];
+    let folder = kinds();
+    folder.write("videos/cells.mkv", "no video");
+    let output = command(&folder, &["--json"]).output().unwrap();
+    let row = &json_lines(&output)[0];
     assert_eq!((&row["gallery"], &row["failed"]), (&2.into(), &1.into()));
     assert!(text(&output.stderr).contains("failed: ") && text(&output.stderr).contains("cells.mkv"));
 
-    let videos = place.videos();
-    let quality = |more: &[&str]| place.run(&[&["quality", videos.to_str().unwrap(), "--frames", "1"], more].concat());
+    let quality = |more: &[&str]| folder.run(&[&["quality", "@videos", "--frames", "1"], more].concat());
     let output = quality(&["--json"]);
-    assert_eq!((&lines(&output)[0]["gallery"], &lines(&output)[0]["failed"]), (&2.into(), &1.into()));
+    assert_eq!((&json_lines(&output)[0]["gallery"], &json_lines(&output)[0]["failed"]), (&2.into(), &1.into()));
     assert!(text(&output.stderr).contains("failed: "), "{}", text(&output.stderr));
     assert!(text(&quality(&[]).stdout).contains("not in the gallery: 1 video that could not be indexed"));
 }
@@ -115,17 +111,16 @@ fn videos_that_failed_are_reported_with_the_figures() {
 #[cfg(target_os = "linux")]
 #[test]
 fn an_interrupted_measurement_prints_no_figures() {
-    let place = kinds();
-    let videos = place.videos();
-    let quality = place.command(&["quality", videos.to_str().unwrap(), "--json"]);
-    for (n, mut command) in [command(&place, &["--json"]), quality].into_iter().enumerate() {
-        let pid = place.path(&format!("pid{n}"));
+    let folder = kinds();
+    let quality = folder.command(&["quality", "@videos", "--json"]);
+    for (n, mut command) in [command(&folder, &["--json"]), quality].into_iter().enumerate() {
+        let pid = folder.path(&format!("pid{n}"));
         // It decodes forever. The others, which the first one's end lets go on, are not to be begun.
-        let stub = fake_ffmpeg(&place, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
+        let stub = fake_ffmpeg(&folder, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
         command.env("REELSEEK_FFMPEG", &stub).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().unwrap();
         wait_for_line(&pid);
-        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        send_signal(&child, Signal::INT);
         let output = child.wait_with_output().unwrap();
         assert_eq!(
             (output.status.code(), text(&output.stdout)),

@@ -1,98 +1,28 @@
 //! The real binary on real input: clips that ffmpeg makes, and the test data where it is at hand.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+
+use super::support::*;
 
 mod failures;
 mod kinds;
 mod onnx;
 mod sketches;
 
-/// A folder of its own for each test, with clips in `videos/` and an index in `index/`.
-struct Place(tempfile::TempDir);
-
-/// Sources of clips that look nothing like each other.
-const ZOOM: &str = "mandelbrot=size=320x180:rate=12";
-const CELLS: &str = "life=size=160x90:rate=8:mold=10:death_color=#803020:life_color=#40a0ff:seed=7";
-const BARS: &str = "testsrc2=size=320x180:rate=10";
-
-fn ffmpeg() -> Command {
-    let mut command = Command::new(std::env::var_os("REELSEEK_FFMPEG").unwrap_or_else(|| "ffmpeg".into()));
-    command.args(["-nostdin", "-v", "error", "-y"]);
-    command
-}
-
-impl Place {
-    fn new() -> Place {
-        let place = Place(tempfile::tempdir().unwrap());
-        std::fs::create_dir(place.videos()).unwrap();
-        place
-    }
-
-    fn with_clips() -> Place {
-        let place = Place::new();
-        for (source, name) in [(ZOOM, "zoom.mp4"), (CELLS, "cells.mkv"), (BARS, "bars.avi")] {
-            place.clip(source, 12, name);
-        }
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn videos(&self) -> PathBuf {
-        self.path("videos")
-    }
-
-    fn clip(&self, source: &str, seconds: u32, name: &str) {
-        let mut command = ffmpeg();
-        command.args(["-f", "lavfi", "-i", source, "-t", &seconds.to_string(), "-pix_fmt", "yuv420p"]);
-        assert!(command.arg(self.videos().join(name)).status().unwrap().success());
-    }
-
-    /// A frame of a clip as a picture.
-    fn frame(&self, clip: &str, at: &str, name: &str) -> PathBuf {
-        let out = self.path(name);
-        let mut command = ffmpeg();
-        command.args(["-ss", at, "-i"]).arg(self.videos().join(clip)).args(["-frames:v", "1"]).arg(&out);
-        assert!(command.status().unwrap().success());
-        out
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_reelseek"));
-        command.env("REELSEEK_INDEX", self.path("index")).args(arguments).stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// Runs `index --json` on the clips; the events, the summary last.
-    fn index(&self, more: &[&str]) -> Vec<Value> {
-        let videos = self.videos();
-        let output = self.run(&[&["index", videos.to_str().unwrap(), "--json"], more].concat());
-        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-        lines(&output)
-    }
-
+impl TestFolder {
     fn search(&self, picture: &Path, more: &[&str]) -> (Option<i32>, Value) {
         let output = self.run(&[&["search", picture.to_str().unwrap(), "--json"], more].concat());
-        (output.status.code(), lines(&output).pop().unwrap_or_default())
+        (output.status.code(), json_lines(&output).pop().unwrap_or_default())
     }
-}
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-fn lines(output: &Output) -> Vec<Value> {
-    text(&output.stdout).lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    /// The output of `info --json`.
+    fn info(&self) -> Value {
+        self.json(&["info", "--json", "--videos"])
+    }
 }
 
 fn events<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
@@ -101,22 +31,21 @@ fn events<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
 
 /// Writes a script to run instead of ffmpeg.
 #[cfg(unix)]
-fn fake_ffmpeg(place: &Place, script: &str) -> PathBuf {
-    let path = place.path("ffmpeg-stand-in");
-    std::fs::write(&path, format!("#!/bin/sh\n[ \"$2\" = -version ] && exit 0\n{script}\n")).unwrap();
-    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+fn fake_ffmpeg(folder: &TestFolder, script: &str) -> PathBuf {
+    let path = folder.path("ffmpeg-stand-in");
+    write_script(&path, &format!("[ \"$2\" = -version ] && exit 0\n{script}"));
     path
 }
 
 #[test]
 fn a_frame_finds_its_video_and_its_moment() {
-    let place = Place::with_clips();
-    let all = place.index(&[]);
+    let folder = TestFolder::with_clips();
+    let all = folder.index(&[]);
     assert_eq!(all.last().unwrap()["indexed"], 3);
     assert!(events(&all, "indexed").iter().all(|e| e["rows"].as_u64() > Some(0) && e["error"].is_null()));
 
-    let picture = place.frame("zoom.mp4", "7", "query.jpg");
-    let (code, reply) = place.search(&picture, &[]);
+    let picture = folder.frame("zoom.mp4", "7", "query.jpg");
+    let (code, reply) = folder.search(&picture, &[]);
     assert_eq!(code, Some(0));
     let best = &reply["results"][0];
     assert_eq!(best["rank"], 1);
@@ -130,29 +59,23 @@ fn a_frame_finds_its_video_and_its_moment() {
     // Best first, one result a video, and as many as asked for.
     let scores: Vec<f64> = reply["results"].as_array().unwrap().iter().map(|r| r["score"].as_f64().unwrap()).collect();
     assert!(scores.is_sorted_by(|a, b| a >= b) && scores.len() <= 3);
-    assert_eq!(place.search(&picture, &["--top", "1"]).1["results"].as_array().unwrap().len(), 1);
+    assert_eq!(folder.search(&picture, &["--top", "1"]).1["results"].as_array().unwrap().len(), 1);
 }
 
+#[cfg(unix)]
 #[test]
 fn a_second_run_decodes_nothing_and_a_changed_file_is_replaced() {
-    let place = Place::with_clips();
-    place.index(&[]);
+    let folder = TestFolder::with_clips();
+    folder.index(&[]);
     // With an ffmpeg that can tell its version and nothing else, decoding would fail.
-    let stub = place.path("ffmpeg-stub");
-    std::fs::write(&stub, "#!/bin/sh\n[ \"$2\" = -version ]\n").unwrap();
-    #[cfg(unix)]
-    std::fs::set_permissions(&stub, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let output = place
-        .command(&["index", place.videos().to_str().unwrap(), "--json"])
-        .env("REELSEEK_FFMPEG", &stub)
-        .output()
-        .unwrap();
-    let again = lines(&output);
+    let stub = fake_ffmpeg(&folder, "exit 1");
+    let output = folder.command(&["index", "@videos", "--json"]).env("REELSEEK_FFMPEG", &stub).output().unwrap();
+    let again = json_lines(&output);
     assert_eq!(events(&again, "unchanged").len(), 3, "{}", text(&output.stderr));
     let rows = again.last().unwrap()["rows"].clone();
 
-    place.clip(CELLS, 6, "bars.avi");
-    let changed = place.index(&[]);
+    folder.clip(CELLS, 6, "bars.avi");
+    let changed = folder.index(&[]);
     let summary = changed.last().unwrap();
     assert_eq!((&summary["indexed"], &summary["unchanged"]), (&1.into(), &2.into()));
     assert!(summary["rows"].as_u64() < rows.as_u64(), "the old rows are gone: {summary}");
@@ -160,73 +83,72 @@ fn a_second_run_decodes_nothing_and_a_changed_file_is_replaced() {
 
 #[test]
 fn missing_files_are_reported_and_removed_only_with_prune() {
-    let place = Place::with_clips();
-    place.index(&[]);
-    std::fs::remove_file(place.videos().join("bars.avi")).unwrap();
-    let told = place.index(&[]);
-    assert!(events(&told, "skipped")[0]["error"].as_str().unwrap().contains("--prune"));
-    assert_eq!(place.index(&["--prune"]).last().unwrap()["removed"], 1);
-    assert_eq!(place.index(&["--prune"]).last().unwrap()["removed"], 0);
+    let folder = TestFolder::with_clips();
+    folder.index(&[]);
+    std::fs::remove_file(folder.videos().join("bars.avi")).unwrap();
+    let found = folder.index(&[]);
+    assert!(events(&found, "skipped")[0]["error"].as_str().unwrap().contains("--prune"));
+    assert_eq!(folder.index(&["--prune"]).last().unwrap()["removed"], 1);
+    assert_eq!(folder.index(&["--prune"]).last().unwrap()["removed"], 0);
 }
 
 #[test]
 fn a_sidecar_gives_title_and_labels_and_the_filter_uses_them() {
-    let place = Place::with_clips();
-    let sidecar = place.videos().join("cells.mkv.json");
-    std::fs::write(&sidecar, r#"{"title":"Life of cells","labels":["biology"],"camera":"scope"}"#).unwrap();
-    place.index(&[]);
-    let picture = place.frame("zoom.mp4", "5", "query.png");
-    let (code, reply) = place.search(&picture, &["--filter", "label:biology"]);
+    let folder = TestFolder::with_clips();
+    folder.sidecar("cells.mkv", r#"{"title":"Life of cells","labels":["biology"],"camera":"scope"}"#);
+    folder.index(&[]);
+    let picture = folder.frame("zoom.mp4", "5", "query.png");
+    let (code, reply) = folder.search(&picture, &["--filter", "label:biology"]);
     let only = &reply["results"][0];
     assert_eq!((code, &only["title"], &only["labels"][0]), (Some(0), &"Life of cells".into(), &"biology".into()));
     assert_eq!(reply["results"].as_array().unwrap().len(), 1);
-    assert_eq!(place.search(&picture, &["--filter", "duration:[100 TO 200]"]).0, Some(1));
-    assert_eq!(place.search(&picture, &["--filter", "duration:[10 TO 20] path:zoom"]).0, Some(0));
+    assert_eq!(folder.search(&picture, &["--filter", "duration:[100 TO 200]"]).0, Some(1));
+    assert_eq!(folder.search(&picture, &["--filter", "duration:[10 TO 20] path:zoom"]).0, Some(0));
 
     // New metadata for the same rows.
-    std::fs::write(&sidecar, r#"{"labels":["chemistry"]}"#).unwrap();
-    assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1);
-    assert_eq!(place.search(&picture, &["--filter", "label:biology"]).0, Some(1));
-    assert_eq!(place.search(&picture, &["--filter", "label:chemistry"]).0, Some(0));
+    folder.sidecar("cells.mkv", r#"{"labels":["chemistry"]}"#);
+    assert_eq!(folder.index(&[]).last().unwrap()["indexed"], 1);
+    assert_eq!(folder.search(&picture, &["--filter", "label:biology"]).0, Some(1));
+    assert_eq!(folder.search(&picture, &["--filter", "label:chemistry"]).0, Some(0));
 
-    std::fs::write(&sidecar, "not json").unwrap();
-    let warned = place.index(&[]);
+    folder.sidecar("cells.mkv", "not json");
+    let warned = folder.index(&[]);
     assert!(events(&warned, "indexed")[0]["warning"].as_str().unwrap().contains("cells.mkv.json"));
 }
 
 #[test]
 fn a_black_picture_finds_nothing_and_a_black_video_matches_nothing() {
-    let place = Place::with_clips();
-    place.clip("color=black:size=320x180:rate=10", 5, "black.mp4");
-    assert_eq!(place.index(&[]).last().unwrap()["indexed"], 4);
-    let black = place.frame("black.mp4", "1", "black.png");
-    let (code, reply) = place.search(&black, &[]);
+    let folder = TestFolder::with_clips();
+    folder.clip("color=black:size=320x180:rate=10", 5, "black.mp4");
+    assert_eq!(folder.index(&[]).last().unwrap()["indexed"], 4);
+    let black = folder.frame("black.mp4", "1", "black.png");
+    let (code, reply) = folder.search(&black, &[]);
     assert_eq!((code, reply["results"].as_array().unwrap().len()), (Some(1), 0));
-    let (_, reply) = place.search(&place.frame("bars.avi", "3", "bars.png"), &[]);
+    let (_, reply) = folder.search(&folder.frame("bars.avi", "3", "bars.png"), &[]);
     let paths: Vec<&str> = reply["results"].as_array().unwrap().iter().map(|r| r["path"].as_str().unwrap()).collect();
     assert!(paths.iter().all(|p| !p.ends_with("black.mp4")), "{paths:?}");
 }
 
 #[test]
 fn errors_name_the_file_and_exit_with_status_2() {
-    let place = Place::with_clips();
-    let picture = place.frame("zoom.mp4", "2", "query.jpg");
-    let output = place.run(&["search", picture.to_str().unwrap()]);
+    let folder = TestFolder::with_clips();
+    let picture = folder.frame("zoom.mp4", "2", "query.jpg");
+    let output = folder.run(&["search", picture.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(2), "no index yet");
     assert!(text(&output.stderr).contains("index"), "{}", text(&output.stderr));
 
-    place.index(&[]);
-    let broken = place.path("broken.jpg");
+    folder.index(&[]);
+    let broken = folder.path("broken.jpg");
     std::fs::write(&broken, "no picture").unwrap();
-    let output = place.run(&["search", broken.to_str().unwrap(), picture.to_str().unwrap(), "--json"]);
-    let replies = lines(&output);
+    let output = folder.run(&["search", broken.to_str().unwrap(), picture.to_str().unwrap(), "--json"]);
+    let replies = json_lines(&output);
     assert_eq!(output.status.code(), Some(2));
     assert!(replies[0]["error"].as_str().unwrap().contains("broken.jpg"), "{}", replies[0]);
     assert!(replies[1]["results"].as_array().is_some_and(|r| !r.is_empty()), "the good picture is answered");
 
-    let output = place.run(&["search", picture.to_str().unwrap(), "--filter", "nofield:x"]);
+    let output = folder.run(&["search", picture.to_str().unwrap(), "--filter", "nofield:x"]);
     assert_eq!(output.status.code(), Some(2));
-    let output = place.command(&["index", place.videos().to_str().unwrap()]).env("REELSEEK_FFMPEG", "/none").output();
+    let output = folder.command(&["index", "@videos"]).env("REELSEEK_FFMPEG", "/none").output();
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("REELSEEK_FFMPEG"), "{}", text(&output.stderr));
@@ -234,30 +156,32 @@ fn errors_name_the_file_and_exit_with_status_2() {
 
 #[test]
 fn search_prints_paths_or_a_table_and_reads_standard_input() {
-    let place = Place::with_clips();
-    place.index(&[]);
-    let picture = place.frame("cells.mkv", "6", "query.jpg");
-    let mut command = place.command(&["search", "-", "--paths", "--top", "1"]);
+    let folder = TestFolder::with_clips();
+    folder.index(&[]);
+    let picture = folder.frame("cells.mkv", "6", "query.jpg");
+    let mut command = folder.command(&["search", "-", "--paths", "--top", "1"]);
     let output = command.stdin(std::fs::File::open(&picture).unwrap()).output().unwrap();
-    assert_eq!(text(&output.stdout).trim(), place.videos().join("cells.mkv").canonicalize().unwrap().to_str().unwrap());
-    let table = text(&place.run(&["search", picture.to_str().unwrap()]).stdout);
+    assert_eq!(
+        text(&output.stdout).trim(),
+        folder.videos().join("cells.mkv").canonicalize().unwrap().to_str().unwrap()
+    );
+    let table = text(&folder.run(&["search", picture.to_str().unwrap()]).stdout);
     assert!(table.starts_with("rank") && table.lines().nth(1).unwrap().ends_with("cells.mkv"), "{table}");
 }
 
 #[test]
 fn remove_compact_verify_and_info_work_on_an_index() {
-    let place = Place::with_clips();
-    place.index(&[]);
-    let clip = place.videos().join("zoom.mp4");
-    assert_eq!(place.run(&["remove", clip.to_str().unwrap()]).status.code(), Some(0));
-    assert!(clip.exists(), "the file itself stays");
-    assert_eq!(place.run(&["remove", clip.to_str().unwrap()]).status.code(), Some(1));
-    assert_eq!(place.run(&["compact"]).status.code(), Some(0));
-    assert_eq!(place.run(&["verify"]).status.code(), Some(0));
-    let info: Value = serde_json::from_slice(&place.run(&["info", "--json"]).stdout).unwrap();
+    let folder = TestFolder::with_clips();
+    folder.index(&[]);
+    assert_eq!(folder.run(&["remove", "@videos/zoom.mp4"]).status.code(), Some(0));
+    assert!(folder.path("videos/zoom.mp4").exists(), "the file itself stays");
+    assert_eq!(folder.run(&["remove", "@videos/zoom.mp4"]).status.code(), Some(1));
+    assert_eq!(folder.run(&["compact"]).status.code(), Some(0));
+    assert_eq!(folder.run(&["verify"]).status.code(), Some(0));
+    let info = folder.info();
     assert_eq!(info["videos"], 2);
 
-    let segments = std::fs::read_dir(place.path("index/segments")).unwrap();
+    let segments = std::fs::read_dir(folder.path("index/segments")).unwrap();
     for file in segments {
         let path = file.unwrap().path();
         let mut bytes = std::fs::read(&path).unwrap();
@@ -265,40 +189,42 @@ fn remove_compact_verify_and_info_work_on_an_index() {
         bytes[middle] ^= 4;
         std::fs::write(&path, bytes).unwrap();
     }
-    assert_eq!(place.run(&["verify"]).status.code(), Some(2));
+    assert_eq!(folder.run(&["verify"]).status.code(), Some(2));
 }
 
 #[cfg(unix)]
 #[test]
 fn hostile_sidecars_cause_a_warning_only() {
-    let place = Place::with_clips();
-    let beside = |clip: &str| place.videos().join(format!("{clip}.json"));
+    let folder = TestFolder::with_clips();
+    let beside = |clip: &str| folder.videos().join(format!("{clip}.json"));
     // Deeper than what can be read back, a pipe that nobody writes to, and a device that never ends.
-    std::fs::write(beside("zoom.mp4"), format!("{{\"a\":{}{}}}", "[".repeat(125), "]".repeat(125))).unwrap();
+    folder.sidecar("zoom.mp4", format!("{{\"a\":{}{}}}", "[".repeat(125), "]".repeat(125)));
     assert!(Command::new("mkfifo").arg(beside("cells.mkv")).status().unwrap().success());
     std::os::unix::fs::symlink("/dev/zero", beside("bars.avi")).unwrap();
-    let found = place.index(&[]);
+    let found = folder.index(&[]);
     assert_eq!(events(&found, "indexed").iter().filter(|e| e["warning"].is_string()).count(), 3, "{found:?}");
     // The index is as good as ever: it is read, written and searched.
-    std::fs::write(beside("zoom.mp4"), "{\"title\":\"fine\"}").unwrap();
-    assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1);
-    assert_eq!(place.run(&["info", "--videos"]).status.code(), Some(0));
+    folder.sidecar("zoom.mp4", "{\"title\":\"fine\"}");
+    assert_eq!(folder.index(&[]).last().unwrap()["indexed"], 1);
+    assert_eq!(folder.run(&["info", "--videos"]).status.code(), Some(0));
 }
 
 #[test]
 fn quality_counts_undecodable_frames_and_fails_its_floor_with_them() {
-    let place = Place::with_clips();
-    place.index(&[]);
-    let index = place.path("index");
+    let folder = TestFolder::with_clips();
+    folder.index(&[]);
     let quality = |more: &[&str]| {
-        let fixed = ["quality", "--index", index.to_str().unwrap(), "--frames", "2", "--floor", "0.01"];
-        place.run(&[&fixed[..], more].concat())
+        let fixed = ["quality", "--index", "@index", "--frames", "2", "--floor", "0.01"];
+        folder.run(&[&fixed[..], more].concat())
     };
     assert_eq!(quality(&[]).status.code(), Some(0));
-    std::fs::remove_file(place.videos().join("zoom.mp4")).unwrap();
+    std::fs::remove_file(folder.videos().join("zoom.mp4")).unwrap();
     let output = quality(&["--json"]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
-    assert_eq!((&lines(&output)[0]["asked"], &lines(&output)[0]["undecodable_frames"]), (&2.into(), &2.into()));
+    assert_eq!(
+        (&json_lines(&output)[0]["asked"], &json_lines(&output)[0]["undecodable_frames"]),
+        (&2.into(), &2.into())
+    );
     assert!(text(&quality(&[]).stdout).contains("2 frames could not be decoded"));
 }
 
@@ -314,71 +240,62 @@ fn wait_for_line(path: &Path) -> String {
 
 #[test]
 fn prune_keeps_the_videos_of_an_unreadable_folder() {
-    let place = Place::with_clips();
-    place.index(&[]);
+    let folder = TestFolder::with_clips();
+    folder.index(&[]);
     // The folder is away, as an unplugged drive is: that is an error, and no reason to forget its videos.
-    let away = place.path("away");
-    std::fs::rename(place.videos(), &away).unwrap();
-    let videos = place.videos();
-    let output = place.run(&["index", videos.to_str().unwrap(), "--prune", "--json"]);
-    assert_eq!(lines(&output).last().unwrap()["removed"], 0);
-    std::fs::rename(&away, place.videos()).unwrap();
-    assert_eq!(place.index(&["--prune"]).last().unwrap()["unchanged"], 3);
+    let away = folder.path("away");
+    std::fs::rename(folder.videos(), &away).unwrap();
+    let output = folder.run(&["index", "@videos", "--prune", "--json"]);
+    assert_eq!(json_lines(&output).last().unwrap()["removed"], 0);
+    std::fs::rename(&away, folder.videos()).unwrap();
+    assert_eq!(folder.index(&["--prune"]).last().unwrap()["unchanged"], 3);
 }
 
 #[test]
 fn keyframe_rows_have_the_true_length_and_are_replaced_by_a_full_run() {
-    let place = Place::new();
-    place.clip(ZOOM, 8, "zoom.mp4");
-    place.index(&["--keyframes"]);
-    let length = || {
-        let info: Value = serde_json::from_slice(&place.run(&["info", "--json", "--videos"]).stdout).unwrap();
-        info["list"][0]["duration"].as_f64().unwrap()
-    };
+    let folder = TestFolder::new();
+    folder.clip(ZOOM, 8, "zoom.mp4");
+    folder.index(&["--keyframes"]);
+    let length = || folder.info()["list"][0]["duration"].as_f64().unwrap();
     assert!((length() - 8.0).abs() < 0.2, "{}", length());
-    assert_eq!(place.index(&["--keyframes"]).last().unwrap()["unchanged"], 1);
-    assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1, "more is asked for now");
-    assert_eq!(place.index(&["--keyframes"]).last().unwrap()["unchanged"], 1, "better than asked for");
+    assert_eq!(folder.index(&["--keyframes"]).last().unwrap()["unchanged"], 1);
+    assert_eq!(folder.index(&[]).last().unwrap()["indexed"], 1, "more is asked for now");
+    assert_eq!(folder.index(&["--keyframes"]).last().unwrap()["unchanged"], 1, "better than asked for");
     assert!((length() - 8.0).abs() < 0.2);
 }
 
 #[test]
 fn a_video_whose_only_keyframe_is_hidden_is_indexed() {
-    let place = Place::new();
-    let whole = place.path("whole.mp4");
-    let mut command = ffmpeg();
-    command.args(["-f", "lavfi", "-i", "testsrc2=size=160x90:rate=10:duration=6", "-g", "1000", "-pix_fmt", "yuv420p"]);
-    assert!(command.arg(&whole).status().unwrap().success());
+    let folder = TestFolder::new();
+    let whole = folder.path("whole.mp4");
+    let source = "testsrc2=size=160x90:rate=10:duration=6";
+    ffmpeg(&["-f", "lavfi", "-i", source, "-g", "1000", "-pix_fmt", "yuv420p"], &whole);
     // A cut without encoding starts at 2 s by an edit list: the keyframe before it is there to decode from,
     // not to be shown.
-    let mut command = ffmpeg();
-    command.args(["-ss", "2", "-i"]).arg(&whole).args(["-c", "copy"]).arg(place.videos().join("cut.mp4"));
-    assert!(command.status().unwrap().success());
-    let found = place.index(&["--keyframes"]);
+    let cut = folder.videos().join("cut.mp4");
+    ffmpeg(&["-ss", "2", "-i", whole.to_str().unwrap(), "-c", "copy"], &cut);
+    let found = folder.index(&["--keyframes"]);
     assert_eq!(found.last().unwrap()["indexed"], 1, "{found:?}");
-    assert_eq!(place.index(&[]).last().unwrap()["failed"], 0);
+    assert_eq!(folder.index(&[]).last().unwrap()["failed"], 0);
 }
 
 #[test]
 fn the_calibration_follows_removed_videos() {
-    let place = Place::with_clips();
-    place.index(&[]);
-    let probes = || {
-        let info: Value = serde_json::from_slice(&place.run(&["info", "--json"]).stdout).unwrap();
-        info["calibration"]["probes"].as_u64().unwrap()
-    };
+    let folder = TestFolder::with_clips();
+    folder.index(&[]);
+    let probes = || folder.info()["calibration"]["probes"].as_u64().unwrap();
     assert_eq!(probes(), 3);
-    place.run(&["remove", place.videos().join("bars.avi").to_str().unwrap()]);
+    folder.run(&["remove", "@videos/bars.avi"]);
     assert_eq!(probes(), 2);
 }
 
 #[cfg(unix)]
 #[test]
 fn a_closed_standard_output_does_not_panic() {
-    let place = Place::with_clips();
-    place.index(&[]);
+    let folder = TestFolder::with_clips();
+    folder.index(&[]);
     for arguments in [&["info", "--videos"][..], &["verify"], &["compact"]] {
-        let mut command = place.command(arguments);
+        let mut command = folder.command(arguments);
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let output = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
@@ -390,52 +307,48 @@ fn a_closed_standard_output_does_not_panic() {
 /// Kills the indexer at many points; what it had committed stays, and the next run ends with each video once.
 #[test]
 fn a_killed_run_resumes_without_losing_or_repeating_videos() {
-    let place = Place::new();
+    let folder = TestFolder::new();
     for i in 0..6 {
-        place.clip(&format!("life=size=160x90:rate=8:seed={i}"), 6, &format!("{i}.mp4"));
+        folder.clip(&format!("life=size=160x90:rate=8:seed={i}"), 6, &format!("{i}.mp4"));
     }
     for delay_ms in (20..400).step_by(35) {
-        let mut child = place
-            .command(&["index", place.videos().to_str().unwrap()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child =
+            folder.command(&["index", "@videos"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(delay_ms));
         // It may have finished already: then there is nothing to kill.
         let _ = child.kill();
         child.wait().unwrap();
-        if place.path("index").join("text").exists() {
-            let verify = place.run(&["verify"]);
+        if folder.path("index").join("text").exists() {
+            let verify = folder.run(&["verify"]);
             assert_ne!(verify.status.code(), None);
         }
     }
-    let summary = place.index(&[]).pop().unwrap();
+    let summary = folder.index(&[]).pop().unwrap();
     assert_eq!(summary["indexed"].as_u64().unwrap() + summary["unchanged"].as_u64().unwrap(), 6, "{summary}");
-    let info: Value = serde_json::from_slice(&place.run(&["info", "--json", "--videos"]).stdout).unwrap();
+    let info = folder.info();
     let mut paths: Vec<&str> = info["list"].as_array().unwrap().iter().map(|v| v["path"].as_str().unwrap()).collect();
     paths.sort_unstable();
     paths.dedup();
     assert_eq!((paths.len(), &info["videos"]), (6, &6.into()));
-    assert_eq!(place.run(&["verify"]).status.code(), Some(0));
+    assert_eq!(folder.run(&["verify"]).status.code(), Some(0));
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn an_interrupt_leaves_no_child_process() {
-    let place = Place::with_clips();
+    let folder = TestFolder::with_clips();
     // It decodes forever: it writes nothing and does not end.
-    let pid = place.path("pid");
-    let stub = fake_ffmpeg(&place, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
-    let mut child = place
-        .command(&["index", place.videos().to_str().unwrap(), "--jobs", "1"])
+    let pid = folder.path("pid");
+    let stub = fake_ffmpeg(&folder, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
+    let mut child = folder
+        .command(&["index", "@videos", "--jobs", "1"])
         .env("REELSEEK_FFMPEG", &stub)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let decoder = wait_for_line(&pid);
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    send_signal(&child, Signal::INT);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(!Path::new("/proc").join(&decoder).exists(), "the decoder {decoder} lives on");
 }
@@ -443,17 +356,17 @@ fn an_interrupt_leaves_no_child_process() {
 /// The 66 odd and broken media: each comes out as its manifest says, and none stops the run.
 #[test]
 fn odd_and_broken_media_have_the_expected_outcome() {
-    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/videos_bad.tar.gz");
+    let archive = test_data("videos_bad.tar.gz");
     if !archive.exists() {
-        return crate::skip::skip(format_args!("{} is missing", archive.display()));
+        return crate::support::skip(format_args!("{} is missing", archive.display()));
     }
-    let place = Place::new();
-    let unpacked = Command::new("tar").arg("xzf").arg(&archive).arg("-C").arg(place.videos()).status().unwrap();
+    let folder = TestFolder::new();
+    let unpacked = Command::new("tar").arg("xzf").arg(&archive).arg("-C").arg(folder.videos()).status().unwrap();
     assert!(unpacked.success());
-    let root = place.videos().join("videos_bad");
+    let root = folder.videos().join("videos_bad");
     // A script that names another file is no video, whatever it is called.
     std::fs::write(root.join("script.mp4"), "ffconcat version 1.0\nfile good_base.mp4\n").unwrap();
-    let found = place.index(&[]);
+    let found = folder.index(&[]);
     let event = |name: &str| {
         let path = root.join(name);
         found.iter().find(|e| e["path"].as_str().is_some_and(|p| Path::new(p) == path)).map(|e| e["event"].clone())
@@ -476,97 +389,96 @@ fn odd_and_broken_media_have_the_expected_outcome() {
     assert_eq!(under_loop.count(), 1);
     assert!(!root.join("x").exists(), "nothing in a file's name is run");
 
-    let named = place.run(&["index", root.join("no_extension").to_str().unwrap(), "--json"]);
-    assert_eq!(lines(&named)[0]["event"], "indexed", "a file named by the person is taken whatever it is called");
+    let named = folder.run(&["index", root.join("no_extension").to_str().unwrap(), "--json"]);
+    assert_eq!(json_lines(&named)[0]["event"], "indexed", "a file named by the person is taken whatever it is called");
 }
 
 #[test]
 fn a_named_path_that_does_not_exist_is_an_error_after_the_rest_is_done() {
-    let place = Place::new();
-    place.clip(ZOOM, 4, "zoom.mp4");
-    let (videos, missing) = (place.videos(), place.path("missing"));
-    let both = ["index", videos.to_str().unwrap(), missing.to_str().unwrap(), "--json"];
-    let output = place.run(&both);
+    let folder = TestFolder::new();
+    folder.clip(ZOOM, 4, "zoom.mp4");
+    let output = folder.run(&["index", "@videos", "@missing", "--json"]);
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
-    assert_eq!(lines(&output).last().unwrap()["indexed"], 1);
+    assert_eq!(json_lines(&output).last().unwrap()["indexed"], 1);
     assert!(text(&output.stderr).contains("1 path not found"), "{}", text(&output.stderr));
 }
 
 #[test]
 fn a_folder_without_videos_is_reported() {
-    let place = Place::new();
-    let videos = place.videos();
-    let output = place.run(&["index", videos.to_str().unwrap()]);
+    let folder = TestFolder::new();
+    let output = folder.run(&["index", "@videos"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("no video files were found in"), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("the index holds no videos\n"), "{}", text(&output.stderr));
 
-    std::fs::write(videos.join("broken.mp4"), "no video").unwrap();
-    let output = place.run(&["index", videos.to_str().unwrap()]);
+    folder.write("videos/broken.mp4", "no video");
+    let output = folder.run(&["index", "@videos"]);
     assert!(text(&output.stderr).contains("no file could be decoded"), "{}", text(&output.stderr));
 
-    place.clip(ZOOM, 4, "zoom.mp4");
-    place.index(&[]);
-    std::fs::create_dir(place.path("empty")).unwrap();
-    let output = place.run(&["index", place.path("empty").to_str().unwrap()]);
+    folder.clip(ZOOM, 4, "zoom.mp4");
+    folder.index(&[]);
+    std::fs::create_dir(folder.path("empty")).unwrap();
+    let output = folder.run(&["index", "@empty"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("no video files were found in"), "{}", text(&output.stderr));
 }
 
 #[test]
 fn a_search_without_results_says_why() {
-    let place = Place::new();
-    place.clip(ZOOM, 4, "zoom.mp4");
-    let picture = place.frame("zoom.mp4", "2", "query.png");
+    let folder = TestFolder::new();
+    folder.clip(ZOOM, 4, "zoom.mp4");
+    let picture = folder.frame("zoom.mp4", "2", "query.png");
     let search = |more: &[&str]| {
-        let output = place.run(&[&["search", picture.to_str().unwrap()], more].concat());
+        let output = folder.run(&[&["search", picture.to_str().unwrap()], more].concat());
         (output.status.code(), text(&output.stderr))
     };
-    let (code, said) = search(&[]);
-    assert!(code == Some(2) && said.contains("make one with `reelseek index FOLDER`"), "{said}");
-    place.index(&[]);
-    let (code, said) = search(&["--filter", "path:zzz"]);
-    assert!(code == Some(1) && said.ends_with("no video matches the filter\n"), "{said}");
-    let (code, said) = search(&["--filter", "duration>100"]);
-    assert!(code == Some(1) && said.contains("duration:[10 TO 60]"), "{said}");
-    let (code, said) = search(&["--top", "0"]);
-    assert!(code == Some(2) && said.contains("expected a whole number above 0"), "{said}");
-    let clip = place.videos().join("zoom.mp4");
-    assert_eq!(place.run(&["remove", clip.to_str().unwrap()]).status.code(), Some(0));
-    let (code, said) = search(&[]);
-    assert!(code == Some(1) && said.ends_with("the index holds no videos\n"), "{said}");
+    let (code, message) = search(&[]);
+    assert!(code == Some(2) && message.contains("make one with `reelseek index FOLDER`"), "{message}");
+    folder.index(&[]);
+    let (code, message) = search(&["--filter", "path:zzz"]);
+    assert!(code == Some(1) && message.ends_with("no video matches the filter\n"), "{message}");
+    let (code, message) = search(&["--filter", "duration>100"]);
+    assert!(code == Some(1) && message.contains("duration:[10 TO 60]"), "{message}");
+    let (code, message) = search(&["--top", "0"]);
+    assert!(code == Some(2) && message.contains("expected a whole number above 0"), "{message}");
+    assert_eq!(folder.run(&["remove", "@videos/zoom.mp4"]).status.code(), Some(0));
+    let (code, message) = search(&[]);
+    assert!(code == Some(1) && message.ends_with("the index holds no videos\n"), "{message}");
 
-    let output = place.run(&["search", "https://example.org/a.jpg"]);
+    let output = folder.run(&["search", "https://example.org/a.jpg"]);
     assert!(output.status.code() == Some(2) && text(&output.stderr).contains("URLs are not downloaded"));
 }
 
 #[test]
 fn commands_without_an_index_say_how_to_make_one() {
-    let place = Place::new();
+    let folder = TestFolder::new();
     for arguments in [&["info"][..], &["verify"], &["compact"], &["remove", "a.mp4"]] {
-        let output = place.run(arguments);
+        let output = folder.run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
-        let said = text(&output.stderr);
-        assert!(said.ends_with("make one with `reelseek index FOLDER`, or name another with --index\n"), "{said}");
+        let message = text(&output.stderr);
+        assert!(
+            message.ends_with("make one with `reelseek index FOLDER`, or name another with --index\n"),
+            "{message}"
+        );
     }
 }
 
 #[test]
 fn completions_and_man_pages_cover_the_commands() {
-    let place = Place::new();
-    let script = text(&place.run(&["completions", "bash"]).stdout);
+    let folder = TestFolder::new();
+    let script = text(&folder.run(&["completions", "bash"]).stdout);
     assert!(script.contains("reelseek__subcmd__index") || script.contains("reelseek__index"), "{script}");
-    assert_eq!(place.run(&["man", place.path("man").to_str().unwrap()]).status.code(), Some(0));
-    let page = std::fs::read_to_string(place.path("man/reelseek-search.1")).unwrap();
+    assert_eq!(folder.run(&["man", "@man"]).status.code(), Some(0));
+    let page = folder.read_text("man/reelseek-search.1");
     assert!(page.contains("min\\-confidence"), "{page}");
 }
 
 #[test]
 fn a_server_refuses_a_folder_that_is_not_there() {
-    let place = Place::new();
-    std::fs::write(place.path("picture.jpg"), "").unwrap();
+    let folder = TestFolder::new();
+    folder.write("picture.jpg", "");
     for name in ["missing", "picture.jpg"] {
-        let output = place.run(&["serve", "--listen", "127.0.0.1:0", place.path(name).to_str().unwrap()]);
+        let output = folder.run(&["serve", "--listen", "127.0.0.1:0", &format!("@{name}")]);
         assert_eq!(output.status.code(), Some(2), "{name}");
         assert!(text(&output.stderr).contains(name), "{}", text(&output.stderr));
     }

@@ -3,59 +3,57 @@
 use super::*;
 
 /// A network that `tests/reference/tiny_onnx.py` made, 12 x 8 pixels to 5 numbers, and its description.
-fn encoder(place: &Place) -> String {
-    std::fs::write(place.path("tiny.onnx"), include_bytes!("../../reference/tiny.onnx")).unwrap();
-    std::fs::write(place.path("tiny.json"), r#"{"shorter": 12, "rate_hz": 4.0}"#).unwrap();
-    format!("onnx:{}", place.path("tiny.onnx").display())
+fn encoder(folder: &TestFolder) -> String {
+    folder.write("tiny.onnx", include_bytes!("../../reference/tiny.onnx"));
+    folder.write("tiny.json", r#"{"shorter": 12, "rate_hz": 4.0}"#);
+    format!("onnx:{}", folder.path("tiny.onnx").display())
 }
 
 #[test]
 fn an_index_remembers_an_onnx_encoder() {
-    let place = Place::with_clips();
-    let encoder = encoder(&place);
-    let indexed = place.index(&["--encoder", &encoder]);
+    let folder = TestFolder::with_clips();
+    let encoder = encoder(&folder);
+    let indexed = folder.index(&["--encoder", &encoder]);
     assert_eq!(indexed.last().unwrap()["indexed"], 3);
-    // Nothing has to be said again, neither to search nor to go on.
-    let picture = place.frame("bars.avi", "5", "query.png");
-    let (code, reply) = place.search(&picture, &[]);
+    // The index records the encoder: neither searching nor indexing needs the option again.
+    let picture = folder.frame("bars.avi", "5", "query.png");
+    let (code, reply) = folder.search(&picture, &[]);
     assert_eq!(code, Some(0), "{reply}");
     assert_eq!(reply["results"][0]["title"], "bars", "{reply}");
-    assert_eq!(place.index(&[]).last().unwrap()["unchanged"], 3);
-    let info: Value = serde_json::from_slice(&place.run(&["info", "--json"]).stdout).unwrap();
+    assert_eq!(folder.index(&[]).last().unwrap()["unchanged"], 3);
+    let info = folder.info();
     let id = info["attributes"]["encoder"].as_str().unwrap();
     assert!(id.starts_with("onnx:tiny/1+"), "{id}");
 
     // Moved elsewhere: the error names the file and the way out.
-    std::fs::create_dir(place.path("moved")).unwrap();
+    std::fs::create_dir(folder.path("moved")).unwrap();
     for file in ["tiny.onnx", "tiny.json"] {
-        std::fs::rename(place.path(file), place.path("moved").join(file)).unwrap();
+        std::fs::rename(folder.path(file), folder.path("moved").join(file)).unwrap();
     }
-    let output = place.run(&["search", picture.to_str().unwrap()]);
-    let told = text(&output.stderr);
+    let output = folder.run(&["search", picture.to_str().unwrap()]);
+    let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
-    assert!(told.contains("tiny.onnx: ") && told.contains("--weights FILE"), "{told}");
-    let moved = place.path("moved/tiny.onnx");
-    assert_eq!(place.search(&picture, &["--weights", moved.to_str().unwrap()]).0, Some(0));
+    assert!(message.contains("tiny.onnx: ") && message.contains("--weights FILE"), "{message}");
+    assert_eq!(folder.search(&picture, &["--weights", "@moved/tiny.onnx"]).0, Some(0));
 
     // Another description makes other features.
-    std::fs::write(place.path("moved/tiny.json"), "{}").unwrap();
-    let output = place.run(&["search", picture.to_str().unwrap(), "--weights", moved.to_str().unwrap()]);
+    folder.write("moved/tiny.json", "{}");
+    let output = folder.run(&["search", picture.to_str().unwrap(), "--weights", "@moved/tiny.onnx"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains(&format!("the index needs the encoder {id}, found onnx:tiny/1+")));
 }
 
 #[test]
 fn a_missing_onnx_encoder_is_named() {
-    let place = Place::with_clips();
-    let videos = place.videos();
-    for (file, told) in [("tiny.onnx", "tiny.json: "), ("none.onnx", "none.onnx: ")] {
-        let encoder = encoder(&place);
-        std::fs::remove_file(place.path("tiny.json")).unwrap();
+    let folder = TestFolder::with_clips();
+    for (file, message) in [("tiny.onnx", "tiny.json: "), ("none.onnx", "none.onnx: ")] {
+        let encoder = encoder(&folder);
+        std::fs::remove_file(folder.path("tiny.json")).unwrap();
         let encoder = encoder.replace("tiny.onnx", file);
-        let output = place.run(&["index", videos.to_str().unwrap(), "--encoder", &encoder]);
+        let output = folder.run(&["index", "@videos", "--encoder", &encoder]);
         assert_eq!(output.status.code(), Some(2));
-        assert!(text(&output.stderr).contains(told), "{}", text(&output.stderr));
-        assert!(!place.path("index").exists());
+        assert!(text(&output.stderr).contains(message), "{}", text(&output.stderr));
+        assert!(!folder.path("index").exists());
     }
 }
 
@@ -63,136 +61,127 @@ fn a_missing_onnx_encoder_is_named() {
 /// renamed.
 #[test]
 fn an_index_needs_its_checkpoint() {
-    let place = Place::with_clips();
-    let encoder = encoder(&place);
-    place.index(&["--encoder", &encoder]);
-    let info: Value = serde_json::from_slice(&place.run(&["info", "--json"]).stdout).unwrap();
+    let folder = TestFolder::with_clips();
+    let encoder = encoder(&folder);
+    folder.index(&["--encoder", &encoder]);
+    let info = folder.info();
     let fingerprint = info["attributes"]["checkpoint"].as_str().unwrap().to_owned();
-    let (own, index) = (place.path("index/checkpoint.safetensors"), place.path("index"));
+    let (own, index) = (folder.path("index/checkpoint.safetensors"), folder.path("index"));
 
     // Cut short between the index and the name of its checkpoint: the next run goes on from there.
     std::fs::rename(&own, index.join(format!("text.new.checkpoint.{fingerprint}"))).unwrap();
-    assert_eq!(place.index(&[]).last().unwrap()["unchanged"], 3);
+    assert_eq!(folder.index(&[]).last().unwrap()["unchanged"], 3);
     assert!(own.exists());
 
     // Cut short before there was an index: the folder is taken.
-    std::fs::rename(&own, place.path("kept")).unwrap();
+    std::fs::rename(&own, folder.path("kept")).unwrap();
     std::fs::remove_dir_all(&index).unwrap();
     std::fs::create_dir(&index).unwrap();
-    std::fs::copy(place.path("kept"), index.join(format!("text.new.checkpoint.{fingerprint}"))).unwrap();
-    assert_eq!(place.index(&["--encoder", &encoder]).last().unwrap()["indexed"], 3);
+    std::fs::copy(folder.path("kept"), index.join(format!("text.new.checkpoint.{fingerprint}"))).unwrap();
+    assert_eq!(folder.index(&["--encoder", &encoder]).last().unwrap()["indexed"], 3);
 
-    // Gone: that is said, and nothing else is fitted in its place.
+    // Gone: an error reports that, and nothing else is fitted instead.
     std::fs::remove_file(&own).unwrap();
-    let videos = place.videos();
-    let output = place.run(&["index", videos.to_str().unwrap()]);
-    let told = text(&output.stderr);
+    let output = folder.run(&["index", "@videos"]);
+    let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
-    assert!(told.contains("checkpoint.safetensors is missing") && told.contains("--checkpoint"), "{told}");
-    assert!(!told.contains("fitting"), "{told}");
-    let output = place.run(&["search", place.path("flat.png").to_str().unwrap()]);
-    let told = text(&output.stderr);
+    assert!(message.contains("checkpoint.safetensors is missing") && message.contains("--checkpoint"), "{message}");
+    assert!(!message.contains("fitting"), "{message}");
+    let output = folder.run(&["search", "@flat.png"]);
+    let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
-    assert!(told.contains("checkpoint.safetensors is missing") && told.contains("--checkpoint"), "{told}");
-    let kept = place.path("kept");
-    assert_eq!(place.index(&["--checkpoint", kept.to_str().unwrap()]).last().unwrap()["unchanged"], 3);
+    assert!(message.contains("checkpoint.safetensors is missing") && message.contains("--checkpoint"), "{message}");
+    assert_eq!(folder.index(&["--checkpoint", "@kept"]).last().unwrap()["unchanged"], 3);
 }
 
 #[test]
 fn a_renamed_onnx_file_is_the_same_encoder() {
-    let place = Place::with_clips();
-    let encoder = encoder(&place);
-    place.index(&["--encoder", &encoder]);
+    let folder = TestFolder::with_clips();
+    let encoder = encoder(&folder);
+    folder.index(&["--encoder", &encoder]);
     for ending in ["onnx", "json"] {
-        std::fs::rename(place.path(&format!("tiny.{ending}")), place.path(&format!("other.{ending}"))).unwrap();
+        std::fs::rename(folder.path(&format!("tiny.{ending}")), folder.path(&format!("other.{ending}"))).unwrap();
     }
-    let other = place.path("other.onnx");
-    let picture = place.frame("bars.avi", "5", "query.png");
-    assert_eq!(place.search(&picture, &["--weights", other.to_str().unwrap()]).0, Some(0));
-    assert_eq!(place.index(&["--weights", other.to_str().unwrap()]).last().unwrap()["unchanged"], 3);
-    let named = format!("onnx:{}", other.display());
-    assert_eq!(place.index(&["--encoder", &named]).last().unwrap()["unchanged"], 3);
+    let picture = folder.frame("bars.avi", "5", "query.png");
+    assert_eq!(folder.search(&picture, &["--weights", "@other.onnx"]).0, Some(0));
+    assert_eq!(folder.index(&["--weights", "@other.onnx"]).last().unwrap()["unchanged"], 3);
+    let named = format!("onnx:{}", folder.path("other.onnx").display());
+    assert_eq!(folder.index(&["--encoder", &named]).last().unwrap()["unchanged"], 3);
 }
 
 #[test]
 fn another_encoder_is_refused_before_anything_is_fitted() {
-    let place = Place::with_clips();
-    place.index(&[]);
-    let (encoder, videos) = (encoder(&place), place.videos());
-    let output = place.run(&["index", videos.to_str().unwrap(), "--encoder", &encoder]);
-    let told = text(&output.stderr);
+    let folder = TestFolder::with_clips();
+    folder.index(&[]);
+    let encoder = encoder(&folder);
+    let output = folder.run(&["index", "@videos", "--encoder", &encoder]);
+    let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
-    assert!(told.contains("the index needs the encoder layout/") && told.contains("into another folder"), "{told}");
-    assert!(!told.contains("fitting"), "{told}");
+    assert!(
+        message.contains("the index needs the encoder layout/") && message.contains("into another folder"),
+        "{message}"
+    );
+    assert!(!message.contains("fitting"), "{message}");
 }
 
 /// What `--exclude` matches is not indexed, and nothing is fitted to it; of few videos nothing is fitted at
 /// all.
 #[test]
 fn the_fit_uses_the_indexed_videos_and_records_their_number() {
-    let place = Place::with_clips();
-    let (encoder, videos) = (encoder(&place), place.videos());
-    let output = place.run(&[
-        "index",
-        videos.to_str().unwrap(),
-        "--encoder",
-        &encoder,
-        "--exclude",
-        "zoom*",
-        "--exclude",
-        "bars*",
-    ]);
-    let told = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{told}");
+    let folder = TestFolder::with_clips();
+    let (encoder, videos) = (encoder(&folder), folder.videos());
+    let output = folder.run(&["index", "@videos", "--encoder", &encoder, "--exclude", "zoom*", "--exclude", "bars*"]);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{message}");
     assert!(
-        told.contains("1 videos with ") && told.contains("index at least 8 videos with 128 frames at once"),
-        "{told}"
+        message.contains("1 videos with ") && message.contains("index at least 8 videos with 128 frames at once"),
+        "{message}"
     );
-    let checkpoint = std::fs::read(place.path("index/checkpoint.safetensors")).unwrap();
+    let checkpoint = folder.read("index/checkpoint.safetensors");
     let length = u64::from_le_bytes(checkpoint[..8].try_into().unwrap()) as usize;
     let header = String::from_utf8_lossy(&checkpoint[8..8 + length]).replace('\\', "");
     assert!(header.contains(r#""of":1"#) && header.contains(r#""videos":1"#), "{header}");
 
     // Ten times as many videos: a new index is suggested.
-    assert!(!told.contains("fitted to"), "{told}");
+    assert!(!message.contains("fitted to"), "{message}");
     for i in 0..7 {
         std::fs::copy(videos.join("cells.mkv"), videos.join(format!("copy{i}.mkv"))).unwrap();
     }
-    let output = place.run(&["index", videos.to_str().unwrap()]);
-    let told = text(&output.stderr);
-    assert!(told.contains("fitted to 1 video,") && told.contains("the index now holds 10"), "{told}");
+    let output = folder.run(&["index", "@videos"]);
+    let message = text(&output.stderr);
+    assert!(message.contains("fitted to 1 video,") && message.contains("the index now holds 10"), "{message}");
 }
 
-/// tract trusts a graph: what makes it panic is an error, and nobody is told of a bug.
+/// A graph that makes the network library panic is an error, not a bug of the program.
 #[test]
 fn an_inconsistent_network_is_an_error_without_a_panic() {
-    let place = Place::with_clips();
-    let encoder = encoder(&place);
-    let mut bytes = std::fs::read(place.path("tiny.onnx")).unwrap();
+    let folder = TestFolder::with_clips();
+    let encoder = encoder(&folder);
+    let mut bytes = folder.read("tiny.onnx");
     // The graph's output, which is described last, is that of no node.
     let at = bytes.windows(8).rposition(|window| window == b"features").unwrap();
     bytes[at..at + 8].copy_from_slice(b"nowheres");
-    std::fs::write(place.path("tiny.onnx"), bytes).unwrap();
-    let output = place.run(&["index", place.videos().to_str().unwrap(), "--encoder", &encoder]);
-    let told = text(&output.stderr);
+    folder.write("tiny.onnx", bytes);
+    let output = folder.run(&["index", "@videos", "--encoder", &encoder]);
+    let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
-    assert!(told.contains("tiny.onnx: ") && !told.contains("panicked"), "{told}");
+    assert!(message.contains("tiny.onnx: ") && !message.contains("panicked"), "{message}");
 }
 
 /// Ctrl-C while something is fitted: nothing is begun, and it is no error.
 #[cfg(target_os = "linux")]
 #[test]
 fn an_interrupt_ends_a_fit() {
-    let place = Place::with_clips();
-    let encoder = encoder(&place);
-    let pid = place.path("pid");
-    let stub = fake_ffmpeg(&place, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
-    let mut command = place.command(&["index", place.videos().to_str().unwrap(), "--encoder", &encoder]);
+    let folder = TestFolder::with_clips();
+    let encoder = encoder(&folder);
+    let pid = folder.path("pid");
+    let stub = fake_ffmpeg(&folder, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
+    let mut command = folder.command(&["index", "@videos", "--encoder", &encoder]);
     command.env("REELSEEK_FFMPEG", &stub).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
     wait_for_line(&pid);
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    send_signal(&child, Signal::INT);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
-    assert!(!place.path("index").exists());
+    assert!(!folder.path("index").exists());
 }

@@ -2,15 +2,15 @@
 
 use reelseek_index::{Index, IndexSettings};
 
-use super::{CELLS, Place};
+use crate::support::{CELLS, TestFolder};
 
 #[test]
 fn a_changed_sidecar_keeps_the_sketches() {
-    let place = Place::new();
-    place.clip(CELLS, 12, "cells.mkv");
-    place.index(&[]);
+    let folder = TestFolder::new();
+    folder.clip(CELLS, 12, "cells.mkv");
+    folder.index(&[]);
     // The same index once more, with sketches.
-    let (dir, copy) = (place.path("index"), place.path("copy"));
+    let (dir, copy) = (folder.path("index"), folder.path("copy"));
     let sketches = {
         let index = Index::open(&dir).unwrap();
         let searcher = index.searcher().unwrap();
@@ -28,8 +28,8 @@ fn a_changed_sidecar_keeps_the_sketches() {
     std::fs::remove_dir_all(&dir).unwrap();
     std::fs::rename(&copy, &dir).unwrap();
 
-    std::fs::write(place.videos().join("cells.mkv.json"), r#"{"title":"Life of cells"}"#).unwrap();
-    assert_eq!(place.index(&[]).last().unwrap()["indexed"], 1);
+    folder.sidecar("cells.mkv", r#"{"title":"Life of cells"}"#);
+    assert_eq!(folder.index(&[]).last().unwrap()["indexed"], 1);
     let searcher = Index::open(&dir).unwrap().searcher().unwrap();
     let number = searcher.video_numbers()[0];
     assert_eq!(searcher.video(number).unwrap().title, "Life of cells");

@@ -1,9 +1,11 @@
 //! Evaluation through the real binary: made features, real annotations, real clips.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
+
+use super::support::*;
 
 mod others;
 mod warnings;
@@ -11,21 +13,6 @@ mod warnings;
 const IMAGE: usize = 12;
 const VIDEO: usize = 40;
 const CLASSES: usize = 12;
-
-struct Place(tempfile::TempDir);
-
-fn npy(rows: usize, columns: usize, values: &[f32]) -> Vec<u8> {
-    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
-    while (10 + header.len() + 1) % 64 != 0 {
-        header.push(' ');
-    }
-    header.push('\n');
-    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-    bytes.extend((header.len() as u16).to_le_bytes());
-    bytes.extend(header.as_bytes());
-    bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-    bytes
-}
 
 /// Seeded numbers, about normal.
 struct Noise(u64);
@@ -48,20 +35,21 @@ fn seen(latent: &[f32], matrix: &[f32], length: usize) -> Vec<f32> {
     (0..length).map(|i| latent.iter().enumerate().map(|(j, z)| z * matrix[j * length + i]).sum()).collect()
 }
 
-impl Place {
-    fn new() -> Place {
-        Place(tempfile::tempdir().unwrap())
+impl TestFolder {
+    /// The JSON of `eval` on the features of this folder.
+    fn measure(&self, more: &[&str]) -> Value {
+        self.json(&[&["eval", "--features", "@features", "--json"], more].concat())
     }
 
     /// Two modalities of unequal length see one latent class structure, each through a matrix of its own,
     /// beside structure that says nothing of the class. The test gallery holds two clips a video.
-    fn with_features() -> Place {
-        Place::with_features_about(0.0)
+    fn with_features() -> TestFolder {
+        TestFolder::with_features_about(0.0)
     }
 
     /// The same, with this number added to every feature.
-    fn with_features_about(offset: f32) -> Place {
-        let place = Place::new();
+    fn with_features_about(offset: f32) -> TestFolder {
+        let folder = TestFolder::new();
         let mut noise = Noise(1);
         let centres = noise.many(CLASSES * 8);
         for (name, length, own) in [("images", IMAGE, 2.0), ("videos", VIDEO, 4.0)] {
@@ -83,64 +71,17 @@ impl Place {
                     "{{\"id\":\"{name}{i}\",\"label\":\"class {class}\",\"split\":\"{split}\",\"video\":\"{video}\"}}\n"
                 );
             }
-            place.write(&format!("features/{name}.npy"), &npy(600, length, &values));
-            place.write(&format!("features/{name}.jsonl"), lines.as_bytes());
+            folder.write(&format!("features/{name}.npy"), npy(600, length, &values));
+            folder.write(&format!("features/{name}.jsonl"), lines);
         }
-        place
+        folder
     }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) {
-        let path = self.path(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, bytes).unwrap();
-    }
-
-    /// Runs the program; words that begin with `@` are paths in this place.
-    fn run(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_reelseek"));
-        for word in words {
-            match word.strip_prefix('@') {
-                Some(name) => command.arg(self.path(name)),
-                None => command.arg(word),
-            };
-        }
-        command.stdin(Stdio::null()).output().unwrap()
-    }
-
-    fn good(&self, words: &[&str]) -> Output {
-        let output = self.run(words);
-        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-        output
-    }
-
-    fn json(&self, words: &[&str]) -> Value {
-        serde_json::from_slice(&self.good(words).stdout).unwrap()
-    }
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 #[test]
 fn measures_a_method_by_the_contract() {
-    let place = Place::with_features();
-    let found = place.json(&[
-        "eval",
-        "--features",
-        "@features",
-        "--method",
-        "cca",
-        "--json",
-        "--pools",
-        "--ann",
-        "--ef",
-        "400",
-    ]);
+    let folder = TestFolder::with_features();
+    let found = folder.measure(&["--method", "cca", "--pools", "--ann", "--ef", "400"]);
     assert_eq!(
         (&found["method"], &found["queries"], &found["skipped_queries"]),
         (&"cca".into(), &200.into(), &0.into())
@@ -160,25 +101,28 @@ fn measures_a_method_by_the_contract() {
     assert_eq!(found["ann"]["map"], found["map"]);
     assert_eq!(found["ann"]["ann_recall"]["100"], 1.0);
     for (how, other) in [("--normaliser", "min"), ("--normaliser", "all"), ("--pooling", "mean:2")] {
-        let changed = place.json(&["eval", "--features", "@features", "--method", "cca", "--json", how, other]);
+        let changed = folder.measure(&["--method", "cca", how, other]);
         assert_ne!(changed["map"], found["map"], "{other}");
     }
-    let plain = place.json(&["eval", "--features", "@features", "--method", "cca", "--json", "--at", "10,100,10"]);
+    let plain = folder.measure(&["--method", "cca", "--at", "10,100,10"]);
     assert_eq!((plain.get("seed"), plain["map"].as_object().unwrap().len()), (None, 2));
-    let text = said(&place.good(&["eval", "--features", "@features", "--method", "cca"]));
-    assert!(text.contains("cca, split test: 200 queries") && text.contains("relevant is a shared label"), "{text}");
-    let below = place.run(&["eval", "--features", "@features", "--method", "cca", "--floor", "0.99"]);
-    assert_eq!(below.status.code(), Some(1), "{}", said(&below));
+    let printed = output_text(&folder.success(&["eval", "--features", "@features", "--method", "cca"]));
+    assert!(
+        printed.contains("cca, split test: 200 queries") && printed.contains("relevant is a shared label"),
+        "{printed}"
+    );
+    let below = folder.run(&["eval", "--features", "@features", "--method", "cca", "--floor", "0.99"]);
+    assert_eq!(below.status.code(), Some(1), "{}", output_text(&below));
 }
 
 /// A constant added to all features says nothing, and changes nothing.
 #[test]
 fn an_offset_does_not_ruin_a_method() {
-    let map10 = |place: &Place, method: &str| {
-        let found = place.json(&["eval", "--features", "@features", "--method", method, "--json"]);
+    let map10 = |folder: &TestFolder, method: &str| {
+        let found = folder.measure(&["--method", method]);
         found["map"]["10"].as_f64().unwrap()
     };
-    let (about_zero, far_off) = (Place::with_features(), Place::with_features_about(50.0));
+    let (about_zero, far_off) = (TestFolder::with_features(), TestFolder::with_features_about(50.0));
     for method in ["cosine", "ridge", "ridge-image", "cca"] {
         let (before, after) = (map10(&about_zero, method), map10(&far_off, method));
         assert!(before > 0.4 && (before - after).abs() < 0.02, "{method}: {before}, with an offset {after}");
@@ -187,10 +131,10 @@ fn an_offset_does_not_ruin_a_method() {
 
 #[test]
 fn the_table_compares_gmf_with_closed_forms_and_the_paper() {
-    let place = Place::with_features();
+    let folder = TestFolder::with_features();
     let words =
         ["eval", "--features", "@features", "--table", "--epochs", "20", "--learning-rate", "0.01", "--seeds", "1,2"];
-    let table = place.json(&[&words[..], &["--json"]].concat());
+    let table = folder.json(&[&words[..], &["--json"]].concat());
     let rows = table["rows"].as_array().unwrap();
     let row = |method: &str| rows.iter().find(|row| row["method"] == method).unwrap();
     let map10 = |method: &str| row(method)["map"]["10"].as_f64().unwrap();
@@ -223,18 +167,18 @@ fn the_table_compares_gmf_with_closed_forms_and_the_paper() {
         assert_eq!(row(method)["lengths"], serde_json::json!([image, video]), "{method}");
     }
     // One method alone gives what it gives in the table.
-    let alone = place.json(&["eval", "--features", "@features", "--method", "ridge", "--json"]);
+    let alone = folder.measure(&["--method", "ridge"]);
     assert_eq!(alone["map"]["10"], row("ridge")["map"]["10"]);
     let few = ["--methods", "cosine,cca", "--report", "@page/deep"];
-    let markdown = said(&place.good(&[&words[..], &few[..]].concat()));
+    let markdown = output_text(&folder.success(&[&words[..], &few[..]].concat()));
     assert!(markdown.contains("| CCA | 12-40 |") && markdown.contains("0.235 / 0.221 / 0.213 / 0.205"), "{markdown}");
     assert!(
         markdown.contains("split test, relevant is a shared label") && !markdown.contains("GMF starts"),
         "{markdown}"
     );
-    let latex = said(&place.good(&[&words[..], &few[..2], &["--latex"]].concat()));
+    let latex = output_text(&folder.success(&[&words[..], &few[..2], &["--latex"]].concat()));
     assert!(latex.contains("\\begin{tabular}") && latex.contains("CCA & 12-40 &"), "{latex}");
-    let page = std::fs::read_to_string(place.path("page/deep/index.html")).unwrap();
+    let page = folder.read_text("page/deep/index.html");
     for part in [
         "cosine of mapped features</td>",
         "The best method: cca",
@@ -245,37 +189,37 @@ fn the_table_compares_gmf_with_closed_forms_and_the_paper() {
     ] {
         assert!(page.contains(part), "{part}");
     }
-    let unknown = place.run(&["eval", "--features", "@nothing", "--table", "--methods", "magic"]);
-    assert!(unknown.status.code() == Some(2) && said(&unknown).contains("magic"), "{}", said(&unknown));
+    let unknown = folder.run(&["eval", "--features", "@nothing", "--table", "--methods", "magic"]);
+    assert!(unknown.status.code() == Some(2) && output_text(&unknown).contains("magic"), "{}", output_text(&unknown));
 }
 
 #[test]
 fn layered_and_folded_checkpoints_measure_equally() {
-    let place = Place::with_features();
-    place.good(&["train", "--features", "@features", "--out", "@all.safetensors", "--epochs", "2"]);
-    place.good(&["fold", "@all.safetensors", "--out", "@small.safetensors"]);
-    let measure = |name: &str| place.json(&["eval", "--features", "@features", "--checkpoint", name, "--json"]);
+    let folder = TestFolder::with_features();
+    folder.success(&["train", "--features", "@features", "--out", "@all.safetensors", "--epochs", "2"]);
+    folder.success(&["fold", "@all.safetensors", "--out", "@small.safetensors"]);
+    let measure = |name: &str| folder.measure(&["--checkpoint", name]);
     let (all, small) = (measure("@all.safetensors"), measure("@small.safetensors"));
     assert_eq!((&all["map"], &all["params"], &all["flops"]), (&small["map"], &small["params"], &small["flops"]));
-    let wrong = place.run(&["eval", "--features", "@features", "--checkpoint", "@features/images.npy"]);
-    assert!(wrong.status.code() == Some(2) && said(&wrong).contains("images.npy"), "{}", said(&wrong));
+    let wrong = folder.run(&["eval", "--features", "@features", "--checkpoint", "@features/images.npy"]);
+    assert!(wrong.status.code() == Some(2) && output_text(&wrong).contains("images.npy"), "{}", output_text(&wrong));
 }
 
 /// Real clips under ids of the real annotations: the whole way from videos to numbers and a page.
 #[test]
 fn from_videos_under_ids_of_activitynet_to_a_report() {
-    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared");
-    let annotations = shared.join("activitynet/activity_net.v1-3.reconstructed.min.json");
-    let (Ok(text), Ok(manifest)) =
-        (std::fs::read_to_string(&annotations), std::fs::read_to_string(shared.join("videos/manifest.jsonl")))
+    let annotations = test_data("activitynet/activity_net.v1-3.reconstructed.min.json");
+    let clips = test_data("videos");
+    let (Ok(json), Ok(manifest)) =
+        (std::fs::read_to_string(&annotations), std::fs::read_to_string(clips.join("manifest.jsonl")))
     else {
-        return crate::skip::skip("the annotations and clips are missing");
+        return skip("the annotations and clips are missing");
     };
-    let place = Place::new();
-    let annotations: Value = serde_json::from_str(&text).unwrap();
+    let folder = TestFolder::new();
+    let annotations: Value = serde_json::from_str(&json).unwrap();
     // Small clips of 8 s and more, under ids of some classes whose first segment lies within them.
-    let clips: Vec<Value> = manifest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let mut clips = clips
+    let listed: Vec<Value> = manifest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut small = listed
         .iter()
         .filter(|clip| clip["duration_s"].as_f64().unwrap() >= 8.0 && clip["bytes"].as_u64().unwrap() < 1_000_000)
         .cycle();
@@ -290,15 +234,14 @@ fn from_videos_under_ids_of_activitynet_to_a_report() {
         let count = counts.entry(subset.to_owned()).or_insert(0);
         if early && *count < 40 {
             *count += 1;
-            let clip = clips.next().unwrap()["path"].as_str().unwrap();
+            let clip = small.next().unwrap()["path"].as_str().unwrap();
             let ending = Path::new(clip).extension().unwrap().to_str().unwrap();
-            std::fs::create_dir_all(place.path("media")).unwrap();
             // Copies: links to one file are one video.
-            std::fs::copy(shared.join("videos").join(clip), place.path(&format!("media/v_{id}.{ending}"))).unwrap();
+            folder.write(&format!("media/v_{id}.{ending}"), std::fs::read(clips.join(clip)).unwrap());
         }
     }
-    place.write("annotations.json", text.as_bytes());
-    let listed = place.good(&[
+    folder.write("annotations.json", json);
+    let listed = folder.success(&[
         "dataset",
         "activitynet",
         "--annotations",
@@ -313,45 +256,31 @@ fn from_videos_under_ids_of_activitynet_to_a_report() {
         "0.4",
     ]);
     assert!(
-        said(&listed).contains("12 segments of no length") && said(&listed).contains("are missing"),
+        output_text(&listed).contains("12 segments of no length") && output_text(&listed).contains("are missing"),
         "{}",
-        said(&listed)
+        output_text(&listed)
     );
-    assert!(std::fs::read_to_string(place.path("missing.txt")).unwrap().lines().count() > 14_000);
-    let extracted = place.good(&["extract", "@media", "--benchmark", "@list.jsonl", "--out", "@features"]);
-    assert!(said(&extracted).contains("images"), "{}", said(&extracted));
-    place.good(&["train", "--features", "@features", "--out", "@model.safetensors", "--epochs", "1"]);
-    let found = place.json(&[
-        "eval",
-        "--features",
-        "@features",
-        "--checkpoint",
-        "@model.safetensors",
-        "--json",
-        "--report",
-        "@page",
-        "--media",
-        "@media",
-    ]);
+    assert!(folder.read_text("missing.txt").lines().count() > 14_000);
+    let extracted = folder.success(&["extract", "@media", "--benchmark", "@list.jsonl", "--out", "@features"]);
+    assert!(output_text(&extracted).contains("images"), "{}", output_text(&extracted));
+    folder.success(&["train", "--features", "@features", "--out", "@model.safetensors", "--epochs", "1"]);
+    let found = folder.measure(&["--checkpoint", "@model.safetensors", "--report", "@page", "--media", "@media"]);
     assert!(found["queries"].as_u64().unwrap() >= 3, "{found}");
-    let page = std::fs::read_to_string(place.path("page/index.html")).unwrap();
+    let page = folder.read_text("page/index.html");
     assert!(
         page.contains("data:image/jpeg;base64,") && page.contains("<svg") && !page.contains("://"),
         "self-contained"
     );
     assert!(
-        place.run(&["eval", "--features", "@features", "--report", "@page"]).status.code() == Some(2),
+        folder.run(&["eval", "--features", "@features", "--report", "@page"]).status.code() == Some(2),
         "nothing is overwritten"
     );
-    screenshot(&place.path("page/index.html"), &place.path("page.png"));
+    screenshot(&folder.path("page/index.html"), &folder.path("page.png"));
 }
 
 /// Opens a page in a headless browser; skipped with a word where there is none.
 fn screenshot(page: &Path, out: &Path) {
-    let browser = ["chromium", "chromium-browser", "google-chrome"]
-        .into_iter()
-        .find(|name| Command::new(name).arg("--version").output().is_ok());
-    let Some(browser) = browser else { return crate::skip::skip("no browser is installed") };
+    let Some(browser) = browser() else { return skip("no browser is installed") };
     let profile = tempfile::tempdir().unwrap();
     let mut child = Command::new(browser)
         .args([
@@ -388,16 +317,12 @@ fn screenshot(page: &Path, out: &Path) {
 /// trec_eval's own code on what is written, where it is installed.
 #[test]
 fn pytrec_eval_reads_runs_and_agrees() {
-    let place = Place::with_features();
-    let found = place.json(&[
-        "eval",
-        "--features",
-        "@features",
+    let folder = TestFolder::with_features();
+    let found = folder.measure(&[
         "--method",
         "cca",
         "--normaliser",
         "all",
-        "--json",
         "--trec-run",
         "@run.txt",
         "--trec-qrels",
@@ -418,15 +343,15 @@ print(json.dumps({m: sum(v[m] for v in e.values()) / len(e) for m in next(iter(e
     let python = std::env::var("REELSEEK_PYTHON").unwrap_or_else(|_| "python3".into());
     let known = Command::new(&python).args(["-c", "import pytrec_eval"]).output();
     if !known.is_ok_and(|output| output.status.success()) {
-        return crate::skip::skip(format_args!("{python} has no pytrec_eval (pip install pytrec_eval-terrier)"));
+        return skip(format_args!("{python} has no pytrec_eval (pip install pytrec_eval-terrier)"));
     }
     let output = Command::new(python)
         .args(["-c", script])
-        .arg(place.path("run.txt"))
-        .arg(place.path("qrels.txt"))
+        .arg(folder.path("run.txt"))
+        .arg(folder.path("qrels.txt"))
         .output()
         .unwrap();
-    let theirs: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
+    let theirs: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", output_text(&output)));
     for (ours, name) in [
         (&found["map"]["10"], "map_cut_10"),
         (&found["map"]["100"], "map_cut_100"),

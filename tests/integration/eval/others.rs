@@ -2,14 +2,15 @@
 
 use serde_json::Value;
 
-use super::{Noise, Place, npy, said};
+use super::Noise;
+use crate::support::{TestFolder, npy, output_text};
 
 #[test]
 fn takes_labels_and_splits_from_annotations() {
-    let place = Place::with_features();
+    let folder = TestFolder::with_features();
     let mut database = serde_json::Map::new();
     for name in ["images", "videos"] {
-        let lines = std::fs::read_to_string(place.path(&format!("features/{name}.jsonl"))).unwrap();
+        let lines = folder.read_text(&format!("features/{name}.jsonl"));
         for line in lines.lines() {
             let line: Value = serde_json::from_str(line).unwrap();
             let subset = if line["split"] == "test" { "validation" } else { "training" };
@@ -24,17 +25,17 @@ fn takes_labels_and_splits_from_annotations() {
             let line: Value = serde_json::from_str(line).unwrap();
             format!("{}\n", serde_json::json!({"id": line["id"], "video": line["video"]}))
         });
-        place.write(&format!("bare/{name}.jsonl"), bare.collect::<String>().as_bytes());
-        place.write(&format!("bare/{name}.npy"), &std::fs::read(place.path(&format!("features/{name}.npy"))).unwrap());
+        folder.write(&format!("bare/{name}.jsonl"), bare.collect::<String>());
+        folder.write(&format!("bare/{name}.npy"), folder.read(&format!("features/{name}.npy")));
     }
-    place.write("annotations.json", serde_json::json!({"version": "t", "database": database}).to_string().as_bytes());
+    folder.write("annotations.json", serde_json::json!({"version": "t", "database": database}).to_string());
     let words = ["eval", "--features", "@bare", "--activitynet", "@annotations.json", "--method", "ridge", "--json"];
-    let found = place.json(&words);
+    let found = folder.json(&words);
     assert_eq!((&found["queries"], &found["rows"]), (&200.into(), &200.into()));
     assert!(found["map"]["10"].as_f64().unwrap() > 0.5, "{found}");
     // As `extract` names the rows of whole videos: by their files.
     for name in ["images", "videos"] {
-        let lines = std::fs::read_to_string(place.path(&format!("bare/{name}.jsonl"))).unwrap();
+        let lines = folder.read_text(&format!("bare/{name}.jsonl"));
         let named = lines.lines().map(|line| {
             let line: Value = serde_json::from_str(line).unwrap();
             let file = format!("/films/{}.mp4", line["video"].as_str().unwrap());
@@ -43,30 +44,34 @@ fn takes_labels_and_splits_from_annotations() {
                 serde_json::json!({"id": format!("{file}:{}", line["id"].as_str().unwrap()), "video": file})
             )
         });
-        place.write(&format!("files/{name}.jsonl"), named.collect::<String>().as_bytes());
-        place.write(&format!("files/{name}.npy"), &std::fs::read(place.path(&format!("bare/{name}.npy"))).unwrap());
+        folder.write(&format!("files/{name}.jsonl"), named.collect::<String>());
+        folder.write(&format!("files/{name}.npy"), folder.read(&format!("bare/{name}.npy")));
     }
     let words_of_files = words.map(|word| if word == "@bare" { "@files" } else { word });
-    let files = place.json(&words_of_files);
+    let files = folder.json(&words_of_files);
     // What is held out follows from the names, and so do the maps.
     assert_eq!(
         ["queries", "rows", "gallery"].map(|key| &files[key]),
         ["queries", "rows", "gallery"].map(|key| &found[key])
     );
     assert!(files["map"]["10"].as_f64().unwrap() > 0.5, "{files}");
-    let without = place.run(&["eval", "--features", "@bare"]);
-    assert!(said(&without).contains("no split"), "{}", said(&without));
-    let lines = std::fs::read_to_string(place.path("bare/images.jsonl")).unwrap();
-    place.write("bare/images.jsonl", lines.replace("images5\"", "strange\"").as_bytes());
-    let unknown = place.run(&words);
-    assert!(said(&unknown).contains("line 6: video strange is not in the annotations"), "{}", said(&unknown));
-    assert!(!said(&unknown).contains("expected"), "{}", said(&unknown));
+    let without = folder.run(&["eval", "--features", "@bare"]);
+    assert!(output_text(&without).contains("no split"), "{}", output_text(&without));
+    let lines = folder.read_text("bare/images.jsonl");
+    folder.write("bare/images.jsonl", lines.replace("images5\"", "strange\""));
+    let unknown = folder.run(&words);
+    assert!(
+        output_text(&unknown).contains("line 6: video strange is not in the annotations"),
+        "{}",
+        output_text(&unknown)
+    );
+    assert!(!output_text(&unknown).contains("expected"), "{}", output_text(&unknown));
 }
 
 /// Features of others: an array a video for images and one for videos, by the list of a benchmark.
 #[test]
 fn builds_a_feature_set_from_archives() {
-    let place = Place::new();
+    let folder = TestFolder::new();
     let mut noise = Noise(5);
     let mut database = serde_json::Map::new();
     for i in 0..120usize {
@@ -80,11 +85,11 @@ fn builds_a_feature_set_from_archives() {
         for (kind, length) in [("images", 5), ("videos", 9)] {
             let row: Vec<f32> =
                 (0..2 * length).map(|j| ((class * 5 + j % length * 3) % 7) as f32 + 0.3 * noise.next()).collect();
-            place.write(&format!("{kind}/v_{id}.npy"), &npy(2, length, &row));
+            folder.write(&format!("{kind}/v_{id}.npy"), npy(2, length, &row));
         }
     }
-    place.write("annotations.json", serde_json::json!({"version": "t", "database": database}).to_string().as_bytes());
-    let listed = place.good(&[
+    folder.write("annotations.json", serde_json::json!({"version": "t", "database": database}).to_string());
+    let listed = folder.success(&[
         "dataset",
         "activitynet",
         "--annotations",
@@ -96,46 +101,17 @@ fn builds_a_feature_set_from_archives() {
         "--missing",
         "@missing.txt",
     ]);
-    assert!(said(&listed).contains("12 videos of the benchmark are missing"), "{}", said(&listed));
-    assert_eq!(std::fs::read_to_string(place.path("missing.txt")).unwrap().lines().count(), 12);
-    place.good(&[
-        "extract",
-        "--benchmark",
-        "@list.jsonl",
-        "--image-features",
-        "@images",
-        "--video-features",
-        "@videos",
-        "--out",
-        "@features",
-    ]);
-    let found = place.json(&["eval", "--features", "@features", "--method", "cca", "--json"]);
+    assert!(output_text(&listed).contains("12 videos of the benchmark are missing"), "{}", output_text(&listed));
+    assert_eq!(folder.read_text("missing.txt").lines().count(), 12);
+    let archives = ["--image-features", "@images", "--video-features", "@videos"];
+    let extract = |out| [&["extract", "--benchmark", "@list.jsonl", "--out", out][..], &archives].concat();
+    folder.success(&extract("@features"));
+    let found = folder.measure(&["--method", "cca"]);
     assert!(found["map"]["10"].as_f64().unwrap() > 0.9, "{found}");
-    let again = place.run(&[
-        "extract",
-        "--benchmark",
-        "@list.jsonl",
-        "--image-features",
-        "@images",
-        "--video-features",
-        "@videos",
-        "--out",
-        "@features",
-    ]);
-    assert!(again.status.code() == Some(2) && said(&again).contains("--force"), "{}", said(&again));
-    place.write("videos/v_video000000.npy", b"nonsense");
-    let words = [
-        "extract",
-        "--benchmark",
-        "@list.jsonl",
-        "--image-features",
-        "@images",
-        "--video-features",
-        "@videos",
-        "--out",
-        "@other",
-    ];
-    let bad = place.run(&words);
-    assert!(bad.status.code() == Some(2) && said(&bad).contains("v_video000000.npy"), "{}", said(&bad));
-    assert_eq!(std::fs::read_dir(place.path("other")).unwrap().count(), 0, "nothing half written is left");
+    let again = folder.run(&extract("@features"));
+    assert!(again.status.code() == Some(2) && output_text(&again).contains("--force"), "{}", output_text(&again));
+    folder.write("videos/v_video000000.npy", b"nonsense");
+    let bad = folder.run(&extract("@other"));
+    assert!(bad.status.code() == Some(2) && output_text(&bad).contains("v_video000000.npy"), "{}", output_text(&bad));
+    assert_eq!(std::fs::read_dir(folder.path("other")).unwrap().count(), 0, "nothing half written is left");
 }

@@ -1,27 +1,27 @@
 //! What is refused, warned of or stopped.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::Value;
 
-use super::{IMAGE, Place, said};
+use super::IMAGE;
+use crate::support::{Signal, TestFolder, output_text, send_signal};
 
 /// With images of the same length as videos, or longer, rows are other ones than the paper's.
 #[test]
 fn the_papers_numbers_appear_only_for_its_structure() {
-    let place = Place::with_features();
+    let folder = TestFolder::with_features();
     let swap = |from: &str, to: &str| {
         for ending in ["npy", "jsonl"] {
-            let bytes = std::fs::read(place.path(&format!("features/{from}.{ending}"))).unwrap();
-            place.write(&format!("{to}.{ending}"), &bytes);
+            folder.write(&format!("{to}.{ending}"), folder.read(&format!("features/{from}.{ending}")));
         }
     };
     swap("images", "longer/videos");
     swap("videos", "longer/images");
     swap("videos", "same/images");
     swap("videos", "same/videos");
-    let table = |features: &str| place.json(&["eval", "--features", features, "--table", "--epochs", "1", "--json"]);
+    let table = |features: &str| folder.json(&["eval", "--features", features, "--table", "--epochs", "1", "--json"]);
     for (features, methods, lengths) in [
         ("@longer", vec!["cosine", "ridge", "ridge-image", "cca", "gmf-video", "gmf"], [(12, 12), (40, 12)]),
         ("@same", vec!["cosine", "ridge", "ridge-image", "cca", "gmf"], [(40, 40), (40, 40)]),
@@ -33,30 +33,43 @@ fn the_papers_numbers_appear_only_for_its_structure() {
         let (first, last) = (&rows[0]["lengths"], &rows[rows.len() - 1]["lengths"]);
         assert_eq!([first, last].map(|l| (l[0].as_u64().unwrap(), l[1].as_u64().unwrap())), lengths);
     }
-    let refused = place.run(&["eval", "--features", "@longer", "--method", "gmf-image"]);
-    assert!(refused.status.code() == Some(2) && said(&refused).contains("without -image"), "{}", said(&refused));
+    let refused = folder.run(&["eval", "--features", "@longer", "--method", "gmf-image"]);
+    assert!(
+        refused.status.code() == Some(2) && output_text(&refused).contains("without -image"),
+        "{}",
+        output_text(&refused)
+    );
 }
 
 #[test]
 fn warns_of_inflated_results() {
-    let place = Place::with_features();
+    let folder = TestFolder::with_features();
     let words = ["eval", "--features", "@features", "--method", "ridge", "--json"];
-    let val = place.good(&[&words[..], &["--split", "val"]].concat());
-    assert!(said(&val).contains("trained on the split val or chosen by it"), "{}", said(&val));
-    let table =
-        said(&place.good(&["eval", "--features", "@features", "--table", "--methods", "cca", "--split", "val"]));
+    let val = folder.success(&[&words[..], &["--split", "val"]].concat());
+    assert!(output_text(&val).contains("trained on the split val or chosen by it"), "{}", output_text(&val));
+    let table = output_text(&folder.success(&[
+        "eval",
+        "--features",
+        "@features",
+        "--table",
+        "--methods",
+        "cca",
+        "--split",
+        "val",
+    ]));
     assert!(table.contains("split val") && table.contains("which inflates their results"), "{table}");
     // Three videos that were learned from stand in the test too.
-    let lines = std::fs::read_to_string(place.path("features/videos.jsonl")).unwrap();
+    let lines = folder.read_text("features/videos.jsonl");
     let shared = (0..3).fold(lines.clone(), |lines, i| {
         lines.replace(&format!("\"video\":\"videos{i}\""), &format!("\"video\":\"v{i}\""))
     });
-    place.write("features/videos.jsonl", shared.as_bytes());
-    let output = place.good(&words);
+    folder.write("features/videos.jsonl", shared);
+    let output = folder.success(&words);
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found["shared_sources"], 3);
     assert!(
-        said(&output).contains("3 videos of the split test are also in the splits") && said(&output).contains("v0, v1, v2")
+        output_text(&output).contains("3 videos of the split test are also in the splits")
+            && output_text(&output).contains("v0, v1, v2")
     );
     // Labels on one side only, in the test and not in training.
     let bare = |text: &str| -> String {
@@ -69,30 +82,34 @@ fn warns_of_inflated_results() {
         };
         text.lines().map(line).collect()
     };
-    place.write("features/videos.jsonl", bare(&lines).as_bytes());
-    let output = place.run(&words);
+    folder.write("features/videos.jsonl", bare(&lines));
+    let output = folder.run(&words);
     for part in [
         "no videos of the split test have labels",
         "names of videos were compared: the image images400 is of images400, the first video is v",
     ] {
-        assert!(output.status.code() == Some(2) && said(&output).contains(part), "{part}: {}", said(&output));
+        assert!(
+            output.status.code() == Some(2) && output_text(&output).contains(part),
+            "{part}: {}",
+            output_text(&output)
+        );
     }
-    let images = std::fs::read_to_string(place.path("features/images.jsonl")).unwrap();
-    place.write("features/images.jsonl", images.replace("\"video\":\"images400\"", "\"video\":\"v4\"").as_bytes());
-    let output = place.good(&words);
+    let images = folder.read_text("features/images.jsonl");
+    folder.write("features/images.jsonl", images.replace("\"video\":\"images400\"", "\"video\":\"v4\""));
+    let output = folder.success(&words);
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&found["relevant"], &found["queries"]), (&"video".into(), &1.into()));
     assert!(
-        said(&output).contains("warning: in the split train a shared label makes a pair"),
+        output_text(&output).contains("warning: in the split train a shared label makes a pair"),
         "{}",
-        said(&output)
+        output_text(&output)
     );
 }
 
 #[test]
 fn rejects_impossible_options_before_reading_features() {
-    let place = Place::with_features();
-    std::fs::create_dir(place.path("folder")).unwrap();
+    let folder = TestFolder::with_features();
+    std::fs::create_dir(folder.path("folder")).unwrap();
     for (words, word) in [
         (vec!["--seeds", "1,2,3"], "need --table"),
         (vec!["--method", "magic"], "no method magic"),
@@ -102,64 +119,68 @@ fn rejects_impossible_options_before_reading_features() {
         (vec!["--trec-run", "@folder"], "is a folder"),
         (vec!["--report", "@page", "--media", "@nowhere"], "nowhere is not a folder"),
     ] {
-        let output = place.run(&[&["eval", "--features", "@nothing"][..], &words].concat());
-        assert!(output.status.code() == Some(2) && said(&output).contains(word), "{words:?}: {}", said(&output));
+        let output = folder.run(&[&["eval", "--features", "@nothing"][..], &words].concat());
+        assert!(
+            output.status.code() == Some(2) && output_text(&output).contains(word),
+            "{words:?}: {}",
+            output_text(&output)
+        );
     }
     // What fails later leaves no folder behind.
-    let output = place.run(&["eval", "--features", "@nothing", "--report", "@new/page", "--trec-run", "@other/run"]);
-    assert!(output.status.code() == Some(2) && said(&output).contains("nothing/images.npy"), "{}", said(&output));
-    assert!(!place.path("new").exists() && !place.path("other").exists());
+    let output = folder.run(&["eval", "--features", "@nothing", "--report", "@new/page", "--trec-run", "@other/run"]);
+    assert!(
+        output.status.code() == Some(2) && output_text(&output).contains("nothing/images.npy"),
+        "{}",
+        output_text(&output)
+    );
+    assert!(!folder.path("new").exists() && !folder.path("other").exists());
 }
 
 #[test]
 fn an_interrupted_table_ends_with_130() {
-    let place = Place::with_features();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_reelseek"))
-        .args(["eval", "--table", "--methods", "gmf-image,gmf", "--epochs", "100000", "--report"])
-        .arg(place.path("page"))
-        .arg("--features")
-        .arg(place.path("features"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let folder = TestFolder::with_features();
+    let mut command = folder.command(&["eval", "--table", "--features", "@features", "--report", "@page"]);
+    command.args(["--methods", "gmf-image,gmf", "--epochs", "100000"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     assert!(lines.by_ref().any(|line| line.unwrap().contains("epoch 2 of")));
-    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    send_signal(&child, Signal::INT);
     let rest: Vec<String> = lines.map_while(Result::ok).collect();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
     assert!(rest.iter().any(|line| line.contains("interrupted; nothing was written")), "{rest:?}");
-    assert!(!rest.iter().any(|line| line.contains("kept")) && !place.path("page").exists(), "{rest:?}");
+    assert!(!rest.iter().any(|line| line.contains("kept")) && !folder.path("page").exists(), "{rest:?}");
 }
 
 #[test]
 fn reports_faults_of_features_before_any_work() {
-    let place = Place::with_features();
-    let lines = std::fs::read_to_string(place.path("features/images.jsonl")).unwrap();
-    let numbers = std::fs::read(place.path("features/images.npy")).unwrap();
+    let folder = TestFolder::with_features();
+    let lines = folder.read_text("features/images.jsonl");
+    let numbers = folder.read("features/images.npy");
     let wrong = |word: &str| {
-        let output = place.run(&["eval", "--features", "@features", "--method", "cca"]);
-        assert!(output.status.code() == Some(2) && said(&output).contains(word), "{word}: {}", said(&output));
+        let output = folder.run(&["eval", "--features", "@features", "--method", "cca"]);
+        assert!(
+            output.status.code() == Some(2) && output_text(&output).contains(word),
+            "{word}: {}",
+            output_text(&output)
+        );
     };
     let mut nan = numbers.clone();
     let at = nan.len() - 4 * IMAGE * 7;
     nan[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
-    place.write("features/images.npy", &nan);
+    folder.write("features/images.npy", &nan);
     wrong("row 593");
     for (old, new, word) in [("<f4", ">f4", ">f4"), ("False", "True ", "Fortran")] {
         let at = numbers.windows(old.len()).position(|window| window == old.as_bytes()).unwrap();
         let mut other = numbers.clone();
         other[at..at + old.len()].copy_from_slice(new.as_bytes());
-        place.write("features/images.npy", &other);
+        folder.write("features/images.npy", &other);
         wrong(word);
     }
-    place.write("features/images.npy", &numbers);
-    place.write("features/images.jsonl", lines.replacen("images7\"", "images6\"", 1).as_bytes());
+    folder.write("features/images.npy", &numbers);
+    folder.write("features/images.jsonl", lines.replacen("images7\"", "images6\"", 1));
     wrong("line 8: id images6 repeats the id of line 7");
-    place.write("features/images.jsonl", lines.replace("\"test\"", "\"train\"").as_bytes());
+    folder.write("features/images.jsonl", lines.replace("\"test\"", "\"train\""));
     wrong("--split");
-    place.write("features/images.jsonl", lines.as_bytes());
-    place.good(&["eval", "--features", "@features", "--method", "cca"]);
+    folder.write("features/images.jsonl", lines);
+    folder.success(&["eval", "--features", "@features", "--method", "cca"]);
 }

@@ -11,11 +11,11 @@ fn the_api_conforms_to_its_document() {
     let python = std::env::var("REELSEEK_PYTHON").unwrap_or_else(|_| "python3".into());
     let known = Command::new(&python).args(["-c", "import schemathesis"]).output();
     if !known.is_ok_and(|output| output.status.success()) {
-        return crate::skip::skip(format_args!("{python} has no schemathesis (pip install schemathesis)"));
+        return crate::support::skip(format_args!("{python} has no schemathesis (pip install schemathesis)"));
     }
-    let place = Place::new();
-    let server = place.serve_with_token(&["--fetch"]);
-    let settings = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/serve/schemathesis.toml");
+    let folder = TestFolder::with_index();
+    let server = folder.serve_with_token(&["--fetch"]);
+    let settings = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration/serve/schemathesis.toml");
     let output = Command::new(python)
         .args(["-c", "from schemathesis.cli import schemathesis; schemathesis()"])
         .arg("--config-file")
@@ -30,12 +30,12 @@ fn the_api_conforms_to_its_document() {
         ])
         .args(["--max-examples", EXAMPLES, "--seed", SEED, "-H", &format!("Authorization: Bearer {TOKEN}")])
         // schemathesis writes its results to the working folder.
-        .current_dir(place.path("videos"))
+        .current_dir(folder.path("videos"))
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("Test cases:") || said.contains("passed"), "{said}");
+    let printed = text(&output.stdout);
+    assert!(output.status.success(), "{printed}\n{}", text(&output.stderr));
+    assert!(printed.contains("Test cases:") || printed.contains("passed"), "{printed}");
     assert!(!server.log().contains("ERROR"), "{}", server.log());
     assert_eq!(server.get("/healthz").status, 200);
 }

@@ -11,7 +11,7 @@ fn allow_many_files() {
 }
 
 /// Time of the slowest of some searches, one after another, each over its own connection.
-fn slowest(server: &Server, searches: usize) -> Duration {
+fn slowest(server: &ServerProcess, searches: usize) -> Duration {
     let body = vector();
     let search = |_| {
         let start = Instant::now();
@@ -34,8 +34,8 @@ const PROMPT: Duration = Duration::from_secs(3);
 #[test]
 fn idle_connections_and_slow_heads_do_not_delay_searches() {
     allow_many_files();
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let folder = TestFolder::with_index();
+    let server = folder.serve(&[]);
     let idle: Vec<TcpStream> = (0..1000).map(|_| server.connect()).collect();
     let slow: Vec<TcpStream> = (0..100)
         .map(|_| {
@@ -44,7 +44,7 @@ fn idle_connections_and_slow_heads_do_not_delay_searches() {
             stream
         })
         .collect();
-    until("all are connected", || server.get("/metrics").body.contains("reelseek_connections 110"));
+    wait_until("all are connected", || server.get("/metrics").text().contains("reelseek_connections 110"));
     let worst = slowest(&server, 50);
     assert!(worst < PROMPT, "{worst:?}");
     // All of them are closed in the end.
@@ -53,17 +53,17 @@ fn idle_connections_and_slow_heads_do_not_delay_searches() {
         rest(stream);
     }
     assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
-    until("all are closed", || server.get("/metrics").body.lines().any(|l| l == "reelseek_connections 1"));
+    wait_until("all are closed", || server.has_metric("reelseek_connections 1"));
 }
 
 #[test]
 fn evicts_idle_connections_when_all_are_taken() {
-    let place = Place::new();
-    let server = place.serve_with_few_files();
+    let folder = TestFolder::with_index();
+    let server = folder.serve_with_few_files();
     let idle: Vec<TcpStream> = (0..200).map(|_| server.connect()).collect();
     let worst = slowest(&server, 20);
     assert!(worst < PROMPT, "{worst:?}");
-    let metrics = server.get("/metrics").body;
+    let metrics = server.get("/metrics").text();
     let evicted = metrics.lines().find_map(|l| l.strip_prefix("reelseek_connections_evicted_total ")).unwrap();
     assert!(evicted.parse::<u32>().unwrap() >= 100, "{metrics}");
     drop(idle);
@@ -71,13 +71,9 @@ fn evicts_idle_connections_when_all_are_taken() {
 
 #[test]
 fn aborts_stalled_bodies() {
-    let place = Place::new();
-    let server = place.serve(&[]);
-    let mut slow: Vec<TcpStream> = (0..40).map(|_| server.connect()).collect();
-    for stream in &mut slow {
-        let head = "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 5000\r\n\r\nhalf";
-        stream.write_all(head.as_bytes()).unwrap();
-    }
+    let folder = TestFolder::with_index();
+    let server = folder.serve(&[]);
+    let slow: Vec<TcpStream> = (0..40).map(|_| server.start_upload("/v1/search", 5000, b"half")).collect();
     let worst = slowest(&server, 30);
     assert!(worst < PROMPT, "{worst:?}");
     for stream in &slow {
@@ -88,15 +84,15 @@ fn aborts_stalled_bodies() {
 
 #[test]
 fn slow_bodies_do_not_hold_every_connection() {
-    let place = Place::new();
-    let server = place.serve_with_few_files();
+    let folder = TestFolder::with_index();
+    let server = folder.serve_with_few_files();
     let head = |bytes: usize| {
         format!(
             "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nConnection: close\r\nContent-Length: {bytes}\r\n\r\n"
         )
     };
     // A slow body that makes progress: it begins before all others, and ends after them.
-    let mut picture = place.frame("zoom.mp4", "7", "640:360");
+    let mut picture = folder.scaled_frame("zoom.mp4", "7", "640:360");
     picture.resize(16 * 20_000, 0);
     let (first, later) = picture.split_at(6 * 20_000);
     let mut steady = server.connect();
@@ -118,43 +114,33 @@ fn slow_bodies_do_not_hold_every_connection() {
     }
     let answer = rest(&steady);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    let evicted = server.get("/metrics").body;
+    let evicted = server.get("/metrics").text();
     let evicted = evicted.lines().find_map(|l| l.strip_prefix("reelseek_connections_evicted_total ")).unwrap();
     assert!(evicted.parse::<u32>().unwrap() >= 7, "{evicted}");
 }
 
 /// Ten bodies of 25 MB without their last bytes: the whole memory budget.
-fn fill(server: &Server, path: &str) -> Vec<TcpStream> {
+fn fill(server: &ServerProcess, path: &str) -> Vec<TcpStream> {
     const BYTES: usize = 24_999_000;
     let body = vec![b' '; BYTES];
-    let one = |_| {
-        let mut stream = server.connect();
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n",
-            BYTES + 1000
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        // Fails if the body is refused or aborted.
-        let _ = stream.write_all(&body);
-        stream
-    };
-    (0..10).map(one).collect()
+    (0..10).map(|_| server.start_upload(path, BYTES + 1000, &body)).collect()
 }
 
 #[test]
 fn stalled_bodies_that_fill_the_budget_do_not_block_searches() {
-    let place = Place::new();
-    let frame = place.frame("zoom.mp4", "7", "2560:1440");
+    let folder = TestFolder::with_index();
+    let frame = folder.scaled_frame("zoom.mp4", "7", "2560:1440");
     assert!(frame.len() > 100_000, "{} bytes: too small for a usual picture", frame.len());
-    let closed = place.serve_with_token(&[]);
-    let open = place.serve(&[]);
+    let bearer = format!("Bearer {TOKEN}");
+    let closed = folder.serve_with_token(&[]);
+    let open = folder.serve(&[]);
     for (server, path) in [(&closed, "/v1/session"), (&open, "/v1/search")] {
         let mut held = fill(server, path);
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(3) {
-            let search = server.agent.post(format!("{}/v1/search", server.base)).header("content-type", "image/jpeg");
-            let reply = Reply::of(search.header("authorization", format!("Bearer {TOKEN}")).send(&frame[..]));
-            assert_eq!(reply.status, 200, "{path}: {}", reply.body);
+            let headers = [("content-type", "image/jpeg"), ("authorization", bearer.as_str())];
+            let reply = server.send("POST", "/v1/search", &headers, &frame);
+            assert_eq!(reply.status, 200, "{path}: {}", reply.text());
             held.iter_mut().for_each(|stream| stream.write_all(b" ").unwrap_or_default());
         }
         // All of them end: refused, aborted, or too slow.
@@ -169,14 +155,14 @@ fn stalled_bodies_that_fill_the_budget_do_not_block_searches() {
 
 #[test]
 fn returns_429_with_retry_after_when_the_queue_is_full() {
-    let place = Place::new();
-    let server = place.serve(&["--workers", "1", "--queue", "2"]);
+    let folder = TestFolder::with_index();
+    let server = folder.serve(&["--workers", "1", "--queue", "2"]);
     // Large, so that each takes a while.
-    let frame = place.frame("bars.avi", "5", "6000:4000");
+    let frame = folder.scaled_frame("bars.avi", "5", "6000:4000");
     let statuses: Vec<(u16, bool)> = std::thread::scope(|scope| {
         let ask = || {
             let reply = server.post("/v1/search", "image/jpeg", &frame);
-            (reply.status, reply.head.get("retry-after").is_some_and(|v| v == "1"))
+            (reply.status, reply.header("retry-after") == "1")
         };
         let all: Vec<_> = (0..12).map(|_| scope.spawn(ask)).collect();
         // Health needs no worker.
@@ -186,5 +172,5 @@ fn returns_429_with_retry_after_when_the_queue_is_full() {
     let count = |wanted| statuses.iter().filter(|status| **status == wanted).count();
     assert_eq!(count((200, false)) + count((429, true)), 12, "{statuses:?}");
     assert!(count((200, false)) >= 3 && count((429, true)) >= 1, "{statuses:?}");
-    assert!(server.get("/metrics").body.lines().any(|line| line == "reelseek_queue_depth 0"));
+    assert!(server.has_metric("reelseek_queue_depth 0"));
 }

@@ -2,34 +2,20 @@
 
 use super::*;
 
-/// Sends SIGTERM.
-pub(super) fn terminate(server: &Server) {
-    assert!(Command::new("kill").args(["-TERM", &server.child.id().to_string()]).status().unwrap().success());
-}
-
 #[test]
 fn answers_requests_in_progress_and_refuses_new_ones() {
-    let place = Place::new();
-    let mut server = place.serve(&[]);
-    let frame = place.frame("zoom.mp4", "7", "320:180");
+    let folder = TestFolder::with_index();
+    let mut server = folder.serve(&[]);
+    let frame = folder.scaled_frame("zoom.mp4", "7", "320:180");
     // A request with half of its body sent, an idle connection, and a request with half of its head sent.
-    let mut running = server.connect();
-    write!(
-        running,
-        "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n",
-        frame.len()
-    )
-    .unwrap();
-    running.write_all(&frame[..frame.len() / 2]).unwrap();
+    let mut running = server.start_upload("/v1/search", frame.len(), &frame[..frame.len() / 2]);
     let idle = server.connect();
     let mut begun = server.connect();
     begun.write_all(b"GET /v1/in").unwrap();
-    until("the request is in flight", || {
-        server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2")
-    });
-    terminate(&server);
+    wait_until("the request is in flight", || server.has_metric("reelseek_requests_in_flight 2"));
+    send_signal(&server.child, Signal::TERM);
     let address = server.address().to_owned();
-    until("new connections are refused", || TcpStream::connect(&address).is_err());
+    wait_until("new connections are refused", || TcpStream::connect(&address).is_err());
     assert!(server.child.try_wait().unwrap().is_none(), "it waits for the request");
     running.write_all(&frame[frame.len() / 2..]).unwrap();
     let answer = rest(&running);
@@ -42,40 +28,26 @@ fn answers_requests_in_progress_and_refuses_new_ones() {
 
 #[test]
 fn stops_waiting_for_stalled_requests_after_a_while() {
-    let place = Place::new();
-    let mut server = place.serve(&[]);
-    let mut running = server.connect();
-    write!(
-        running,
-        "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\nhalf"
-    )
-    .unwrap();
-    until("the request is in flight", || {
-        server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2")
-    });
+    let folder = TestFolder::with_index();
+    let mut server = folder.serve(&[]);
+    let _running = server.start_upload("/v1/search", 9, b"half");
+    wait_until("the request is in flight", || server.has_metric("reelseek_requests_in_flight 2"));
     let start = Instant::now();
-    terminate(&server);
+    send_signal(&server.child, Signal::TERM);
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }
 
 #[test]
 fn a_second_signal_stops_at_once() {
-    let place = Place::new();
-    let mut server = place.serve(&[]);
-    let mut running = server.connect();
-    write!(
-        running,
-        "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: 9\r\n\r\nhalf"
-    )
-    .unwrap();
-    until("the request is in flight", || {
-        server.get("/metrics").body.lines().any(|l| l == "reelseek_requests_in_flight 2")
-    });
-    terminate(&server);
-    until("it stops", || server.log().contains("stopping"));
+    let folder = TestFolder::with_index();
+    let mut server = folder.serve(&[]);
+    let _running = server.start_upload("/v1/search", 9, b"half");
+    wait_until("the request is in flight", || server.has_metric("reelseek_requests_in_flight 2"));
+    send_signal(&server.child, Signal::TERM);
+    wait_until("it stops", || server.log().contains("stopping"));
     let start = Instant::now();
-    terminate(&server);
+    send_signal(&server.child, Signal::TERM);
     server.child.wait().unwrap();
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }

@@ -7,27 +7,27 @@ fn is_over(job: &Value) -> bool {
 }
 
 /// A server that may index the videos.
-fn serve(place: &Place) -> Server {
-    place.serve(&[place.videos().to_str().unwrap()])
+fn serve(folder: &TestFolder) -> ServerProcess {
+    folder.serve(&["@videos"])
 }
 
 /// Starts a job and returns its id.
-fn start_job(server: &Server, request: &str) -> String {
-    let answer = server.post("/v1/index", request);
-    assert_eq!(answer.status, 202, "{}", String::from_utf8_lossy(&answer.body));
+fn start_job(server: &ServerProcess, request: &str) -> String {
+    let answer = server.post_json("/v1/index", request);
+    assert_eq!(answer.status, 202, "{}", answer.text());
     answer.json()["job"].as_str().unwrap().to_owned()
 }
 
 #[test]
 fn a_job_creates_an_index_and_updates_it() {
-    let place = Place::new();
-    place.clip(ZOOM, 6, "zoom.mp4");
-    place.clip(BARS, 6, "bars.mp4");
-    std::fs::write(place.videos().join("broken one.mp4"), "no video").unwrap();
-    let server = serve(&place);
+    let folder = TestFolder::new();
+    folder.clip_with_keyframes(ZOOM, 6, "zoom.mp4");
+    folder.clip_with_keyframes(BARS, 6, "bars.mp4");
+    folder.write("videos/broken one.mp4", "no video");
+    let server = serve(&folder);
     assert_eq!(server.json("/v1/folders"), serde_json::json!({"folders": ["videos"]}));
     assert_eq!((server.get("/v1/videos").status, server.json("/v1/jobs")), (503, serde_json::json!({"jobs": []})));
-    let answer = server.ask("POST", "/v1/index", &[], b"");
+    let answer = server.send("POST", "/v1/index", &[], b"");
     assert_eq!(answer.status, 202, "the body is optional");
     let first = answer.json()["job"].as_str().unwrap().to_owned();
     let job = server.wait(&format!("/v1/jobs/{first}"), is_over);
@@ -44,8 +44,8 @@ fn a_job_creates_an_index_and_updates_it() {
     // A client that sees the end of the job finds its videos.
     assert_eq!(server.json("/v1/videos")["total"], 2);
 
-    std::fs::remove_file(place.videos().join("bars.mp4")).unwrap();
-    place.clip(BARS, 4, "new.mp4");
+    std::fs::remove_file(folder.videos().join("bars.mp4")).unwrap();
+    folder.clip_with_keyframes(BARS, 4, "new.mp4");
     let second = start_job(&server, r#"{"folders":["videos"],"prune":true,"retry":true}"#);
     let job = server.wait(&format!("/v1/jobs/{second}"), is_over);
     let counts = ["indexed", "unchanged", "failed", "removed"].map(|name| job[name].as_u64().unwrap());
@@ -58,8 +58,8 @@ fn a_job_creates_an_index_and_updates_it() {
 
 #[test]
 fn rejects_jobs_that_cannot_start() {
-    let place = Place::new();
-    let server = serve(&place);
+    let folder = TestFolder::new();
+    let server = serve(&folder);
     for (body, word) in [
         ("{", "body"),
         ("[1]", "body"),
@@ -68,29 +68,28 @@ fn rejects_jobs_that_cannot_start() {
         (r#"{"folders":[]}"#, "none"),
         (r#"{"prune":1}"#, "body"),
     ] {
-        assert!(server.post("/v1/index", body).error(400).contains(word), "{body}");
+        assert!(server.post_json("/v1/index", body).error(400).contains(word), "{body}");
     }
-    server.ask("POST", "/v1/index", &[("content-type", "text/plain")], b"{}").error(415);
+    server.send("POST", "/v1/index", &[("content-type", "text/plain")], b"{}").error(415);
     for method in ["GET", "DELETE"] {
-        assert!(server.ask(method, "/v1/jobs/x", &[], b"").error(404).contains("no job"), "{method}");
+        assert!(server.send(method, "/v1/jobs/x", &[], b"").error(404).contains("no job"), "{method}");
     }
     assert_eq!(server.json("/v1/jobs")["jobs"].as_array().unwrap().len(), 0, "no job was started");
-    let without = place.serve(&[]);
-    assert!(without.post("/v1/index", "{}").error(403).contains("without folders"));
+    let without = folder.serve(&[]);
+    assert!(without.post_json("/v1/index", "{}").error(403).contains("without folders"));
     assert_eq!(without.json("/v1/folders"), serde_json::json!({"folders": []}));
 }
 
 #[test]
 fn indexes_only_the_named_folders() {
-    let place = Place::new();
-    let (other, named) = (place.path("more/videos"), place.path("named"));
-    for folder in [&other, &named] {
-        std::fs::create_dir_all(folder).unwrap();
-        std::fs::rename(place.clip(BARS, 3, "x.mp4"), folder.join("x.mp4")).unwrap();
+    let folder = TestFolder::new();
+    let (other, named) = (folder.path("more/videos"), folder.path("named"));
+    for directory in [&other, &named] {
+        std::fs::create_dir_all(directory).unwrap();
+        std::fs::rename(folder.clip_with_keyframes(BARS, 3, "x.mp4"), directory.join("x.mp4")).unwrap();
     }
-    place.clip(ZOOM, 3, "zoom.mp4");
-    let folders = [&place.videos(), &other, &named].map(|path| path.to_str().unwrap().to_owned());
-    let server = place.serve(&folders.each_ref().map(String::as_str));
+    folder.clip_with_keyframes(ZOOM, 3, "zoom.mp4");
+    let server = folder.serve(&["@videos", "@more/videos", "@named"]);
     assert_eq!(server.json("/v1/folders")["folders"], serde_json::json!(["videos", "videos (2)", "named"]));
     let job = start_job(&server, r#"{"folders":["videos (2)","named"]}"#);
     assert_eq!(server.wait(&format!("/v1/jobs/{job}"), is_over)["indexed"], 2);
@@ -101,22 +100,22 @@ fn indexes_only_the_named_folders() {
 #[cfg(unix)]
 #[test]
 fn a_running_job_reports_progress_excludes_others_and_can_be_cancelled() {
-    let place = Place::new();
+    let folder = TestFolder::new();
     // The longest file is decoded first; the shortest never ends.
-    place.clip(ZOOM, 12, "zoom.mp4");
-    place.clip(COUNTER, 3, "slow.mp4");
+    folder.clip_with_keyframes(ZOOM, 12, "zoom.mp4");
+    folder.clip_with_keyframes(COUNTER, 3, "slow.mp4");
     let script = "case \"$*\" in *slow.mp4*) exec sleep 600;; esac";
-    let server = place.serve_noting(script, &[place.videos().to_str().unwrap()]);
+    let server = folder.serve_noting(script, &["@videos"]);
     let id = start_job(&server, "{}");
     let path = format!("/v1/jobs/{id}");
     let job = server.wait(&path, |job| job["indexed"] == 1);
     let progress = job["progress"].as_f64().unwrap();
     assert!(job["state"] == "running" && progress > 0.5 && progress < 1.0 && job["eta_seconds"].is_number(), "{job}");
-    let refused = server.post("/v1/index", "{}");
+    let refused = server.post_json("/v1/index", "{}");
     assert_eq!(refused.json()["job"], id);
     assert!(refused.error(409).contains("another job"));
     assert_eq!(server.get("/healthz").status, 200);
-    let cancelled = server.ask("DELETE", &path, &[], b"");
+    let cancelled = server.send("DELETE", &path, &[], b"");
     assert_eq!((cancelled.status, &cancelled.json()["job"]), (202, &id.as_str().into()));
     let job = server.wait(&path, is_over);
     assert_eq!(
@@ -125,39 +124,39 @@ fn a_running_job_reports_progress_excludes_others_and_can_be_cancelled() {
         "{job}"
     );
     assert_eq!(server.json("/v1/videos")["total"], 1, "finished files are kept");
-    assert_eq!(server.ask("DELETE", &path, &[], b"").json()["state"], "cancelled");
+    assert_eq!(server.send("DELETE", &path, &[], b"").json()["state"], "cancelled");
     // The next job can start.
     let next = start_job(&server, "{}");
-    server.ask("DELETE", &format!("/v1/jobs/{next}"), &[], b"");
+    server.send("DELETE", &format!("/v1/jobs/{next}"), &[], b"");
     assert_eq!(server.wait(&format!("/v1/jobs/{next}"), is_over)["state"], "cancelled");
 }
 
 #[cfg(unix)]
 #[test]
 fn a_job_reports_progress_within_a_long_file() {
-    let place = Place::new();
-    place.clip(COUNTER, 30, "long.mp4");
+    let folder = TestFolder::new();
+    folder.clip_with_keyframes(COUNTER, 30, "long.mp4");
     // At the speed of playback.
-    let server = place.serve_noting("exec ffmpeg -re \"$@\"", &[place.videos().to_str().unwrap()]);
+    let server = folder.serve_noting("exec ffmpeg -re \"$@\"", &["@videos"]);
     let id = start_job(&server, "{}");
     let path = format!("/v1/jobs/{id}");
     let job = server.wait(&path, |job| is_over(job) || job["progress"].as_f64().unwrap() > 0.0);
     assert_eq!((&job["state"], &job["indexed"]), (&"running".into(), &0.into()), "{job}");
     let (done, total) = (job["done_bytes"].as_u64().unwrap(), job["total_bytes"].as_u64().unwrap());
-    assert!(done > 0 && done < total && total == place.videos().join("long.mp4").metadata().unwrap().len(), "{job}");
+    assert!(done > 0 && done < total && total == folder.videos().join("long.mp4").metadata().unwrap().len(), "{job}");
     let eta = job["eta_seconds"].as_f64().unwrap();
     assert!(eta > 0.0, "{job}");
-    server.ask("DELETE", &path, &[], b"");
+    server.send("DELETE", &path, &[], b"");
     assert_eq!(server.wait(&path, is_over)["state"], "cancelled");
 }
 
 #[test]
 fn a_job_fails_while_another_process_writes_the_index() {
-    let place = Place::new();
-    place.clip(ZOOM, 3, "zoom.mp4");
-    place.index();
-    let server = serve(&place);
-    let index = reelseek_index::Index::open(place.path("index")).unwrap();
+    let folder = TestFolder::new();
+    folder.clip_with_keyframes(ZOOM, 3, "zoom.mp4");
+    folder.index(&[]);
+    let server = serve(&folder);
+    let index = reelseek_index::Index::open(folder.path("index")).unwrap();
     let writer = index.writer().unwrap();
     let job = start_job(&server, "{}");
     let job = server.wait(&format!("/v1/jobs/{job}"), is_over);
@@ -170,11 +169,11 @@ fn a_job_fails_while_another_process_writes_the_index() {
 
 #[test]
 fn a_job_fails_without_ffmpeg() {
-    let place = Place::new();
-    place.clip(ZOOM, 3, "zoom.mp4");
-    let mut command = place.command(&["serve", "--listen", "127.0.0.1:0", place.videos().to_str().unwrap()]);
-    command.env("REELSEEK_FFMPEG", place.path("none"));
-    let server = Server::start(&place, command);
+    let folder = TestFolder::new();
+    folder.clip_with_keyframes(ZOOM, 3, "zoom.mp4");
+    let mut command = folder.serve_command(&["@videos"]);
+    command.env("REELSEEK_FFMPEG", folder.path("none"));
+    let server = ServerProcess::start(command, &folder);
     let job = start_job(&server, "{}");
     let job = server.wait(&format!("/v1/jobs/{job}"), is_over);
     assert!(job["state"] == "failed" && job["error"].as_str().unwrap().contains("ffmpeg cannot be started"), "{job}");
@@ -183,24 +182,18 @@ fn a_job_fails_without_ffmpeg() {
 #[cfg(unix)]
 #[test]
 fn a_stopping_server_stops_its_job_and_keeps_finished_files() {
-    let place = Place::new();
-    place.clip(ZOOM, 12, "zoom.mp4");
-    place.clip(COUNTER, 3, "slow.mp4");
+    let folder = TestFolder::new();
+    folder.clip_with_keyframes(ZOOM, 12, "zoom.mp4");
+    folder.clip_with_keyframes(COUNTER, 3, "slow.mp4");
     let script = "case \"$*\" in *slow.mp4*) exec sleep 600;; esac";
-    let mut server = place.serve_noting(script, &[place.videos().to_str().unwrap()]);
+    let mut server = folder.serve_noting(script, &["@videos"]);
     let id = start_job(&server, "{}");
     server.wait(&format!("/v1/jobs/{id}"), |job| job["indexed"] == 1);
-    assert!(Command::new("kill").args(["-TERM", &server.process.id().to_string()]).status().unwrap().success());
-    let start = Instant::now();
-    let status = loop {
-        if let Some(status) = server.process.try_wait().unwrap() {
-            break status;
-        }
-        assert!(start.elapsed() < SOON);
-        std::thread::sleep(Duration::from_millis(20));
-    };
+    send_signal(&server.child, Signal::TERM);
+    wait_until("the server stops", || server.child.try_wait().unwrap().is_some());
+    let status = server.child.wait().unwrap();
     assert!(status.success(), "{status}");
-    let index = reelseek_index::Index::open(place.path("index")).unwrap();
+    let index = reelseek_index::Index::open(folder.path("index")).unwrap();
     assert_eq!(index.searcher().unwrap().video_numbers().len(), 1);
-    assert!(reelseek_index::Index::verify(place.path("index")).unwrap().problems.is_empty());
+    assert!(reelseek_index::Index::verify(folder.path("index")).unwrap().problems.is_empty());
 }

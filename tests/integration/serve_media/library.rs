@@ -8,30 +8,30 @@ fn names(page: &Value) -> Vec<&str> {
 }
 
 /// Four videos in two folders, with titles and labels.
-fn place() -> Place {
-    let place = Place::new();
+fn labelled_clips() -> TestFolder {
+    let folder = TestFolder::new();
     for (source, seconds, name) in [
         (ZOOM, 6, "deep/Zoom.mp4"),
         (BARS, 4, "bars.mp4"),
         (COUNTER, 12, "deep/counter.mp4"),
         (BARS, 3, "bars two.mp4"),
     ] {
-        place.clip(source, seconds, name);
+        folder.clip_with_keyframes(source, seconds, name);
         std::thread::sleep(Duration::from_millis(20));
     }
-    place.sidecar(
+    folder.sidecar(
         "bars.mp4",
         r#"{"title":"Colours of a test","labels":["pattern","colour \"bars\""],"camera":{"name":"gopro"}}"#,
     );
-    place.sidecar("deep/Zoom.mp4", r#"{"labels":["fractal","pattern"]}"#);
-    place.index();
-    place
+    folder.sidecar("deep/Zoom.mp4", r#"{"labels":["fractal","pattern"]}"#);
+    folder.index(&[]);
+    folder
 }
 
 #[test]
 fn lists_videos_in_each_order_and_in_pages() {
-    let place = place();
-    let server = place.serve(&[]);
+    let folder = labelled_clips();
+    let server = folder.serve(&[]);
     let all = server.json("/v1/videos");
     assert_eq!(names(&all), ["bars two.mp4", "bars.mp4", "counter.mp4", "Zoom.mp4"]);
     assert_eq!((&all["total"], &all["more"]), (&4.into(), &false.into()));
@@ -55,8 +55,8 @@ fn lists_videos_in_each_order_and_in_pages() {
 
 #[test]
 fn a_query_matches_words_parts_of_words_and_filters() {
-    let place = place();
-    let server = place.serve(&[]);
+    let folder = labelled_clips();
+    let server = folder.serve(&[]);
     for (query, expected) in [
         ("bars", vec!["bars two.mp4", "bars.mp4"]),
         ("ount", vec!["counter.mp4"]),
@@ -82,14 +82,14 @@ fn a_query_matches_words_parts_of_words_and_filters() {
 
 #[test]
 fn a_video_has_all_of_its_fields() {
-    let place = place();
-    let server = place.serve(&[]);
-    let video = server.json(&format!("/v1/videos/{}", server.id("bars.mp4")));
+    let folder = labelled_clips();
+    let server = folder.serve(&[]);
+    let video = server.json(&format!("/v1/videos/{}", server.video_id("bars.mp4")));
     assert_eq!((&video["title"], &video["name"]), (&"Colours of a test".into(), &"bars.mp4".into()));
     assert_eq!(video["labels"], serde_json::json!(["pattern", "colour \"bars\""]));
     assert_eq!((&video["extra"], &video["warning"]), (&serde_json::json!({"camera": {"name": "gopro"}}), &Value::Null));
     assert!((video["duration"].as_f64().unwrap() - 4.0).abs() < 0.2 && video["rows"].as_u64() > Some(0));
-    let file = std::fs::metadata(place.videos().join("bars.mp4")).unwrap();
+    let file = std::fs::metadata(folder.videos().join("bars.mp4")).unwrap();
     assert_eq!(video["size"], file.len());
     assert!(video["modified"].as_str().is_some_and(|text| text.len() == 20 && text.ends_with('Z')));
     assert!(video["path"].is_null());
@@ -103,8 +103,8 @@ fn a_video_has_all_of_its_fields() {
 
 #[test]
 fn labels_and_folders_are_counted() {
-    let place = place();
-    let server = place.serve(&[]);
+    let folder = labelled_clips();
+    let server = folder.serve(&[]);
     let facets = server.json("/v1/facets");
     let labels = serde_json::json!([
         {"label": "pattern", "videos": 2}, {"label": "colour \"bars\"", "videos": 1}, {"label": "fractal", "videos": 1}
@@ -118,29 +118,25 @@ fn labels_and_folders_are_counted() {
 
 #[test]
 fn lists_follow_the_index_and_have_paths_only_with_show_paths() {
-    let place = place();
-    let mut server = place.serve(&["--show-paths"]);
+    let folder = labelled_clips();
+    let mut server = folder.serve(&["--show-paths"]);
     server.secret = None;
     let page = server.json("/v1/videos?query=counter");
-    let path = place.videos().canonicalize().unwrap().join("deep/counter.mp4");
+    let path = folder.videos().canonicalize().unwrap().join("deep/counter.mp4");
     assert_eq!(page["videos"][0]["path"], path.to_str().unwrap());
     std::fs::remove_file(path).unwrap();
-    place.clip(ZOOM, 3, "new.mp4");
-    let output = place.command(&["index", place.videos().to_str().unwrap(), "--prune"]).output().unwrap();
-    assert!(output.status.success());
+    folder.clip_with_keyframes(ZOOM, 3, "new.mp4");
+    folder.index(&["--prune"]);
     let page = server.wait("/v1/videos", |page| page["total"] == 4 && names(page).contains(&"new.mp4"));
     assert_eq!(names(&page), ["bars two.mp4", "bars.mp4", "new.mp4", "Zoom.mp4"]);
 }
 
 #[test]
 fn links_are_signed_if_there_is_a_token() {
-    let place = place();
-    let mut command = place.command(&["serve", "--listen", "127.0.0.1:0"]);
-    let token = "0123456789abcdef0123456789abcdef";
-    command.env("REELSEEK_TOKEN", token);
-    let server = Server::start(&place, command);
+    let folder = labelled_clips();
+    let server = folder.serve_with_token(&[]);
     server.get("/v1/videos").error(401);
-    let page = server.ask("GET", "/v1/videos", &[("authorization", &format!("Bearer {token}"))], b"").json();
+    let page = server.get_with_token("/v1/videos").json();
     let video = &page["videos"][0];
     for link in ["thumbnail", "media"].map(|name| video[name].as_str().unwrap()) {
         assert_eq!(server.get(link).status, 200, "{link}");

@@ -4,11 +4,11 @@ use super::*;
 
 #[test]
 fn thumbnails_show_the_requested_moment() {
-    let place = Place::new();
-    place.clip(COUNTER, 12, "counter.mp4");
-    place.index();
-    let server = place.serve(&[]);
-    let id = server.id("counter.mp4");
+    let folder = TestFolder::new();
+    folder.clip_with_keyframes(COUNTER, 12, "counter.mp4");
+    folder.index(&[]);
+    let server = folder.serve(&[]);
+    let id = server.video_id("counter.mp4");
     for at in [0.0, 0.51, 2.26, 4.01, 7.96, 9.51, 11.9] {
         let answer = server.get(&format!("/v1/thumbnail?video={id}&at={at}"));
         assert_eq!((answer.status, answer.header("content-type")), (200, "image/jpeg"));
@@ -22,11 +22,11 @@ fn thumbnails_show_the_requested_moment() {
 
 #[test]
 fn thumbnails_have_the_requested_width_and_an_entity_tag() {
-    let place = Place::new();
-    place.clip(ZOOM, 3, "zoom.mp4");
-    place.index();
-    let server = place.serve(&[]);
-    let id = server.id("zoom.mp4");
+    let folder = TestFolder::new();
+    folder.clip_with_keyframes(ZOOM, 3, "zoom.mp4");
+    folder.index(&[]);
+    let server = folder.serve(&[]);
+    let id = server.video_id("zoom.mp4");
     for (width, size) in [(32, (32, 18)), (160, (160, 90)), (320, (320, 180)), (1280, (320, 180))] {
         let answer = server.get(&format!("/v1/thumbnail?video={id}&at=1&width={width}"));
         let picture = reelseek::media::image::read(&answer.body, "x").unwrap().picture;
@@ -36,9 +36,9 @@ fn thumbnails_have_the_requested_width_and_an_entity_tag() {
     let first = server.get(&path);
     let tag = first.header("etag").to_owned();
     assert!(tag.len() > 10 && first.header("cache-control").contains("private"));
-    let again = server.ask("GET", &path, &[("if-none-match", &tag)], b"");
+    let again = server.send("GET", &path, &[("if-none-match", &tag)], b"");
     assert_eq!((again.status, again.body.len(), again.header("etag")), (304, 0, tag.as_str()));
-    let head = server.ask("HEAD", &path, &[], b"");
+    let head = server.send("HEAD", &path, &[], b"");
     assert_eq!(
         (head.status, head.body.len(), head.header("content-length")),
         (200, 0, first.body.len().to_string().as_str())
@@ -48,18 +48,18 @@ fn thumbnails_have_the_requested_width_and_an_entity_tag() {
 
 #[test]
 fn rejects_malformed_requests() {
-    let place = Place::new();
-    place.clip(ZOOM, 3, "zoom.mp4");
-    let server = place.serve(&[]);
+    let folder = TestFolder::new();
+    folder.clip_with_keyframes(ZOOM, 3, "zoom.mp4");
+    let server = folder.serve(&[]);
     for path in
         ["/v1/thumbnail?video=x", "/v1/preview?video=x", "/v1/media/x", "/v1/videos", "/v1/videos/x", "/v1/facets"]
     {
         assert!(server.get(path).error(503).contains("no index"), "{path}");
     }
-    place.index();
+    folder.index(&[]);
     // The first commit of an index is empty.
     server.wait("/v1/videos", |page| page["total"] == 1);
-    let id = server.id("zoom.mp4");
+    let id = server.video_id("zoom.mp4");
     for path in [
         "thumbnail?",
         "thumbnail?video={id}&at=-1",
@@ -89,11 +89,11 @@ fn rejects_malformed_requests() {
 
 #[test]
 fn serves_files_and_ranges_of_them() {
-    let place = Place::new();
-    let file = std::fs::read(place.clip(ZOOM, 12, "zoom.mp4")).unwrap();
-    place.index();
-    let server = place.serve(&[]);
-    let path = format!("/v1/media/{}", server.id("zoom.mp4"));
+    let folder = TestFolder::new();
+    let file = std::fs::read(folder.clip_with_keyframes(ZOOM, 12, "zoom.mp4")).unwrap();
+    folder.index(&[]);
+    let server = folder.serve(&[]);
+    let path = format!("/v1/media/{}", server.video_id("zoom.mp4"));
     let whole = server.get(&path);
     assert_eq!(
         (whole.status, whole.header("content-type"), whole.header("accept-ranges")),
@@ -101,7 +101,7 @@ fn serves_files_and_ranges_of_them() {
     );
     assert!(whole.body == file);
     let length = file.len();
-    let part = |range: &str| server.ask("GET", &path, &[("range", range)], b"");
+    let part = |range: &str| server.send("GET", &path, &[("range", range)], b"");
     for (range, expected) in [
         ("bytes=0-0", 0..1),
         ("bytes=100-999", 100..1000),
@@ -111,8 +111,8 @@ fn serves_files_and_ranges_of_them() {
         ("bytes=10-99999999999", 10..length),
     ] {
         let answer = part(range);
-        let place = format!("bytes {}-{}/{length}", expected.start, expected.end - 1);
-        assert_eq!((answer.status, answer.header("content-range")), (206, place.as_str()), "{range}");
+        let expected_range = format!("bytes {}-{}/{length}", expected.start, expected.end - 1);
+        assert_eq!((answer.status, answer.header("content-range")), (206, expected_range.as_str()), "{range}");
         assert!(answer.body == file[expected], "{range}");
     }
     for range in [format!("bytes={length}-"), "bytes=-0".to_owned()] {
@@ -124,17 +124,17 @@ fn serves_files_and_ranges_of_them() {
         assert!(part(range).status == 200, "{range}");
     }
     let tag = whole.header("etag");
-    assert_eq!(server.ask("GET", &path, &[("if-none-match", tag)], b"").status, 304);
-    assert_eq!(server.ask("GET", &path, &[("range", "bytes=0-1"), ("if-range", tag)], b"").status, 206);
-    assert_eq!(server.ask("GET", &path, &[("range", "bytes=0-1"), ("if-range", "\"other\"")], b"").status, 200);
-    let head = server.ask("HEAD", &path, &[], b"");
+    assert_eq!(server.send("GET", &path, &[("if-none-match", tag)], b"").status, 304);
+    assert_eq!(server.send("GET", &path, &[("range", "bytes=0-1"), ("if-range", tag)], b"").status, 206);
+    assert_eq!(server.send("GET", &path, &[("range", "bytes=0-1"), ("if-range", "\"other\"")], b"").status, 200);
+    let head = server.send("HEAD", &path, &[], b"");
     assert_eq!((head.status, head.body.len(), head.header("content-length")), (200, 0, length.to_string().as_str()));
-    assert_eq!(server.ask("POST", &path, &[], b"x").status, 405);
+    assert_eq!(server.send("POST", &path, &[], b"x").status, 405);
 }
 
 #[test]
 fn serves_files_with_unusual_names() {
-    let place = Place::new();
+    let folder = TestFolder::new();
     let names = [
         "with space.mp4",
         "it's \"quoted\".mp4",
@@ -145,14 +145,14 @@ fn serves_files_with_unusual_names() {
         "file:x.mp4",
     ];
     for name in names {
-        place.clip(BARS, 4, name);
+        folder.clip_with_keyframes(BARS, 4, name);
     }
-    place.index();
-    let server = place.serve(&[]);
+    folder.index(&[]);
+    let server = folder.serve(&[]);
     for name in names {
-        let id = server.id(name);
+        let id = server.video_id(name);
         let media = server.get(&format!("/v1/media/{id}"));
-        assert!(media.status == 200 && media.body == std::fs::read(place.videos().join(name)).unwrap(), "{name}");
+        assert!(media.status == 200 && media.body == std::fs::read(folder.videos().join(name)).unwrap(), "{name}");
         assert!(media.header("content-disposition").starts_with("inline; filename*=UTF-8''"), "{name}");
         assert_eq!(server.get(&format!("/v1/thumbnail?video={id}&at=3.5")).status, 200, "{name}");
         let preview = server.get(&format!("/v1/preview?video={id}&from=1&to=3"));
@@ -165,11 +165,11 @@ fn serves_files_with_unusual_names() {
 #[test]
 fn serves_a_file_whose_name_is_not_unicode() {
     use std::os::unix::ffi::OsStrExt;
-    let place = Place::new();
+    let folder = TestFolder::new();
     let name = std::ffi::OsStr::from_bytes(b"caf\xe9.mp4");
-    std::fs::rename(place.clip(ZOOM, 3, "zoom.mp4"), place.videos().join(name)).unwrap();
-    place.index();
-    let server = place.serve(&[]);
+    std::fs::rename(folder.clip_with_keyframes(ZOOM, 3, "zoom.mp4"), folder.videos().join(name)).unwrap();
+    folder.index(&[]);
+    let server = folder.serve(&[]);
     let page = server.json("/v1/videos");
     let id = page["videos"][0]["video"].as_str().unwrap();
     assert_eq!(server.get(&format!("/v1/media/{id}")).status, 200);
@@ -178,16 +178,19 @@ fn serves_a_file_whose_name_is_not_unicode() {
 
 #[test]
 fn a_missing_file_is_gone_and_nothing_replaces_it() {
-    let place = Place::new();
-    let (gone, folder, broken) =
-        (place.clip(ZOOM, 3, "gone.mp4"), place.clip(BARS, 3, "folder.mp4"), place.clip(COUNTER, 5, "broken.mp4"));
-    place.index();
-    let server = place.serve(&[]);
-    let ids = ["gone.mp4", "folder.mp4", "broken.mp4"].map(|name| server.id(name));
-    for path in [&gone, &folder] {
+    let folder = TestFolder::new();
+    let (gone, directory, broken) = (
+        folder.clip_with_keyframes(ZOOM, 3, "gone.mp4"),
+        folder.clip_with_keyframes(BARS, 3, "folder.mp4"),
+        folder.clip_with_keyframes(COUNTER, 5, "broken.mp4"),
+    );
+    folder.index(&[]);
+    let server = folder.serve(&[]);
+    let ids = ["gone.mp4", "folder.mp4", "broken.mp4"].map(|name| server.video_id(name));
+    for path in [&gone, &directory] {
         std::fs::remove_file(path).unwrap();
     }
-    std::fs::create_dir(&folder).unwrap();
+    std::fs::create_dir(&directory).unwrap();
     for id in &ids[..2] {
         for path in [format!("thumbnail?video={id}"), format!("preview?video={id}"), format!("media/{id}")] {
             assert!(server.get(&format!("/v1/{path}")).error(410).contains("has gone"), "{path}");
@@ -201,11 +204,11 @@ fn a_missing_file_is_gone_and_nothing_replaces_it() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_pipe_instead_of_a_file_does_not_block() {
-    let place = Place::new();
-    let path = place.clip(ZOOM, 3, "zoom.mp4");
-    place.index();
-    let server = place.serve(&[]);
-    let id = server.id("zoom.mp4");
+    let folder = TestFolder::new();
+    let path = folder.clip_with_keyframes(ZOOM, 3, "zoom.mp4");
+    folder.index(&[]);
+    let server = folder.serve(&[]);
+    let id = server.video_id("zoom.mp4");
     std::fs::remove_file(&path).unwrap();
     assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
     for path in [format!("thumbnail?video={id}"), format!("preview?video={id}"), format!("media/{id}")] {
@@ -215,15 +218,15 @@ fn a_pipe_instead_of_a_file_does_not_block() {
 
 #[test]
 fn a_changed_file_has_new_thumbnails() {
-    let place = Place::new();
-    let path = place.clip(COUNTER, 12, "counter.mp4");
-    place.index();
-    let server = place.serve(&[]);
-    let thumbnail = format!("/v1/thumbnail?video={}&at=11", server.id("counter.mp4"));
+    let folder = TestFolder::new();
+    let path = folder.clip_with_keyframes(COUNTER, 12, "counter.mp4");
+    folder.index(&[]);
+    let server = folder.serve(&[]);
+    let thumbnail = format!("/v1/thumbnail?video={}&at=11", server.video_id("counter.mp4"));
     let first = server.get(&thumbnail);
     assert!(grey(&first.body) > 210.0);
-    place.clip("color=black:size=64x48:rate=20", 12, "other.mp4");
-    std::fs::rename(place.videos().join("other.mp4"), path).unwrap();
-    let second = server.ask("GET", &thumbnail, &[("if-none-match", first.header("etag"))], b"");
+    folder.clip_with_keyframes("color=black:size=64x48:rate=20", 12, "other.mp4");
+    std::fs::rename(folder.videos().join("other.mp4"), path).unwrap();
+    let second = server.send("GET", &thumbnail, &[("if-none-match", first.header("etag"))], b"");
     assert!(second.status == 200 && grey(&second.body) < 20.0);
 }
