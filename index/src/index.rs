@@ -62,7 +62,7 @@ impl Index {
             let name = entry.map_err(Error::io("list", dir))?.file_name().to_string_lossy().into_owned();
             // An interrupted creation leaves these two.
             let is_empty = || fs::read_dir(dir.join(&name)).is_ok_and(|mut entries| entries.next().is_none());
-            if !(names::is_new_text_dir(&name) || name == SEGMENTS_DIR && is_empty()) {
+            if !(names::is_creation_leftover(&name) || name == SEGMENTS_DIR && is_empty()) {
                 return Err(Error::NotEmpty { path: dir.to_owned(), found: name });
             }
         }

@@ -57,6 +57,12 @@ pub(crate) fn new_text_dir() -> String {
     format!("{NEW_TEXT_PREFIX}{}", std::process::id())
 }
 
+/// Whether an interrupted creation may have left this name. The prefix decides, because an engine may store
+/// files of its own under it before the index exists.
+pub(crate) fn is_creation_leftover(name: &str) -> bool {
+    name.starts_with(NEW_TEXT_PREFIX)
+}
+
 /// Whether this is the name of a text index under construction, by any process.
 pub(crate) fn is_new_text_dir(name: &str) -> bool {
     name.strip_prefix(NEW_TEXT_PREFIX).is_some_and(|id| id.parse::<u32>().is_ok())

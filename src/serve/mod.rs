@@ -138,13 +138,14 @@ fn router(app: &App) -> Result<Router, Error> {
 
 /// Adds the layers of every request, whether there is a route for it or not.
 fn with_outer_layers(router: Router<App>, app: &App) -> Router {
-    router
+    let routes = router
         .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "no such address: see /openapi.json for all") })
         .layer(DefaultBodyLimit::max(limits::MAX_BODY_BYTES))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(app.hosts.clone(), host::check))
         .layer(middleware::from_fn_with_state(app.metrics.clone(), request::observe))
-        .with_state(app.clone())
+        .with_state(app.clone());
+    Router::new().fallback_service(routes).layer(middleware::from_fn(request::name_allowed_methods))
 }
 
 /// The response to a request whose handler panicked.

@@ -499,7 +499,7 @@ fn ctrl_c_keeps_the_received_bytes() {
     let mut reader = BufReader::new(child.stderr.take().unwrap());
     let mut stderr = String::new();
     reader.read_line(&mut stderr).unwrap();
-    assert!(stderr.starts_with("stopping: "), "{stderr}");
+    assert!(stderr.starts_with("stopping; "), "{stderr}");
     release.send(()).unwrap();
     reader.read_to_string(&mut stderr).unwrap();
     assert!(stderr.contains("mobilenet-v2: stopped after 1000 of 300000 bytes; they are kept"), "{stderr}");

@@ -301,7 +301,7 @@ mod tests {
         let flat = Descriptor::flat(encoder.info.descriptor_len);
         assert!(encoder.clip(&[&flat, &flat]).unwrap().is_none());
         let (_folder, path) = Case::of("c3d").file_without("conv4b.bias");
-        assert_eq!(C3dNetwork::read(&path, 16).err().unwrap(), "it has no tensor `conv4b.bias`");
+        assert_eq!(C3dNetwork::read(&path, 16).err().unwrap(), "no tensor `conv4b.bias`");
     }
 
     #[test]

@@ -101,7 +101,7 @@ mod tests {
         assert!(ClipNetwork::read(&path, VIT_B_32, LENGTH).is_ok());
         for missing in ["vision_model.embeddings.class_embedding", "vision_model.encoder.layers.1.mlp.fc2.bias"] {
             let (_folder, path) = Case::of("clip").file_without(missing);
-            assert_eq!(ClipNetwork::read(&path, TINY, 24).err().unwrap(), format!("it has no tensor `{missing}`"));
+            assert_eq!(ClipNetwork::read(&path, TINY, 24).err().unwrap(), format!("no tensor `{missing}`"));
         }
     }
 }

@@ -138,6 +138,6 @@ mod tests {
         assert!(Dinov2Network::read(&path, SMALL, TRAINED_GRID).is_ok());
         let missing = "encoder.layer.1.layer_scale2.lambda1";
         let (_folder, path) = Case::of("dinov2").file_without(missing);
-        assert_eq!(Dinov2Network::read(&path, TINY, 5).err().unwrap(), format!("it has no tensor `{missing}`"));
+        assert_eq!(Dinov2Network::read(&path, TINY, 5).err().unwrap(), format!("no tensor `{missing}`"));
     }
 }

@@ -375,6 +375,6 @@ mod tests {
         assert!(MobileClipNetwork::read(&path, &S1).is_ok());
         let missing = "visual.trunk.stages.1.blocks.1.token_mixer.mixer.conv_scale.bn.bias";
         let (_folder, path) = Case::of("mobileclip").file_without(missing);
-        assert_eq!(MobileClipNetwork::read(&path, &TINY).err().unwrap(), format!("it has no tensor `{missing}`"));
+        assert_eq!(MobileClipNetwork::read(&path, &TINY).err().unwrap(), format!("no tensor `{missing}`"));
     }
 }

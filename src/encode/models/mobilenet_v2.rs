@@ -248,6 +248,6 @@ mod tests {
         let missing = "mobilenet_v2.layer.3.conv_3x3.normalization.running_var";
         let (_folder, path) = Case::of("mobilenet-v2").file_without(missing);
         let error = MobileNetV2::open(&path).err().unwrap();
-        assert_eq!(error, format!("it has no tensor `{missing}`"));
+        assert_eq!(error, format!("no tensor `{missing}`"));
     }
 }

@@ -145,6 +145,6 @@ mod tests {
         assert!(SiglipNetwork::read(&path, BASE).is_ok());
         let missing = "vision_model.head.attention.in_proj_bias";
         let (_folder, path) = Case::of("siglip").file_without(missing);
-        assert_eq!(SiglipNetwork::read(&path, TINY).err().unwrap(), format!("it has no tensor `{missing}`"));
+        assert_eq!(SiglipNetwork::read(&path, TINY).err().unwrap(), format!("no tensor `{missing}`"));
     }
 }

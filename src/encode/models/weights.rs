@@ -86,7 +86,7 @@ pub(super) fn pointwise(weight: Vec<f32>, bias: Vec<f32>) -> Result<Pointwise, S
 fn array(archive: &mut ZipArchive<File>, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
     let fault = |found: String| format!("tensor `{name}`: {found}");
     let entry = archive.by_name(&format!("{name}.npy")).map_err(|error| match error {
-        zip::result::ZipError::FileNotFound => format!("it has no tensor `{name}`"),
+        zip::result::ZipError::FileNotFound => format!("no tensor `{name}`"),
         other => fault(other.to_string()),
     })?;
     let bytes = shape.iter().try_fold(8u64, |product, side| product.checked_mul(*side as u64));
@@ -142,7 +142,7 @@ mod tests {
         assert!(take(&one_array("<f4", "(2, 3)", &[0.0; 4])).is_err());
         assert!(take(&one_array("<f4", "(2, 3)", &[f32::NAN; 6])).unwrap_err().contains("not finite"));
         assert_eq!(take(&one_array("<f4", "(2, 3)", &[0.5; 6])).unwrap(), [0.5; 6]);
-        assert_eq!(take(&npz(&[])).unwrap_err(), "it has no tensor `conv1.weight`");
+        assert_eq!(take(&npz(&[])).unwrap_err(), "no tensor `conv1.weight`");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::{Instant, UNIX_EPOCH};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::response::Parts;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -99,7 +100,7 @@ pub(crate) async fn observe(State(metrics): State<Arc<Metrics>>, request: Reques
     // Log lines of the handler name the request.
     let (RequestRecord { id, method, route, .. }, peer) = (&record, record.peer());
     let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default(), peer, method, route);
-    let mut response = error_as_json(next.run(request).instrument(span).await, method).await;
+    let mut response = error_as_json(next.run(request).instrument(span).await).await;
     record.finished = true;
     record.write(response.status().as_u16(), "request");
     response.headers_mut().insert(REQUEST_ID, record.id.clone());
@@ -137,28 +138,37 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
+/// Names the accepted methods in the text of a 405. This layer must surround the router, because axum sets the
+/// header `Allow` outside the router's own layers.
+pub(crate) async fn name_allowed_methods(request: Request, next: Next) -> Response {
+    let method = method_name(request.method());
+    let response = next.run(request).await;
+    let allowed = response.headers().get(ALLOW).and_then(|value| value.to_str().ok());
+    let (StatusCode::METHOD_NOT_ALLOWED, Some(allowed)) = (response.status(), allowed) else { return response };
+    let text = format!("this address accepts {}, not {method}", allowed.replace(',', ", "));
+    replace_body(response.into_parts().0, text)
+}
+
 /// Rewrites an error of axum's own extractors and routers as `{"error"}`, with its headers.
-async fn error_as_json(response: Response, method: &str) -> Response {
+async fn error_as_json(response: Response) -> Response {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
     let is_json = response.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/json"));
     if !is_error || is_json {
         return response;
     }
-    let (mut parts, body) = response.into_parts();
+    let (parts, body) = response.into_parts();
     let text = Limited::new(body, MAX_ERROR_BYTES).collect().await.map(|whole| whole.to_bytes());
     let text = text.map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()).unwrap_or_default();
-    let allowed = || parts.headers.get(ALLOW).and_then(|value| value.to_str().ok()).unwrap_or("other methods");
-    let text = match status {
-        _ if !text.is_empty() => text,
-        StatusCode::METHOD_NOT_ALLOWED => {
-            format!("this address accepts {}, not {method}", allowed().replace(',', ", "))
-        }
-        _ => status.canonical_reason().unwrap_or("error").to_owned(),
-    };
+    let text = if text.is_empty() { status.canonical_reason().unwrap_or("error").to_owned() } else { text };
+    replace_body(parts, text)
+}
+
+/// An error with this text and the headers of another response.
+fn replace_body(mut parts: Parts, text: String) -> Response {
     parts.headers.remove(CONTENT_LENGTH);
     parts.headers.remove(CONTENT_TYPE);
-    let (error_parts, body) = ApiError::new(status, text).into_response().into_parts();
+    let (error_parts, body) = ApiError::new(parts.status, text).into_response().into_parts();
     parts.headers.extend(error_parts.headers);
     Response::from_parts(parts, body)
 }

@@ -143,7 +143,7 @@ fn each_malformed_request_gets_its_status_and_message() {
             ("", "image/jpeg", Vec::new(), 400, "empty"),
             ("", "image/png", cut, 400, "not a picture that can be read"),
             ("", "image/jpeg", b"hello, this is text".to_vec(), 415, "known format"),
-            ("", "image/webp", b"<svg xmlns='http://www.w3.org/2000/svg'/>".to_vec(), 415, "known format"),
+            ("", "image/webp", b"<svg xmlns='http://www.w3.org/2000/svg'/>".to_vec(), 415, "SVG is not supported"),
             ("", "text/plain", ok.clone().into(), 415, "Content-Type"),
             ("", "application/x-www-form-urlencoded", b"vector=1".to_vec(), 415, "Content-Type"),
             ("", "image/x-portable-pixmap", b"P6\n8000 8000\n255\n".to_vec(), 422, "8000 x 8000"),

@@ -193,7 +193,7 @@ fn a_missing_file_is_gone_and_nothing_replaces_it() {
     std::fs::create_dir(&directory).unwrap();
     for id in &ids[..2] {
         for path in [format!("thumbnail?video={id}"), format!("preview?video={id}"), format!("media/{id}")] {
-            assert!(server.get(&format!("/v1/{path}")).error(410).contains("has gone"), "{path}");
+            assert!(server.get(&format!("/v1/{path}")).error(410).contains("is gone"), "{path}");
         }
     }
     std::fs::write(&broken, "no video any more").unwrap();
