@@ -11,7 +11,7 @@ use reelseek_index::{Searcher, Video, VideoNumber, VideoSet};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::serve::api::search::file_name;
+use crate::serve::api::links::file_name;
 use crate::serve::error::ApiError;
 use crate::serve::limits::MAX_FACETS;
 use crate::serve::snapshot::Snapshot;

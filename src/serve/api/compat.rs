@@ -15,9 +15,10 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::search::{Group, SearchOptions};
 use crate::serve::admission::gate::WorkerGate;
+use crate::serve::api::links::{file_name, seconds};
 use crate::serve::api::openapi::{IndexErrors, PictureErrors};
 use crate::serve::api::request::{body_bytes, read_form, unsupported};
-use crate::serve::api::search::{SearchContext, file_name, moment_links, seconds};
+use crate::serve::api::search::{SearchContext, moment_links};
 use crate::serve::connection::body::BodyKind;
 use crate::serve::error::ApiError;
 use crate::serve::guard::auth::is_https;

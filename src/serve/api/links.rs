@@ -1,4 +1,4 @@
-//! Links to the pictures and videos of a result.
+//! Links to the pictures and videos of a result, and its names and times as responses write them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -42,4 +42,14 @@ impl Links {
     pub(crate) fn path(&self, path: &str) -> Option<String> {
         self.show_paths.then(|| path.to_owned())
     }
+}
+
+/// Milliseconds as seconds.
+pub(crate) fn seconds(ms: u32) -> f64 {
+    f64::from(ms) / 1000.0
+}
+
+/// Name of a video's file, without its folders.
+pub(crate) fn file_name(path: &str) -> &str {
+    path.rsplit(['/', '\\']).next().unwrap_or(path)
 }

@@ -6,6 +6,7 @@ mod cache;
 pub(crate) mod catalogue;
 mod compat;
 mod files;
+mod health;
 pub(crate) mod jobs;
 mod json;
 pub(crate) mod library;
@@ -28,8 +29,8 @@ use crate::serve::state::App;
 pub(crate) fn routes() -> (OpenApiRouter<App>, OpenApiRouter<App>) {
     use bodies::{batch_body, picture_body, search_body, with_body};
     let open = OpenApiRouter::default()
-        .routes(routes!(openapi::healthz))
-        .routes(routes!(openapi::readyz))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
         .routes(routes!(session::create_session, session::delete_session));
     let closed = OpenApiRouter::with_openapi(openapi::Api::openapi())
         .routes(with_body(routes!(search::search), search_body()))
@@ -48,6 +49,6 @@ pub(crate) fn routes() -> (OpenApiRouter<App>, OpenApiRouter<App>) {
         .routes(routes!(jobs::handlers::start_job))
         .routes(routes!(jobs::handlers::list_jobs))
         .routes(routes!(jobs::handlers::job, jobs::handlers::cancel_job))
-        .routes(routes!(openapi::metrics));
+        .routes(routes!(health::metrics));
     (open, closed)
 }

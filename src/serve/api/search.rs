@@ -13,7 +13,7 @@ use crate::media;
 use crate::search::{SearchAnswer, SearchOptions, SearchResult};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::jobs::Jobs;
-use crate::serve::api::links::Links;
+use crate::serve::api::links::{Links, file_name, seconds};
 use crate::serve::api::media::preview::span_of;
 use crate::serve::api::openapi::{IndexErrors, PictureErrors};
 use crate::serve::api::params::QueryParams;
@@ -81,16 +81,6 @@ pub(crate) struct ResultBody {
     preview: String,
     /// Address of the whole video.
     media: String,
-}
-
-/// Milliseconds as seconds.
-pub(crate) fn seconds(ms: u32) -> f64 {
-    f64::from(ms) / 1000.0
-}
-
-/// Name of a video's file, without its folders.
-pub(crate) fn file_name(path: &str) -> &str {
-    path.rsplit(['/', '\\']).next().unwrap_or(path)
 }
 
 /// Addresses of a moment's thumbnail and preview.

@@ -9,9 +9,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::media;
 use crate::serve::advice::{gone, video_error};
 use crate::serve::api::files::{self, FileHeaders, FileRequest, content_type};
+use crate::serve::api::links::file_name;
 use crate::serve::api::media::{MediaContext, VideoFile};
 use crate::serve::api::openapi::{FileErrors, IndexErrors};
-use crate::serve::api::search::file_name;
 use crate::serve::error::ApiError;
 use crate::serve::observe::logging::spawn_blocking;
 
