@@ -95,11 +95,17 @@ pub(crate) fn without_null(schema: RefOr<Schema>) -> RefOr<Schema> {
             }
             RefOr::T(Schema::Object(object))
         }
-        RefOr::T(Schema::OneOf(mut variants)) if !variants.items.is_empty() => {
-            // The null comes first.
-            let mut value = variants.items.swap_remove(variants.items.len() - 1);
-            if let RefOr::T(Schema::Object(object)) = &mut value {
-                object.description = variants.description;
+        RefOr::T(Schema::OneOf(variants)) => {
+            let is_null = |schema: &RefOr<Schema>| {
+                matches!(schema, RefOr::T(Schema::Object(object)) if object.schema_type == SchemaType::Type(Type::Null))
+            };
+            let Some(mut value) = variants.items.into_iter().find(|schema| !is_null(schema)) else {
+                return Schema::default().into();
+            };
+            match &mut value {
+                RefOr::T(Schema::Object(object)) => object.description = variants.description,
+                RefOr::T(Schema::Array(array)) => array.description = variants.description,
+                _ => {}
             }
             value
         }

@@ -440,10 +440,12 @@ fn the_openapi_document_describes_the_parameters_of_every_kind_of_search() {
         assert_eq!(fields(form).len(), options.len() + 2, "{form}");
         assert_eq!(form["properties"]["top"]["type"], "integer");
         let json_bodies = contents["application/json"]["schema"]["oneOf"].as_array().unwrap();
+        assert_eq!(json_bodies[0]["properties"]["vector"]["maxItems"], 16_384);
         for (body, field) in json_bodies.iter().zip(["vector", "url"]) {
             assert_eq!((&body["required"], &body["additionalProperties"]), (&json!([field]), &false.into()));
             assert_eq!(fields(body).len(), options.len() + 1, "{body}");
             assert_eq!(body["properties"]["top"]["type"], json!(["integer", "null"]));
+            assert!(body["properties"][field]["description"].is_string(), "{body}");
             assert_eq!(body["properties"]["top"]["maximum"], 100);
         }
         let batch =
