@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# How far is indexing from its floor, the decoding? And how long does a search take as a fresh process?
+# Compares the time of indexing with its floor, plain decoding, and measures a search in a fresh process.
 #   benches/decode_floor.sh FOLDER PICTURE [ROUNDS]
-# Alternates `reelseek index` into a fresh folder with plain ffmpeg decoding the same files at the same rate and size
-# to nothing, as many processes at once as there are cores, and prints the median of each and their ratio. Then times
-# `reelseek search` from start to exit.
+# Alternates `reelseek index` into a fresh folder with ffmpeg, which decodes the same files at the same rate
+# and size and discards the frames, with one process per core. Prints the median time of each and their ratio.
+# Then measures `reelseek search` from start to exit.
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n 2,3p "$0" >&2; exit 2; }
 folder=$1 picture=$2 rounds=${3:-5}
@@ -17,7 +17,7 @@ now() { date +%s.%N; }
 median() { sort -g | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 
 "$reelseek" index --index "$work/list" "$folder" >&2
-# The longest first, as the indexer does.
+# The largest files first, as the indexer does.
 "$reelseek" info --index "$work/list" --videos --json |
   python3 -c 'import json, os, sys
 for v in sorted((v["path"] for v in json.load(sys.stdin)["list"]), key=os.path.getsize, reverse=True): sys.stdout.write(v + "\0")' >"$work/files"

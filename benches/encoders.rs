@@ -1,5 +1,6 @@
-//! Speed of the encoders, compared with the matrix product of this machine. Weights come from the cache
-//! folder, or are random numbers in the published layout: the time does not depend on their values.
+//! Speed of the encoders, compared with the speed of a matrix product on this machine. Weights come from the
+//! cache folder or else are random, with the published tensor shapes: the time does not depend on their
+//! values.
 //!
 //! ```text
 //! cargo bench -p reelseek --bench encoders [-- NAME..]
@@ -17,10 +18,10 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
 
 const LAYOUTS: &str = include_str!("../tests/reference/encoders.json");
-/// Pictures described at once.
+/// Number of pictures described in one call.
 const BATCH: usize = 32;
 const RUNS: usize = 3;
-/// Side of the matrices whose product gives the machine's rate.
+/// Side of the square matrices whose product measures the machine.
 const SIDE: usize = 2048;
 
 fn numbers(n: usize, seed: u64) -> Vec<f32> {
@@ -48,7 +49,7 @@ fn gemm_rate() -> f64 {
     2.0 * (SIDE as f64).powi(3) / fastest(|| a.matmul(&b).expect("a product"))
 }
 
-/// Names and shapes of the published file.
+/// Names and shapes of the tensors in the published file.
 fn published_tensors(name: &str) -> Vec<(String, Vec<usize>)> {
     let cases: Value = serde_json::from_str(LAYOUTS).expect("a script writes valid JSON");
     let mut tensors = Vec::new();
@@ -63,11 +64,12 @@ fn published_tensors(name: &str) -> Vec<(String, Vec<usize>)> {
     tensors
 }
 
-/// Writes a file with random weights in the published layout.
+/// Writes a file of random weights with the published names and shapes.
 fn random_weights(name: &str, folder: &Path) -> PathBuf {
     let tensors = published_tensors(name).into_iter().map(|(name, shape)| {
         let count = shape.iter().product();
-        // Matrices that halve a vector, scales of 1 and shifts of 0 keep activations within the range of f32.
+        // Matrices that halve the norm of a vector, scales of 1 and shifts of 0 keep activations within the
+        // range of f32.
         let values = match shape.len() {
             0 | 1 => vec![if name.ends_with("bias") || name.ends_with("mean") { 0.0 } else { 1.0 }; count],
             _ => {
@@ -89,7 +91,7 @@ fn random_weights(name: &str, folder: &Path) -> PathBuf {
     path
 }
 
-/// Images a second, or clips a second for an encoder that computes clips as a whole.
+/// Images per second, or clips per second for an encoder that computes whole clips.
 fn rate(encoder: &dyn Encoder) -> f64 {
     let info = encoder.info();
     let (width, height) = (info.sampling.width, info.sampling.height);

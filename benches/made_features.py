@@ -1,9 +1,10 @@
-"""Writes synthetic features for the videos of an ActivityNet annotation file, to try the whole evaluation at full size without
-videos.
+"""Writes synthetic features for the videos of an ActivityNet annotation file, to test the evaluation at full size
+without videos.
 
-Image (128) and video (4096) features are noisy views of unequal length of a latent vector of length 48: the centre of the video's
-class plus an offset of the video. Each modality maps it through a random matrix, and adds strong structure that does not depend on
-the class, and noise. Arrays are named by video. Images have 4 vectors per video, evenly spaced over its time, videos have 2.
+Each video has a latent vector of length 48: the centre of its class plus an offset. Image features (length 128) and
+video features (length 4096) map it through a random matrix, and add noise and strong structure that does not depend
+on the class. Arrays are named by video. Each video has 4 image vectors, evenly spaced over its time, and 2 video
+vectors.
 
     python3 benches/made_features.py ANNOTATIONS OUT     writes OUT/images.npz and OUT/videos.npz (needs numpy only)
 """

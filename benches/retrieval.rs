@@ -12,7 +12,7 @@ use reelseek::research::eval::ranking::{Gallery, Pooling};
 const QUERIES: usize = 10_000;
 const VIDEOS: usize = 5_000;
 const LENGTH: usize = 128;
-/// Videos per class; all videos of a class are relevant.
+/// Videos per class. All videos of the query's class are relevant.
 const CLASS: usize = 25;
 const DEPTH: usize = 100;
 const RUNS: usize = 5;

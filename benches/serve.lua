@@ -1,4 +1,4 @@
--- Posts a file with each request, which wrk alone does not:
+-- Lets wrk post a file with each request:
 --
 --   wrk -c8 --latency -s benches/serve.lua URL -- FILE CONTENT-TYPE
 

@@ -1,5 +1,5 @@
-//! Latency of searches over HTTP: the binary on an index of 100,000 rows, first pictures at a steady rate,
-//! then vectors as fast as the server answers.
+//! Latency of searches over HTTP. The binary serves an index of 100,000 rows and gets first pictures at a
+//! steady rate, then vectors as fast as it answers.
 //!
 //! ```text
 //! cargo bench -p reelseek --bench serve
@@ -18,10 +18,11 @@ use reelseek_index::{Index, IndexSettings, Span, Video};
 const VIDEOS: usize = 2_000;
 const ROWS: usize = 50;
 const DIM: usize = 128;
-/// Pictures a second, and the seconds of each measurement.
+/// Pictures per second.
 const RATE: u32 = 20;
+/// Duration of the measurement with pictures in seconds. The one with vectors takes half as long.
 const SECONDS: u32 = 20;
-/// Connections, each of which sends its next request after the response.
+/// Number of connections. Each sends its next request after the response to the previous one.
 const CONNECTIONS: usize = 8;
 /// Approximate size of the picture's file.
 const JPEG_BYTES: usize = 200_000;
@@ -63,7 +64,7 @@ fn jpeg(random: &mut Random) -> Outcome<Vec<u8>> {
     Ok(best)
 }
 
-/// Makes an index of videos whose rows are near each other, with sketches.
+/// Makes an index with sketches, in which the rows of each video are near each other.
 fn index(folder: &std::path::Path, random: &mut Random) -> Outcome<()> {
     let settings = IndexSettings { sketch: align::BYTES as u32, ..IndexSettings::new(DIM) };
     let index = Index::create(folder, &settings)?;
@@ -149,7 +150,7 @@ fn print_latency(what: &str, mut took: Vec<Duration>, seconds: f64) {
     );
 }
 
-/// Measures pictures that are due at fixed times, whether earlier ones are answered or not. Latency counts
+/// Measures pictures that are due at fixed times, even if earlier ones have no answer yet. Latency counts
 /// from the due time.
 fn steady(address: &str, jpeg: &[u8]) -> Outcome<()> {
     let count = RATE * SECONDS;

@@ -1,10 +1,12 @@
 //! Time of a training step of the model with 119.2 M parameters, compared with its floor.
 //!
-//!     cargo bench -p reelseek --bench train_step
+//! ```text
+//! cargo bench -p reelseek --bench train_step [-- autograd]
+//! ```
 //!
-//! The floor is the time of the step's multiply-adds at the rate of the `gemm` crate on square matrices of
-//! 2,048, plus one pass over weights and momentum. Step and floor alternate, and their medians are compared.
-//! With the argument `autograd`, the step through candle is timed as well.
+//! The floor is the time of the step's multiply-adds at the speed of the `gemm` crate on square matrices of
+//! side 2,048, plus one pass over weights and momentum. Step and floor alternate, and their medians are
+//! compared. With the argument `autograd`, the step through candle is measured as well.
 
 use std::time::Instant;
 

@@ -51,22 +51,22 @@
 //! checkpoint maps both to unit vectors of one length. The index stores one vector (row) per clip and finds
 //! the rows nearest to the vector of a picture.
 //!
-//! The code is split into rooms. Each room answers one question and may use only the rooms named here. A test
-//! compares these layers with the code (`tests/integration/architecture.rs`).
+//! The code is split into rooms. Each room answers one question and may use only the rooms listed here. A
+//! test compares the code with these rules (`tests/integration/architecture.rs`).
 //!
 //! | room | question | uses |
 //! |---|---|---|
-//! | `base` | which helpers need no other room? (files, random numbers, matrix products, ...) | - |
+//! | `base` | which helpers need no other room? (files, random numbers, matrix products, ...) | index |
 //! | [`media`] | which pictures are in a file, and at which times? | base |
 //! | [`encode`] | what are the features of a picture and of a clip? | base, media |
 //! | `features` | which feature sets are on disk, with which labels and splits? | base |
 //! | [`gmf`] | how do features of different lengths become comparable? | base, features |
 //! | [`reelseek_index`] | which rows are nearest, among those that match the filter? | - |
-//! | [`collection`] | which encoder and checkpoint belong to an index folder? | encode, gmf, index |
+//! | [`collection`] | which encoder and checkpoint belong to an index folder? | all above but features |
 //! | [`search`] | which videos, and which moments, match a picture? | all above but features |
 //! | [`ingest`] | how does an index follow the files in a folder? | all above |
 //! | `research` | how good are the answers, and which data trains a checkpoint? | all above |
-//! | `serve` | how do browsers and programs search? (web page, HTTP API) | all but features, research |
+//! | `serve` | how do browsers and programs search? (web page, HTTP API) | all above but features, research |
 //! | `cli` | what does the command line mean? | all |
 //!
 //! **Indexing.** [`ingest::Indexer`] finds files with [`media::walk`], decodes each with [`media::frames`],
@@ -79,19 +79,19 @@
 //! picture with their frames ([`search::align`]), joins neighbouring rows to a [`search::Moment`] and
 //! converts the evidence to a confidence ([`collection::Calibration`]).
 //!
-//! **Server.** `serve` answers the same searches over HTTP. Each request uses one snapshot of the index. It
-//! passes the guards (host, token, limits) and waits in a queue. The page in `assets/page` is a client of
-//! this API.
+//! **Server.** `serve` answers the same searches over HTTP. A request passes the guards (host, token,
+//! limits), waits in a queue, and then uses one snapshot of the index. The page in `assets/page` is a client
+//! of this API.
 //!
 //! **Training.** The command `train` opens a `features::FeatureSet` or makes one from videos
 //! (`research::fit::pairs`). `gmf::train` takes steps with `gmf::CpuStepper`, whose gradients are written by
-//! hand. `gmf::AutogradStepper` is its reference and the way to a GPU. `gmf::GmfWeights::fold` reduces the
+//! hand. `gmf::AutogradStepper` is its reference and runs on a GPU. `gmf::GmfWeights::fold` reduces the
 //! best epoch to the small [`gmf::Folded`] checkpoint that indexing and searching use.
 //!
 //! **Evaluation.** The command `dataset` draws frames and clips from annotations (`features::benchmark`),
-//! `extract` encodes them into a `features::FeatureSet`, and `eval` ranks its videos for its pictures
-//! (`research::eval`): `methods` map both into one space, `ranking` ranks exactly, `metrics` and `summary`
-//! judge the rankings, and `table`, `report` and `trec` write the results.
+//! `extract` encodes them into a `features::FeatureSet`, and `eval` ranks the videos of the set for each of
+//! its images (`research::eval`): `methods` map both into one space, `ranking` ranks exactly, `metrics` and
+//! `summary` judge the rankings, and `table`, `report` and `trec` write the results.
 //!
 //! [`encode::registry`] lists the encoders.
 

@@ -1,10 +1,10 @@
-// Requests to the server. Every failure becomes a sentence for people.
+// Requests to the server. Every failure becomes an error with a message for the user.
 
 import { byId } from './dom.js';
 import { alerts } from './alerts.js';
 import { go } from './router.js';
 
-/** A failed request: a sentence for people, and the server's message as `detail`. */
+/** A failed request: a message for the user, and the server's message as `detail`. */
 export class RequestError extends Error {
   constructor(message, { status = 0, detail = '', noIndex = null } = {}) {
     super(message);
@@ -31,9 +31,9 @@ const MESSAGES = {
   504: 'That took too long, so the server stopped.',
 };
 
-/** Statuses whose sentence needs no detail from the server. */
+/** Statuses whose message needs no detail from the server. */
 const WITHOUT_DETAIL = [401, 413, 415, 429];
-/** Statuses with which the same request fails again. */
+/** Statuses after which the same request would fail again. */
 const FINAL = [400, 403, 404, 410, 413, 415, 422];
 
 const MAX_RETRIES = 3;
@@ -47,7 +47,8 @@ const pause = (ms, signal) =>
   });
 
 /**
- * Sends a request. Retries while the server is busy, and asks the user for the token if one is needed; `quiet` requests fail instead.
+ * Sends a request. Retries while the server is busy, and asks the user for the token if one is needed. `quiet`
+ * requests fail instead.
  */
 async function send(path, { quiet = false, ...options } = {}) {
   for (let retries = 0; ; retries += 1) {
@@ -69,7 +70,7 @@ async function send(path, { quiet = false, ...options } = {}) {
     const detail = await response.json().then((body) => body.error ?? '', () => '');
     const now = response.status === 503 && path !== INFO ? await serverInfo(true, true).catch(() => null) : null;
     if (now && !now.index) throw new RequestError(NO_INDEX, { status: 503, noIndex: now });
-    // The index appeared after the request.
+    // The index has appeared since the request.
     if (now && /no index/.test(detail) && retries < MAX_RETRIES) continue;
     throw new RequestError(MESSAGES[response.status] ?? (detail || `The server answered ${response.status}.`), { status: response.status, detail });
   }
@@ -83,7 +84,7 @@ export function link(path, query = {}) {
 
 export const get = async (path, query, signal) => (await send(link(path, query), { signal })).json();
 
-/** For requests that the page sends by itself. */
+/** For requests that the page sends without an action of the user. */
 export const getQuietly = async (path) => (await send(path, { quiet: true })).json();
 
 export const getPicture = async (path, signal) => (await send(path, { signal })).blob();
@@ -93,7 +94,7 @@ export const post = async (path, body, signal) =>
 
 export const cancelJob = async (job) => (await send(`/v1/jobs/${encodeURIComponent(job)}`, { method: 'DELETE' })).json();
 
-/** Searches with a picture (a Blob) or, where the server fetches, with its web address. */
+/** Searches with a picture (a Blob) or, if the server fetches pictures, with its URL. */
 export async function search(query, options, signal) {
   const isAddress = typeof query === 'string';
   const response = await send(link('/v1/search', options), {
@@ -116,7 +117,7 @@ let info = null;
 let lastInfo = null;
 let facets = null;
 
-/** The answer of `/v1/info`, requested once, again if `fresh`, and each time while there is no index. */
+/** The answer of `/v1/info`. It is requested once, again if `fresh` is true, and each time while there is no index. */
 export async function serverInfo(fresh = false, quiet = false) {
   if (!info || fresh) info = quiet ? getQuietly(INFO) : get(INFO);
   const request = info;
@@ -143,7 +144,7 @@ function compareInfo(now) {
 
 let noIndexAlert = null;
 
-/** Shows what to do without an index. The alert disappears when there is one. */
+/** Shows that there is no index, and what to do. The alert disappears when an index appears. */
 export function showNoIndex({ indexing }) {
   noIndexAlert = alerts.show({
     text: NO_INDEX,
@@ -164,7 +165,7 @@ export function completions() {
   return facets;
 }
 
-// The token: one dialog, however many requests need it. The session is a cookie that scripts cannot read.
+// The token: one dialog for all requests that need it. The session is a cookie that scripts cannot read.
 
 const SIGNED_IN = 'reelseek-signed-in';
 let tokenDialog = null;

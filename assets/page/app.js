@@ -60,7 +60,8 @@ function acceptTransfer(transfer) {
   search.acceptTransfer(transfer);
 }
 
-// Dragging. `depth` counts the elements that were entered and not left. The events of a pair arrive in any order.
+// Dragging. `depth` counts the elements that the pointer has entered and not left. When it moves between two
+// elements, the two events may arrive in either order.
 
 let depth = 0;
 const showOverlay = (on) => (byId('drop').hidden = !on);
@@ -104,5 +105,5 @@ api.setUpSignOut();
 onroute(show);
 show(parse()).then(() => api.completions());
 showVideoCount();
-// A job may be running, or an index may appear.
+// `poll` watches a running job, and waits for an index if there is none.
 api.serverInfo().then(({ indexing }) => jobs.poll(indexing), () => null);

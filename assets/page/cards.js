@@ -4,7 +4,7 @@ import { breakable, clock, h, icon } from './dom.js';
 import { retryLoading, thumbnail } from './media.js';
 import { openPlayer } from './player.js';
 
-/** Confidence from which a result counts as found: one in 20 unrelated pictures reaches it. */
+/** Least confidence of a result that counts as found. One in 20 unrelated pictures reaches it. */
 export const FOUND_CONFIDENCE = 0.95;
 const LEVELS = [
   { from: 0.99, bars: 4, word: 'strong' },
@@ -86,7 +86,7 @@ export function playableThumbnail({ still, preview, title, overlay, onopen, open
     clearTimeout(timer);
     if (playing?.frame === frame && playing.hovered) stop();
   });
-  // A press inside the frame must not stop the video: the click would miss it.
+  // A press inside the frame must not stop the video: that removes the video, and the click would have no target.
   frame.addEventListener('focusout', ({ relatedTarget }) => playing?.frame === frame && !playing.hovered && !frame.contains(relatedTarget) && stop());
   return frame;
 }

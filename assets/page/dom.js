@@ -35,7 +35,7 @@ export function icon(name) {
   return svg;
 }
 
-/** Text to type. */
+/** Text that the user may type, such as a command. */
 export const code = (text) => h('code', {}, text);
 
 export const byId = (id) => document.getElementById(id);

@@ -24,7 +24,10 @@ export function wordAt(text, caret) {
   return { start: caret - word.length, field, typed: word.slice(colon + 1).replace(/^"/, '').toLowerCase() };
 }
 
-/** The text after the caret that remains when the word is completed. A completed field name replaces only the name. */
+/**
+ * The text after the caret that remains when the word is completed. If the completion is a field name (`whole` is
+ * false), it replaces only the name of a field.
+ */
 export function restAfter(text, caret, whole) {
   const rest = text.slice(caret);
   if (!whole) return rest.replace(/^[a-z]*:?\[?/i, '');
@@ -35,7 +38,7 @@ export function restAfter(text, caret, whole) {
   return rest.replace(/^[^\s"()]*(?:(?<=:)"[^"]*"?)?/, '').trimStart();
 }
 
-/** Completions of the word: `{text, note, whole}`. `whole` is false if more must be typed. */
+/** Completions of the word: `{text, note, whole}`. `whole` is false for a field name, whose value must follow. */
 export function proposals({ field, typed }, { labels, folders }) {
   const fits = (name) => name.toLowerCase().includes(typed);
   const first = (name) => !name.toLowerCase().startsWith(typed);
@@ -118,7 +121,7 @@ export function filterBox({ label, hint, placeholder, onapply }) {
       ...offered.map(({ text, note }, i) =>
         h(
           'li',
-          // `mousedown`: before a click the box would lose the focus and close the list.
+          // `mousedown`, because the box loses the focus and closes the list before a `click`.
           { role: 'option', id: `${id}-${i}`, 'aria-selected': 'false', onmousedown: (event) => (event.preventDefault(), accept(i)) },
           h('span', {}, text),
           h('small', {}, note),

@@ -5,7 +5,7 @@ import { roughDuration, bytes, code, count, h, number, announce, when } from './
 import * as jobs from './jobs.js';
 import { STATES, totals } from './jobs.js';
 
-/** Progress between two announcements. */
+/** Progress between two announcements to screen readers. */
 const ANNOUNCE_STEP = 0.25;
 
 const failures = (job) =>
@@ -167,7 +167,7 @@ export function indexingView() {
     );
   }
 
-  /** Shows one alert, however often the poll fails. */
+  /** Shows one alert, even if the poll fails several times. */
   function onerror(error) {
     pollAlert ??= api.showError(error, () => ((pollAlert = null), jobs.poll(true)));
   }

@@ -1,9 +1,12 @@
-// Indexing jobs. A running job is polled in every view. The indexing view also polls for jobs that others start.
+// Indexing jobs. A running job is polled in every view. The indexing view also polls for jobs that other clients start.
 
 import * as api from './api.js';
 import { number, announce } from './dom.js';
 
-/** Interval between polls: with the indexing view open, in other views, and without a running job. */
+/**
+ * Interval between polls: of a running job with the indexing view open, of a running job in other views, without a
+ * running job, and the longest one after failures.
+ */
 const OPEN_MS = 1000;
 const BACKGROUND_MS = 3000;
 const IDLE_MS = 5000;
@@ -28,7 +31,7 @@ let timer = 0;
 let polls = 0;
 let failures = 0;
 
-/** Requests the state of the jobs, and again as long as it may change. `all` lists all jobs even if one is running. */
+/** Polls the jobs as long as their state may change. With `all`, lists all jobs even if one is running. */
 export async function poll(all = false) {
   clearTimeout(timer);
   polls += 1;

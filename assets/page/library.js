@@ -102,7 +102,7 @@ export function libraryView() {
     }
   }
 
-  // An empty list is loaded again. A list on screen does not change by itself.
+  // After a change of the index an empty list is loaded again. Videos on screen do not change without a user action.
   addEventListener('reelseek-indexed', () => root.isConnected && list.children.length === 0 && !list.hasAttribute('aria-busy') && load(false));
 
   return {

@@ -1,14 +1,17 @@
-// Thumbnails and previews. A busy server refuses them, so failed ones are loaded again later.
+// Loads thumbnails and previews. A busy server refuses them, so failed ones are loaded again later.
 
 import { h } from './dom.js';
 
 /** Statuses after which a later attempt may succeed. */
 const TEMPORARY = [401, 408, 429, 500, 502, 503, 504];
-/** Wait before an attempt if the server names none; doubled each time. */
+/** Wait before the next attempt if the server sends no `Retry-After`; doubled each time. */
 const FIRST_WAIT_S = 4;
 const LONGEST_WAIT_S = 60;
 
-/** Why a link fails: `{final, status, seconds}`, with the wait before another attempt; `null` if it succeeds now. */
+/**
+ * The cause of a failed load: `{final, status, seconds}`, with the wait before another attempt; `null` if the link
+ * works now.
+ */
 async function failureOf(link, attempts) {
   const later = Math.min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** attempts);
   try {
@@ -24,8 +27,10 @@ async function failureOf(link, attempts) {
 }
 
 /**
- * Retries an image or video whose loading fails: the event does not say why, so the server is asked. Calls `onwait(seconds)` and `load()` if a later attempt
- * may succeed; `onfailed(failure)` if none can, or after `maxAttempts`. `failure` is `null` if the server sends the file and the browser cannot show it.
+ * Retries an image or video whose loading fails. The event does not contain the cause, so the link is requested again
+ * to get the status. Calls `onwait(seconds)` and later `load()` if another attempt may succeed; calls
+ * `onfailed(failure)` if none can, or after `maxAttempts`. `failure` is `null` if the server sends the file but the
+ * browser cannot show it.
  */
 export function retryLoading(element, load, { onfailed, onwait, maxAttempts = Infinity }) {
   let last = '';
@@ -39,7 +44,7 @@ export function retryLoading(element, load, { onfailed, onwait, maxAttempts = In
     const isCurrent = () => element.getAttribute('src') === link;
     if (!isCurrent()) return;
     if (failure === null && !retriedAtOnce) {
-      // The server was busy a moment ago.
+      // The link works now, so the first failure may have been temporary.
       retriedAtOnce = true;
       load();
     } else if (failure === null || failure.final || (attempts += 1) >= maxAttempts) {
@@ -51,8 +56,8 @@ export function retryLoading(element, load, { onfailed, onwait, maxAttempts = In
   });
 }
 
-// Thumbnails load when they are near the window, and only a few at once: a browser has six connections to a server, and
-// thumbnails that take a while to make must not delay searches.
+// Thumbnails load when they are near the window, and only a few at once: a browser opens six connections to a server,
+// and slow thumbnails must not delay searches.
 
 const MAX_AT_ONCE = 4;
 const due = [];
@@ -76,7 +81,7 @@ function fetchNext() {
       loading += 1;
       image.src = image.dataset.src;
     } else {
-      // Its view is closed: it loads when the view opens again.
+      // The view of this image is closed. The image loads when the view opens again.
       watcher.observe(image);
     }
   }

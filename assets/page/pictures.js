@@ -1,8 +1,8 @@
-// Query pictures: dropped, pasted and chosen ones, kept while this page is open.
+// Query pictures, which the user drops, pastes or chooses. They are kept while this page is open.
 
 import { RequestError } from './api.js';
 
-/** Pictures of this visit by their key in the address, so that the Back button finds them. */
+/** Pictures of this visit by their key in the page's URL, so that the Back button finds them. */
 const kept = new Map();
 const MAX_KEPT = 30;
 /** Longer side of a redrawn picture in pixels. */
@@ -76,7 +76,7 @@ export async function redraw(blob) {
   return new Promise((resolve) => canvas.toBlob(resolve, 'image/jpeg', 0.92));
 }
 
-/** Calls `run` with the picture and, if the server refuses it (too large, AVIF, SVG), again with the picture redrawn. */
+/** Calls `run` with the picture. If the server refuses it (too large, AVIF, SVG), calls it with the redrawn picture. */
 export async function withRedraw(blob, run) {
   try {
     return await run(blob);

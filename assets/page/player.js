@@ -1,4 +1,4 @@
-// A player: of the file itself, or of previews if this browser cannot play the file.
+// Plays the file of a video, or previews of it if this browser cannot play the file.
 
 import { frameLink, mediaLink, previewLink } from './api.js';
 import { byId, clock, h, icon } from './dom.js';
@@ -16,7 +16,7 @@ export function playerOf({ video: id, title, duration, at = 0, thumbnail }, onfr
   let cut = null;
   /** The current second, to continue from if playing fails. */
   let position = at;
-  /** Whether to play: the element loses this state when it fails. */
+  /** Whether the video should play: the element loses this state when it fails. */
   let shouldPlay = false;
   const length = duration || Infinity;
   const note = h('p', { class: 'note', role: 'status', hidden: true });

@@ -1,4 +1,4 @@
-// The address after `#`: `#/VIEW/REST?PARAMETERS`. It contains all state that fits into an address.
+// The part of the URL after `#`: `#/VIEW/REST?PARAMETERS`. It contains all state that fits into a URL.
 
 export function parse(hash = location.hash) {
   const [path, query = ''] = hash.replace(/^#\/?/, '').split('?');
@@ -26,7 +26,7 @@ const notify = () => listeners.forEach((listener) => listener(parse()));
 /** Shows the current address again. */
 export const reload = notify;
 
-/** Goes to an address. `replace` adds no step for the Back button, as for a slider. */
+/** Goes to an address. With `replace` the Back button skips the previous address; the slider uses this. */
 export function go(path, params, { replace = false } = {}) {
   const target = address(path, params);
   if (target === location.hash) return;

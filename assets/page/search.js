@@ -12,14 +12,14 @@ import { go, parse } from './router.js';
 const PAGE = 24;
 /** Positions of the threshold: denser where small differences matter. */
 const STOPS = [0, 0.5, 0.75, 0.9, FOUND_CONFIDENCE, 0.98, 0.99, 0.999];
-/** Width of a video frame that is used as the query. */
+/** Width in pixels of a video frame that is the query. */
 const FRAME_WIDTH = 1280;
 const MAX_ANSWERS = 30;
 
 /** Answers of this visit from the current index, so that the Back button shows them at once. */
 const answers = new Map();
 
-/** As in style.css. */
+/** The same width as in style.css. */
 const narrow = matchMedia('(max-width: 58rem)');
 
 const chance = (p) => Math.round(1 / (1 - p));
@@ -79,7 +79,7 @@ export function searchView() {
   const threshold = h('div', { class: 'field' }, h('div', { class: 'split' }, h('label', { for: 'threshold' }, 'Minimum confidence'), figure), slider, words);
   slider.addEventListener('input', () => change({ min: STOPS[slider.value] === defaultMin() ? null : STOPS[slider.value] }, { replace: true }));
 
-  // Closed on a narrow page, so that the results are in view.
+  // Closed on a narrow page, so that the results are visible.
   const options = h('details', { class: 'options' }, h('summary', {}, 'Filter and confidence'), h('div', { class: 'options-body' }, filter.element, groups, threshold));
   const unfold = () => (options.open = !narrow.matches);
   narrow.addEventListener('change', unfold);
@@ -144,7 +144,7 @@ export function searchView() {
     });
   }
 
-  /** The query of the address: `{name, key, load()}`; none at the start. */
+  /** The query in the page's URL: `{key, name, preview, load()}`; a falsy value if there is none. */
   function queryOfRoute() {
     const { params } = route;
     const [video, at] = params.get('frame')?.split(/@(?=[^@]*$)/) ?? [];
@@ -286,10 +286,10 @@ export function searchView() {
 
   addEventListener('reelseek-indexed', ({ detail: now }) => {
     info = now;
-    // All of them: a restarted server counts generations from one again.
+    // All answers, not only those of older generations: a restarted server counts generations from one again.
     answers.clear();
     if (current) current.stale = true;
-    // An empty result is searched again. Results on screen do not change by themselves.
+    // An empty result is searched again. Results on screen do not change without a user action.
     const nothingFound = !current || (current.stale && found.hidden);
     if (root.isConnected && route && nothingFound && !running) load(false);
   });

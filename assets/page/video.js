@@ -9,7 +9,7 @@ import { playerOf } from './player.js';
 import { reload } from './router.js';
 import { searchWith } from './search.js';
 
-/** Twice the size of a frame in the strip, for screens of high density. */
+/** Width of a strip frame's picture: twice its width on the page, for screens of high density. */
 const STILL_WIDTH = 320;
 
 /** Names and values of the sidecar's other fields. */

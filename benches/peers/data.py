@@ -1,8 +1,8 @@
-"""Makes the vectors of the index bench: seeded, float32, unit norm.
+"""Makes the vectors of the index bench: seeded, float32, 128 dimensions, unit norm.
 
-clustered   a Gaussian mixture: one centre a thousand rows, centres N(0, I), rows centre + 0.5 N(0, I); 128-d
-lowcontrast uniform on the sphere of 24 dimensions, carried into 128 by one random matrix: near and far
-            neighbours differ little
+clustered   a Gaussian mixture: one centre for each 1,000 rows, centres N(0, I), rows centre + 0.5 N(0, I)
+lowcontrast uniform on the sphere of 24 dimensions, mapped to 128 dimensions by one random matrix, so that the
+            distances of near and far neighbours differ little
 
     python3 data.py KIND ROWS QUERIES DIR     writes DIR/base.npy and DIR/queries.npy
 """

@@ -1,9 +1,9 @@
-"""hnswlib and faiss-cpu on the vectors of the index bench: one JSON line an event, as `ann` prints them.
+"""Measures hnswlib and faiss-cpu on the vectors of the index bench. Prints one JSON line per event, as `ann` does.
 
     python3 peers.py --base base.npy --queries queries.npy --k 10 --m 16 --ef-construction 200 --ef 16,32 --threads 2
                      [--engines hnswlib,faiss]
 
-Building uses --threads threads, searching one. recall is against the exact answer by faiss' flat index.
+Building uses --threads threads, searching uses one. The reference for recall is the exact answer of faiss' flat index.
 """
 
 import argparse

@@ -1,4 +1,5 @@
-"""Reads what ann and peers.py printed (LABEL.jsonl files), prints a table and draws recall against queries a second.
+"""Reads the output of ann, peers.py and peer-usearch (LABEL.jsonl files), prints a table and draws recall against
+queries per second.
 
     python3 table.py OUT.svg LABEL.jsonl...
 """
@@ -24,7 +25,7 @@ def read(path):
 
 
 def at(curve, recall):
-    """Queries a second at a recall: between two measured points, linear in recall and the logarithm of speed."""
+    """Queries per second at a recall. Interpolates the logarithm of the speed linearly between two measured points."""
     curve = sorted(curve)
     for (r0, q0), (r1, q1) in zip(curve, curve[1:]):
         if r0 <= recall <= r1:

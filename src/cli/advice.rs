@@ -7,13 +7,13 @@ use crate::ingest::closed_form::{FitError, FitEvent};
 use crate::ingest::{self, FileError};
 use crate::{collection, encode, gmf, media, search};
 
-/// Reason for a video of the index whose file is gone.
+/// Reported for a video of the index whose file is gone.
 pub(super) const MISSING_FILE: &str = "the file is gone but still in the index; --prune removes it";
 
 const ANOTHER_FOLDER: &str = "or index again into another folder";
 const NAME_WEIGHTS: &str = "name a file with --weights";
 
-/// What to do about an error; `None` if its message says all.
+/// What to do about an error; `None` if there is nothing to add to its message.
 pub(super) fn of(error: &(dyn Error + 'static)) -> Option<String> {
     let advice = None
         .or_else(|| error.downcast_ref().and_then(index))

@@ -8,7 +8,7 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use crate::collection::ModelChoice;
 
-/// Which index.
+/// Selects the index.
 #[derive(Debug, Args)]
 pub(super) struct IndexFolderArgs {
     /// Folder of the index
@@ -16,17 +16,18 @@ pub(super) struct IndexFolderArgs {
     pub(super) index: PathBuf,
 }
 
-/// Which encoder and checkpoint, for commands that index.
+/// Selects the encoder and the checkpoint, for commands that index.
 #[derive(Debug, Args)]
 pub(super) struct ModelArgs {
-    /// Encoder (`reelseek encoders` lists them; onnx:FILE for your own) [default: the index's, or layout]
+    /// Encoder: a name that `reelseek encoders` lists, or onnx:FILE [default: the index's; layout for a new
+    /// index]
     #[arg(long, value_name = "NAME")]
     encoder: Option<String>,
     /// Weights of the encoder [default: the downloaded ones]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
-    /// Folded checkpoint [default: the index's; for a new index the embedded one (layout), or one fitted to
-    /// the videos]
+    /// Folded checkpoint [default: the index's; for a new index, the embedded one with layout, otherwise one
+    /// fitted to the videos]
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
 }
@@ -38,7 +39,7 @@ impl ModelArgs {
     }
 }
 
-/// Copies of an index's checkpoint and weights, for commands that search.
+/// Files to use instead of the index's own checkpoint and weights, for commands that search.
 #[derive(Debug, Args)]
 pub(super) struct StoredModelArgs {
     /// Folded checkpoint that the index was made with [default: the one in its folder]

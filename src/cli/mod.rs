@@ -1,5 +1,5 @@
-//! The command line: parses arguments, calls the library, prints. Data goes to standard output, everything
-//! else to standard error.
+//! The command line: parses arguments, calls the library, prints the results. Data is written to standard
+//! output, everything else to standard error.
 //!
 //! | part | content |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | `research` | the commands that train and measure (Cargo feature `research`) |
 //! | `args` | options that several commands share |
 //! | `output` | the JSON that is printed |
-//! | `advice` | what to do about an error, by one match |
+//! | `advice` | what to do about an error: one `match` for each error type |
 //! | `terminal` | notes, errors, progress, Ctrl-C |
 
 mod advice;
@@ -54,7 +54,7 @@ Environment:
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Index videos: files or folders; only what is new or changed
+    /// Index video files and folders; unchanged files are skipped
     Index(index::IndexArgs),
     /// Find the videos, and the moment in each, that show what a picture shows
     Search(search::SearchArgs),
@@ -100,7 +100,7 @@ pub fn main() -> ExitCode {
     };
     match outcome {
         Ok(code) => code,
-        // The reader of our output is gone (`| head`).
+        // The process that read the output has ended, as in `| head`.
         Err(error) if terminal::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             terminal::print_error(&error);

@@ -138,13 +138,13 @@ pub(super) struct EncoderOutput<'a> {
     pub(super) source: &'a str,
     /// Repository on the Hugging Face hub.
     pub(super) repository: Option<&'a str>,
-    /// Whether its weights are on this machine.
+    /// Whether the weights are on this machine.
     pub(super) here: bool,
     /// Path of the weights, whether they exist or not; `null` if they are embedded.
     pub(super) path: Option<String>,
     /// Size of the file, or of the download.
     pub(super) bytes: Option<u64>,
-    /// Hash of the file when it was downloaded.
+    /// Hash that the file had when it was downloaded.
     pub(super) hash: Option<String>,
     pub(super) verified: bool,
 }
@@ -173,7 +173,7 @@ pub(super) struct InfoOutput<'a> {
     pub(super) dim: usize,
     pub(super) attributes: &'a BTreeMap<String, String>,
     pub(super) calibration: Calibration,
-    /// Memory-mapped bytes.
+    /// Size of the memory-mapped vectors and graphs.
     pub(super) bytes: u64,
     pub(super) segments: usize,
     pub(super) graphs: usize,
@@ -182,7 +182,7 @@ pub(super) struct InfoOutput<'a> {
     pub(super) ann_recall: f64,
     #[serde(rename = "ef_for_0.99")]
     pub(super) ef: Option<usize>,
-    /// Bits of a value.
+    /// Bits per value of a vector.
     pub(super) bits: u32,
     pub(super) sketch_bytes: u32,
     #[serde(rename = "rounding_recall@10")]

@@ -43,7 +43,7 @@ pub(super) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-/// Failures that are printed in full.
+/// Largest number of failures that are printed.
 const MAX_LISTED: usize = 50;
 
 /// Prints why files failed.
@@ -98,8 +98,8 @@ pub(super) fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// A progress bar over bytes: files differ in size a thousandfold, so a count of files would predict nothing.
-/// It is drawn on a terminal only, from the first known total on.
+/// A progress bar that counts bytes, because sizes of files differ a thousandfold and a count of files would
+/// predict no time. It is drawn on a terminal only, and only after the total is known.
 pub(super) struct ByteBar(ProgressBar);
 
 impl ByteBar {

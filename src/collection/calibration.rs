@@ -1,22 +1,23 @@
 //! Calibration: the scores that unrelated pictures reach by chance, and the confidence that follows from
 //! them.
 //!
-//! At each commit the engine searches for up to 256 frames of the gallery and excludes the frame's own video
-//! from each search. The best evidence of each search (the cosine, and in an index with sketches the
-//! correlation) gives the null distribution. It consists of two halves of normal distributions that join at
-//! the median. The scale of the lower half is `median − 16 % quantile`. The upper half is wider, because some
-//! scenes look alike. In an index with sketches, copies of a video are recognised by their evidence and left
-//! out. There the upper scale is the mean of `(quantile − median) / z` over the quantiles of 84, 90 and 95 %,
-//! because a single quantile is noisy in a small gallery. Without sketches copies would increase the upper
-//! scale, so it equals the lower scale.
+//! `ingest::calibrate` searches for one frame (a probe) of each of up to 256 videos and excludes the frame's
+//! own video from each search. The best evidence of each search (the cosine, plus the weighted correlation in
+//! an index with sketches) gives the null distribution. It consists of two halves of normal distributions
+//! that join at the median. The scale of the lower half is `median − 16 % quantile`.
 //!
-//! `confidence(s) = Φ((s − median) / scale)`. One unrelated picture in 20 exceeds 0.95.
+//! The upper half is wider, because some scenes look alike. In an index with sketches, copies of a video are
+//! recognised by their evidence and left out. There the upper scale is the mean of `(quantile − median) / z`
+//! over the quantiles of 84, 90 and 95 %, because a single quantile is noisy in a small gallery. Without
+//! sketches, copies are not recognised and would increase the upper scale, so it equals the lower scale.
+//!
+//! `confidence(s) = Φ((s − median) / scale)`. One in 20 unrelated pictures reaches a confidence of 0.95.
 
 use serde::{Deserialize, Serialize};
 
-/// Median, lower and upper scale of the null distribution in a gallery of about ten minutes. The prior counts
-/// as [`PRIOR_WEIGHT`] probes, so that a gallery of one video, which has no probes, has a confidence.
-/// Measured by the quality evaluation on mixed clips.
+/// Median, lower and upper scale of the null distribution in a gallery of about ten minutes, measured by the
+/// quality evaluation on mixed clips. The prior counts as [`PRIOR_WEIGHT`] probes, so that even a gallery of
+/// one video, which has no probes, gives a confidence.
 const PRIOR: [f64; 3] = [0.45, 0.075, 0.075];
 /// The prior for an index with sketches, where the correlation adds to the evidence.
 const PRIOR_WITH_SKETCHES: [f64; 3] = [0.54, 0.09, 0.135];
@@ -38,7 +39,7 @@ pub struct Calibration {
     pub location: f64,
     /// Standard deviation of the evidence below the median.
     pub scale: f64,
-    /// Standard deviation above the median; 0 in an index of an older version, which had only one.
+    /// Standard deviation above the median; 0 in an index of an older version, which stored `scale` only.
     #[serde(default)]
     pub upper: f64,
     /// Number of probes.
@@ -46,7 +47,7 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Fits the distribution to the best evidence of probes that have no correct answer.
+    /// Fits the distribution to the best evidence of probes, which have no correct answer.
     pub fn fit(mut best: Vec<f32>, sketches: bool) -> Calibration {
         let prior = if sketches { PRIOR_WITH_SKETCHES } else { PRIOR };
         best.retain(|s| s.is_finite() && !(sketches && *s >= COPY));
@@ -116,7 +117,7 @@ mod tests {
 
     #[test]
     fn one_unrelated_picture_in_twenty_exceeds_095() {
-        // A normal null of 1,000 probes, by its quantiles.
+        // Quantiles of a normal distribution, as the evidence of 999 probes.
         let null: Vec<f32> = (1..1000)
             .map(|i| {
                 let p = f64::from(i) / 1000.0;

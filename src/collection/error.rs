@@ -39,7 +39,7 @@ pub enum Error {
     OtherCheckpoint {
         /// Fingerprint recorded in the index.
         found: String,
-        /// Fingerprint of the checkpoint that was named, or is in the folder.
+        /// Fingerprint of the checkpoint that the caller named, or else of the one in the folder.
         given: String,
     },
     /// The index stores its vectors in full precision.

@@ -1,4 +1,4 @@
-//! An index folder: the index, and the encoder and checkpoint that its vectors come from.
+//! An index folder: the index, and the encoder and checkpoint that made its vectors.
 //!
 //! An index records in its attributes which encoder ([`ENCODER`]) and which checkpoint ([`CHECKPOINT`]) made
 //! its vectors. A checkpoint other than the embedded one is stored in the folder as [`CHECKPOINT_FILE`].
@@ -54,8 +54,8 @@ impl Collection {
         Ok(Collection { folder: folder.to_owned(), index: Index::open(folder)? })
     }
 
-    /// Opens an index for writing: also completes a creation that was interrupted before it had renamed its
-    /// checkpoint.
+    /// Opens an index for writing. If the creation of the index was interrupted before it renamed the
+    /// checkpoint, this completes it.
     ///
     /// # Errors
     /// As [`Collection::open`]; [`Error::Io`] if the checkpoint cannot be renamed.
@@ -103,7 +103,8 @@ impl Collection {
         }
         let created = Index::create(folder, &settings);
         if created.is_err() && !Index::exists(folder) {
-            // No later run would look for the file. The first error is the one to report.
+            // No later run would use the file. An error of the removal is ignored: the first error is
+            // reported.
             let _ = std::fs::remove_file(&pending);
         }
         let collection = Collection { folder: folder.to_owned(), index: created? };
@@ -150,13 +151,12 @@ impl Collection {
         Ok(self.index.writer()?)
     }
 
-    /// The encoder and the checkpoint of the index: what it recorded, or what `choice` names, if that is the
-    /// same.
+    /// The encoder and the checkpoint of the index: the recorded ones, or copies that `choice` names.
     ///
     /// # Errors
-    /// [`Error::Encoder`] if the encoder's weights are missing or others than recorded; [`Error::Checkpoint`]
-    /// if the checkpoint cannot be read; [`Error::MissingCheckpoint`] if the index's own checkpoint file is
-    /// gone; [`Error::OtherCheckpoint`] if the checkpoint is not the recorded one.
+    /// [`Error::Encoder`] if the encoder's weights are missing or not the recorded ones;
+    /// [`Error::Checkpoint`] if the checkpoint cannot be read; [`Error::MissingCheckpoint`] if the index's
+    /// own checkpoint file is gone; [`Error::OtherCheckpoint`] if the checkpoint is not the recorded one.
     pub fn model(&self, choice: &ModelChoice) -> Result<Model, Error> {
         let attributes = &self.settings().attributes;
         let id = self.encoder_id();
@@ -195,8 +195,8 @@ impl Collection {
     }
 }
 
-/// The name of the checkpoint while its index is being created. The prefix is one that [`Index::create`]
-/// accepts in a folder, so that an interrupted creation can be repeated.
+/// The name of the checkpoint while its index is being created. [`Index::create`] accepts files with this
+/// prefix in the folder, so that an interrupted creation can be repeated.
 fn pending_checkpoint(folder: &Path, fingerprint: &str) -> PathBuf {
     folder.join(format!("text.new.checkpoint.{fingerprint}"))
 }

@@ -6,8 +6,8 @@ use crate::encode::Encoder;
 use crate::encode::registry::{self, LAYOUT};
 use crate::gmf::Folded;
 
-/// The encoder, weights and checkpoint that a caller names. What is `None` comes from the index; for a new
-/// index it is the `layout` encoder, and the checkpoint embedded for it.
+/// The encoder, weights and checkpoint that a caller names. A field that is `None` is taken from the index; a
+/// new index uses the encoder `layout` and its embedded checkpoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModelChoice {
     /// Name of the encoder.
@@ -19,7 +19,7 @@ pub struct ModelChoice {
 }
 
 impl ModelChoice {
-    /// The weights that the caller names: a file, or the file in an encoder's name (`onnx:FILE`).
+    /// The weights that the caller names: by `weights`, or else in the encoder's name (`onnx:FILE`).
     pub fn named_weights(&self) -> Option<PathBuf> {
         let in_name = || self.encoder.as_deref().and_then(registry::onnx_path).map(Path::to_owned);
         self.weights.clone().or_else(in_name)
@@ -43,7 +43,7 @@ impl ModelChoice {
     }
 }
 
-/// What makes vectors: an encoder and a checkpoint for it.
+/// An encoder and a checkpoint for it, which together make vectors.
 #[derive(Debug, Clone)]
 pub struct Model {
     /// Makes features of pictures and clips.

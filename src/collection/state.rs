@@ -1,4 +1,5 @@
-//! What an index stores besides its videos. For `reelseek_index` it is opaque JSON, published by each commit.
+//! Data that an index stores besides its videos. For `reelseek_index` it is opaque JSON, which each commit
+//! publishes.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,13 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::Calibration;
 
-/// What an index stores besides its videos.
+/// Data that an index stores besides its videos.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CollectionState {
-    /// Scores of unrelated pictures; `None` before the first measurement.
+    /// Distribution of the evidence of unrelated pictures; `None` before the first measurement.
     pub calibration: Option<Calibration>,
-    /// Cosines of unrelated pictures, for queries by vector.
+    /// Distribution of the cosines of unrelated pictures, for queries by vector.
     pub by_cosine: Option<Calibration>,
     /// The videos that the calibration was measured on; `None` before the first measurement.
     pub measured: Option<CalibratedOn>,
@@ -45,7 +46,7 @@ pub struct DecodeFailure {
     pub path: PathBuf,
 }
 
-/// A path as text, or as bytes if it is not UTF-8, which JSON cannot hold.
+/// A path as text, or as bytes if it is not UTF-8, because JSON cannot hold other text.
 mod any_path {
     use std::path::{Path, PathBuf};
 
@@ -81,7 +82,7 @@ mod any_path {
 }
 
 impl CollectionState {
-    /// The state of a snapshot; the default if the snapshot has none that can be read.
+    /// The state of a snapshot; the default if the snapshot has no readable state.
     pub fn of(searcher: &Searcher) -> CollectionState {
         searcher.state().and_then(|json| serde_json::from_value(json.clone()).ok()).unwrap_or_default()
     }

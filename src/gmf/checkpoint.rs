@@ -1,4 +1,4 @@
-//! The folded checkpoint: file format and arithmetic.
+//! The folded checkpoint: its file format and its arithmetic.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use crate::base::tensors::{self, StoredPrecision};
 
 /// Version of the file layout.
 pub(super) const FORMAT: u32 = 1;
-/// The only metadata key; its value is the [`CheckpointRecord`] as JSON. safetensors does not keep the order
-/// of several keys.
+/// The only metadata key. Its value is the [`CheckpointRecord`] as JSON. There is one key because safetensors
+/// does not keep the order of several.
 pub(super) const KEY: &str = "reelseek";
-/// Largest accepted length of a feature or an embedding: a larger one means a damaged file.
+/// Largest accepted length of features or embeddings. A larger one means that the file is damaged.
 const MAX_LEN: usize = 1 << 16;
 
 /// Why a checkpoint cannot be used.
@@ -143,7 +143,8 @@ pub struct CheckpointRecord {
     pub multiple: u32,
     /// Share of the dissociated length that is invariant; 0 if the maps were fitted without layers.
     pub boundary: f64,
-    /// How the checkpoint was trained or fitted, for people.
+    /// How the checkpoint was trained or fitted. The key `videos` lists training videos, and `fitted`
+    /// describes the sample of a closed-form fit.
     pub training: serde_json::Value,
     /// Input length of [`CheckpointRecord::projection`]; absent without a projection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -209,7 +210,7 @@ impl CheckpointRecord {
     pub(super) fn in_tensors(file: &tensors::TensorFile<'_>) -> Result<CheckpointRecord, String> {
         let text = file.metadata.get(KEY).ok_or_else(|| format!("its metadata has no `{KEY}`"))?;
         let unreadable = |e: serde_json::Error| format!("its metadata `{KEY}` cannot be read ({e})");
-        // The version first: a later version may have other fields.
+        // The version is read first, because a later version may have other fields.
         let value: serde_json::Value = serde_json::from_str(text).map_err(unreadable)?;
         match value["format"].as_u64() {
             Some(found) if found != u64::from(FORMAT) => {
@@ -250,7 +251,7 @@ impl Affine {
     }
 }
 
-/// A folded checkpoint: one affine map into the shared space for images and one for videos.
+/// A folded checkpoint: an affine map into the shared space for images, and one for videos.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Folded {
     /// `image.inv`, of shape (l*, l_image).

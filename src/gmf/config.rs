@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// Largest accepted number of parameters; a larger one is a mistake (the paper's largest model has 0.34 ·
-/// 10⁹).
+/// Largest accepted number of parameters. A larger number is a mistake: the paper's largest model has 0.34 ·
+/// 10⁹.
 const MAX_PARAMETERS: usize = 1 << 34;
 
-/// Why a model cannot have a form.
+/// Why a form of a model is invalid.
 #[derive(Debug, Clone, PartialEq, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -32,7 +32,7 @@ pub enum ConfigError {
         "boundary is {0}; it is the share of the dissociated length that is invariant, between 0 and 1 (the paper uses 0.5)"
     )]
     Boundary(f64),
-    /// The boundary rounds to an empty side.
+    /// The boundary leaves one side empty after rounding.
     #[error("boundary {boundary} of {dissociated} dissociated numbers of `{modality}` leaves one side empty")]
     EmptySide {
         /// Name of the modality.

@@ -4,7 +4,7 @@
 //! | item | contents |
 //! |---|---|
 //! | [`GmfConfig`] | lengths, magnification, boundary; number of parameters and operations |
-//! | [`Folded`] | one affine map for each modality: what indexing and searching use |
+//! | [`Folded`] | one affine map for each modality, for indexing and searching |
 //!
 //! Training needs the Cargo feature `research`:
 //!

@@ -1,4 +1,4 @@
-//! Measures how unrelated pictures score on an index.
+//! Measures the scores that unrelated pictures reach on an index.
 
 use rayon::prelude::*;
 use reelseek_index::{Effort, Searcher, VideoNumber, VideoSet, Writer};
@@ -8,11 +8,11 @@ use crate::collection::{CalibratedOn, Calibration, Collection, CollectionState};
 use crate::media::Picture;
 use crate::search::{PreparedQuery, QueryView, align, rank};
 
-/// Probes searched for at most.
+/// Largest number of probes that are searched for.
 const MAX_PROBES: usize = 256;
 
-/// Publishes `state` with a calibration measured on the last commit. Does nothing if the index is calibrated
-/// on the same videos.
+/// Publishes `state` with a calibration of the last commit. Measures only if the videos differ from those of
+/// the calibration in `state`, and commits only if the state differs from the stored one.
 ///
 /// # Errors
 /// [`Error::Index`] if the index cannot be read or written.
@@ -24,8 +24,8 @@ pub fn calibrate(collection: &Collection, writer: &mut Writer, mut state: Collec
     publish(&searcher, writer, &state)
 }
 
-/// Calibrates within a run once the index has twice as many videos as it was calibrated on, for searches
-/// during the run.
+/// Calibrates during a run if the index has at least twice as many videos as its calibration covers, so that
+/// searches during the run have useful confidences.
 ///
 /// # Errors
 /// As [`calibrate`].
@@ -43,7 +43,7 @@ pub(super) fn calibrate_if_outgrown(
     publish(&searcher, writer, state)
 }
 
-/// Numbers are never reused: the highest number and the count identify the set of videos.
+/// Identifies the set of videos by its highest number and its size, because numbers are never reused.
 fn measured(searcher: &Searcher) -> CalibratedOn {
     let numbers = searcher.video_numbers();
     CalibratedOn { newest: numbers.last().map_or(0, |n| n.0), videos: numbers.len() }
@@ -84,7 +84,7 @@ fn null_scores(searcher: &Searcher) -> Result<Vec<(f32, f32)>, Error> {
             None => None,
         };
         let foreign: VideoSet = numbers.iter().copied().filter(|n| n != own).collect();
-        // A query by vector has one view: the plain one.
+        // A query by vector has one view, which is not mirrored.
         let plain = views.first().map(|view| searcher.search(&view.embedding, 1, Some(&foreign), Effort::Exact));
         let cosine = plain.transpose()?.and_then(|hits| Some(hits.first()?.score));
         let best = rank(searcher, &PreparedQuery { views, templates }, 1, Some(&foreign), Effort::Exact)?;

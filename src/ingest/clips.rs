@@ -1,4 +1,4 @@
-//! Frames of one video → rows of the index.
+//! Turns the frames of one video into rows of the index.
 
 use std::collections::VecDeque;
 
@@ -8,8 +8,9 @@ use super::FileError;
 use crate::encode::{Descriptor, Encoder};
 use crate::gmf::Folded;
 
-/// Cosine from which a row counts as equal to the row before it and is merged with it: a still picture, a
-/// slide. Slowly moving scenes stay below within a second, so that their moments stay short.
+/// Cosine from which a row counts as equal to the row before it and is merged with it, as in a still picture
+/// or a slide. Rows of slowly moving scenes, a second apart, have lower cosines, so that their moments stay
+/// short.
 const SAME_ROW: f32 = 0.9985;
 
 /// The rows of one video.
@@ -30,7 +31,7 @@ struct ClipFrame {
     sketch: Vec<u8>,
 }
 
-/// Joins frames, given in order of time, to clips and embeds each as a row.
+/// Joins frames, given in order of time, into clips and embeds each clip as a row.
 pub struct ClipBuilder<'a> {
     encoder: &'a dyn Encoder,
     checkpoint: &'a Folded,
@@ -61,7 +62,7 @@ impl<'a> ClipBuilder<'a> {
         }
     }
 
-    /// For keyframes, which have any distance: each is a clip that lasts until the next keyframe.
+    /// For keyframes, whose distances vary: each is a clip that lasts until the next keyframe.
     pub fn keyframes(encoder: &'a dyn Encoder, checkpoint: &'a Folded) -> ClipBuilder<'a> {
         ClipBuilder { frames_per_clip: 1, stride: 1, ..ClipBuilder::regular(encoder, checkpoint) }
     }

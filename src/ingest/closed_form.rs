@@ -1,5 +1,5 @@
-//! The checkpoint of an encoder without a trained one: maps fitted in closed form to frames of the videos to
-//! index.
+//! The default checkpoint of encoders that have no trained one: maps that are fitted in closed form to frames
+//! of the videos to index.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -17,9 +17,9 @@ use crate::media::{self, DecodePlan, Limits, Picture, Tools};
 /// Length of the shared space.
 pub const LENGTH: usize = 128;
 
-/// A checkpoint that embeds a clip like the mean of its frames. `projection` maps a descriptor to image
-/// features, `image` maps image features to the shared space; a clip passes both maps after its frames are
-/// averaged.
+/// A checkpoint that embeds a clip as the mean of its frames. `projection` maps a descriptor to image
+/// features, `image` maps image features to the shared space. The mean of a clip's descriptors passes both
+/// maps.
 ///
 /// # Errors
 /// [`ConfigError`] if no model has these lengths.
@@ -61,7 +61,7 @@ pub enum FitEvent {
         /// Number of videos of the sample.
         of: usize,
     },
-    /// The sample is too small, so the checkpoint is not fitted to it.
+    /// The sample is too small for a full fit, see [`principal`].
     TooFewVideos {
         /// Name of the encoder.
         encoder: String,
@@ -168,8 +168,8 @@ impl FitSample {
         FitSample::deserialize(record.training.get("fitted")?).ok()
     }
 
-    /// Whether a map can be fitted to the sample. The mean of few videos mostly shows those videos, so
-    /// centring would remove their content; and n directions need n frames.
+    /// Whether the sample is large enough for a full fit. The mean of few videos mostly shows those videos,
+    /// so centring would remove their content; and n directions need n frames.
     fn is_sufficient(&self) -> bool {
         self.videos >= MIN_VIDEOS && self.frames >= MIN_FRAMES
     }
@@ -199,8 +199,8 @@ const BATCH: usize = 8;
 /// Time between two progress events.
 const EVENT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Largest number of frames in a sample, limited by the encoder's cost and by the cost of the eigenvectors,
-/// which grows with the cube of the smaller of frames and length.
+/// Largest number of frames in a sample. The encoder's cost limits it, and the cost of the eigenvectors,
+/// which grows with the cube of the number of frames or of the length, whichever is smaller.
 fn max_frames(encoder: &dyn Encoder) -> usize {
     let about = encoder.info();
     let flops = registry::entry(&about.name).map_or(DEFAULT_FLOPS, |entry| entry.flops);
@@ -261,13 +261,13 @@ pub enum FitError {
     GmfConfig(#[from] ConfigError),
 }
 
-/// Maps image features to their first principal directions about the mean, at most [`LENGTH`] of them. Every
-/// video has the same weight, for any number of frames. The cosine in these directions is nearly the cosine
-/// of centred features.
+/// A checkpoint that maps image features to their first principal directions about the mean, at most
+/// [`LENGTH`] of them. Every video has the same weight, for any number of frames. The cosine in these
+/// directions is nearly the cosine of centred features.
 ///
-/// If the sample is too small, nothing is centred: the directions are the sample's own and seeded random
-/// ones, which keep cosines within a few hundredths (Johnson and Lindenstrauss, 1984). The first videos then
-/// do not determine how later videos are compared.
+/// If the sample is too small, features are not centred. Up to half of the directions are those of the
+/// sample; the others are seeded random directions, which keep cosines within a few hundredths (Johnson and
+/// Lindenstrauss, 1984). The first videos then do not determine how later videos are compared.
 ///
 /// # Errors
 /// [`ConfigError`] if no model has the encoder's lengths.
@@ -324,9 +324,9 @@ fn directions(x: &DMatrix<f64>, count: usize) -> DMatrix<f64> {
     }
 }
 
-/// Extends orthonormal columns to `count` columns with seeded random columns orthogonal to all others. The
-/// random columns are scaled so that on average they keep the length of the part of a vector that they
-/// represent.
+/// Extends orthonormal columns to `count` columns with seeded random columns that are orthogonal to all
+/// others. The random columns are scaled so that, on average, a vector orthogonal to the given columns keeps
+/// its length.
 fn filled(directions: DMatrix<f64>, count: usize) -> DMatrix<f64> {
     let (length, known) = directions.shape();
     let missing = count.saturating_sub(known);
@@ -337,7 +337,7 @@ fn filled(directions: DMatrix<f64>, count: usize) -> DMatrix<f64> {
     let mut all = directions.resize_horizontally(count, 0.0);
     for i in known..count {
         let mut column = DVector::from_fn(length, |_, _| f64::from(random.between(-1.0, 1.0)));
-        // Twice, because one pass leaves rounding errors.
+        // Orthogonalised twice, because one pass leaves rounding errors.
         for _ in 0..2 {
             let before = all.columns(0, i);
             let along = before.tr_mul(&column);
@@ -433,7 +433,7 @@ mod tests {
         let first = video(INPUTS, 1, 2);
         let folded = fit(INPUTS, std::slice::from_ref(&first));
         let embed = |row: &[f32]| folded.embed_image(row).unwrap();
-        // The cosine of its own frames is exact, that of other frames approximate.
+        // The cosine of the sample's own frames is exact, that of other frames is approximate.
         assert!((cosine(&embed(&first[0]), &embed(&first[1])) - cosine(&first[0], &first[1])).abs() < 1e-4);
         for seed in 2..12 {
             let [a, b] = [seed, seed + 100].map(|seed| video(INPUTS, seed, 1).remove(0));

@@ -1,4 +1,4 @@
-//! What a run reports: an outcome for every file, progress, and totals.
+//! Reports of a run: an outcome for every file, progress, and totals.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,15 +8,15 @@ use thiserror::Error as ThisError;
 use crate::base::ErrorPaths;
 use crate::{encode, gmf, media};
 
-/// What happened to one file.
+/// The outcome of one file.
 #[derive(Debug)]
 pub enum FileOutcome {
     /// The file is searchable after the next commit.
     Indexed {
         /// Rows of the video.
         rows: u32,
-        /// What ffmpeg reported about a damaged file that could be read in part, or what is wrong with its
-        /// sidecar.
+        /// Errors that ffmpeg reported for a file that could be read in part, and the fault of a sidecar that
+        /// was ignored.
         warning: Option<String>,
     },
     /// The file is in the index and has not changed.
@@ -94,13 +94,13 @@ pub enum IndexEvent {
     File {
         /// The file.
         path: PathBuf,
-        /// What happened to it.
+        /// Its outcome.
         outcome: FileOutcome,
     },
-    /// Progress in bytes. Reported when the run knows what it has to read, after each file, and within long
-    /// files.
+    /// Progress in bytes. Reported when the total is known, after each file, and within long files.
     Progress {
-        /// Bytes read so far. Of a file that is being decoded, the decoded share of its length counts.
+        /// Bytes read so far. For a file that is being decoded, its size times the decoded share of its
+        /// length.
         done_bytes: u64,
         /// Bytes of all files to read.
         total_bytes: u64,

@@ -1,6 +1,7 @@
-//! The conductor: video files → media → encode → gmf → index, with an outcome for every file.
+//! Indexing: decodes video files, encodes their frames, embeds clips and stores the rows, with an outcome for
+//! every file.
 //!
-//! [`Indexer::open`] opens or creates an index, [`Indexer::run`] brings it up to date with files and folders.
+//! [`Indexer::open`] opens or creates an index. [`Indexer::run`] updates it from files and folders.
 
 mod calibrate;
 mod clips;
@@ -39,7 +40,7 @@ use crate::gmf::Folded;
 use crate::media::{self, Limits, Tools};
 use crate::search::{self, Engine, align};
 
-/// Why indexing could not run at all. What is wrong with one file is an [`IndexEvent`].
+/// Why indexing could not run at all. The failure of a single file is an [`IndexEvent`].
 #[derive(Debug, ThisError)]
 #[non_exhaustive]
 pub enum Error {
@@ -72,7 +73,7 @@ impl ErrorPaths for Error {
 /// Interval of progress reports while no file is finished.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Brings one index up to date with files and folders.
+/// Updates one index from files and folders.
 #[derive(Debug)]
 pub struct Indexer {
     collection: Collection,
@@ -135,15 +136,15 @@ impl Indexer {
         Engine::new(&self.collection, self.model)
     }
 
-    /// Indexes what is new or changed.
+    /// Indexes new and changed files.
     ///
-    /// Unchanged files (same path, size and modification time) are not opened, nor are files that an earlier
-    /// run could not decode (up to 1,000 are remembered). Changed files are replaced. Finished videos are
-    /// committed every few seconds.
+    /// A file is unchanged if its path, size and modification time are the same. Unchanged files are not
+    /// opened, also if an earlier run could not decode them (up to 1,000 such files are remembered). A
+    /// changed file replaces its rows. Finished videos are committed every few seconds.
     ///
     /// # Errors
-    /// [`enum@Error`] if the index cannot be read or written. A file that fails is reported by `on_event` and
-    /// stops nothing.
+    /// [`enum@Error`] if the index cannot be read or written. A file that fails is reported to `on_event` and
+    /// does not end the run.
     pub fn run(&self, cancel: &Cancel, on_event: impl FnMut(IndexEvent)) -> Result<IndexSummary, Error> {
         let start = Instant::now();
         let mut run = run::IndexRun::begin(&self.collection, &self.options, on_event)?;
@@ -179,9 +180,9 @@ impl Indexer {
                 match receiver.recv_timeout(REPORT_INTERVAL) {
                     Err(RecvTimeoutError::Disconnected) => return Ok::<(), Error>(()),
                     Err(RecvTimeoutError::Timeout) => run.report_progress(&reading_bytes),
-                    // A file that a cancelled run has not finished has no outcome; the next run decodes it.
+                    // Files that finish after a cancellation get no outcome. The next run decodes them.
                     Ok(_) if cancel.is_set() => {}
-                    // Without an index to write to, decoding the other files is useless.
+                    // If the index cannot be written, decoding the other files is useless.
                     Ok(finished) => run.store(finished, &reading_bytes).inspect_err(|_| cancel.set())?,
                 }
             }

@@ -16,11 +16,12 @@ pub struct IndexOptions {
     pub jobs: usize,
     /// Decode keyframes only: faster, but moments are coarser.
     pub keyframes: bool,
-    /// Remove videos under `paths` from the index whose files are gone.
+    /// Remove videos from the index if they are under `paths` and their files are gone.
     pub prune: bool,
     /// Decode files again that could not be decoded before, even if they have not changed.
     pub retry: bool,
-    /// Store vectors with 16 bits a value. Applies to a new index; an existing one must already be so.
+    /// Store vectors with 16 bits a value. With an existing index, this is an error unless it already does
+    /// so.
     pub half: bool,
     /// Encoder, weights and checkpoint.
     pub model: ModelChoice,

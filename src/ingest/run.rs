@@ -1,4 +1,4 @@
-//! One run over an index: which files to decode, what happened to each, and what the index stores about it.
+//! One run over an index: chooses the files to decode, stores their rows or failures, and reports outcomes.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -12,12 +12,13 @@ use super::{Error, FileError, FileOutcome, IndexEvent, IndexOptions, IndexSummar
 use crate::collection::{Collection, CollectionState, DecodeFailure, video_path};
 use crate::media;
 
-/// Interval of commits: a killed run loses at most this much.
+/// Interval of commits. A killed run loses at most the files that finished in this time.
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
 
-/// Remembered failures at most: every search reads them. Files beyond this are decoded again in each run.
+/// Largest number of remembered failures, limited because every search reads them. Other failed files are
+/// decoded again in each run.
 const MAX_FAILURES: usize = 1000;
-/// Bytes kept of an error.
+/// Largest length of a remembered error in bytes.
 const MAX_REASON_BYTES: usize = 256;
 
 /// The writer and the counts of a run.
@@ -154,7 +155,7 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
         let roots: Vec<PathBuf> = self.options.paths.iter().map(|root| work::resolved(root)).collect();
         let in_roots = |path: &Path| roots.iter().any(|root| path.starts_with(root));
         let gone = |path: &Path| in_roots(path) && matches!(path.try_exists(), Ok(false));
-        // The failure of a deleted file need not be remembered.
+        // The failures of deleted files are forgotten.
         self.state.failed.retain(|id, failure| present.contains(id) || !gone(&failure.path));
         let mut missing: Vec<(PathBuf, String)> = Vec::new();
         for (id, (_, video)) in &self.known {
@@ -240,7 +241,7 @@ impl FileTask {
 
     fn failure(&self, reason: &str) -> DecodeFailure {
         let path = format!("{}: ", self.path.display());
-        // The path is stored once; a long one would leave no room for the error.
+        // The path is stored apart, because a long one would leave no room for the error.
         let mut reason = reason.strip_prefix(&path).unwrap_or(reason).to_owned();
         if let Some((end, _)) = reason.char_indices().find(|(at, c)| at + c.len_utf8() > MAX_REASON_BYTES) {
             reason.truncate(end);

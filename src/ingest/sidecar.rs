@@ -5,10 +5,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Largest sidecar that is read.
+/// Largest size of a sidecar in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Deepest nesting. The JSON parser stops at 128 levels, and the index adds some.
+/// Largest number of nested levels. The JSON parser stops at 128 levels, and the index adds some.
 const MAX_DEPTH: usize = 32;
 
 /// The contents of a sidecar.

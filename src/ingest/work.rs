@@ -1,4 +1,4 @@
-//! One file: its size and times, and how it becomes rows.
+//! One file: its size and times, and its conversion to rows.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use crate::media::{self, Limits, Tools};
 use crate::search::align;
 use reelseek_index::Video;
 
-/// Frames that the encoder describes at once.
+/// Number of frames that the encoder describes in one call.
 pub(crate) const BATCH: usize = 16;
 
 /// Value of `Video::sampling` for a video of which only keyframes were decoded.
@@ -54,8 +54,8 @@ impl FileTask {
         Ok(FileTask { id, size_bytes: meta.len(), modified_ns: modified_ns(&meta), sidecar_modified_ns, path })
     }
 
-    /// Whether the indexed version of the file is current. Rows of keyframes are not, if all frames are to be
-    /// decoded.
+    /// Whether the indexed version of the file is current. If all frames are to be decoded, rows of keyframes
+    /// only are not.
     pub(super) fn same_media(&self, video: &Video, keyframes: bool) -> bool {
         let same_sampling = keyframes || video.sampling != KEYFRAMES;
         self.size_bytes == video.size_bytes && self.modified_ns == video.modified_ns && same_sampling
@@ -65,8 +65,8 @@ impl FileTask {
         self.sidecar_modified_ns == video.sidecar_modified_ns
     }
 
-    /// The video's entry in the index, without rows and probe, and a warning made of `note` and the sidecar's
-    /// errors.
+    /// The video's entry in the index, without rows and probe, and a warning that joins `note` and the errors
+    /// of the sidecar.
     pub(super) fn describe(&self, duration_ms: u64, note: Option<String>) -> (Video, Option<String>) {
         let (sidecar, warning) = match sidecar::read(&self.path) {
             Ok(sidecar) => (sidecar.unwrap_or_default(), None),
@@ -142,7 +142,7 @@ fn is_doubtful(result: &Result<IndexedFile, FileError>) -> bool {
         .is_some_and(|text| ["Input/output error", "Cannot allocate memory"].iter().any(|cause| text.contains(cause)))
 }
 
-/// What all workers share.
+/// Data that all workers share.
 pub(super) struct WorkerContext<'a> {
     pub(super) tools: &'a Tools,
     pub(super) encoder: &'a dyn Encoder,
@@ -168,14 +168,14 @@ impl WorkerContext<'_> {
     fn attempt(&self, task: &FileTask, progress: &mut ReadProgress<'_>) -> Result<IndexedFile, FileError> {
         let mut result = self.decode_with_fallback(task, progress);
         if is_doubtful(&result) {
-            // ffmpeg reports the same for a drive that fails for a moment and for some damaged files. If
-            // every byte can be read, a second failure is the file's own.
+            // ffmpeg reports the same error for a temporary fault of a drive and for some damaged files. If
+            // every byte can be read, the file is the cause of a second failure.
             media::read_through(&task.path, self.cancel)?;
             result = self.decode_with_fallback(task, progress);
         }
         if result.as_ref().err().is_none_or(FileError::is_lasting) {
-            // ffmpeg takes a drive that is gone for the end of the file. Then rows and errors are not the
-            // file's own.
+            // If a drive disappears, ffmpeg treats that as the end of the file, and neither rows nor errors
+            // are valid.
             media::readable(&task.path)?;
             let now = FileTask::new(&task.path)?;
             if (now.size_bytes, now.modified_ns) != (task.size_bytes, task.modified_ns) {
@@ -185,10 +185,11 @@ impl WorkerContext<'_> {
         result
     }
 
-    /// Decodes keyframes or all frames, as the options say; all frames if no keyframe can be decoded.
+    /// Decodes keyframes or all frames, depending on the options. If no keyframe can be decoded, decodes all
+    /// frames.
     fn decode_with_fallback(&self, task: &FileTask, progress: &mut ReadProgress<'_>) -> Result<IndexedFile, FileError> {
         match self.decode(task, self.keyframes, progress) {
-            // The only keyframe may be damaged, or hidden by an edit list; other frames can still be good.
+            // The only keyframe may be damaged, or an edit list may hide it, while other frames are good.
             Err(error) if self.keyframes && error.is_lasting() => self.decode(task, false, progress),
             result => result,
         }
@@ -242,8 +243,8 @@ impl WorkerContext<'_> {
     }
 }
 
-/// One frame from about the middle of the video, stored to calibrate the index. The length of the video is
-/// not known in advance: the frame is replaced at frame numbers that grow by half each time. Flat frames are
+/// One frame from about the middle of the video, stored to calibrate the index. The number of frames is not
+/// known in advance, so the frame is replaced at frame numbers that grow by half each time. Flat frames are
 /// not used.
 #[derive(Default)]
 struct ProbeFrame {

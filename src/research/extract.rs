@@ -105,7 +105,7 @@ pub fn benchmark_from_videos(
 ) -> Result<ExtractSummary, Error> {
     let tools = Tools::find()?;
     let files = by_name(files)?;
-    // Before decoding: an unwritable folder is reported at once.
+    // Created before decoding, so that an unwritable folder is reported at once.
     let writers = writers(out)?;
     let by_video: Vec<&[BenchmarkRow]> = benchmark.items.chunk_by(|a, b| a.video == b.video).collect();
     let done = AtomicUsize::new(0);
@@ -127,7 +127,7 @@ pub fn benchmark_from_videos(
     write(writers, rows.into_iter().flatten().collect(), cancel)
 }
 
-/// The files by the ids of their videos.
+/// The files by the id of their video.
 fn by_name(files: &[PathBuf]) -> Result<BTreeMap<String, &PathBuf>, Error> {
     let mut named: BTreeMap<String, &PathBuf> = BTreeMap::new();
     for path in files {

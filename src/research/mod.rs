@@ -1,4 +1,4 @@
-//! Research on features: fits and feature sets from videos, and evaluation.
+//! Research: closed-form fits, feature sets from videos, and evaluation.
 
 pub mod eval;
 pub mod extract;

@@ -1,10 +1,10 @@
 //! The second stage of a search: compares the query picture with single frames.
 //!
 //! The index stores a sketch of each row: the luma of its middle frame, stretched to 32 x 32 cells of 8 bits.
-//! The query is compared with a sketch in every way in which a picture on the web may derive from a frame:
-//! whole, cropped anywhere, rotated a little, with a surround, mirrored. The score is the highest normalised
-//! cross-correlation. The local mean is removed from both, so that brightness, contrast and slow shading have
-//! no influence:
+//! A query on the web may be a copy of a frame that was cropped anywhere, rotated a little, framed by a
+//! surround, or mirrored. The query is compared with a sketch for each of these cases and as a whole. The
+//! score is the highest normalised cross-correlation. The local mean is removed from both, so that
+//! brightness, contrast and slow shading have no influence:
 //!
 //! `ncc = Σ q f / √((Σ q² + floor) (Σ f² + floor))`
 //!
@@ -55,7 +55,7 @@ pub struct QueryTemplates {
 }
 
 impl QueryTemplates {
-    /// Templates for all supported ways in which the picture may derive from a frame.
+    /// Templates for all supported changes of a frame (see the module).
     pub fn new(picture: &Picture) -> QueryTemplates {
         let luma = LumaSquare::of(picture, 2 * SIDE);
         let aspect = picture.width as f32 / picture.height as f32;
@@ -97,8 +97,8 @@ impl QueryTemplates {
     }
 }
 
-/// The comparison of all templates with one plane. It is a type because the compiler does not inline a
-/// closure of this size into the function that may use the processor's widest vectors.
+/// The comparison of all templates with one plane. It is a type and not a closure, because the compiler does
+/// not inline a closure of this size into the function that may use the processor's widest vectors.
 struct BestCorrelation<'a> {
     plane: &'a SketchPlane,
     templates: &'a [Template],
@@ -160,8 +160,8 @@ impl LumaSquare {
             + (value(x0, y1) * (1.0 - fx) + value(x1, y1) * fx) * fy
     }
 
-    /// The part around `middle` with `share` of the sides (both as shares of the sides), resized to `side` x
-    /// `side`, without its local mean.
+    /// The part with `share` of the sides around `middle` (a position in shares of the sides), resized to
+    /// `side` x `side`, without its local mean.
     fn part(&self, middle: [f32; 2], share: f32, side: usize) -> LumaSquare {
         let [columns, rows] = middle.map(|middle| {
             let step = share * self.side as f32 / side as f32;
@@ -202,7 +202,7 @@ impl LumaSquare {
         let mut values = Vec::with_capacity(side * side);
         for row in 0..side {
             for column in 0..side {
-                // Four samples per cell, because a cell may be twice as wide as one of this square.
+                // Four samples per cell, because a cell may be twice as wide as a cell of this square.
                 let sample = |(oy, ox): (f32, f32)| {
                     let (u, v) = (column as f32 + ox - side as f32 / 2.0, row as f32 + oy - side as f32 / 2.0);
                     let (x, y) = ((u * cos - v * sin / aspect) * step, (u * sin * aspect + v * cos) * step);
@@ -281,7 +281,7 @@ impl SketchPlane {
             let (above, below) = (S::as_simd_f32s(row(2 * pair)).0, S::as_simd_f32s(row(2 * pair + 1)).0);
             let (first, second) = (S::as_simd_f32s(&expected[..SIDE]).0, S::as_simd_f32s(&expected[SIDE..]).0);
             let mut i = 0;
-            // A row has 32 numbers and a vector at most 16.
+            // A row has 32 numbers and a vector at most 16, so the number of vectors is even.
             while i + 1 < above.len() {
                 sums[0] = simd.mul_add_e_f32s(above[i], first[i], sums[0]);
                 sums[1] = simd.mul_add_e_f32s(above[i + 1], first[i + 1], sums[1]);

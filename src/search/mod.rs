@@ -60,9 +60,9 @@ impl ErrorPaths for Error {
 /// Options of a search.
 #[derive(Debug, Clone)]
 pub struct SearchOptions {
-    /// Most results to return.
+    /// Largest number of results.
     pub top: usize,
-    /// Number of better results to leave out: those of earlier pages.
+    /// Number of best results to leave out, such as those of earlier pages.
     pub skip: usize,
     /// What one result is.
     pub group: Group,
@@ -82,7 +82,7 @@ impl Default for SearchOptions {
 }
 
 impl SearchOptions {
-    /// Sets the number of results, and of better results to leave out.
+    /// Sets the number of best results to leave out, and the largest number of results.
     pub fn page(self, skip: usize, top: usize) -> SearchOptions {
         SearchOptions { skip, top, ..self }
     }
@@ -114,7 +114,7 @@ pub enum Group {
     /// A video, at its best moment.
     #[default]
     Video,
-    /// A moment. A video may have several results, from its best rows.
+    /// A moment. A video may have several results, one for each moment of its best rows.
     Moment,
 }
 
@@ -139,7 +139,7 @@ pub struct SearchResult {
 pub struct SearchAnswer {
     /// The results, best first.
     pub results: Vec<SearchResult>,
-    /// Whether there are further results: another page.
+    /// Whether there are further results for another page.
     pub more: bool,
     /// Whether the query was compared with every row, so that no result is missing.
     pub exact: bool,
@@ -161,8 +161,8 @@ impl Engine {
     /// Opens the last commit of an index with its encoder and checkpoint.
     ///
     /// # Errors
-    /// [`Error::Collection`] if there is no sound index, or its encoder or checkpoint is missing or another
-    /// one.
+    /// [`Error::Collection`] if the index is missing or damaged, or if its encoder or checkpoint is missing
+    /// or not the recorded one.
     pub fn open(folder: &Path, choice: &ModelChoice) -> Result<Engine, Error> {
         let collection = Collection::open(folder)?;
         let model = collection.model(choice)?;
@@ -310,7 +310,7 @@ impl Engine {
 }
 
 /// The embeddings of a query picture: as it is, mirrored (if the encoder distinguishes the two), and both
-/// again without black borders (if there are any). A picture of one plain colour has none.
+/// again without black borders (if there are any). A picture of one plain colour has no embeddings.
 ///
 /// # Errors
 /// [`Error::Encoder`] if the encoder fails, [`Error::Checkpoint`] if encoder and checkpoint do not fit.

@@ -9,18 +9,21 @@ use super::align;
 
 /// Rows fetched per requested video, because several neighbouring rows of a video match.
 const OVERFETCH: usize = 16;
-/// Number of videos whose frames are compared with the query, and of rows per video: a few rows of all, more
-/// of the best.
+/// Number of videos whose frames are compared with the query.
 const CANDIDATES: usize = 32;
+/// Number of rows that are compared for each candidate.
 const FIRST_ROWS: usize = 3;
+/// Number of best candidates for which all kept rows are compared.
 const BEST: usize = 6;
+/// Number of rows that are kept for each video.
 const ROWS: usize = 12;
-/// What a correlation of 1 adds to the cosine. 0.3 to 0.6 have the same quality.
+/// Weight of the correlation in the evidence. Values from 0.3 to 0.6 give the same quality.
 const WEIGHT: f32 = 0.4;
 /// Mean difference in grey levels up to which two sketches count as the same picture.
 const SAME_PICTURE: u32 = 4;
-/// Number of other videos that may contain the same frame at no cost, and the cost of each doubling beyond.
+/// Number of videos that may contain the same frame without a cost.
 const SHARED_FREE: usize = 3;
+/// Cost for each doubling of that number.
 const SHARED_COST: f32 = 0.05;
 
 /// A query that is ready for the index.
@@ -65,7 +68,8 @@ impl RankedRow {
     }
 }
 
-/// The best `top` videos, best first, ties by number. Each video has its matching rows, best first.
+/// The best `top` videos, best first, ties in order of their number. Each video has its matching rows, best
+/// first.
 ///
 /// The number of compared videos does not depend on `top`, so that a longer list begins with the shorter one.
 pub(crate) fn rank(
@@ -127,8 +131,8 @@ fn compare_frames(
     Ok(())
 }
 
-/// The evidence that each frame loses if many videos contain it, as an intro, a black frame or a test card:
-/// it says little about the video. One cost per video and sketch.
+/// The evidence that each frame loses if many videos contain it, such as an intro, a black frame or a test
+/// card: such a frame does not identify a video. Returns one cost per video and sketch.
 fn shared_costs(videos: &[Vec<Vec<u8>>]) -> Vec<Vec<f32>> {
     let sum = |sketch: &Vec<u8>| sketch.iter().map(|v| u32::from(*v)).sum::<u32>();
     let sums: Vec<Vec<u32>> = videos.iter().map(|sketches| sketches.iter().map(sum).collect()).collect();
@@ -178,8 +182,8 @@ fn nearest(
         let mut enough = true;
         for (view, query) in views.iter().enumerate() {
             let hits = searcher.search(&query.embedding, fetch, filter, effort)?;
-            // Each view must have enough videos: a single long video may fill a view and hide others that
-            // only it finds.
+            // Each view must find enough videos, because one long video may fill the hits of a view and hide
+            // other videos that only this view finds.
             let distinct: HashSet<VideoNumber> = hits.iter().map(|hit| hit.video).collect();
             enough &= distinct.len() >= top || hits.len() < fetch || fetch >= rows;
             for hit in hits {

@@ -1,5 +1,5 @@
-//! Turns errors of the engine into responses: a status, and a text for a person who sees neither the server's
-//! folders nor its command line.
+//! Converts errors of the engine to responses. Their texts name no folder of the server, because clients may
+//! not know its folders.
 
 use std::io::ErrorKind;
 use std::path::{MAIN_SEPARATOR, Path};
@@ -47,12 +47,12 @@ impl From<search::Error> for ApiError {
     }
 }
 
-/// 410: the file of a video is gone.
+/// 410: the file of a video does not exist any more.
 pub(crate) fn gone() -> ApiError {
     ApiError::new(StatusCode::GONE, "the file of this video is gone: index again with `prune` to remove the video")
 }
 
-/// The response to an error of a video's file.
+/// The response to an error with the file of a video.
 pub(crate) fn video_error(error: media::Error) -> ApiError {
     use media::Error;
     if error.is_undecodable() {
@@ -81,7 +81,7 @@ pub(crate) fn video_error(error: media::Error) -> ApiError {
     }
 }
 
-/// Why a job could not index the file of this name.
+/// The message for a file that a job could not index. `name` is the name of the file.
 pub(crate) fn file_error(error: FileError, name: &str) -> String {
     let text = match error {
         FileError::FailedBefore { path, reason } => {
@@ -94,7 +94,7 @@ pub(crate) fn file_error(error: FileError, name: &str) -> String {
     text.strip_prefix(&format!("{name}: ")).map(str::to_owned).unwrap_or(text)
 }
 
-/// Why a job failed as a whole.
+/// The message for a job that failed as a whole.
 pub(crate) fn job_error(error: ingest::Error) -> String {
     use reelseek_index::Error::Text;
     tracing::error!("indexing: {error}");
@@ -108,7 +108,7 @@ pub(crate) fn job_error(error: ingest::Error) -> String {
     }
 }
 
-/// A text that the index stores about a video, without the folder of the video. Early versions stored
+/// Removes the folder of a video from a text that the index stores about the video. Early versions stored
 /// messages with whole paths.
 pub(crate) fn stored_text(text: &str, video: &Path) -> String {
     match video.parent().filter(|folder| folder.file_name().is_some()) {

@@ -13,10 +13,10 @@ use serde::Serialize;
 use super::limits::{BUSY_RETRY_S, MAX_MESSAGE, MESSAGE_START, UNREADY_RETRY_S};
 use crate::search;
 
-/// Status of a request whose client left before the response: 499, as in nginx.
+/// Status of a request whose client closed the connection before the response: 499, as in nginx.
 pub(crate) const CLIENT_LEFT: u16 = 499;
 
-/// Why the server could not start or go on.
+/// Why the server could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -42,7 +42,7 @@ pub enum Error {
     /// The token cannot be used.
     #[error("the token is {found}: expected visible ASCII characters, such as `openssl rand -hex 16` prints")]
     Token {
-        /// What is wrong with it.
+        /// The fault of the token.
         found: &'static str,
     },
     /// The file of the token cannot be read.
@@ -76,7 +76,7 @@ pub enum Error {
     Library {
         /// The path.
         path: PathBuf,
-        /// What was found.
+        /// The fault of the path.
         found: String,
     },
     /// The OpenAPI document cannot be written, which is a bug.
@@ -98,7 +98,7 @@ pub(crate) struct ApiError {
 /// The JSON of an error.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(crate) struct ErrorBody {
-    /// What was wrong, and what to do.
+    /// The fault, and if possible how to correct it.
     pub(crate) error: String,
 }
 
@@ -137,7 +137,7 @@ impl ApiError {
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, message)
     }
 
-    /// 503: not possible now.
+    /// 503: the request is not possible now.
     pub(crate) fn unavailable(message: impl Into<String>) -> ApiError {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message)
     }

@@ -1,10 +1,10 @@
 //! The web page and the HTTP API.
-//!
-//! A request arrives over a connection with time limits (`connection`) and passes these layers, outermost
-//! first: request id, log and counters (`observe`), Host and Origin (`guard::host`), a handler of panics, the
-//! token (`guard::auth`), and the reading of its body (`connection::body`). Its handler (`api`) takes parts
-//! of the state, holds one snapshot of the index from beginning to end, and waits for a worker before it
-//! computes (`admission`). Computation runs on its own threads, never on those that serve connections.
+//! A request arrives over a connection with time limits (`connection`). It passes these layers, outermost
+//! first: request id, log and counters (`observe`), the check of Host and Origin (`guard::host`), the panic
+//! handler, the check of the token (`guard::auth`), and the reader of the body (`connection::body`). Its
+//! handler (`api`) receives the parts of the state that it needs, uses one snapshot of the index from
+//! beginning to end, and waits for a worker before it computes (`admission`). Computation runs on its own
+//! threads, never on those that serve connections.
 
 mod admission;
 mod advice;
@@ -64,7 +64,7 @@ pub fn run(options: ServeOptions, shutdown: &ShutdownSignal, on_listen: impl FnO
         .map_err(Error::Runtime)?;
     let app = App::open(options)?;
     let outcome = runtime.block_on(serve(listen, app, shutdown, on_listen));
-    // Computation still running belongs to aborted requests.
+    // Computations that still run belong to aborted requests.
     runtime.shutdown_background();
     outcome
 }
@@ -99,7 +99,7 @@ async fn serve(
         () = stopping => false,
     };
     if drained {
-        // A cancelled job saves its finished files in the rest of the time.
+        // A cancelled job saves its finished files in the time that is left.
         let time = stopped_at.get().map_or(limits::DRAIN, |at| limits::DRAIN.saturating_sub(at.elapsed()));
         let jobs = app.jobs.clone();
         let ended = tokio::task::spawn_blocking(move || jobs.stop(time));

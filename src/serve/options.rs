@@ -9,7 +9,7 @@ use super::error::Error;
 use super::guard::auth::Token;
 use crate::collection::ModelChoice;
 
-/// What to serve, and to whom.
+/// Options of [`run`](crate::serve::run).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ServeOptions {
@@ -25,7 +25,7 @@ pub struct ServeOptions {
     pub weights: Option<PathBuf>,
     /// Token that requests must carry, if any.
     pub token: Option<Token>,
-    /// Whether requests from the network need no token.
+    /// Whether the server may listen on any address without a token.
     pub no_auth: bool,
     /// Host names of the server, besides its address and those of loopback.
     pub hosts: Vec<String>,
@@ -35,7 +35,7 @@ pub struct ServeOptions {
     pub fetch: bool,
     /// Whether responses contain the paths of files.
     pub show_paths: bool,
-    /// Searches at once.
+    /// Searches that run at once.
     pub workers: usize,
     /// Requests that may wait for a worker.
     pub queue: usize,
@@ -64,7 +64,7 @@ impl Default for ServeOptions {
     }
 }
 
-/// A setter for each option, so that options can be chained.
+/// Defines a setter for each option. Calls can be chained.
 macro_rules! setters {
     ($($field:ident: $type:ty),+ $(,)?) => {
         impl ServeOptions {

@@ -23,12 +23,12 @@ impl ShutdownSignal {
 
     /// Waits until a shutdown was requested `count` times.
     pub(crate) async fn requested(&self, count: usize) {
-        // The sender is alive, so there is no error.
+        // The sender lives as long as `self`, so waiting cannot fail.
         let _ = self.0.subscribe().wait_for(|requests| *requests >= count).await;
     }
 
-    /// Installs handlers that make SIGINT and SIGTERM (Ctrl-C outside of Unix) request a shutdown. For
-    /// programs: [`run`](crate::serve::run) installs none.
+    /// Installs handlers that make SIGINT and SIGTERM (Ctrl-C outside of Unix) request a shutdown.
+    /// [`run`](crate::serve::run) itself installs none.
     ///
     /// # Errors
     /// If the system refuses the handlers or a thread.

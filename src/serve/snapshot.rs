@@ -96,7 +96,7 @@ impl SnapshotStore {
         let meta = std::fs::metadata(Index::commit_file(&self.index)).ok()?;
         #[cfg(unix)]
         let file_id = std::os::unix::fs::MetadataExt::ino(&meta);
-        // Time and size tell commits apart as well, except within the clock's resolution.
+        // Time and size also distinguish commits, unless two are made within the resolution of the clock.
         #[cfg(not(unix))]
         let file_id = 0;
         Some(CommitStamp { file_id, modified: meta.modified().ok(), bytes: meta.len() })
@@ -110,7 +110,7 @@ impl SnapshotStore {
             let store = self.clone();
             match spawn_blocking(move || store.refresh()).await {
                 Ok(Ok(_)) => logged.clear(),
-                // Tried again at each poll, and logged once.
+                // The commit is tried again at each poll; the error is logged once.
                 Ok(Err(error)) if logged != error.to_string() => {
                     logged = error.to_string();
                     tracing::warn!("cannot open the index, still serving the previous commit: {logged}");

@@ -1,4 +1,4 @@
-//! The state of the router. Handlers and middleware take the parts that they need.
+//! The state of the router. Handlers and middleware extract the parts that they need.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use super::options::ServeOptions;
 use super::snapshot::SnapshotStore;
 use crate::base::Cancel;
 
-/// Defines [`App`] of its parts, each of which is a sub-state.
+/// Defines [`App`] from its parts. Each part can be extracted by its type.
 macro_rules! app {
     ($($field:ident: $type:ty),+ $(,)?) => {
         /// All parts of the server.

@@ -28,25 +28,25 @@ const EDGES: [(&str, &[&str]); 11] = [
     ),
 ];
 
-/// The wings of `serve` in order. Each uses only wings before it, so that they form no circle.
+/// The wings (modules) of `serve` in order. Each uses only wings before it, so that there is no circle.
 const SERVE_WINGS: [&str; 11] =
     ["limits", "error", "observe", "admission", "guard", "connection", "options", "snapshot", "advice", "api", "state"];
 
-/// Uses of a later wing that are not yet removed.
+/// Known uses of a later wing, which are to be removed.
 const WINGS_TO_DO: &[(&str, &str)] = &[("api", "state")];
 
-/// Files below `cli` and `serve` that may contain flags, and why.
+/// Files of lower rooms than `cli` and `serve` whose strings may contain flags, and why.
 const FLAGS_ALLOWED: &[(&str, &str)] = &[("src/research/eval/report.rs", "custom properties of CSS")];
 
-/// Names that more than one type still has.
+/// Known names that more than one type has, which are to be changed.
 const NAMES_TO_DO: &[&str] = &[];
 
-/// Folders that still have comments of more than [`MAX_COLUMNS`] columns.
+/// Folders and files with known comments of more than [`MAX_COLUMNS`] columns, which are to be wrapped.
 const COLUMNS_TO_DO: &[&str] = &["benches/serve.rs", "index/src", "src/encode", "src/features", "src/research"];
 
 const MAX_COLUMNS: usize = 110;
 
-/// Commands of the program, which messages below `cli` and `serve` must not name.
+/// Commands of the program. Messages of lower rooms than `cli` and `serve` must not name them.
 const COMMANDS: [&str; 18] = [
     "index",
     "search",
@@ -214,8 +214,8 @@ fn string_literals(tokens: TokenStream, found: &mut Vec<String>) {
     }
 }
 
-/// Names of the structs, enums, traits and type aliases. Associated types, which are inside of `impl` and
-/// `trait`, are left out.
+/// Names of the structs, enums, traits and type aliases. Associated types (inside of `impl` and `trait`) are
+/// left out.
 fn type_names(tokens: TokenStream, associated: bool, names: &mut Vec<String>) {
     let tokens: Vec<TokenTree> = tokens.into_iter().collect();
     let mut body_of_impl = false;

@@ -51,7 +51,7 @@ struct HubState {
     heads: Vec<String>,
 }
 
-/// The hub (as 127.0.0.1), which redirects to a store (as localhost), like the real hub.
+/// A hub at 127.0.0.1 that redirects to a store at localhost, like the real hub.
 struct FakeHub {
     port: u16,
     state: Arc<Mutex<HubState>>,

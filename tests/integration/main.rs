@@ -1,4 +1,4 @@
-//! All integration tests, in one binary: the library and the real program on real input.
+//! All integration tests, in one binary.
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 

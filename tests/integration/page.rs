@@ -1,4 +1,4 @@
-//! The web page in a real browser on the real binary: `tests/page/*.mjs`, run by Node with playwright-core.
+//! The web page in a browser, served by the binary. Node runs `tests/page/*.mjs` with playwright-core.
 //!
 //! `scripts/test` installs the Node packages into `target/node`. Without Node, its packages or Chromium,
 //! these tests are skipped. `REELSEEK_KEEP_SCREENSHOTS=FOLDER` keeps a screenshot of every view.
@@ -23,7 +23,7 @@ const WEAVE: &str = "sierpinski=size=640x360:rate=10:seed=5:type=carpet";
 const RULE: &str = "cellauto=size=320x180:rate=10:rule=110:seed=9:ratio=0.4,scale=640:360:flags=neighbor";
 
 impl TestFolder {
-    /// With the clips of most tests.
+    /// A folder with the clips of most tests.
     fn with_page_clips() -> TestFolder {
         let folder = TestFolder::new();
         folder.media(&["-f", "lavfi", "-i", LARGE_ZOOM, "-t", "12"], "videos/zoom.mp4");
@@ -38,7 +38,7 @@ impl TestFolder {
         folder
     }
 
-    /// With more clips, for the library and the screenshots.
+    /// A folder with more clips, for the library and the screenshots.
     fn with_many_clips() -> TestFolder {
         let folder = TestFolder::with_page_clips();
         folder.media(&["-f", "lavfi", "-i", COLOURS, "-t", "8"], "videos/holiday/sunset over the bay.mp4");
@@ -74,7 +74,7 @@ impl TestFolder {
         folder
     }
 
-    /// Makes a video, or a picture, by these arguments of ffmpeg.
+    /// Makes a video or a picture with these arguments of ffmpeg.
     fn media(&self, arguments: &[&str], name: &str) {
         let is_picture = name.ends_with(".jpg") || name.ends_with(".png");
         let format: &[&str] = if is_picture { &[] } else { &["-pix_fmt", "yuv420p"] };
@@ -112,7 +112,7 @@ impl TestFolder {
     }
 }
 
-/// The folder of the Node packages and the browser, or what is missing.
+/// The folder of the Node packages and the name of the browser; as error the missing part.
 fn tools() -> Result<(PathBuf, &'static str), String> {
     if !is_installed("node") {
         return Err("Node is missing".into());

@@ -104,7 +104,7 @@ fn applies_the_pixel_aspect_ratio_and_the_rotation() {
     let small = media::frame_at(&tools, &wide, 0, 32, &cancel).unwrap();
     assert_eq!((small.width, small.height), (32, 16));
 
-    // Bright above and dark below. The container requests a quarter turn.
+    // The upper half is bright, the lower half dark. The container requests a quarter turn.
     let upright = dir.path().join("upright.mp4");
     let halves = "color=black:size=64x48:rate=10:duration=1,drawbox=w=64:h=24:c=white:t=fill";
     ffmpeg(&["-f", "lavfi", "-i", halves, "-pix_fmt", "yuv420p"], &upright);

@@ -1,4 +1,4 @@
-//! Training through the real binary: features of the contract, interruption, resuming, folding.
+//! Training with the binary: interrupting, resuming, folding, invalid options.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
@@ -9,7 +9,8 @@ const IMAGE: usize = 6;
 const VIDEO: usize = 11;
 
 impl TestFolder {
-    /// Features of 5 classes around class means: 60 images and videos to train on, 20 to validate.
+    /// A folder with features of 5 classes, around class means: 60 images and videos for training, 20 for
+    /// validation.
     fn with_training_features() -> TestFolder {
         let folder = TestFolder::new();
         for (name, length) in [("images", IMAGE), ("videos", VIDEO)] {

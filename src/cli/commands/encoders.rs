@@ -21,8 +21,8 @@ pub(crate) struct EncodersArgs {
 enum EncodersCommand {
     /// Print what each encoder is for, and where its weights are (the default)
     List,
-    /// Download weights from the Hugging Face hub; resumes an interrupted download, and checks what is
-    /// already there
+    /// Download weights from the Hugging Face hub. Resumes an interrupted download, and checks files that are
+    /// already downloaded
     #[cfg(feature = "encoders")]
     Pull {
         /// Names of encoders
@@ -108,7 +108,7 @@ fn list(json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The hash of a file when it was downloaded.
+/// The hash that a file had when it was downloaded; `None` without a record of the download.
 #[cfg(feature = "encoders")]
 fn recorded_hash(weights: &Path) -> Option<String> {
     crate::encode::hub::DownloadRecord::beside(weights).map(|record| record.hash)

@@ -24,20 +24,20 @@ pub(crate) struct IndexArgs {
     /// Skip paths or file names that match (can be repeated)
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
-    /// Videos decoded at once [default: one per core]
+    /// Number of videos decoded concurrently [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     jobs: Option<u16>,
     /// Decode keyframes only: faster, but moments are coarser
     #[arg(long)]
     keyframes: bool,
-    /// Remove videos under PATH from the index if their files are gone (first mount all drives)
+    /// Remove videos under PATH from the index if their files are gone. Mount all drives first
     #[arg(long)]
     prune: bool,
     /// Decode files again that could not be decoded before, even if they have not changed
     #[arg(long)]
     retry: bool,
-    /// Store vectors of a new index with 16 bits a value: 256 bytes less for each row (`info` measures the
-    /// effect)
+    /// Store vectors of a new index with 16 bits a value, which saves 256 bytes for each row (`info` measures
+    /// the loss)
     #[arg(long)]
     half: bool,
     /// Print one JSON object for each file, and one with the totals
@@ -92,12 +92,12 @@ pub(crate) fn run(args: &IndexArgs) -> anyhow::Result<ExitCode> {
     Ok(verdict(args, &summary))
 }
 
-/// Prints what happens to the files.
+/// Prints the outcome of each file, and the progress.
 struct EventPrinter {
     json: bool,
     bar: ByteBar,
     failures: Vec<String>,
-    /// Why standard output cannot be written any more.
+    /// The error after which standard output is no longer written.
     broken: Option<anyhow::Error>,
 }
 
@@ -136,12 +136,12 @@ fn print_summary(summary: &IndexSummary, folder: &Path) -> std::io::Result<()> {
     )
 }
 
-/// Suggests a new index once it holds many more videos than its checkpoint was fitted to.
+/// Suggests a new index if this one holds many more videos than its checkpoint was fitted to.
 fn note_outgrown_fit(indexer: &Indexer, summary: &IndexSummary) {
     let fitted = FitSample::recorded_in(&indexer.model().checkpoint.record);
     if let Some(fitted) = fitted.filter(|fitted| fitted.is_outgrown(summary.videos)) {
         eprintln!(
-            "note: the checkpoint of this index was fitted to {}, and the index now holds {}; indexed again into another folder, they would be told apart better",
+            "note: the checkpoint of this index was fitted to {}, and the index now holds {}; index them again into another folder to separate them better",
             count(fitted.videos, "video"),
             summary.videos
         );

@@ -22,9 +22,9 @@ pub(crate) struct InfoArgs {
     json: bool,
 }
 
-/// Rows that recall is measured on.
+/// Number of rows whose vectors are the queries of the recall measurement.
 const SAMPLE_ROWS: usize = 200;
-/// Recall that the breadth of search (`--ef`) is measured for.
+/// Recall for which `info` reports the smallest sufficient breadth of search (`--ef`).
 const TARGET_RECALL: f64 = 0.99;
 /// Share of deleted rows from which compacting is suggested.
 const MANY_DELETED: f64 = 0.2;
@@ -37,7 +37,8 @@ struct GraphRecall {
     ef: Option<usize>,
 }
 
-/// Measures recall on the index's own rows; `None` if there are no graphs, so that every search is exact.
+/// Measures recall with rows of the index as queries. `None` without graphs, because every search is then
+/// exact.
 fn graph_recall(searcher: &Searcher) -> reelseek_index::Result<Option<GraphRecall>> {
     if searcher.segment_counts().graphs == 0 {
         return Ok(None);

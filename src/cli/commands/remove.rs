@@ -13,7 +13,7 @@ use crate::ingest;
 
 #[derive(Debug, Args)]
 pub(crate) struct RemoveArgs {
-    /// Videos, by file (which need not exist any more) or by id
+    /// Videos to remove: paths, whose files may be gone, or ids
     #[arg(required = true, value_name = "VIDEO")]
     videos: Vec<PathBuf>,
     #[command(flatten)]
@@ -22,7 +22,7 @@ pub(crate) struct RemoveArgs {
 
 pub(crate) fn run(args: &RemoveArgs) -> anyhow::Result<ExitCode> {
     let collection = Collection::open_for_writing(&args.folder.index)?;
-    // Taken first, so that no other process writes between reading and writing.
+    // The writer is opened before the index is read, so that no other process writes in between.
     let mut writer = collection.writer()?;
     let searcher = collection.searcher()?;
     let known = searcher.videos()?;
@@ -40,14 +40,14 @@ pub(crate) fn run(args: &RemoveArgs) -> anyhow::Result<ExitCode> {
         }
     }
     writer.commit()?;
-    // Which pictures are unrelated to the index has changed.
+    // The calibration was measured on the removed videos too.
     ingest::calibrate(&collection, &mut writer, CollectionState::of(&searcher))?;
     writer.close()?;
     writeln!(std::io::stdout(), "{} removed from the index; no video file was touched", count(removed, "video"))?;
     Ok(if removed == 0 { ExitCode::from(FOUND_NOTHING) } else { ExitCode::SUCCESS })
 }
 
-/// The video of a path or an id. The file itself may be gone: only its folder is resolved.
+/// The video with this path or id. Only the folder of a path is resolved, because the file may be gone.
 fn find<'a>(known: &'a [Video], named: &Path) -> Option<&'a Video> {
     let text = named.to_string_lossy();
     let absolute = std::path::absolute(named).unwrap_or_else(|_| named.to_owned());

@@ -15,7 +15,7 @@ use crate::search::{Engine, SearchAnswer, SearchOptions};
 
 /// The largest picture read from standard input.
 const MAX_STDIN_BYTES: u64 = 512 << 20;
-/// Confidence from which an answer is taken as sure.
+/// Lowest confidence of a sure match.
 const SURE: f32 = 0.95;
 
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub(crate) struct SearchArgs {
     folder: IndexFolderArgs,
     #[command(flatten)]
     model: StoredModelArgs,
-    /// Results at most
+    /// Largest number of results
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = positive)]
     top: usize,
     /// Search only videos that match, such as `path:holiday label:surfing duration:[10 TO 60]`
@@ -65,7 +65,7 @@ impl SearchArgs {
 pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<ExitCode> {
     let engine = Engine::open(&args.folder.index, &args.model.choice())?;
     let options = args.options();
-    // Parsed once: a wrong filter is one mistake, not one for each picture.
+    // Parsed once, so that a wrong filter is one error and not one for each picture.
     let filter = args.filter.as_deref().map(|filter| engine.searcher().filter(filter)).transpose()?;
     let (mut found, mut failed) = (false, false);
     let mut out = std::io::stdout().lock();

@@ -13,7 +13,7 @@ use crate::serve::{self, LogFormat, ServeOptions, ShutdownSignal, Token};
 const TOKEN: &str = "REELSEEK_TOKEN";
 
 const AFTER_HELP: &str =
-    "The log, one line for each request, is written to standard error. Standard output gets one line: the address.
+    "The log has one line for each request and is written to standard error. The address is written to standard output.
 SIGINT or SIGTERM stops the server after the running requests are answered.
 
 Environment:
@@ -45,13 +45,13 @@ pub(crate) struct ServeArgs {
     /// Accept requests from web pages of this origin, such as https://example.org (can be repeated)
     #[arg(long, value_name = "ORIGIN")]
     cors: Vec<String>,
-    /// Download query pictures that are given by URL, from public addresses only
+    /// Allow queries by URL: download their pictures, from public addresses only
     #[arg(long)]
     fetch: bool,
     /// Include the paths of files in answers
     #[arg(long)]
     show_paths: bool,
-    /// Searches at once [default: one per core]
+    /// Number of concurrent searches [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
     /// Requests that may wait for a worker; further requests get status 429
@@ -76,8 +76,8 @@ enum LogArg {
 }
 
 impl ServeArgs {
-    /// The token from the file or the environment. It is not an argument: the list of processes would show
-    /// it.
+    /// The token from the file or the environment. There is no option for it, because the list of processes
+    /// would show its value.
     fn token(&self) -> anyhow::Result<Option<Token>> {
         match (&self.token_file, std::env::var(TOKEN)) {
             (Some(path), _) => Ok(Some(Token::read(path)?)),
@@ -99,7 +99,7 @@ struct ListenAddress {
     name: Option<String>,
 }
 
-/// Parses an address. Of the addresses of a name it takes the first, IPv4 before IPv6, as browsers do.
+/// Parses an address. If a name has several addresses, the first is used, IPv4 before IPv6, as browsers do.
 fn listen(text: &str) -> Result<ListenAddress, String> {
     let expected = "expected ADDRESS:PORT, such as 127.0.0.1:8787, localhost:8787 or [::1]:8787";
     let mut found: Vec<SocketAddr> = text.to_socket_addrs().map_err(|error| format!("{error}; {expected}"))?.collect();
@@ -137,7 +137,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         options.workers = workers.into();
     }
     serve::run(options, &ShutdownSignal::on_signals()?, |address| {
-        // The reader of the address may be gone.
+        // A closed standard output does not stop the server.
         let mut out = std::io::stdout();
         let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
     })?;

@@ -28,8 +28,8 @@ pub(in crate::cli) struct ActivityNetArgs {
     /// Annotation file of version 1.2 or 1.3
     #[arg(long, value_name = "JSON")]
     annotations: PathBuf,
-    /// Use only videos that are here: a folder of videos (`v_<id>.mp4`, `<id>.webm`, ...), or extracted
-    /// features (a folder of .npy files, or one .npz, .safetensors or .h5)
+    /// Use only videos that PATH contains. PATH is a folder of videos (`v_<id>.mp4`, `<id>.webm`, ...), or
+    /// extracted features (a folder of .npy files, or one .npz, .safetensors or .h5 file)
     #[arg(long, value_name = "PATH")]
     have: Option<PathBuf>,
     /// List to write (.jsonl), for `extract --benchmark`
@@ -38,7 +38,7 @@ pub(in crate::cli) struct ActivityNetArgs {
     /// Write the names of missing videos to this file, one a line
     #[arg(long, value_name = "FILE", requires = "have")]
     missing: Option<PathBuf>,
-    /// Seed of the query videos and their times
+    /// Seed of the choice of query videos and of the times of their frames
     #[arg(long, default_value_t = BenchmarkPlan::default().seed)]
     seed: u64,
     /// Share of the validation videos whose frames are the queries; the others are the gallery
@@ -91,7 +91,7 @@ pub(super) fn run(command: &DatasetCommand) -> anyhow::Result<ExitCode> {
         }
     }
     if benchmark.items.is_empty() {
-        bail!("none of the benchmark's videos is here; name the files by the video's id, with or without v_ before it");
+        bail!("no video of the benchmark was found; name files by the video's id, with or without v_ before it");
     }
     write(&args.out, |file| benchmark.write(file))?;
     writeln!(

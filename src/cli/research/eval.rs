@@ -26,9 +26,9 @@ use crate::research::eval::table::{self, TablePlan};
 use crate::research::eval::task::{Relevance, RetrievalTask};
 use crate::research::eval::trec;
 
-/// Depth of a trec_eval run, at least.
+/// Smallest depth of a trec_eval run.
 const TREC_DEPTH: usize = 1000;
-/// Queries, rows or videos named in a warning.
+/// Largest number of queries, rows or videos that a warning names.
 const MAX_NAMED: usize = 5;
 /// Share of the training rows held out for validation, if there is no split `val`.
 const HELD_OUT: f32 = 0.1;
@@ -41,7 +41,7 @@ pub(in crate::cli) struct EvalArgs {
     /// Measure this checkpoint (with all layers, or folded)
     #[arg(long, value_name = "CKPT", conflicts_with = "method")]
     checkpoint: Option<PathBuf>,
-    /// Fit this method to the split train, and measure it: cosine, ridge, ridge-image, cca, cca-image, gmf,
+    /// Method to fit to the split train and to measure: cosine, ridge, ridge-image, cca, cca-image, gmf,
     /// gmf-image, gmf-video
     #[arg(long, value_name = "NAME", default_value = "cosine")]
     method: String,
@@ -57,7 +57,7 @@ pub(in crate::cli) struct EvalArgs {
     /// Split of the queries and of the gallery
     #[arg(long, value_enum, default_value_t = SplitArg::Test)]
     split: SplitArg,
-    /// Take labels and splits from ActivityNet annotations, by `video` or `id`
+    /// Take labels and splits from ActivityNet annotations; rows are matched by `video`, or else by `id`
     #[arg(long, value_name = "JSON")]
     activitynet: Option<PathBuf>,
     /// Ranks of the metrics
@@ -66,7 +66,7 @@ pub(in crate::cli) struct EvalArgs {
     /// Divisor of average precision
     #[arg(long, value_enum, default_value_t = NormaliserArg::Hits)]
     normaliser: NormaliserArg,
-    /// Score of a video from the scores of its clips: best, or mean:N of the N best
+    /// Score of a video: the score of its best clip (best), or the mean of its N best clips (mean:N)
     #[arg(long, value_name = "HOW", default_value = "best")]
     pooling: Pooling,
     /// Also measure mAP@n in pools: each query against n random videos
@@ -84,7 +84,7 @@ pub(in crate::cli) struct EvalArgs {
     /// Learning rate of GMF, which starts from a closed-form fit [default: 0.0003]
     #[arg(long, value_name = "RATE", conflicts_with = "checkpoint")]
     learning_rate: Option<f64>,
-    /// Seeds of GMF (several with --table). The first one also seeds pools, intervals and the validation
+    /// Seeds of GMF; several seeds need --table. The first also seeds pools, intervals and the validation
     /// share
     #[arg(long, value_name = "SEEDS", value_delimiter = ',', default_value = "1")]
     seeds: Vec<u64>,
@@ -176,7 +176,7 @@ fn check(args: &EvalArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first names of a list, with control characters removed.
+/// The first names of a list, with control characters replaced.
 fn some(names: impl Iterator<Item = String>) -> String {
     let mut names: Vec<String> = names.take(MAX_NAMED + 1).map(|name| printable(&name)).collect();
     if names.len() > MAX_NAMED {
@@ -185,19 +185,19 @@ fn some(names: impl Iterator<Item = String>) -> String {
     names.join(", ")
 }
 
-/// Prints warnings about what makes the figures look better than they are.
+/// Prints warnings about conditions that inflate the figures.
 fn warn(args: &EvalArgs, task: &RetrievalTask<'_>, zeros: &[Vec<usize>; 2]) {
     let plain = args.checkpoint.is_none() && methods::without_training(&args.method, task.set).is_some();
     let fitted = args.table || !plain;
     if fitted && task.split != Split::Test {
         eprintln!(
-            "warning: methods are trained on the split {} or chosen by it: measured with it they look better than they are",
+            "warning: methods are trained on the split {} or chosen by it, which inflates their results on this split",
             task.split
         );
     }
     if let Some(bare) = task.unlabelled_side() {
         eprintln!(
-            "warning: no {bare} of the split {} have labels: relevant is the query's own video, not a shared label",
+            "warning: no {bare} of the split {} have labels: only the query's own video counts as relevant, not a shared label",
             task.split
         );
     }
@@ -218,7 +218,7 @@ fn warn(args: &EvalArgs, task: &RetrievalTask<'_>, zeros: &[Vec<usize>; 2]) {
     }
     if task.queries_with_own_video() > 0 {
         eprintln!(
-            "warning: the own video of {} queries is in the gallery: it counts as relevant, and is easily found",
+            "warning: the own video of {} queries is in the gallery: it counts as relevant and is easy to find",
             task.queries_with_own_video()
         );
     }
@@ -327,7 +327,7 @@ fn open_checkpoint(path: &Path) -> anyhow::Result<FittedMethod> {
     let folded = match GmfWeights::open(path) {
         Ok((weights, record)) => weights.fold(&record)?,
         Err(all) => Folded::open(path).map_err(|folded| {
-            // Neither kind: both errors are reported.
+            // The file is neither kind of checkpoint: both errors are reported.
             anyhow::Error::from(folded).context(all.to_string())
         })?,
     };
@@ -438,7 +438,7 @@ fn json(
     json
 }
 
-/// Whether the figures depend on the seed: by pools, training, or the validation share.
+/// Whether the figures depend on the seed: through pools, training, or the validation share.
 fn seeded(args: &EvalArgs, set: &FeatureSet) -> anyhow::Result<bool> {
     let plain = args.checkpoint.is_some() || methods::without_training(&args.method, set).is_some();
     if args.pools || plain {

@@ -15,7 +15,7 @@ use crate::features::benchmark::Benchmark;
 use crate::media;
 use crate::research::extract::{self, Error};
 
-/// Skipped rows that are listed.
+/// Largest number of skipped rows that are listed.
 const MAX_LISTED: usize = 20;
 
 #[derive(Debug, Args)]
@@ -26,17 +26,17 @@ pub(in crate::cli) struct ExtractArgs {
     /// Folder to write images.npy, videos.npy, images.jsonl and videos.jsonl to
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Extract the rows of this list, as `dataset` writes it
+    /// Extract the rows of this list, which `dataset` wrote
     #[arg(long, value_name = "FILE")]
     benchmark: Option<PathBuf>,
     /// Read image features that another program extracted: a folder of .npy files, or one .npz, .safetensors
-    /// or .h5, with an array for each video
+    /// or .h5 file, with one array for each video
     #[arg(long, value_name = "SOURCE", requires_all = ["benchmark", "video_features"], conflicts_with = "paths")]
     image_features: Option<PathBuf>,
-    /// Read video features, in the same form
+    /// Read video features in the same form as --image-features
     #[arg(long, value_name = "SOURCE", requires_all = ["benchmark", "image_features"], conflicts_with = "paths")]
     video_features: Option<PathBuf>,
-    /// Split of the rows, without --benchmark
+    /// Without --benchmark: split of the rows
     #[arg(long, value_enum, default_value_t = SplitArg::Train)]
     split: SplitArg,
     /// Encoder of the features

@@ -61,7 +61,7 @@ struct EncoderRun<'a> {
 
 /// The encoders to measure. Each is listed once, so that it is opened once.
 fn encoder_runs<'a>(args: &'a KindsArgs, records: &'a [CheckpointRecord]) -> anyhow::Result<Vec<EncoderRun<'a>>> {
-    // A broken weights file counts as present, so that it is reported.
+    // A broken weights file counts as present, so that opening it reports the error.
     let is_present = |entry: &&EncoderEntry| args.weights_of(entry.name).is_some() || entry.path().exists();
     let names: Vec<&str> = match args.encoders.is_empty() {
         true => std::iter::once(LAYOUT).chain(ENTRIES.iter().filter(is_present).map(|entry| entry.name)).collect(),
@@ -100,7 +100,7 @@ pub(super) fn run(args: &KindsArgs) -> anyhow::Result<ExitCode> {
     }
     let mut failed = false;
     for EncoderRun { encoder: name, checkpoints } in runs {
-        // An encoder that cannot be opened is reported; the others are measured.
+        // An encoder that cannot be opened is reported, and the other encoders are measured.
         let encoder = match encode::open(name, args.weights_of(name)) {
             Ok(encoder) => encoder,
             Err(error) => {
@@ -111,7 +111,7 @@ pub(super) fn run(args: &KindsArgs) -> anyhow::Result<ExitCode> {
         };
         for checkpoint in checkpoints {
             let measured = measure(args, &data, &encoder, checkpoint, &cancel);
-            // Half a gallery would be measured as if it were whole.
+            // After an interruption the gallery is incomplete, so its figures would be wrong.
             if cancel.is_set() {
                 return Ok(ExitCode::from(INTERRUPTED));
             }
@@ -141,7 +141,7 @@ fn print_legend(out: &mut impl Write, args: &KindsArgs) -> std::io::Result<()> {
     )?;
     writeln!(
         out,
-        "falsely: photographs of no class and no group in the gallery that were answered with a confidence of at least 0.95"
+        "falsely: photographs that got an answer with a confidence of at least 0.95, of those whose class and group are not in the gallery"
     )
 }
 

@@ -27,7 +27,7 @@ pub(super) enum ResearchCommand {
     Kinds(kinds::KindsArgs),
     /// Train a checkpoint on a feature set, or on your own videos without labels
     Train(train::TrainArgs),
-    /// Write a feature set of videos, or of features that another program extracted
+    /// Write a feature set from videos, or from features that another program extracted
     Extract(extract::ExtractArgs),
     /// Write the list of a retrieval benchmark: which frames are queries, and which clips the gallery
     #[command(subcommand)]
@@ -52,11 +52,11 @@ pub(super) fn run(command: &ResearchCommand) -> anyhow::Result<ExitCode> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum SplitArg {
-    /// Rows to learn from
+    /// Rows for training
     Train,
-    /// Rows to choose the best epoch by
+    /// Rows for choosing the best epoch
     Val,
-    /// Rows to measure with
+    /// Rows for measuring
     Test,
 }
 
@@ -105,7 +105,7 @@ fn check_writable(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refuses a share outside its range. 1 is excluded; 0 is allowed if `zero` is.
+/// Refuses a share outside its range: below 1, and above 0 or, if `zero` is set, at least 0.
 fn check_share(option: &str, share: f32, zero: bool) -> anyhow::Result<()> {
     let inside = share < 1.0 && (share > 0.0 || zero && share == 0.0);
     anyhow::ensure!(

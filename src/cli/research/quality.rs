@@ -17,7 +17,8 @@ use crate::search::Engine;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct QualityArgs {
-    /// Videos or folders: they are indexed into a temporary folder, and their frames are the queries
+    /// Videos or folders of videos. They are indexed into a temporary folder, and their frames are the
+    /// queries
     #[arg(value_name = "PATH", required_unless_present = "index")]
     paths: Vec<PathBuf>,
     /// Measure this index instead of PATH
@@ -25,10 +26,10 @@ pub(in crate::cli) struct QualityArgs {
     index: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
-    /// Frames of each video
+    /// Number of frames of each video
     #[arg(long, value_name = "N", default_value_t = 5)]
     frames: usize,
-    /// Seed of times and distortions
+    /// Seed of the frames' times and of the distortions
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Take queries only from videos that the checkpoint was not trained on; the others stay in the gallery
@@ -55,7 +56,7 @@ pub(super) fn run(args: &QualityArgs) -> anyhow::Result<ExitCode> {
     };
     let suite = suite(args, gallery.model())?;
     let (engine, failed) = match gallery.into_engine(&cancel) {
-        // Half a gallery would be measured as if it were whole.
+        // After an interruption the gallery is incomplete, so its figures would be wrong.
         _ if cancel.is_set() => return interrupted,
         opened => opened?,
     };
@@ -63,7 +64,7 @@ pub(super) fn run(args: &QualityArgs) -> anyhow::Result<ExitCode> {
         _ if cancel.is_set() => return interrupted,
         report => report?,
     };
-    // Decided before printing: a reader that goes away does not make a measurement pass.
+    // Decided before printing, so that a closed standard output does not hide a failed measurement.
     let passed = passes(args.floor, &report);
     let printed = if args.json { print_json(&report, failed, suite.seed) } else { print(&report, failed) };
     if passed {
@@ -73,7 +74,7 @@ pub(super) fn run(args: &QualityArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(FOUND_NOTHING))
 }
 
-/// Where the measured videos are.
+/// The index that is measured.
 enum QualityGallery {
     /// An index that exists.
     Existing(Collection, Model),
@@ -123,7 +124,8 @@ fn suite(args: &QualityArgs, model: &Model) -> anyhow::Result<QualitySuite> {
     Ok(QualitySuite { frames: args.frames, seed: args.seed, leave_out, equivalents })
 }
 
-/// A measurement fails below the floor, and if frames could not be decoded: it does not cover those.
+/// A measurement with a floor fails if the share is below the floor, or if frames could not be decoded,
+/// because they are not measured.
 fn passes(floor: Option<f64>, report: &QualityReport) -> bool {
     let correct = report.overall.share(report.overall.correct);
     floor.is_none_or(|floor| correct >= floor && report.undecodable_frames == 0)
@@ -178,13 +180,13 @@ fn print(report: &QualityReport, failed: usize) -> std::io::Result<()> {
     if report.undecodable_frames > 0 {
         writeln!(
             out,
-            "{} could not be decoded; without them no floor is reached",
+            "{} could not be decoded; the measurement does not cover them, so it fails any --floor",
             count(report.undecodable_frames, "frame")
         )?;
     }
     writeln!(
         out,
-        "video: the correct video is first; moment: and `at` is within 2 s; confident: correct with a confidence of at least 0.95;"
+        "video: the correct video is first; moment: the same, with `at` within 2 s; confident: the same as video, with a confidence of at least 0.95;"
     )?;
-    writeln!(out, "falsely: as confident after the correct video was removed from the gallery")
+    writeln!(out, "falsely: an answer with such a confidence after the correct video was removed from the gallery")
 }

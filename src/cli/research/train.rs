@@ -30,7 +30,8 @@ pub(in crate::cli) struct TrainArgs {
     /// Folder with images.npy, videos.npy, images.jsonl and videos.jsonl
     #[arg(long, value_name = "DIR")]
     features: Option<PathBuf>,
-    /// Take labels and splits of --features from ActivityNet annotations, by `video` or `id`
+    /// Take labels and splits of --features from ActivityNet annotations; rows are matched by `video`, or
+    /// else by `id`
     #[arg(long, value_name = "JSON", requires = "features")]
     activitynet: Option<PathBuf>,
     /// Videos or folders to learn from; no labels are needed
@@ -60,13 +61,13 @@ pub(in crate::cli) struct TrainArgs {
     /// Weight decay
     #[arg(long, value_name = "DECAY", default_value_t = 1e-4)]
     weight_decay: f64,
-    /// Factor of the learning rate when the loss stops falling
+    /// Factor that lowers the learning rate when the loss stops falling
     #[arg(long, value_name = "FACTOR", default_value_t = 0.1)]
     plateau_factor: f64,
-    /// Steps without a lower loss before that
+    /// Steps without a lower loss before --plateau-factor lowers the learning rate
     #[arg(long, value_name = "STEPS", default_value_t = 1000)]
     plateau_patience: usize,
-    /// Retrieval loss (the paper does not define its own)
+    /// Retrieval loss (the paper does not define one)
     #[arg(long, value_enum, default_value_t = LossArg::Contrastive)]
     loss: LossArg,
     /// Temperature of the contrastive loss
@@ -96,7 +97,8 @@ pub(in crate::cli) struct TrainArgs {
     /// Device to compute on; cuda and metal need a build with that Cargo feature
     #[arg(long, value_enum, default_value_t = DeviceArg::Cpu)]
     device: DeviceArg,
-    /// With --videos: the encoder to train for [default: layout]. With --features: the encoder that made them
+    /// With --videos: the encoder to train for [default: layout]. With --features: the encoder of the
+    /// features
     #[arg(long, value_name = "NAME")]
     encoder: Option<String>,
     /// With --videos: weights of the encoder [default: the downloaded ones]
@@ -143,7 +145,7 @@ pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
 
 fn train_on_features(args: &TrainArgs, folder: &Path, cancel: &Cancel) -> anyhow::Result<ExitCode> {
     if args.epochs == 0 {
-        bail!("--epochs 0 leaves nothing to do with --features; give at least 1");
+        bail!("--epochs 0 would train nothing with --features; expected at least 1");
     }
     let annotations = args.activitynet.as_deref().map(Annotations::read).transpose()?;
     let set = FeatureSet::open_with(folder, annotations.as_ref())?;
@@ -225,18 +227,18 @@ fn check_outputs(args: &TrainArgs) -> anyhow::Result<()> {
     curve.iter().chain([out]).chain(&args.refit_encoder).try_for_each(|out| check_absent(out, false))
 }
 
-/// What a run trains on.
+/// Input of a training run.
 struct TrainingInput {
     set: FeatureSet,
     /// The closed-form fit to start from.
     start: Option<Folded>,
-    /// The validation gallery, as rows of the videos; by default those of the split `val`.
+    /// Rows of the videos that are the validation gallery; by default those of the split `val`.
     gallery: Option<Vec<u32>>,
     /// Name or id of the encoder.
     encoder: String,
     /// Projection of descriptors to image features, to be stored in the checkpoint.
     projection: Option<Affine>,
-    /// What the checkpoint records about its training.
+    /// Entries that the checkpoint records about its training.
     record: serde_json::Value,
 }
 
@@ -319,7 +321,7 @@ impl TrainingBar {
         match progress {
             TrainProgress::Step { done, of, pairs, losses } => {
                 if !self.started {
-                    // A resumed run starts in the middle. The steps before it do not count for the speed.
+                    // A resumed run starts in the middle. Earlier steps do not count towards the speed.
                     self.bar.set_position(((done - 1) * self.pairs / (of / self.epochs.max(1))) as u64);
                     self.bar.reset_eta();
                     self.started = true;
@@ -418,7 +420,7 @@ fn layout_projection(args: &TrainArgs, covariances: &PairCovariances) -> anyhow:
         bail!("{} exists with other contents; --force replaces it", out.display());
     }
     files::replace(out, |part| std::fs::write(part, &bytes)).with_context(|| format!("writing {}", out.display()))?;
-    // Continue with the values as they are on disk.
+    // The file has rounded values. Training continues with them.
     Ok(affine(&Projection::parse(&bytes, &out.to_string_lossy())?))
 }
 

@@ -74,8 +74,7 @@ impl CpuStepper {
         for j in 0..d {
             let boundary = n * config.boundary_row(j);
             let h = std::mem::take(&mut self.buffers[j].h);
-            // inv(j) is written to Z of the previous modality (cyclically), because j is that modality's next
-            // one.
+            // The exchange (Eq. 17): inv(j) belongs to Z of the modality before j, cyclically.
             let before = (j + d - 1) % d;
             let inv = &mut self.buffers[before].z[..n * shared];
             affine(self.weights.layer(j, GmfLayer::ConcentrateInvariant), &h[..boundary], n, inv);
@@ -289,7 +288,7 @@ mod tests {
         FeatureBatch { features: config.modalities().iter().map(|m| features(m.length)).collect() }
     }
 
-    /// Pairs that share a label, and some whose relation is open.
+    /// Positive pairs, and some pairs of open relation.
     fn related(n: usize) -> Relations {
         Relations::new(n, |a, c| match (a / 2 == c / 2, (a + c) % 4) {
             (true, _) => Relation::Positive,

@@ -121,8 +121,8 @@ mod tests {
         );
         let svg = curve.svg();
         assert!(svg.starts_with("<svg") && svg.contains("mAP@10") && svg.contains("dissociation"));
-        // Lines of two or more points: one per series. The legend has one per series as well, also for an
-        // empty curve.
+        // Counts lines of two or more points. Each series has one, and one in the legend, which an empty
+        // curve has as well.
         let lines = |svg: &str, colour: &str| {
             let points = |line: &str| {
                 line.split("points=\"")

@@ -1,4 +1,4 @@
-//! The pairs of images and videos of a feature set that training uses, and the rows held out for validation.
+//! The pairs of images and videos on which a model is trained, and the rows held out for validation.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -173,14 +173,14 @@ impl<'a> TrainingData<'a> {
     }
 
     /// Whether validation ignores a video for an image. With labels, it ignores the clips of the image's own
-    /// video: they are found by appearance, not by activity.
+    /// video, because their appearance alone makes them easy to find.
     pub fn is_own_video(&self, image: u32, video: u32) -> bool {
         let (image, video) = (&self.set.images.rows[image as usize], &self.set.videos.rows[video as usize]);
         self.labelled && image.source() == video.source()
     }
 
-    /// Relation of a video to an image. Two moments of one video may look alike or not: their relation is
-    /// open.
+    /// Relation of a video to an image. Without labels, the relation of two moments of one video is open,
+    /// because they may look alike.
     fn relation(&self, image: u32, video: u32) -> Relation {
         let (image, video) = (&self.set.images.rows[image as usize], &self.set.videos.rows[video as usize]);
         match self.labelled {
@@ -229,7 +229,7 @@ impl<'a> TrainingData<'a> {
     }
 }
 
-/// Keys of a row; rows with a common key match.
+/// Keys of a row. Rows with a common key match.
 fn match_keys(row: &FeatureRow, labelled: bool) -> Vec<String> {
     if labelled { row.labels.iter().map(u32::to_string).collect() } else { vec![row.instance().to_owned()] }
 }

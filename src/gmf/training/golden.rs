@@ -1,5 +1,5 @@
-//! Files in the formats of version 0.1.0, which every later version must open. The test `write_golden_files`
-//! writes files with the same contents:
+//! Tests that files of version 0.1.0, which every later version must open, are read correctly. The ignored
+//! test `write_golden_files` writes files with the same contents:
 //!
 //! ```text
 //! cargo test --release --lib write_golden_files -- --ignored

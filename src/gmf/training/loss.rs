@@ -1,11 +1,11 @@
 //! The training loss: `L = λ1 · L_dis + λ2 · L_task` (Eq. 45).
 //!
 //! `L_dis` is the paper's (Eq. 18). The paper does not define its retrieval loss; the task losses here are
-//! **our choice**: supervised contrastive (Khosla et al., 2020; InfoNCE if each anchor has one positive) or a
-//! triplet loss with the hardest negative of the batch (Faghri et al., 2018). Both use cosines between the
-//! invariant parts of two modalities. They are averaged over both directions and, for more than two
-//! modalities, over all pairs of modalities. Candidates of open relation are in neither P(i) nor N(i), and in
-//! no sum.
+//! **our choice**: a supervised contrastive loss (Khosla et al., 2020; InfoNCE if each anchor has one
+//! positive) or a triplet loss with the hardest negative of the batch (Faghri et al., 2018). Both use cosines
+//! between the invariant parts of two modalities. They are averaged over both directions and, for more than
+//! two modalities, over all pairs of modalities. P(i) are the positive and N(i) the negative candidates of
+//! anchor i. Candidates of open relation are in neither, and in no sum.
 
 use serde::{Deserialize, Serialize};
 
@@ -264,7 +264,7 @@ pub(super) fn on_embeddings(
     value
 }
 
-/// Least divisor of an embedding: the direction of a shorter embedding is noise.
+/// Smallest divisor that scales an embedding to length 1. The direction of a shorter embedding is noise.
 pub(super) const NORM_FLOOR: f32 = 1e-8;
 
 #[cfg(test)]
@@ -285,7 +285,7 @@ mod tests {
 
     #[test]
     fn infonce_matches_a_hand_computation() {
-        // Rows: s = [1, 0]: −log(e / (e + 1)); the same for each of the four anchors.
+        // Each of the four anchors has the cosines [1, 0] and the loss −log(e / (e + 1)).
         let relations = Relations::new(2, |_, _| Relation::Negative);
         let mut ds = [0.0; 4];
         let value = on_cosines(TaskLoss::Contrastive { temperature: 1.0 }, &[1.0, 0.0, 0.0, 1.0], &relations, &mut ds);
@@ -300,7 +300,7 @@ mod tests {
         for task in TASKS {
             let (mut ds, mut of_few) = ([0.0; 9], [0.0; 4]);
             let value = on_cosines(task, &s, &relations, &mut ds);
-            // Six anchors instead of four, of which the two new ones have no negative.
+            // Six anchors instead of four. The two new ones have no negative.
             assert!((value * 6.0 - on_cosines(task, &[0.5, 0.4, 0.3, 0.6], &few, &mut of_few) * 4.0).abs() < 1e-6);
             assert!([2, 5, 6, 7].iter().all(|at| ds[*at] == 0.0), "{ds:?}");
         }

@@ -1,5 +1,5 @@
-//! The model as candle modules: the reference for gradients, a front end for other fusion methods, and the
-//! path to a GPU.
+//! The model as candle modules. It is the reference for gradients, a front end for other fusion methods, and
+//! the implementation for GPUs.
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use candle_nn::{Linear, Module};
@@ -143,7 +143,7 @@ pub fn dissociation_loss(features: &[Tensor], fused: &Fused) -> Result<Tensor> {
     Ok(sum)
 }
 
-/// Subtracted from the cosine of a candidate that does not count.
+/// Subtracted from the cosine of a candidate that must not count.
 const FAR: f64 = 1e6;
 
 /// Task loss over all pairs of modalities, in both directions; see [`TaskLoss`].

@@ -39,7 +39,7 @@ pub(super) struct ResumeState {
     pub(super) plateau: PlateauSchedule,
     /// Loss of the first batch, the reference for divergence.
     pub(super) first_loss: Option<f64>,
-    /// Sums of losses since the last point of the curve, and their number of steps.
+    /// Sums of losses since the last point of the curve, and the number of steps in them.
     pub(super) sums: (Losses, usize),
     /// Epoch and validation mAP@10 of the kept checkpoint.
     pub(super) best: Option<(usize, Option<f64>)>,
@@ -108,7 +108,7 @@ impl ResumeState {
         if file.names().len() != expected {
             return Err(wrong(format!("{} tensors instead of {expected}", file.names().len())));
         }
-        // Checked before memory is allocated for what the state promises.
+        // Shapes are checked before memory is allocated for them.
         for prefix in ["weights.", "velocity."] {
             GmfWeights::check(&config, &file, prefix).map_err(Error::in_file(path))?;
         }

@@ -23,7 +23,7 @@ use crate::gmf::config::GmfConfig;
 
 /// Points of the learning curve per epoch.
 const POINTS: usize = 20;
-/// A loss above this multiple of the first batch's loss is divergence.
+/// A loss above this multiple of the first batch's loss counts as divergence.
 const EXPLODED: f64 = 100.0;
 
 /// Why a model cannot be trained.
@@ -212,7 +212,7 @@ type Validate<'v> = dyn FnMut(&Folded) -> Result<f64, Box<dyn std::error::Error 
 /// maps. `stop` is called before each step; the run stops if it returns true.
 ///
 /// # Errors
-/// A [`TrainError`]. Files written before stay.
+/// A [`TrainError`]. Files that were already written are kept.
 pub fn train(
     mut run: TrainingRun<'_>,
     validate: &mut Validate<'_>,
@@ -233,7 +233,7 @@ pub fn train(
         session.finish_epoch(validate, on_event)?;
     }
     session.save_curve()?;
-    // The finished run does not need its state, which is large.
+    // The state is large, and a finished run does not need it.
     remove_if_present(&session.state_path)?;
     let (epoch, map10) = session.state.best.unwrap_or((0, None));
     Ok(TrainOutcome::Finished { epoch, map10 })
@@ -263,7 +263,7 @@ impl<'r> Session<'r> {
         }
         let weights = start.unwrap_or_else(|| GmfWeights::random(config, options.seed));
         let stepper = stepper(options.device, weights, None)?;
-        // The state of an earlier run must not be resumed as this run's.
+        // The state of an earlier run must not be mistaken for the state of this run.
         remove_if_present(&state_path)?;
         Ok(Session { run, state, state_path, stepper })
     }
@@ -311,7 +311,7 @@ impl<'r> Session<'r> {
                 .step(&batch, &relations, &options.objective, &sgd)
                 .map_err(|source| self.state.diverged(i + 1, source, out))?;
             self.state.first_loss.get_or_insert(losses.total);
-            // A short last batch has a lower loss because of its size alone.
+            // A short last batch is left out: its loss is lower because of its size.
             if pairs.len() == options.batch.min(data.pairs()) {
                 self.state.plateau.step(losses.total, options.plateau_factor, options.plateau_patience);
             }
@@ -467,8 +467,8 @@ impl ResumeState {
         }
         let training = CheckpointRecord::open(out)?.training;
         let options = serde_json::to_value(&self.options).expect("options are plain data");
-        // A run that was killed after it kept the next epoch, and before it saved its state, repeats that
-        // epoch.
+        // If a run was killed after it wrote the checkpoint of the next epoch and before it saved its state,
+        // the resumed run repeats that epoch.
         let epochs = [epoch, self.epoch + 1].map(serde_json::Value::from);
         if !epochs.contains(&training["epoch"])
             || training["data"] != self.data.as_str()

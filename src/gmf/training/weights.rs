@@ -59,10 +59,10 @@ impl GmfWeights {
         weights
     }
 
-    /// A model that folds to `folded` and rebuilds each modality exactly from its specific part: the start of
-    /// training from a closed-form fit. On each side of the boundary, the first dissociated numbers are the
-    /// feature itself and the others are random projections. The concentrations start with weights on the
-    /// former alone and learn to use the latter.
+    /// A model that folds to `folded` and rebuilds each modality exactly from its specific part. Training
+    /// from a closed-form fit starts with it. On each side of the boundary, the first dissociated numbers are
+    /// the feature itself and the others are random projections. The concentrations start with nonzero
+    /// weights on the feature only and learn to use the projections.
     ///
     /// # Errors
     /// [`Error::Length`] if lengths differ; [`Error::NoRoom`] if one side of the boundary is shorter than the
@@ -158,7 +158,8 @@ impl GmfWeights {
         2 * GmfLayer::ALL.len() * config.modalities().len()
     }
 
-    /// Compares names, with this prefix, and shapes with a file's header.
+    /// Checks that a file has every tensor of the model with the right shape, with this prefix before each
+    /// name.
     pub(super) fn check(
         config: &GmfConfig,
         file: &tensors::TensorFile<'_>,
@@ -221,7 +222,7 @@ impl GmfWeights {
         if record.invariant != config.invariant() {
             return Err(wrong(format!("a shared space of {}, not {}", record.invariant, config.invariant())));
         }
-        // Checked before memory is allocated for what the record promises.
+        // Shapes are checked before memory is allocated for them.
         let expected = GmfWeights::count(&config) + record.read_projection(&file).map_err(Error::in_file(path))?;
         if file.names().len() != expected {
             return Err(wrong(format!("{} tensors instead of {expected}", file.names().len())));

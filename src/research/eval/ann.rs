@@ -57,12 +57,12 @@ impl RetrievalTask<'_> {
         let gallery = self.gallery(maps, pooling)?;
         let length = maps.video.outputs();
         let folder = tempfile::tempdir().map_err(|source| Error::Io { path: std::env::temp_dir(), source })?;
-        // A graph for any number of rows, because the graph is what is measured.
+        // The index builds a graph for any number of rows, because the graph is measured.
         let hnsw = HnswSettings { min_rows: 1, ..HnswSettings::default() };
         let settings = IndexSettings { hnsw, ..IndexSettings::new(length) };
         let index = Index::create(folder.path().join("index"), &settings)?;
         let mut writer = index.writer()?;
-        // All rows as one video of the index: a row's position identifies its video in the gallery.
+        // All rows are one video of the index. A row's position identifies its video in the gallery.
         let owners = gallery.owners();
         let video = Video { id: "gallery".to_owned(), ..Video::default() };
         writer.put(video, &vec![Span::default(); owners.len()], gallery.rows(), &[])?;
@@ -78,7 +78,7 @@ impl RetrievalTask<'_> {
                 let hits = searcher.search(query, fetch, None, options.effort)?;
                 let videos: HashSet<u32> = hits.iter().map(|hit| owners[hit.row.row as usize]).collect();
                 if videos.len() < wanted && fetch < owners.len() {
-                    // Clips of few videos fill the result.
+                    // The hits are clips of too few videos.
                     fetch = fetch.saturating_mul(4).min(owners.len());
                     continue;
                 }

@@ -1,4 +1,4 @@
-//! Maps features of whole tables into the space of comparison, by blocks of a matrix product.
+//! Maps features of whole tables into the space of comparison, with matrix products over blocks of rows.
 
 use rayon::prelude::*;
 

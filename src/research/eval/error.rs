@@ -15,7 +15,7 @@ pub enum Error {
     /// Features and checkpoint do not match.
     #[error(transparent)]
     Checkpoint(Box<gmf::Error>),
-    /// A model cannot have the lengths of the features.
+    /// No model is possible with the lengths of the features.
     #[error(transparent)]
     Config(#[from] gmf::ConfigError),
     /// A model cannot be trained.

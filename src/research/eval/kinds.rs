@@ -79,8 +79,8 @@ pub struct KindScores {
     pub queries: usize,
     /// mAP@10.
     pub map10: f64,
-    /// mAP@10 divided by `min(10, R)` for any normaliser: the strictest definition under which a perfect
-    /// ranking scores 1.
+    /// mAP@10 with [`Normaliser::Min`], whatever normaliser was chosen: the strictest definition under which
+    /// a perfect ranking scores 1.
     pub map10_min: f64,
     /// Share of queries whose first answer is correct.
     pub success1: f64,
@@ -88,7 +88,7 @@ pub struct KindScores {
     pub success5: f64,
 }
 
-/// Answers to photographs whose class and group no video in the gallery has.
+/// Answers to photographs whose class and group have no video in the gallery.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct UnmatchedQueries {
     /// Number of photographs.
@@ -191,7 +191,7 @@ mod tests {
             [judged(&[true, false, true], 2), judged(&[false, false, false, true], 1), judged(&[false; 9], 3)];
         let scores = scores(&answers, Normaliser::Hits).unwrap();
         assert!((scores.map10 - (5.0 / 6.0 + 0.25) / 3.0).abs() < 1e-12);
-        // The third ranking finds none of its three and scores 0 either way; the first finds both.
+        // The third ranking finds no relevant video and scores 0 either way; the first finds both.
         assert!((scores.map10_min - (5.0 / 6.0 + 0.25) / 3.0).abs() < 1e-12);
         let late = super::scores(&[judged(&[true, false], 2)], Normaliser::Hits).unwrap();
         assert_eq!((late.map10, late.map10_min), (1.0, 0.5));

@@ -1,13 +1,13 @@
 //! Metrics of ranked lists, as pure functions.
 //!
 //! Every metric takes the answer to one query: a [`JudgedRanking`] states for each rank whether its item is
-//! relevant, and how many items are relevant in all (`R`). Conventions of all metrics:
+//! relevant, and how many items are relevant in total (`R`). Conventions of all metrics:
 //!
 //! - **ties** are broken by the ranking (the engine ranks by score, then by gallery order);
 //! - **duplicates**: only the first occurrence of an item counts. Later ones are removed, and ranks close up;
 //! - **k** above the length of the list means the whole list;
-//! - **no relevant item** (`R = 0`): no metric is defined. [`JudgedRanking::new`] returns `None`; such queries
-//!   are counted and left out of means.
+//! - **no relevant item** (`R = 0`): no metric is defined. [`JudgedRanking::new`] returns `None`. Such
+//!   queries are counted and left out of means.
 //!
 //! The values are checked against pytrec_eval, ranx and scikit-learn (`tests/reference/metrics.py`).
 
@@ -20,8 +20,8 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Normaliser {
-    /// Relevant items in the top `k`: the convention of cross-modal retrieval code. A query without any
-    /// scores 0.
+    /// Relevant items in the top `k`: the convention of cross-modal retrieval code. A query without relevant
+    /// items in the top `k` scores 0.
     #[default]
     Hits,
     /// `min(k, R)`: the largest possible number of relevant items in the top `k`.
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(JudgedRanking::new(&[1, 2], &[]), None);
     }
 
-    /// Values of independent tools on hand-made and seeded cases (`tests/reference/metrics.py`).
+    /// The values come from independent tools on hand-made and seeded cases (`tests/reference/metrics.py`).
     #[test]
     fn metrics_match_independent_tools() {
         let reference: serde_json::Value =

@@ -11,8 +11,8 @@ use crate::base::seeded::Random;
 
 impl RetrievalTask<'_> {
     /// mAP@n over candidate pools, for each `n`. Each query is ranked against a seeded pool of `n` videos
-    /// (all videos if there are fewer), drawn without replacement. If the pool has no relevant video, one
-    /// replaces its last video. Average precision covers the whole pool.
+    /// (all videos if there are fewer), drawn without replacement. If the pool has no relevant video, a
+    /// relevant one replaces the last video. Average precision covers the whole pool.
     ///
     /// # Errors
     /// As [`RetrievalTask::answers`].
@@ -92,7 +92,7 @@ mod tests {
         let plain = FeatureMaps { image: FeatureMap::Identity(2), video: FeatureMap::Identity(2) };
         let maps = task.pool_maps(&plain, Pooling::Best, &[1, 3, 6, 9, 100], 1).unwrap();
         let map = |n| maps.iter().find(|(size, _)| *size == n).unwrap().1;
-        // In a pool of one it is first, among all videos sixth.
+        // The relevant video is first in a pool of one, and sixth among all videos.
         assert_eq!(map(1), 1.0);
         assert!((map(9) - 1.0 / 6.0).abs() < 1e-12 && (map(100) - 1.0 / 6.0).abs() < 1e-12, "{maps:?}");
         assert!(map(3) < 1.0 && map(3) > map(6) && map(6) > map(9), "{maps:?}");

@@ -47,14 +47,14 @@ pub enum Error {
     NoUsableFrame,
 }
 
-/// Videos of the same scene: one is a correct answer for another. The moment is correct only if the videos
-/// show the same thing at the same time of their clocks.
+/// Videos of the same scene: each is a correct answer for the others. The clocks convert times between the
+/// videos, to judge the moment.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct EquivalentVideos {
     /// Suffixes of the videos' paths.
     pub videos: Vec<String>,
-    /// For each video the second at which it shows the start of the scene, and its speed; -1 is backwards.
-    /// All [0, 1] if absent.
+    /// For each video the second at which it shows the start of the scene, and its speed (-1 for backwards).
+    /// [0, 1] for all videos if absent.
     #[serde(default)]
     pub clocks: Vec<[f64; 2]>,
     /// Why the videos are equivalent, for people.
@@ -105,8 +105,8 @@ pub struct QualitySuite {
     pub frames: usize,
     /// Seed of times and distortions.
     pub seed: u64,
-    /// Videos without queries, as `folder/name`, such as those the checkpoint was trained on. They stay in
-    /// the gallery.
+    /// Names ([`pairs::name`]) of videos without queries, such as those that the checkpoint was trained on.
+    /// They stay in the gallery.
     pub leave_out: Vec<String>,
     /// Groups of videos of the same scene.
     pub equivalents: Vec<EquivalentVideos>,
@@ -166,8 +166,8 @@ pub struct QualityReport {
 /// Runs the suite on an index. `on_video` receives the path of each video before its queries.
 ///
 /// # Errors
-/// [`enum@Error`] if the index cannot be searched, decoding was stopped by a limit or from outside, or there
-/// is no query. Frames that cannot be decoded are counted instead.
+/// [`enum@Error`] if the index cannot be searched, if a limit or another program stopped the decoding, or if
+/// there is no query. Frames that cannot be decoded are only counted.
 pub fn run(
     engine: &Engine,
     suite: &QualitySuite,
@@ -197,8 +197,8 @@ pub fn run(
         for at_ms in pairs::times(video.duration_ms, suite.frames, suite.seed, &name) {
             let frame = match media::frame_at(&tools, path, at_ms, pairs::MAX_SIDE, cancel) {
                 Ok(frame) => frame,
-                // A fault of the file, or a missing file. Other errors depend on the machine, and would
-                // distort the result.
+                // A fault of the file, or a missing file, is counted. Other errors depend on the machine and
+                // would distort the result.
                 Err(error) if error.is_lasting() || is_gone(&error) => {
                     undecodable_frames += 1;
                     continue;
@@ -287,7 +287,7 @@ impl SuiteRun<'_> {
     }
 }
 
-/// Whether the file does not exist, or the decoded data is not a picture.
+/// Whether the file does not exist or is no regular file, or the decoded data is not a picture.
 fn is_gone(error: &media::Error) -> bool {
     match error {
         media::Error::Io { reason, .. } => reason.kind() == std::io::ErrorKind::NotFound,

@@ -1,11 +1,11 @@
-//! Exact ranking of many queries against a gallery: blocks of a matrix product, then the best `k` of each
-//! row.
+//! Exact ranking of many queries against a gallery: computes scores by matrix products of blocks, then
+//! selects the best `k` of each query.
 
 use rayon::prelude::*;
 
 use crate::base::linalg::{MatrixView, multiply_here};
 
-/// Queries per block: their scores over a gallery of some thousand rows stay in the cache.
+/// Queries per block. The scores of a block over some thousand rows fit the cache.
 const BLOCK: usize = 64;
 
 /// How a video's score is computed from the scores of its clips.
@@ -61,7 +61,8 @@ pub struct RankedVideos {
     pub first: Option<usize>,
 }
 
-/// A score and an index as one number: a smaller number is better, ties in order of the index. NaN is worst.
+/// A score and an index as one number. A smaller number is better; ties are in order of the index; NaN is
+/// worst.
 fn key(score: f32, index: usize) -> u64 {
     let score = if score.is_nan() { f32::NEG_INFINITY } else { score + 0.0 };
     let bits = (-score).to_bits();
@@ -80,7 +81,7 @@ fn select_best(scores: &[f32], k: usize, keys: &mut Vec<u64>) {
     let mut floor = f32::NEG_INFINITY;
     let mut full = false;
     for (index, score) in scores.iter().enumerate() {
-        // Of equal scores the lowest index wins, and it came first.
+        // Of equal scores the lowest index wins, so a later equal score is not needed.
         if !full || *score > floor {
             keys.push(key(*score, index));
             if keys.len() >= capacity {
@@ -118,8 +119,8 @@ impl Gallery {
     }
 
     /// Ranks the videos for each query (row-major, rows of `length` numbers) by dot product. `relevant`
-    /// returns a query's relevant videos; `map` converts each ranking to the result. Threads share the
-    /// queries; the results are in order of the queries and do not depend on the number of threads.
+    /// returns a query's relevant videos; `map` converts each ranking to a result. Several threads rank
+    /// blocks of queries. The results are in order of the queries and do not depend on the number of threads.
     pub fn rank<T: Send>(
         &self,
         queries: &[f32],

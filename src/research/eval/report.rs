@@ -22,9 +22,9 @@ pub use examples::ReportMedia;
 /// Name of the page's file.
 pub const PAGE: &str = "index.html";
 
-/// Classes in the chart of the best and of the worst classes.
+/// Number of classes in the charts of the best and of the worst classes.
 const CLASSES: usize = 15;
-/// Rows in the table of confusions.
+/// Number of rows in the table of confusions.
 const CONFUSIONS: usize = 20;
 /// Ranks of the curve.
 const CURVE_AT: [usize; 15] = [1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 200, 500, 1000];
@@ -59,7 +59,7 @@ pub struct ReportContent<'a> {
     pub normaliser: Normaliser,
     /// How a video's score is computed from its clips.
     pub pooling: Pooling,
-    /// The table in which the method is the best, if there is one.
+    /// The table of methods, of which this method is the best, if there is one.
     pub table: Option<&'a MethodTable>,
     /// The videos, for pictures.
     pub media: Option<&'a ReportMedia>,

@@ -6,7 +6,7 @@ use super::metrics::{self, JudgedRanking, Normaliser};
 use super::retrieval::RankedAnswer;
 use crate::base::seeded::Random;
 
-/// Mean metrics of a set of answers; metrics at rank `k` as pairs of `k` and value.
+/// Mean metrics of a set of answers. Metrics at rank `k` are pairs of `k` and value.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MetricSummary {
     /// mAP@k with the chosen normaliser.

@@ -1,4 +1,4 @@
-//! The paper's Table 3 with our rows: every method on one feature set and split, with the same evaluation.
+//! A table like the paper's Table 3: every method on one feature set and split, with the same evaluation.
 
 mod render;
 
@@ -46,14 +46,15 @@ impl Default for TablePlan {
 pub struct TableRow {
     /// Name of the method in [`methods::all`].
     pub method: &'static str,
-    /// Name for people.
+    /// [`Method::name`].
     pub name: &'static str,
     /// Lengths of the image and video features that enter the method ([`FittedMethod::lengths`]).
     pub lengths: (usize, usize),
     /// mAP@k, the mean over the seeds.
     #[serde(serialize_with = "by_rank")]
     pub map: Vec<(usize, f64)>,
-    /// 95 % interval of mAP@k: bootstrap over the queries of each query's mean over the seeds.
+    /// 95 % interval of mAP@k: bootstrap over the queries, with each query's average precision averaged over
+    /// the seeds.
     #[serde(serialize_with = "by_rank")]
     pub interval: Vec<(usize, [f64; 2])>,
     /// mAP at the first rank for each seed; empty for a method without a seed.

@@ -15,7 +15,7 @@ use crate::features::{FeatureRow, FeatureSet, FeatureTable, Split};
 pub enum Relevance {
     /// They share a label.
     Label,
-    /// The image comes from the video (`video`, or else `id`).
+    /// The image comes from the video: their rows have the same `video`, or else `id`.
     Video,
 }
 
@@ -57,8 +57,8 @@ pub struct RetrievalTask<'a> {
 
 impl<'a> RetrievalTask<'a> {
     /// The task of a split. Rows with the same source (`video`, or else `id`) are one video. A video is
-    /// relevant to an image if they share a label; if images or videos have no labels, if it is the image's
-    /// source.
+    /// relevant to an image if they share a label or, if images or videos have no labels, if it is the
+    /// image's source.
     ///
     /// # Errors
     /// [`Error::EmptySplit`] if the split has no images or no videos.
@@ -135,8 +135,8 @@ impl<'a> RetrievalTask<'a> {
         }
     }
 
-    /// Sources (`video`, or else `id`) that have both rows of this split and rows that methods are trained or
-    /// chosen on (train, val, unless it is this split), in alphabetical order.
+    /// Sources (`video`, or else `id`) that have rows in this split and also in the other splits on which
+    /// methods are trained or chosen (train and val), in alphabetical order.
     pub fn shared_sources(&self) -> Vec<&'a str> {
         let all = || self.set.images.rows.iter().chain(&self.set.videos.rows);
         let trained = all().filter(|row| row.split != self.split && row.split != Split::Test);

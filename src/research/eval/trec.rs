@@ -2,7 +2,7 @@
 //!
 //! A line of a run is `query Q0 video rank score tag`, a line of judgements is `query 0 video 1`. trec_eval
 //! orders by score in single precision and breaks ties by name. To keep the engine's order, a score that is
-//! not below the previous one is written as the next smaller number.
+//! not below the previous one is replaced by the next number below the previous one.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};

@@ -33,9 +33,10 @@ pub enum Error {
     Degenerate,
 }
 
-/// Shares by which the covariances are shrunk towards `trace/d · I`, tuned on held-out videos with the
-/// distortion suite.
+/// Share by which the covariance of the noise is shrunk towards `trace/d · I`. Tuned on held-out videos with
+/// the distortion suite.
 const NOISE_SHRINKAGE: f64 = 0.7;
+/// The same for the covariance of the signal.
 const SIGNAL_SHRINKAGE: f64 = 0.1;
 
 /// Sums over training frames and pairs.
@@ -80,8 +81,8 @@ impl PairStatistics {
         self.pairs += 1;
     }
 
-    /// Makes the sums invariant to mirroring: number `i` of a mirrored frame is number `mirror(i)` of the
-    /// frame.
+    /// Makes the sums invariant to mirroring. Element `i` of a mirrored frame's descriptor is element
+    /// `mirror(i)` of the frame's descriptor.
     pub fn symmetrise(&mut self, mirror: impl Fn(usize) -> usize) {
         let n = self.mean.len();
         self.signal.fill_upper_triangle_with_lower_triangle();

@@ -7,7 +7,7 @@ pub use discriminant::{Error, PairCovariances, PairStatistics};
 
 use crate::gmf::Affine;
 
-/// The affine map `Q (f - mean)`, whose `count` orthonormal rows of `Q` span the directions that separate
+/// The affine map `Q (f - mean)`. `Q` has `count` orthonormal rows, which span the directions that separate
 /// videos best.
 ///
 /// # Errors

@@ -147,9 +147,9 @@ impl TrainingExample {
     }
 }
 
-/// A feature set without labels from named examples; an image matches the clips of its moment. Every moment
-/// is included as it is and, if the encoder can mirror descriptors, mirrored. A seeded share of the videos is
-/// the validation split. `image` computes image features from a descriptor.
+/// Makes a feature set without labels from named examples. An image matches the clips of its moment. Every
+/// moment is included as it is and, if the encoder can mirror descriptors, mirrored. A seeded share of the
+/// videos is the validation split. `image` computes image features from a descriptor.
 ///
 /// # Errors
 /// As [`Encoder::clip`].
@@ -162,7 +162,7 @@ pub fn set(
 ) -> Result<FeatureSet, encode::Error> {
     let (mut images, mut clips) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
     for (n, (name, example)) in examples.iter().enumerate() {
-        // Names may repeat (cameras number their files alike), so the index makes them unique.
+        // Names may repeat (cameras number their files alike). The number `n` makes them unique.
         let video = format!("{n}:{name}");
         let validate = Random::new(seed, &format!("split of {name}")).between(0.0, 1.0) < held_out;
         let split = if validate { Split::Val } else { Split::Train };
@@ -229,7 +229,7 @@ fn mean(clip: &[Descriptor]) -> Vec<f32> {
     mean.into_iter().map(|v| v / n.max(1.0)).collect()
 }
 
-/// The name that seeds the draws of a file: the names of its folder and of the file, `folder/name`.
+/// The name that seeds the random choices for a file, made of the names of its folder and of the file.
 pub fn name(path: &Path) -> String {
     let parts: Vec<String> = path.iter().rev().take(2).map(|p| p.to_string_lossy().into_owned()).collect();
     parts.join("/")

@@ -1,8 +1,7 @@
 //! The memory budget of request bodies and fetched pictures.
-//!
-//! They share one budget. A part of it is reserved for small bodies, so that a usual search finds room
-//! whatever else is uploaded. When the budget is exhausted, the largest of the bodies that have been idle
-//! longest is aborted.
+//! They share one budget. A part of it is reserved for small bodies, so that an ordinary search finds room
+//! while large bodies are uploaded. When the budget is exhausted, the arriving body with the highest product
+//! of size and idle time is aborted.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,7 +28,7 @@ struct LedgerEntry {
     bytes: usize,
     /// Time of the last progress.
     since: Instant,
-    /// Bytes since then.
+    /// Bytes since the last progress.
     unmarked: usize,
     /// Aborts the body while it is still arriving.
     abort: Option<Arc<Notify>>,
@@ -60,8 +59,8 @@ impl Ledger {
         Some(entry)
     }
 
-    /// The arriving body to abort: the one of the highest idle cost; a large one, if only large bodies exceed
-    /// their part.
+    /// The body to abort: the arriving one with the highest idle cost. If only the large bodies exceed their
+    /// part of the budget, it is a large one.
     fn victim(&self, now: Instant) -> Option<u64> {
         let any = self.total > BODY_BUDGET_BYTES;
         let arriving = self.entries.iter().filter(|(_, e)| e.abort.is_some() && (any || e.is_large()));
@@ -143,7 +142,7 @@ impl Reservation {
         exhausted()
     }
 
-    /// The body is complete: it is no longer aborted.
+    /// Marks the body as complete, so that it is no longer aborted.
     pub(crate) fn complete(&self) {
         if let Some(own) = self.budget.ledger().entries.get_mut(&self.id) {
             own.abort = None;
@@ -191,7 +190,7 @@ mod tests {
             (0..BODY_BUDGET_BYTES / SMALL_BODY_BYTES).map(|_| Reservation::abortable(&budget)).collect();
         assert!(many.iter().all(|body| body.grow(SMALL_BODY_BYTES - 10).is_ok()));
         std::thread::sleep(Duration::from_millis(100));
-        // The first two have been idle longest. One makes progress; a single byte of the other is none.
+        // `many[0]` makes progress. The single byte of `many[1]` does not count as progress.
         many[1].grow(1).unwrap();
         many[0].grow(PROGRESS_BYTES).unwrap();
         assert!(is_aborted(&many[1]) && !is_aborted(&many[0]));

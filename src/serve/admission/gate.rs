@@ -27,7 +27,7 @@ pub(crate) struct WorkerGate {
     stage: Stage,
 }
 
-/// A place in the queue, returned on drop: also when the waiting client leaves.
+/// A place in the queue, returned on drop, also if the client leaves while it waits.
 struct QueuePlace(Arc<AtomicUsize>);
 
 impl Drop for QueuePlace {
@@ -69,8 +69,7 @@ impl WorkerGate {
     }
 
     /// Waits for a worker and runs `work` on its own thread.
-    ///
-    /// A worker is free again when the work has ended, even if its client has left before.
+    /// The worker is busy until the work has ended, even if the client has left before.
     ///
     /// # Errors
     /// 429 if the queue is full, or the wait is too long; 503 if the work takes too long; 500 if it panics;

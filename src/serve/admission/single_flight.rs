@@ -1,4 +1,4 @@
-//! Identical work is done once: the first request starts it, later ones wait for the same result. When the
+//! Does identical work once: the first request starts it, and later ones wait for the same result. When the
 //! last waiter leaves, the work is cancelled, or leaves the queue if it has not started.
 
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ pub(crate) struct SingleFlight<K, T>(Mutex<HashMap<K, Flight<T>>>);
 struct Flight<T> {
     result: watch::Receiver<Option<T>>,
     cancel: Cancel,
-    /// Aborts the task that awaits the work. Work on another thread stops by `cancel`.
+    /// Aborts the task that awaits the work. `cancel` stops work on another thread.
     task: AbortHandle,
     waiters: usize,
 }
@@ -72,7 +72,7 @@ where
     }
 }
 
-/// Removes the entry of its work on drop: at the end, or after a panic.
+/// Removes the flight of its key on drop: at the end of the work, or after a panic.
 struct FlightEntry<K: Eq + Hash, T> {
     flights: Arc<SingleFlight<K, T>>,
     key: K,

@@ -42,7 +42,7 @@ impl From<Result<SearchResponse, ApiError>> for BatchAnswer {
     }
 }
 
-/// Tasks that end when this is dropped.
+/// Tasks that are aborted when this is dropped.
 struct FetchQueue<T>(VecDeque<JoinHandle<T>>);
 
 impl<T> Drop for FetchQueue<T> {
@@ -71,8 +71,8 @@ pub(crate) async fn batch(
     let BatchRequest { queries, options } = read_batch(&context.gate, params, request).await?;
     let options = Arc::new(options);
     let snapshot = context.snapshots.ready()?;
-    // A wrong filter is one error of the batch, not one for each query. And a full queue refuses the batch
-    // before anything is fetched.
+    // A wrong filter is one error of the batch, not one for each query. This wait for a worker also refuses
+    // the batch when the queue is full, before anything is fetched.
     let (worker, filter) = (snapshot.clone(), options.filter.clone());
     let check = move || match &filter {
         Some(filter) => worker.engine.searcher().filter(filter).map(drop).map_err(ApiError::from),
@@ -89,7 +89,7 @@ pub(crate) async fn batch(
             let fetch = async move { query.resolve(&fetcher, Some(deadline)).await };
             fetches.0.push_back(tokio::spawn(fetch.in_current_span()));
         }
-        // The task stays in the queue until it ends, so that a client that disconnects stops it too.
+        // The task stays in `fetches` until it ends, so that it is aborted when the client disconnects.
         let Some(next) = fetches.0.front_mut() else { break };
         let query = next.await.map_err(|error| ApiError::internal(&error))?;
         fetches.0.pop_front();

@@ -27,7 +27,7 @@ fn set_body(paths: &mut Paths, body: &RequestBody) {
     }
 }
 
-/// Body of `POST /v1/search`: a picture, a form, or JSON with a vector or an address.
+/// Body of `POST /v1/search`: a picture, a form, or JSON with a vector or a URL.
 pub(crate) fn search_body() -> RequestBody {
     let json = OneOfBuilder::new().item(json_with("vector", is_option)).item(json_with("url", is_option));
     body([
@@ -39,7 +39,7 @@ pub(crate) fn search_body() -> RequestBody {
     ])
 }
 
-/// Body of `POST /v1/search/batch`: a form with several pictures, or JSON with several vectors or addresses.
+/// Body of `POST /v1/search/batch`: a form with several pictures, or JSON with several vectors or URLs.
 pub(crate) fn batch_body() -> RequestBody {
     let of = |items: Schema| -> Schema {
         ArrayBuilder::new().items(RefOr::T(items)).min_items(Some(1)).max_items(Some(MAX_BATCH_QUERIES)).into()

@@ -17,12 +17,12 @@ use tempfile::NamedTempFile;
 
 /// Hexadecimal digits of a name.
 const DIGITS: usize = 32;
-/// Subfolder in which files are written before they are renamed. The cache folder itself changes only with
-/// its files.
+/// Subfolder in which files are written before they are renamed. So the modification time of the cache folder
+/// changes only when cached files are added or removed.
 const PARTS: &str = "parts";
 /// File that is locked while files are added or removed: several processes may share the folder.
 const LOCK: &str = "lock";
-/// An older part was left by a process that ended before it was complete.
+/// Age from which a part counts as abandoned by a process that has ended.
 const STALE: Duration = Duration::from_secs(3600);
 
 /// The name of a file: a hash of everything that it depends on, and an extension.
@@ -30,7 +30,8 @@ const STALE: Duration = Duration::from_secs(3600);
 pub(crate) struct CacheKey(String);
 
 impl CacheKey {
-    /// A key of these parts. The borders between them count.
+    /// A key of these parts. It also depends on the borders between them: `ab`, `c` and `a`, `bc` give
+    /// different keys.
     pub(crate) fn new(parts: &[&[u8]], extension: &str) -> CacheKey {
         let mut hasher = blake3::Hasher::new();
         for part in parts {
@@ -44,7 +45,7 @@ impl CacheKey {
     }
 }
 
-/// The cache of all requests.
+/// The cache, shared by all requests.
 #[derive(Debug)]
 pub(crate) struct FileCache {
     folder: PathBuf,
@@ -60,7 +61,8 @@ struct FolderState {
     by_use: BTreeMap<LastUse, String>,
     bytes: u64,
     uses: u64,
-    /// Modification time of the folder when this was up to date; `None` if it is not.
+    /// Modification time of the folder when this state was read or written; `None` if the state is out of
+    /// date.
     as_of: Option<SystemTime>,
 }
 
@@ -96,7 +98,7 @@ impl FileCache {
         let path = self.folder.join(key.file_name());
         let file = File::options().read(true).write(true).open(&path).ok()?;
         let bytes = read(&file).ok().filter(|bytes| !bytes.is_empty())?;
-        // If this fails, the file is evicted too early.
+        // If this fails, the file may be evicted too early.
         let now = SystemTime::now();
         let _ = file.set_modified(now);
         let mut state = self.lock();

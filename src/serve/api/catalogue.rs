@@ -1,7 +1,7 @@
-//! The videos of a snapshot in each order of the list, so that a page reads only the records on it.
-//!
-//! The number of a video is never used for another one, so the entry of a number stays valid: after a commit,
-//! only the new videos are read.
+//! The videos of a snapshot, sorted in each order of the list, so that a page of the list reads only its own
+//! records from the index.
+//! The number of a video is never used for another video, so the entry of a number stays valid. After a
+//! commit, only the new videos are read.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,14 +29,14 @@ pub(crate) enum VideoOrder {
     Name,
     /// The longest first.
     Duration,
-    /// The file that was changed last first.
+    /// The most recently changed file first.
     Newest,
 }
 
 /// All videos of one snapshot.
 pub(crate) struct Catalogue {
     generation: u64,
-    /// By number.
+    /// In the order of the videos' numbers.
     entries: Vec<Arc<CatalogueEntry>>,
     /// Positions in `entries`: by name, by duration, by time of change.
     orders: [Vec<u32>; 3],
@@ -70,7 +70,7 @@ impl CatalogueEntry {
 }
 
 impl CatalogueCache {
-    /// The catalogue of a snapshot. Occupies a processor if the snapshot is new.
+    /// The catalogue of a snapshot. This computes if the snapshot is new, so it needs a worker.
     pub(crate) fn of(&self, snapshot: &Snapshot) -> Result<Arc<Catalogue>, ApiError> {
         // Locked while the catalogue is made, so that it is made once.
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,7 +154,7 @@ impl Catalogue {
     }
 }
 
-/// Whether a text has more than words: a field, an operator, or a sign of the filter language.
+/// Whether a text has more than words: a field, an operator, or a special character of the filter language.
 fn is_filter(text: &str) -> bool {
     text.contains([':', '"', '(', '[', '{', '*', '^', '~', '<', '>', '+'])
         || text.split_whitespace().any(|word| word.starts_with('-') || ["AND", "OR", "NOT", "IN"].contains(&word))

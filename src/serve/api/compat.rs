@@ -23,7 +23,7 @@ use crate::serve::connection::body::BodyKind;
 use crate::serve::error::ApiError;
 use crate::serve::guard::auth::is_https;
 
-/// Most results, as trace.moe returns.
+/// Most results: as many as trace.moe returns.
 const TOP: usize = 10;
 
 /// Parameters that trace.moe's clients send. Others, such as the id of an anime, are ignored.
@@ -48,7 +48,7 @@ pub(crate) struct TraceParams {
 pub(crate) struct TraceResponse {
     /// Rows of the index.
     frame_count: usize,
-    /// Empty.
+    /// Always empty.
     error: &'static str,
     /// At most ten results, best first.
     result: Vec<TraceResult>,
@@ -70,7 +70,7 @@ struct TraceResult {
     image: String,
 }
 
-/// Searches with the picture at an address, as trace.moe does.
+/// Searches with the picture at a URL, as trace.moe does.
 #[utoipa::path(
     get, path = "/search", tag = "trace.moe", params(TraceParams),
     responses(
@@ -154,7 +154,7 @@ async fn trace(context: SearchContext, headers: &HeaderMap, bytes: Bytes) -> Res
     context.gate.run(work).await.map(Json)
 }
 
-/// Limits of a client. There is no quota, so none is ever used.
+/// Limits of a client. There is no quota: the reported one is never used up.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ClientLimits {

@@ -1,5 +1,5 @@
-//! Responses with a file or with bytes like a file's: all of it, a range, or 304 (RFC 9110, sections 8.8, 13
-//! and 14).
+//! Responses with a file, or with bytes in memory: all of the content, a range of it, or 304 (RFC 9110,
+//! sections 8.8, 13 and 14).
 
 use std::fs::File;
 use std::ops::Range;
@@ -28,7 +28,7 @@ pub(crate) struct FileHeaders {
     pub(crate) cache_control: &'static str,
 }
 
-/// The parts of a request that select what is sent of a file.
+/// The parts of a request that determine which part of a file is sent.
 #[derive(Debug)]
 pub(crate) struct FileRequest<'a> {
     pub(crate) method: &'a Method,
@@ -47,8 +47,8 @@ impl FileRequest<'_> {
     /// The part to send of `length` bytes.
     fn selection(&self, head: &FileHeaders, length: u64) -> Selection {
         let text = |name: HeaderName| self.headers.get(name).and_then(|value| value.to_str().ok());
-        // A client with a part of another content must get all of this one. A date never matches: no response
-        // has one.
+        // A client that has a part of other content must get all of the current content. A date never
+        // matches, because no response has `Last-Modified`.
         let other = text(IF_RANGE).is_some_and(|tag| tag != format!("\"{}\"", head.tag));
         match text(RANGE) {
             Some(range) if *self.method == Method::GET && !other => parse_range(range, length),
@@ -152,11 +152,11 @@ pub(crate) fn file_response(request: &FileRequest<'_>, head: &FileHeaders, file:
 /// A body that reads a range of a file.
 struct FileBody {
     file: tokio::fs::File,
-    /// Offset of the first byte, until the file was moved there.
+    /// Offset of the first byte; `None` after the seek has started.
     seek: Option<u64>,
-    /// Bytes of the range not sent yet.
+    /// Bytes of the range that are not sent yet.
     left: u64,
-    /// Buffer of the next read; kept between polls.
+    /// Buffer of the next read, kept between polls.
     chunk: BytesMut,
 }
 
@@ -196,7 +196,7 @@ impl HttpBody for FileBody {
     }
 }
 
-/// Content type of a file, by its extension. Never one that a browser runs.
+/// Content type of a file, by its extension. It is never a type that a browser executes.
 pub(crate) fn content_type(path: &Path) -> &'static str {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_ascii_lowercase();
     match extension.as_str() {
@@ -256,8 +256,8 @@ mod tests {
         FileHeaders { content_type: "video/mp4", tag: "abc".into(), cache_control: "private" }
     }
 
-    /// Status, headers and body of a response with ten bytes, which must be equal from memory and from a
-    /// file.
+    /// Status, headers and body of a response with ten bytes. Asserts that they are equal from memory and
+    /// from a file.
     fn get(method: Method, headers: &[(HeaderName, &str)]) -> (StatusCode, HeaderMap, Bytes) {
         let headers: HeaderMap =
             headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect();

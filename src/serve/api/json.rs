@@ -1,4 +1,4 @@
-//! Types that read JSON strictly: lists of bounded length, and objects that are not lists.
+//! Types that read JSON strictly: lists of bounded length, and structs from objects only.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -10,8 +10,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ArrayBuilder, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
-/// A list of at most `MAX` elements. A longer one is refused at its first element too many; the rest is not
-/// read.
+/// A list of at most `MAX` elements. A longer list is refused at element `MAX + 1`; the rest is not read.
 #[derive(Debug)]
 pub(crate) struct BoundedList<T, const MAX: usize>(pub(crate) Vec<T>);
 
@@ -29,7 +28,8 @@ impl<T: PartialSchema, const MAX: usize> PartialSchema for BoundedList<T, MAX> {
     }
 }
 
-/// A struct read from a JSON object. Serde alone also takes a list of the values of its fields.
+/// A struct read from a JSON object. Without this type, serde also accepts a list of the values of the
+/// fields.
 #[derive(Debug)]
 pub(crate) struct JsonObject<T>(pub(crate) T);
 

@@ -29,7 +29,7 @@ const DEFAULT_TOP: u32 = 50;
 const STRIP: u32 = 12;
 const STRIP_WIDTH: u32 = 160;
 
-/// What the handlers of the library share.
+/// State of the handlers of the library.
 #[derive(Clone)]
 pub(crate) struct LibraryContext {
     pub(crate) snapshots: Arc<SnapshotStore>,
@@ -44,7 +44,7 @@ pub(crate) struct LibraryContext {
 pub(crate) struct ListParams {
     /// Words or parts of words, or a filter as in `label:surfing duration:[10 TO 60]`; all videos if absent.
     query: Option<String>,
-    /// Videos to leave out from the start of the list: the pages before this one.
+    /// Videos to leave out at the start of the list: those of earlier pages.
     skip: Option<u32>,
     /// Most videos to return; default 50.
     top: Option<u32>,
@@ -89,7 +89,7 @@ pub(crate) struct VideoSummary {
     /// Time of the file's last change, in UTC.
     #[schema(format = DateTime)]
     modified: String,
-    /// What is wrong with the file, if only a part of it could be read.
+    /// The fault of the file, if only a part of it could be read.
     warning: Option<String>,
     /// Address of a picture of the video.
     thumbnail: String,
@@ -105,7 +105,7 @@ pub(crate) struct VideoDetails {
     /// Further fields of the JSON file beside the video.
     #[schema(value_type = Option<Object>)]
     extra: serde_json::Value,
-    /// Pictures at even distances through the video.
+    /// Pictures at equal intervals of the video.
     strip: Vec<StripFrame>,
 }
 

@@ -34,7 +34,7 @@ use crate::serve::error::ErrorBody;
 )]
 pub(crate) struct Api;
 
-/// Every error that more than one operation may answer with.
+/// The errors that several operations share, and 304.
 const ERRORS: [(u16, &str); 16] = [
     (304, "The client has the current content"),
     (400, "The request is malformed"),
@@ -54,7 +54,7 @@ const ERRORS: [(u16, &str); 16] = [
     (503, "There is no index yet, the request took too long, or the server is stopping"),
 ];
 
-/// What an operation that reads the index may answer besides the errors of every operation.
+/// Further errors of an operation that reads the index, besides those of every operation.
 pub(crate) struct IndexErrors;
 
 impl IntoResponses for IndexErrors {
@@ -63,7 +63,7 @@ impl IntoResponses for IndexErrors {
     }
 }
 
-/// What an operation that takes a picture may answer besides [`IndexErrors`].
+/// Further errors of an operation that takes a picture, besides [`IndexErrors`].
 pub(crate) struct PictureErrors;
 
 impl IntoResponses for PictureErrors {
@@ -72,7 +72,7 @@ impl IntoResponses for PictureErrors {
     }
 }
 
-/// What an operation that sends a file of a video may answer besides [`IndexErrors`].
+/// Further responses of an operation that sends a file, besides [`IndexErrors`].
 pub(crate) struct FileErrors;
 
 impl IntoResponses for FileErrors {
@@ -81,7 +81,7 @@ impl IntoResponses for FileErrors {
     }
 }
 
-/// What an operation that makes a picture or a clip with ffmpeg may answer besides [`FileErrors`].
+/// Further errors of an operation that makes a picture or a clip with ffmpeg, besides [`FileErrors`].
 pub(crate) struct MediaErrors;
 
 impl IntoResponses for MediaErrors {
@@ -99,7 +99,7 @@ fn references(statuses: &[u16]) -> BTreeMap<String, RefOr<ResponseSchema>> {
     statuses.iter().map(reference).collect()
 }
 
-/// Adds what is common to many operations: error responses and security schemes.
+/// Adds the error responses and security schemes that many operations share.
 pub(crate) fn complete(document: &mut Document) {
     let components = document.components.get_or_insert_default();
     for (status, meaning) in ERRORS {

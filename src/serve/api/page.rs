@@ -12,7 +12,7 @@ const STYLE: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const DRAWING: &str = "image/svg+xml";
 
-/// Path in the address, content type and content of a file.
+/// URL path, content type and content of a file.
 type PageFile = (&'static str, &'static str, &'static [u8]);
 
 macro_rules! file {
@@ -42,7 +42,7 @@ static FILES: [PageFile; 18] = [
     file!("/video.js", SCRIPT),
 ];
 
-/// Routes of the page's files. A browser keeps a file and asks each time whether it is current.
+/// Routes of the page's files. A browser caches a file and revalidates it at each use.
 pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     FILES.iter().fold(Router::new(), |router, &(path, content_type, body)| {
         let tag = blake3::hash(body).to_hex()[..16].to_owned();

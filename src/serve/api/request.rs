@@ -28,11 +28,11 @@ const EF: ParamRange = ParamRange { name: "ef", min: 1.0, max: 100_000.0 };
 const MIN_CONFIDENCE: ParamRange = ParamRange { name: "min_confidence", min: 0.0, max: 1.0 };
 const DEFAULT_TOP: u32 = 10;
 
-/// What a request may say, whether in its query string, in the text fields of a form, or in JSON.
+/// The fields of a search request: in its query string, in the text fields of a form, or in JSON.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SearchRequest {
-    /// Embedding to search with, of the length that `/v1/info` reports. It need not have length 1.
+    /// Embedding to search with. It has as many numbers as `dim` in `/v1/info`, and need not have unit norm.
     #[schema(inline)]
     vector: Option<Vector>,
     /// Web address of a picture, if the server may fetch it.
@@ -42,7 +42,7 @@ pub(crate) struct SearchRequest {
     queries: Option<BoundedList<JsonObject<BatchQuery>, MAX_BATCH_QUERIES>>,
     /// Most results to return; default 10.
     top: Option<u32>,
-    /// Results to leave out from the start of the list: the pages before this one.
+    /// Results to leave out at the start of the list: those of earlier pages.
     skip: Option<u32>,
     /// Search only the videos that match, as in `path:holiday label:surfing duration:[10 TO 60]`.
     filter: Option<String>,
@@ -53,14 +53,14 @@ pub(crate) struct SearchRequest {
     ef: Option<u32>,
     /// Leave out results with a lower confidence.
     min_confidence: Option<f64>,
-    /// Return one result for each video, or each of its moments.
+    /// Unit of a result: a video (the default), or a moment.
     #[schema(inline)]
     group: Option<GroupBy>,
 }
 
 type Vector = BoundedList<f32, MAX_VECTOR_NUMBERS>;
 
-/// One query of a batch: a vector or an address.
+/// One query of a batch: a vector or a URL.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct BatchQuery {
@@ -68,7 +68,7 @@ pub(crate) struct BatchQuery {
     url: Option<String>,
 }
 
-/// What one result is.
+/// The unit of a result.
 #[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum GroupBy {
@@ -92,7 +92,7 @@ impl RequestParams for SearchRequest {
 }
 
 impl SearchRequest {
-    /// The options of the search. Those of the query string fill in what the body leaves out.
+    /// The options of the search. An option that the body does not have is taken from the query string.
     fn options(self, query: SearchRequest) -> SearchOptions {
         let effort = match (self.exact.or(query.exact), self.ef.or(query.ef)) {
             (Some(true), _) => Effort::Exact,
@@ -113,7 +113,7 @@ impl SearchRequest {
     }
 }
 
-/// What to search with.
+/// The query of one search.
 #[derive(Debug)]
 pub(crate) enum SearchQuery {
     Picture(Bytes),
@@ -121,7 +121,7 @@ pub(crate) enum SearchQuery {
     Url(String),
 }
 
-/// What to search with, after its address was fetched.
+/// The query of one search, after its URL was fetched.
 pub(crate) enum ResolvedQuery {
     Picture(Bytes),
     Vector(Vec<f32>),
@@ -138,7 +138,7 @@ impl SearchQuery {
         }
     }
 
-    /// Fetches the picture if the query is an address.
+    /// Fetches the picture if the query is a URL.
     ///
     /// # Errors
     /// As [`Fetcher::fetch`].
@@ -215,7 +215,8 @@ pub(crate) async fn read_batch(
             let (None, None, Some(BoundedList(queries))) = (&body.vector, &body.url, body.queries.take()) else {
                 return Err(ApiError::malformed("expected `queries`: a list of objects with a `vector` or a `url`"));
             };
-            // All of the list is checked before the first search: a malformed body gets no partial answer.
+            // The whole list is checked before the first search, so that a malformed body gets no partial
+            // answer.
             let queries = queries.into_iter().map(|JsonObject(query)| SearchQuery::new(query.vector, query.url));
             (queries.collect::<Result<_, _>>()?, body)
         }
@@ -247,7 +248,7 @@ async fn read_json(gate: &WorkerGate, bytes: Bytes) -> Result<SearchRequest, Api
 }
 
 /// Parses the JSON of a search or a batch. Stops at the first byte that cannot belong to a valid request, so
-/// that a list of megabytes costs neither memory nor time.
+/// that a list that is too long costs neither memory nor time.
 pub(crate) fn parse_json(bytes: &[u8]) -> Result<SearchRequest, ApiError> {
     let JsonObject(request) = serde_json::from_slice::<JsonObject<SearchRequest>>(bytes)
         .map_err(|error| ApiError::malformed(format!("the body cannot be read as JSON: {error}")))?;

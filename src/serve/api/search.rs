@@ -24,7 +24,7 @@ use crate::serve::limits::MAX_PIXELS;
 use crate::serve::observe::metrics::{Metrics, Stage};
 use crate::serve::snapshot::{Snapshot, SnapshotStore};
 
-/// What the handlers of searches share.
+/// State of the handlers of searches.
 #[derive(Clone)]
 pub(crate) struct SearchContext {
     pub(crate) snapshots: Arc<SnapshotStore>,
@@ -64,10 +64,10 @@ pub(crate) struct ResultBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
     labels: Vec<String>,
-    /// Cosine of the query and the moment's best row.
+    /// Cosine between the query and the best row of the moment.
     score: f32,
-    /// The score, corrected by a comparison of the picture with the row's frame where the index has sketches.
-    /// Results are ordered by it, and it decides the confidence.
+    /// The score, corrected by a comparison of the picture with the row's frame if the index has sketches. It
+    /// determines the order of the results and their confidence.
     evidence: f32,
     /// Share of unrelated pictures that get less evidence: 0.95 means that one in 20 gets as much by chance.
     confidence: f32,
@@ -125,7 +125,8 @@ impl SearchResponse {
 }
 
 impl SearchContext {
-    /// Searches a snapshot with a picture's bytes, and records the time of each stage. Occupies a processor.
+    /// Searches a snapshot with a picture's bytes, and records the time of each stage. This computes, so it
+    /// needs a worker.
     pub(crate) fn search_picture(
         &self,
         snapshot: &Snapshot,
@@ -141,7 +142,7 @@ impl SearchContext {
         Ok(SearchAnswer { elapsed: start.elapsed(), ..answer })
     }
 
-    /// Searches a snapshot with a picture or a vector. Occupies a processor.
+    /// Searches a snapshot with a picture or a vector. This computes, so it needs a worker.
     pub(crate) fn search(
         &self,
         snapshot: &Snapshot,
@@ -195,7 +196,7 @@ pub(crate) struct ServerInfo {
     encoder: Option<String>,
     /// Whether the encoder finds the same scene rather than the same kind of scene.
     same_scene: bool,
-    /// Length of vectors; 0 without an index.
+    /// Numbers of a vector; 0 without an index.
     dim: usize,
     videos: usize,
     rows: usize,
@@ -203,7 +204,7 @@ pub(crate) struct ServerInfo {
     generation: u64,
     /// Whether the server fetches pictures by their web address.
     fetch: bool,
-    /// Whether the server has folders to index.
+    /// Whether the server was started with folders to index.
     indexing: bool,
     /// Whether there is an index.
     index: bool,

@@ -1,4 +1,4 @@
-//! `/v1/session`: a cookie for browsers that know the token.
+//! `/v1/session`: exchanges the token for a cookie, and deletes the cookie.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(crate) struct SessionRequest {
     token: String,
 }
 
-/// Sets a cookie that admits a browser as the token does.
+/// Sets a cookie that replaces the token in a browser.
 #[utoipa::path(
     post, path = "/v1/session", tag = "session", request_body = SessionRequest, security(()),
     responses(

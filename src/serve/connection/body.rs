@@ -1,4 +1,4 @@
-//! Reads request bodies before handlers run: within a size, a minimum rate and the memory budget.
+//! Reads request bodies before handlers run. Limits their size, their slowness and the memory of all of them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,9 +25,9 @@ use crate::serve::observe::metrics::{Metrics, Stage};
 pub(crate) enum BodyKind {
     Form,
     Json,
-    /// A picture. Its bytes tell the format.
+    /// A picture. Its format is detected from its bytes.
     Picture,
-    /// No type, or the one that curl sends by default.
+    /// No Content-Type, or the default of curl.
     Unspecified,
     Other,
 }
@@ -97,7 +97,7 @@ async fn read(
 ) -> Result<Bytes, ApiError> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
     if let Some(bytes) = announced.filter(|bytes| *bytes > limit) {
-        // A client that sent Expect has not sent the body.
+        // A client that sent `Expect` has not sent the body yet.
         if !headers.contains_key(EXPECT) && bytes <= DISCARD_BYTES {
             discard(body, 0).await;
         }
@@ -147,7 +147,8 @@ fn incomplete(error: &axum::Error) -> ApiError {
     ApiError::new(status, "the body is incomplete")
 }
 
-/// Reads and drops the rest of a body, so that its sender gets to the response.
+/// Reads and drops the rest of a body: many clients read the response only after they have sent the whole
+/// body.
 async fn discard(body: &mut Body, mut read: usize) {
     let drain = async {
         while let Some(Ok(frame)) = body.frame().await {

@@ -41,7 +41,7 @@ pub(crate) fn connection_capacity() -> usize {
         let files = limit.current.unwrap_or(wanted).saturating_sub(RESERVED_FILES).max(RESERVED_FILES / 4);
         usize::try_from(files).unwrap_or(MAX_CONNECTIONS).min(MAX_CONNECTIONS)
     }
-    // Sockets are not limited by file descriptors there.
+    // On other systems file descriptors do not limit the number of sockets.
     #[cfg(not(unix))]
     MAX_CONNECTIONS
 }
@@ -78,7 +78,7 @@ pub(crate) async fn serve(
                     }
                 }
             };
-            // Nothing is evicted before the new connection is there.
+            // No connection is evicted before a new one has arrived.
             let Some(permit) = acquire(&permits, evict).await else { return };
             let connection = connections.open(id, address);
             let (router, metrics, connections, stop) =
@@ -93,7 +93,7 @@ pub(crate) async fn serve(
         }
     };
     tokio::select! {
-        // An error means that the sender is gone, which is a stop as well.
+        // An error means that the sender does not exist any more, which is a stop too.
         _ = stopped.wait_for(|stop| *stop) => {}
         () = accept => {}
     }
@@ -104,7 +104,7 @@ pub(crate) async fn serve(
     }
 }
 
-/// A permit for one more connection. While there is none, others are evicted.
+/// A permit for one more connection. While there is none, other connections are evicted.
 async fn acquire(permits: &Arc<Semaphore>, evict: impl Fn()) -> Option<OwnedSemaphorePermit> {
     if let Ok(permit) = permits.clone().try_acquire_owned() {
         return Some(permit);
@@ -150,7 +150,7 @@ async fn serve_connection(
         .serve_connection(TokioIo::new(WriteTimeoutStream::new(stream)), service);
     let mut serving = pin!(serving);
     tokio::select! {
-        // Errors of a connection concern its client only.
+        // An error of a connection affects only its client.
         _ = serving.as_mut() => return,
         // A request that became complete since the eviction is still answered.
         () = connection.evict.notified() => if !connection.is_responding() { return },

@@ -1,4 +1,4 @@
-//! The open connections, and which of them is evicted when all are taken.
+//! The open connections, and the choice of the one to evict when the limit is reached.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,29 +17,29 @@ use crate::serve::observe::request::Peer;
 
 /// One connection.
 pub(super) struct Connection {
-    /// Requests from their complete head to the last byte of the response.
+    /// Number of requests with a complete head and an incomplete response.
     busy: AtomicUsize,
     /// Whether a request's body is arriving.
     receiving: AtomicBool,
     /// Time of the last progress: the end of a response, or enough bytes of a body.
     progress: Mutex<Instant>,
-    /// Bytes of the body since then.
+    /// Bytes of the body since the last progress.
     unmarked: AtomicUsize,
-    /// Whether the body has made progress.
+    /// Whether the current body has made progress.
     progressed: AtomicBool,
     /// Notified when the connection is evicted.
     pub(super) evict: Notify,
     pub(super) peer: Peer,
 }
 
-/// Classes in the order of eviction.
+/// Classes of connections that may be evicted, in the order of eviction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum EvictionClass {
     Idle,
     StalledBody,
-    /// Its next request may be about to arrive.
+    /// Idle for a short time: the next request may be about to arrive.
     NewlyIdle,
-    /// Its body has only begun.
+    /// The body has only begun to arrive.
     NewBody,
 }
 
@@ -57,8 +57,8 @@ impl Connection {
         self.is_busy() && !self.is_receiving()
     }
 
-    /// The place in the order of eviction, or `None` if the connection must stay: it is being answered, or
-    /// its body makes progress.
+    /// The place in the order of eviction, or `None` if the connection must stay because a request is being
+    /// answered or its body makes progress.
     fn eviction_order(&self) -> Option<(EvictionClass, Instant)> {
         let progress = *self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         let idle = progress.elapsed();

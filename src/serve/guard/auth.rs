@@ -1,4 +1,5 @@
-//! The token: as a header, as the cookie of a session, and as the signature of a link.
+//! Checks the token, which a request carries as a header, as the cookie of a session or as the signature of a
+//! link.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,17 +18,17 @@ use crate::serve::limits::SHORT_TOKEN;
 pub(crate) const COOKIE: &str = "reelseek";
 /// Hexadecimal digits of a link's signature: 128 bits.
 const SIGNATURE_DIGITS: usize = 32;
-/// Paths of signed links, and the parameters that are signed. Others have no effect, so they are not signed:
-/// clients of trace.moe append `&size=l` or `&mute`.
+/// Paths of signed links, and their signed parameters. Other parameters have no effect and are not signed,
+/// because clients of trace.moe append `&size=l` or `&mute`.
 const MEDIA: [(&str, &[&str]); 3] =
     [("/v1/thumbnail", &["video", "at", "width"]), ("/v1/preview", &["video", "from", "to"]), ("/v1/media/", &[])];
-/// Paths for clients of trace.moe, and the header of their key, which is the token. They may append it as
-/// `key`, too.
+/// Paths for clients of trace.moe, and the header in which they send the token as their key. They may also
+/// send it as the query parameter `key`.
 const TRACE: [&str; 2] = ["/search", "/me"];
 const TRACE_KEY: &str = "x-trace-key";
 
-/// The signed parameters of a media path; `None` if a page does not embed the path as a picture or video, for
-/// which a browser sends no header.
+/// The signed parameters of a media path; `None` for any other path. Pages embed media as pictures and
+/// videos, and a browser requests these without the header Authorization.
 fn signed_parameters(path: &str) -> Option<&'static [&'static str]> {
     let matches = |media: &str| path == media || media.ends_with('/') && path.starts_with(media);
     MEDIA.iter().find(|(media, _)| matches(media)).map(|(_, parameters)| *parameters)
@@ -131,7 +132,7 @@ impl Auth {
     fn admits(&self, headers: &HeaderMap) -> bool {
         let Some(secrets) = &self.0 else { return true };
         let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        // Other schemes are meant for a proxy.
+        // Other schemes are meant for a reverse proxy.
         if let Some((scheme, token)) = authorization.and_then(|value| value.split_once(' '))
             && scheme.eq_ignore_ascii_case("bearer")
         {
@@ -196,7 +197,7 @@ pub(crate) async fn check(State(auth): State<Arc<Auth>>, request: Request, next:
     ApiError::unauthorized().into_response()
 }
 
-/// Whether the client speaks TLS with a proxy, by the proxy's header.
+/// Whether the client uses TLS to a reverse proxy, according to the proxy's header.
 pub(crate) fn is_https(headers: &HeaderMap) -> bool {
     headers.get("x-forwarded-proto").is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"https"))
 }

@@ -1,7 +1,7 @@
 //! Fetches pictures by their URL, if enabled: from public addresses only.
-//!
-//! Addresses are checked after the name is resolved and before the connection is made, again for every
-//! redirect. So a name server cannot return one address to the check and another to the connection.
+//! The addresses of a host name are checked after the name is resolved and before the connection is made,
+//! again for every redirect. So a name server cannot return one address to the check and another to the
+//! connection.
 
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -81,7 +81,7 @@ impl FetchClient {
         let request = self.0.get(url).config().timeout_global(Some(remaining)).build();
         let response = request.call().map_err(fetch_error)?;
         let mut fetched = FetchedPicture { bytes: Vec::new(), reservation: Reservation::fixed(budget) };
-        // One byte more, to notice a picture that is too large.
+        // One byte more than allowed, to detect a picture that is too large.
         let body = response.into_body().into_with_config().limit(MAX_BODY_BYTES as u64 + 1).reader();
         let mut body = body.take(MAX_BODY_BYTES as u64 + 1);
         loop {
@@ -134,7 +134,7 @@ impl Fetcher {
         let permit = tokio::time::timeout_at(start_by.into(), self.running.clone().acquire_owned()).await;
         let permit = permit.map_err(|_| busy())?.map_err(|error| ApiError::internal(&error))?;
         drop(place);
-        // The time in the queue is not charged to the other server.
+        // The time in the queue does not count as time of the other server.
         let start = Instant::now();
         let deadline = deadline.map_or(start + FETCH_TIME, |deadline| deadline.min(start + FETCH_TIME));
         let budget = self.budget.clone();
@@ -195,8 +195,8 @@ impl Resolver for FilteredResolver {
     }
 }
 
-/// Whether an address belongs to the public internet: not to IANA's special-purpose registries (RFC 6890),
-/// and not an IPv6 address that embeds such an IPv4 address.
+/// Whether an address belongs to the public internet. Addresses of IANA's special-purpose registries (RFC
+/// 6890) do not, nor do IPv6 addresses that embed such an IPv4 address.
 fn is_public(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_public_v4(ip),
@@ -323,7 +323,7 @@ mod tests {
         client.get(url, Instant::now() + FETCH_TIME, &Arc::default())
     }
 
-    /// 127.0.0.1 plays the public internet here, and 127.0.0.2 a private address.
+    /// In these tests 127.0.0.1 stands for a public address and 127.0.0.2 for a private one.
     fn usual(ip: IpAddr) -> bool {
         ip == IpAddr::V4(Ipv4Addr::LOCALHOST)
     }

@@ -15,7 +15,7 @@ use crate::serve::error::{ApiError, Error};
 use crate::serve::guard::auth::{Auth, is_media};
 use crate::serve::limits::PREFLIGHT_S;
 
-/// The page may load its own files, responses and pictures, and nothing from elsewhere.
+/// The page may load its own files, responses and pictures, and nothing from other hosts.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// Headers of every response that does not set them itself.
 const HEADERS: [(HeaderName, &str); 6] = [
@@ -29,7 +29,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
-/// GETs with an effect: this one fetches from another server.
+/// GET routes with a side effect: `/search` makes the server fetch a URL.
 const GETS_WITH_EFFECT: [&str; 1] = ["/search"];
 /// Headers that a page of an allowed origin may read, besides those that CORS always allows.
 const EXPOSED: HeaderValue =
@@ -71,9 +71,9 @@ impl HostGuard {
         Ok(HostGuard { auth, listen, hosts, origins })
     }
 
-    /// Whether a request may name this host. A page whose name server points to this server's address still
-    /// sends its own name. An IP address cannot be rebound, so a server that listens on all addresses accepts
-    /// any.
+    /// Whether a request may name this host. In DNS rebinding, the host name of another site resolves to this
+    /// server's address, but the requests still have that name. An IP address cannot be rebound, so a server
+    /// that listens on all addresses accepts any IP address.
     fn knows(&self, host: &str) -> bool {
         let Some(name) = name_of(host) else { return false };
         let name = name.to_ascii_lowercase();
@@ -107,8 +107,8 @@ impl HostGuard {
         Ok(())
     }
 
-    /// Refuses requests that a page of another origin makes its visitor's browser send. Programs send neither
-    /// Origin nor Sec-Fetch-Site.
+    /// Refuses requests that a browser sends for a page of another origin. Programs send neither Origin nor
+    /// Sec-Fetch-Site.
     fn check_origin(&self, method: &Method, uri: &Uri, headers: &HeaderMap, signed: bool) -> Result<(), ApiError> {
         let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
         let origin = text(&header::ORIGIN);
@@ -126,7 +126,7 @@ impl HostGuard {
         }
         let reads = matches!(*method, Method::GET | Method::HEAD);
         let link = is_media(uri.path()) && (signed || !self.origins.is_empty());
-        // Links from other pages may be followed.
+        // A browser may follow links from other pages.
         let follows = text(&FETCH_MODE) == Some("navigate") && !GETS_WITH_EFFECT.contains(&uri.path());
         if reads && (link || follows) { Ok(()) } else { Err(other_origin()) }
     }
@@ -178,7 +178,7 @@ pub(crate) async fn check(State(guard): State<Arc<HostGuard>>, request: Request,
     let origin = request.headers().get(header::ORIGIN).cloned();
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
     let signed = guard.auth.is_signed(method, uri);
-    // Other pages may embed signed links, and all media once an origin is allowed.
+    // Other pages may embed media by signed links, and all media if the server allows an origin.
     let shared = signed || is_media(uri.path()) && !guard.origins.is_empty();
     let preflight = || (*method == Method::OPTIONS).then(|| guard.preflight(headers)).flatten();
     let mut response =

@@ -1,4 +1,4 @@
-//! Access: which hosts and origins may send requests, the token, and which addresses the server fetches from.
+//! Access control: hosts and origins of requests, the token, and the addresses that the server fetches from.
 
 pub(crate) mod auth;
 pub(crate) mod fetch;

@@ -1,4 +1,4 @@
-//! A response body that keeps a value until the body is sent or dropped, such as a counter of open requests.
+//! A response body that keeps a value, such as a counter of open requests, until the body is sent or dropped.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -18,8 +18,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Installs the process-wide logger and a panic hook that logs. For programs: [`run`](crate::serve::run) does
-/// not call it. A second call changes nothing.
+/// Installs the process-wide logger and a panic hook that logs. [`run`](crate::serve::run) does not call it;
+/// a program does. A second call changes nothing.
 pub fn start_logging(format: LogFormat) {
     let filter = Targets::new().with_default(LevelFilter::WARN).with_target("reelseek", Level::INFO);
     let registry = tracing_subscriber::registry().with(filter);

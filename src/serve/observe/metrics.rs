@@ -29,7 +29,7 @@ pub(crate) enum Stage {
     Encode,
     /// Searching the index by embeddings.
     Search,
-    /// Waiting for a thumbnail or preview to be started.
+    /// Waiting for a worker that makes thumbnails or previews.
     CutQueue,
     /// Making a thumbnail or a preview.
     Cut,
@@ -145,8 +145,8 @@ impl Metrics {
         self.stages.get_or_create(&StageLabels { stage: stage.name() }).observe(took.as_secs_f64());
     }
 
-    /// Counts a response. `route` is a route of the router, never an address, so that the number of label
-    /// values is bounded.
+    /// Counts a response. `route` is a route of the router, never a URL, so that the number of label values
+    /// is bounded.
     pub(crate) fn count_response(&self, route: &str, method: &'static str, status: u16, took: Duration) {
         let route = route.to_owned();
         self.routes.get_or_create(&RouteLabels { route: route.clone() }).observe(took.as_secs_f64());

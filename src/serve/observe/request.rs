@@ -20,7 +20,7 @@ use crate::serve::limits::{MAX_ERROR_BYTES, MAX_REQUEST_ID_BYTES};
 use crate::serve::observe::held::hold;
 use crate::serve::observe::metrics::Metrics;
 
-/// Header of a request's id: a proxy's, or else the server's own.
+/// Header with the id of a request. A proxy may set it; otherwise the server makes an id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The client of a connection. The connection stores it in the extensions of each request.
@@ -47,7 +47,8 @@ impl Drop for GaugeGuard {
     }
 }
 
-/// What the log and the counters record of a request. Recorded on drop if no response was made.
+/// The data of a request for the log and the counters. They are recorded with the response, or on drop if
+/// there is none.
 struct RequestRecord {
     metrics: Arc<Metrics>,
     start: Instant,
@@ -66,7 +67,7 @@ impl RequestRecord {
     fn write(&self, status: u16, message: &str) {
         let took = self.start.elapsed();
         self.metrics.count_response(&self.route, self.method, status, took);
-        // The route, never the address: an address may hold the key of a link, or a private search text.
+        // The log has the route, never the URL, which may contain the key of a link or a private search text.
         let RequestRecord { method, route, .. } = self;
         let peer = self.peer();
         let ms = (took.as_secs_f64() * 1e5).round() / 100.0;
@@ -104,7 +105,7 @@ pub(crate) async fn observe(State(metrics): State<Arc<Metrics>>, request: Reques
     record.finished = true;
     record.write(response.status().as_u16(), "request");
     response.headers_mut().insert(REQUEST_ID, record.id.clone());
-    // In flight until the last byte of the response.
+    // The request is in flight until the last byte of the response.
     hold(response, in_flight)
 }
 
@@ -124,7 +125,7 @@ fn request_id(request: &Request) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
 
-/// The name of a known method. Each unknown one would add a line to the metrics.
+/// The name of a known method, else `other`: each unknown name would add a line to the metrics.
 fn method_name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -138,8 +139,8 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
-/// Names the accepted methods in the text of a 405. This layer must surround the router, because axum sets the
-/// header `Allow` outside the router's own layers.
+/// Lists the accepted methods in the text of a 405. This layer must surround the router, because axum sets
+/// the header `Allow` outside of the router's own layers.
 pub(crate) async fn name_allowed_methods(request: Request, next: Next) -> Response {
     let method = method_name(request.method());
     let response = next.run(request).await;
@@ -149,7 +150,7 @@ pub(crate) async fn name_allowed_methods(request: Request, next: Next) -> Respon
     replace_body(response.into_parts().0, text)
 }
 
-/// Rewrites an error of axum's own extractors and routers as `{"error"}`, with its headers.
+/// Rewrites an error of axum's own extractors and routers as `{"error": "..."}`, and keeps its headers.
 async fn error_as_json(response: Response) -> Response {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();

@@ -204,7 +204,7 @@ fn a_batch_answers_in_order_and_reports_the_error_of_each_query() {
     });
 }
 
-/// So that single searches run between them.
+/// Single searches can therefore run between the queries of a batch.
 #[test]
 fn each_query_of_a_batch_waits_for_a_worker() {
     run(async {
@@ -218,7 +218,7 @@ fn each_query_of_a_batch_waits_for_a_worker() {
     });
 }
 
-/// Four addresses are fetched at a time, within one deadline for the batch.
+/// Four URLs are fetched at a time, within one deadline for the batch.
 #[test]
 fn a_batch_of_silent_addresses_ends_at_its_deadline() {
     run(async {
@@ -403,7 +403,7 @@ fn the_openapi_document_has_every_route_and_its_errors() {
                 );
                 let reply = server.send(request(method.clone(), path).body(Body::empty()).unwrap()).await;
                 assert_ne!(reply.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
-                // Errors of every body.
+                // Every operation with a body documents these errors.
                 if operation.get("requestBody").is_some() {
                     assert!(
                         ["408", "413", "429"].iter().all(|status| answers.contains_key(*status)),

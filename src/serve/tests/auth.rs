@@ -66,7 +66,7 @@ fn a_session_cookie_admits_as_the_token_does() {
             let request = request(Method::GET, "/v1/info").header("cookie", &cookie).body(Body::empty()).unwrap();
             assert_eq!(server.send(request).await.status.as_u16(), status, "{cookie}");
         }
-        // Other schemes are for a proxy and do not matter; a wrong bearer token does.
+        // Other schemes are for a reverse proxy and have no effect. A wrong bearer token is refused.
         for (authorization, status) in [("Basic YTpi", 200), ("Negotiate", 200), ("Bearer wrong", 401)] {
             let request =
                 request(Method::GET, "/v1/info").header("cookie", pair).header("authorization", authorization);
@@ -82,7 +82,7 @@ fn a_session_cookie_admits_as_the_token_does() {
             assert_eq!(reply.status.as_u16(), status);
             reply.error();
         }
-        // A server without a token needs none.
+        // A server without a token accepts any and sets no cookie.
         let open = Server::new().post("/v1/session", "application/json", "{\"token\":\"any\"}").await;
         assert_eq!((open.status, open.header("set-cookie")), (StatusCode::NO_CONTENT, ""));
     });
@@ -158,9 +158,9 @@ fn accepts_the_token_as_the_key_of_trace_moe_clients() {
             (format!("/me?key={wrong}"), None, 401),
             ("/me?key=".to_owned(), None, 401),
             ("/me".to_owned(), None, 401),
-            // Admitted: the search then finds no URL.
+            // The key is accepted; the search fails because it has no URL.
             ("/search".to_owned(), Some(TOKEN), 400),
-            // On no other path.
+            // The key is not accepted on other paths.
             ("/v1/info".to_owned(), Some(TOKEN), 401),
             (format!("/v1/info?key={TOKEN}"), None, 401),
             (format!("/v1/media/abc?key={TOKEN}"), None, 401),

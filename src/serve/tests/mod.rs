@@ -1,4 +1,4 @@
-//! The router with its handlers and guards, without a socket.
+//! Tests of the router with its handlers and guards, without a socket.
 
 mod api;
 mod auth;
@@ -62,7 +62,7 @@ fn put(index: &Path, number: usize) {
 }
 
 impl Server {
-    /// With five videos.
+    /// A server on an index of five videos.
     fn new() -> Server {
         Server::with(|_| {})
     }
@@ -150,7 +150,7 @@ fn run(test: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test);
 }
 
-/// A multipart form: its Content-Type and body. Fields are name, whether it is a file, and value.
+/// A multipart form: its Content-Type and its body. Each field has a name, whether it is a file, and a value.
 fn form(fields: &[(&str, bool, &[u8])]) -> (String, Vec<u8>) {
     let mut body = Vec::new();
     for (name, is_file, value) in fields {

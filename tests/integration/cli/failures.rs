@@ -1,4 +1,4 @@
-//! Files and decoders that fail: what is reported, remembered and left behind.
+//! Files and decoders that fail: reports, remembered failures and cleanup.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn a_killed_decoder_leaves_no_partial_video() {
     let folder = TestFolder::with_clips();
     folder.index(&[]);
     folder.clip(ZOOM, 8, "zoom.mp4");
-    // Some frames, and then what the system does when memory runs out.
+    // The decoder writes some frames and is then killed, as the system does when memory runs out.
     for end in ["kill -9 $$", "kill -9 $$", "sh -c 'kill -9 $$'\nexit $?"] {
         let killed = fake_ffmpeg(&folder, &format!("head -c 200000 /dev/zero\n{end}"));
         let found = index_with(&folder, &killed);
@@ -33,7 +33,7 @@ fn a_killed_decoder_leaves_no_partial_video() {
     assert_eq!(folder.index(&[]).last().unwrap()["indexed"], 1, "a healthy ffmpeg takes it up");
 }
 
-/// Runs `index --json` with another program instead of ffmpeg.
+/// Runs `index --json` with another program in place of ffmpeg.
 #[cfg(unix)]
 fn index_with(folder: &TestFolder, ffmpeg: &Path) -> Vec<Value> {
     let mut command = folder.command(&["index", "@videos", "--json"]);
@@ -150,7 +150,7 @@ fn an_interrupt_ends_the_children_of_a_wrapper_script() {
     let grandchild = wait_for_line(&pid);
     send_signal(&child, Signal::TERM);
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    // Its parent is gone, so that the system reaps it, in its own time.
+    // Its parent has ended, so the system reaps it, which may take a while.
     let gone = (0..500).any(|_| {
         std::thread::sleep(Duration::from_millis(10));
         let state = std::fs::read_to_string(format!("/proc/{grandchild}/stat")).unwrap_or_default();

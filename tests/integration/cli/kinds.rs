@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Clips of three kinds, and photographs of two of them, of something else, and of one that is labelled
-/// something else.
+/// Three clips of different classes, and four photographs: one with the class of a clip, one with only the
+/// group of a clip, one of a clip but with a class of no clip, and one that shows no clip.
 fn kinds() -> TestFolder {
     let folder = TestFolder::with_clips();
     let shown = |rows: &[(&str, &str, &str)]| {
@@ -17,7 +17,7 @@ fn kinds() -> TestFolder {
     folder.frame("zoom.mp4", "5", "photos/zoom.png");
     folder.frame("cells.mkv", "6", "photos/cells.png");
     folder.frame("bars.avi", "5", "photos/bars.png");
-    // A plain sweep of grey, of which no clip has anything.
+    // A gradient of grey, which no clip shows.
     let sweep: Vec<u8> = (0..64 * 64u32).map(|i| (i % 64 * 4) as u8).collect();
     folder.write("photos/sweep.pgm", [&b"P5 64 64 255\n"[..], &sweep].concat());
     let photographs = [
@@ -30,7 +30,7 @@ fn kinds() -> TestFolder {
     folder
 }
 
-/// `kinds` on these clips and photographs.
+/// The command `kinds` on the clips and photographs of [`kinds`].
 fn command(folder: &TestFolder, more: &[&str]) -> Command {
     folder.command(&[&["kinds", "@videos", "--images", "@photos"], more].concat())
 }
@@ -44,13 +44,13 @@ fn kinds_measures_classes_groups_and_photographs_without_match() {
     let [row] = &rows[..] else { panic!("layout alone is at hand: {rows:?}") };
     assert!(row["encoder"].as_str().unwrap().starts_with("layout/"), "{row}");
     assert_eq!((&row["normaliser"], &row["gallery"], &row["failed"]), (&"hits".into(), &3.into(), &0.into()));
-    // The mould is of no class in the gallery, but of a group.
+    // No video has the class `mould`, but one has its group.
     assert_eq!((&row["class"]["queries"], &row["group"]["queries"]), (&1.into(), &2.into()));
     for by in ["class", "group"] {
         let worth = ["map10", "map10_min", "success1", "success5"].map(|key| row[by][key].as_f64().unwrap());
         assert_eq!(worth, [1.0; 4], "{row}");
     }
-    // The bars are in the gallery, whatever the manifest says; the sweep is not.
+    // A video shows the bars, although no video has their class; no video shows the gradient.
     assert_eq!(row["no_match"], serde_json::json!({ "queries": 2, "falsely": 1 }));
 
     let output = command(&folder, &["--normaliser", "min"]).output().unwrap();
@@ -72,7 +72,7 @@ fn kinds_of_a_learned_encoder_are_measured() {
     assert_eq!(layout["checkpoint"], "embedded GMF");
     assert!(learned["encoder"].as_str().unwrap().starts_with("mobilenet-v2/1+"), "{learned}");
     assert_eq!((&learned["group"]["success1"], &learned["no_match"]["queries"]), (&1.0.into(), &2.into()));
-    // Three videos are too few to fit to.
+    // Three videos are too few for a fit.
     assert_eq!(learned["checkpoint"], "random directions beside those of few videos");
     assert!(text(&output.stderr).contains("3 videos with "), "{}", text(&output.stderr));
 }
@@ -107,7 +107,7 @@ fn videos_that_failed_are_reported_with_the_figures() {
     assert!(text(&quality(&[]).stdout).contains("not in the gallery: 1 video that could not be indexed"));
 }
 
-/// Ctrl-C in the midst of indexing: half a gallery is no measurement.
+/// Ctrl-C during indexing: an incomplete gallery must not be measured.
 #[cfg(target_os = "linux")]
 #[test]
 fn an_interrupted_measurement_prints_no_figures() {
@@ -115,7 +115,7 @@ fn an_interrupted_measurement_prints_no_figures() {
     let quality = folder.command(&["quality", "@videos", "--json"]);
     for (n, mut command) in [command(&folder, &["--json"]), quality].into_iter().enumerate() {
         let pid = folder.path(&format!("pid{n}"));
-        // It decodes forever. The others, which the first one's end lets go on, are not to be begun.
+        // The decoder never ends. After the interrupt ends it, no other video may be started.
         let stub = fake_ffmpeg(&folder, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
         command.env("REELSEEK_FFMPEG", &stub).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().unwrap();

@@ -1,4 +1,4 @@
-//! The real binary on real input: clips that ffmpeg makes, and the test data where it is at hand.
+//! The binary on clips that ffmpeg makes, and on the test data if it is available.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -29,7 +29,7 @@ fn events<'a>(events: &'a [Value], kind: &str) -> Vec<&'a Value> {
     events.iter().filter(|e| e["event"] == kind).collect()
 }
 
-/// Writes a script to run instead of ffmpeg.
+/// Writes a script that replaces ffmpeg.
 #[cfg(unix)]
 fn fake_ffmpeg(folder: &TestFolder, script: &str) -> PathBuf {
     let path = folder.path("ffmpeg-stand-in");
@@ -56,7 +56,7 @@ fn a_frame_finds_its_video_and_its_moment() {
     assert!(best["score"].as_f64().unwrap() > 0.9 && best["confidence"].as_f64().unwrap() > 0.95, "{best}");
     assert_eq!(reply["query"], picture.to_str().unwrap());
 
-    // Best first, one result a video, and as many as asked for.
+    // Results are sorted, one for each video, and at most as many as requested.
     let scores: Vec<f64> = reply["results"].as_array().unwrap().iter().map(|r| r["score"].as_f64().unwrap()).collect();
     assert!(scores.is_sorted_by(|a, b| a >= b) && scores.len() <= 3);
     assert_eq!(folder.search(&picture, &["--top", "1"]).1["results"].as_array().unwrap().len(), 1);
@@ -67,7 +67,7 @@ fn a_frame_finds_its_video_and_its_moment() {
 fn a_second_run_decodes_nothing_and_a_changed_file_is_replaced() {
     let folder = TestFolder::with_clips();
     folder.index(&[]);
-    // With an ffmpeg that can tell its version and nothing else, decoding would fail.
+    // With this ffmpeg, which only supports `-version`, decoding would fail.
     let stub = fake_ffmpeg(&folder, "exit 1");
     let output = folder.command(&["index", "@videos", "--json"]).env("REELSEEK_FFMPEG", &stub).output().unwrap();
     let again = json_lines(&output);
@@ -105,7 +105,7 @@ fn a_sidecar_gives_title_and_labels_and_the_filter_uses_them() {
     assert_eq!(folder.search(&picture, &["--filter", "duration:[100 TO 200]"]).0, Some(1));
     assert_eq!(folder.search(&picture, &["--filter", "duration:[10 TO 20] path:zoom"]).0, Some(0));
 
-    // New metadata for the same rows.
+    // The video gets new metadata and keeps its rows.
     folder.sidecar("cells.mkv", r#"{"labels":["chemistry"]}"#);
     assert_eq!(folder.index(&[]).last().unwrap()["indexed"], 1);
     assert_eq!(folder.search(&picture, &["--filter", "label:biology"]).0, Some(1));
@@ -197,13 +197,13 @@ fn remove_compact_verify_and_info_work_on_an_index() {
 fn hostile_sidecars_cause_a_warning_only() {
     let folder = TestFolder::with_clips();
     let beside = |clip: &str| folder.videos().join(format!("{clip}.json"));
-    // Deeper than what can be read back, a pipe that nobody writes to, and a device that never ends.
+    // JSON that is nested too deeply, a pipe without a writer, and a device without an end.
     folder.sidecar("zoom.mp4", format!("{{\"a\":{}{}}}", "[".repeat(125), "]".repeat(125)));
     assert!(Command::new("mkfifo").arg(beside("cells.mkv")).status().unwrap().success());
     std::os::unix::fs::symlink("/dev/zero", beside("bars.avi")).unwrap();
     let found = folder.index(&[]);
     assert_eq!(events(&found, "indexed").iter().filter(|e| e["warning"].is_string()).count(), 3, "{found:?}");
-    // The index is as good as ever: it is read, written and searched.
+    // The index can still be read, written and searched.
     folder.sidecar("zoom.mp4", "{\"title\":\"fine\"}");
     assert_eq!(folder.index(&[]).last().unwrap()["indexed"], 1);
     assert_eq!(folder.run(&["info", "--videos"]).status.code(), Some(0));
@@ -242,7 +242,7 @@ fn wait_for_line(path: &Path) -> String {
 fn prune_keeps_the_videos_of_an_unreadable_folder() {
     let folder = TestFolder::with_clips();
     folder.index(&[]);
-    // The folder is away, as an unplugged drive is: that is an error, and no reason to forget its videos.
+    // The folder is missing, like an unplugged drive. This is an error, and its videos stay in the index.
     let away = folder.path("away");
     std::fs::rename(folder.videos(), &away).unwrap();
     let output = folder.run(&["index", "@videos", "--prune", "--json"]);
@@ -270,8 +270,8 @@ fn a_video_whose_only_keyframe_is_hidden_is_indexed() {
     let whole = folder.path("whole.mp4");
     let source = "testsrc2=size=160x90:rate=10:duration=6";
     ffmpeg(&["-f", "lavfi", "-i", source, "-g", "1000", "-pix_fmt", "yuv420p"], &whole);
-    // A cut without encoding starts at 2 s by an edit list: the keyframe before it is there to decode from,
-    // not to be shown.
+    // A cut without encoding starts at 2 s by an edit list: the keyframe before that time is decoded, but not
+    // shown.
     let cut = folder.videos().join("cut.mp4");
     ffmpeg(&["-ss", "2", "-i", whole.to_str().unwrap(), "-c", "copy"], &cut);
     let found = folder.index(&["--keyframes"]);
@@ -304,7 +304,8 @@ fn a_closed_standard_output_does_not_panic() {
     }
 }
 
-/// Kills the indexer at many points; what it had committed stays, and the next run ends with each video once.
+/// Kills the indexer at many points. Committed videos stay, and the next run completes the index with each
+/// video once.
 #[test]
 fn a_killed_run_resumes_without_losing_or_repeating_videos() {
     let folder = TestFolder::new();
@@ -315,7 +316,7 @@ fn a_killed_run_resumes_without_losing_or_repeating_videos() {
         let mut child =
             folder.command(&["index", "@videos"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(delay_ms));
-        // It may have finished already: then there is nothing to kill.
+        // The process may have finished already.
         let _ = child.kill();
         child.wait().unwrap();
         if folder.path("index").join("text").exists() {
@@ -337,7 +338,7 @@ fn a_killed_run_resumes_without_losing_or_repeating_videos() {
 #[test]
 fn an_interrupt_leaves_no_child_process() {
     let folder = TestFolder::with_clips();
-    // It decodes forever: it writes nothing and does not end.
+    // The decoder writes nothing and never ends.
     let pid = folder.path("pid");
     let stub = fake_ffmpeg(&folder, &format!("echo $$ > {}\nexec sleep 600", pid.display()));
     let mut child = folder
@@ -353,7 +354,7 @@ fn an_interrupt_leaves_no_child_process() {
     assert!(!Path::new("/proc").join(&decoder).exists(), "the decoder {decoder} lives on");
 }
 
-/// The 66 odd and broken media: each comes out as its manifest says, and none stops the run.
+/// 66 odd and broken media. Each has the outcome that the manifest states, and none stops the run.
 #[test]
 fn odd_and_broken_media_have_the_expected_outcome() {
     let archive = test_data("videos_bad.tar.gz");
@@ -364,7 +365,7 @@ fn odd_and_broken_media_have_the_expected_outcome() {
     let unpacked = Command::new("tar").arg("xzf").arg(&archive).arg("-C").arg(folder.videos()).status().unwrap();
     assert!(unpacked.success());
     let root = folder.videos().join("videos_bad");
-    // A script that names another file is no video, whatever it is called.
+    // A playlist that names another file is not a video, although its name ends in .mp4.
     std::fs::write(root.join("script.mp4"), "ffconcat version 1.0\nfile good_base.mp4\n").unwrap();
     let found = folder.index(&[]);
     let event = |name: &str| {

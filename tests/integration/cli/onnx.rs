@@ -1,8 +1,9 @@
-//! The user's own ONNX encoder: what an index records, and the errors when it is missing.
+//! The user's own ONNX encoder: the record in the index, and errors if the encoder is missing.
 
 use super::*;
 
-/// A network that `tests/reference/tiny_onnx.py` made, 12 x 8 pixels to 5 numbers, and its description.
+/// Writes a network and its description. `tests/reference/tiny_onnx.py` made the network, which maps 12 x 8
+/// pixels to 5 numbers.
 fn encoder(folder: &TestFolder) -> String {
     folder.write("tiny.onnx", include_bytes!("../../reference/tiny.onnx"));
     folder.write("tiny.json", r#"{"shorter": 12, "rate_hz": 4.0}"#);
@@ -25,7 +26,7 @@ fn an_index_remembers_an_onnx_encoder() {
     let id = info["attributes"]["encoder"].as_str().unwrap();
     assert!(id.starts_with("onnx:tiny/1+"), "{id}");
 
-    // Moved elsewhere: the error names the file and the way out.
+    // After the file is moved, the error names it and an option to name the new one.
     std::fs::create_dir(folder.path("moved")).unwrap();
     for file in ["tiny.onnx", "tiny.json"] {
         std::fs::rename(folder.path(file), folder.path("moved").join(file)).unwrap();
@@ -36,7 +37,7 @@ fn an_index_remembers_an_onnx_encoder() {
     assert!(message.contains("tiny.onnx: ") && message.contains("--weights FILE"), "{message}");
     assert_eq!(folder.search(&picture, &["--weights", "@moved/tiny.onnx"]).0, Some(0));
 
-    // Another description makes other features.
+    // With another description, the network is another encoder.
     folder.write("moved/tiny.json", "{}");
     let output = folder.run(&["search", picture.to_str().unwrap(), "--weights", "@moved/tiny.onnx"]);
     assert_eq!(output.status.code(), Some(2));
@@ -57,8 +58,7 @@ fn a_missing_onnx_encoder_is_named() {
     }
 }
 
-/// The folder holds the checkpoint that was fitted for the index: before there is an index, and whatever is
-/// renamed.
+/// The index folder holds the fitted checkpoint at every point of the creation of the index.
 #[test]
 fn an_index_needs_its_checkpoint() {
     let folder = TestFolder::with_clips();
@@ -68,19 +68,19 @@ fn an_index_needs_its_checkpoint() {
     let fingerprint = info["attributes"]["checkpoint"].as_str().unwrap().to_owned();
     let (own, index) = (folder.path("index/checkpoint.safetensors"), folder.path("index"));
 
-    // Cut short between the index and the name of its checkpoint: the next run goes on from there.
+    // If the creation stops before the checkpoint is renamed, the next run renames it.
     std::fs::rename(&own, index.join(format!("text.new.checkpoint.{fingerprint}"))).unwrap();
     assert_eq!(folder.index(&[]).last().unwrap()["unchanged"], 3);
     assert!(own.exists());
 
-    // Cut short before there was an index: the folder is taken.
+    // If the creation stops before the index exists, the next run creates the index in the same folder.
     std::fs::rename(&own, folder.path("kept")).unwrap();
     std::fs::remove_dir_all(&index).unwrap();
     std::fs::create_dir(&index).unwrap();
     std::fs::copy(folder.path("kept"), index.join(format!("text.new.checkpoint.{fingerprint}"))).unwrap();
     assert_eq!(folder.index(&["--encoder", &encoder]).last().unwrap()["indexed"], 3);
 
-    // Gone: an error reports that, and nothing else is fitted instead.
+    // If the checkpoint is missing, this is an error, and no other checkpoint is fitted.
     std::fs::remove_file(&own).unwrap();
     let output = folder.run(&["index", "@videos"]);
     let message = text(&output.stderr);
@@ -124,8 +124,8 @@ fn another_encoder_is_refused_before_anything_is_fitted() {
     assert!(!message.contains("fitting"), "{message}");
 }
 
-/// What `--exclude` matches is not indexed, and nothing is fitted to it; of few videos nothing is fitted at
-/// all.
+/// Files that `--exclude` matches are neither indexed nor used for the fit. The record names the number of
+/// videos, and an index that outgrows them suggests a new one.
 #[test]
 fn the_fit_uses_the_indexed_videos_and_records_their_number() {
     let folder = TestFolder::with_clips();
@@ -142,7 +142,7 @@ fn the_fit_uses_the_indexed_videos_and_records_their_number() {
     let header = String::from_utf8_lossy(&checkpoint[8..8 + length]).replace('\\', "");
     assert!(header.contains(r#""of":1"#) && header.contains(r#""videos":1"#), "{header}");
 
-    // Ten times as many videos: a new index is suggested.
+    // The index has ten times as many videos, so a new index is suggested.
     assert!(!message.contains("fitted to"), "{message}");
     for i in 0..7 {
         std::fs::copy(videos.join("cells.mkv"), videos.join(format!("copy{i}.mkv"))).unwrap();
@@ -152,13 +152,13 @@ fn the_fit_uses_the_indexed_videos_and_records_their_number() {
     assert!(message.contains("fitted to 1 video,") && message.contains("the index now holds 10"), "{message}");
 }
 
-/// A graph that makes the network library panic is an error, not a bug of the program.
+/// A graph that makes the network library panic is reported as an error.
 #[test]
 fn an_inconsistent_network_is_an_error_without_a_panic() {
     let folder = TestFolder::with_clips();
     let encoder = encoder(&folder);
     let mut bytes = folder.read("tiny.onnx");
-    // The graph's output, which is described last, is that of no node.
+    // The graph's output, which the file describes last, is the output of no node.
     let at = bytes.windows(8).rposition(|window| window == b"features").unwrap();
     bytes[at..at + 8].copy_from_slice(b"nowheres");
     folder.write("tiny.onnx", bytes);
@@ -168,7 +168,7 @@ fn an_inconsistent_network_is_an_error_without_a_panic() {
     assert!(message.contains("tiny.onnx: ") && !message.contains("panicked"), "{message}");
 }
 
-/// Ctrl-C while something is fitted: nothing is begun, and it is no error.
+/// Ctrl-C during a fit creates no index and is not an error.
 #[cfg(target_os = "linux")]
 #[test]
 fn an_interrupt_ends_a_fit() {

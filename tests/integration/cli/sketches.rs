@@ -9,7 +9,7 @@ fn a_changed_sidecar_keeps_the_sketches() {
     let folder = TestFolder::new();
     folder.clip(CELLS, 12, "cells.mkv");
     folder.index(&[]);
-    // The same index once more, with sketches.
+    // A second index of the same videos, with sketches.
     let (dir, copy) = (folder.path("index"), folder.path("copy"));
     let sketches = {
         let index = Index::open(&dir).unwrap();

@@ -1,4 +1,4 @@
-//! Evaluation through the real binary: made features, real annotations, real clips.
+//! Evaluation with the binary: synthetic features, real annotations, real clips.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ const IMAGE: usize = 12;
 const VIDEO: usize = 40;
 const CLASSES: usize = 12;
 
-/// Seeded numbers, about normal.
+/// Seeded numbers with an approximately normal distribution.
 struct Noise(u64);
 
 impl Noise {
@@ -41,13 +41,14 @@ impl TestFolder {
         self.json(&[&["eval", "--features", "@features", "--json"], more].concat())
     }
 
-    /// Two modalities of unequal length see one latent class structure, each through a matrix of its own,
-    /// beside structure that says nothing of the class. The test gallery holds two clips a video.
+    /// Features of two modalities with unequal lengths. Each maps the same latent class structure with its
+    /// own matrix and adds structure that does not depend on the class. The test gallery holds two clips per
+    /// video.
     fn with_features() -> TestFolder {
         TestFolder::with_features_about(0.0)
     }
 
-    /// The same, with this number added to every feature.
+    /// The features of [`TestFolder::with_features`], plus `offset` in every number.
     fn with_features_about(offset: f32) -> TestFolder {
         let folder = TestFolder::new();
         let mut noise = Noise(1);
@@ -97,7 +98,7 @@ fn measures_a_method_by_the_contract() {
     let map = |key: &str, k: &str| found[key][k].as_f64().unwrap();
     assert!(map("map", "10") > 0.6 && map("map", "10") >= map("map", "100"), "{found}");
     assert!(map("recall", "100") > map("recall", "10") && map("map_in_pools", "10") > map("map_in_pools", "100"));
-    // With so wide a search HNSW misses nothing.
+    // With such a wide search, HNSW misses nothing.
     assert_eq!(found["ann"]["map"], found["map"]);
     assert_eq!(found["ann"]["ann_recall"]["100"], 1.0);
     for (how, other) in [("--normaliser", "min"), ("--normaliser", "all"), ("--pooling", "mean:2")] {
@@ -115,7 +116,7 @@ fn measures_a_method_by_the_contract() {
     assert_eq!(below.status.code(), Some(1), "{}", output_text(&below));
 }
 
-/// A constant added to all features says nothing, and changes nothing.
+/// A constant added to all features carries no information and must not change the results.
 #[test]
 fn an_offset_does_not_ruin_a_method() {
     let map10 = |folder: &TestFolder, method: &str| {
@@ -153,8 +154,7 @@ fn the_table_compares_gmf_with_closed_forms_and_the_paper() {
         let seeds = if row["method"].as_str().unwrap().starts_with("gmf") { 2 } else { 0 };
         assert_eq!((row["seeds"].as_array().unwrap().len(), row["epochs"].as_array().unwrap().len()), (seeds, seeds));
     }
-    // All that maps features is counted: 12 x 40 onto principal directions or to the videos' length, and the
-    // model.
+    // The counts include the map to principal directions or to the videos' length (12 x 40), and the model.
     let plain = |length: u64| 4 * length * (length + 1) + length * (2 * length + 1) * 2 + length * (2 * length + 1);
     for (method, length, before) in [("gmf-image", 12, 12 * 40 + 12), ("gmf-video", 40, 12 * 40 + 40 + 40)] {
         assert_eq!(row(method)["params"].as_u64().unwrap(), 2 * plain(length) + before, "{method}");
@@ -166,7 +166,7 @@ fn the_table_compares_gmf_with_closed_forms_and_the_paper() {
     for (method, image, video) in lengths {
         assert_eq!(row(method)["lengths"], serde_json::json!([image, video]), "{method}");
     }
-    // One method alone gives what it gives in the table.
+    // A method gives the same result alone and in the table.
     let alone = folder.measure(&["--method", "ridge"]);
     assert_eq!(alone["map"]["10"], row("ridge")["map"]["10"]);
     let few = ["--methods", "cosine,cca", "--report", "@page/deep"];
@@ -205,7 +205,7 @@ fn layered_and_folded_checkpoints_measure_equally() {
     assert!(wrong.status.code() == Some(2) && output_text(&wrong).contains("images.npy"), "{}", output_text(&wrong));
 }
 
-/// Real clips under ids of the real annotations: the whole way from videos to numbers and a page.
+/// Real clips, named by ids of the real annotations: all commands from videos to figures and a report.
 #[test]
 fn from_videos_under_ids_of_activitynet_to_a_report() {
     let annotations = test_data("activitynet/activity_net.v1-3.reconstructed.min.json");
@@ -217,7 +217,7 @@ fn from_videos_under_ids_of_activitynet_to_a_report() {
     };
     let folder = TestFolder::new();
     let annotations: Value = serde_json::from_str(&json).unwrap();
-    // Small clips of 8 s and more, under ids of some classes whose first segment lies within them.
+    // Small clips of at least 8 s, named by ids of some classes whose first segment lies within the clip.
     let listed: Vec<Value> = manifest.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let mut small = listed
         .iter()
@@ -236,7 +236,7 @@ fn from_videos_under_ids_of_activitynet_to_a_report() {
             *count += 1;
             let clip = small.next().unwrap()["path"].as_str().unwrap();
             let ending = Path::new(clip).extension().unwrap().to_str().unwrap();
-            // Copies: links to one file are one video.
+            // Copied and not linked, because links to one file are one video.
             folder.write(&format!("media/v_{id}.{ending}"), std::fs::read(clips.join(clip)).unwrap());
         }
     }
@@ -278,7 +278,7 @@ fn from_videos_under_ids_of_activitynet_to_a_report() {
     screenshot(&folder.path("page/index.html"), &folder.path("page.png"));
 }
 
-/// Opens a page in a headless browser; skipped with a word where there is none.
+/// Takes a screenshot of a page in a headless browser. Reports a skip if no browser is installed.
 fn screenshot(page: &Path, out: &Path) {
     let Some(browser) = browser() else { return skip("no browser is installed") };
     let profile = tempfile::tempdir().unwrap();
@@ -314,7 +314,7 @@ fn screenshot(page: &Path, out: &Path) {
     }
 }
 
-/// trec_eval's own code on what is written, where it is installed.
+/// Compares the metrics with those that trec_eval computes from the written files, if it is installed.
 #[test]
 fn pytrec_eval_reads_runs_and_agrees() {
     let folder = TestFolder::with_features();

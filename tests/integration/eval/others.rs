@@ -1,4 +1,4 @@
-//! What others made: annotations of ActivityNet, and features.
+//! Files from other sources: annotations of ActivityNet, and features of other programs.
 
 use serde_json::Value;
 
@@ -20,7 +20,7 @@ fn takes_labels_and_splits_from_annotations() {
                 serde_json::json!({"duration": 2.0, "subset": subset, "annotations": annotation}),
             );
         }
-        // Without label and split: the annotations say both.
+        // The lines have no label and no split, because the annotations give both.
         let bare = lines.lines().map(|line| {
             let line: Value = serde_json::from_str(line).unwrap();
             format!("{}\n", serde_json::json!({"id": line["id"], "video": line["video"]}))
@@ -33,7 +33,7 @@ fn takes_labels_and_splits_from_annotations() {
     let found = folder.json(&words);
     assert_eq!((&found["queries"], &found["rows"]), (&200.into(), &200.into()));
     assert!(found["map"]["10"].as_f64().unwrap() > 0.5, "{found}");
-    // As `extract` names the rows of whole videos: by their files.
+    // Rows named by files, as `extract` names the rows of whole videos.
     for name in ["images", "videos"] {
         let lines = folder.read_text(&format!("bare/{name}.jsonl"));
         let named = lines.lines().map(|line| {
@@ -49,7 +49,7 @@ fn takes_labels_and_splits_from_annotations() {
     }
     let words_of_files = words.map(|word| if word == "@bare" { "@files" } else { word });
     let files = folder.json(&words_of_files);
-    // What is held out follows from the names, and so do the maps.
+    // The names determine the held-out rows, so the fitted maps and the mAP differ.
     assert_eq!(
         ["queries", "rows", "gallery"].map(|key| &files[key]),
         ["queries", "rows", "gallery"].map(|key| &found[key])
@@ -68,7 +68,8 @@ fn takes_labels_and_splits_from_annotations() {
     assert!(!output_text(&unknown).contains("expected"), "{}", output_text(&unknown));
 }
 
-/// Features of others: an array a video for images and one for videos, by the list of a benchmark.
+/// Features of another program: for each video an array for images and one for clips, read for the rows of a
+/// benchmark.
 #[test]
 fn builds_a_feature_set_from_archives() {
     let folder = TestFolder::new();
@@ -80,7 +81,7 @@ fn builds_a_feature_set_from_archives() {
         let annotation = serde_json::json!([{"segment": [1.0, 4.0], "label": format!("class {class}")}]);
         database.insert(id.clone(), serde_json::json!({"duration": 8.0, "subset": subset, "annotations": annotation}));
         if i % 10 == 9 {
-            continue; // gone from the web
+            continue; // no longer on the web
         }
         for (kind, length) in [("images", 5), ("videos", 9)] {
             let row: Vec<f32> =

@@ -1,4 +1,4 @@
-//! What is refused, warned of or stopped.
+//! Errors, warnings and interrupts of the evaluation.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::IMAGE;
 use crate::support::{Signal, TestFolder, output_text, send_signal};
 
-/// With images of the same length as videos, or longer, rows are other ones than the paper's.
+/// If images are as long as videos or longer, the table has other rows than the paper's.
 #[test]
 fn the_papers_numbers_appear_only_for_its_structure() {
     let folder = TestFolder::with_features();
@@ -58,7 +58,7 @@ fn warns_of_inflated_results() {
         "val",
     ]));
     assert!(table.contains("split val") && table.contains("which inflates their results"), "{table}");
-    // Three videos that were learned from stand in the test too.
+    // Three videos are both in the split train and in the split test.
     let lines = folder.read_text("features/videos.jsonl");
     let shared = (0..3).fold(lines.clone(), |lines, i| {
         lines.replace(&format!("\"video\":\"videos{i}\""), &format!("\"video\":\"v{i}\""))
@@ -71,7 +71,7 @@ fn warns_of_inflated_results() {
         output_text(&output).contains("3 videos of the split test are also in the splits")
             && output_text(&output).contains("v0, v1, v2")
     );
-    // Labels on one side only, in the test and not in training.
+    // In the split test, only images have labels.
     let bare = |text: &str| -> String {
         let line = |line: &str| {
             let mut line: Value = serde_json::from_str(line).unwrap();
@@ -126,7 +126,7 @@ fn rejects_impossible_options_before_reading_features() {
             output_text(&output)
         );
     }
-    // What fails later leaves no folder behind.
+    // Later errors leave no folder behind.
     let output = folder.run(&["eval", "--features", "@nothing", "--report", "@new/page", "--trec-run", "@other/run"]);
     assert!(
         output.status.code() == Some(2) && output_text(&output).contains("nothing/images.npy"),

@@ -121,11 +121,11 @@ fn logs_failed_requests_and_clients_that_left() {
     folder.write(&format!("videos/{name}"), "no video");
     let picture = server.get(&format!("/v1/thumbnail?video={id}"));
     assert_eq!(picture.status, 422, "{}", picture.text());
-    // A client that leaves within its body.
+    // A client that disconnects in the middle of its body.
     let half = server.start_upload("/v1/search", 1000, b"half");
     let half_from = half.local_addr().unwrap().to_string();
     drop(half);
-    // A client that leaves the queue.
+    // A client that disconnects while it waits in the queue.
     let upload = || server.start_upload("/v1/search", frame.len(), &frame);
     let before: Vec<TcpStream> = (0..8).map(|_| upload()).collect();
     let left = upload();
@@ -201,7 +201,7 @@ fn fetches_nothing_from_private_addresses() {
 fn each_unusable_body_has_its_own_status() {
     let folder = TestFolder::with_index();
     let server = folder.serve(&[]);
-    // Sent without waiting: the client still receives the response.
+    // A client that sends its body without waiting still receives the response.
     let large = vec![0; 26_000_000];
     let reply = server.post("/v1/search", "image/jpeg", &large);
     assert!(reply.error(413).contains("25 MB"));

@@ -10,7 +10,7 @@ fn allow_many_files() {
     setrlimit(Resource::Nofile, limit).unwrap();
 }
 
-/// Time of the slowest of some searches, one after another, each over its own connection.
+/// Runs searches one after another, each over its own connection. Returns the time of the slowest.
 fn slowest(server: &ServerProcess, searches: usize) -> Duration {
     let body = vector();
     let search = |_| {
@@ -28,7 +28,8 @@ fn slowest(server: &ServerProcess, searches: usize) -> Duration {
     (0..searches).map(search).max().unwrap()
 }
 
-/// Much longer than a search on a busy machine, and much shorter than any delay by a slow client.
+/// Limit for a search: much longer than a search on a busy machine, and much shorter than any delay by a slow
+/// client.
 const PROMPT: Duration = Duration::from_secs(3);
 
 #[test]
@@ -91,7 +92,7 @@ fn slow_bodies_do_not_hold_every_connection() {
             "POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nConnection: close\r\nContent-Length: {bytes}\r\n\r\n"
         )
     };
-    // A slow body that makes progress: it begins before all others, and ends after them.
+    // A slow body that makes progress. It begins before all others and ends after them.
     let mut picture = folder.scaled_frame("zoom.mp4", "7", "640:360");
     picture.resize(16 * 20_000, 0);
     let (first, later) = picture.split_at(6 * 20_000);
@@ -157,7 +158,7 @@ fn stalled_bodies_that_fill_the_budget_do_not_block_searches() {
 fn returns_429_with_retry_after_when_the_queue_is_full() {
     let folder = TestFolder::with_index();
     let server = folder.serve(&["--workers", "1", "--queue", "2"]);
-    // Large, so that each takes a while.
+    // The picture is large, so that each search takes a while.
     let frame = folder.scaled_frame("bars.avi", "5", "6000:4000");
     let statuses: Vec<(u16, bool)> = std::thread::scope(|scope| {
         let ask = || {

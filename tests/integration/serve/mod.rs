@@ -1,4 +1,4 @@
-//! The real binary over HTTP, on clips that ffmpeg makes.
+//! The server over HTTP, with clips that ffmpeg makes.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -15,7 +15,7 @@ mod load;
 mod stop;
 
 impl TestFolder {
-    /// With two clips, indexed.
+    /// A folder with an index of two clips.
     fn with_index() -> TestFolder {
         let folder = TestFolder::new();
         folder.clip(ZOOM, 12, "zoom.mp4");
@@ -29,7 +29,7 @@ impl TestFolder {
         std::fs::read(self.filtered_frame(clip, at, &format!("scale={size}"), "frame.jpg")).unwrap()
     }
 
-    /// Starts a server that may open so few files that only 64 connections fit.
+    /// Starts a server whose limit of open files leaves room for 64 connections only.
     fn serve_with_few_files(&self) -> ServerProcess {
         let mut command = Command::new("sh");
         command.args(["-c", "ulimit -n 300; exec \"$0\" serve --listen 127.0.0.1:0", env!("CARGO_BIN_EXE_reelseek")]);
@@ -60,7 +60,7 @@ impl ServerProcess {
 /// The remaining text of a connection.
 fn rest(mut stream: &TcpStream) -> String {
     let mut bytes = Vec::new();
-    // A reset ends it as well as an end.
+    // A reset ends the text too.
     let _ = stream.read_to_end(&mut bytes);
     text(&bytes)
 }

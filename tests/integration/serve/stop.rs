@@ -7,7 +7,7 @@ fn answers_requests_in_progress_and_refuses_new_ones() {
     let folder = TestFolder::with_index();
     let mut server = folder.serve(&[]);
     let frame = folder.scaled_frame("zoom.mp4", "7", "320:180");
-    // A request with half of its body sent, an idle connection, and a request with half of its head sent.
+    // A request with a partial body, an idle connection, and a request with a partial head.
     let mut running = server.start_upload("/v1/search", frame.len(), &frame[..frame.len() / 2]);
     let idle = server.connect();
     let mut begun = server.connect();

@@ -1,4 +1,4 @@
-//! Indexing on request.
+//! Indexing jobs of the server.
 
 use super::*;
 
@@ -41,7 +41,7 @@ fn a_job_creates_an_index_and_updates_it() {
     let failure = &job["failures"][0];
     assert_eq!((job["failures"].as_array().unwrap().len(), &failure["name"]), (1, &"broken one.mp4".into()));
     assert!(failure["reason"].as_str().unwrap().starts_with("this is text, not a video"), "{failure}");
-    // A client that sees the end of the job finds its videos.
+    // When the job is done, its videos are searchable.
     assert_eq!(server.json("/v1/videos")["total"], 2);
 
     std::fs::remove_file(folder.videos().join("bars.mp4")).unwrap();
@@ -136,7 +136,7 @@ fn a_running_job_reports_progress_excludes_others_and_can_be_cancelled() {
 fn a_job_reports_progress_within_a_long_file() {
     let folder = TestFolder::new();
     folder.clip_with_keyframes(COUNTER, 30, "long.mp4");
-    // At the speed of playback.
+    // `-re` limits decoding to the speed of playback.
     let server = folder.serve_noting("exec ffmpeg -re \"$@\"", &["@videos"]);
     let id = start_job(&server, "{}");
     let path = format!("/v1/jobs/{id}");

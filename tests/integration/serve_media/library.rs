@@ -1,4 +1,4 @@
-//! The list of videos, each of them, and what filters can name.
+//! The list of videos, single videos, and the counts of labels and folders.
 
 use super::*;
 

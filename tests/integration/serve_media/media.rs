@@ -1,4 +1,4 @@
-//! Thumbnails, and the files themselves.
+//! Thumbnails and video files.
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn thumbnails_show_the_requested_moment() {
         let (found, expected) = (grey(&answer.body), (at * 20.0_f64).floor());
         assert!((found - expected).abs() <= 4.0, "at {at} s: {found}, expected {expected}");
     }
-    // Beyond the end there is the last frame, without a time the first.
+    // A time beyond the end gives the last frame, no time gives the first.
     assert!(grey(&server.get(&format!("/v1/thumbnail?video={id}&at=99999")).body) > 230.0);
     assert!(grey(&server.get(&format!("/v1/thumbnail?video={id}")).body) < 5.0);
 }

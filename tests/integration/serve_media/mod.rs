@@ -1,4 +1,4 @@
-//! The library, the media and the indexing of a real server over HTTP, on real clips.
+//! The library, media files and indexing jobs of a server over HTTP.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -19,7 +19,7 @@ impl TestFolder {
     fn clip_with_keyframes(&self, source: &str, seconds: u32, name: &str) -> PathBuf {
         let out = self.videos().join(name);
         std::fs::create_dir_all(out.parent().unwrap()).unwrap();
-        // ffmpeg takes a `%` in a name for a pattern.
+        // ffmpeg treats a name with `%` as a pattern.
         let temporary = self.path("temporary.mp4");
         let codec = ["-c:v", "libx264", "-crf", "10", "-preset", "veryfast", "-g", "80", "-pix_fmt", "yuv420p"];
         ffmpeg(&[&["-f", "lavfi", "-i", source, "-t", &seconds.to_string()][..], &codec].concat(), &temporary);
@@ -27,8 +27,8 @@ impl TestFolder {
         out
     }
 
-    /// Serves with a script instead of ffmpeg. The script appends its arguments to the file `calls`, runs
-    /// these lines, then runs ffmpeg.
+    /// Starts a server with a script in place of ffmpeg. The script appends its arguments to the file
+    /// `calls`, runs the lines of `script`, then runs ffmpeg.
     #[cfg(unix)]
     fn serve_noting(&self, script: &str, more: &[&str]) -> ServerProcess {
         let (path, calls) = (self.path("ffmpeg-noting"), self.path("calls"));

@@ -1,4 +1,4 @@
-//! Previews, and what is kept of them.
+//! Previews and their cache.
 
 use super::*;
 
@@ -20,7 +20,7 @@ fn previews_have_the_requested_span() {
     for (query, from_ms, to_ms) in [
         ("from=0&to=2.5", 0, 2500),
         ("from=5.3&to=9.3", 5300, 9300),
-        // A moment of one frame is shown for two seconds, and no more than there is.
+        // A preview has at least two seconds, and never exceeds the video.
         ("from=7&to=7", 7000, 9000),
         ("from=11.9&to=12", 10_000, 12_000),
         ("from=4", 4000, 10_000),
@@ -47,7 +47,7 @@ fn a_preview_is_made_once_even_across_a_restart() {
     let first = server.get(&path);
     assert_eq!((first.status, folder.calls("-progress")), (200, 1));
     let calls = folder.calls("");
-    // Players ask for parts, and again.
+    // Players request ranges, and request a file again.
     let part = server.send("GET", &path, &[("range", "bytes=100-199")], b"");
     assert!(part.status == 206 && part.body == first.body[100..200]);
     let end = server.send("GET", &path, &[("range", "bytes=-7")], b"");
@@ -87,7 +87,7 @@ fn at_most_two_thumbnails_are_made_at_once() {
     folder.index(&[]);
     let running = folder.path("running");
     std::fs::create_dir(&running).unwrap();
-    // Each says how many run beside it, and stays a moment.
+    // Each ffmpeg records how many run at the same time, and waits a moment.
     let script = format!(
         "case \"$*\" in *-version*|*-encoders*) ;; *) touch {0}/$$; ls {0} | wc -l >> {1}; sleep 0.2; rm {0}/$$;; esac",
         running.display(),
@@ -124,7 +124,7 @@ fn the_cache_stays_within_its_limit() {
         most = most.max(kept);
     }
     assert!(most > 500_000, "{most}");
-    // What does not fit at all is given all the same.
+    // A preview larger than the whole cache is still served.
     let long = server.get(&format!("/v1/preview?video={id}&from=0&to=15"));
     assert!(long.status == 200 && long.body.len() > 1_000_000, "{}", long.body.len());
     assert!(folder.kept() - 3_000_000 <= 1_000_000 && foreign.exists());
@@ -160,7 +160,7 @@ fn a_full_preview_queue_refuses_requests_but_not_thumbnails() {
     let server = folder.serve_noting("case \"$*\" in *-progress*) exec sleep 600;; esac", &[]);
     let id = server.video_id("zoom.mp4");
     let address = server.address();
-    // One is being made, 32 wait.
+    // One preview is being made, and 32 wait.
     let waiting: Vec<_> = (0..33)
         .map(|n| {
             let mut socket = server.connect();

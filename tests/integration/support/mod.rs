@@ -17,7 +17,7 @@ pub(crate) use rustix::process::Signal;
 pub(crate) use server::{HttpReply, ServerProcess, TOKEN};
 pub(crate) use skip::skip;
 
-/// Limit of every wait for something that should happen at once.
+/// Time limit of every wait for something that should happen soon.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
 
 // Sources of clips that look nothing like each other.
@@ -37,7 +37,7 @@ impl TestFolder {
         folder
     }
 
-    /// With three clips: `zoom.mp4`, `cells.mkv` and `bars.avi`.
+    /// A folder with three clips: `zoom.mp4`, `cells.mkv` and `bars.avi`.
     pub(crate) fn with_clips() -> TestFolder {
         let folder = TestFolder::new();
         for (source, name) in [(ZOOM, "zoom.mp4"), (CELLS, "cells.mkv"), (BARS, "bars.avi")] {
@@ -58,7 +58,7 @@ impl TestFolder {
         self.path("videos")
     }
 
-    /// Writes a file, and creates its folder.
+    /// Writes a file and creates its folder.
     pub(crate) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -17,7 +17,7 @@ pub(crate) struct ServerProcess {
     pub(crate) child: Child,
     /// `http://HOST:PORT`.
     pub(crate) base: String,
-    /// Text that no reply may contain: part of the path of the videos.
+    /// Text that no reply may contain, such as a part of the videos' path.
     pub(crate) secret: Option<String>,
     log: PathBuf,
     agent: ureq::Agent,
@@ -124,7 +124,7 @@ pub(crate) struct HttpReply {
 }
 
 impl HttpReply {
-    /// A header, or nothing.
+    /// The value of a header; empty if the reply does not have it.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }

@@ -1,4 +1,5 @@
-//! usearch on the vectors of the index bench: one JSON line an event, as `ann` and `peers.py` print them.
+//! Measures usearch on the vectors of the index bench. Prints one JSON line per event, as `ann` and
+//! `peers.py` do.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -12,7 +13,7 @@ struct Arguments {
     /// Vectors to index: .npy, two-dimensional, float32, of unit norm
     #[arg(long)]
     base: PathBuf,
-    /// Vectors to search for, likewise
+    /// Query vectors, in the same format
     #[arg(long)]
     queries: PathBuf,
     #[arg(long, default_value_t = 10)]

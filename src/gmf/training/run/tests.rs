@@ -324,8 +324,8 @@ fn a_new_run_removes_the_state_of_the_previous_run() {
 
 #[test]
 fn a_short_last_batch_does_not_change_the_schedule() {
-    // 66 pairs in batches of 13: the last batch is one pair with a task loss of 0, which no later loss could
-    // undercut.
+    // 66 pairs in batches of 13: the last batch is one pair, whose task loss is 0. No later loss could be
+    // lower.
     let mut place = Place::new();
     place.options = TrainOptions { batch: 13, epochs: 3, plateau_patience: 5, ..place.options.clone() };
     place.options.objective.lambda_dissociation = 0.0;
@@ -344,7 +344,7 @@ fn rejects_a_validation_split_without_matches() {
     }
     let error = TrainingData::new(&unlabelled, 0.1, 1).unwrap_err().to_string();
     assert!(error.contains("none of 24 images of the split `val`"), "{error}");
-    // A split with images only is an error as well, and not replaced by held-out rows.
+    // A split with images only is an error as well; held-out rows do not replace it.
     let mut half = set();
     half.videos.rows.iter_mut().for_each(|row| row.split = Split::Train);
     assert!(TrainingData::new(&half, 0.1, 1).is_err());

@@ -1,7 +1,7 @@
 //! Regularised canonical correlation analysis (Hotelling, 1936). With `S_x + λ s_x I = L_x L_xᵀ`, likewise
 //! for y, and the singular value decomposition `L_x⁻¹ S_xy L_y⁻ᵀ = U D Vᵀ`, images are mapped by `D Uᵀ L_x⁻¹`
-//! and videos by `D Vᵀ L_y⁻¹`. The weights D, the correlations, are those of Gong et al. (IJCV 2014) with a
-//! power of one. λ is chosen on the validation rows.
+//! and videos by `D Vᵀ L_y⁻¹`. D holds the correlations; weighting by them follows Gong et al. (IJCV 2014)
+//! with a power of one. λ is chosen on the validation rows.
 
 use nalgebra::{DMatrix, SymmetricEigen};
 
@@ -68,7 +68,7 @@ fn eigen(matrix: &DenseMatrix) -> (DenseMatrix, Vec<f32>) {
     (DenseMatrix::from_f64(&vectors), values)
 }
 
-/// Divides columns by these numbers. A column with a number near zero becomes zero.
+/// Divides each column by its number. A column whose number is near zero becomes zero.
 fn divide_columns(mut matrix: DenseMatrix, by: &[f32]) -> DenseMatrix {
     let least = by.first().copied().unwrap_or(0.0) * 1e-4;
     for row in matrix.values.chunks_exact_mut(by.len()) {

@@ -3,11 +3,12 @@
 //! features of any size; the scaling is folded into the maps.
 //!
 //! Training starts around a closed form of the invariant maps ([`GmfWeights::around`]), which is a candidate
-//! for the best epoch as epoch 0. The closed form is the canonical correlations of the features or, if videos
-//! are longer, of their first principal directions, whichever validates better; if images were regressed on
-//! videos, it is the regression. The paper starts from random weights. With 119 million parameters and ten
-//! thousand pairs of synthetic features, that start reached a mAP@10 of 0.45, where canonical correlations
-//! reach 0.48.
+//! for the best epoch as epoch 0. The closed form is the canonical correlations of the features. If videos
+//! are longer than images, the canonical correlations with the first principal directions of the videos are
+//! tried as well, and the better of the two in validation is used. If a regression already maps images to the
+//! videos' length, the closed form is the identity. The paper starts from random weights. With 119 million
+//! parameters and ten thousand pairs of synthetic features, that start reached a mAP@10 of 0.45, while
+//! canonical correlations reach 0.48.
 
 use super::{FittedMethod, LengthPolicy, Method, TrainingContext, cca, chain_both};
 use crate::gmf::{
@@ -16,7 +17,7 @@ use crate::gmf::{
 use crate::research::eval::embedding::{FeatureMap, FeatureMaps};
 use crate::research::eval::{Error, retrieval};
 
-/// Learning rate of GMF among these methods. It is small because training starts near its optimum.
+/// Learning rate of GMF in this evaluation. It is small because training starts near its optimum.
 pub const RATE: f64 = 3e-4;
 
 pub(super) struct GmfMethod {
@@ -71,8 +72,8 @@ fn identity(length: usize) -> [Affine; 2] {
     [map.clone(), map]
 }
 
-/// Canonical correlations of the features, or of the videos' first principal directions if those validate
-/// better.
+/// Canonical correlations of the features or, if better in validation, with the first principal directions of
+/// the videos.
 fn closed_form(training: &TrainingContext<'_>) -> Result<[Affine; 2], Error> {
     let mut maps = cca::maps(training, &training.identity())?;
     let (image, video) = training.lengths();

@@ -110,7 +110,8 @@ impl CrossStatistics {
         let (image, x) = weighted_statistics(images, &image_rows, &image_weights, "image")?;
         let (video, y) = weighted_statistics(videos, &video_rows, &video_weights, "video")?;
         // A group of weight w adds w (mean of x)(mean of y)ᵀ. Rows are already scaled by the square roots of
-        // their weights. The sum of the rows times those roots, divided by √w, is √w times the mean.
+        // their weights. Multiplied by these roots once more, summed, and divided by √w, they give √w times
+        // the mean.
         let (mut sums_x, mut sums_y) =
             (DenseMatrix::zeros(groups.len(), x.columns), DenseMatrix::zeros(groups.len(), y.columns));
         let (mut images_before, mut videos_before) = (0, 0);
@@ -181,7 +182,7 @@ impl ModalityStatistics {
         if !finite {
             return Err(Error::FeaturesTooLarge { modality });
         }
-        // Smaller squares lose digits.
+        // Smaller squares lose precision.
         if trace / (self.covariance.columns as f64) < f64::from(f32::MIN_POSITIVE) / f64::from(f32::EPSILON) {
             return Err(Error::FeaturesTooSmall { modality });
         }
@@ -237,7 +238,7 @@ impl CholeskyFactor {
         let (mut lower, mut inverses) = (DenseMatrix::zeros(n, n), Vec::new());
         for from in (0..n).step_by(BLOCK) {
             let width = BLOCK.min(n - from);
-            // The remainder of the block's columns, from the block's first row on.
+            // The block's columns from its first row on, minus the contribution of earlier blocks.
             let mut panel = DenseMatrix::zeros(n - from, width);
             for (i, row) in panel.values.chunks_exact_mut(width).enumerate() {
                 row.copy_from_slice(&a.values[(from + i) * n + from..][..width]);

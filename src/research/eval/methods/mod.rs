@@ -1,5 +1,5 @@
-//! Methods that map images and videos into one space: the rows of the table. Each method is one file and fits
-//! a pair of maps.
+//! Methods that map images and videos into one space: the rows of the table. Each method has its own file and
+//! fits a pair of maps.
 
 mod cca;
 mod cosine;
@@ -23,11 +23,11 @@ const RIDGES: [f64; 5] = [1e-1, 1e-3, 1e-2, 1.0, 10.0];
 
 /// A method that maps images and videos into one space.
 pub trait Method: Sync {
-    /// Name for people.
+    /// Name that the table shows.
     fn name(&self) -> &'static str;
 
-    /// Whether the table includes the method for images and videos of these lengths. It does not if the
-    /// method is impossible or equals another row.
+    /// Whether the table includes the method for images and videos of these lengths. A method is left out if
+    /// it is impossible or equals another row.
     fn applies(&self, _image: usize, _video: usize) -> bool {
         true
     }
@@ -73,15 +73,15 @@ impl LengthPolicy {
 pub struct FittedMethod {
     /// The maps of images and videos.
     pub maps: FeatureMaps,
-    /// Lengths of images and videos that enter the method, after preceding maps. For a method that only maps
-    /// one side to the other, the length of the comparison.
+    /// Lengths of the image and video features that enter the method, after preceding maps. If the method
+    /// only maps one side to the other, both are the length of the compared vectors.
     pub lengths: (usize, usize),
     /// Number of parameters of the whole model and of preceding maps.
     pub parameters: usize,
     /// Operations for one image and one video through the whole model and preceding maps; a multiply-add
     /// counts as two.
     pub flops: usize,
-    /// Kept epoch of a method with epochs; 0 for its start.
+    /// Kept epoch of a method with epochs; 0 if its start was kept.
     pub epoch: Option<usize>,
 }
 
@@ -246,8 +246,8 @@ impl Scaling {
 }
 
 /// Regression of videos on images (`from_image`), or of images on videos: the affine map of least squared
-/// error over the training pairs. Both sides are compared about the mean of the mapped-to side, because a
-/// cosine about the origin would depend on the distance of all features from the origin.
+/// error over the training pairs. The mean of the target side is subtracted from both sides, because
+/// otherwise the cosine would depend on the distance of all features from the origin.
 fn regression(statistics: &CrossStatistics, from_image: bool, ridge: f64) -> Result<FeatureMaps, Error> {
     let (from, to) =
         if from_image { (&statistics.image, &statistics.video) } else { (&statistics.video, &statistics.image) };
@@ -336,8 +336,8 @@ pub fn by_name(name: &str) -> Result<Box<dyn Method>, Error> {
     }
 }
 
-/// The fitted method if it needs no training data: cosine on images and videos of one length compares them as
-/// they are.
+/// The fitted method if it needs no training data. This is the case for cosine with images and videos of one
+/// length, which compares them as they are.
 pub fn without_training(name: &str, set: &FeatureSet) -> Option<FittedMethod> {
     let (image, video) = (set.images.matrix.columns(), set.videos.matrix.columns());
     (name == "cosine" && image == video).then(|| {

@@ -47,7 +47,7 @@ impl ReportMedia {
 
     /// A frame as a data URI; `None` if it cannot be decoded.
     fn thumbnail(&self, video: &str, at_s: f64, cancel: &Cancel) -> Option<String> {
-        // Feature sets of whole videos name them by their path.
+        // Feature sets of whole videos contain paths as names.
         let path = self.files.get(video).or_else(|| self.files.get(&video_name(Path::new(video))))?;
         let picture = media::frame_at(&self.tools, path, (at_s * 1e3).max(0.0) as u32, THUMBNAIL, cancel).ok()?;
         data_uri(&picture)

@@ -23,7 +23,7 @@ use crate::serve::error::ApiError;
 use crate::serve::options::ServeOptions;
 use crate::serve::snapshot::SnapshotStore;
 
-/// What the handlers of jobs share.
+/// State of the handlers of jobs.
 #[derive(Clone)]
 pub(crate) struct JobContext {
     pub(crate) jobs: Arc<Jobs>,
@@ -33,7 +33,7 @@ pub(crate) struct JobContext {
     pub(crate) options: Arc<ServeOptions>,
 }
 
-/// What to index, and how.
+/// The folders to index, and how to index them.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct IndexRequest {
@@ -110,7 +110,7 @@ fn index(
     request: &IndexRequest,
     folders: Vec<PathBuf>,
 ) -> Result<IndexSummary, String> {
-    // One core is left to searches.
+    // One core is left for searches.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let serve = &context.options;
     let options = IndexOptions::new(folders)
@@ -122,7 +122,7 @@ fn index(
     let on_fit = |event: &FitEvent| tracing::info!("{event}");
     let indexer = Indexer::open(&serve.index, options, &job.cancel, on_fit).map_err(advice::job_error)?;
     let summary = indexer.run(&job.cancel, |event| job.on_event(event)).map_err(advice::job_error)?;
-    // A client that sees the end of the job must find its videos.
+    // The videos must be searchable when a client sees that the job has ended.
     if let Err(error) = context.snapshots.refresh() {
         tracing::warn!("the index cannot be opened: {error}");
     }

@@ -25,7 +25,7 @@ pub(crate) struct Job {
 pub(super) struct JobProgress {
     pub(super) state: JobState,
     pub(super) took: Option<Duration>,
-    /// When the job had found all files and began to read.
+    /// Time at which the job had found all files and began to read them.
     pub(super) reading_since: Option<Instant>,
     pub(super) done_bytes: u64,
     pub(super) total_bytes: u64,
@@ -70,7 +70,8 @@ pub(crate) struct JobStatus {
     started: String,
     /// Duration of the job so far, or of all of it.
     seconds: f64,
-    /// Bytes of the files read so far. A file in work counts by the share of its duration.
+    /// Bytes of the files read so far. A file that is being read counts by the share of its duration that is
+    /// read.
     done_bytes: u64,
     /// Bytes of all files to read; 0 while the job looks for files, and if there are none.
     total_bytes: u64,
@@ -88,7 +89,7 @@ pub(crate) struct JobStatus {
     rows: u64,
     /// The first 100 files that could not be indexed.
     failures: Vec<FailedFile>,
-    /// Why the whole job failed.
+    /// The error, if the whole job failed.
     pub(super) error: Option<String>,
 }
 
@@ -116,7 +117,7 @@ impl Job {
             (_, 0) => 0.0,
             (_, total) => (progress.done_bytes as f64 / total as f64).min(1.0),
         };
-        // The time to find files and to open the model says nothing about the speed of reading.
+        // The estimate leaves out the time to find files and to open the model.
         let reading = progress.reading_since.filter(|_| progress.state == JobState::Running && share > 0.0);
         let eta = reading.map(|since| since.elapsed().as_secs_f64() * (1.0 - share) / share);
         JobStatus {

@@ -23,7 +23,7 @@ pub(crate) struct Jobs {
     folders: Vec<(String, PathBuf)>,
     /// The oldest first.
     jobs: Mutex<VecDeque<Arc<Job>>>,
-    /// Notified whenever a job ends.
+    /// Notified when a job ends.
     ended: Condvar,
 }
 
@@ -86,8 +86,8 @@ impl Jobs {
             tracing::info!(job = own.id, "indexing");
             let outcome = catch_unwind(AssertUnwindSafe(|| work(&own)));
             own.end(outcome.unwrap_or_else(|_| Err(ApiError::panicked().message)));
-            // `stop` holds the list between its check and its wait. Locking it here means that the notice is
-            // not lost.
+            // `stop` locks the list from its check until it waits. Locking the list here delays the
+            // notification until then, so that it is not lost.
             drop(all.jobs());
             all.ended.notify_all();
         };

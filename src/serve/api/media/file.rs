@@ -15,7 +15,7 @@ use crate::serve::api::openapi::{FileErrors, IndexErrors};
 use crate::serve::error::ApiError;
 use crate::serve::observe::logging::spawn_blocking;
 
-/// Characters that RFC 8187 wants encoded in a header's value.
+/// Characters that are percent-encoded in the value of a header (RFC 8187).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Returns the file of a video.

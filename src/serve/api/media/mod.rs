@@ -1,4 +1,4 @@
-//! Thumbnails, previews and the video files, only of videos in the index, by their id.
+//! Thumbnails, previews and video files. Requests name the id of a video in the index, never a path.
 
 pub(crate) mod file;
 pub(crate) mod preview;
@@ -34,10 +34,10 @@ use crate::serve::observe::logging::spawn_blocking;
 use crate::serve::observe::metrics::{Metrics, Stage};
 use crate::serve::snapshot::SnapshotStore;
 
-/// Part of every cache key. Change it whenever the same request gives other bytes.
+/// Part of every cache key. Change it whenever the same request would give other bytes than before.
 const CACHE_VERSION: &[u8] = b"1";
 
-/// What the handlers of media share.
+/// State of the handlers of media.
 #[derive(Clone)]
 pub(crate) struct MediaContext {
     pub(crate) snapshots: Arc<SnapshotStore>,
@@ -53,7 +53,7 @@ pub(crate) struct MediaStore {
     flights: Arc<SingleFlight<CacheKey, Result<Bytes, ApiError>>>,
     thumbnails: WorkerGate,
     previews: WorkerGate,
-    /// By the identity of the file; `None` if it cannot be determined.
+    /// Start of each video, by the identity of its file; `None` if it cannot be determined.
     starts: Mutex<HashMap<Vec<u8>, Option<VideoStart>>>,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -92,7 +92,7 @@ impl MediaStore {
     }
 
     fn tools(&self) -> Result<&Tools, media::Error> {
-        // A missing program is looked for again at the next request.
+        // If ffmpeg is missing, the next request looks for it again.
         match self.tools.get() {
             Some(tools) => Ok(tools),
             None => Tools::find().map(|tools| self.tools.get_or_init(|| tools)),
@@ -104,7 +104,7 @@ impl MediaStore {
         self.queue.set(i64::try_from(self.thumbnails.waiting() + self.previews.waiting()).unwrap_or(i64::MAX));
     }
 
-    /// How the file begins, determined once as long as the file does not change.
+    /// How the file begins. It is determined again only when the file has changed.
     fn start(&self, file: &VideoFile, source: &VideoSource<'_>) -> Result<Option<VideoStart>, media::Error> {
         let starts = || self.starts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(start) = starts().get(&file.identity) {
@@ -165,7 +165,7 @@ impl MediaStore {
                     if cancel.is_set() {
                         return Err(video_error(media::Error::Cancelled { path: PathBuf::new() }));
                     }
-                    // An earlier flight may have just ended.
+                    // An earlier request may have stored the bytes in the meantime.
                     if let Some(bytes) = worker.cache.get(&key) {
                         return Ok(bytes);
                     }
@@ -182,7 +182,7 @@ impl MediaStore {
     }
 }
 
-/// The file of a video, as it is now.
+/// The file of a video, as it is on disk now.
 struct VideoFile {
     path: PathBuf,
     duration_ms: u32,
@@ -199,7 +199,7 @@ impl VideoFile {
         VideoFile { path, duration_ms: u32::try_from(duration_ms).unwrap_or(u32::MAX), length: meta.len(), identity }
     }
 
-    /// The key of what is made of this file with these numbers.
+    /// The cache key of a picture or clip (`kind`) that is made from this file with these numbers.
     fn key(&self, kind: &str, numbers: &[u32], extension: &str) -> CacheKey {
         let numbers: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         CacheKey::new(&[CACHE_VERSION, kind.as_bytes(), &self.identity, &numbers], extension)
@@ -227,7 +227,7 @@ impl MediaContext {
     }
 }
 
-/// The headers of a thumbnail or a preview. Its key names its content.
+/// The headers of a thumbnail or a preview. Its cache key is its entity tag.
 fn headers_of(key: &CacheKey, content_type: &'static str) -> FileHeaders {
     FileHeaders { content_type, tag: key.file_name().to_owned(), cache_control: "private, max-age=3600" }
 }

@@ -36,8 +36,8 @@ pub(crate) struct PreviewParams {
     video: String,
     /// Start of the preview in seconds from the start of the video; default 0.
     from: Option<f64>,
-    /// End of the preview; default 6 seconds after its start. A preview lasts 15 seconds at most, and 2 at
-    /// least if the video does.
+    /// End of the preview; default 6 seconds after its start. A preview is at most 15 seconds long, and at
+    /// least 2 seconds if the video is.
     to: Option<f64>,
 }
 
@@ -47,7 +47,8 @@ impl RequestParams for PreviewParams {
     }
 }
 
-/// The span of the preview of a moment in milliseconds: the moment, or the most important 15 seconds of it.
+/// The span of the preview of a moment in milliseconds: the moment, or if it is longer, 15 seconds of it that
+/// contain the best row.
 pub(crate) fn span_of(moment: Moment) -> (u32, u32) {
     let Moment { from_ms, at_ms, to_ms } = moment;
     let last = to_ms.saturating_sub(LONGEST_MS).max(from_ms);
@@ -55,7 +56,7 @@ pub(crate) fn span_of(moment: Moment) -> (u32, u32) {
     (from_ms, to_ms.min(from_ms.saturating_add(LONGEST_MS)))
 }
 
-/// The span that is cut for a request, within the lengths of previews and the duration of the video.
+/// The span to cut for a request. It has an allowed length and starts before the end of the video.
 pub(super) fn cut_span(from_ms: u32, to_ms: Option<u32>, duration_ms: u32) -> (u32, u32) {
     let from_ms = from_ms.min(duration_ms.saturating_sub(SHORTEST_MS));
     let length_ms = to_ms.map_or(DEFAULT_MS, |to_ms| to_ms.saturating_sub(from_ms)).clamp(SHORTEST_MS, LONGEST_MS);

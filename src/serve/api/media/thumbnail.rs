@@ -95,7 +95,7 @@ fn still(
     let source = VideoSource { tools: store.tools()?, path: &file.path, limits: &store.limits, cancel };
     let start = store.start(file, &source)?;
     match source.frame_at(start.as_ref(), at_ms, side) {
-        // The container may state a longer duration than there is.
+        // The container may state a duration that is too long.
         Err(error) if error.is_undecodable() && at_ms > 0 && at_ms.saturating_add(LAST_FRAME_MS) > file.duration_ms => {
             source.frame_at(start.as_ref(), at_ms.saturating_sub(LAST_FRAME_MS), side)
         }

@@ -19,7 +19,7 @@ fn json_gives_the_query_and_the_options() {
     assert_eq!((body.queries.map(|q| q.0.len()), body.vector.is_none(), body.url), (Some(2), true, None));
 }
 
-/// The text after the limit is not JSON, so a parser that read it would report that instead.
+/// The text after the limit is not JSON. A parser that read it would report a syntax error instead.
 #[test]
 fn a_list_that_is_too_long_is_not_read_to_its_end() {
     let numbers = format!("{{\"vector\":[{}nonsense", "0,".repeat(MAX_VECTOR_NUMBERS + 1));
