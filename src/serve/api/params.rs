@@ -1,5 +1,5 @@
-//! Parameters of requests: one struct gives their names, types, docs and ranges to the parser and to the
-//! OpenAPI document.
+//! Parameters of requests. One struct defines their names, types, descriptions and ranges for the parser and
+//! for the OpenAPI document.
 
 use std::fmt;
 
@@ -83,7 +83,7 @@ pub(crate) trait RequestParams: Default + DeserializeOwned + PartialSchema {
     }
 }
 
-/// The same schema without `null`, for parameters that are text: a query string and a form cannot contain it.
+/// The same schema without `null`, which a query string and a form cannot contain.
 pub(crate) fn without_null(schema: RefOr<Schema>) -> RefOr<Schema> {
     match schema {
         RefOr::T(Schema::Object(mut object)) => {
