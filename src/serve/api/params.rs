@@ -96,9 +96,7 @@ pub(crate) fn without_null(schema: RefOr<Schema>) -> RefOr<Schema> {
             RefOr::T(Schema::Object(object))
         }
         RefOr::T(Schema::OneOf(variants)) => {
-            let is_null = |schema: &RefOr<Schema>| {
-                matches!(schema, RefOr::T(Schema::Object(object)) if object.schema_type == SchemaType::Type(Type::Null))
-            };
+            let is_null = |schema: &RefOr<Schema>| matches!(schema, RefOr::T(Schema::Object(object)) if object.schema_type == SchemaType::Type(Type::Null));
             let Some(mut value) = variants.items.into_iter().find(|schema| !is_null(schema)) else {
                 return Schema::default().into();
             };
