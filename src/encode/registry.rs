@@ -34,8 +34,12 @@ pub struct EncoderEntry {
     pub flops: f64,
     /// Opens the encoder from its weights file, with this id.
     #[cfg(feature = "encoders")]
-    build: fn(&EncoderEntry, &Path, String) -> Result<Arc<dyn Encoder>, String>,
+    build: BuildEncoder,
 }
+
+/// Opens an encoder from its weights file, with this id.
+#[cfg(feature = "encoders")]
+type BuildEncoder = fn(&EncoderEntry, &Path, String) -> Result<Arc<dyn Encoder>, String>;
 
 /// A file on the Hugging Face hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

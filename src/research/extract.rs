@@ -352,8 +352,7 @@ fn write(
         return Err(Error::Interrupted);
     }
     let [mut images, mut videos] = writers;
-    let mut summary = ExtractSummary::default();
-    summary.val_merged = merge_small_val(&mut extracted);
+    let mut summary = ExtractSummary { val_merged: merge_small_val(&mut extracted), ..ExtractSummary::default() };
     for row in extracted {
         match row {
             Ok((RowKind::Image, line, values)) => images.push(&line, &values)?,

@@ -1,6 +1,8 @@
 //! Networks with seeded weights, and the output of PyTorch for the same networks;
 //! `tests/reference/encoders.py` makes it.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
