@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
-use reelseek_index::{Effort, Hnsw, Index, Settings, Span, Video, VideoNumber, VideoSet};
+use reelseek_index::{Effort, HnswSettings, Index, IndexSettings, Span, Video, VideoNumber, VideoSet};
 
 const DIM: usize = 8;
 
@@ -23,8 +23,8 @@ struct IntactIndex {
 fn build() -> IntactIndex {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
-    let hnsw = Hnsw { m: 4, ef_construction: 20, min_rows: 1, ..Hnsw::default() };
-    let settings = Settings { hnsw, sketch: 5, ..Settings::new(DIM) };
+    let hnsw = HnswSettings { m: 4, ef_construction: 20, min_rows: 1, ..HnswSettings::default() };
+    let settings = IndexSettings { hnsw, sketch: 5, ..IndexSettings::new(DIM) };
     let mut writer = Index::create(&dir, &settings).unwrap().writer().unwrap();
     for i in 0..30u32 {
         let rows: Vec<f32> = (0..DIM as u32 * 20).map(|j| ((i * 977 + j * 13) % 101) as f32 - 50.0).collect();
