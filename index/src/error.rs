@@ -134,7 +134,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// The file or folder that the message names, so that a server can shorten it before it prints the message.
+    /// The file or folder that the message names, so that a server can shorten it before it prints the
+    /// message.
     pub fn path_mut(&mut self) -> Option<&mut PathBuf> {
         match self {
             Error::Io { path, .. }

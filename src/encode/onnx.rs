@@ -149,7 +149,8 @@ impl OnnxNetwork {
         }
     }
 
-    /// Prepares the network of a file and runs it once, so that a network that rten cannot run is an error here.
+    /// Prepares the network of a file and runs it once, so that a network that rten cannot run is an error
+    /// here.
     fn build(mut model: ModelProto, description: &OnnxDescription) -> Result<OnnxNetwork, String> {
         if let Some(graph) = &mut model.graph {
             add_kernel_shapes(graph);
@@ -192,8 +193,8 @@ impl Backbone for OnnxNetwork {
     }
 }
 
-/// Adds the attribute `kernel_shape` to convolutions without it, from the shape of their weights. The attribute
-/// is optional in ONNX, but rten takes the number of dimensions from it.
+/// Adds the attribute `kernel_shape` to convolutions without it, from the shape of their weights. The
+/// attribute is optional in ONNX, but rten takes the number of dimensions from it.
 fn add_kernel_shapes(graph: &mut GraphProto) {
     for node in &mut graph.node {
         let is_convolution = matches!(node.op_type.as_deref(), Some("Conv" | "ConvInteger" | "ConvTranspose"));
