@@ -86,7 +86,8 @@ export function playableThumbnail({ still, preview, title, overlay, onopen, open
     clearTimeout(timer);
     if (playing?.frame === frame && playing.hovered) stop();
   });
-  // A press inside the frame must not stop the video: that removes the video, and the click would have no target.
+  // A press inside the frame must not stop the video: that removes the video, and the click would have
+  // no target.
   frame.addEventListener('focusout', ({ relatedTarget }) => playing?.frame === frame && !playing.hovered && !frame.contains(relatedTarget) && stop());
   return frame;
 }

@@ -1,4 +1,5 @@
-// Indexing jobs. A running job is polled in every view. The indexing view also polls for jobs that other clients start.
+// Indexing jobs. A running job is polled in every view. The indexing view also polls for jobs that other
+// clients start.
 
 import * as api from './api.js';
 import { number, announce } from './dom.js';

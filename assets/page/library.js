@@ -102,7 +102,8 @@ export function libraryView() {
     }
   }
 
-  // After a change of the index an empty list is loaded again. Videos on screen do not change without a user action.
+  // After a change of the index an empty list is loaded again. Videos on screen do not change without a
+  // user action.
   addEventListener('reelseek-indexed', () => root.isConnected && list.children.length === 0 && !list.hasAttribute('aria-busy') && load(false));
 
   return {

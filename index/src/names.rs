@@ -12,7 +12,7 @@ const NEW_TEXT_PREFIX: &str = "text.new.";
 /// Root file of the index, in the text folder: tantivy's metadata, with the manifest as payload.
 pub(crate) const META_FILE: &str = "meta.json";
 
-/// tantivy's list of its own files, in the text folder.
+/// Name of the file in which tantivy lists its files. It is in the text folder.
 pub(crate) const MANAGED_FILE: &str = ".managed.json";
 
 const SEGMENT_SUFFIX: &str = ".vec";
@@ -57,8 +57,8 @@ pub(crate) fn new_text_dir() -> String {
     format!("{NEW_TEXT_PREFIX}{}", std::process::id())
 }
 
-/// Whether an interrupted creation may have left this name. The prefix decides, because an engine may store
-/// files of its own under it before the index exists.
+/// Whether an interrupted creation may have left this name. Only the prefix is compared, because an engine
+/// stores its checkpoint under such a name before the index exists.
 pub(crate) fn is_creation_leftover(name: &str) -> bool {
     name.starts_with(NEW_TEXT_PREFIX)
 }

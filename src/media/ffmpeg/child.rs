@@ -233,9 +233,9 @@ impl Drop for Child {
     }
 }
 
-/// Whether a signal from another process ended the child, and not a fault of its own. A shell around ffmpeg
-/// exits with 128 plus the number of the signal. ffmpeg logs a signal that it can handle and exits with 255,
-/// which some versions also use for faults.
+/// Whether a signal from another process ended the child. A crash of ffmpeg does not count. A shell around
+/// ffmpeg exits with 128 plus the number of the signal. ffmpeg logs a signal that it can handle and exits
+/// with 255, which some versions also use for faults.
 fn ended_from_outside(status: &ExitStatus, log: &FfmpegLog) -> bool {
     let logged = log.received_signal && !status.success();
     #[cfg(unix)]

@@ -1,6 +1,6 @@
 //! ffmpeg as a child process.
 //!
-//! The command line admits nothing but the file. There is no standard input. The file name follows `file:`,
+//! The child can read one file only. Its standard input is closed. The file name follows `file:`,
 //! so that it cannot act as an option or an address. Only local protocols and the demuxers in [`DEMUXERS`]
 //! are allowed, so that a script that names other files is refused. A watchdog ends a child that stalls, runs
 //! too long or is cancelled. Dropping [`Frames`] ends the child too.

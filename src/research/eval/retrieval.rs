@@ -70,8 +70,8 @@ impl RetrievalTask<'_> {
     }
 }
 
-/// mAP@10 (normaliser [`Normaliser::Hits`]) of the validation images against the validation videos, with each
-/// row a video of its own. With labels, an image's own video does not count ([`TrainingData::is_own_video`]),
+/// mAP@10 (normaliser [`Normaliser::Hits`]) of the validation images against the validation videos, where each
+/// row counts as a separate video. With labels, an image's own video does not count ([`TrainingData::is_own_video`]),
 /// like in a test split. Queries without a match are left out; `None` if no query remains.
 ///
 /// # Errors

@@ -33,7 +33,7 @@ fn a_killed_decoder_leaves_no_partial_video() {
     assert_eq!(folder.index(&[]).last().unwrap()["indexed"], 1, "a healthy ffmpeg takes it up");
 }
 
-/// Runs `index --json` with another program in place of ffmpeg.
+/// Runs `index --json` with another program instead of ffmpeg.
 #[cfg(unix)]
 fn index_with(folder: &TestFolder, ffmpeg: &Path) -> Vec<Value> {
     let mut command = folder.command(&["index", "@videos", "--json"]);

@@ -27,7 +27,7 @@ impl TestFolder {
         out
     }
 
-    /// Starts a server with a script in place of ffmpeg. The script appends its arguments to the file
+    /// Starts a server with a script instead of ffmpeg. The script appends its arguments to the file
     /// `calls`, runs the lines of `script`, then runs ffmpeg.
     #[cfg(unix)]
     fn serve_noting(&self, script: &str, more: &[&str]) -> ServerProcess {
