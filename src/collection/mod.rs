@@ -7,6 +7,7 @@
 
 mod calibration;
 mod error;
+mod metadata;
 mod model;
 mod state;
 
@@ -17,6 +18,7 @@ use reelseek_index::{Index, IndexSettings, RowPrecision, Searcher, Video, Writer
 
 pub use calibration::Calibration;
 pub use error::Error;
+pub(crate) use metadata::{MAX_LABEL_BYTES, MAX_LABELS, MAX_TITLE_BYTES, cut, limited, limited_video};
 pub use model::{Model, ModelChoice, NewModel};
 pub use state::{CalibratedOn, CollectionState, DecodeFailure};
 

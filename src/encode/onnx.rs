@@ -5,6 +5,7 @@
 //! fields of [`OnnxDescription`]. Each field has a default: `{}` fits a network of fixed size that takes
 //! pixels as numbers of 0 to 1.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use serde::Deserialize;
 
 use super::models::pooled::{Backbone, Normalisation, PixelBatch, Pooled};
 use super::registry::ONNX_PREFIX;
-use super::{Encoder, Error, Sampling};
+use super::{Encoder, Error, Sampling, onnx_depth};
 use crate::media::{Filter, Fit};
 
 /// Version in the id, raised when the same files give other features.
@@ -25,6 +26,8 @@ const VERSION: u32 = 1;
 /// Longest side of a picture in pixels, and most frames of a clip; a larger value is taken for a typing
 /// error.
 const LIMIT: u32 = 4096;
+/// Most levels of graphs within graphs. Networks have a few.
+const MAX_LEVELS: usize = 32;
 
 /// The input that a network expects.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -196,15 +199,16 @@ impl Backbone for OnnxNetwork {
 /// Adds the attribute `kernel_shape` to convolutions without it, from the shape of their weights. The
 /// attribute is optional in ONNX, but rten takes the number of dimensions from it.
 fn add_kernel_shapes(graph: &mut GraphProto) {
+    let named = graph.initializer.iter().rev().filter_map(|tensor| Some((tensor.name.clone()?, &tensor.dims)));
+    let shapes: HashMap<_, _> = named.collect();
     for node in &mut graph.node {
         let is_convolution = matches!(node.op_type.as_deref(), Some("Conv" | "ConvInteger" | "ConvTranspose"));
         let is_known = node.attribute.iter().any(|attribute| attribute.name.as_deref() == Some("kernel_shape"));
-        let weights = node.input.get(1).map(String::as_str);
-        let weights = graph.initializer.iter().find(|tensor| tensor.name.as_deref() == weights);
-        if let (true, false, Some(weights)) = (is_convolution, is_known, weights) {
+        let shape = node.input.get(1).and_then(|weights| shapes.get(weights));
+        if let (true, false, Some(shape)) = (is_convolution, is_known, shape) {
             node.attribute.push(AttributeProto {
                 name: Some("kernel_shape".to_owned()),
-                ints: weights.dims.iter().skip(2).copied().collect(),
+                ints: shape.iter().skip(2).copied().collect(),
                 r#type: Some(AttributeType::INTS),
                 ..AttributeProto::default()
             });
@@ -264,6 +268,10 @@ pub(super) fn open(path: &Path, known: Option<&str>) -> Result<Arc<dyn Encoder>,
         move |found: String| Error::Onnx { path, found }
     };
     let description = OnnxDescription::parse(&text).map_err(fault(&beside))?;
+    let levels = onnx_depth::levels(&bytes);
+    if levels > MAX_LEVELS {
+        return Err(fault(path)(format!("found {levels} levels of graphs and types, expected at most {MAX_LEVELS}")));
+    }
     let model = ModelProto::parse_buf(&bytes)
         .ok()
         .filter(|model| model.graph.is_some())
