@@ -9,8 +9,13 @@
 //!
 //! This fit is our choice, not the paper's. A checkpoint that started from it records it as `start`.
 
-use nalgebra::{Cholesky, DMatrix, DVector, SymmetricEigen};
+use std::path::PathBuf;
+
+use nalgebra::{Cholesky, DMatrix, DVector};
 use thiserror::Error;
+
+use crate::base::linalg::largest_eigenvectors;
+use crate::{encode, gmf};
 
 /// Why the fit failed.
 #[derive(Debug, Error)]
@@ -28,6 +33,22 @@ pub enum Error {
         /// Least number of pairs.
         needed: usize,
     },
+    /// A manifest of licences cannot be read.
+    #[error(
+        "{}: {reason}; expected one JSON object a line with `path` and `license_of_repo`", path.display()
+    )]
+    Manifest {
+        /// Path of the manifest.
+        path: PathBuf,
+        /// The fault.
+        reason: String,
+    },
+    /// The encoder failed.
+    #[error(transparent)]
+    Encoder(#[from] encode::Error),
+    /// No model has the encoder's lengths.
+    #[error(transparent)]
+    Config(#[from] gmf::ConfigError),
     /// The covariance of the noise cannot be inverted.
     #[error("the frames of these videos are all alike, so no direction separates them")]
     Degenerate,
@@ -165,11 +186,8 @@ impl PairCovariances {
         let lower = Cholesky::new(self.noise.clone()).ok_or(Error::Degenerate)?.l();
         let inverse = lower.clone().try_inverse().ok_or(Error::Degenerate)?;
         let whitened = &inverse * &self.signal * inverse.transpose();
-        let eigen = SymmetricEigen::new(0.5 * (&whitened + whitened.transpose()));
-        let mut order: Vec<usize> = (0..eigen.eigenvalues.len()).collect();
-        order.sort_by(|a, b| eigen.eigenvalues[*b].total_cmp(&eigen.eigenvalues[*a]));
-        order.truncate(count);
-        let mut rows = eigen.eigenvectors.select_columns(&order).transpose() * inverse;
+        let (_, vectors) = largest_eigenvectors(0.5 * (&whitened + whitened.transpose()), count);
+        let mut rows = vectors.transpose() * inverse;
         for mut row in rows.row_iter_mut() {
             // The sign of an eigenvector is arbitrary. It is fixed so that the file is the same on every
             // platform.
