@@ -1,15 +1,17 @@
 //! The closed-form fit on videos from which training starts.
 
 mod discriminant;
+mod error;
 pub mod licences;
 pub mod pairs;
 
-pub use discriminant::{Error, PairCovariances, PairStatistics};
+pub use error::Error;
 
 use crate::encode::{Descriptor, Encoder, LayoutEncoder, Projection, layout};
 use crate::features::FeatureSet;
 use crate::gmf::{Affine, Folded};
 use crate::ingest::closed_form;
+use discriminant::{PairCovariances, PairStatistics};
 use pairs::TrainingExample;
 
 /// A closed-form fit to examples, from which training continues.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::PairStatistics;
+use super::discriminant::PairStatistics;
 use crate::base::Cancel;
 use crate::base::seeded::Random;
 use crate::encode::{self, Descriptor, Encoder};
@@ -136,7 +136,7 @@ pub fn example(
 impl TrainingExample {
     /// Adds the example to the sums of the closed-form fit: its frames, and each query with the mean frame of
     /// its clip.
-    pub fn add_to(&self, statistics: &mut PairStatistics) {
+    pub(super) fn add_to(&self, statistics: &mut PairStatistics) {
         statistics.add_video(self.frames.iter().map(Descriptor::values));
         for moment in &self.moments {
             let clip = mean(&moment.clips[0]);
