@@ -25,14 +25,20 @@ pub const MAX_FILTER_BYTES: usize = 8192;
 pub const MAX_FILTER_WORDS: usize = 128;
 /// Most levels of clauses within clauses, after pairs of negations are removed.
 const MAX_LEVELS: usize = 32;
-/// Most parentheses and `NOT`s before parsing. The parser calls itself for each of them.
-const MAX_OPENINGS: usize = 128;
-/// Most parts between white space. For each part the parser reads up to the next special character, which
-/// may be at the end of the filter.
+/// Most parentheses and `NOT`s before parsing. The parser calls itself for each of them, and copies what is
+/// within them.
+const MAX_OPENINGS: usize = 64;
+/// Most parts between white space, and most characters that can end a part without white space. They bound
+/// the clauses that the parser makes before they can be counted.
 const MAX_PARTS: usize = 512;
+/// The characters that can end a part.
+const PART_ENDS: [char; 5] = ['"', '\'', '^', ':', '*'];
+/// Most tabs and line ends. To find the name of a field, the parser reads across them to the next blank or
+/// special character, for each part again.
+const MAX_BREAKS: usize = 32;
 /// Most clauses that may read a large part of the index: ranges of words, phrases with a slop or a prefix,
 /// and tests for any value of a field.
-const MAX_BROAD: usize = 4;
+const MAX_BROAD: usize = 2;
 /// Most words that phrases compare, for each video of the index. A phrase reads the positions of each of its
 /// words in each video that has all of them.
 const MAX_COMPARED_EACH: usize = 32;
@@ -133,7 +139,9 @@ fn check_before_parsing(text: &str) -> Result<(), String> {
     let negations = text.split("NOT").skip(1).filter(|rest| rest.starts_with([' ', '\t', '\r', '\n'])).count();
     let openings = text.bytes().filter(|byte| *byte == b'(').count() + negations;
     at_most(MAX_OPENINGS, "opening parentheses and NOTs", openings)?;
-    at_most(MAX_PARTS, "parts between white space", text.split_whitespace().count())
+    at_most(MAX_PARTS, "parts between white space", text.split_whitespace().count())?;
+    at_most(MAX_PARTS, "of the characters \" ' ^ : *", text.matches(PART_ENDS).count())?;
+    at_most(MAX_BREAKS, "tabs and line ends", text.matches(['\t', '\r', '\n']).count())
 }
 
 /// The clause in a clause that does nothing but exclude it.

@@ -15,8 +15,6 @@ pub mod layout;
 mod models;
 #[cfg(feature = "onnx")]
 mod onnx;
-#[cfg(feature = "onnx")]
-mod onnx_depth;
 pub mod registry;
 
 use std::path::PathBuf;

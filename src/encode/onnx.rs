@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use super::models::pooled::{Backbone, Normalisation, PixelBatch, PooledEncoder};
 use super::registry::ONNX_PREFIX;
-use super::{Encoder, Error, Sampling, onnx_depth};
+use super::{Encoder, Error, Sampling};
 use crate::media::{Filter, Fit};
 
 /// Version in the id, raised when the same files give other features.
@@ -26,8 +26,6 @@ const VERSION: u32 = 1;
 /// Longest side of a picture in pixels, and most frames of a clip; a larger value is taken for a typing
 /// error.
 const LIMIT: u32 = 4096;
-/// Most levels of graphs within graphs. Networks have a few.
-const MAX_LEVELS: usize = 32;
 
 /// The input that a network expects.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -257,10 +255,6 @@ pub(super) fn open(path: &Path, known: Option<&str>) -> Result<Arc<dyn Encoder>,
         move |found: String| Error::Onnx { path, found }
     };
     let description = OnnxDescription::parse(&text).map_err(fault(&beside))?;
-    let levels = onnx_depth::levels(&bytes);
-    if levels > MAX_LEVELS {
-        return Err(fault(path)(format!("found {levels} levels of graphs and types, expected at most {MAX_LEVELS}")));
-    }
     let model = ModelProto::parse_buf(&bytes)
         .ok()
         .filter(|model| model.graph.is_some())

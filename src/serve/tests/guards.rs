@@ -298,7 +298,7 @@ fn a_filter_of_many_negations_is_refused_on_every_route() {
         ] {
             assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{}", reply.text());
             let error = reply.error();
-            assert!(error.contains("expected at most 128 opening parentheses and NOTs, found 1900"), "{error}");
+            assert!(error.contains("expected at most 64 opening parentheses and NOTs, found 1900"), "{error}");
         }
     });
 }
