@@ -1,7 +1,8 @@
-//! File operations: atomic replacement and positioned reads.
+//! File operations: atomic replacement, positioned reads and times.
 
 use std::fs::File;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Lets `write` create a temporary file beside `path`, then renames it to `path`. Readers see the whole old
 /// file or the whole new one.
@@ -22,6 +23,12 @@ pub(crate) fn replace(path: &Path, write: impl FnOnce(&Path) -> std::io::Result<
         let _ = std::fs::remove_file(temporary);
     }
     outcome
+}
+
+/// A time as nanoseconds since 1970; 0 for an earlier time.
+pub(crate) fn since_1970_ns(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).ok();
+    since.and_then(|since| i64::try_from(since.as_nanos()).ok()).unwrap_or(0)
 }
 
 /// Fills `buffer` with the bytes of a file from `offset` on.

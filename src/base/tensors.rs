@@ -206,11 +206,7 @@ pub(crate) fn write(
         })
         .collect();
     let dtype = if precision == StoredPrecision::F16 { Dtype::F16 } else { Dtype::F32 };
-    let views = tensors.iter().zip(&numbers).map(|((name, shape, _), bytes)| {
-        let view =
-            TensorView::new(dtype, shape.to_vec(), bytes).expect("every caller passes values that fit the shape");
-        (*name, view)
-    });
+    let views = tensors.iter().zip(&numbers).map(|((name, shape, _), bytes)| (*name, view(dtype, shape, bytes)));
     safetensors::serialize(views, Some(metadata)).expect("every caller passes unique names")
 }
 
@@ -226,11 +222,7 @@ pub(crate) fn save(
         return Err(Error::NotFinite(name.clone()));
     }
     let numbers: Vec<Cow<'_, [u8]>> = tensors.iter().map(|(_, _, values)| little_endian(values)).collect();
-    let views = tensors.iter().zip(&numbers).map(|((name, shape, _), bytes)| {
-        let view =
-            TensorView::new(Dtype::F32, shape.clone(), bytes).expect("every caller passes values that fit the shape");
-        (name.as_str(), view)
-    });
+    let views = tensors.iter().zip(&numbers).map(|((name, shape, _), bytes)| (name, view(Dtype::F32, shape, bytes)));
     files::replace(path, |part| {
         // safetensors creates a file that only its owner may read. Give it the permissions of an ordinary new
         // file.
@@ -242,6 +234,10 @@ pub(crate) fn save(
         std::fs::set_permissions(part, permissions)
     })?;
     Ok(())
+}
+
+fn view<'a>(dtype: Dtype, shape: &[usize], bytes: &'a [u8]) -> TensorView<'a> {
+    TensorView::new(dtype, shape.to_vec(), bytes).expect("every caller passes values that fit the shape")
 }
 
 fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {

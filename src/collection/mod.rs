@@ -203,12 +203,16 @@ fn pending_checkpoint(folder: &Path, fingerprint: &str) -> PathBuf {
 
 /// The path of an indexed video, also if it is not UTF-8.
 pub fn video_path(video: &Video) -> PathBuf {
+    video.path_bytes.clone().map_or_else(|| PathBuf::from(&video.path), path_of_bytes)
+}
+
+/// The path of these bytes. Only Unix has paths of any bytes.
+fn path_of_bytes(bytes: Vec<u8>) -> PathBuf {
     #[cfg(unix)]
-    if let Some(bytes) = &video.path_bytes {
-        use std::os::unix::ffi::OsStringExt;
-        return PathBuf::from(std::ffi::OsString::from_vec(bytes.clone()));
-    }
-    PathBuf::from(&video.path)
+    let path: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(bytes);
+    #[cfg(not(unix))]
+    let path = String::from_utf8_lossy(&bytes).into_owned();
+    PathBuf::from(path)
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use thiserror::Error;
 
 use super::config::{GmfConfig, Modality};
 use crate::base::ErrorPaths;
-use crate::base::gemv::gemv;
 use crate::base::tensors::{self, StoredPrecision};
 
 /// Version of the file layout.
@@ -243,7 +242,7 @@ impl Affine {
     /// If x has another length than [`Affine::inputs`].
     pub fn apply(&self, x: &[f32]) -> Vec<f32> {
         let mut y = vec![0f32; self.bias.len()];
-        gemv(&self.weight, x, &mut y);
+        reelseek_index::gemv(&self.weight, y.len(), x.len(), x, &mut y);
         for (y, c) in y.iter_mut().zip(&self.bias) {
             *y += c;
         }

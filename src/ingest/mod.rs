@@ -38,7 +38,7 @@ use crate::collection::{self, Collection, Model};
 use crate::encode::Encoder;
 use crate::gmf::Folded;
 use crate::media::{self, Limits, Tools};
-use crate::search::{self, Engine, align};
+use crate::search::{Engine, align};
 
 /// Why indexing could not run at all. The failure of a single file is an [`IndexEvent`].
 #[derive(Debug, ThisError)]
@@ -47,9 +47,6 @@ pub enum Error {
     /// ffmpeg cannot be started.
     #[error(transparent)]
     Media(#[from] media::Error),
-    /// The index cannot be read or written.
-    #[error(transparent)]
-    Index(#[from] reelseek_index::Error),
     /// The index folder, its encoder or its checkpoint cannot be used.
     #[error(transparent)]
     Collection(#[from] collection::Error),
@@ -62,11 +59,16 @@ impl ErrorPaths for Error {
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
         match self {
             Error::Media(error) => error.paths_mut(),
-            Error::Index(error) => error.paths_mut(),
             Error::Collection(error) => error.paths_mut(),
             Error::Fit(closed_form::FitError::Encoder(error)) => error.paths_mut(),
             Error::Fit(_) => vec![],
         }
+    }
+}
+
+impl From<reelseek_index::Error> for Error {
+    fn from(error: reelseek_index::Error) -> Error {
+        Error::Collection(error.into())
     }
 }
 
@@ -132,7 +134,7 @@ impl Indexer {
     ///
     /// # Errors
     /// As [`Engine::new`].
-    pub fn into_engine(self) -> Result<Engine, search::Error> {
+    pub fn into_engine(self) -> Result<Engine, collection::Error> {
         Engine::new(&self.collection, self.model)
     }
 

@@ -9,9 +9,9 @@ use thiserror::Error;
 
 use super::metrics::{self, JudgedRanking, Normaliser};
 use crate::base::Cancel;
-use crate::collection::video_path;
+use crate::collection::{self, video_path};
 use crate::media;
-use crate::search::{self, Engine, SearchOptions};
+use crate::search::{Engine, SearchOptions};
 use reelseek_index::Effort;
 
 /// Depth of mAP.
@@ -36,7 +36,7 @@ pub enum Error {
     Media(#[from] media::Error),
     /// A query failed.
     #[error(transparent)]
-    Search(#[from] search::Error),
+    Collection(#[from] collection::Error),
     /// Cancelled.
     #[error("stopped before all photographs were searched")]
     Cancelled,
@@ -129,7 +129,7 @@ pub fn run(
     let labelled: HashMap<PathBuf, &LabelledFile> = videos.iter().map(|video| (resolve(&video.path), video)).collect();
     let mut gallery = HashMap::new();
     for number in searcher.video_numbers() {
-        let video = searcher.video(number).map_err(search::Error::from)?;
+        let video = searcher.video(number).map_err(collection::Error::from)?;
         if let Some(file) = labelled.get(&resolve(&video_path(&video))) {
             gallery.insert(video.id, *file);
         }

@@ -9,12 +9,12 @@ use thiserror::Error;
 
 use crate::base::Cancel;
 use crate::base::seeded::Random;
-use crate::collection::video_path;
+use crate::collection::{self, video_path};
 use crate::encode::layout;
 use crate::media::distort::Distortion;
 use crate::media::{self, Picture, Tools};
 use crate::research::fit::pairs;
-use crate::search::{self, Engine, SearchOptions};
+use crate::search::{Engine, SearchOptions};
 
 /// Largest error of a correct `at` in milliseconds.
 const MOMENT_MS: u32 = 2000;
@@ -30,7 +30,7 @@ pub enum Error {
     Media(#[from] media::Error),
     /// A query failed.
     #[error(transparent)]
-    Search(#[from] search::Error),
+    Collection(#[from] collection::Error),
     /// The list of equivalent videos is invalid.
     #[error("{}: {reason}; expected [{{\"videos\": [\"a.mp4\", \"b.mp4\"], \"reason\": \"...\"}}], with \"clocks\": [[0, 1], [10, -1]] if times differ", path.display())]
     Equivalents {
@@ -178,7 +178,7 @@ pub fn run(
     let searcher = engine.searcher();
     let mut gallery = Vec::new();
     for number in searcher.video_numbers() {
-        gallery.push((number, searcher.video(number).map_err(search::Error::from)?));
+        gallery.push((number, searcher.video(number).map_err(collection::Error::from)?));
     }
     let counts = Distortion::ALL.iter().map(|distortion| (distortion.name(), DistortionCounts::default())).collect();
     let mut run = SuiteRun { engine, suite, counts, times_ms: Vec::new() };
