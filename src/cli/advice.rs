@@ -83,11 +83,11 @@ fn encode(error: &encode::Error) -> Option<String> {
             Some(format!("fetch them with `reelseek encoders pull {name}`, or {NAME_WEIGHTS}"))
         }
         Error::NoWeights { .. } => text(NAME_WEIGHTS),
-        Error::PickledWeights { name: "c3d", path, .. } => Some(format!(
+        Error::Weights { name: "c3d", path, is_pickle: true, .. } => Some(format!(
             "convert it with `python3 tools/convert_c3d.py {} c3d.npz`, and name the result with --weights",
             path.display()
         )),
-        Error::PickledWeights { .. } => text("convert it to safetensors"),
+        Error::Weights { is_pickle: true, .. } => text("convert it to safetensors"),
         Error::OnnxFile { .. } => {
             text("name the network's file with --encoder onnx:FILE or, if it was moved, with --weights FILE")
         }
@@ -190,7 +190,7 @@ fn file(error: &FileError) -> Option<String> {
 mod research {
     use std::error::Error as StdError;
 
-    use super::{checkpoint, collection, index, media, text};
+    use super::{checkpoint, collection, encode, index, media, text};
     use crate::research::{eval, extract, fit};
     use crate::{features, gmf};
 
@@ -198,10 +198,8 @@ mod research {
         None.or_else(|| error.downcast_ref().and_then(config))
             .or_else(|| error.downcast_ref().and_then(training))
             .or_else(|| error.downcast_ref().and_then(features))
-            .or_else(|| error.downcast_ref().and_then(discriminant))
+            .or_else(|| error.downcast_ref().and_then(fit))
             .or_else(|| error.downcast_ref().and_then(evaluation))
-            .or_else(|| error.downcast_ref().and_then(quality))
-            .or_else(|| error.downcast_ref().and_then(kinds))
             .or_else(|| error.downcast_ref().and_then(extraction))
     }
 
@@ -249,10 +247,13 @@ mod research {
         }
     }
 
-    fn discriminant(error: &fit::Error) -> Option<String> {
+    fn fit(error: &fit::Error) -> Option<String> {
         match error {
             fit::Error::TooFew { .. } => text("name more videos"),
             fit::Error::Degenerate => text("name other videos"),
+            fit::Error::Encoder(error) => encode(error),
+            fit::Error::Config(error) => config(error),
+            _ => None,
         }
     }
 
@@ -263,28 +264,12 @@ mod research {
             Error::Checkpoint(error) => checkpoint(error),
             Error::Config(error) => config(error),
             Error::Train(error) => training(error),
+            Error::Media(error) => media(error),
+            Error::Collection(error) => collection(error),
             Error::Index(error) => index(error),
+            Error::AllTrainedOn => text("index other videos, or leave --held-out out"),
             Error::EmptySplit { .. } => text("name another --split"),
             Error::ImagesLonger { .. } => text("name the method without -image"),
-            _ => None,
-        }
-    }
-
-    fn quality(error: &eval::quality::Error) -> Option<String> {
-        use eval::quality::Error;
-        match error {
-            Error::Media(error) => media(error),
-            Error::Collection(error) => collection(error),
-            Error::AllTrainedOn => text("index other videos, or leave --held-out out"),
-            _ => None,
-        }
-    }
-
-    fn kinds(error: &eval::kinds::Error) -> Option<String> {
-        use eval::kinds::Error;
-        match error {
-            Error::Media(error) => media(error),
-            Error::Collection(error) => collection(error),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use super::{NormaliserArg, temporary};
+use super::index_videos;
 use crate::base::Cancel;
 use crate::cli::{FAILED, INTERRUPTED, advice, terminal};
 use crate::collection::Model;
@@ -16,6 +16,7 @@ use crate::gmf::{CheckpointRecord, Folded};
 use crate::ingest::closed_form::FitEvent;
 use crate::ingest::{self, IndexOptions, Indexer};
 use crate::research::eval::kinds::{self, KindsReport};
+use crate::research::eval::metrics::Normaliser;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct KindsArgs {
@@ -35,8 +36,8 @@ pub(in crate::cli) struct KindsArgs {
     #[arg(long, value_name = "FILE")]
     checkpoint: Vec<PathBuf>,
     /// Divisor of average precision
-    #[arg(long, value_enum, default_value_t = NormaliserArg::Hits)]
-    normaliser: NormaliserArg,
+    #[arg(long, value_enum, default_value_t = Normaliser::Hits)]
+    normaliser: Normaliser,
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
@@ -134,7 +135,7 @@ fn print_header(out: &mut impl Write) -> std::io::Result<()> {
 }
 
 fn print_legend(out: &mut impl Write, args: &KindsArgs) -> std::io::Result<()> {
-    let normaliser = crate::research::eval::metrics::Normaliser::from(args.normaliser);
+    let normaliser = args.normaliser;
     writeln!(
         out,
         "class, group: mAP@10 with normaliser `{normaliser}`; @1, @5: share of queries with a correct result at rank 1, or among the first 5;"
@@ -174,9 +175,9 @@ fn measure(
     };
     let temporary = tempfile::tempdir()?;
     let model = Model { encoder: encoder.clone(), checkpoint: folded, weights: None };
-    let indexer = Indexer::create(&temporary::folder(&temporary), model, IndexOptions::new(paths))?;
-    let failed = temporary::index(&indexer, cancel)?.failed;
-    let report = kinds::run(&indexer.into_engine()?, &data.videos, &data.images, args.normaliser.into(), cancel)?;
+    let indexer = Indexer::create(&temporary.path().join("index"), model, IndexOptions::new(paths))?;
+    let failed = index_videos(&indexer, cancel)?.failed;
+    let report = kinds::run(&indexer.into_engine()?, &data.videos, &data.images, args.normaliser, cancel)?;
     Ok(KindsMeasurement { report, checkpoint: name, failed })
 }
 

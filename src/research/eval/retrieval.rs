@@ -123,7 +123,7 @@ mod tests {
     }
 
     fn plain() -> FeatureMaps {
-        FeatureMaps { image: FeatureMap::Identity(2), video: FeatureMap::Identity(2) }
+        FeatureMaps { image: FeatureMap::identity(2), video: FeatureMap::identity(2) }
     }
 
     #[test]

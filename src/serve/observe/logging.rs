@@ -10,6 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// Format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum LogFormat {
     /// Lines for people.
     #[default]
