@@ -288,6 +288,10 @@ mod tests {
         few.retain_videos(|video| !is_val_query(&full, video));
         assert!(few.merge_small_val() && few.count(RowKind::Clip, Split::Val) == 0 && !few.merge_small_val());
         assert!(!full.clone().merge_small_val());
+        // Without labels, images match the clips of their own video.
+        let mut unlabelled = full.clone();
+        unlabelled.items.iter_mut().for_each(|item| item.label.clear());
+        assert!(!unlabelled.merge_small_val() && unlabelled.count(RowKind::Clip, Split::Val) > 0);
         let file = tempfile::NamedTempFile::new().unwrap();
         part.write(std::fs::File::create(file.path()).unwrap()).unwrap();
         assert_eq!(Benchmark::read(file.path()).unwrap(), part);
