@@ -105,12 +105,10 @@ impl Indexer {
             }
             return Ok(Indexer { collection, model, tools: Tools::find()?, options });
         }
-        let mut new = options.model.open()?;
-        let checkpoint = match new.checkpoint.take() {
-            Some(checkpoint) => checkpoint,
-            None => default_checkpoint(new.encoder.as_ref(), &options.paths, &options.exclude, cancel, on_fit)?,
-        };
-        Indexer::create(folder, new.with_checkpoint(checkpoint), options)
+        let default =
+            |encoder: &dyn Encoder| default_checkpoint(encoder, &options.paths, &options.exclude, cancel, on_fit);
+        let model = options.model.open(default)?;
+        Indexer::create(folder, model, options)
     }
 
     /// Creates an index in a new or empty folder, with this encoder and checkpoint. Ignores `options.model`.
