@@ -17,7 +17,7 @@ use reelseek_index::{Index, IndexSettings, RowPrecision, Searcher, Video, Writer
 
 pub use calibration::Calibration;
 pub use error::Error;
-pub use model::{Model, ModelChoice, NewModel};
+pub use model::{Model, ModelChoice};
 pub use state::{CalibratedOn, CollectionState, DecodeFailure};
 
 use crate::base::files;
@@ -219,9 +219,12 @@ fn path_of_bytes(bytes: Vec<u8>) -> PathBuf {
 mod tests {
     use super::*;
 
+    fn embedded() -> Model {
+        ModelChoice::default().open(|_| Ok::<_, Error>(Folded::embedded())).unwrap()
+    }
+
     fn create(folder: &Path) -> (Model, Collection) {
-        let model = ModelChoice::default().open().unwrap();
-        let model = model.with_checkpoint(Folded::embedded());
+        let model = embedded();
         let collection = Collection::create(folder, &model, RowPrecision::Full, 0).unwrap();
         (model, collection)
     }
@@ -241,7 +244,7 @@ mod tests {
     fn an_index_whose_checkpoint_is_gone_names_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("index");
-        let mut model = ModelChoice::default().open().unwrap().with_checkpoint(Folded::embedded());
+        let mut model = embedded();
         model.checkpoint.image.bias[0] += 1.0;
         let collection = Collection::create(&folder, &model, RowPrecision::Full, 0).unwrap();
         let file = folder.join(CHECKPOINT_FILE);

@@ -105,12 +105,10 @@ impl Indexer {
             }
             return Ok(Indexer { collection, model, tools: Tools::find()?, options });
         }
-        let mut new = options.model.open()?;
-        let checkpoint = match new.checkpoint.take() {
-            Some(checkpoint) => checkpoint,
-            None => fit_checkpoint(new.encoder.as_ref(), &options.paths, &options.exclude, cancel, on_fit)?,
-        };
-        Indexer::create(folder, new.with_checkpoint(checkpoint), options)
+        let default =
+            |encoder: &dyn Encoder| default_checkpoint(encoder, &options.paths, &options.exclude, cancel, on_fit);
+        let model = options.model.open(default)?;
+        Indexer::create(folder, model, options)
     }
 
     /// Creates an index in a new or empty folder, with this encoder and checkpoint. Ignores `options.model`.
@@ -204,22 +202,13 @@ impl Indexer {
 pub fn default_checkpoint(
     encoder: &dyn Encoder,
     paths: &[PathBuf],
-    cancel: &Cancel,
-    on_fit: impl FnMut(&FitEvent),
-) -> Result<Folded, Error> {
-    match encoder.info().name == crate::encode::registry::LAYOUT {
-        true => Ok(Folded::embedded()),
-        false => fit_checkpoint(encoder, paths, &GlobSet::empty(), cancel, on_fit),
-    }
-}
-
-fn fit_checkpoint(
-    encoder: &dyn Encoder,
-    paths: &[PathBuf],
     exclude: &GlobSet,
     cancel: &Cancel,
     mut on_fit: impl FnMut(&FitEvent),
 ) -> Result<Folded, Error> {
+    if encoder.info().name == crate::encode::registry::LAYOUT {
+        return Ok(Folded::embedded());
+    }
     let tools = Tools::find()?;
     on_fit(&FitEvent::Started { encoder: encoder.info().name.clone() });
     let videos: Vec<PathBuf> = media::walk::videos(paths, exclude).into_iter().flatten().collect();
