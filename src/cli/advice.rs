@@ -69,6 +69,9 @@ fn media(error: &media::Error) -> Option<String> {
     match error {
         media::Error::Killed { .. } => text("run the command again, with fewer --jobs"),
         media::Error::Changed { .. } => text("run the command again"),
+        media::Error::NotAFile { found: "a named pipe", .. } => {
+            text("to search with a picture from a pipe, name `-`, which reads standard input")
+        }
         media::Error::NotAVideo { found: "a picture", .. } => text("`reelseek search` searches with a picture"),
         _ => None,
     }
@@ -162,7 +165,7 @@ fn collection(error: &collection::Error) -> Option<String> {
             Some(format!("name the checkpoint that the index was made with, {ANOTHER_FOLDER}"))
         }
         Error::FullPrecision => text("leave --half out, or name another folder with --index"),
-        Error::Io { .. } => None,
+        Error::Io { .. } | Error::Cancelled => None,
     }
 }
 
