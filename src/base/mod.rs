@@ -7,6 +7,8 @@ pub(crate) mod files;
 pub(crate) mod gemv;
 #[cfg(feature = "research")]
 pub(crate) mod linalg;
+#[cfg(any(feature = "encoders", feature = "research"))]
+pub(crate) mod npy;
 pub(crate) mod seeded;
 pub(crate) mod tensors;
 
