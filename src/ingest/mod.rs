@@ -70,6 +70,12 @@ impl ErrorPaths for Error {
     }
 }
 
+/// Whether these bytes are a sidecar. For fuzzing only.
+#[doc(hidden)]
+pub fn is_sidecar(bytes: &[u8]) -> bool {
+    sidecar::parse(bytes).is_ok()
+}
+
 /// Interval of progress reports while no file is finished.
 const REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
