@@ -56,11 +56,11 @@
 //!
 //! | room | question | uses |
 //! |---|---|---|
-//! | `base` | which helpers need no other room? (files, random numbers, matrix products, ...) | index |
+//! | `base` | which helpers need no other room? (files, random numbers, matrix products, ...) | - |
 //! | [`media`] | which pictures are in a file, and at which times? | base |
 //! | [`encode`] | what are the features of a picture and of a clip? | base, media |
 //! | `features` | which feature sets are on disk, with which labels and splits? | base |
-//! | [`gmf`] | how do features of different lengths become comparable? | base, features |
+//! | [`gmf`] | how do features of different lengths become comparable? | base, features, index |
 //! | [`reelseek_index`] | which rows are nearest, among those that match the filter? | - |
 //! | [`collection`] | which encoder and checkpoint belong to an index folder? | all above but features |
 //! | [`search`] | which videos, and which moments, match a picture? | all above but features |
@@ -69,10 +69,10 @@
 //! | `serve` | how do browsers and programs search? (web page, HTTP API) | all above but features, research |
 //! | `cli` | what does the command line mean? | all |
 //!
-//! **Indexing.** [`ingest::Indexer`] finds files with [`media::walk`], decodes each with [`media::frames`],
-//! describes every frame with an [`encode::Encoder`], joins 8 frames to a clip with an
-//! [`ingest::ClipBuilder`], embeds the clip with a [`gmf::Folded`] checkpoint and passes the row to a
-//! [`reelseek_index::Writer`]. [`collection::Collection`] records in the index folder which encoder and
+//! **Indexing.** [`ingest::Indexer`] finds files with [`media::walk`], decodes each with
+//! [`media::frames_without_gaps`], describes every frame with an [`encode::Encoder`], joins 8 frames to a
+//! clip with an [`ingest::ClipBuilder`], embeds the clip with a [`gmf::Folded`] checkpoint and passes the row
+//! to a [`reelseek_index::Writer`]. [`collection::Collection`] records in the index folder which encoder and
 //! checkpoint made the rows.
 //!
 //! **Search.** [`search::Engine`] embeds a picture in several views, fetches the nearest rows, compares the

@@ -6,7 +6,7 @@
 
 use tantivy::query::{BooleanQuery, EmptyQuery, EnableScoring, ExistsQuery, Occur, PhrasePrefixQuery, PhraseQuery};
 use tantivy::query::{Query, QueryParser, RangeQuery};
-use tantivy::query_grammar::{UserInputAst, UserInputLeaf, parse_query};
+use tantivy::query_grammar::{UserInputAst, UserInputBound, UserInputLeaf, parse_query};
 use tantivy::schema::Type;
 use tantivy::{DocAddress, DocId, Searcher, SegmentReader};
 
@@ -85,6 +85,11 @@ impl Filter {
             let number = clauses.len();
             let leaf = match simplified(ast) {
                 UserInputAst::Leaf(leaf) => {
+                    check_field(&leaf)?;
+                    if let Some(halves) = split_range(&leaf) {
+                        pending.push((halves, parent, occur, level));
+                        continue;
+                    }
                     words += words_of(&leaf);
                     slop = slop.max(slop_of(&leaf));
                     Some(*leaf)
@@ -174,6 +179,49 @@ fn words_of(leaf: &UserInputLeaf) -> usize {
         UserInputLeaf::Set { elements, .. } => elements.iter().map(|element| words_in(element)).sum::<usize>().max(1),
         _ => 1,
     }
+}
+
+/// Refuses names of fields with control characters, at which tantivy panics.
+fn check_field(leaf: &UserInputLeaf) -> Result<(), String> {
+    let field = match leaf {
+        UserInputLeaf::Literal(literal) => literal.field_name.as_deref(),
+        UserInputLeaf::Exists { field } => Some(field.as_str()),
+        UserInputLeaf::Range { field, .. } | UserInputLeaf::Set { field, .. } | UserInputLeaf::Regex { field, .. } => {
+            field.as_deref()
+        }
+        UserInputLeaf::All => None,
+    };
+    match field.is_some_and(|field| field.contains(char::is_control)) {
+        true => Err("expected a field without control characters".to_owned()),
+        false => Ok(()),
+    }
+}
+
+/// Whether tantivy surely reads both texts as values of one type in a field of the metadata.
+fn have_one_type(first: &str, last: &str) -> bool {
+    let is_integer: fn(&str) -> bool = |text| text.parse::<i64>().is_ok();
+    let has_fraction: fn(&str) -> bool = |text| text.parse::<f64>().is_ok_and(|number| number.fract() != 0.0);
+    // A date has colons.
+    let is_text: fn(&str) -> bool =
+        |text| text.parse::<f64>().is_err() && !text.contains(':') && text.parse::<bool>().is_err();
+    [is_integer, has_fraction, is_text].iter().any(|is_type| is_type(first) && is_type(last))
+}
+
+/// A range over a field of the metadata whose ends may have different types, as two ranges with one end each.
+/// tantivy panics at a range of two types.
+fn split_range(leaf: &UserInputLeaf) -> Option<UserInputAst> {
+    let UserInputLeaf::Range { field: Some(field), lower, upper } = leaf else { return None };
+    let (first, last) = (lower.term_str(), upper.term_str());
+    if !field.starts_with("extra") || first == "*" || last == "*" || have_one_type(first, last) {
+        return None;
+    }
+    let half = |lower: UserInputBound, upper: UserInputBound| {
+        UserInputAst::from(UserInputLeaf::Range { field: Some(field.clone()), lower, upper })
+    };
+    Some(UserInputAst::and(vec![
+        half(lower.clone(), UserInputBound::Unbounded),
+        half(UserInputBound::Unbounded, upper.clone()),
+    ]))
 }
 
 fn slop_of(leaf: &UserInputLeaf) -> u32 {

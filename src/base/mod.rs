@@ -1,17 +1,37 @@
 //! Helpers that every room may use and that use no room: cancellation, files, paths in errors, seeded random
-//! numbers, safetensors files and dense linear algebra.
+//! numbers, safetensors files, dense linear algebra and the allocator.
 
+#[cfg(all(feature = "cli", feature = "serve"))]
+pub(crate) mod allocator;
 mod cancel;
 mod error_paths;
 pub(crate) mod files;
-pub(crate) mod gemv;
 #[cfg(feature = "research")]
 pub(crate) mod linalg;
+#[cfg(any(feature = "encoders", feature = "research"))]
+pub(crate) mod npy;
 pub(crate) mod seeded;
 pub(crate) mod tensors;
 
 pub use cancel::Cancel;
 pub use error_paths::ErrorPaths;
+
+/// Defines a setter for each of these fields of an options struct. Calls can be chained.
+macro_rules! setters {
+    ($options:ident: $($field:ident: $type:ty),+ $(,)?) => {
+        impl $options {
+            $(
+                #[doc = concat!("Sets [`", stringify!($options), "::", stringify!($field), "`].")]
+                #[must_use]
+                pub fn $field(mut self, $field: $type) -> $options {
+                    self.$field = $field;
+                    self
+                }
+            )+
+        }
+    };
+}
+pub(crate) use setters;
 
 #[cfg(test)]
 #[path = "../../tests/integration/support/skip.rs"]

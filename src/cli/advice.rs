@@ -5,7 +5,7 @@ use std::error::Error;
 use crate::encode::registry::WeightsOrigin;
 use crate::ingest::closed_form::{FitError, FitEvent};
 use crate::ingest::{self, FileError};
-use crate::{collection, encode, gmf, media, search};
+use crate::{collection, encode, gmf, media};
 
 /// Reported for a video of the index whose file is gone.
 pub(super) const MISSING_FILE: &str = "the file is gone but still in the index; --prune removes it";
@@ -21,7 +21,6 @@ pub(super) fn of(error: &(dyn Error + 'static)) -> Option<String> {
         .or_else(|| error.downcast_ref().and_then(encode))
         .or_else(|| error.downcast_ref().and_then(checkpoint))
         .or_else(|| error.downcast_ref().and_then(collection))
-        .or_else(|| error.downcast_ref().and_then(search))
         .or_else(|| error.downcast_ref().and_then(ingest))
         .or_else(|| error.downcast_ref().and_then(file));
     #[cfg(feature = "encoders")]
@@ -70,6 +69,9 @@ fn media(error: &media::Error) -> Option<String> {
     match error {
         media::Error::Killed { .. } => text("run the command again, with fewer --jobs"),
         media::Error::Changed { .. } => text("run the command again"),
+        media::Error::NotAFile { found: "a named pipe", .. } => {
+            text("to search with a picture from a pipe, name `-`, which reads standard input")
+        }
         media::Error::NotAVideo { found: "a picture", .. } => text("`reelseek search` searches with a picture"),
         _ => None,
     }
@@ -163,24 +165,13 @@ fn collection(error: &collection::Error) -> Option<String> {
             Some(format!("name the checkpoint that the index was made with, {ANOTHER_FOLDER}"))
         }
         Error::FullPrecision => text("leave --half out, or name another folder with --index"),
-        Error::Io { .. } => None,
-    }
-}
-
-fn search(error: &search::Error) -> Option<String> {
-    match error {
-        search::Error::Media(error) => media(error),
-        search::Error::Index(error) => index(error),
-        search::Error::Checkpoint(error) => checkpoint(error),
-        search::Error::Encoder(error) => encode(error),
-        search::Error::Collection(error) => collection(error),
+        Error::Io { .. } | Error::Cancelled => None,
     }
 }
 
 fn ingest(error: &ingest::Error) -> Option<String> {
     match error {
         ingest::Error::Media(error) => media(error),
-        ingest::Error::Index(error) => index(error),
         ingest::Error::Collection(error) => collection(error),
         ingest::Error::Fit(FitError::NoFrames { .. }) => text("name other videos, or a --checkpoint"),
         ingest::Error::Fit(FitError::Encoder(error)) => encode(error),
@@ -202,7 +193,7 @@ fn file(error: &FileError) -> Option<String> {
 mod research {
     use std::error::Error as StdError;
 
-    use super::{checkpoint, encode, index, media, search, text};
+    use super::{checkpoint, collection, encode, index, media, text};
     use crate::research::{eval, extract, fit};
     use crate::{features, gmf};
 
@@ -277,7 +268,7 @@ mod research {
             Error::Config(error) => config(error),
             Error::Train(error) => training(error),
             Error::Media(error) => media(error),
-            Error::Search(error) => search(error),
+            Error::Collection(error) => collection(error),
             Error::Index(error) => index(error),
             Error::AllTrainedOn => text("index other videos, or leave --held-out out"),
             Error::EmptySplit { .. } => text("name another --split"),

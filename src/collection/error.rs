@@ -5,14 +5,14 @@ use thiserror::Error as ThisError;
 use crate::base::ErrorPaths;
 use crate::{encode, gmf};
 
-/// Why an index folder cannot be used.
+/// Why an index folder cannot be used, or a query cannot be answered.
 #[derive(Debug, ThisError)]
 #[non_exhaustive]
 pub enum Error {
-    /// The index cannot be read or written.
+    /// The index cannot be read or written, or the filter or the vector of a query is invalid.
     #[error(transparent)]
     Index(#[from] reelseek_index::Error),
-    /// The encoder is unknown, or its weights cannot be used.
+    /// The encoder is unknown, its weights cannot be used, or it failed.
     #[error(transparent)]
     Encoder(#[from] encode::Error),
     /// The checkpoint cannot be read, or was made for another encoder.
@@ -45,6 +45,9 @@ pub enum Error {
     /// The index stores its vectors in full precision.
     #[error("the index stores vectors with 32 bits a value, not with 16")]
     FullPrecision,
+    /// The work was cancelled.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 impl ErrorPaths for Error {
@@ -54,7 +57,7 @@ impl ErrorPaths for Error {
             Error::Encoder(error) => error.paths_mut(),
             Error::Checkpoint(error) => error.paths_mut(),
             Error::Io { path, .. } | Error::MissingCheckpoint { path, .. } => vec![path],
-            Error::OtherCheckpoint { .. } | Error::FullPrecision => vec![],
+            Error::OtherCheckpoint { .. } | Error::FullPrecision | Error::Cancelled => vec![],
         }
     }
 }

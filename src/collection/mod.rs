@@ -7,6 +7,7 @@
 
 mod calibration;
 mod error;
+mod file;
 mod metadata;
 mod model;
 mod state;
@@ -14,12 +15,14 @@ mod state;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use reelseek_index::{Index, IndexSettings, RowPrecision, Searcher, Video, Writer};
+use reelseek_index::{Index, IndexSettings, RowPrecision, Searcher, Writer};
 
 pub use calibration::Calibration;
 pub use error::Error;
+pub use file::{indexed_file, video_path};
+pub(crate) use file::{link_target, modified_ns, open_at_once};
 pub(crate) use metadata::{MAX_LABEL_BYTES, MAX_LABELS, MAX_TITLE_BYTES, cut, limited, limited_video};
-pub use model::{Model, ModelChoice, NewModel};
+pub use model::{Model, ModelChoice};
 pub use state::{CalibratedOn, CollectionState, DecodeFailure};
 
 use crate::base::files;
@@ -73,8 +76,9 @@ impl Collection {
     /// * `sketch_bytes`: size of the sketch stored with each row, or 0 for none.
     ///
     /// # Errors
-    /// [`Error::Index`] if the folder holds an index or other files; [`Error::Io`] if the checkpoint cannot
-    /// be written; [`Error::Checkpoint`] if it was made for another encoder.
+    /// [`Error::Index`] if the folder holds an index or other files, or another process is creating an index
+    /// in it; [`Error::Io`] if the checkpoint cannot be written; [`Error::Checkpoint`] if it was made for
+    /// another encoder.
     pub fn create(
         folder: &Path,
         model: &Model,
@@ -98,13 +102,14 @@ impl Collection {
         };
         // An index without its checkpoint is useless: the checkpoint is on disk before the index exists.
         let pending = pending_checkpoint(folder, &fingerprint);
-        if model.checkpoint != Folded::embedded() {
-            std::fs::create_dir_all(folder)
-                .and_then(|()| files::replace(&pending, |part| std::fs::write(part, model.checkpoint.to_bytes())))
-                .map_err(Error::io(&pending))?;
-        }
-        let created = Index::create(folder, &settings);
-        if created.is_err() && !Index::exists(folder) {
+        let write_checkpoint = || match model.checkpoint == Folded::embedded() {
+            true => Ok(()),
+            false => files::replace(&pending, |part| std::fs::write(part, model.checkpoint.to_bytes()))
+                .map_err(Error::io(&pending)),
+        };
+        let created = Index::create_after(folder, &settings, write_checkpoint);
+        let elsewhere = |error: &Error| matches!(error, Error::Index(reelseek_index::Error::Locked { .. }));
+        if created.as_ref().is_err_and(|error| !elsewhere(error)) && !Index::exists(folder) {
             // No later run would use the file. An error of the removal is ignored: the first error is
             // reported.
             let _ = std::fs::remove_file(&pending);
@@ -203,23 +208,25 @@ fn pending_checkpoint(folder: &Path, fingerprint: &str) -> PathBuf {
     folder.join(format!("text.new.checkpoint.{fingerprint}"))
 }
 
-/// The path of an indexed video, also if it is not UTF-8.
-pub fn video_path(video: &Video) -> PathBuf {
+/// The path of these bytes. Only Unix has paths of any bytes.
+fn path_of_bytes(bytes: Vec<u8>) -> PathBuf {
     #[cfg(unix)]
-    if let Some(bytes) = &video.path_bytes {
-        use std::os::unix::ffi::OsStringExt;
-        return PathBuf::from(std::ffi::OsString::from_vec(bytes.clone()));
-    }
-    PathBuf::from(&video.path)
+    let path: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(bytes);
+    #[cfg(not(unix))]
+    let path = String::from_utf8_lossy(&bytes).into_owned();
+    PathBuf::from(path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn embedded() -> Model {
+        ModelChoice::default().open(|_| Ok::<_, Error>(Folded::embedded())).unwrap()
+    }
+
     fn create(folder: &Path) -> (Model, Collection) {
-        let model = ModelChoice::default().open().unwrap();
-        let model = model.with_checkpoint(Folded::embedded());
+        let model = embedded();
         let collection = Collection::create(folder, &model, RowPrecision::Full, 0).unwrap();
         (model, collection)
     }
@@ -239,7 +246,7 @@ mod tests {
     fn an_index_whose_checkpoint_is_gone_names_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("index");
-        let mut model = ModelChoice::default().open().unwrap().with_checkpoint(Folded::embedded());
+        let mut model = embedded();
         model.checkpoint.image.bias[0] += 1.0;
         let collection = Collection::create(&folder, &model, RowPrecision::Full, 0).unwrap();
         let file = folder.join(CHECKPOINT_FILE);

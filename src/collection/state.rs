@@ -21,6 +21,9 @@ pub struct CollectionState {
     pub measured: Option<CalibratedOn>,
     /// Files that could not be decoded, by the id that their video would have.
     pub failed: BTreeMap<String, DecodeFailure>,
+    /// Videos whose file is a link, by id, with a hash of the path that the link leads to.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub links: BTreeMap<String, String>,
 }
 
 /// Identifies the set of live videos of a commit.
@@ -70,13 +73,7 @@ mod any_path {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
         Ok(match PathForm::deserialize(from)? {
             PathForm::Text(text) => PathBuf::from(text),
-            #[cfg(unix)]
-            PathForm::Bytes(bytes) => {
-                use std::os::unix::ffi::OsStringExt;
-                PathBuf::from(std::ffi::OsString::from_vec(bytes))
-            }
-            #[cfg(not(unix))]
-            PathForm::Bytes(bytes) => PathBuf::from(String::from_utf8_lossy(&bytes).into_owned()),
+            PathForm::Bytes(bytes) => crate::collection::path_of_bytes(bytes),
         })
     }
 }

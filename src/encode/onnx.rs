@@ -17,10 +17,16 @@ use rten_tensor::{NdTensorView, Tensor};
 use serde::Deserialize;
 
 use super::models::pooled::{Backbone, Normalisation, PixelBatch, PooledEncoder};
+use super::protobuf::is_well_formed;
 use super::registry::ONNX_PREFIX;
 use super::{Encoder, Error, Sampling};
+use crate::base::files;
 use crate::media::{Filter, Fit};
 
+/// Size of the largest network that is read, in bytes: the limit of the format.
+const MAX_FILE_BYTES: u64 = 2 << 30;
+/// Size of the largest description that is read, in bytes.
+const MAX_DESCRIPTION_BYTES: u64 = 1 << 20;
 /// Version in the id, raised when the same files give other features.
 const VERSION: u32 = 1;
 /// Longest side of a picture in pixels, and most frames of a clip; a larger value is taken for a typing
@@ -248,15 +254,18 @@ fn input_size(model: &Model, input: NodeId, description: &OnnxDescription) -> Re
 /// for its content.
 pub(super) fn open(path: &Path, known: Option<&str>) -> Result<Arc<dyn Encoder>, Error> {
     let beside = path.with_extension("json");
-    let bytes = std::fs::read(path).map_err(|source| Error::OnnxFile { path: path.to_owned(), source })?;
-    let text = std::fs::read(&beside).map_err(|source| Error::OnnxDescriptionFile { path: beside.clone(), source })?;
+    let bytes =
+        files::read(path, MAX_FILE_BYTES).map_err(|source| Error::OnnxFile { path: path.to_owned(), source })?;
+    let text = files::read(&beside, MAX_DESCRIPTION_BYTES)
+        .map_err(|source| Error::OnnxDescriptionFile { path: beside.clone(), source })?;
     let fault = |path: &Path| {
         let path = path.to_owned();
         move |found: String| Error::Onnx { path, found }
     };
     let description = OnnxDescription::parse(&text).map_err(fault(&beside))?;
-    let model = ModelProto::parse_buf(&bytes)
-        .ok()
+    let model = Some(&bytes)
+        .filter(|bytes| is_well_formed(bytes))
+        .and_then(|bytes| ModelProto::parse_buf(bytes).ok())
         .filter(|model| model.graph.is_some())
         .ok_or_else(|| fault(path)("not an ONNX file".to_owned()))?;
     let network = OnnxNetwork::build(model, &description).map_err(fault(path))?;

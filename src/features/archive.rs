@@ -13,7 +13,11 @@ use std::sync::OnceLock;
 
 use super::Error;
 use super::activitynet::video_id;
-use crate::base::tensors;
+use crate::base::{files, npy, tensors};
+
+/// Most numbers in one array: a day of video with 1,000 numbers for each third of a second. A compressed
+/// array may claim more than memory holds.
+const MAX_NUMBERS: u64 = 1 << 28;
 
 /// Feature vectors of one video, evenly spaced over its time.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,7 +77,7 @@ impl FeatureArchive {
         } else {
             match path.extension().and_then(|end| end.to_str()) {
                 Some("npz") => {
-                    let file = BufReader::new(File::open(path).map_err(io)?);
+                    let file = BufReader::new(files::open(path).map_err(io)?);
                     let archive = zip::ZipArchive::new(file).map_err(|e| wrong(e.to_string()))?;
                     let names = archive.file_names().flatten();
                     let arrays = names.filter_map(|name| name.strip_suffix(".npy").map(str::to_owned)).collect();
@@ -124,13 +128,13 @@ impl FeatureArchive {
         let (values, shape) = match &self.format {
             ArchiveFormat::Folder => {
                 let path = self.path.join(name);
-                let file = File::open(&path).map_err(|source| Error::Io { path, source })?;
-                npy(npyz::NpyFile::new(BufReader::new(file)).map_err(|e| in_array(e.to_string()))?).map_err(in_array)?
+                let file = files::open(&path).map_err(|source| Error::Io { path, source })?;
+                values(npy::open(BufReader::new(file)).map_err(|e| in_array(e.to_string()))?).map_err(in_array)?
             }
             ArchiveFormat::Npz(archive) => {
                 let mut archive = archive.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 let entry = archive.by_name(&format!("{name}.npy")).map_err(|e| in_array(e.to_string()))?;
-                npy(npyz::NpyFile::new(entry).map_err(|e| in_array(e.to_string()))?).map_err(in_array)?
+                values(npy::open(entry).map_err(|e| in_array(e.to_string()))?).map_err(in_array)?
             }
             ArchiveFormat::Safetensors(file) => {
                 let shape = file.shape(name).map_err(|e| in_array(e.to_string()))?;
@@ -176,12 +180,13 @@ impl FeatureArray {
 }
 
 /// Values and shape of an array.
-fn npy<R: Read>(file: npyz::NpyFile<R>) -> Result<(Vec<f32>, Vec<usize>), String> {
+fn values<R: Read>(file: npyz::NpyFile<R>) -> Result<(Vec<f32>, Vec<usize>), String> {
     if file.order() != npyz::Order::C {
         return Err("Fortran order; expected C order (numpy.ascontiguousarray)".to_owned());
     }
     let shape =
         file.shape().iter().map(|n| usize::try_from(*n).map_err(|e| e.to_string())).collect::<Result<_, _>>()?;
+    check_size(file.shape().iter().product())?;
     let dtype = file.dtype().descr();
     let error = |e: std::io::Error| e.to_string();
     let values = match dtype.trim_matches('\'') {
@@ -197,6 +202,10 @@ fn npy<R: Read>(file: npyz::NpyFile<R>) -> Result<(Vec<f32>, Vec<usize>), String
     Ok((values, shape))
 }
 
+fn check_size(numbers: u64) -> Result<(), String> {
+    if numbers <= MAX_NUMBERS { Ok(()) } else { Err(format!("{numbers} numbers; expected at most {MAX_NUMBERS}")) }
+}
+
 #[cfg(not(feature = "hdf5"))]
 fn hdf5(path: &Path) -> Result<(ArchiveFormat, Vec<String>), Error> {
     Err(Error::NoHdf5 { path: path.to_owned() })
@@ -205,6 +214,7 @@ fn hdf5(path: &Path) -> Result<(ArchiveFormat, Vec<String>), Error> {
 #[cfg(feature = "hdf5")]
 fn hdf5(path: &Path) -> Result<(ArchiveFormat, Vec<String>), Error> {
     let wrong = |error: hdf5_metno::Error| Error::Archive { path: path.to_owned(), found: error.to_string() };
+    drop(files::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?);
     let file = hdf5_metno::File::open(path).map_err(wrong)?;
     let arrays = file.member_names().map_err(wrong)?;
     Ok((ArchiveFormat::Hdf5(file), arrays))
@@ -224,6 +234,7 @@ fn read_hdf5(file: &hdf5_metno::File, name: &str) -> Result<(Vec<f32>, Vec<usize
         }
         Err(_) => file.dataset(name)?,
     };
+    check_size(dataset.size() as u64)?;
     Ok((dataset.read_raw::<f32>()?, dataset.shape()))
 }
 

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::activitynet::{Annotations, Subset};
 use super::{Error, Split};
+use crate::base::files;
 use crate::base::seeded::Random;
 
 /// How a benchmark is drawn.
@@ -157,7 +158,8 @@ impl Benchmark {
         missing.into_iter().collect()
     }
 
-    /// [`merge_small_val`] of the rows.
+    /// Moves the rows of the split `val` to the split `train` if none of its images shares a label with one
+    /// of its clips, so that they could not choose an epoch. Returns whether it did.
     pub fn merge_small_val(&mut self) -> bool {
         merge_small_val(self.items.iter_mut())
     }
@@ -174,7 +176,7 @@ impl Benchmark {
     pub fn read(path: &Path) -> Result<Benchmark, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
         let wrong = |line, found: String| Error::Benchmark { path: path.to_owned(), line, found };
-        let mut lines = BufReader::new(std::fs::File::open(path).map_err(io)?).lines();
+        let mut lines = BufReader::new(files::open(path).map_err(io)?).lines();
         let first = lines.next().transpose().map_err(io)?.unwrap_or_default();
         let header: BenchmarkHeader = serde_json::from_str(&first).map_err(|error| wrong(1, error.to_string()))?;
         if header.version != VERSION {
@@ -203,8 +205,7 @@ impl Benchmark {
     }
 }
 
-/// Moves the rows of the split `val` to the split `train` if they have labels and none of its images shares
-/// one with one of its clips, so that they could not choose an epoch. Returns whether it did.
+/// [`Benchmark::merge_small_val`] of any rows. Rows without labels stay.
 pub(crate) fn merge_small_val<'a>(rows: impl Iterator<Item = &'a mut BenchmarkRow>) -> bool {
     let val: Vec<&mut BenchmarkRow> = rows.filter(|row| row.split == Split::Val).collect();
     let labels =
@@ -298,6 +299,10 @@ mod tests {
         few.retain_videos(|video| !is_val_query(&full, video));
         assert!(few.merge_small_val() && few.count(RowKind::Clip, Split::Val) == 0 && !few.merge_small_val());
         assert!(!full.clone().merge_small_val());
+        // Without labels, images match the clips of their own video.
+        let mut unlabelled = full.clone();
+        unlabelled.items.iter_mut().for_each(|item| item.label.clear());
+        assert!(!unlabelled.merge_small_val() && unlabelled.count(RowKind::Clip, Split::Val) > 0);
         let file = tempfile::NamedTempFile::new().unwrap();
         part.write(std::fs::File::create(file.path()).unwrap()).unwrap();
         assert_eq!(Benchmark::read(file.path()).unwrap(), part);

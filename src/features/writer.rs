@@ -164,6 +164,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_line_has_one_label_several_or_none() {
+        let labels = |json: &str| serde_json::from_str::<FeatureLine>(json).unwrap().labels;
+        assert_eq!(labels(r#"{"id": "a", "label": "x"}"#), ["x"]);
+        assert_eq!(labels(r#"{"id": "a", "label": ["x", "y"]}"#), ["x", "y"]);
+        for none in [r#"{"id": "a"}"#, r#"{"id": "a", "label": null}"#, r#"{"id": "a", "label": []}"#] {
+            assert!(labels(none).is_empty());
+        }
+        assert_eq!(serde_json::to_string(&FeatureLine::new("a")).unwrap(), r#"{"id":"a"}"#);
+    }
+
+    #[test]
     fn writes_a_feature_set() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("new");

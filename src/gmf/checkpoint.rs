@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::config::{GmfConfig, Modality};
-use crate::base::ErrorPaths;
-use crate::base::gemv::gemv;
 use crate::base::tensors::{self, NamedTensor, StoredPrecision};
+use crate::base::{ErrorPaths, files};
 
+/// Size of the largest folded checkpoint that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 30;
 /// Version of the file layout.
 pub(super) const FORMAT: u32 = 1;
 /// The only metadata key. Its value is the [`CheckpointRecord`] as JSON. There is one key because safetensors
@@ -246,8 +247,13 @@ pub struct Affine {
 }
 
 impl Affine {
+    /// The map `y = x` of vectors of this length.
+    pub fn identity(length: usize) -> Affine {
+        let weight = (0..length * length).map(|i| f32::from(u8::from(i % (length + 1) == 0))).collect();
+        Affine { weight, bias: vec![0.0; length] }
+    }
+
     /// The map `W (x - mean)`.
-    #[cfg(feature = "research")]
     pub fn centred(weight: Vec<f32>, mean: &[f32]) -> Affine {
         let row_bias = |row: &[f32]| -row.iter().zip(mean).map(|(w, m)| w * m).sum::<f32>();
         Affine { bias: weight.chunks_exact(mean.len()).map(row_bias).collect(), weight }
@@ -273,7 +279,7 @@ impl Affine {
     /// If x has another length than [`Affine::inputs`].
     pub fn apply(&self, x: &[f32]) -> Vec<f32> {
         let mut y = vec![0f32; self.bias.len()];
-        gemv(&self.weight, x, &mut y);
+        reelseek_index::gemv(&self.weight, y.len(), x.len(), x, &mut y);
         for (y, c) in y.iter_mut().zip(&self.bias) {
             *y += c;
         }
@@ -328,7 +334,7 @@ impl Folded {
     /// # Errors
     /// [`Error::Io`] if the file cannot be read; as [`Folded::parse`].
     pub fn open(path: &Path) -> Result<Folded, Error> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Io { name: path.to_owned(), source })?;
+        let bytes = files::read(path, MAX_FILE_BYTES).map_err(|source| Error::Io { name: path.to_owned(), source })?;
         Folded::parse(&bytes, path)
     }
 

@@ -95,7 +95,7 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
         (self.on_event)(IndexEvent::Progress { done_bytes, total_bytes: self.total_bytes });
     }
 
-    /// Finds all files, settles those that need no decoding and returns the others, the largest first, so
+    /// Finds all files, handles those that need no decoding and returns the others, the largest first, so
     /// that no worker starts a long file last.
     pub(super) fn survey(&mut self) -> Result<Vec<FileTask>, Error> {
         let mut todo = Vec::new();
@@ -105,7 +105,11 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
             match entry.and_then(|path| FileTask::new(&path).map_err(|error| (path, error))) {
                 Ok(task) => {
                     present.insert(task.id.clone());
-                    if !self.settle(&task)? {
+                    match &task.link {
+                        Some(target) => self.state.links.insert(task.id.clone(), target.clone()),
+                        None => self.state.links.remove(&task.id),
+                    };
+                    if !self.handle_undecoded(&task)? {
                         todo.push(task);
                     }
                 }
@@ -115,15 +119,16 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
                 }
             }
         }
-        self.settle_missing(&present, &unreadable)?;
+        self.state.links.retain(|id, _| present.contains(id) || self.known.contains_key(id));
+        self.handle_missing(&present, &unreadable)?;
         self.total_bytes = todo.iter().map(|t| t.size_bytes).sum();
         (self.on_event)(IndexEvent::Progress { done_bytes: 0, total_bytes: self.total_bytes });
         todo.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.path.cmp(&b.path)));
         Ok(todo)
     }
 
-    /// Settles a file that needs no decoding. Returns whether it did.
-    fn settle(&mut self, task: &FileTask) -> Result<bool, Error> {
+    /// Handles a file that needs no decoding. Returns whether it did.
+    fn handle_undecoded(&mut self, task: &FileTask) -> Result<bool, Error> {
         let failure = self.state.failed.get(&task.id).filter(|f| task.same_failure(f) && !self.options.retry);
         if let Some(failure) = failure {
             let error = FileError::FailedBefore { path: task.path.clone(), reason: failure.reason.clone() };
@@ -170,9 +175,9 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
         }
     }
 
-    /// Settles videos of the index that are under the paths of the run and whose files are gone. A file in an
+    /// Handles videos of the index that are under the paths of the run and whose files are gone. A file in an
     /// unreadable folder does not count as gone.
-    fn settle_missing(&mut self, present: &HashSet<String>, unreadable: &[PathBuf]) -> Result<(), Error> {
+    fn handle_missing(&mut self, present: &HashSet<String>, unreadable: &[PathBuf]) -> Result<(), Error> {
         let roots: Vec<PathBuf> = self.options.paths.iter().map(|root| work::resolved(root)).collect();
         let in_roots = |path: &Path| roots.iter().any(|root| path.starts_with(root));
         let gone = |path: &Path| in_roots(path) && matches!(path.try_exists(), Ok(false));

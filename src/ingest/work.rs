@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
 
 use super::{ClipBuilder, FileError, VideoRows, sidecar};
 use crate::base::Cancel;
+use crate::collection::{link_target, modified_ns};
 use crate::encode::{Descriptor, Encoder};
 use crate::gmf::Folded;
 use crate::media::{self, Limits, Tools};
@@ -40,6 +40,8 @@ pub(super) struct FileTask {
     pub(super) id: String,
     pub(super) size_bytes: u64,
     pub(super) modified_ns: i64,
+    /// What the file leads to if it is a link: see [`link_target`].
+    pub(super) link: Option<String>,
     sidecar_modified_ns: Option<i64>,
 }
 
@@ -51,7 +53,8 @@ impl FileTask {
         let path = resolved(path);
         let id = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex()[..16].to_owned();
         let sidecar_modified_ns = std::fs::metadata(sidecar::beside(&path)).ok().map(|m| modified_ns(&m));
-        Ok(FileTask { id, size_bytes: meta.len(), modified_ns: modified_ns(&meta), sidecar_modified_ns, path })
+        let link = link_target(&path).map_err(|source| media::Error::io(&path, source))?;
+        Ok(FileTask { id, size_bytes: meta.len(), modified_ns: modified_ns(&meta), link, sidecar_modified_ns, path })
     }
 
     /// Whether the indexed version of the file is current. If all frames are to be decoded, rows of keyframes
@@ -107,11 +110,6 @@ impl FileTask {
 pub(super) fn joined(first: Option<String>, second: Option<String>) -> Option<String> {
     let warnings: Vec<String> = first.into_iter().chain(second).collect();
     (!warnings.is_empty()).then(|| warnings.join("; "))
-}
-
-fn modified_ns(meta: &std::fs::Metadata) -> i64 {
-    let since = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-    since.and_then(|d| i64::try_from(d.as_nanos()).ok()).unwrap_or(0)
 }
 
 /// A decoded file.
@@ -217,7 +215,7 @@ impl WorkerContext<'_> {
         progress: &mut ReadProgress<'_>,
     ) -> Result<IndexedFile, FileError> {
         let plan = self.encoder.info().sampling.plan(keyframes);
-        let mut frames = media::frames(self.tools, &task.path, &plan, &self.limits, self.cancel)?;
+        let mut frames = media::frames_without_gaps(self.tools, &task.path, &plan, &self.limits, self.cancel)?;
         let mut builder = if keyframes {
             ClipBuilder::keyframes(self.encoder, self.checkpoint)
         } else {
@@ -249,6 +247,7 @@ impl WorkerContext<'_> {
             }
         }
         let summary = frames.finish()?;
+        builder.restore_gaps(&summary.gaps);
         let rows = builder.finish(summary.duration_ms)?;
         let (mut video, warning) = task.describe(summary.duration_ms, summary.warnings);
         video.rows = rows.spans.len() as u32;

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::image::PictureLimit;
 use super::sniff;
 use crate::base::ErrorPaths;
+use crate::base::files::FileReadError;
 
 /// Picture formats that are read, as error messages list them.
 const READABLE: &str = "JPEG, PNG, WebP, GIF, BMP, TIFF, PNM and QOI";
@@ -96,6 +98,20 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The file at the path of an indexed video is not the one that was indexed.
+    #[error("{}: the file is not the one that was indexed", path.display())]
+    Replaced {
+        /// The file.
+        path: PathBuf,
+    },
+    /// ffmpeg could not write its result.
+    #[error("{}: cannot be written: {reason}", path.display())]
+    CannotWrite {
+        /// The file to write.
+        path: PathBuf,
+        /// ffmpeg's message.
+        reason: String,
+    },
     /// The run was cancelled while the file was decoded.
     #[error("{}: cancelled", path.display())]
     Cancelled {
@@ -118,15 +134,15 @@ pub enum Error {
         /// The format, if it is recognised: "HEIC", "AVIF" or "SVG".
         found: Option<&'static str>,
     },
-    /// A picture has more pixels than are allowed.
-    #[error("{}: the picture {found}, more than the {max_pixels} pixels that are read; shrink it first", name.display())]
+    /// A picture exceeds a limit.
+    #[error("{}: the picture {found}, more than {limit}; shrink it first", name.display())]
     PictureTooLarge {
         /// The file, or the caller's name for the bytes.
         name: PathBuf,
         /// The size that the file claims, as a verb phrase: "has 60000 x 60000 pixels".
         found: String,
-        /// Pixels allowed.
-        max_pixels: u64,
+        /// The limit.
+        limit: PictureLimit,
     },
 }
 
@@ -160,6 +176,14 @@ const TRANSIENT: [&str; 8] = [
     "exit status: 127",
 ];
 
+/// Messages of the system about a disk that takes no more bytes.
+const UNWRITABLE: [&str; 4] = ["No space left on device", "uota exceeded", "Read-only file system", "File too large"];
+
+/// Whether ffmpeg's messages say that its result cannot be written.
+pub(super) fn is_unwritable(messages: &str) -> bool {
+    UNWRITABLE.iter().any(|message| messages.contains(message))
+}
+
 fn is_transient(reason: &str) -> bool {
     TRANSIENT.iter().any(|message| reason.contains(message))
 }
@@ -181,6 +205,16 @@ impl Error {
     /// Whether the file was read but has no frame that can be shown.
     pub fn is_undecodable(&self) -> bool {
         matches!(self, Error::Empty { .. } | Error::NotAVideo { .. } | Error::Undecodable { .. })
+    }
+
+    /// The error for a file that was not read as a whole.
+    pub(super) fn unread(path: &Path, error: FileReadError) -> Error {
+        let path = path.to_owned();
+        match error {
+            FileReadError::Io(reason) => Error::Io { path, reason },
+            FileReadError::NotAFile { found } => Error::NotAFile { path, found },
+            error @ FileReadError::TooLarge { .. } => Error::Picture { name: path, reason: error.to_string() },
+        }
     }
 
     /// An [`Error::Io`] for this path.
@@ -212,6 +246,8 @@ impl ErrorPaths for Error {
             | Error::Limit { path, .. }
             | Error::Killed { path, .. }
             | Error::Changed { path }
+            | Error::Replaced { path }
+            | Error::CannotWrite { path, .. }
             | Error::Cancelled { path }
             | Error::Picture { name: path, .. }
             | Error::UnknownFormat { name: path, .. }

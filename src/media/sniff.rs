@@ -1,10 +1,11 @@
 //! Recognises files by their first bytes, for error messages that say what a file is.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use image::ImageFormat;
+
+use crate::base::files;
 
 /// Bytes that are read from the beginning of a file.
 const HEAD_BYTES: u64 = 512;
@@ -12,7 +13,7 @@ const HEAD_BYTES: u64 = 512;
 /// What a file is, if it is surely not a video: "a picture" or "text".
 pub(super) fn other_than_video(path: &Path) -> Option<&'static str> {
     let mut head = Vec::new();
-    File::open(path).ok()?.take(HEAD_BYTES).read_to_end(&mut head).ok()?;
+    files::open(path).ok()?.take(HEAD_BYTES).read_to_end(&mut head).ok()?;
     match image::guess_format(&head) {
         Ok(ImageFormat::Gif) => None,
         Ok(_) => Some("a picture"),

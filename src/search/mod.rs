@@ -1,61 +1,27 @@
 //! Finds the videos, and the moments in them, that match a picture.
 //!
-//! [`Engine::search`] embeds the picture in several views ([`views`]), fetches the nearest rows, compares the
-//! picture with their frames ([`align`]), groups rows by video, joins neighbouring rows into a [`Moment`] and
-//! computes its confidence ([`Calibration`]).
+//! [`Engine::search`] embeds the picture in several views ([`QueryView`]), fetches the nearest rows, compares
+//! the picture with their frames ([`align`]), groups rows by video, joins neighbouring rows into a [`Moment`]
+//! and computes its confidence ([`Calibration`]).
 
 pub mod align;
 mod moment;
 mod rank;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use reelseek_index::{Effort, Searcher, Video, VideoSet};
-use thiserror::Error;
 
 pub use moment::Moment;
 pub use rank::{PreparedQuery, QueryView};
 pub(crate) use rank::{RankedRow, rank};
 
-use crate::base::ErrorPaths;
-use crate::collection::{self, Calibration, Collection, CollectionState, Model, ModelChoice, limited_video};
+use crate::base::{Cancel, setters};
+use crate::collection::{Calibration, Collection, CollectionState, Error, Model, ModelChoice, limited_video};
 use crate::encode::{self, Encoder};
-use crate::gmf::{self, Folded};
-use crate::media::{self, Picture};
-
-/// Why a query could not be answered.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The picture could not be read.
-    #[error(transparent)]
-    Media(#[from] media::Error),
-    /// The index cannot be read, or the filter is invalid.
-    #[error(transparent)]
-    Index(#[from] reelseek_index::Error),
-    /// The checkpoint cannot be used, or does not fit the encoder.
-    #[error(transparent)]
-    Checkpoint(#[from] gmf::Error),
-    /// The encoder is unknown, or failed.
-    #[error(transparent)]
-    Encoder(#[from] encode::Error),
-    /// The index folder cannot be opened.
-    #[error(transparent)]
-    Collection(#[from] collection::Error),
-}
-
-impl ErrorPaths for Error {
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        match self {
-            Error::Media(error) => error.paths_mut(),
-            Error::Index(error) => error.paths_mut(),
-            Error::Checkpoint(error) => error.paths_mut(),
-            Error::Encoder(error) => error.paths_mut(),
-            Error::Collection(error) => error.paths_mut(),
-        }
-    }
-}
+use crate::gmf::Folded;
+use crate::media::{self, Picture, PictureView};
 
 /// Options of a search.
 #[derive(Debug, Clone)]
@@ -87,25 +53,16 @@ impl SearchOptions {
         SearchOptions { skip, top, ..self }
     }
 
-    /// Sets what one result is.
-    pub fn group(self, group: Group) -> SearchOptions {
-        SearchOptions { group, ..self }
-    }
-
     /// Restricts the search to videos that match a filter.
     pub fn filter(self, filter: impl Into<String>) -> SearchOptions {
         SearchOptions { filter: Some(filter.into()), ..self }
     }
+}
 
-    /// Sets the smallest confidence of a result.
-    pub fn min_confidence(self, min_confidence: f32) -> SearchOptions {
-        SearchOptions { min_confidence, ..self }
-    }
-
-    /// Sets the trade-off between speed and recall.
-    pub fn effort(self, effort: Effort) -> SearchOptions {
-        SearchOptions { effort, ..self }
-    }
+setters! { SearchOptions:
+    group: Group,
+    min_confidence: f32,
+    effort: Effort,
 }
 
 /// What one result is.
@@ -161,8 +118,7 @@ impl Engine {
     /// Opens the last commit of an index with its encoder and checkpoint.
     ///
     /// # Errors
-    /// [`Error::Collection`] if the index is missing or damaged, or if its encoder or checkpoint is missing
-    /// or not the recorded one.
+    /// As [`Collection::open`] and [`Collection::model`].
     pub fn open(folder: &Path, choice: &ModelChoice) -> Result<Engine, Error> {
         let collection = Collection::open(folder)?;
         let model = collection.model(choice)?;
@@ -172,7 +128,7 @@ impl Engine {
     /// An engine on the last commit of an open index.
     ///
     /// # Errors
-    /// [`Error::Collection`] if a segment cannot be opened.
+    /// [`Error::Index`] if a segment cannot be opened.
     pub fn new(collection: &Collection, model: Model) -> Result<Engine, Error> {
         let searcher = collection.searcher()?;
         let (state, sketches) = (CollectionState::of(&searcher), searcher.settings().sketch > 0);
@@ -209,8 +165,21 @@ impl Engine {
     /// # Errors
     /// [`Error::Index`] if the filter is invalid or the index is damaged.
     pub fn search(&self, picture: &Picture, options: &SearchOptions) -> Result<SearchAnswer, Error> {
+        self.search_cancellable(picture, options, &Cancel::default())
+    }
+
+    /// As [`Engine::search`], unless the work is cancelled while the picture is prepared.
+    ///
+    /// # Errors
+    /// As [`Engine::search`], and [`Error::Cancelled`].
+    pub fn search_cancellable(
+        &self,
+        picture: &Picture,
+        options: &SearchOptions,
+        cancel: &Cancel,
+    ) -> Result<SearchAnswer, Error> {
         let filter = options.filter.as_deref().map(|f| self.searcher.filter(f)).transpose()?;
-        self.search_among(picture, options, filter.as_ref())
+        self.search_prepared(picture, options, filter.as_ref(), cancel)
     }
 
     /// As [`Engine::search`], among the given videos (`None`: all). `options.filter` is ignored.
@@ -223,8 +192,18 @@ impl Engine {
         options: &SearchOptions,
         among: Option<&VideoSet>,
     ) -> Result<SearchAnswer, Error> {
+        self.search_prepared(picture, options, among, &Cancel::default())
+    }
+
+    fn search_prepared(
+        &self,
+        picture: &Picture,
+        options: &SearchOptions,
+        among: Option<&VideoSet>,
+        cancel: &Cancel,
+    ) -> Result<SearchAnswer, Error> {
         let start = Instant::now();
-        let query = prepare(picture, self.model.encoder.as_ref(), &self.model.checkpoint)?;
+        let query = prepare(picture, self.model.encoder.as_ref(), &self.model.checkpoint, cancel)?;
         let encoding = start.elapsed();
         let answer = self.answer(&query, options, among)?;
         Ok(SearchAnswer { elapsed: start.elapsed(), encoding, ..answer })
@@ -244,12 +223,9 @@ impl Engine {
             return Err(wrong.into());
         }
         let length = vector.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
-        if length == 0.0 {
-            let (results, elapsed) = (Vec::new(), start.elapsed());
-            return Ok(SearchAnswer { results, more: false, exact: true, elapsed, encoding: Duration::ZERO });
-        }
-        let embedding = vector.iter().map(|v| (f64::from(*v) / length) as f32).collect();
-        let query = PreparedQuery { views: vec![QueryView { embedding, mirrored: false }], templates: None };
+        let unit = || vector.iter().map(|v| (f64::from(*v) / length) as f32).collect();
+        let view = (length != 0.0).then(|| QueryView { embedding: unit(), mirrored: false });
+        let query = PreparedQuery { views: view.into_iter().collect(), templates: None };
         let answer = self.answer(&query, options, filter.as_ref())?;
         Ok(SearchAnswer { elapsed: start.elapsed(), ..answer })
     }
@@ -314,45 +290,60 @@ impl Engine {
 }
 
 /// The embeddings of a query picture: as it is, mirrored (if the encoder distinguishes the two), and both
-/// again without black borders (if there are any). A picture of one plain colour has no embeddings.
+/// again without black borders (`trimmed`, if there are any). A picture of one plain colour has no
+/// embeddings.
 ///
 /// # Errors
 /// [`Error::Encoder`] if the encoder fails, [`Error::Checkpoint`] if encoder and checkpoint do not fit.
-pub fn views(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Vec<QueryView>, Error> {
-    views_of(picture, media::trim_borders(picture).as_ref(), encoder, checkpoint)
-}
-
-/// As [`views`]. `trimmed` is the picture without its borders.
-fn views_of(
+fn views(
     picture: &Picture,
-    trimmed: Option<&Picture>,
+    trimmed: Option<PictureView<'_>>,
     encoder: &dyn Encoder,
     checkpoint: &Folded,
+    cancel: &Cancel,
 ) -> Result<Vec<QueryView>, Error> {
     let sampling = &encoder.info().sampling;
-    let fitted: Vec<Picture> =
-        std::iter::once(picture).chain(trimmed).map(|picture| encode::fit(picture, sampling)).collect();
-    let mut embeddings = Vec::with_capacity(4);
+    let mut fitted = Vec::with_capacity(2);
+    for view in std::iter::once(picture.view()).chain(trimmed) {
+        go_on(cancel)?;
+        fitted.push(encode::fit(view, sampling));
+    }
+    let mut views = Vec::with_capacity(4);
     for descriptor in encoder.describe(&fitted)?.into_iter().filter(|descriptor| !descriptor.is_flat()) {
-        embeddings
-            .push(QueryView { embedding: checkpoint.embed_image(&encoder.image(&descriptor)?)?, mirrored: false });
-        if let Some(mirrored) = encoder.mirrored(&descriptor) {
-            embeddings
-                .push(QueryView { embedding: checkpoint.embed_image(&encoder.image(&mirrored)?)?, mirrored: true });
+        let mirrored = encoder.mirrored(&descriptor).map(|descriptor| (descriptor, true));
+        for (descriptor, mirrored) in std::iter::once((descriptor, false)).chain(mirrored) {
+            let embedding = checkpoint.embed_image(&encoder.image(&descriptor)?)?;
+            views.push(QueryView { embedding, mirrored });
         }
     }
-    Ok(embeddings)
+    Ok(views)
 }
 
 /// Prepares a picture for a search: embeds its views, and makes templates if the encoder searches for the
 /// same scene.
 ///
 /// # Errors
-/// As [`views`].
-pub fn prepare(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<PreparedQuery, Error> {
+/// As [`views`], and [`Error::Cancelled`].
+///
+/// Each pass over the pixels of a large picture takes some hundredths of a second, so the flag is checked between
+/// them.
+fn prepare(
+    picture: &Picture,
+    encoder: &dyn Encoder,
+    checkpoint: &Folded,
+    cancel: &Cancel,
+) -> Result<PreparedQuery, Error> {
+    go_on(cancel)?;
     let trimmed = media::trim_borders(picture);
-    let views = views_of(picture, trimmed.as_ref(), encoder, checkpoint)?;
+    let views = views(picture, trimmed, encoder, checkpoint, cancel)?;
+    go_on(cancel)?;
     let templates = (encoder.info().same_scene && !views.is_empty())
-        .then(|| align::QueryTemplates::new(trimmed.as_ref().unwrap_or(picture)));
+        .then(|| align::QueryTemplates::new(trimmed.unwrap_or(picture.view())));
+    go_on(cancel)?;
     Ok(PreparedQuery { views, templates })
+}
+
+/// [`Error::Cancelled`] if the work is cancelled.
+fn go_on(cancel: &Cancel) -> Result<(), Error> {
+    if cancel.is_set() { Err(Error::Cancelled) } else { Ok(()) }
 }

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use super::error::ApiError;
 use crate::base::ErrorPaths;
 use crate::ingest::FileError;
-use crate::{collection, ingest, media, search};
+use crate::{collection, ingest, media};
 
 const NO_FFMPEG: &str = "ffmpeg cannot be started on the server: install it there, or name it in REELSEEK_FFMPEG";
 
@@ -19,6 +19,7 @@ impl From<media::Error> for ApiError {
             media::Error::UnknownFormat { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             media::Error::Picture { .. } => StatusCode::BAD_REQUEST,
             media::Error::PictureTooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            media::Error::Cancelled { .. } => StatusCode::SERVICE_UNAVAILABLE,
             other => return ApiError::internal(other),
         };
         ApiError::new(status, error.without_folders())
@@ -37,18 +38,18 @@ impl From<reelseek_index::Error> for ApiError {
     }
 }
 
-impl From<search::Error> for ApiError {
-    fn from(error: search::Error) -> ApiError {
+impl From<collection::Error> for ApiError {
+    fn from(error: collection::Error) -> ApiError {
         match error {
-            search::Error::Media(error) => error.into(),
-            search::Error::Index(error) => error.into(),
+            collection::Error::Index(error) => error.into(),
+            collection::Error::Cancelled => ApiError::unavailable("cancelled"),
             other => ApiError::internal(&other),
         }
     }
 }
 
 /// 410: the file of a video does not exist any more.
-pub(crate) fn gone() -> ApiError {
+fn gone() -> ApiError {
     ApiError::new(StatusCode::GONE, "the file of this video is gone: index again with `prune` to remove the video")
 }
 
@@ -63,11 +64,22 @@ pub(crate) fn video_error(error: media::Error) -> ApiError {
     match &error {
         Error::Io { reason, .. } if matches!(reason.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => gone(),
         Error::NotAFile { .. } => gone(),
+        Error::Replaced { .. } => {
+            tracing::warn!("{error}");
+            let text = "the file of this video has changed since it was indexed: index again to show it";
+            ApiError::new(StatusCode::GONE, text)
+        }
+        Error::CannotWrite { .. } => {
+            tracing::error!("a preview cannot be written: {error}; REELSEEK_CACHE names another folder for the cache");
+            ApiError::unavailable("the server cannot write previews: see its log")
+        }
         Error::Limit { .. } | Error::Killed { .. } => {
             tracing::warn!("{error}");
             ApiError::unavailable("decoding this video exceeded a limit: see the server's log")
         }
-        Error::Cancelled { .. } => ApiError::unavailable("cancelled: every client that waited has left"),
+        Error::Cancelled { .. } => {
+            ApiError::unavailable("cancelled: the server is stopping, or every client that waited has left")
+        }
         Error::NoFfmpeg { .. } => {
             tracing::error!("{error}");
             ApiError::new(StatusCode::NOT_IMPLEMENTED, NO_FFMPEG)
@@ -101,7 +113,7 @@ pub(crate) fn job_error(error: ingest::Error) -> String {
     match error {
         ingest::Error::Media(media::Error::NoFfmpeg { .. }) => NO_FFMPEG.to_owned(),
         // The message of the text index may contain folders.
-        ingest::Error::Index(Text { .. }) | ingest::Error::Collection(collection::Error::Index(Text { .. })) => {
+        ingest::Error::Collection(collection::Error::Index(Text { .. })) => {
             "indexing failed: see the server's log".to_owned()
         }
         error => error.without_folders(),
@@ -127,6 +139,7 @@ mod tests {
         let path = PathBuf::from("/srv/secret place/a.mp4");
         let io = |kind: ErrorKind| media::Error::Io { path: path.clone(), reason: kind.into() };
         let limit = media::Error::Limit { path: path.clone(), reason: "took long".into() };
+        let cannot_write = media::Error::CannotWrite { path: path.clone(), reason: "the disk is full".into() };
         let no_ffmpeg = media::Error::NoFfmpeg { program: "/srv/secret place/ffmpeg".into(), reason: "none".into() };
         for (error, status) in [
             (io(ErrorKind::NotFound), StatusCode::GONE),
@@ -134,6 +147,8 @@ mod tests {
             (media::Error::NotAFile { path: path.clone(), found: "a folder" }, StatusCode::GONE),
             (media::Error::Empty { path: path.clone() }, StatusCode::UNPROCESSABLE_ENTITY),
             (media::Error::Undecodable { path: path.clone(), reason: "bad".into() }, StatusCode::UNPROCESSABLE_ENTITY),
+            (media::Error::Replaced { path: path.clone() }, StatusCode::GONE),
+            (cannot_write, StatusCode::SERVICE_UNAVAILABLE),
             (limit, StatusCode::SERVICE_UNAVAILABLE),
             (no_ffmpeg, StatusCode::NOT_IMPLEMENTED),
             (media::Error::Changed { path: path.clone() }, StatusCode::INTERNAL_SERVER_ERROR),

@@ -1,10 +1,11 @@
 //! The web page and the HTTP API.
 //! A request arrives over a connection with time limits (`connection`). It passes these layers, outermost
-//! first: request id, log and counters (`observe`), the check of Host and Origin (`guard::host`), the panic
-//! handler, the check of the token (`guard::auth`), and the reader of the body (`connection::body`). Its
-//! handler (`api`) receives the parts of the state that it needs, uses one snapshot of the index from
-//! beginning to end, and waits for a worker before it computes (`admission`). Computation runs on its own
-//! threads, never on those that serve connections.
+//! first: request id, log and counters (`observe`), the count of the response's memory
+//! (`connection::response`), the check of Host and Origin (`guard::host`), the panic handler, the check of
+//! the token (`guard::auth`), and the reader of the body (`connection::body`). Its handler (`api`) receives
+//! the parts of the state that it needs, uses one snapshot of the index from beginning to end, and waits for
+//! a worker before it computes (`admission`). Computation runs on its own threads, never on those that serve
+//! connections.
 
 mod admission;
 mod advice;
@@ -15,25 +16,19 @@ mod guard;
 mod limits;
 mod observe;
 mod options;
+mod router;
 mod shutdown;
 mod snapshot;
 mod state;
 #[cfg(test)]
 mod tests;
 
-use std::any::Any;
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use axum::extract::DefaultBodyLimit;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router, middleware};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tower_http::catch_panic::CatchPanicLayer;
 
 pub use error::Error;
 pub use guard::auth::Token;
@@ -41,10 +36,8 @@ pub use observe::logging::{LogFormat, start_logging};
 pub use options::ServeOptions;
 pub use shutdown::ShutdownSignal;
 
-use connection::{body, listen};
-use error::ApiError;
-use guard::{auth, host};
-use observe::request;
+use connection::listen;
+use router::router;
 use state::App;
 
 /// Serves until `shutdown` is requested, and then until the requests in progress are answered. `on_listen` is
@@ -82,8 +75,8 @@ async fn serve(
     let (stop_sender, stop) = watch::channel(false);
     let watching = tokio::spawn(app.snapshots.clone().watch());
     on_listen(address);
-    let capacity = listen::connection_capacity();
-    let serving = listen::serve(listener, router, app.metrics.clone(), capacity, stop, limits::DRAIN);
+    let connections = app.connections.clone();
+    let serving = listen::serve(listener, router, connections, app.metrics.clone(), stop, limits::DRAIN);
     let stopped_at = Cell::new(None);
     let stopping = async {
         shutdown.requested(1).await;
@@ -99,12 +92,13 @@ async fn serve(
         () = stopping => false,
     };
     if drained {
-        // A cancelled job saves its finished files in the time that is left.
+        // A cancelled job saves its finished files, and each ffmpeg ends, in the time that is left.
         let time = stopped_at.get().map_or(limits::DRAIN, |at| limits::DRAIN.saturating_sub(at.elapsed()));
         let jobs = app.jobs.clone();
-        let ended = tokio::task::spawn_blocking(move || jobs.stop(time));
+        let jobs = tokio::task::spawn_blocking(move || jobs.stop(time));
+        let media = tokio::time::timeout(time, app.media.ended());
         tokio::select! {
-            _ = ended => {}
+            _ = async { tokio::join!(jobs, media) } => {}
             () = shutdown.requested(2) => {}
         }
     }
@@ -119,36 +113,8 @@ pub fn is_search_json(bytes: &[u8]) -> bool {
     api::request::parse_json(bytes).is_ok()
 }
 
-/// All routes with their layers.
-fn router(app: &App) -> Result<Router, Error> {
-    let (open, closed) = api::routes();
-    let (open, open_document) = open.split_for_parts();
-    let (closed, mut document) = closed.split_for_parts();
-    document.merge(open_document);
-    api::openapi::complete(&mut document);
-    let document = Json(serde_json::to_value(document).map_err(Error::Document)?);
-    let reader = body::BodyReader { budget: app.bodies.clone(), metrics: app.metrics.clone() };
-    let read = || middleware::from_fn_with_state(reader.clone(), body::collect);
-    let closed = closed
-        .route("/openapi.json", get(move || async move { document }))
-        .route_layer(read())
-        .route_layer(middleware::from_fn_with_state(app.auth.clone(), auth::check));
-    Ok(with_outer_layers(open.merge(api::page::routes()).route_layer(read()).merge(closed), app))
-}
-
-/// Adds the layers of every request, whether there is a route for it or not.
-fn with_outer_layers(router: Router<App>, app: &App) -> Router {
-    let routes = router
-        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "no such address: see /openapi.json for all") })
-        .layer(DefaultBodyLimit::max(limits::MAX_BODY_BYTES))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn_with_state(app.hosts.clone(), host::check))
-        .layer(middleware::from_fn_with_state(app.metrics.clone(), request::observe))
-        .with_state(app.clone());
-    Router::new().fallback_service(routes).layer(middleware::from_fn(request::name_allowed_methods))
-}
-
-/// The response to a request whose handler panicked.
-fn panicked(_: Box<dyn Any + Send>) -> Response {
-    ApiError::panicked().into_response()
+/// Whether these are the query string and the form of a search or a batch. For fuzzing only.
+#[doc(hidden)]
+pub async fn is_search_form(query: &str, content_type: &str, body: Vec<u8>) -> bool {
+    api::request::is_form(query, content_type, body).await
 }

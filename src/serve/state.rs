@@ -13,6 +13,7 @@ use super::api::library::LibraryContext;
 use super::api::links::Links;
 use super::api::media::{MediaContext, MediaStore};
 use super::api::search::SearchContext;
+use super::connection::registry::Connections;
 use super::error::Error;
 use super::guard::auth::Auth;
 use super::guard::fetch::{FetchClient, Fetcher};
@@ -44,6 +45,7 @@ app! {
     snapshots: Arc<SnapshotStore>,
     gate: Arc<WorkerGate>,
     bodies: Arc<BodyBudget>,
+    connections: Arc<Connections>,
     metrics: Arc<Metrics>,
     auth: Arc<Auth>,
     hosts: Arc<HostGuard>,
@@ -81,6 +83,7 @@ impl App {
         let auth = Arc::new(Auth::new(options.token.as_ref()));
         let hosts = HostGuard::new(options.listen, &options.hosts, &options.origins, auth.clone())?;
         let client = options.fetch.then(FetchClient::public);
+        let stopping = Cancel::default();
         let app = App {
             snapshots: Arc::new(SnapshotStore::new(&options, &metrics)),
             gate: Arc::new(WorkerGate::new(options.workers, options.queue, &metrics)),
@@ -88,10 +91,11 @@ impl App {
             fetcher: Arc::new(Fetcher::new(client, &bodies, &metrics)),
             links: Arc::new(Links::new(auth.clone(), options.show_paths)),
             catalogues: Arc::default(),
-            media: Arc::new(MediaStore::new(options.cache_bytes, &metrics)),
+            media: Arc::new(MediaStore::new(options.cache_bytes, &metrics, &stopping)),
             jobs: Arc::new(Jobs::new(&options.library)),
-            stopping: Cancel::default(),
+            stopping,
             auth,
+            connections: Arc::new(Connections::new(&metrics)),
             bodies,
             metrics,
             options: Arc::new(options),

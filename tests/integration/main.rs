@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod architecture;
+#[cfg(target_os = "linux")]
+mod children;
 mod cli;
 mod eval;
 mod hub;
 mod page;
+mod pictures;
 mod previews;
 mod serve;
 mod serve_media;

@@ -82,6 +82,13 @@ fn filters_select_the_right_videos() {
         ("surfing^2 OR wall^0.5", "ab"),
         ("title:(at dawn) OR label:(rock -climbing)", "a"),
         ("id: IN [a c nothing]", "ac"),
+        ("extra.year:[2018 TO 2020.5]", "b"),
+        ("extra.year:[2018.5 TO 2030]", "ab"),
+        ("extra.year:{2019 TO 99999999999999999999]", "a"),
+        ("extra.year:[1e3 TO 2019]", "b"),
+        ("extra.year:[1990 TO q000]", ""),
+        ("extra.camera:[goo TO 5000]", ""),
+        ("extra.camera:[g TO h]", "a"),
         ("extra.camera: IN [gopro]", "a"),
         ("extra.place.town:*", "a"),
         ("title:[su TO sv]", "a"),
@@ -110,6 +117,18 @@ fn filters_select_the_right_videos() {
             let text = error.to_string();
             assert!(matches!(error, Error::Filter { .. }) && text.contains(FILTER_SYNTAX), "{query}: {text}");
         }
+    }
+    for field in ["extra.\0a", "extra.a\u{1}b", "extra.\u{7f}", "\0"] {
+        for value in [":x", ":[1 TO 2]", ":*", ": IN [a b]", ":\"a b\"*"] {
+            let error = searcher.filter(&format!("{field}{value}")).unwrap_err();
+            assert!(matches!(&error, Error::Filter { .. }), "{field:?}{value}: {error}");
+        }
+    }
+    for pair in
+        ["true TO 5", "2020-01-01T00:00:00Z TO 7", "a TO true", "-1 TO 99999999999999999999", "1e400 TO 5", "nan TO 1"]
+    {
+        let found = searcher.filter(&format!("extra.year:[{pair}]"));
+        assert!(matches!(found, Ok(_) | Err(Error::Filter { .. })), "{pair}: {found:?}");
     }
     assert!(searcher.filter("colour:red").unwrap_err().to_string().contains("colour"));
     assert!(searcher.filter(&too_deep).is_err() && searcher.filter(&too_long).is_err());

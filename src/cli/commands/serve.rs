@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 
+use crate::base::allocator::return_large_blocks;
 use crate::cli::args::{IndexFolderArgs, StoredModelArgs};
 use crate::serve::{self, LogFormat, ServeOptions, ShutdownSignal, Token};
 
@@ -14,7 +15,7 @@ const TOKEN: &str = "REELSEEK_TOKEN";
 
 const AFTER_HELP: &str =
     "The log has one line for each request and is written to standard error. The address is written to standard output.
-SIGINT or SIGTERM stops the server after the running requests are answered.
+SIGINT, SIGTERM or SIGHUP stops the server after the running requests are answered. Media in progress are cancelled.
 
 Environment:
   REELSEEK_TOKEN   token that requests must present, as `Authorization: Bearer TOKEN` or `x-trace-key: TOKEN`
@@ -103,6 +104,7 @@ fn listen(text: &str) -> Result<ListenAddress, String> {
 }
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    return_large_blocks();
     serve::start_logging(args.log);
     if args.no_auth && std::env::var_os(TOKEN).is_some_and(|token| !token.is_empty()) {
         tracing::warn!("{TOKEN} is ignored: --no-auth admits every request without a token");

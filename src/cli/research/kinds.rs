@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use globset::GlobSet;
 
 use super::index_videos;
 use crate::base::Cancel;
@@ -168,7 +169,7 @@ fn measure(
         Some(path) => (Folded::open(path)?, path.file_stem().unwrap_or_default().to_string_lossy().into_owned()),
         None => {
             let note = |event: &FitEvent| eprintln!("{}", advice::fit_note(event));
-            let folded = ingest::default_checkpoint(encoder.as_ref(), &paths, cancel, note)?;
+            let folded = ingest::default_checkpoint(encoder.as_ref(), &paths, &GlobSet::empty(), cancel, note)?;
             let start = folded.record.training["start"].as_str().unwrap_or_default().to_owned();
             (folded, if encoder.info().name == LAYOUT { "embedded GMF".to_owned() } else { start })
         }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::features::{self, FeatureRow, Split};
-use crate::{gmf, media, search};
+use crate::{collection, gmf, media};
 
 /// Why the evaluation failed.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +26,7 @@ pub enum Error {
     Media(#[from] media::Error),
     /// A query failed.
     #[error(transparent)]
-    Search(#[from] search::Error),
+    Collection(#[from] collection::Error),
     /// The index cannot be written or searched.
     #[error(transparent)]
     Index(#[from] reelseek_index::Error),

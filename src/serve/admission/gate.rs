@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
+use crate::base::Cancel;
 use crate::serve::error::ApiError;
 use crate::serve::limits::{QUEUE_TIME, WORK_TIME};
 use crate::serve::observe::logging::spawn_blocking;
@@ -17,9 +18,9 @@ pub(crate) struct WorkerGate {
     metrics: Arc<Metrics>,
     permits: Arc<Semaphore>,
     workers: usize,
-    waiting: Arc<AtomicUsize>,
+    waiting: AtomicUsize,
     /// Waiting parts of admitted requests. They do not count towards the queue's limit.
-    waiting_parts: Arc<AtomicUsize>,
+    waiting_parts: AtomicUsize,
     queue: usize,
     queue_time: Duration,
     work_time: Duration,
@@ -27,12 +28,12 @@ pub(crate) struct WorkerGate {
     stage: Stage,
 }
 
-/// A place in the queue, returned on drop, also if the client leaves while it waits.
-struct QueuePlace(Arc<AtomicUsize>);
+/// Cancels the work when the request no longer waits for it: the client has left, or the time is over.
+struct CancelOnDrop(Cancel);
 
-impl Drop for QueuePlace {
+impl Drop for CancelOnDrop {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.0.set();
     }
 }
 
@@ -44,8 +45,8 @@ impl WorkerGate {
             metrics: metrics.clone(),
             permits: Arc::new(Semaphore::new(workers)),
             workers,
-            waiting: Arc::default(),
-            waiting_parts: Arc::default(),
+            waiting: AtomicUsize::default(),
+            waiting_parts: AtomicUsize::default(),
             queue,
             queue_time: QUEUE_TIME,
             work_time: WORK_TIME,
@@ -68,6 +69,13 @@ impl WorkerGate {
         self.waiting.load(Ordering::Acquire) + self.waiting_parts.load(Ordering::Acquire)
     }
 
+    /// Waits until all work has ended.
+    pub(crate) async fn ended(&self) {
+        let all = u32::try_from(self.workers).unwrap_or(u32::MAX);
+        // Fails only for a closed semaphore, and this one is never closed.
+        let _ = self.permits.acquire_many(all).await;
+    }
+
     /// Waits for a worker and runs `work` on its own thread.
     /// The worker is busy until the work has ended, even if the client has left before.
     ///
@@ -78,10 +86,22 @@ impl WorkerGate {
         &self,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
+        self.run_cancellable(|_| work()).await
+    }
+
+    /// [`WorkerGate::run`] for work that stops soon after its flag is set. The flag is set when the client leaves,
+    /// and when the work takes too long.
+    ///
+    /// # Errors
+    /// As [`WorkerGate::run`].
+    pub(crate) async fn run_cancellable<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Cancel) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
         self.run_queued(&self.waiting, self.queue, self.queue_time, work).await
     }
 
-    /// [`WorkerGate::run`] for a further part of an admitted request: it is queued even if the queue is full,
+    /// [`WorkerGate::run_cancellable`] for a further part of an admitted request: it is queued even if the queue is full,
     /// and waits until `deadline`.
     ///
     /// # Errors
@@ -89,7 +109,7 @@ impl WorkerGate {
     pub(crate) async fn run_further<T: Send + 'static>(
         &self,
         deadline: Instant,
-        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+        work: impl FnOnce(&Cancel) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let queue_time = deadline.saturating_duration_since(Instant::now());
         self.run_queued(&self.waiting_parts, usize::MAX, queue_time, work).await
@@ -97,17 +117,20 @@ impl WorkerGate {
 
     async fn run_queued<T: Send + 'static>(
         &self,
-        waiting: &Arc<AtomicUsize>,
+        waiting: &AtomicUsize,
         queue: usize,
         queue_time: Duration,
-        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+        work: impl FnOnce(&Cancel) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let start = Instant::now();
         let permit = match self.permits.clone().try_acquire_owned() {
             Ok(permit) => permit,
             Err(_) => {
                 let before = waiting.fetch_add(1, Ordering::AcqRel);
-                let _place = QueuePlace(waiting.clone());
+                // The place in the queue is returned also if the client leaves while it waits.
+                let _place = scopeguard::guard(waiting, |waiting| {
+                    waiting.fetch_sub(1, Ordering::AcqRel);
+                });
                 if before >= queue {
                     return Err(ApiError::busy("too many requests at once: try again in a moment"));
                 }
@@ -117,9 +140,11 @@ impl WorkerGate {
             }
         };
         self.metrics.observe(self.stage, start.elapsed());
+        let cancel = Cancel::default();
+        let _cancel = CancelOnDrop(cancel.clone());
         let work = spawn_blocking(move || {
             let _permit = permit;
-            work()
+            work(&cancel)
         });
         match tokio::time::timeout(self.work_time, work).await {
             Ok(Ok(outcome)) => outcome,
@@ -184,7 +209,7 @@ mod tests {
             let held = gate.permits.clone().acquire_owned().await.unwrap();
             let g = gate.clone();
             let deadline = Instant::now() + Duration::from_secs(60);
-            let further = tokio::spawn(async move { g.run_further(deadline, || Ok(1)).await });
+            let further = tokio::spawn(async move { g.run_further(deadline, |_| Ok(1)).await });
             while gate.waiting() == 0 {
                 tokio::task::yield_now().await;
             }
@@ -195,7 +220,7 @@ mod tests {
             }
             let third = gate.run(|| Ok(3)).await.unwrap_err();
             assert_eq!(third.status, StatusCode::TOO_MANY_REQUESTS, "one request may wait besides the further part");
-            let late = gate.run_further(Instant::now(), || Ok(3)).await;
+            let late = gate.run_further(Instant::now(), |_| Ok(3)).await;
             assert_eq!(late.unwrap_err().status, StatusCode::TOO_MANY_REQUESTS);
             drop(held);
             assert_eq!((further.await.unwrap().unwrap(), single.await.unwrap().unwrap()), (1, 2));
@@ -236,6 +261,34 @@ mod tests {
             assert_eq!(gate.permits.available_permits(), 0);
             go.send(()).unwrap();
             gate.run(|| Ok(())).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn work_is_cancelled_when_the_client_leaves_or_the_time_is_over() {
+        runtime().block_on(async {
+            for client_leaves in [true, false] {
+                let work_time = if client_leaves { WORK_TIME } else { Duration::from_millis(20) };
+                let gate = Arc::new(WorkerGate { work_time, ..gate() });
+                let (started, has_started) = tokio::sync::oneshot::channel();
+                let g = gate.clone();
+                let request = tokio::spawn(async move {
+                    let work = move |cancel: &Cancel| {
+                        started.send(()).unwrap();
+                        while !cancel.is_set() {
+                            std::thread::yield_now();
+                        }
+                        Ok(())
+                    };
+                    g.run_cancellable(work).await
+                });
+                has_started.await.unwrap();
+                if client_leaves {
+                    request.abort();
+                }
+                // It waits for the worker, which ends only when it is cancelled.
+                gate.run(|| Ok(())).await.unwrap();
+            }
         });
     }
 

@@ -1,11 +1,13 @@
 //! Does identical work once: the first request starts it, and later ones wait for the same result. When the
-//! last waiter leaves, the work is cancelled, or leaves the queue if it has not started.
+//! last waiter leaves, the work is cancelled, or leaves the queue if it has not started. All work is
+//! cancelled when the server stops.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tracing::Instrument;
@@ -14,7 +16,10 @@ use crate::base::Cancel;
 
 /// The running work, by key.
 #[derive(Debug)]
-pub(crate) struct SingleFlight<K, T>(Mutex<HashMap<K, Flight<T>>>);
+pub(crate) struct SingleFlight<K, T> {
+    flights: Mutex<HashMap<K, Flight<T>>>,
+    stopping: Cancel,
+}
 
 #[derive(Debug)]
 struct Flight<T> {
@@ -27,13 +32,14 @@ struct Flight<T> {
 
 impl<K, T> Default for SingleFlight<K, T> {
     fn default() -> SingleFlight<K, T> {
-        SingleFlight(Mutex::default())
+        SingleFlight::new(&Cancel::default())
     }
 }
 
 impl<K, T> SingleFlight<K, T> {
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Flight<T>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// No running work. `stopping` cancels all work to come.
+    pub(crate) fn new(stopping: &Cancel) -> SingleFlight<K, T> {
+        SingleFlight { flights: Mutex::default(), stopping: stopping.clone() }
     }
 }
 
@@ -49,10 +55,10 @@ where
         F: Future<Output = T> + Send + 'static,
     {
         let (mut result, waiter) = {
-            let mut flights = self.lock();
+            let mut flights = self.flights.lock();
             let flight = flights.entry(key.clone()).or_insert_with(|| {
                 let (sender, result) = watch::channel(None);
-                let cancel = Cancel::default();
+                let cancel = self.stopping.within();
                 let entry = FlightEntry { flights: self.clone(), key: key.clone(), sender };
                 let work = work(cancel.clone());
                 let flight = async move {
@@ -81,7 +87,7 @@ struct FlightEntry<K: Eq + Hash, T> {
 
 impl<K: Eq + Hash, T> Drop for FlightEntry<K, T> {
     fn drop(&mut self) {
-        let mut flights = self.flights.lock();
+        let mut flights = self.flights.flights.lock();
         // After the last waiter has left, the key may belong to newer work.
         if flights.get(&self.key).is_some_and(|flight| flight.result.same_channel(&self.sender.subscribe())) {
             flights.remove(&self.key);
@@ -98,7 +104,7 @@ struct Waiter<K: Eq + Hash, T> {
 
 impl<K: Eq + Hash, T> Drop for Waiter<K, T> {
     fn drop(&mut self) {
-        let mut flights = self.flights.lock();
+        let mut flights = self.flights.flights.lock();
         let own = |flight: &&mut Flight<T>| flight.result.same_channel(&self.result);
         let Some(flight) = flights.get_mut(&self.key).filter(own) else { return };
         flight.waiters -= 1;
@@ -142,7 +148,7 @@ mod tests {
                     })
                 })
                 .collect();
-            while flights.lock().get(&KEY).is_none_or(|flight| flight.waiters < 20) {
+            while flights.flights.lock().get(&KEY).is_none_or(|flight| flight.waiters < 20) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             open.send_replace(true);
@@ -150,7 +156,7 @@ mod tests {
                 assert_eq!(waiter.await.unwrap(), Some(7));
             }
             assert_eq!(flights.join(&KEY, |_| async { 9 }).await, Some(9), "results are not kept");
-            assert!(flights.lock().is_empty());
+            assert!(flights.flights.lock().is_empty());
         });
     }
 
@@ -171,7 +177,7 @@ mod tests {
             };
             let (one, two) = (join(), join());
             let cancel = cancels.recv().await.unwrap();
-            while flights.lock().get(&KEY).is_none_or(|flight| flight.waiters < 2) {
+            while flights.flights.lock().get(&KEY).is_none_or(|flight| flight.waiters < 2) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             one.abort();

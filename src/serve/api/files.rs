@@ -1,23 +1,27 @@
 //! Responses with a file, or with bytes in memory: all of the content, a range of it, or 304 (RFC 9110,
 //! sections 8.8, 13 and 14).
 
-use std::fs::File;
+use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::ops::Range;
-use std::path::Path;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG};
 use axum::http::header::{HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
-use hyper::body::{Frame, SizeHint};
-use tokio::io::{AsyncRead, ReadBuf};
+use bytes::Bytes;
+use futures_util::stream;
+use tokio::sync::Semaphore;
 
+use crate::base::files::{read_exact_at, since_1970_ns};
+use crate::collection::open_at_once;
+use crate::serve::connection::response::StreamedMemory;
 use crate::serve::error::ApiError;
-use crate::serve::limits::FILE_CHUNK_BYTES;
+use crate::serve::limits::{FILE_CHUNK_BYTES, FILE_READS, FILE_RESPONSE_BYTES};
+use crate::serve::observe::logging::spawn_blocking;
 
 /// The headers of a file, known before it is read.
 #[derive(Debug, Clone)]
@@ -137,62 +141,102 @@ pub(crate) fn bytes_response(request: &FileRequest<'_>, head: &FileHeaders, byte
     })
 }
 
-/// A response with an open file, which is read while it is sent.
-pub(crate) fn file_response(request: &FileRequest<'_>, head: &FileHeaders, file: File, length: u64) -> Response {
+/// A response with a file, which is read while it is sent.
+pub(crate) fn file_response(request: &FileRequest<'_>, head: &FileHeaders, file: FileSource) -> Response {
     if request.is_current(head) {
         return not_modified(head);
     }
-    respond(request, head, length, |range| {
-        let mut file = tokio::fs::File::from_std(file);
-        file.set_max_buf_size(FILE_CHUNK_BYTES);
-        Body::new(FileBody { file, seek: Some(range.start), left: range.end - range.start, chunk: BytesMut::new() })
-    })
+    let length = file.stamp.length;
+    let next = move |range: Range<u64>| {
+        let file = file.clone();
+        async move {
+            if range.is_empty() {
+                return Ok::<_, std::io::Error>(None);
+            }
+            let end = range.end.min(range.start + FILE_CHUNK_BYTES as u64);
+            // An error closes the connection, so that the client notices that bytes are missing.
+            let chunk = file.chunk(range.start..end).await?;
+            Ok(Some((chunk, end..range.end)))
+        }
+    };
+    let mut response = respond(request, head, length, |range| Body::from_stream(stream::try_unfold(range, next)));
+    response.extensions_mut().insert(StreamedMemory(FILE_RESPONSE_BYTES));
+    response
 }
 
-/// A body that reads a range of a file.
-struct FileBody {
-    file: tokio::fs::File,
-    /// Offset of the first byte; `None` after the seek has started.
-    seek: Option<u64>,
-    /// Bytes of the range that are not sent yet.
-    left: u64,
-    /// Buffer of the next read, kept between polls.
-    chunk: BytesMut,
+/// Whether a file is still the same: its size, the time of its last change and its place on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileStamp {
+    /// Size in bytes.
+    pub(crate) length: u64,
+    pub(crate) modified_ns: i64,
+    #[cfg(unix)]
+    device_and_inode: (u64, u64),
 }
 
-impl HttpBody for FileBody {
-    type Data = Bytes;
-    type Error = std::io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
-        if self.left == 0 {
-            return Poll::Ready(None);
+impl FileStamp {
+    pub(crate) fn new(meta: &Metadata) -> FileStamp {
+        FileStamp {
+            length: meta.len(),
+            modified_ns: meta.modified().map_or(0, since_1970_ns),
+            #[cfg(unix)]
+            device_and_inode: (std::os::unix::fs::MetadataExt::dev(meta), std::os::unix::fs::MetadataExt::ino(meta)),
         }
-        if let Some(place) = self.seek.take() {
-            let seek = Pin::new(&mut self.file);
-            tokio::io::AsyncSeek::start_seek(seek, std::io::SeekFrom::Start(place))?;
-        }
-        ready!(tokio::io::AsyncSeek::poll_complete(Pin::new(&mut self.file), context))?;
-        let FileBody { file, left, chunk, .. } = &mut *self;
-        chunk.resize(FILE_CHUNK_BYTES.min(*left as usize), 0);
-        let mut buffer = ReadBuf::new(chunk);
-        ready!(Pin::new(file).poll_read(context, &mut buffer))?;
-        let filled = buffer.filled().len();
-        if filled == 0 {
-            // The file became shorter than Content-Length. An error closes the connection, so that the client
-            // notices.
-            return Poll::Ready(Some(Err(std::io::ErrorKind::UnexpectedEof.into())));
-        }
-        *left -= filled as u64;
-        Poll::Ready(Some(Ok(Frame::data(chunk.split_to(filled).freeze()))))
     }
+}
 
-    fn is_end_stream(&self) -> bool {
-        self.left == 0
+/// A file that is opened for each chunk, and closed after it. So a client that does not read holds no
+/// descriptor of it.
+#[derive(Debug, Clone)]
+pub(crate) struct FileSource {
+    pub(crate) path: PathBuf,
+    pub(crate) stamp: FileStamp,
+    pub(crate) reads: FileReads,
+}
+
+impl FileSource {
+    /// Reads a part of the file.
+    async fn chunk(self, range: Range<u64>) -> std::io::Result<Bytes> {
+        let FileSource { path, stamp, reads } = self;
+        let read = move || {
+            let file = open_at_once(&path)?;
+            if FileStamp::new(&file.metadata()?) != stamp {
+                return Err(std::io::Error::other("the file has changed"));
+            }
+            let mut bytes = vec![0; (range.end - range.start) as usize];
+            read_exact_at(&file, &mut bytes, range.start)?;
+            Ok(bytes.into())
+        };
+        reads.run(read).await.unwrap_or_else(|_| Err(ErrorKind::Other.into()))
     }
+}
 
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+/// Limits how many files are read at once.
+#[derive(Debug, Clone)]
+pub(crate) struct FileReads(Arc<Semaphore>);
+
+impl Default for FileReads {
+    fn default() -> FileReads {
+        FileReads(Arc::new(Semaphore::new(FILE_READS)))
+    }
+}
+
+impl FileReads {
+    /// Runs `read` on its own thread when fewer than [`FILE_READS`] others run. It ends also if the client
+    /// leaves.
+    ///
+    /// # Errors
+    /// 500 if it panics.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let permit = self.0.clone().acquire_owned().await.map_err(|error| ApiError::internal(&error))?;
+        let read = move || {
+            let _permit = permit;
+            read()
+        };
+        spawn_blocking(read).await.map_err(|error| ApiError::internal(&error))
     }
 }
 
@@ -256,17 +300,22 @@ mod tests {
         FileHeaders { content_type: "video/mp4", tag: "abc".into(), cache_control: "private" }
     }
 
+    fn source(path: &Path) -> FileSource {
+        let stamp = FileStamp::new(&std::fs::metadata(path).unwrap());
+        FileSource { path: path.to_owned(), stamp, reads: FileReads::default() }
+    }
+
     /// Status, headers and body of a response with ten bytes. Asserts that they are equal from memory and
     /// from a file.
     fn get(method: Method, headers: &[(HeaderName, &str)]) -> (StatusCode, HeaderMap, Bytes) {
         let headers: HeaderMap =
             headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect();
         let request = FileRequest { method: &method, headers: &headers };
-        let mut on_disk = tempfile::tempfile().unwrap();
-        std::io::Write::write_all(&mut on_disk, b"0123456789").unwrap();
+        let on_disk = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&on_disk, b"0123456789").unwrap();
         let responses = [
             bytes_response(&request, &head(), &Bytes::from_static(b"0123456789")),
-            file_response(&request, &head(), on_disk, 10),
+            file_response(&request, &head(), source(on_disk.path())),
         ];
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let [memory, disk] = responses.map(|response| {
@@ -275,6 +324,25 @@ mod tests {
         });
         assert_eq!(memory, disk);
         memory
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_while_it_is_sent_ends_the_response() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.mp4");
+        std::fs::write(&path, vec![1; 3 * FILE_CHUNK_BYTES]).unwrap();
+        let (method, headers) = (Method::GET, HeaderMap::new());
+        let response = file_response(&FileRequest { method: &method, headers: &headers }, &head(), source(&path));
+        let mut body = response.into_body();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert_eq!(first, vec![1; FILE_CHUNK_BYTES]);
+            // The same size, and perhaps the same time.
+            std::fs::write(folder.path().join("b"), vec![2; 3 * FILE_CHUNK_BYTES]).unwrap();
+            std::fs::rename(folder.path().join("b"), &path).unwrap();
+            assert!(body.frame().await.unwrap().is_err());
+        });
     }
 
     #[test]

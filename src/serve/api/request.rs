@@ -3,8 +3,10 @@
 
 use std::time::Instant;
 
-use axum::extract::{FromRequest, Multipart, Request};
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Multipart, Request};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use reelseek_index::Effort;
@@ -14,7 +16,7 @@ use utoipa::ToSchema;
 use crate::search::{Group, SearchOptions};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::json::{BoundedList, JsonObject};
-use crate::serve::api::params::{ParamRange, RequestParams};
+use crate::serve::api::params::{ParamRange, QueryParams, RequestParams};
 use crate::serve::connection::body::BodyKind;
 use crate::serve::error::ApiError;
 use crate::serve::guard::fetch::Fetcher;
@@ -151,19 +153,13 @@ impl SearchQuery {
     }
 }
 
-/// Several queries with the same options.
-pub(crate) struct BatchRequest {
-    pub(crate) queries: Vec<SearchQuery>,
-    pub(crate) options: SearchOptions,
-}
-
 /// All bytes of the body, which [`crate::serve::connection::body::collect`] has read.
 pub(crate) async fn body_bytes(request: Request) -> Result<Bytes, ApiError> {
     let body = request.into_body().collect().await;
     Ok(body.map_err(|_| ApiError::malformed("the body ends too early"))?.to_bytes())
 }
 
-/// Reads the body of one search. `params` are the options of its query string.
+/// Reads the query and the options of one search. `params` are the options of its query string.
 ///
 /// # Errors
 /// 400 or 415 if the body is not as expected; as [`WorkerGate::run`] if it is large JSON.
@@ -200,7 +196,7 @@ pub(crate) async fn read_search(
     Ok((query, body.options(params)))
 }
 
-/// Reads the body of a batch. `params` are the options of its query string.
+/// Reads the queries and the options of a batch. `params` are the options of its query string.
 ///
 /// # Errors
 /// As [`read_search`].
@@ -208,7 +204,7 @@ pub(crate) async fn read_batch(
     gate: &WorkerGate,
     params: SearchRequest,
     request: Request,
-) -> Result<BatchRequest, ApiError> {
+) -> Result<(Vec<SearchQuery>, SearchOptions), ApiError> {
     let (queries, body): (Vec<SearchQuery>, _) = match BodyKind::of(request.headers()) {
         BodyKind::Json => {
             let mut body = read_json(gate, body_bytes(request).await?).await?;
@@ -231,7 +227,7 @@ pub(crate) async fn read_batch(
         _ => return Err(unsupported("a form (multipart/form-data) or JSON")),
     };
     match queries.len() {
-        1..=MAX_BATCH_QUERIES => Ok(BatchRequest { queries, options: body.options(params) }),
+        1..=MAX_BATCH_QUERIES => Ok((queries, body.options(params))),
         found => Err(ApiError::malformed(format!("{found} queries: expected 1 to {MAX_BATCH_QUERIES}"))),
     }
 }
@@ -319,6 +315,18 @@ pub(crate) async fn read_form(request: Request, max_images: usize) -> Result<Sea
         form.texts.push((name, text));
     }
     Ok(form)
+}
+
+/// Whether these are the query string and the form of a search or a batch.
+pub(crate) async fn is_form(query: &str, content_type: &str, body: Vec<u8>) -> bool {
+    let head = Request::post(format!("/v1/search?{query}")).header(CONTENT_TYPE, content_type);
+    let Ok(request) = head.body(Body::from(body)) else { return false };
+    let (mut parts, body) = request.into_parts();
+    if QueryParams::<SearchRequest>::from_request_parts(&mut parts, &()).await.is_err() {
+        return false;
+    }
+    let form = read_form(Request::from_parts(parts, body), MAX_BATCH_QUERIES).await;
+    form.is_ok_and(|form| form.request().is_ok())
 }
 
 #[cfg(test)]

@@ -1,10 +1,7 @@
-use std::sync::Arc;
-
 use serde_json::json;
 
 use super::*;
 use crate::serve::error::ApiError;
-use crate::serve::guard::fetch::{FetchClient, Fetcher};
 
 #[test]
 fn a_vector_finds_its_video_and_its_moment() {
@@ -85,6 +82,29 @@ fn a_picture_is_the_body_or_a_field_of_a_form() {
         flat.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
         let reply = server.post("/v1/search", "image/png", bytes.into_inner()).await;
         assert_eq!((reply.status, &reply.json()["results"]), (StatusCode::OK, &json!([])));
+    });
+}
+
+#[test]
+fn a_picture_that_ends_early_has_a_warning_and_one_beyond_the_limits_is_refused() {
+    run(async {
+        let server = Server::new();
+        let mut jpeg = std::io::Cursor::new(Vec::new());
+        image::load_from_memory(&png()).unwrap().write_to(&mut jpeg, image::ImageFormat::Jpeg).unwrap();
+        let jpeg = jpeg.into_inner();
+        let whole = server.post("/v1/search", "image/jpeg", jpeg.clone()).await.json();
+        assert_eq!(whole.get("warning"), None);
+        let cut = server.post("/v1/search", "image/jpeg", jpeg[..jpeg.len() / 2].to_vec()).await;
+        let warning = cut.json()["warning"].as_str().unwrap_or_default().to_owned();
+        assert!(cut.status == StatusCode::OK && warning.contains("ends early"), "{}", cut.text());
+        // Headers of QOI.
+        for (width, limit) in [(2_000_000_u32, "1000000 pixels a side"), (900_000, "50000000 pixels")] {
+            let picture = [&b"qoif"[..], &width.to_be_bytes(), &60_u32.to_be_bytes(), &[3, 0]].concat();
+            let reply = server.post("/v1/search", "image/qoi", picture).await;
+            let message = reply.text();
+            assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{message}");
+            assert!(message.contains(&format!("has {width} x 60 pixels, more than the {limit}")), "{message}");
+        }
     });
 }
 
@@ -218,22 +238,30 @@ fn each_query_of_a_batch_waits_for_a_worker() {
     });
 }
 
+#[test]
+fn a_fetch_that_panics_fails_its_own_query_only() {
+    run(async {
+        let server = Server::fetching(|_| panic!("on purpose"));
+        let query = json!({ "vector": vector(0) });
+        let body = json!({ "queries": [query, { "url": "http://127.0.0.1:1/a.jpg" }, query] }).to_string();
+        let reply = server.post("/v1/search/batch", "application/json", body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text());
+        let failed: Vec<bool> =
+            reply.json()["answers"].as_array().unwrap().iter().map(|answer| answer["error"].is_string()).collect();
+        assert_eq!(failed, [false, true, false]);
+    });
+}
+
 /// Four URLs are fetched at a time, within one deadline for the batch.
 #[test]
 fn a_batch_of_silent_addresses_ends_at_its_deadline() {
     run(async {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/a.jpg", silent.local_addr().unwrap());
-        let folder = tempfile::tempdir().unwrap();
-        put(&folder.path().join("index"), 0);
-        let mut app = App::open(options(&folder.path().join("index")).fetch(true)).unwrap();
-        let client = FetchClient::restricted(|_| true);
-        app.fetcher = Arc::new(Fetcher::new(Some(client), &app.bodies, &app.metrics));
-        let router = router(&app).unwrap();
+        let server = Server::fetching(|_| true);
         let body = json!({ "queries": vec![json!({ "url": url }); 32] }).to_string();
-        let request = request(Method::POST, "/v1/search/batch").header("content-type", "application/json");
         let start = std::time::Instant::now();
-        let reply = Reply::of(router, request.body(Body::from(body)).unwrap()).await;
+        let reply = server.post("/v1/search/batch", "application/json", body).await;
         assert!(start.elapsed().as_secs() < 40, "{:?}", start.elapsed());
         let answers = reply.json()["answers"].as_array().unwrap().clone();
         assert!(answers.len() == 32 && answers.iter().all(|answer| answer["error"].is_string()), "{answers:?}");

@@ -5,34 +5,34 @@ pub(crate) mod preview;
 pub(crate) mod thumbnail;
 
 use std::collections::HashMap;
-use std::fs::Metadata;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use axum::response::Response;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use reelseek_index::Video;
 
 use crate::base::Cancel;
-use crate::collection::video_path;
+use crate::collection::{indexed_file, video_path};
 use crate::encode::registry;
 use crate::media::{self, Codec, Limits, Tools, VideoSource, VideoStart};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::admission::single_flight::SingleFlight;
-use crate::serve::advice::{gone, video_error};
+use crate::serve::advice::video_error;
 use crate::serve::api::cache::{CacheKey, FileCache};
-use crate::serve::api::files::FileHeaders;
+use crate::serve::api::files::{self, FileHeaders, FileReads, FileRequest, FileStamp};
 use crate::serve::api::library;
 use crate::serve::error::ApiError;
 use crate::serve::limits::{
     FFMPEG_TIME, MAX_QUEUED_PREVIEWS, MAX_QUEUED_THUMBNAILS, MAX_VIDEO_STARTS, MEDIA_QUEUE_TIME, MEDIA_WORK_TIME,
     PREVIEW_WORKERS, THUMBNAIL_WORKERS,
 };
-use crate::serve::observe::clock::since_1970_ns;
-use crate::serve::observe::logging::spawn_blocking;
 use crate::serve::observe::metrics::{Metrics, Stage};
-use crate::serve::snapshot::SnapshotStore;
+use crate::serve::snapshot::{Snapshot, SnapshotStore};
 
 /// Part of every cache key. Change it whenever the same request would give other bytes than before.
 const CACHE_VERSION: &[u8] = b"1";
@@ -53,6 +53,7 @@ pub(crate) struct MediaStore {
     flights: Arc<SingleFlight<CacheKey, Result<Bytes, ApiError>>>,
     thumbnails: WorkerGate,
     previews: WorkerGate,
+    reads: FileReads,
     /// Start of each video, by the identity of its file; `None` if it cannot be determined.
     starts: Mutex<HashMap<Vec<u8>, Option<VideoStart>>>,
     limits: Limits,
@@ -63,31 +64,26 @@ pub(crate) struct MediaStore {
 }
 
 impl MediaStore {
-    /// A store with at most `cache_bytes` on disk.
-    pub(crate) fn new(cache_bytes: u64, metrics: &Arc<Metrics>) -> MediaStore {
-        let (hits, misses, queue) = (Counter::default(), Counter::default(), Gauge::default());
-        metrics.register(|r| {
-            r.register("cache_hits", "Thumbnails and previews found in the cache", hits.clone());
-            r.register("cache_misses", "Thumbnails and previews made", misses.clone());
-            r.register("media_queue_depth", "Thumbnails and previews that wait to be made", queue.clone());
-        });
+    /// A store with at most `cache_bytes` on disk. `stopping` ends every run of ffmpeg.
+    pub(crate) fn new(cache_bytes: u64, metrics: &Arc<Metrics>, stopping: &Cancel) -> MediaStore {
         let gate = |workers, queue| {
             WorkerGate::new(workers, queue, metrics).with(MEDIA_QUEUE_TIME, MEDIA_WORK_TIME, Stage::CutQueue)
         };
         MediaStore {
             tools: OnceLock::new(),
             codec: OnceLock::new(),
-            codec_flights: Arc::default(),
+            codec_flights: Arc::new(SingleFlight::new(stopping)),
             cache: FileCache::new(registry::cache_folder().join("previews"), cache_bytes),
-            flights: Arc::default(),
+            flights: Arc::new(SingleFlight::new(stopping)),
             thumbnails: gate(THUMBNAIL_WORKERS, MAX_QUEUED_THUMBNAILS),
             previews: gate(PREVIEW_WORKERS, MAX_QUEUED_PREVIEWS),
+            reads: FileReads::default(),
             starts: Mutex::default(),
             limits: Limits { wall: FFMPEG_TIME, background: true, ..Limits::default() },
             metrics: metrics.clone(),
-            hits,
-            misses,
-            queue,
+            hits: metrics.register("cache_hits", "Thumbnails and previews found in the cache"),
+            misses: metrics.register("cache_misses", "Thumbnails and previews made"),
+            queue: metrics.register("media_queue_depth", "Thumbnails and previews that wait to be made"),
         }
     }
 
@@ -99,6 +95,12 @@ impl MediaStore {
         }
     }
 
+    /// Waits until no ffmpeg runs.
+    pub(crate) async fn ended(&self) {
+        self.thumbnails.ended().await;
+        self.previews.ended().await;
+    }
+
     /// Updates the metric of the queues' length.
     pub(crate) fn record_queue(&self) {
         self.queue.set(i64::try_from(self.thumbnails.waiting() + self.previews.waiting()).unwrap_or(i64::MAX));
@@ -106,8 +108,7 @@ impl MediaStore {
 
     /// How the file begins. It is determined again only when the file has changed.
     fn start(&self, file: &VideoFile, source: &VideoSource<'_>) -> Result<Option<VideoStart>, media::Error> {
-        let starts = || self.starts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(start) = starts().get(&file.identity) {
+        if let Some(start) = self.starts.lock().get(&file.identity) {
             return Ok(*start);
         }
         let start = match source.start() {
@@ -115,7 +116,7 @@ impl MediaStore {
             Err(error) if error.is_undecodable() => None,
             Err(error) => return Err(error),
         };
-        let mut starts = starts();
+        let mut starts = self.starts.lock();
         if starts.len() >= MAX_VIDEO_STARTS {
             starts.clear();
         }
@@ -123,7 +124,8 @@ impl MediaStore {
         Ok(start)
     }
 
-    /// The codec of previews, which depends on the server's ffmpeg. Determined once.
+    /// The codec of previews, which depends on the server's ffmpeg. Determined once. Requests that wait for
+    /// it take one place in the queue together.
     async fn codec(self: &Arc<Self>) -> Result<Codec, ApiError> {
         if let Some(codec) = self.codec.get() {
             return Ok(*codec);
@@ -152,8 +154,7 @@ impl MediaStore {
         make: impl FnOnce(&MediaStore, &CacheKey, &Cancel) -> Result<Bytes, ApiError> + Send + 'static,
     ) -> Result<Bytes, ApiError> {
         let (worker, own) = (self.clone(), key.clone());
-        let cached = spawn_blocking(move || worker.cache.get(&own)).await;
-        if let Some(bytes) = cached.map_err(|error| ApiError::internal(&error))? {
+        if let Some(bytes) = self.reads.run(move || worker.cache.get(&own)).await? {
             self.hits.inc();
             return Ok(bytes);
         }
@@ -182,21 +183,33 @@ impl MediaStore {
     }
 }
 
-/// The file of a video, as it is on disk now.
+/// The file of a video, which is the file that was indexed.
 struct VideoFile {
+    snapshot: Arc<Snapshot>,
+    video: Video,
     path: PathBuf,
     duration_ms: u32,
-    /// Size in bytes.
-    length: u64,
+    stamp: FileStamp,
     /// Id of the video, size and time of the last change.
     identity: Vec<u8>,
 }
 
 impl VideoFile {
-    fn new(id: &str, path: PathBuf, duration_ms: u64, meta: &Metadata) -> VideoFile {
-        let modified_ns = meta.modified().map_or(0, since_1970_ns);
-        let identity = [id.as_bytes(), b" ", &meta.len().to_le_bytes(), &modified_ns.to_le_bytes()].concat();
-        VideoFile { path, duration_ms: u32::try_from(duration_ms).unwrap_or(u32::MAX), length: meta.len(), identity }
+    /// Finds the file.
+    fn find(snapshot: Arc<Snapshot>, id: &str) -> Result<VideoFile, ApiError> {
+        let video = library::find(&snapshot, id)?;
+        let meta = indexed_file(snapshot.engine.searcher(), &video).map_err(video_error)?;
+        let stamp = FileStamp::new(&meta);
+        let FileStamp { length, modified_ns, .. } = stamp;
+        let identity = [id.as_bytes(), b" ", &length.to_le_bytes(), &modified_ns.to_le_bytes()].concat();
+        let (path, duration_ms) = (video_path(&video), u32::try_from(video.duration_ms).unwrap_or(u32::MAX));
+        Ok(VideoFile { snapshot, video, path, duration_ms, stamp, identity })
+    }
+
+    /// Checks again that it is the file that was indexed. ffmpeg opens the file by its path, and the file may
+    /// have been exchanged before.
+    fn check(&self) -> Result<(), ApiError> {
+        indexed_file(self.snapshot.engine.searcher(), &self.video).map(drop).map_err(video_error)
     }
 
     /// The cache key of a picture or clip (`kind`) that is made from this file with these numbers.
@@ -210,26 +223,30 @@ impl MediaContext {
     /// Finds the file of a video.
     ///
     /// # Errors
-    /// 404 if there is no such video, 410 if its file is gone.
+    /// 404 if there is no such video, 410 if its file is gone or is not the file that was indexed.
     async fn locate(&self, id: String) -> Result<VideoFile, ApiError> {
         let snapshot = self.snapshots.ready()?;
-        let work = move || {
-            let video = library::find(&snapshot, &id)?;
-            let path = video_path(&video);
-            let meta = std::fs::metadata(&path)
-                .map_err(|reason| video_error(media::Error::Io { path: path.clone(), reason }))?;
-            if !meta.is_file() {
-                return Err(gone());
-            }
-            Ok(VideoFile::new(&id, path, video.duration_ms, &meta))
-        };
-        spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))?
+        self.media.reads.run(move || VideoFile::find(snapshot, &id)).await?
     }
-}
 
-/// The headers of a thumbnail or a preview. Its cache key is its entity tag.
-fn headers_of(key: &CacheKey, content_type: &'static str) -> FileHeaders {
-    FileHeaders { content_type, tag: key.file_name().to_owned(), cache_control: "private, max-age=3600" }
+    /// The response with a thumbnail or a preview, which `make` makes if it is not cached. The cache key is
+    /// also the entity tag.
+    async fn respond(
+        &self,
+        request: &FileRequest<'_>,
+        key: CacheKey,
+        content_type: &'static str,
+        gate: fn(&MediaStore) -> &WorkerGate,
+        make: impl FnOnce(&MediaStore, &CacheKey, &Cancel) -> Result<Bytes, ApiError> + Send + 'static,
+    ) -> Result<Response, ApiError> {
+        let head =
+            FileHeaders { content_type, tag: key.file_name().to_owned(), cache_control: "private, max-age=3600" };
+        if request.is_current(&head) {
+            return Ok(files::not_modified(&head));
+        }
+        let bytes = self.media.cached_or_made(gate, key, make).await?;
+        Ok(files::bytes_response(request, &head, &bytes))
+    }
 }
 
 /// Seconds of a request as milliseconds.
