@@ -1,5 +1,5 @@
 //! Helpers that every room may use and that use no room: cancellation, files, paths in errors, seeded random
-//! numbers, safetensors files and dense linear algebra.
+//! numbers, safetensors files, dense linear algebra and escapes for terminals.
 
 mod cancel;
 mod error_paths;
@@ -9,6 +9,8 @@ pub(crate) mod gemv;
 pub(crate) mod linalg;
 pub(crate) mod seeded;
 pub(crate) mod tensors;
+#[cfg(any(feature = "cli", feature = "serve"))]
+pub(crate) mod visible;
 
 pub use cancel::Cancel;
 pub use error_paths::ErrorPaths;
