@@ -11,8 +11,8 @@
 use std::time::Instant;
 
 use reelseek::gmf::{
-    AutogradStepper, CpuStepper, FeatureBatch, GmfConfig, GmfWeights, Objective, Relation, Relations, SgdOptions,
-    Stepper, step_flops,
+    AutogradStepper, CpuStepper, GmfConfig, GmfWeights, Objective, Relation, Relations, SgdOptions, Stepper,
+    TrainingBatch, step_flops,
 };
 
 const BATCH: usize = 64;
@@ -22,14 +22,14 @@ const SQUARE: usize = 2048;
 fn main() {
     let config = GmfConfig::image_video(128, 4096).expect("the paper's form");
     let features = |l: usize| (0..BATCH * l).map(|i| ((i * 2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect();
-    let batch = FeatureBatch { features: vec![features(128), features(4096)] };
     let relations = Relations::new(BATCH, |a, c| if a / 2 == c / 2 { Relation::Positive } else { Relation::Negative });
+    let batch = TrainingBatch { features: vec![features(128), features(4096)], relations };
     let objective = Objective::default();
     let sgd = SgdOptions { rate: 1e-4, momentum: 0.9, decay: 1e-4, loss_limit: f64::MAX };
     let mut cpu = CpuStepper::new(GmfWeights::random(&config, 1), None);
     let step = |stepper: &mut dyn Stepper| {
         let start = Instant::now();
-        stepper.step(&batch, &relations, &objective, &sgd).expect("a finite loss");
+        stepper.step(&batch, &objective, &sgd).expect("a finite loss");
         start.elapsed().as_secs_f64()
     };
     step(&mut cpu);

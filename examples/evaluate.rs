@@ -4,7 +4,7 @@
 //! cargo run --release --example evaluate
 //! ```
 
-use reelseek::features::{FeatureLine, FeatureSet, FeatureWriter, LineLabels, Split};
+use reelseek::features::{FeatureLine, FeatureSet, FeatureWriter, Split};
 use reelseek::gmf::{TrainOptions, TrainingData};
 use reelseek::research::eval::methods::TrainingContext;
 use reelseek::research::eval::table::{self, TablePlan};
@@ -22,8 +22,8 @@ fn write_table(
         let mean = |i: usize| ((row % 8 * 5 + i * 3) % 7) as f32 / 3.0;
         let features: Vec<f32> = (0..length).map(|i| mean(i) + noise(i)).collect();
         let split = if row < 160 { Split::Train } else { Split::Test };
-        let label = LineLabels::One(format!("class {}", row % 8));
-        let line = FeatureLine { label: Some(label), split: Some(split), ..FeatureLine::new(format!("{name}{row}")) };
+        let labels = vec![format!("class {}", row % 8)];
+        let line = FeatureLine { labels, split: Some(split), ..FeatureLine::new(format!("{name}{row}")) };
         writer.push(&line, &features)?;
     }
     Ok(writer)

@@ -56,11 +56,11 @@
 //!
 //! | room | question | uses |
 //! |---|---|---|
-//! | `base` | which helpers need no other room? (files, random numbers, matrix products, ...) | index |
+//! | `base` | which helpers need no other room? (files, random numbers, matrix products, ...) | - |
 //! | [`media`] | which pictures are in a file, and at which times? | base |
 //! | [`encode`] | what are the features of a picture and of a clip? | base, media |
 //! | `features` | which feature sets are on disk, with which labels and splits? | base |
-//! | [`gmf`] | how do features of different lengths become comparable? | base, features |
+//! | [`gmf`] | how do features of different lengths become comparable? | base, features, index |
 //! | [`reelseek_index`] | which rows are nearest, among those that match the filter? | - |
 //! | [`collection`] | which encoder and checkpoint belong to an index folder? | all above but features |
 //! | [`search`] | which videos, and which moments, match a picture? | all above but features |

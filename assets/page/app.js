@@ -23,7 +23,7 @@ function viewOf(name) {
 }
 
 async function show(route) {
-  let name = VIEWS[route.view] ? route.view : 'search';
+  let name = Object.hasOwn(VIEWS, route.view) ? route.view : 'search';
   if (name === 'library' && route.rest[0]) name = 'video';
   const view = viewOf(name);
   const changed = view !== currentView;

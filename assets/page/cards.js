@@ -1,8 +1,9 @@
 // One result as a card, and previews that play in place.
 
-import { breakable, clock, h, icon } from './dom.js';
+import { breakable, clock, h, icon, quoted } from './dom.js';
 import { retryLoading, thumbnail } from './media.js';
 import { openPlayer } from './player.js';
+import { address } from './router.js';
 
 /** Least confidence of a result that counts as found. One in 20 unrelated pictures reaches it. */
 export const FOUND_CONFIDENCE = 0.95;
@@ -98,7 +99,7 @@ document.addEventListener('keydown', (event) => event.key === 'Escape' && stop()
 export const labelList = (labels) =>
   labels.length > 0 &&
   h('ul', { class: 'labels', 'aria-label': 'Labels' }, labels.map((label) => h('li', {}, h('a', { href: labelLink(label) }, label))));
-const labelLink = (label) => `#/library?${new URLSearchParams({ query: `label:"${label.replace(/["\\]/g, '\\$&')}"` })}`;
+const labelLink = (label) => address('library', { query: `label:${quoted(label)}` });
 
 /** A result of a search. `onframe(video, at)` searches with its frame. */
 export function card(result, onframe) {

@@ -22,6 +22,9 @@ const ICONS = {
   back: '<path d="M14.5 5.5 8 12l6.5 6.5"/>',
 };
 
+/** A value as the filter language quotes it. */
+export const quoted = (text) => `"${text.replace(/["\\]/g, '\\$&')}"`;
+
 /** A name that may wrap after `_`, `-` and `.`. */
 export const breakable = (name) => name.split(/(?<=[_\-.])/).flatMap((part, i) => (i ? [h('wbr'), part] : [part]));
 

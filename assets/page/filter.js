@@ -1,7 +1,7 @@
 // A text box for the index's filter language, with completions: a combobox with a list, as ARIA describes it.
 
 import { completions } from './api.js';
-import { count, h, icon } from './dom.js';
+import { count, h, icon, quoted } from './dom.js';
 
 const FIELDS = [
   { text: 'label:', note: 'a label from the file beside the video' },
@@ -10,8 +10,6 @@ const FIELDS = [
   { text: 'duration:[', note: 'seconds, as in duration:[10 TO 60]' },
 ];
 const MAX_PROPOSALS = 8;
-
-const quoted = (text) => `"${text.replace(/["\\]/g, '\\$&')}"`;
 
 /** The word that ends at the caret: its start, its field (if any) and the typed part of its value. */
 export function wordAt(text, caret) {

@@ -60,7 +60,7 @@ export async function poll(all = false) {
     // This sends a request only while there is no index.
     const { index, indexing } = await api.serverInfo(false, true);
     if (mine !== polls) return;
-        needsIndex = !index && indexing;
+    needsIndex = !index && indexing;
     failures = 0;
     view?.onsuccess();
     if (running !== null) timer = setTimeout(poll, view ? OPEN_MS : BACKGROUND_MS);

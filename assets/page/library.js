@@ -11,6 +11,9 @@ import { address, go } from './router.js';
 const PAGE = 48;
 const SORTS = { name: 'File name', newest: 'Newest first', duration: 'Longest first' };
 
+/** The order that the page's URL names, if it is known. */
+const sortOf = ({ params }) => (Object.hasOwn(SORTS, params.get('sort')) ? params.get('sort') : 'name');
+
 const videoCard = (video) =>
   h(
     'li',
@@ -79,7 +82,7 @@ export function libraryView() {
     const skip = Math.max(0, Number.parseInt(route.params.get('skip'), 10) || 0);
     list.setAttribute('aria-busy', 'true');
     try {
-      const answer = await api.get('/v1/videos', { query: route.params.get('query'), sort: route.params.get('sort') ?? 'name', top: PAGE, skip }, control.signal);
+      const answer = await api.get('/v1/videos', { query: route.params.get('query'), sort: sortOf(route), top: PAGE, skip }, control.signal);
       if (running !== control) return;
       alerts.clear();
       query.wrong('');
@@ -113,7 +116,7 @@ export function libraryView() {
       const turned = route && route.params.get('skip') !== next.params.get('skip');
       route = next;
       query.value = route.params.get('query') ?? '';
-      sort.value = SORTS[route.params.get('sort')] ? route.params.get('sort') : 'name';
+      sort.value = sortOf(route);
       await load();
       if (turned) root.querySelector('h1').focus();
     },

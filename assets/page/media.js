@@ -56,9 +56,8 @@ export function retryLoading(element, load, { onfailed, onwait, maxAttempts = In
   });
 }
 
-// Thumbnails load when they are near the window, and only a few at once: a browser opens six connections
-// to a server,
-// and slow thumbnails must not delay searches.
+// Thumbnails load when they are near the window, and only a few at once: a browser opens six connections to a
+// server, and slow thumbnails must not delay searches.
 
 const MAX_AT_ONCE = 4;
 const due = [];

@@ -28,18 +28,12 @@ const CHECKSUM_LINE_BYTES: usize = 16;
 const FOOTER_MAGIC: u32 = 1337;
 
 /// tantivy's directory with checksums; see the module.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct TextDirectory {
     path: PathBuf,
     inner: MmapDirectory,
     /// Files that are mapped now.
     maps: Arc<Mutex<HashMap<PathBuf, Weak<MappedFile>>>>,
-}
-
-impl std::fmt::Debug for TextDirectory {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("TextDirectory").field(&self.path).finish()
-    }
 }
 
 /// The additional line of a file with this content.

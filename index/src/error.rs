@@ -156,14 +156,6 @@ impl Error {
         }
     }
 
-    /// The file that is damaged, unreadable or of another version.
-    pub(crate) fn path(&self) -> Option<&Path> {
-        match self {
-            Error::Damaged { path, .. } | Error::Version { path, .. } | Error::Io { path, .. } => Some(path),
-            _ => None,
-        }
-    }
-
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
         move |source| Error::Io { action, path: path.to_owned(), source }
     }

@@ -136,24 +136,6 @@ pub(crate) fn score(planes: RowPlanes<'_>, row: usize, query: &[f32]) -> f32 {
     tidy(score[0])
 }
 
-/// Calls `visit` with the rows of a range and their scores.
-pub(crate) fn each_score(
-    segments: &[SegmentFile],
-    range: &RowRange,
-    query: &[f32],
-    mut visit: impl FnMut(RowRef, f32),
-) {
-    let planes = segments[range.segment as usize].vectors(range.first, range.rows);
-    let mut scores = [0.0; BLOCK];
-    for from in (0..range.rows as usize).step_by(BLOCK) {
-        let scores = &mut scores[..BLOCK.min(range.rows as usize - from)];
-        planes.rows(from, from + scores.len()).dots(query, scores);
-        for (row, score) in (range.first + from as u32..).zip(scores) {
-            visit(RowRef { segment: range.segment, row }, tidy(*score));
-        }
-    }
-}
-
 /// Adds the best rows of a range to `top`.
 fn scan(segments: &[SegmentFile], range: &RowRange, query: &ScanQuery<'_>, coded: &CodedVector, top: &mut TopRows) {
     let planes = segments[range.segment as usize].vectors(range.first, range.rows);

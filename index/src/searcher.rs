@@ -9,9 +9,8 @@ use crate::error::{Error, Result};
 use crate::manifest::{Manifest, RoundingRecall};
 use crate::names::SEGMENTS_DIR;
 use crate::nearest::{self, RowSelection};
-use crate::scan::{self, RowRange, push_range};
+use crate::scan::{RowRange, push_range};
 use crate::segment::{SegmentFile, TableEntry};
-use crate::simd;
 use crate::text::{TextIndex, TextReader};
 use crate::types::{Effort, Hit, IndexSettings, RowRef, SegmentCounts, Span, Video, VideoNumber, VideoSet};
 
@@ -371,21 +370,6 @@ impl Searcher {
     /// memory.
     pub fn mapped_bytes(&self) -> u64 {
         self.segments.iter().map(SegmentFile::bytes).sum()
-    }
-
-    /// Calls `visit` with every live row, in order, and its dot product with the query.
-    ///
-    /// # Errors
-    ///
-    /// As [`Searcher::search`].
-    pub fn scores(&self, query: &[f32], mut visit: impl FnMut(RowRef, f32)) -> Result<()> {
-        self.check(query)?;
-        let mut scaled = Vec::new();
-        let power = simd::scale_into(query, &mut scaled);
-        let ranges = self.live.iter().flat_map(|selection| &selection.ranges);
-        let mut unscaled = |row, score| visit(row, simd::times_power(score, power));
-        ranges.for_each(|range| scan::each_score(&self.segments, range, &scaled, &mut unscaled));
-        self.check_files()
     }
 
     fn check(&self, query: &[f32]) -> Result<()> {

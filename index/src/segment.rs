@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::graph::file::GraphFile;
-use crate::io::{self, HEADER_BYTES, u32_at, u64_at};
+use crate::io::{self, HEADER_BYTES, u32_at};
 use crate::manifest::SegmentMeta;
 use crate::map::MappedFile;
 use crate::names;
@@ -14,8 +14,8 @@ use crate::types::{IndexSettings, Span};
 
 const MAGIC: &[u8; 8] = b"RSEEKVEC";
 const VERSION: u32 = 3;
-const SPAN_BYTES: u64 = 12;
-const VIDEO_BYTES: u64 = 16;
+const SPAN_BYTES: usize = 12;
+const VIDEO_BYTES: usize = 16;
 
 /// The sizes in the header. All offsets follow from them.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,26 +58,16 @@ impl SegmentHeader {
 
     /// `None` if a size overflows.
     fn sections(self) -> Option<SegmentSections> {
-        let (dim, rows, videos) = (u64::from(self.dim), u64::from(self.rows), u64::from(self.videos));
-        let plane = rows.checked_mul(dim)?;
-        let second = (HEADER_BYTES as u64).checked_add(plane)?;
-        let third = second.checked_add(plane)?;
-        let exponents = third.checked_add(plane.checked_mul(u64::from(self.bits / 16 - 1) * 2)?)?;
+        let size = |n: u32| usize::try_from(n).ok();
+        let (rows, values) = (size(self.rows)?, size(self.rows)?.checked_mul(size(self.dim)?)?);
+        let second = HEADER_BYTES.checked_add(values)?;
+        let third = second.checked_add(values)?;
+        let exponents = third.checked_add(values.checked_mul(size(self.bits / 16 - 1)? * 2)?)?;
         let spans = exponents.checked_add(rows)?.checked_next_multiple_of(8)?;
-        let table = spans.checked_add(rows * SPAN_BYTES)?.checked_next_multiple_of(8)?;
-        let sketches = table.checked_add(videos * VIDEO_BYTES)?;
-        let bytes = sketches.checked_add(rows * u64::from(self.sketch))?.checked_add(4)?;
-        let at = |offset: u64| usize::try_from(offset).ok();
-        at(bytes)?;
-        Some(SegmentSections {
-            second: at(second)?,
-            third: at(third)?,
-            exponents: at(exponents)?,
-            spans: at(spans)?,
-            videos: at(table)?,
-            sketches: at(sketches)?,
-            bytes,
-        })
+        let videos = spans.checked_add(rows.checked_mul(SPAN_BYTES)?)?.checked_next_multiple_of(8)?;
+        let sketches = videos.checked_add(size(self.videos)?.checked_mul(VIDEO_BYTES)?)?;
+        let bytes = sketches.checked_add(rows.checked_mul(size(self.sketch)?)?)?.checked_add(4)? as u64;
+        Some(SegmentSections { second, third, exponents, spans, videos, sketches, bytes })
     }
 
     fn bytes(self, sections: &SegmentSections) -> [u8; HEADER_BYTES] {
@@ -142,7 +132,8 @@ impl SegmentFile {
         }
         io::check_trailer(bytes, &path, meta.crc)?;
         if map.slice::<u16>(sections.third..sections.exponents).is_none()
-            || map.slice::<u32>(sections.spans..sections.spans + rows * SPAN_BYTES as usize).is_none()
+            || map.slice::<u32>(sections.spans..sections.spans + rows * SPAN_BYTES).is_none()
+            || map.slice::<[u64; 2]>(sections.videos..sections.sketches).is_none()
         {
             return Err(Error::damaged(&path, "aligned sections", "a misaligned mapping"));
         }
@@ -193,22 +184,21 @@ impl SegmentFile {
 
     /// The video of a row: the last entry that begins at or before the row and is not empty.
     pub(crate) fn entry_of(&self, row: u32) -> Option<TableEntry> {
-        let (mut low, mut high) = (0, self.videos);
-        while low < high {
-            let middle = low.midpoint(high);
-            if self.entry(middle).first_row <= row { low = middle + 1 } else { high = middle }
-        }
-        let entry = self.entry(low.checked_sub(1)?);
+        let begun = self.table().partition_point(|entry| entry[1] as u32 <= row);
+        let entry = self.entry(begun.checked_sub(1)?);
         (row - entry.first_row < entry.rows).then_some(entry)
     }
 
+    /// The table of videos: the number of each, then its first row (the low 32 bits) and its number of rows.
+    fn table(&self) -> &[[u64; 2]] {
+        self.map.slice(self.sections.videos..self.sections.sketches).unwrap_or(&[])
+    }
+
     fn entry(&self, i: usize) -> TableEntry {
-        let bytes = self.map.bytes();
-        let at = self.sections.videos + i * VIDEO_BYTES as usize;
+        let [number, rows] = self.table()[i];
         // A damaged table must not point outside the rows.
-        let first_row = u32_at(bytes, at + 8).min(self.rows as u32);
-        let rows = u32_at(bytes, at + 12).min(self.rows as u32 - first_row);
-        TableEntry { number: u64_at(bytes, at), first_row, rows }
+        let first_row = (rows as u32).min(self.rows as u32);
+        TableEntry { number, first_row, rows: ((rows >> 32) as u32).min(self.rows as u32 - first_row) }
     }
 
     /// The smallest and the largest video number; `None` if there are no videos.
@@ -224,17 +214,8 @@ impl SegmentFile {
 
     /// The entry of a video, dead or live.
     pub(crate) fn find(&self, number: u64) -> Option<TableEntry> {
-        let (mut low, mut high) = (0, self.videos);
-        while low < high {
-            let middle = low.midpoint(high);
-            let entry = self.entry(middle);
-            match entry.number.cmp(&number) {
-                std::cmp::Ordering::Equal => return Some(entry),
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        None
+        let at = self.table().binary_search_by_key(&number, |entry| entry[0]).ok()?;
+        Some(self.entry(at))
     }
 
     /// The vectors of `rows` rows from `first`; empty if out of range.
@@ -256,8 +237,8 @@ impl SegmentFile {
 
     /// The spans of `rows` rows from `first`, three integers a row.
     pub(crate) fn span_words(&self, first: u32, rows: u32) -> &[u32] {
-        let at = self.sections.spans + first as usize * SPAN_BYTES as usize;
-        self.map.slice(at..at + rows as usize * SPAN_BYTES as usize).unwrap_or(&[])
+        let at = self.sections.spans + first as usize * SPAN_BYTES;
+        self.map.slice(at..at + rows as usize * SPAN_BYTES).unwrap_or(&[])
     }
 
     /// The spans of `rows` rows from `first`.

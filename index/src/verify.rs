@@ -112,15 +112,16 @@ fn verify_segments(dir: &Path, manifest: &Manifest, report: &mut VerifyReport) {
     for meta in &manifest.segments {
         let path = dir.join(SEGMENTS_DIR).join(&meta.name);
         report.files += meta.names().count();
-        match SegmentFile::open(path.clone(), &manifest.settings, meta) {
+        let found = match SegmentFile::open(path.clone(), &manifest.settings, meta) {
             Ok(segment) => {
                 report.bytes += segment.bytes();
-                let graph = segment.graph.as_ref().map_or(Ok(()), GraphFile::verify);
-                for error in [segment.verify(), graph].into_iter().filter_map(Result::err) {
-                    report.problem(error.path().unwrap_or(&path), &error);
-                }
+                [segment.verify(), segment.graph.as_ref().map_or(Ok(()), GraphFile::verify)]
             }
-            Err(error) => report.problem(error.path().unwrap_or(&path), &error),
+            Err(error) => [Err(error), Ok(())],
+        };
+        for mut error in found.into_iter().filter_map(Result::err) {
+            let file = error.path_mut().map_or_else(|| path.clone(), |file| file.clone());
+            report.problem(&file, &error);
         }
     }
 }

@@ -184,15 +184,6 @@ impl Writer {
         self.state = Some(json);
     }
 
-    /// The committed videos, by ascending number.
-    ///
-    /// # Errors
-    ///
-    /// As [`Searcher::videos`].
-    pub fn videos(&self) -> Result<Vec<Video>> {
-        self.committed.videos()
-    }
-
     /// Publishes all changes since the last commit, durably, as a whole or not at all.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 
 #![allow(unsafe_code, reason = "gemm takes pointers and strides; `multiply_here` checks them against the slices")]
 
+use nalgebra::{DMatrix, SymmetricEigen};
 use rayon::prelude::*;
 
 /// Smallest number of multiply-adds for which a second thread saves time.
@@ -114,6 +115,15 @@ pub(crate) fn multiply_here(dst: &mut [f32], keep: f32, a: MatrixView<'_>, b: Ma
             gemm::Parallelism::None,
         );
     }
+}
+
+/// The `count` largest eigenvalues of a symmetric matrix, largest first, and their eigenvectors as columns.
+pub(crate) fn largest_eigenvectors(matrix: DMatrix<f64>, count: usize) -> (Vec<f64>, DMatrix<f64>) {
+    let SymmetricEigen { eigenvectors, eigenvalues } = SymmetricEigen::new(matrix);
+    let mut order: Vec<usize> = (0..eigenvalues.len()).collect();
+    order.sort_by(|a, b| eigenvalues[*b].total_cmp(&eigenvalues[*a]));
+    order.truncate(count);
+    (order.iter().map(|i| eigenvalues[*i]).collect(), eigenvectors.select_columns(&order))
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 mod cancel;
 mod error_paths;
 pub(crate) mod files;
-pub(crate) mod gemv;
 #[cfg(feature = "research")]
 pub(crate) mod linalg;
 pub(crate) mod seeded;
@@ -14,6 +13,23 @@ pub(crate) mod visible;
 
 pub use cancel::Cancel;
 pub use error_paths::ErrorPaths;
+
+/// Defines a setter for each of these fields of an options struct. Calls can be chained.
+macro_rules! setters {
+    ($options:ident: $($field:ident: $type:ty),+ $(,)?) => {
+        impl $options {
+            $(
+                #[doc = concat!("Sets [`", stringify!($options), "::", stringify!($field), "`].")]
+                #[must_use]
+                pub fn $field(mut self, $field: $type) -> $options {
+                    self.$field = $field;
+                    self
+                }
+            )+
+        }
+    };
+}
+pub(crate) use setters;
 
 #[cfg(test)]
 #[path = "../../tests/integration/support/skip.rs"]

@@ -192,45 +192,53 @@ impl<'a> TensorFile<'a> {
     }
 }
 
-/// Encodes tensors (name, shape, values) and metadata. Equal input gives equal bytes.
+/// A tensor to write.
+#[derive(Debug, Clone)]
+pub(crate) struct NamedTensor<'a> {
+    pub(crate) name: String,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) values: &'a [f32],
+}
+
+impl<'a> NamedTensor<'a> {
+    pub(crate) fn new(name: impl Into<String>, shape: &[usize], values: &'a [f32]) -> NamedTensor<'a> {
+        NamedTensor { name: name.into(), shape: shape.to_vec(), values }
+    }
+
+    /// The tensor in the form that `safetensors` writes.
+    fn view<'b>(&'b self, dtype: Dtype, bytes: &'b [u8]) -> (&'b str, TensorView<'b>) {
+        let view = TensorView::new(dtype, self.shape.clone(), bytes);
+        (&self.name, view.expect("every caller passes values that fit the shape"))
+    }
+}
+
+/// Encodes tensors and metadata. Equal input gives equal bytes.
 pub(crate) fn write(
-    tensors: &[(&str, &[usize], &[f32])],
+    tensors: &[NamedTensor<'_>],
     precision: StoredPrecision,
     metadata: HashMap<String, String>,
 ) -> Vec<u8> {
+    let half = |values: &[f32]| values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect();
     let numbers: Vec<Cow<'_, [u8]>> = tensors
         .iter()
-        .map(|(_, _, values)| match precision {
-            StoredPrecision::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
-            StoredPrecision::F32 => little_endian(values),
+        .map(|tensor| match precision {
+            StoredPrecision::F16 => half(tensor.values),
+            StoredPrecision::F32 => little_endian(tensor.values),
         })
         .collect();
     let dtype = if precision == StoredPrecision::F16 { Dtype::F16 } else { Dtype::F32 };
-    let views = tensors.iter().zip(&numbers).map(|((name, shape, _), bytes)| {
-        let view =
-            TensorView::new(dtype, shape.to_vec(), bytes).expect("every caller passes values that fit the shape");
-        (*name, view)
-    });
+    let views = tensors.iter().zip(&numbers).map(|(tensor, bytes)| tensor.view(dtype, bytes));
     safetensors::serialize(views, Some(metadata)).expect("every caller passes unique names")
 }
 
-/// Writes tensors (name, shape, values) as f32 to a file without copying them. The file is replaced
-/// atomically.
-pub(crate) fn save(
-    path: &Path,
-    tensors: &[(String, Vec<usize>, &[f32])],
-    metadata: HashMap<String, String>,
-) -> Result<(), Error> {
+/// Writes tensors as f32 to a file without copying them. The file is replaced atomically.
+pub(crate) fn save(path: &Path, tensors: &[NamedTensor<'_>], metadata: HashMap<String, String>) -> Result<(), Error> {
     // A file that cannot be read back must not replace one that can.
-    if let Some((name, _, _)) = tensors.iter().find(|(_, _, values)| values.iter().any(|v| !v.is_finite())) {
-        return Err(Error::NotFinite(name.clone()));
+    if let Some(tensor) = tensors.iter().find(|tensor| tensor.values.iter().any(|v| !v.is_finite())) {
+        return Err(Error::NotFinite(tensor.name.clone()));
     }
-    let numbers: Vec<Cow<'_, [u8]>> = tensors.iter().map(|(_, _, values)| little_endian(values)).collect();
-    let views = tensors.iter().zip(&numbers).map(|((name, shape, _), bytes)| {
-        let view =
-            TensorView::new(Dtype::F32, shape.clone(), bytes).expect("every caller passes values that fit the shape");
-        (name.as_str(), view)
-    });
+    let numbers: Vec<Cow<'_, [u8]>> = tensors.iter().map(|tensor| little_endian(tensor.values)).collect();
+    let views = tensors.iter().zip(&numbers).map(|(tensor, bytes)| tensor.view(Dtype::F32, bytes));
     files::replace(path, |part| {
         // safetensors creates a file that only its owner may read. Give it the permissions of an ordinary new
         // file.
@@ -260,7 +268,8 @@ mod tests {
 
     fn example(precision: StoredPrecision) -> Vec<u8> {
         let metadata = HashMap::from([("format".to_owned(), "1".to_owned())]);
-        write(&[("a", &[2, 2], &[1.0, -2.0, 0.5, 4.0]), ("b", &[1], &[8.0])], precision, metadata)
+        let (a, b) = (NamedTensor::new("a", &[2, 2], &[1.0, -2.0, 0.5, 4.0]), NamedTensor::new("b", &[1], &[8.0]));
+        write(&[a, b], precision, metadata)
     }
 
     fn message(outcome: Result<TensorFile<'_>, Error>) -> String {
@@ -280,7 +289,7 @@ mod tests {
                 assert_eq!(file.metadata["format"], "1");
             }
         }
-        save(&path, &[("c".to_owned(), vec![2], &[3.0, 7.0])], HashMap::new()).unwrap();
+        save(&path, &[NamedTensor::new("c", &[2], &[3.0, 7.0])], HashMap::new()).unwrap();
         assert_eq!(open(&path).unwrap().take("c", &[2]).unwrap(), [3.0, 7.0]);
     }
 
@@ -290,13 +299,11 @@ mod tests {
         let file = parse(&bytes).unwrap();
         assert!(matches!(file.take("x", &[1]), Err(Error::Missing(name)) if name == "x"));
         assert!(matches!(file.take("a", &[4]), Err(Error::Shape { expected, .. }) if expected == [4]));
-        let bytes = write(&[("a", &[1], &[f32::NAN])], StoredPrecision::F32, HashMap::new());
+        let not_finite = [NamedTensor::new("a", &[1], &[f32::NAN])];
+        let bytes = write(&not_finite, StoredPrecision::F32, HashMap::new());
         assert!(matches!(parse(&bytes).unwrap().take("a", &[1]), Err(Error::NotFinite(_))));
         let unsaved = tempfile::tempdir().unwrap().path().join("a");
-        assert!(matches!(
-            save(&unsaved, &[("a".into(), vec![1], &[f32::NAN])], HashMap::new()),
-            Err(Error::NotFinite(_))
-        ));
+        assert!(matches!(save(&unsaved, &not_finite, HashMap::new()), Err(Error::NotFinite(_))));
     }
 
     #[test]

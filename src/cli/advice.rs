@@ -5,7 +5,7 @@ use std::error::Error;
 use crate::encode::registry::WeightsOrigin;
 use crate::ingest::closed_form::{FitError, FitEvent};
 use crate::ingest::{self, FileError};
-use crate::{collection, encode, gmf, media, search};
+use crate::{collection, encode, gmf, media};
 
 /// Reported for a video of the index whose file is gone.
 pub(super) const MISSING_FILE: &str = "the file is gone but still in the index; --prune removes it";
@@ -21,7 +21,6 @@ pub(super) fn of(error: &(dyn Error + 'static)) -> Option<String> {
         .or_else(|| error.downcast_ref().and_then(encode))
         .or_else(|| error.downcast_ref().and_then(checkpoint))
         .or_else(|| error.downcast_ref().and_then(collection))
-        .or_else(|| error.downcast_ref().and_then(search))
         .or_else(|| error.downcast_ref().and_then(ingest))
         .or_else(|| error.downcast_ref().and_then(file));
     #[cfg(feature = "encoders")]
@@ -86,11 +85,11 @@ fn encode(error: &encode::Error) -> Option<String> {
             Some(format!("fetch them with `reelseek encoders pull {name}`, or {NAME_WEIGHTS}"))
         }
         Error::NoWeights { .. } => text(NAME_WEIGHTS),
-        Error::PickledWeights { name: "c3d", path, .. } => Some(format!(
+        Error::Weights { name: "c3d", path, is_pickle: true, .. } => Some(format!(
             "convert it with `python3 tools/convert_c3d.py {} c3d.npz`, and name the result with --weights",
             path.display()
         )),
-        Error::PickledWeights { .. } => text("convert it to safetensors"),
+        Error::Weights { is_pickle: true, .. } => text("convert it to safetensors"),
         Error::OnnxFile { .. } => {
             text("name the network's file with --encoder onnx:FILE or, if it was moved, with --weights FILE")
         }
@@ -169,20 +168,9 @@ fn collection(error: &collection::Error) -> Option<String> {
     }
 }
 
-fn search(error: &search::Error) -> Option<String> {
-    match error {
-        search::Error::Media(error) => media(error),
-        search::Error::Index(error) => index(error),
-        search::Error::Checkpoint(error) => checkpoint(error),
-        search::Error::Encoder(error) => encode(error),
-        search::Error::Collection(error) => collection(error),
-    }
-}
-
 fn ingest(error: &ingest::Error) -> Option<String> {
     match error {
         ingest::Error::Media(error) => media(error),
-        ingest::Error::Index(error) => index(error),
         ingest::Error::Collection(error) => collection(error),
         ingest::Error::Fit(FitError::NoFrames { .. }) => text("name other videos, or a --checkpoint"),
         ingest::Error::Fit(FitError::Encoder(error)) => encode(error),
@@ -204,7 +192,7 @@ fn file(error: &FileError) -> Option<String> {
 mod research {
     use std::error::Error as StdError;
 
-    use super::{checkpoint, index, media, search, text};
+    use super::{checkpoint, collection, encode, index, media, text};
     use crate::research::{eval, extract, fit};
     use crate::{features, gmf};
 
@@ -212,10 +200,8 @@ mod research {
         None.or_else(|| error.downcast_ref().and_then(config))
             .or_else(|| error.downcast_ref().and_then(training))
             .or_else(|| error.downcast_ref().and_then(features))
-            .or_else(|| error.downcast_ref().and_then(discriminant))
+            .or_else(|| error.downcast_ref().and_then(fit))
             .or_else(|| error.downcast_ref().and_then(evaluation))
-            .or_else(|| error.downcast_ref().and_then(quality))
-            .or_else(|| error.downcast_ref().and_then(kinds))
             .or_else(|| error.downcast_ref().and_then(extraction))
     }
 
@@ -263,10 +249,13 @@ mod research {
         }
     }
 
-    fn discriminant(error: &fit::Error) -> Option<String> {
+    fn fit(error: &fit::Error) -> Option<String> {
         match error {
             fit::Error::TooFew { .. } => text("name more videos"),
             fit::Error::Degenerate => text("name other videos"),
+            fit::Error::Encoder(error) => encode(error),
+            fit::Error::Config(error) => config(error),
+            _ => None,
         }
     }
 
@@ -277,28 +266,12 @@ mod research {
             Error::Checkpoint(error) => checkpoint(error),
             Error::Config(error) => config(error),
             Error::Train(error) => training(error),
+            Error::Media(error) => media(error),
+            Error::Collection(error) => collection(error),
             Error::Index(error) => index(error),
+            Error::AllTrainedOn => text("index other videos, or leave --held-out out"),
             Error::EmptySplit { .. } => text("name another --split"),
             Error::ImagesLonger { .. } => text("name the method without -image"),
-            _ => None,
-        }
-    }
-
-    fn quality(error: &eval::quality::Error) -> Option<String> {
-        use eval::quality::Error;
-        match error {
-            Error::Media(error) => media(error),
-            Error::Search(error) => search(error),
-            Error::AllTrainedOn => text("index other videos, or leave --held-out out"),
-            _ => None,
-        }
-    }
-
-    fn kinds(error: &eval::kinds::Error) -> Option<String> {
-        use eval::kinds::Error;
-        match error {
-            Error::Media(error) => media(error),
-            Error::Search(error) => search(error),
             _ => None,
         }
     }

@@ -5,14 +5,14 @@ use thiserror::Error as ThisError;
 use crate::base::ErrorPaths;
 use crate::{encode, gmf};
 
-/// Why an index folder cannot be used.
+/// Why an index folder cannot be used, or a query cannot be answered.
 #[derive(Debug, ThisError)]
 #[non_exhaustive]
 pub enum Error {
-    /// The index cannot be read or written.
+    /// The index cannot be read or written, or the filter or the vector of a query is invalid.
     #[error(transparent)]
     Index(#[from] reelseek_index::Error),
-    /// The encoder is unknown, or its weights cannot be used.
+    /// The encoder is unknown, its weights cannot be used, or it failed.
     #[error(transparent)]
     Encoder(#[from] encode::Error),
     /// The checkpoint cannot be read, or was made for another encoder.

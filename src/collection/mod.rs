@@ -17,7 +17,7 @@ use reelseek_index::{Index, IndexSettings, RowPrecision, Searcher, Video, Writer
 
 pub use calibration::Calibration;
 pub use error::Error;
-pub use model::{Model, ModelChoice, NewModel};
+pub use model::{Model, ModelChoice};
 pub use state::{CalibratedOn, CollectionState, DecodeFailure};
 
 use crate::base::files;
@@ -203,21 +203,28 @@ fn pending_checkpoint(folder: &Path, fingerprint: &str) -> PathBuf {
 
 /// The path of an indexed video, also if it is not UTF-8.
 pub fn video_path(video: &Video) -> PathBuf {
+    video.path_bytes.clone().map_or_else(|| PathBuf::from(&video.path), path_of_bytes)
+}
+
+/// The path of these bytes. Only Unix has paths of any bytes.
+fn path_of_bytes(bytes: Vec<u8>) -> PathBuf {
     #[cfg(unix)]
-    if let Some(bytes) = &video.path_bytes {
-        use std::os::unix::ffi::OsStringExt;
-        return PathBuf::from(std::ffi::OsString::from_vec(bytes.clone()));
-    }
-    PathBuf::from(&video.path)
+    let path: std::ffi::OsString = std::os::unix::ffi::OsStringExt::from_vec(bytes);
+    #[cfg(not(unix))]
+    let path = String::from_utf8_lossy(&bytes).into_owned();
+    PathBuf::from(path)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn embedded() -> Model {
+        ModelChoice::default().open(|_| Ok::<_, Error>(Folded::embedded())).unwrap()
+    }
+
     fn create(folder: &Path) -> (Model, Collection) {
-        let model = ModelChoice::default().open().unwrap();
-        let model = model.with_checkpoint(Folded::embedded());
+        let model = embedded();
         let collection = Collection::create(folder, &model, RowPrecision::Full, 0).unwrap();
         (model, collection)
     }
@@ -237,7 +244,7 @@ mod tests {
     fn an_index_whose_checkpoint_is_gone_names_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("index");
-        let mut model = ModelChoice::default().open().unwrap().with_checkpoint(Folded::embedded());
+        let mut model = embedded();
         model.checkpoint.image.bias[0] += 1.0;
         let collection = Collection::create(&folder, &model, RowPrecision::Full, 0).unwrap();
         let file = folder.join(CHECKPOINT_FILE);

@@ -25,21 +25,20 @@ impl ModelChoice {
         self.weights.clone().or_else(in_name)
     }
 
-    /// Opens the encoder and the checkpoint for a new index.
+    /// Opens the encoder and the checkpoint for a new index. `default` makes the checkpoint if none is named.
     ///
     /// # Errors
     /// [`Error::Encoder`] if the encoder is unknown or its weights cannot be used; [`Error::Checkpoint`] if
-    /// the checkpoint cannot be read.
-    pub fn open(&self) -> Result<NewModel, Error> {
+    /// the checkpoint cannot be read; any error of `default`.
+    pub fn open<E: From<Error>>(&self, default: impl FnOnce(&dyn Encoder) -> Result<Folded, E>) -> Result<Model, E> {
         let name = self.encoder.as_deref().unwrap_or(LAYOUT);
-        let named = self.checkpoint.as_deref().map(Folded::open).transpose()?;
+        let named = self.checkpoint.as_deref().map(Folded::open).transpose().map_err(Error::from)?;
         // A renamed ONNX file is recognised by the id that the checkpoint recorded.
         let known = named.as_ref().map(|checkpoint| checkpoint.record.encoder.as_str());
         let weights = self.named_weights();
-        let encoder = registry::open_known(name, weights.as_deref(), known)?;
-        let embedded = || (encoder.info().name == LAYOUT).then(Folded::embedded);
-        let checkpoint = named.or_else(embedded);
-        Ok(NewModel { encoder, checkpoint, weights })
+        let encoder = registry::open_known(name, weights.as_deref(), known).map_err(Error::from)?;
+        let checkpoint = named.map_or_else(|| default(encoder.as_ref()), Ok)?;
+        Ok(Model { encoder, checkpoint, weights })
     }
 }
 
@@ -52,22 +51,4 @@ pub struct Model {
     pub checkpoint: Folded,
     /// File of the encoder's weights, if the caller or the index names one.
     pub weights: Option<PathBuf>,
-}
-
-/// The model of a new index. An encoder other than `layout` has no checkpoint until one is fitted to the
-/// videos.
-#[derive(Debug, Clone)]
-pub struct NewModel {
-    /// Makes features of pictures and clips.
-    pub encoder: Arc<dyn Encoder>,
-    /// The named checkpoint, or the embedded one of `layout`.
-    pub checkpoint: Option<Folded>,
-    weights: Option<PathBuf>,
-}
-
-impl NewModel {
-    /// The model with this checkpoint.
-    pub fn with_checkpoint(self, checkpoint: Folded) -> Model {
-        Model { encoder: self.encoder, checkpoint, weights: self.weights }
-    }
 }

@@ -70,13 +70,7 @@ mod any_path {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
         Ok(match PathForm::deserialize(from)? {
             PathForm::Text(text) => PathBuf::from(text),
-            #[cfg(unix)]
-            PathForm::Bytes(bytes) => {
-                use std::os::unix::ffi::OsStringExt;
-                PathBuf::from(std::ffi::OsString::from_vec(bytes))
-            }
-            #[cfg(not(unix))]
-            PathForm::Bytes(bytes) => PathBuf::from(String::from_utf8_lossy(&bytes).into_owned()),
+            PathForm::Bytes(bytes) => crate::collection::path_of_bytes(bytes),
         })
     }
 }

@@ -54,7 +54,7 @@ pub struct DownloadRecord {
 impl DownloadRecord {
     /// Reads the record beside a file; `None` if there is none or it is damaged.
     pub fn beside(path: &Path) -> Option<DownloadRecord> {
-        serde_json::from_slice(&std::fs::read(with_suffix(path, ".json")).ok()?).ok()
+        serde_json::from_slice(&std::fs::read(files::with_suffix(path, ".json")).ok()?).ok()
     }
 }
 
@@ -244,15 +244,9 @@ pub fn fetch(entry: &EncoderEntry, cancel: &Cancel, on_progress: impl FnMut(u64,
         transferred = Transfer { agent, url, path: &path, record: &record, cancel, on_progress }.run()?;
     }
     let text = serde_json::to_vec_pretty(&record).expect("a record is text and numbers");
-    let beside = with_suffix(&path, ".json");
+    let beside = files::with_suffix(&path, ".json");
     files::replace(&beside, |part| std::fs::write(part, &text)).map_err(|e| io(&beside, e))?;
     Ok(Download { path, record, transferred })
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 fn io(path: &Path, source: std::io::Error) -> Error {
@@ -396,7 +390,7 @@ impl<F: FnMut(u64, u64)> Transfer<'_, F> {
     /// Downloads the missing bytes, checks the whole file and renames it. Returns the number of transferred
     /// bytes.
     fn run(mut self) -> Result<u64, Error> {
-        let part = with_suffix(self.path, &format!(".{}.part", &self.record.hash[..16]));
+        let part = files::with_suffix(self.path, &format!(".{}.part", &self.record.hash[..16]));
         let mut file = self.lock(&part)?;
         let total = self.record.bytes;
         let start = match file.metadata().map_err(|e| io(&part, e))?.len() {

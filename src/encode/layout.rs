@@ -19,6 +19,7 @@
 //! * image features: `Q (f − μ)`, 128 numbers; `Q` (128 x 512) has orthonormal rows and is embedded;
 //! * clip features: the descriptors of 8 frames, 2 s at 4 frames a second, concatenated: 4096 numbers.
 
+use crate::base::tensors::{self, NamedTensor, StoredPrecision};
 use crate::media::{Fit, Picture};
 
 use super::{Descriptor, Encoder, EncoderInfo, Error, FLAT_DEVIATION, Sampling, deviation};
@@ -186,7 +187,7 @@ impl Projection {
     /// [`Error::Projection`] if the file is damaged, lacks a tensor, or has a tensor of another shape.
     pub fn parse(bytes: &[u8], name: &str) -> Result<Projection, Error> {
         let fault = |found: String| Error::Projection { path: name.into(), found };
-        let file = crate::base::tensors::parse(bytes).map_err(|e| fault(e.to_string()))?;
+        let file = tensors::parse(bytes).map_err(|e| fault(e.to_string()))?;
         let mean = file.take("mean", &[DESCRIPTOR_LEN]).map_err(|e| fault(e.to_string()))?;
         let rows = file.take("projection", &[IMAGE_LEN, DESCRIPTOR_LEN]).map_err(|e| fault(e.to_string()))?;
         Ok(Projection { mean, rows })
@@ -194,11 +195,9 @@ impl Projection {
 
     /// The bytes of a file that [`Projection::parse`] reads, with numbers as f16.
     pub fn to_bytes(&self) -> Vec<u8> {
-        crate::base::tensors::write(
-            &[("mean", &[DESCRIPTOR_LEN], &self.mean), ("projection", &[IMAGE_LEN, DESCRIPTOR_LEN], &self.rows)],
-            crate::base::tensors::StoredPrecision::F16,
-            [("encoder".to_owned(), ID.to_owned())].into(),
-        )
+        let mean = NamedTensor::new("mean", &[DESCRIPTOR_LEN], &self.mean);
+        let rows = NamedTensor::new("projection", &[IMAGE_LEN, DESCRIPTOR_LEN], &self.rows);
+        tensors::write(&[mean, rows], StoredPrecision::F16, [("encoder".to_owned(), ID.to_owned())].into())
     }
 }
 

@@ -219,7 +219,7 @@ pub enum Error {
         /// Where the weights can be had.
         origin: WeightsOrigin,
     },
-    /// A weights file that the encoder cannot read.
+    /// A weights file that the encoder cannot read. Pickles are not read because unpickling can run code.
     #[error("{}: {found}; expected the weights of {name}: {expected}", path.display())]
     Weights {
         /// The encoder.
@@ -228,16 +228,8 @@ pub enum Error {
         path: PathBuf,
         /// What was found.
         found: String,
-        /// The files that the encoder reads.
-        expected: &'static str,
-    },
-    /// A weights file in Python's pickle format, which is not read because unpickling can run code.
-    #[error("{}: a Python pickle; expected the weights of {name}: {expected}", path.display())]
-    PickledWeights {
-        /// The encoder.
-        name: &'static str,
-        /// The file.
-        path: PathBuf,
+        /// Whether the file is in Python's pickle format.
+        is_pickle: bool,
         /// The files that the encoder reads.
         expected: &'static str,
     },
@@ -291,7 +283,6 @@ impl ErrorPaths for Error {
         match self {
             Error::NoWeights { path, .. }
             | Error::Weights { path, .. }
-            | Error::PickledWeights { path, .. }
             | Error::OnnxFile { path, .. }
             | Error::OnnxDescriptionFile { path, .. }
             | Error::Onnx { path, .. }

@@ -15,7 +15,7 @@ use rten_tensor::prelude::*;
 use rten_tensor::{NdTensorView, Tensor};
 use serde::Deserialize;
 
-use super::models::pooled::{Backbone, Normalisation, PixelBatch, Pooled};
+use super::models::pooled::{Backbone, Normalisation, PixelBatch, PooledEncoder};
 use super::registry::ONNX_PREFIX;
 use super::{Encoder, Error, Sampling};
 use crate::media::{Filter, Fit};
@@ -38,7 +38,7 @@ struct OnnxDescription {
     /// of the two.
     shorter: Option<u32>,
     /// Filter of that resize, widened by the ratio as in Pillow: `bilinear` or `bicubic`.
-    filter: OnnxFilter,
+    filter: Filter,
     /// `(pixel / 255 - mean) / deviation`, for red, green and blue.
     mean: [f32; 3],
     /// See `mean`.
@@ -53,20 +53,13 @@ struct OnnxDescription {
     output: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum OnnxFilter {
-    Bilinear,
-    Bicubic,
-}
-
 impl Default for OnnxDescription {
     fn default() -> OnnxDescription {
         OnnxDescription {
             width: None,
             height: None,
             shorter: None,
-            filter: OnnxFilter::Bilinear,
+            filter: Filter::Bilinear,
             mean: [0.0; 3],
             deviation: [1.0; 3],
             rate_hz: 2.0,
@@ -103,17 +96,13 @@ impl OnnxDescription {
         if !(longer..=LIMIT).contains(&shorter) {
             return Err(format!("shorter {shorter}; expected {longer} to {LIMIT} for {width} x {height}"));
         }
-        let filter = match self.filter {
-            OnnxFilter::Bilinear => Filter::Bilinear,
-            OnnxFilter::Bicubic => Filter::Bicubic,
-        };
         Ok(Sampling {
             rate_hz: self.rate_hz,
             frames_per_clip: self.frames_per_clip,
             stride_frames: self.stride_frames,
             width,
             height,
-            fit: Fit::Cover { shorter, filter },
+            fit: Fit::Cover { shorter, filter: self.filter },
         })
     }
 }
@@ -278,7 +267,7 @@ pub(super) fn open(path: &Path, known: Option<&str>) -> Result<Arc<dyn Encoder>,
     let id = known.map_or_else(|| format!("{ONNX_PREFIX}{stem}{version}"), str::to_owned);
     let normalisation = Normalisation { mean: description.mean, deviation: description.deviation };
     let name = format!("{ONNX_PREFIX}{}", path.display());
-    Ok(Arc::new(Pooled::new(&name, id, network.length, sampling, normalisation, Box::new(network))))
+    Ok(Arc::new(PooledEncoder::new(&name, id, network.length, sampling, normalisation, Box::new(network))))
 }
 
 #[cfg(test)]

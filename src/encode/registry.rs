@@ -217,15 +217,20 @@ impl EncoderEntry {
         if weights.is_none() && !path.exists() {
             return Err(Error::NoWeights { name: self.name, path, origin: WeightsOrigin::of(self.name) });
         }
-        let fault =
-            |found: String| Error::Weights { name: self.name, path: path.clone(), found, expected: self.weights };
+        let fault = |found: String, is_pickle| Error::Weights {
+            name: self.name,
+            path: path.clone(),
+            found,
+            is_pickle,
+            expected: self.weights,
+        };
         let mut hash = blake3::Hasher::new();
-        let file = std::fs::File::open(&path).map_err(|e| fault(e.to_string()))?;
-        hash.update_reader(&file).map_err(|e| fault(e.to_string()))?;
+        let file = std::fs::File::open(&path).map_err(|e| fault(e.to_string(), false))?;
+        hash.update_reader(&file).map_err(|e| fault(e.to_string(), false))?;
         let id = format!("{}/{}+{}", self.name, self.version, &hash.finalize().to_hex()[..8]);
         (self.build)(self, &path, id).map_err(|found| match is_pickle(&path) {
-            true => Error::PickledWeights { name: self.name, path: path.clone(), expected: self.weights },
-            false => fault(found),
+            true => fault("a Python pickle".to_owned(), true),
+            false => fault(found, false),
         })
     }
 
@@ -278,7 +283,7 @@ pub fn onnx_path(name: &str) -> Option<&Path> {
 /// Opens an encoder by its name, with these weights or the weights in the cache folder.
 ///
 /// # Errors [`Error::Unknown`]; [`Error::NotBuilt`]; [`Error::NoWeights`] if the weights are not on this
-/// machine; [`Error::Weights`], [`Error::PickledWeights`] or one of the ONNX errors if the files are not what
+/// machine; [`Error::Weights`] or one of the ONNX errors if the files are not what
 /// the encoder reads.
 pub fn open(name: &str, weights: Option<&Path>) -> Result<Arc<dyn Encoder>, Error> {
     open_known(name, weights, None)
@@ -358,15 +363,15 @@ mod tests {
 
     #[cfg(feature = "encoders")]
     #[test]
-    fn pickles_have_their_own_error() {
+    fn an_error_marks_pickles() {
         for name in ["saved_2017.pickle", "saved_today.pickle"] {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(name);
             let error = open("c3d", Some(&path)).unwrap_err();
-            assert!(matches!(error, Error::PickledWeights { name: "c3d", .. }), "{error:?}");
+            assert!(matches!(error, Error::Weights { name: "c3d", is_pickle: true, .. }), "{error:?}");
         }
         let text = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&text, "PK, but no archive").unwrap();
-        assert!(matches!(open("c3d", Some(text.path())).unwrap_err(), Error::Weights { .. }));
+        assert!(matches!(open("c3d", Some(text.path())).unwrap_err(), Error::Weights { is_pickle: false, .. }));
     }
 
     #[cfg(not(feature = "encoders"))]

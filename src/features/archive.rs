@@ -303,8 +303,8 @@ pub(super) mod tests {
         archive.write_all(&npy_bytes("<f4", false, "(2, 2)", &numbers)).unwrap();
         archive.finish().unwrap();
         let safetensors = dir.path().join("all.safetensors");
-        let bytes =
-            tensors::write(&[("a", &[2, 2], &[1.0, 2.0, 3.0, 4.0])], tensors::StoredPrecision::F16, Default::default());
+        let array = tensors::NamedTensor::new("a", &[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+        let bytes = tensors::write(&[array], tensors::StoredPrecision::F16, Default::default());
         std::fs::write(&safetensors, bytes).unwrap();
         for path in [npz, safetensors] {
             let archive = FeatureArchive::open(&path).unwrap();

@@ -161,20 +161,9 @@ impl Benchmark {
         missing.into_iter().collect()
     }
 
-    /// Moves the rows of the split `val` to the split `train` if none of its images shares a label with one
-    /// of its clips, so that they could not choose an epoch. Returns whether it did.
+    /// [`merge_small_val`] of the rows.
     pub fn merge_small_val(&mut self) -> bool {
-        let labels = |kind| -> BTreeSet<&String> {
-            let rows = self.items.iter().filter(|item| item.kind == kind && item.split == Split::Val);
-            rows.flat_map(|item| &item.label).collect()
-        };
-        if !labels(RowKind::Image).is_disjoint(&labels(RowKind::Clip))
-            || !self.items.iter().any(|item| item.split == Split::Val)
-        {
-            return false;
-        }
-        self.items.iter_mut().filter(|item| item.split == Split::Val).for_each(|item| item.split = Split::Train);
-        true
+        merge_small_val(self.items.iter_mut())
     }
 
     /// Number of rows of a kind and a split.
@@ -216,6 +205,21 @@ impl Benchmark {
         self.items.iter().try_for_each(|item| writeln!(out, "{}", serde_json::to_string(item)?))?;
         out.flush()
     }
+}
+
+/// Moves the rows of the split `val` to the split `train` if they have labels and none of its images shares
+/// one with one of its clips, so that they could not choose an epoch. Returns whether it did.
+pub(crate) fn merge_small_val<'a>(rows: impl Iterator<Item = &'a mut BenchmarkRow>) -> bool {
+    let val: Vec<&mut BenchmarkRow> = rows.filter(|row| row.split == Split::Val).collect();
+    let labels =
+        |kind| -> BTreeSet<&String> { val.iter().filter(|row| row.kind == kind).flat_map(|row| &row.label).collect() };
+    let (images, clips) = (labels(RowKind::Image), labels(RowKind::Clip));
+    // Without labels, images match the clips of their own video.
+    if images.is_empty() && clips.is_empty() || !images.is_disjoint(&clips) {
+        return false;
+    }
+    val.into_iter().for_each(|row| row.split = Split::Train);
+    true
 }
 
 #[cfg(test)]
@@ -284,6 +288,10 @@ mod tests {
         few.retain_videos(|video| !is_val_query(&full, video));
         assert!(few.merge_small_val() && few.count(RowKind::Clip, Split::Val) == 0 && !few.merge_small_val());
         assert!(!full.clone().merge_small_val());
+        // Without labels, images match the clips of their own video.
+        let mut unlabelled = full.clone();
+        unlabelled.items.iter_mut().for_each(|item| item.label.clear());
+        assert!(!unlabelled.merge_small_val() && unlabelled.count(RowKind::Clip, Split::Val) > 0);
         let file = tempfile::NamedTempFile::new().unwrap();
         part.write(std::fs::File::create(file.path()).unwrap()).unwrap();
         assert_eq!(Benchmark::read(file.path()).unwrap(), part);

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use matrix::FeatureMatrix;
-pub use writer::{FeatureLine, FeatureWriter, LineLabels};
+pub use writer::{FeatureLine, FeatureWriter};
 
 /// Why a feature set cannot be used.
 #[derive(Debug, Error)]
@@ -130,13 +130,14 @@ pub enum Error {
 
 /// Purpose of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// Training.
+    /// Rows for training.
     Train,
-    /// Validation: the best epoch is chosen on it.
+    /// Rows for validation: the best epoch is chosen on them.
     Val,
-    /// Test: results are measured on it.
+    /// Rows for tests: results are measured on them.
     Test,
 }
 
@@ -319,7 +320,7 @@ fn rows(
         let (labels, split): (Vec<String>, Split) = match annotations {
             None => {
                 let split = line.split.ok_or_else(|| wrong("no split".to_owned()))?;
-                (line.label.map_or(Vec::new(), LineLabels::into_vec), split)
+                (line.labels, split)
             }
             Some(annotations) => {
                 let named = line.video.as_deref().unwrap_or(&line.id);

@@ -4,18 +4,18 @@ use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Error, Split};
 
 /// One line of a `.jsonl` file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct FeatureLine {
     /// Unique identifier of the row.
     pub id: String,
-    /// One label or several.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub label: Option<LineLabels>,
+    /// The labels. A line contains one label or a list as `label`.
+    #[serde(rename = "label", default, deserialize_with = "one_or_many", skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
     /// Purpose of the row; may be absent if annotations define it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<Split>,
@@ -31,38 +31,25 @@ pub struct FeatureLine {
 }
 
 impl FeatureLine {
-    /// A line without label, split, video and span.
+    /// A line without labels, split, video and span.
     pub fn new(id: impl Into<String>) -> FeatureLine {
-        FeatureLine { id: id.into(), label: None, split: None, video: None, from: None, to: None }
-    }
-
-    /// The labels.
-    pub fn labels(&self) -> Vec<&str> {
-        match &self.label {
-            None => Vec::new(),
-            Some(LineLabels::One(label)) => vec![label],
-            Some(LineLabels::Many(labels)) => labels.iter().map(String::as_str).collect(),
-        }
+        FeatureLine { id: id.into(), ..FeatureLine::default() }
     }
 }
 
-/// One label or several.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum LineLabels {
-    /// One label.
-    One(String),
-    /// A list of labels, possibly empty.
-    Many(Vec<String>),
-}
-
-impl LineLabels {
-    pub(super) fn into_vec(self) -> Vec<String> {
-        match self {
-            LineLabels::One(label) => vec![label],
-            LineLabels::Many(labels) => labels,
-        }
+/// Reads a label, a list of labels, or `null`.
+fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum LineLabels {
+        One(String),
+        Many(Vec<String>),
     }
+    Ok(match Option::deserialize(deserializer)? {
+        None => Vec::new(),
+        Some(LineLabels::One(label)) => vec![label],
+        Some(LineLabels::Many(labels)) => labels,
+    })
 }
 
 /// Length of the header of a `.npy` file in bytes, enough for any number of rows.
@@ -177,6 +164,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_line_has_one_label_several_or_none() {
+        let labels = |json: &str| serde_json::from_str::<FeatureLine>(json).unwrap().labels;
+        assert_eq!(labels(r#"{"id": "a", "label": "x"}"#), ["x"]);
+        assert_eq!(labels(r#"{"id": "a", "label": ["x", "y"]}"#), ["x", "y"]);
+        for none in [r#"{"id": "a"}"#, r#"{"id": "a", "label": null}"#, r#"{"id": "a", "label": []}"#] {
+            assert!(labels(none).is_empty());
+        }
+        assert_eq!(serde_json::to_string(&FeatureLine::new("a")).unwrap(), r#"{"id":"a"}"#);
+    }
+
+    #[test]
     fn writes_a_feature_set() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("new");
@@ -184,7 +182,7 @@ mod tests {
             let mut writer = FeatureWriter::create(&folder, name).unwrap();
             for i in 0..3 {
                 let line = FeatureLine {
-                    label: Some(LineLabels::Many(vec!["x".into()])),
+                    labels: vec!["x".into()],
                     split: Some(Split::Test),
                     video: Some("v".into()),
                     from: Some(1.5),

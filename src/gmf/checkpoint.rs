@@ -8,8 +8,7 @@ use thiserror::Error;
 
 use super::config::{GmfConfig, Modality};
 use crate::base::ErrorPaths;
-use crate::base::gemv::gemv;
-use crate::base::tensors::{self, StoredPrecision};
+use crate::base::tensors::{self, NamedTensor, StoredPrecision};
 
 /// Version of the file layout.
 pub(super) const FORMAT: u32 = 1;
@@ -92,6 +91,18 @@ pub enum Error {
         /// Names of the modalities, separated by commas.
         found: String,
     },
+    /// A folded map has another shape than the model to start from it.
+    #[error(
+        "the map of {modality} features is {} x {}; the model needs {} x {}", found[0], found[1], expected[0], expected[1]
+    )]
+    MapShape {
+        /// `image` or `video`.
+        modality: &'static str,
+        /// Outputs and inputs of the map.
+        found: [usize; 2],
+        /// Outputs and inputs that the model needs.
+        expected: [usize; 2],
+    },
     /// Features have another length than the checkpoint's input.
     #[error("{modality} features have {found} numbers, the checkpoint maps {expected}")]
     Length {
@@ -112,7 +123,11 @@ impl ErrorPaths for Error {
             | Error::NotFolded { name }
             | Error::AlreadyFolded { name }
             | Error::Encoder { name, .. } => vec![name],
-            Error::BeyondHalf { .. } | Error::NoRoom { .. } | Error::Modalities { .. } | Error::Length { .. } => vec![],
+            Error::BeyondHalf { .. }
+            | Error::NoRoom { .. }
+            | Error::Modalities { .. }
+            | Error::MapShape { .. }
+            | Error::Length { .. } => vec![],
         }
     }
 }
@@ -199,11 +214,9 @@ impl CheckpointRecord {
         Ok(PROJECTION.len())
     }
 
-    /// Names, shapes and values of the projection's tensors.
-    pub(super) fn projection_tensors(&self) -> Vec<(&'static str, Vec<usize>, &[f32])> {
-        let Some(map) = &self.projection else { return Vec::new() };
-        let [weight, bias] = PROJECTION;
-        vec![(weight, vec![map.bias.len(), map.inputs()], &map.weight), (bias, vec![map.bias.len()], &map.bias)]
+    /// The projection's tensors.
+    pub(super) fn projection_tensors(&self) -> Vec<NamedTensor<'_>> {
+        self.projection.as_ref().map_or(Vec::new(), |map| map.tensors(PROJECTION).to_vec())
     }
 
     /// The record in the metadata of an opened file, or a description of the fault.
@@ -232,9 +245,25 @@ pub struct Affine {
 }
 
 impl Affine {
+    /// The map `W (x - mean)`.
+    #[cfg(feature = "research")]
+    pub fn centred(weight: Vec<f32>, mean: &[f32]) -> Affine {
+        let row_bias = |row: &[f32]| -row.iter().zip(mean).map(|(w, m)| w * m).sum::<f32>();
+        Affine { bias: weight.chunks_exact(mean.len()).map(row_bias).collect(), weight }
+    }
+
     /// Length of x.
     pub fn inputs(&self) -> usize {
         self.weight.len() / self.bias.len().max(1)
+    }
+
+    /// W and c as tensors of these names.
+    pub(super) fn tensors(&self, [weight, bias]: [&str; 2]) -> [NamedTensor<'_>; 2] {
+        let outputs = self.bias.len();
+        [
+            NamedTensor::new(weight, &[outputs, self.inputs()], &self.weight),
+            NamedTensor::new(bias, &[outputs], &self.bias),
+        ]
     }
 
     /// Computes y.
@@ -243,7 +272,7 @@ impl Affine {
     /// If x has another length than [`Affine::inputs`].
     pub fn apply(&self, x: &[f32]) -> Vec<f32> {
         let mut y = vec![0f32; self.bias.len()];
-        gemv(&self.weight, x, &mut y);
+        reelseek_index::gemv(&self.weight, y.len(), x.len(), x, &mut y);
         for (y, c) in y.iter_mut().zip(&self.bias) {
             *y += c;
         }
@@ -344,16 +373,10 @@ impl Folded {
     /// The bytes of the file. Equal checkpoints give equal bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let record = serde_json::to_string(&self.record).expect("a record is plain data");
-        let outputs = self.record.invariant;
-        let (image, video) = ([outputs, self.image.inputs()], [outputs, self.video.inputs()]);
-        let mut all: Vec<(&str, &[usize], &[f32])> = vec![
-            ("image.inv.bias", &image[..1], &self.image.bias),
-            ("image.inv.weight", &image, &self.image.weight),
-            ("video.inv.bias", &video[..1], &self.video.bias),
-            ("video.inv.weight", &video, &self.video.weight),
-        ];
-        let projection = self.record.projection_tensors();
-        all.extend(projection.iter().map(|(name, shape, values)| (*name, shape.as_slice(), *values)));
+        let [image_weight, image_bias] = self.image.tensors(["image.inv.weight", "image.inv.bias"]);
+        let [video_weight, video_bias] = self.video.tensors(["video.inv.weight", "video.inv.bias"]);
+        let mut all = vec![image_bias, image_weight, video_bias, video_weight];
+        all.extend(self.record.projection_tensors());
         tensors::write(&all, self.precision, HashMap::from([(KEY.to_owned(), record)]))
     }
 

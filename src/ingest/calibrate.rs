@@ -15,7 +15,7 @@ const MAX_PROBES: usize = 256;
 /// the calibration in `state`, and commits only if the state differs from the stored one.
 ///
 /// # Errors
-/// [`Error::Index`] if the index cannot be read or written.
+/// [`Error::Collection`] if the index cannot be read or written.
 pub fn calibrate(collection: &Collection, writer: &mut Writer, mut state: CollectionState) -> Result<(), Error> {
     let searcher = collection.searcher()?;
     if state.measured != Some(measured(&searcher)) || state.by_cosine.is_none() {

@@ -23,7 +23,7 @@ pub const LENGTH: usize = 128;
 ///
 /// # Errors
 /// [`ConfigError`] if no model has these lengths.
-pub fn around(encoder: &dyn Encoder, image: &Affine, projection: &Affine) -> Result<Folded, ConfigError> {
+pub fn mean_of_frames(encoder: &dyn Encoder, image: &Affine, projection: &Affine) -> Result<Folded, ConfigError> {
     let about = encoder.info();
     let (outputs, descriptor) = (image.bias.len(), projection.inputs());
     let config = GmfConfig::image_video(image.inputs(), about.clip_len)?;
@@ -300,7 +300,7 @@ pub fn principal(encoder: &dyn Encoder, videos: &[Vec<Vec<f32>>], sample: FitSam
     let bias = bias.collect();
     let projection = Affine { weight, bias };
     let unit = Affine { weight: identity(count), bias: vec![0.0; count] };
-    let folded = around(encoder, &unit, &projection)?;
+    let folded = mean_of_frames(encoder, &unit, &projection)?;
     let start =
         if sample.is_sufficient() { "principal directions" } else { "random directions beside those of few videos" };
     let training = serde_json::json!({ "start": start, "fitted": sample });

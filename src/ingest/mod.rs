@@ -39,7 +39,7 @@ use crate::collection::{self, Collection, Model};
 use crate::encode::Encoder;
 use crate::gmf::Folded;
 use crate::media::{self, Limits, Tools};
-use crate::search::{self, Engine, align};
+use crate::search::{Engine, align};
 
 /// Why indexing could not run at all. The failure of a single file is an [`IndexEvent`].
 #[derive(Debug, ThisError)]
@@ -48,9 +48,6 @@ pub enum Error {
     /// ffmpeg cannot be started.
     #[error(transparent)]
     Media(#[from] media::Error),
-    /// The index cannot be read or written.
-    #[error(transparent)]
-    Index(#[from] reelseek_index::Error),
     /// The index folder, its encoder or its checkpoint cannot be used.
     #[error(transparent)]
     Collection(#[from] collection::Error),
@@ -63,11 +60,16 @@ impl ErrorPaths for Error {
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
         match self {
             Error::Media(error) => error.paths_mut(),
-            Error::Index(error) => error.paths_mut(),
             Error::Collection(error) => error.paths_mut(),
             Error::Fit(closed_form::FitError::Encoder(error)) => error.paths_mut(),
             Error::Fit(_) => vec![],
         }
+    }
+}
+
+impl From<reelseek_index::Error> for Error {
+    fn from(error: reelseek_index::Error) -> Error {
+        Error::Collection(error.into())
     }
 }
 
@@ -104,12 +106,10 @@ impl Indexer {
             }
             return Ok(Indexer { collection, model, tools: Tools::find()?, options });
         }
-        let mut new = options.model.open()?;
-        let checkpoint = match new.checkpoint.take() {
-            Some(checkpoint) => checkpoint,
-            None => fit_checkpoint(new.encoder.as_ref(), &options.paths, &options.exclude, cancel, on_fit)?,
-        };
-        Indexer::create(folder, new.with_checkpoint(checkpoint), options)
+        let default =
+            |encoder: &dyn Encoder| default_checkpoint(encoder, &options.paths, &options.exclude, cancel, on_fit);
+        let model = options.model.open(default)?;
+        Indexer::create(folder, model, options)
     }
 
     /// Creates an index in a new or empty folder, with this encoder and checkpoint. Ignores `options.model`.
@@ -133,7 +133,7 @@ impl Indexer {
     ///
     /// # Errors
     /// As [`Engine::new`].
-    pub fn into_engine(self) -> Result<Engine, search::Error> {
+    pub fn into_engine(self) -> Result<Engine, collection::Error> {
         Engine::new(&self.collection, self.model)
     }
 
@@ -203,22 +203,13 @@ impl Indexer {
 pub fn default_checkpoint(
     encoder: &dyn Encoder,
     paths: &[PathBuf],
-    cancel: &Cancel,
-    on_fit: impl FnMut(&FitEvent),
-) -> Result<Folded, Error> {
-    match encoder.info().name == crate::encode::registry::LAYOUT {
-        true => Ok(Folded::embedded()),
-        false => fit_checkpoint(encoder, paths, &GlobSet::empty(), cancel, on_fit),
-    }
-}
-
-fn fit_checkpoint(
-    encoder: &dyn Encoder,
-    paths: &[PathBuf],
     exclude: &GlobSet,
     cancel: &Cancel,
     mut on_fit: impl FnMut(&FitEvent),
 ) -> Result<Folded, Error> {
+    if encoder.info().name == crate::encode::registry::LAYOUT {
+        return Ok(Folded::embedded());
+    }
     let tools = Tools::find()?;
     on_fit(&FitEvent::Started { encoder: encoder.info().name.clone() });
     let videos: Vec<PathBuf> = media::walk::videos(paths, exclude).into_iter().flatten().collect();

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use globset::GlobSet;
 
+use crate::base::setters;
 use crate::collection::ModelChoice;
 
 /// What to index, and how.
@@ -12,7 +13,7 @@ pub struct IndexOptions {
     pub paths: Vec<PathBuf>,
     /// Paths or file names to leave out.
     pub exclude: GlobSet,
-    /// Videos decoded at once; by default one per core.
+    /// Videos decoded at once, at least one; by default one per core.
     pub jobs: usize,
     /// Decode keyframes only: faster, but moments are coarser.
     pub keyframes: bool,
@@ -47,39 +48,14 @@ impl IndexOptions {
     pub fn new(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> IndexOptions {
         IndexOptions { paths: paths.into_iter().map(Into::into).collect(), ..IndexOptions::default() }
     }
+}
 
-    /// Leaves out paths or file names that match.
-    pub fn exclude(self, exclude: GlobSet) -> IndexOptions {
-        IndexOptions { exclude, ..self }
-    }
-
-    /// Decodes this many videos at once.
-    pub fn jobs(self, jobs: usize) -> IndexOptions {
-        IndexOptions { jobs: jobs.max(1), ..self }
-    }
-
-    /// Decodes keyframes only, or all frames.
-    pub fn keyframes(self, keyframes: bool) -> IndexOptions {
-        IndexOptions { keyframes, ..self }
-    }
-
-    /// Removes videos whose files are gone, or keeps them.
-    pub fn prune(self, prune: bool) -> IndexOptions {
-        IndexOptions { prune, ..self }
-    }
-
-    /// Decodes files again that could not be decoded before, or skips them.
-    pub fn retry(self, retry: bool) -> IndexOptions {
-        IndexOptions { retry, ..self }
-    }
-
-    /// Stores vectors of a new index with 16 bits a value, or with 32.
-    pub fn half(self, half: bool) -> IndexOptions {
-        IndexOptions { half, ..self }
-    }
-
-    /// Uses this encoder and checkpoint.
-    pub fn model(self, model: ModelChoice) -> IndexOptions {
-        IndexOptions { model, ..self }
-    }
+setters! { IndexOptions:
+    exclude: GlobSet,
+    jobs: usize,
+    keyframes: bool,
+    prune: bool,
+    retry: bool,
+    half: bool,
+    model: ModelChoice,
 }

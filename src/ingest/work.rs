@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
 
 use super::{ClipBuilder, FileError, VideoRows, sidecar};
 use crate::base::Cancel;
+use crate::base::files::since_1970_ns;
 use crate::encode::{Descriptor, Encoder};
 use crate::gmf::Folded;
 use crate::media::{self, Limits, Tools};
@@ -98,8 +98,7 @@ impl FileTask {
 }
 
 fn modified_ns(meta: &std::fs::Metadata) -> i64 {
-    let since = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-    since.and_then(|d| i64::try_from(d.as_nanos()).ok()).unwrap_or(0)
+    meta.modified().map_or(0, since_1970_ns)
 }
 
 /// A decoded file.

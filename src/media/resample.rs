@@ -5,10 +5,13 @@
 //! after the point. Columns are resized first and rounded to 8 bits, then rows. Source: Pillow's
 //! `src/libImaging/Resample.c`.
 
+use serde::Deserialize;
+
 use super::Picture;
 
 /// Interpolation filter. Shrinking widens it by the ratio of the sizes, as in Pillow's `resize`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Filter {
     /// Triangle filter.
     Bilinear,

@@ -1,6 +1,6 @@
 //! Builds feature sets from videos, or from features that other programs extracted.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,8 +12,8 @@ use crate::base::Cancel;
 use crate::encode::{Descriptor, Encoder};
 use crate::features::activitynet::video_name;
 use crate::features::archive::FeatureArchive;
-use crate::features::benchmark::{Benchmark, BenchmarkRow, RowKind};
-use crate::features::{self, FeatureLine, FeatureWriter, LineLabels, Split};
+use crate::features::benchmark::{self, Benchmark, BenchmarkRow, RowKind};
+use crate::features::{self, FeatureLine, FeatureWriter, Split};
 use crate::ingest;
 use crate::media::{self, Tools};
 
@@ -87,7 +87,7 @@ pub struct ExtractSummary {
 }
 
 /// A row with its features, or the reason for its absence.
-type ExtractedRow = Result<(RowKind, FeatureLine, Vec<f32>), LeftOut>;
+type ExtractedRow = Result<(BenchmarkRow, Vec<f32>), LeftOut>;
 
 /// Extracts the rows of a benchmark from video files with an encoder. Frames are taken from the encoder's
 /// grid; clips have the encoder's length around the middle of their span. Files are found by name, see
@@ -108,23 +108,30 @@ pub fn benchmark_from_videos(
     // Created before decoding, so that an unwritable folder is reported at once.
     let writers = writers(out)?;
     let by_video: Vec<&[BenchmarkRow]> = benchmark.items.chunk_by(|a, b| a.video == b.video).collect();
+    let rows = rows_of_each(&by_video, on_progress, |items| match files.get(&items[0].video) {
+        _ if cancel.is_set() => Vec::new(),
+        None => vec![Err(LeftOut::new(&items[0].video, "the video is missing"))],
+        Some(path) => match pairs::describe(&tools, encoder, path, cancel) {
+            Ok(described) => items.iter().map(|item| row(encoder, &described, item)).collect(),
+            Err(error) => vec![Err(LeftOut::new(&items[0].video, error.to_string()))],
+        },
+    });
+    write(writers, rows, cancel)
+}
+
+/// The rows of each video, computed on all threads.
+fn rows_of_each<T: Sync>(
+    videos: &[T],
+    on_progress: impl Fn(usize, usize) + Sync,
+    rows: impl Fn(&T) -> Vec<ExtractedRow> + Sync,
+) -> Vec<ExtractedRow> {
     let done = AtomicUsize::new(0);
-    let rows: Vec<Vec<ExtractedRow>> = by_video
-        .par_iter()
-        .map(|items| {
-            let rows = match files.get(&items[0].video) {
-                _ if cancel.is_set() => Vec::new(),
-                None => vec![Err(LeftOut::new(&items[0].video, "the video is missing"))],
-                Some(path) => match pairs::describe(&tools, encoder, path, cancel) {
-                    Ok(described) => items.iter().map(|item| row(encoder, &described, item)).collect(),
-                    Err(error) => vec![Err(LeftOut::new(&items[0].video, error.to_string()))],
-                },
-            };
-            on_progress(done.fetch_add(1, Ordering::Relaxed) + 1, by_video.len());
-            rows
-        })
-        .collect();
-    write(writers, rows.into_iter().flatten().collect(), cancel)
+    let each = videos.par_iter().map(|video| {
+        let rows = rows(video);
+        on_progress(done.fetch_add(1, Ordering::Relaxed) + 1, videos.len());
+        rows
+    });
+    each.collect::<Vec<_>>().into_iter().flatten().collect()
 }
 
 /// The files by the id of their video.
@@ -172,7 +179,7 @@ pub fn benchmark_from_archives(
                     continue;
                 }
                 let array = archive.read(video)?;
-                rows.extend(of_kind.map(|item| Ok((kind, line(item), array.mean(item.from, item.to, item.duration)))));
+                rows.extend(of_kind.map(|item| Ok((item.clone(), array.mean(item.from, item.to, item.duration)))));
             }
             Ok(rows)
         })
@@ -196,26 +203,20 @@ pub fn videos(
 ) -> Result<ExtractSummary, Error> {
     let tools = Tools::find()?;
     let writers = writers(out)?;
-    let done = AtomicUsize::new(0);
-    let rows: Vec<Vec<ExtractedRow>> = files
-        .par_iter()
-        .map(|path| {
-            let name = path.to_string_lossy().into_owned();
-            let rows = match pairs::describe(&tools, encoder, path, cancel) {
-                _ if cancel.is_set() => Vec::new(),
-                Ok(described) => {
-                    let label = ingest::sidecar_labels(path);
-                    clips(encoder, &described)
-                        .flat_map(|span| span_rows(encoder, &described, &name, span, split, &label))
-                        .collect()
-                }
-                Err(error) => vec![Err(LeftOut::new(&name, error.to_string()))],
-            };
-            on_progress(done.fetch_add(1, Ordering::Relaxed) + 1, files.len());
-            rows
-        })
-        .collect();
-    write(writers, rows.into_iter().flatten().collect(), cancel)
+    let rows = rows_of_each(files, on_progress, |path| {
+        let name = path.to_string_lossy().into_owned();
+        match pairs::describe(&tools, encoder, path, cancel) {
+            _ if cancel.is_set() => Vec::new(),
+            Ok(described) => {
+                let label = ingest::sidecar_labels(path);
+                clips(encoder, &described)
+                    .flat_map(|span| span_rows(encoder, &described, &name, span, split, &label))
+                    .collect()
+            }
+            Err(error) => vec![Err(LeftOut::new(&name, error.to_string()))],
+        }
+    });
+    write(writers, rows, cancel)
 }
 
 /// Spans of the encoder's grid over a video, in seconds.
@@ -260,17 +261,6 @@ fn span_rows(
     .collect()
 }
 
-fn line(item: &BenchmarkRow) -> FeatureLine {
-    FeatureLine {
-        id: item.id.clone(),
-        label: (!item.label.is_empty()).then(|| LineLabels::Many(item.label.clone())),
-        split: Some(item.split),
-        video: Some(item.video.clone()),
-        from: Some(item.from),
-        to: Some(item.to),
-    }
-}
-
 /// The features of one row.
 fn row(encoder: &dyn Encoder, described: &DescribedVideo, item: &BenchmarkRow) -> ExtractedRow {
     let left_out = |reason: &str| Err(LeftOut::new(&item.id, reason));
@@ -295,7 +285,7 @@ fn row(encoder: &dyn Encoder, described: &DescribedVideo, item: &BenchmarkRow) -
                 return left_out("its frame is flat");
             }
             match encoder.image(frame) {
-                Ok(features) => Ok((item.kind, line(item), features)),
+                Ok(features) => Ok((item.clone(), features)),
                 Err(error) => left_out(&error.to_string()),
             }
         }
@@ -305,38 +295,12 @@ fn row(encoder: &dyn Encoder, described: &DescribedVideo, item: &BenchmarkRow) -
             let first = middle.saturating_sub(n / 2).min(frames.len().saturating_sub(n));
             let clip: Vec<&Descriptor> = frames[first..].iter().take(n).collect();
             match encoder.clip(&clip) {
-                Ok(Some(features)) => Ok((item.kind, line(item), features)),
+                Ok(Some(features)) => Ok((item.clone(), features)),
                 Ok(None) => left_out("its frames are flat"),
                 Err(error) => left_out(&error.to_string()),
             }
         }
     }
-}
-
-/// Moves the rows of the split `val` to the split `train` if none of its images shares a label with one of
-/// its clips, for example because rows were left out. Returns whether it did.
-fn merge_small_val(extracted: &mut [ExtractedRow]) -> bool {
-    let val = |kind: RowKind| -> Vec<&FeatureLine> {
-        let rows =
-            extracted.iter().flatten().filter(|(other, line, _)| *other == kind && line.split == Some(Split::Val));
-        rows.map(|(_, line, _)| line).collect()
-    };
-    let (images, clips) = (val(RowKind::Image), val(RowKind::Clip));
-    if images.len() + clips.len() == 0 {
-        return false;
-    }
-    let labels: HashSet<&str> = clips.iter().flat_map(|line| line.labels()).collect();
-    if images.iter().flat_map(|line| line.labels()).any(|label| labels.contains(label)) {
-        return false;
-    }
-    if images.iter().chain(&clips).all(|line| line.labels().is_empty()) {
-        // Without labels, images match the clips of their own video.
-        return false;
-    }
-    for (_, line, _) in extracted.iter_mut().flatten().filter(|(_, line, _)| line.split == Some(Split::Val)) {
-        line.split = Some(Split::Train);
-    }
-    true
 }
 
 fn writers(out: &Path) -> Result<[FeatureWriter; 2], Error> {
@@ -352,11 +316,16 @@ fn write(
         return Err(Error::Interrupted);
     }
     let [mut images, mut videos] = writers;
-    let mut summary = ExtractSummary { val_merged: merge_small_val(&mut extracted), ..ExtractSummary::default() };
+    // Rows that were left out may have been the ones with common labels.
+    let val_merged = benchmark::merge_small_val(extracted.iter_mut().flatten().map(|(row, _)| row));
+    let mut summary = ExtractSummary { val_merged, ..ExtractSummary::default() };
     for row in extracted {
         match row {
-            Ok((RowKind::Image, line, values)) => images.push(&line, &values)?,
-            Ok((RowKind::Clip, line, values)) => videos.push(&line, &values)?,
+            Ok((BenchmarkRow { kind, id, label, split, video, from, to, .. }, values)) => {
+                let (split, video, from, to) = (Some(split), Some(video), Some(from), Some(to));
+                let writer = if kind == RowKind::Image { &mut images } else { &mut videos };
+                writer.push(&FeatureLine { id, labels: label, split, video, from, to }, &values)?;
+            }
             Err(left_out) => summary.left_out.push(left_out),
         }
     }

@@ -1,61 +1,27 @@
 //! Finds the videos, and the moments in them, that match a picture.
 //!
-//! [`Engine::search`] embeds the picture in several views ([`views`]), fetches the nearest rows, compares the
-//! picture with their frames ([`align`]), groups rows by video, joins neighbouring rows into a [`Moment`] and
-//! computes its confidence ([`Calibration`]).
+//! [`Engine::search`] embeds the picture in several views ([`QueryView`]), fetches the nearest rows, compares
+//! the picture with their frames ([`align`]), groups rows by video, joins neighbouring rows into a [`Moment`]
+//! and computes its confidence ([`Calibration`]).
 
 pub mod align;
 mod moment;
 mod rank;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use reelseek_index::{Effort, Searcher, VideoSet};
-use thiserror::Error;
 
 pub use moment::Moment;
 pub use rank::{PreparedQuery, QueryView};
 pub(crate) use rank::{RankedRow, rank};
 
-use crate::base::ErrorPaths;
-use crate::collection::{self, Calibration, Collection, CollectionState, Model, ModelChoice};
+use crate::base::setters;
+use crate::collection::{Calibration, Collection, CollectionState, Error, Model, ModelChoice};
 use crate::encode::{self, Encoder};
-use crate::gmf::{self, Folded};
+use crate::gmf::Folded;
 use crate::media::{self, Picture};
-
-/// Why a query could not be answered.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The picture could not be read.
-    #[error(transparent)]
-    Media(#[from] media::Error),
-    /// The index cannot be read, or the filter is invalid.
-    #[error(transparent)]
-    Index(#[from] reelseek_index::Error),
-    /// The checkpoint cannot be used, or does not fit the encoder.
-    #[error(transparent)]
-    Checkpoint(#[from] gmf::Error),
-    /// The encoder is unknown, or failed.
-    #[error(transparent)]
-    Encoder(#[from] encode::Error),
-    /// The index folder cannot be opened.
-    #[error(transparent)]
-    Collection(#[from] collection::Error),
-}
-
-impl ErrorPaths for Error {
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        match self {
-            Error::Media(error) => error.paths_mut(),
-            Error::Index(error) => error.paths_mut(),
-            Error::Checkpoint(error) => error.paths_mut(),
-            Error::Encoder(error) => error.paths_mut(),
-            Error::Collection(error) => error.paths_mut(),
-        }
-    }
-}
 
 /// Options of a search.
 #[derive(Debug, Clone)]
@@ -87,25 +53,16 @@ impl SearchOptions {
         SearchOptions { skip, top, ..self }
     }
 
-    /// Sets what one result is.
-    pub fn group(self, group: Group) -> SearchOptions {
-        SearchOptions { group, ..self }
-    }
-
     /// Restricts the search to videos that match a filter.
     pub fn filter(self, filter: impl Into<String>) -> SearchOptions {
         SearchOptions { filter: Some(filter.into()), ..self }
     }
+}
 
-    /// Sets the smallest confidence of a result.
-    pub fn min_confidence(self, min_confidence: f32) -> SearchOptions {
-        SearchOptions { min_confidence, ..self }
-    }
-
-    /// Sets the trade-off between speed and recall.
-    pub fn effort(self, effort: Effort) -> SearchOptions {
-        SearchOptions { effort, ..self }
-    }
+setters! { SearchOptions:
+    group: Group,
+    min_confidence: f32,
+    effort: Effort,
 }
 
 /// What one result is.
@@ -163,8 +120,7 @@ impl Engine {
     /// Opens the last commit of an index with its encoder and checkpoint.
     ///
     /// # Errors
-    /// [`Error::Collection`] if the index is missing or damaged, or if its encoder or checkpoint is missing
-    /// or not the recorded one.
+    /// As [`Collection::open`] and [`Collection::model`].
     pub fn open(folder: &Path, choice: &ModelChoice) -> Result<Engine, Error> {
         let collection = Collection::open(folder)?;
         let model = collection.model(choice)?;
@@ -174,7 +130,7 @@ impl Engine {
     /// An engine on the last commit of an open index.
     ///
     /// # Errors
-    /// [`Error::Collection`] if a segment cannot be opened.
+    /// [`Error::Index`] if a segment cannot be opened.
     pub fn new(collection: &Collection, model: Model) -> Result<Engine, Error> {
         let searcher = collection.searcher()?;
         let (state, sketches) = (CollectionState::of(&searcher), searcher.settings().sketch > 0);
@@ -246,13 +202,9 @@ impl Engine {
             return Err(wrong.into());
         }
         let length = vector.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
-        if length == 0.0 {
-            let (results, elapsed) = (Vec::new(), start.elapsed());
-            let (flat, encoding) = (true, Duration::ZERO);
-            return Ok(SearchAnswer { results, more: false, exact: true, flat, elapsed, encoding });
-        }
-        let embedding = vector.iter().map(|v| (f64::from(*v) / length) as f32).collect();
-        let query = PreparedQuery { views: vec![QueryView { embedding, mirrored: false }], templates: None };
+        let unit = || vector.iter().map(|v| (f64::from(*v) / length) as f32).collect();
+        let view = (length != 0.0).then(|| QueryView { embedding: unit(), mirrored: false });
+        let query = PreparedQuery { views: view.into_iter().collect(), templates: None };
         let answer = self.answer(&query, options, filter.as_ref())?;
         Ok(SearchAnswer { elapsed: start.elapsed(), ..answer })
     }
@@ -314,16 +266,12 @@ impl Engine {
 }
 
 /// The embeddings of a query picture: as it is, mirrored (if the encoder distinguishes the two), and both
-/// again without black borders (if there are any). A picture of one plain colour has no embeddings.
+/// again without black borders (`trimmed`, if there are any). A picture of one plain colour has no
+/// embeddings.
 ///
 /// # Errors
 /// [`Error::Encoder`] if the encoder fails, [`Error::Checkpoint`] if encoder and checkpoint do not fit.
-pub fn views(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Vec<QueryView>, Error> {
-    views_of(picture, media::trim_borders(picture).as_ref(), encoder, checkpoint)
-}
-
-/// As [`views`]. `trimmed` is the picture without its borders.
-fn views_of(
+fn views(
     picture: &Picture,
     trimmed: Option<&Picture>,
     encoder: &dyn Encoder,
@@ -332,16 +280,15 @@ fn views_of(
     let sampling = &encoder.info().sampling;
     let fitted: Vec<Picture> =
         std::iter::once(picture).chain(trimmed).map(|picture| encode::fit(picture, sampling)).collect();
-    let mut embeddings = Vec::with_capacity(4);
+    let mut views = Vec::with_capacity(4);
     for descriptor in encoder.describe(&fitted)?.into_iter().filter(|descriptor| !descriptor.is_flat()) {
-        embeddings
-            .push(QueryView { embedding: checkpoint.embed_image(&encoder.image(&descriptor)?)?, mirrored: false });
-        if let Some(mirrored) = encoder.mirrored(&descriptor) {
-            embeddings
-                .push(QueryView { embedding: checkpoint.embed_image(&encoder.image(&mirrored)?)?, mirrored: true });
+        let mirrored = encoder.mirrored(&descriptor).map(|descriptor| (descriptor, true));
+        for (descriptor, mirrored) in std::iter::once((descriptor, false)).chain(mirrored) {
+            let embedding = checkpoint.embed_image(&encoder.image(&descriptor)?)?;
+            views.push(QueryView { embedding, mirrored });
         }
     }
-    Ok(embeddings)
+    Ok(views)
 }
 
 /// Prepares a picture for a search: embeds its views, and makes templates if the encoder searches for the
@@ -349,9 +296,9 @@ fn views_of(
 ///
 /// # Errors
 /// As [`views`].
-pub fn prepare(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<PreparedQuery, Error> {
+fn prepare(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<PreparedQuery, Error> {
     let trimmed = media::trim_borders(picture);
-    let views = views_of(picture, trimmed.as_ref(), encoder, checkpoint)?;
+    let views = views(picture, trimmed.as_ref(), encoder, checkpoint)?;
     let templates = (encoder.info().same_scene && !views.is_empty())
         .then(|| align::QueryTemplates::new(trimmed.as_ref().unwrap_or(picture)));
     Ok(PreparedQuery { views, templates })

@@ -28,7 +28,7 @@ const SHARED_COST: f32 = 0.05;
 
 /// A query that is ready for the index.
 pub struct PreparedQuery {
-    /// Embeddings of the picture, see [`super::views`].
+    /// Embeddings of the picture: as it is, mirrored, and without its borders.
     pub views: Vec<QueryView>,
     /// Templates that are compared with sketches. `None` if the encoder does not search for the same scene.
     pub templates: Option<align::QueryTemplates>,

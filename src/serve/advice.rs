@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use super::error::ApiError;
 use crate::base::ErrorPaths;
 use crate::ingest::FileError;
-use crate::{collection, ingest, media, search};
+use crate::{collection, ingest, media};
 
 const NO_FFMPEG: &str = "ffmpeg cannot be started on the server: install it there, or name it in REELSEEK_FFMPEG";
 
@@ -37,11 +37,10 @@ impl From<reelseek_index::Error> for ApiError {
     }
 }
 
-impl From<search::Error> for ApiError {
-    fn from(error: search::Error) -> ApiError {
+impl From<collection::Error> for ApiError {
+    fn from(error: collection::Error) -> ApiError {
         match error {
-            search::Error::Media(error) => error.into(),
-            search::Error::Index(error) => error.into(),
+            collection::Error::Index(error) => error.into(),
             other => ApiError::internal(&other),
         }
     }
@@ -101,7 +100,7 @@ pub(crate) fn job_error(error: ingest::Error) -> String {
     match error {
         ingest::Error::Media(media::Error::NoFfmpeg { .. }) => NO_FFMPEG.to_owned(),
         // The message of the text index may contain folders.
-        ingest::Error::Index(Text { .. }) | ingest::Error::Collection(collection::Error::Index(Text { .. })) => {
+        ingest::Error::Collection(collection::Error::Index(Text { .. })) => {
             "indexing failed: see the server's log".to_owned()
         }
         error => error.without_folders(),

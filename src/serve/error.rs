@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::limits::{BUSY_RETRY_S, MAX_MESSAGE, MESSAGE_START, UNREADY_RETRY_S};
-use crate::search;
+use crate::collection;
 
 /// Status of a request whose client closed the connection before the response: 499, as in nginx.
 pub(crate) const CLIENT_LEFT: u16 = 499;
@@ -22,7 +22,7 @@ pub(crate) const CLIENT_LEFT: u16 = 499;
 pub enum Error {
     /// The index cannot be opened.
     #[error(transparent)]
-    Search(#[from] search::Error),
+    Collection(#[from] collection::Error),
     /// The address is in use, or belongs to another machine.
     #[error("cannot listen on {listen}: {source}; name another address with --listen ADDRESS:PORT")]
     Listen {

@@ -15,25 +15,19 @@ mod guard;
 mod limits;
 mod observe;
 mod options;
+mod router;
 mod shutdown;
 mod snapshot;
 mod state;
 #[cfg(test)]
 mod tests;
 
-use std::any::Any;
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use axum::extract::DefaultBodyLimit;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router, middleware};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tower_http::catch_panic::CatchPanicLayer;
 
 pub use error::Error;
 pub use guard::auth::Token;
@@ -41,10 +35,8 @@ pub use observe::logging::{LogFormat, start_logging};
 pub use options::ServeOptions;
 pub use shutdown::ShutdownSignal;
 
-use connection::{body, listen};
-use error::ApiError;
-use guard::{auth, host};
-use observe::request;
+use connection::listen;
+use router::router;
 use state::App;
 
 /// Serves until `shutdown` is requested, and then until the requests in progress are answered. `on_listen` is
@@ -117,38 +109,4 @@ async fn serve(
 #[doc(hidden)]
 pub fn is_search_json(bytes: &[u8]) -> bool {
     api::request::parse_json(bytes).is_ok()
-}
-
-/// All routes with their layers.
-fn router(app: &App) -> Result<Router, Error> {
-    let (open, closed) = api::routes();
-    let (open, open_document) = open.split_for_parts();
-    let (closed, mut document) = closed.split_for_parts();
-    document.merge(open_document);
-    api::openapi::complete(&mut document);
-    let document = Json(serde_json::to_value(document).map_err(Error::Document)?);
-    let reader = body::BodyReader { budget: app.bodies.clone(), metrics: app.metrics.clone() };
-    let read = || middleware::from_fn_with_state(reader.clone(), body::collect);
-    let closed = closed
-        .route("/openapi.json", get(move || async move { document }))
-        .route_layer(read())
-        .route_layer(middleware::from_fn_with_state(app.auth.clone(), auth::check));
-    Ok(with_outer_layers(open.merge(api::page::routes()).route_layer(read()).merge(closed), app))
-}
-
-/// Adds the layers of every request, whether there is a route for it or not.
-fn with_outer_layers(router: Router<App>, app: &App) -> Router {
-    let routes = router
-        .fallback(|| async { ApiError::new(StatusCode::NOT_FOUND, "no such address: see /openapi.json for all") })
-        .layer(DefaultBodyLimit::max(limits::MAX_BODY_BYTES))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn_with_state(app.hosts.clone(), host::check))
-        .layer(middleware::from_fn_with_state(app.metrics.clone(), request::observe))
-        .with_state(app.clone());
-    Router::new().fallback_service(routes).layer(middleware::from_fn(request::name_allowed_methods))
-}
-
-/// The response to a request whose handler panicked.
-fn panicked(_: Box<dyn Any + Send>) -> Response {
-    ApiError::panicked().into_response()
 }

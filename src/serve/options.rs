@@ -7,6 +7,7 @@ use reelseek_index::Index;
 
 use super::error::Error;
 use super::guard::auth::Token;
+use crate::base::setters;
 use crate::collection::ModelChoice;
 
 /// Options of [`run`](crate::serve::run).
@@ -64,23 +65,7 @@ impl Default for ServeOptions {
     }
 }
 
-/// Defines a setter for each option. Calls can be chained.
-macro_rules! setters {
-    ($($field:ident: $type:ty),+ $(,)?) => {
-        impl ServeOptions {
-            $(
-                #[doc = concat!("Sets [`ServeOptions::", stringify!($field), "`].")]
-                #[must_use]
-                pub fn $field(mut self, $field: $type) -> ServeOptions {
-                    self.$field = $field;
-                    self
-                }
-            )+
-        }
-    };
-}
-
-setters! {
+setters! { ServeOptions:
     library: Vec<PathBuf>,
     listen: SocketAddr,
     checkpoint: Option<PathBuf>,
@@ -124,7 +109,7 @@ impl ServeOptions {
         }
         if !Index::exists(&self.index) {
             tracing::warn!(
-                "there is no index at {}: make one with `reelseek index FOLDER`, or with Index on the page",
+                "there is no index at {}: make one with `reelseek index FOLDER`, or start indexing on the page",
                 self.index.display()
             );
         }

@@ -1,9 +1,10 @@
 //! The newest commit of the index, opened for searching.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use parking_lot::{Mutex, RwLock};
 use reelseek_index::Index;
 
 use super::error::ApiError;
@@ -11,8 +12,8 @@ use super::limits::COMMIT_POLL;
 use super::observe::logging::spawn_blocking;
 use super::observe::metrics::Metrics;
 use super::options::ServeOptions;
-use crate::collection::ModelChoice;
-use crate::search::{self, Engine};
+use crate::collection::{self, ModelChoice};
+use crate::search::Engine;
 
 /// Opens each new commit. Requests hold one [`Snapshot`] from beginning to end.
 pub(crate) struct SnapshotStore {
@@ -54,7 +55,7 @@ impl SnapshotStore {
 
     /// The newest snapshot; `None` without an index.
     pub(crate) fn latest(&self) -> Option<Arc<Snapshot>> {
-        self.latest.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.latest.read().clone()
     }
 
     /// The newest snapshot.
@@ -69,9 +70,9 @@ impl SnapshotStore {
     ///
     /// # Errors
     /// If the commit cannot be opened. The previous snapshot stays.
-    pub(crate) fn refresh(&self) -> Result<bool, search::Error> {
+    pub(crate) fn refresh(&self) -> Result<bool, collection::Error> {
         // Held to the end, so that one thread at a time refreshes.
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut opened = self.opened.lock();
         // Read before the index is opened: a commit in between is opened twice rather than never.
         let stamp = self.stamp();
         if stamp.is_none() || stamp == *opened {
@@ -85,7 +86,7 @@ impl SnapshotStore {
         let (rows, videos) = (engine.searcher().rows(), engine.searcher().video_numbers().len());
         let generation = before.map_or(1, |before| before.generation + 1);
         let snapshot = Arc::new(Snapshot { engine, generation, videos });
-        *self.latest.write().unwrap_or_else(PoisonError::into_inner) = Some(snapshot);
+        *self.latest.write() = Some(snapshot);
         *opened = stamp;
         self.metrics.snapshot(generation, rows, videos);
         tracing::info!(generation, rows, videos, "index opened");

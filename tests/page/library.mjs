@@ -45,6 +45,14 @@ test('the library lists, finds and sorts videos', {}, async (page) => {
   await until('labels lead to their videos', async () => (await names(page)).join() === 'Life of cells');
 });
 
+test('an unknown view or order is the default one', {}, async (page) => {
+  await page.goto(`${settings.base}/#/library?sort=constructor`);
+  await page.locator('.cards.small .card').first().waitFor();
+  assert.equal(await page.getByLabel('Sort by').inputValue(), 'name');
+  await page.goto(`${settings.base}/#/constructor`);
+  await page.getByRole('heading', { name: 'Which video is this from?' }).waitFor();
+});
+
 test('plays a video from each of its frames, and searches with them', {}, async (page) => {
   await page.goto(`${settings.base}/#/library`);
   await page.getByRole('link', { name: 'Into the set' }).click();

@@ -47,21 +47,14 @@ struct GraphSections {
 impl GraphHeader {
     /// `None` if a size overflows.
     fn sections(&self) -> Option<GraphSections> {
-        let words = |n: u64| n.checked_mul(4);
-        let (m, upper_nodes) = (u64::from(self.m), u64::from(self.upper_nodes));
-        let upper_rows = (HEADER_BYTES as u64).checked_add(words(u64::from(self.rows).checked_mul(2 * m)?)?)?;
+        let size = |n: u32| usize::try_from(n).ok();
+        let words = |n: usize| n.checked_mul(4);
+        let (m, upper_nodes) = (size(self.m)?, size(self.upper_nodes)?);
+        let upper_rows = HEADER_BYTES.checked_add(words(size(self.rows)?.checked_mul(2)?.checked_mul(m)?)?)?;
         let upper_lists = upper_rows.checked_add(words(upper_nodes)?)?;
-        let upper = upper_lists.checked_add(words(upper_nodes + 1)?)?;
-        let end = upper.checked_add(words(u64::from(self.lists).checked_mul(m)?)?)?;
-        let bytes = end.checked_add(4)?;
-        let at = |offset: u64| usize::try_from(offset).ok();
-        Some(GraphSections {
-            upper_rows: at(upper_rows)?,
-            upper_lists: at(upper_lists)?,
-            upper: at(upper)?,
-            end: at(end)?,
-            bytes,
-        })
+        let upper = upper_lists.checked_add(words(upper_nodes.checked_add(1)?)?)?;
+        let end = upper.checked_add(words(size(self.lists)?.checked_mul(m)?)?)?;
+        Some(GraphSections { upper_rows, upper_lists, upper, end, bytes: end.checked_add(4)? as u64 })
     }
 
     fn bytes(&self, size: u64) -> [u8; HEADER_BYTES] {

@@ -43,17 +43,25 @@ fn detect() -> SimdLevel {
     SimdLevel::Scalar
 }
 
+/// Calls one of three kernels: for AVX-512 (f and bw), for AVX2 with FMA, and for any processor.
+macro_rules! dispatch {
+    ($avx512:ident, $avx2:ident, $scalar:ident, $arguments:tt) => {
+        match $crate::simd::level() {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `detect` found avx512f and avx512bw on this processor.
+            $crate::simd::SimdLevel::Avx512 => unsafe { $avx512 $arguments },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `detect` found avx2 and fma on this processor.
+            $crate::simd::SimdLevel::Avx2 => unsafe { $avx2 $arguments },
+            $crate::simd::SimdLevel::Scalar => $scalar $arguments,
+        }
+    };
+}
+use dispatch;
+
 /// Sum of `a[i] * b[i]`, over the shorter of the two.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    match level() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` found avx512f on this processor.
-        SimdLevel::Avx512 => unsafe { dot_avx512(a, b) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` found avx2 and fma on this processor.
-        SimdLevel::Avx2 => unsafe { dot_avx2(a, b) },
-        SimdLevel::Scalar => dot_scalar(a, b),
-    }
+    dispatch!(dot_avx512, dot_avx2, dot_scalar, (a, b))
 }
 
 /// Copies `x` into `out`, scaled by a power of two so that its largest value is at least 0.5 and below 1.
@@ -98,15 +106,7 @@ pub fn gemv(matrix: &[f32], rows: usize, cols: usize, x: &[f32], out: &mut [f32]
 
 /// [`gemv`] on this thread. `x` is not empty. Computes as many rows as both `matrix` and `out` have.
 fn rows_dot(matrix: &[f32], x: &[f32], out: &mut [f32]) {
-    match level() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` found avx512f on this processor.
-        SimdLevel::Avx512 => unsafe { rows_avx512(matrix, x, out) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` found avx2 and fma on this processor.
-        SimdLevel::Avx2 => unsafe { rows_avx2(matrix, x, out) },
-        SimdLevel::Scalar => rows_scalar(matrix, x, out),
-    }
+    dispatch!(rows_avx512, rows_avx2, rows_scalar, (matrix, x, out));
 }
 
 macro_rules! rows {

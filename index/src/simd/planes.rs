@@ -1,47 +1,23 @@
 //! Kernels for rows in planes (see [`crate::packed`]): products of codes, and products of all planes.
 
-use super::{SimdLevel, level};
+use super::dispatch;
 
 /// Dot products of the rows `ids` of codes, each as long as `x`, with `x`; 0 for an id out of range.
 ///
 /// The caller makes sure that no sum exceeds an `i32`. Then all kernels give equal results.
 pub(crate) fn codes_picked(codes: &[i8], x: &[i16], ids: &[u32], out: &mut [i32]) {
-    match level() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` found avx512f and avx512bw on this processor.
-        SimdLevel::Avx512 => unsafe { picked_avx512(codes, x, ids, out) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` found avx2 and fma on this processor.
-        SimdLevel::Avx2 => unsafe { picked_avx2(codes, x, ids, out) },
-        SimdLevel::Scalar => picked_scalar(codes, x, ids, out),
-    }
+    dispatch!(picked_avx512, picked_avx2, picked_scalar, (codes, x, ids, out));
 }
 
 /// Dot products of all rows of codes with `x`, which is not empty.
 pub(crate) fn codes_rows(codes: &[i8], x: &[i16], out: &mut [i32]) {
-    match level() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` found avx512f and avx512bw on this processor.
-        SimdLevel::Avx512 => unsafe { codes_rows_avx512(codes, x, out) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` found avx2 and fma on this processor.
-        SimdLevel::Avx2 => unsafe { codes_rows_avx2(codes, x, out) },
-        SimdLevel::Scalar => codes_rows_scalar(codes, x, out),
-    }
+    dispatch!(codes_rows_avx512, codes_rows_avx2, codes_rows_scalar, (codes, x, out));
 }
 
 /// Dot products of all rows with `x`, which is not empty, without the power of two of each row. An empty
 /// `third` means zeros.
 pub(crate) fn planes_dots(first: &[i8], second: &[i8], third: &[u16], x: &[f32], out: &mut [f32]) {
-    match level() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` found avx512f and avx512bw on this processor.
-        SimdLevel::Avx512 => unsafe { dots_avx512(first, second, third, x, out) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: `detect` found avx2 and fma on this processor.
-        SimdLevel::Avx2 => unsafe { dots_avx2(first, second, third, x, out) },
-        SimdLevel::Scalar => dots_scalar(first, second, third, x, out),
-    }
+    dispatch!(dots_avx512, dots_avx2, dots_scalar, (first, second, third, x, out));
 }
 
 /// Prefetch distance in rows: far enough to hide the latency of memory, near enough to stay in the cache.

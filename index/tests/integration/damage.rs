@@ -28,11 +28,51 @@ fn build_with(dir: &Path, sketch: u32) -> PathBuf {
     dir.join("segments").join("000001.vec")
 }
 
+/// A file of an index, which a test damages.
+struct Target {
+    dir: PathBuf,
+    path: PathBuf,
+    whole: Vec<u8>,
+}
+
+impl Target {
+    fn new(dir: &Path, path: PathBuf) -> Target {
+        let whole = fs::read(&path).unwrap();
+        Target { dir: dir.to_owned(), path, whole }
+    }
+
+    /// Writes the file with a change.
+    fn change(&self, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = self.whole.clone();
+        change(&mut bytes);
+        fs::write(&self.path, bytes).unwrap();
+    }
+
+    fn cut(&self, length: usize) {
+        fs::write(&self.path, &self.whole[..length]).unwrap();
+    }
+
+    fn flip(&self, at: usize, bit: usize) {
+        self.change(|bytes| bytes[at] ^= 1 << (bit % 8));
+    }
+
+    /// Asserts that `verify` finds damage.
+    fn assert_damaged(&self, case: impl std::fmt::Debug) {
+        assert!(!Index::verify(&self.dir).unwrap().is_sound(), "{} {case:?}", self.path.display());
+    }
+
+    /// Writes the whole file, and asserts that `verify` finds no damage.
+    fn restore(&self) {
+        fs::write(&self.path, &self.whole).unwrap();
+        assert!(Index::verify(&self.dir).unwrap().is_sound());
+    }
+}
+
 /// Uses the index in every way. It can return an error, but must not panic.
 fn use_all(dir: &Path) -> Result<(), Error> {
     let searcher = Index::open(dir)?.searcher()?;
     searcher.search(&[1.0; DIM], 10, None, Effort::Default)?;
-    searcher.scores(&[1.0; DIM], |_, _| ())?;
+    searcher.search(&[1.0; DIM], 10, None, Effort::Exact)?;
     for number in searcher.video_numbers() {
         searcher.rows_of(number)?;
         searcher.sketches_of(number)?;
@@ -44,39 +84,34 @@ fn use_all(dir: &Path) -> Result<(), Error> {
 fn rejects_truncated_segments() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
-    let path = build(&dir);
-    let whole = fs::read(&path).unwrap();
-    for length in (0..whole.len()).step_by(97).chain([whole.len() - 1, whole.len() + 1]) {
-        let mut bytes = whole.clone();
-        bytes.resize(length, 0);
-        fs::write(&path, bytes).unwrap();
+    let file = Target::new(&dir, build(&dir));
+    let length = file.whole.len();
+    for length in (0..length).step_by(97).chain([length - 1, length + 1]) {
+        file.change(|bytes| bytes.resize(length, 0));
         let error = use_all(&dir).unwrap_err();
         assert!(matches!(&error, Error::Damaged { .. }), "{length}: {error}");
         assert!(error.to_string().contains("000001.vec"), "{error}");
-        assert!(!Index::verify(&dir).unwrap().is_sound(), "{length}");
+        file.assert_damaged(length);
     }
-    fs::remove_file(&path).unwrap();
+    fs::remove_file(&file.path).unwrap();
     assert!(matches!(use_all(&dir), Err(Error::Io { .. })));
-    assert!(!Index::verify(&dir).unwrap().is_sound());
-    fs::write(&path, whole).unwrap();
+    file.assert_damaged("missing");
+    file.restore();
     use_all(&dir).unwrap();
-    assert!(Index::verify(&dir).unwrap().is_sound());
 }
 
 #[test]
 fn verify_finds_flipped_bits_in_segments() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
-    let path = build(&dir);
-    let whole = fs::read(&path).unwrap();
-    let table_and_end = whole.len() - 90..whole.len();
-    for at in (0..64).chain((64..whole.len()).step_by(41)).chain(table_and_end) {
-        let mut bytes = whole.clone();
-        bytes[at] ^= 1 << (at % 8);
-        fs::write(&path, bytes).unwrap();
+    let file = Target::new(&dir, build(&dir));
+    let length = file.whole.len();
+    let table_and_end = length - 90..length;
+    for at in (0..64).chain((64..length).step_by(41)).chain(table_and_end) {
+        file.flip(at, at);
         let used = use_all(&dir);
         assert!(at >= 64 || used.is_err(), "a flip in the header (byte {at}) is found on open");
-        assert!(!Index::verify(&dir).unwrap().is_sound(), "{at}");
+        file.assert_damaged(at);
     }
 }
 
@@ -92,25 +127,21 @@ fn sketches(whole: &[u8]) -> std::ops::Range<usize> {
 fn rejects_truncated_sketches_and_verify_finds_flipped_bits_in_them() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
-    let path = build_with(&dir, SKETCH as u32);
-    let whole = fs::read(&path).unwrap();
-    let range = sketches(&whole);
-    assert!(whole[range.clone()].starts_with(&[0, 1, 2, 3]) && whole[..range.end].ends_with(&[20]));
+    let file = Target::new(&dir, build_with(&dir, SKETCH as u32));
+    let range = sketches(&file.whole);
+    assert!(file.whole[range.clone()].starts_with(&[0, 1, 2, 3]) && file.whole[..range.end].ends_with(&[20]));
     for at in (0..64).chain(range) {
-        let mut bytes = whole.clone();
-        bytes[at] ^= 1 << (at % 8);
-        fs::write(&path, bytes).unwrap();
+        file.flip(at, at);
         let used = use_all(&dir);
         assert!(at >= 64 || used.is_err(), "a flip in the header (byte {at}) is found on open");
-        assert!(!Index::verify(&dir).unwrap().is_sound(), "{at}");
-        fs::write(&path, &whole[..at]).unwrap();
+        file.assert_damaged(at);
+        file.cut(at);
         let error = use_all(&dir).unwrap_err();
         assert!(matches!(&error, Error::Damaged { .. }) && error.to_string().contains("000001.vec"), "{at}: {error}");
-        assert!(!Index::verify(&dir).unwrap().is_sound(), "{at}");
+        file.assert_damaged(at);
     }
-    fs::write(&path, whole).unwrap();
+    file.restore();
     use_all(&dir).unwrap();
-    assert!(Index::verify(&dir).unwrap().is_sound());
 }
 
 #[test]
@@ -118,18 +149,17 @@ fn rejects_a_header_with_another_size_of_sketch() {
     let keep = tempfile::tempdir().unwrap();
     for sketch in [0, SKETCH as u32] {
         let dir = keep.path().join(sketch.to_string());
-        let path = build_with(&dir, sketch);
-        let whole = fs::read(&path).unwrap();
+        let file = Target::new(&dir, build_with(&dir, sketch));
         for other in [0, 6, 7, 8, 4096, 4097, u32::MAX].into_iter().filter(|other| *other != sketch) {
-            let mut bytes = whole.clone();
-            bytes[28..32].copy_from_slice(&other.to_le_bytes());
-            let crc = crc32fast::hash(&bytes[..60]);
-            bytes[60..64].copy_from_slice(&crc.to_le_bytes());
-            fs::write(&path, bytes).unwrap();
+            file.change(|bytes| {
+                bytes[28..32].copy_from_slice(&other.to_le_bytes());
+                let crc = crc32fast::hash(&bytes[..60]);
+                bytes[60..64].copy_from_slice(&crc.to_le_bytes());
+            });
             let error = use_all(&dir).unwrap_err().to_string();
             assert!(error.contains(&format!("{sketch} bytes of sketch")), "{error}");
             assert!(error.contains(&format!("{other} bytes of sketch")), "{error}");
-            assert!(!Index::verify(&dir).unwrap().is_sound());
+            file.assert_damaged(other);
         }
     }
 }
@@ -139,11 +169,8 @@ fn compact_rejects_damaged_segments() {
     let keep = tempfile::tempdir().unwrap();
     for in_sketches in [false, true] {
         let dir = keep.path().join(in_sketches.to_string());
-        let path = build_with(&dir, SKETCH as u32);
-        let mut bytes = fs::read(&path).unwrap();
-        let at = if in_sketches { sketches(&bytes).end - 1 } else { 100 };
-        bytes[at] ^= 1;
-        fs::write(&path, bytes).unwrap();
+        let file = Target::new(&dir, build_with(&dir, SKETCH as u32));
+        file.flip(if in_sketches { sketches(&file.whole).end - 1 } else { 100 }, 0);
         let index = Index::open(&dir).unwrap();
         let mut writer = index.writer().unwrap();
         writer.remove("v0").unwrap();
@@ -154,17 +181,17 @@ fn compact_rejects_damaged_segments() {
     }
 }
 
-/// The non-empty files of the text index, with their contents.
-fn text_files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+/// The non-empty files of the text index.
+fn text_files(dir: &Path) -> Vec<Target> {
     let files = fs::read_dir(dir.join("text")).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<_> = files.map(|path| (path.clone(), fs::read(path).unwrap())).collect();
-    files.retain(|(_, bytes)| !bytes.is_empty()); // locks
-    files.sort();
+    let mut files: Vec<_> = files.map(|path| Target::new(dir, path)).collect();
+    files.retain(|file| !file.whole.is_empty()); // locks
+    files.sort_by(|a, b| a.path.cmp(&b.path));
     files
 }
 
 /// As [`build`], with searchable text and a removed video. Returns the files of the text index.
-fn build_text(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+fn build_text(dir: &Path) -> Vec<Target> {
     build(dir);
     let mut writer = Index::open(dir).unwrap().writer().unwrap();
     let title = "snow day in the hills".to_owned();
@@ -193,19 +220,18 @@ fn verify_finds_a_truncated_text_index() {
     let dir = keep.path().join("index");
     let files = build_text(&dir);
     use_text(&dir).unwrap();
-    assert!(files.len() > 8, "{files:?}");
-    for (path, whole) in files {
+    assert!(files.len() > 8, "{} files", files.len());
+    for file in files {
         for i in 0..100 {
-            fs::write(&path, &whole[..whole.len() * i / 100]).unwrap();
+            file.cut(file.whole.len() * i / 100);
             let _ = use_text(&dir);
-            assert!(!Index::verify(&dir).unwrap().is_sound(), "{} {i}", path.display());
+            file.assert_damaged(i);
         }
-        fs::remove_file(&path).unwrap();
+        fs::remove_file(&file.path).unwrap();
         let _ = use_text(&dir);
         let verified = Index::verify(&dir);
-        assert!(verified.is_err() || !verified.unwrap().is_sound(), "{} is missing", path.display());
-        fs::write(&path, whole).unwrap();
-        assert!(Index::verify(&dir).unwrap().is_sound());
+        assert!(verified.is_err() || !verified.unwrap().is_sound(), "{} is missing", file.path.display());
+        file.restore();
     }
     use_text(&dir).unwrap();
 }
@@ -214,18 +240,17 @@ fn verify_finds_a_truncated_text_index() {
 fn verify_finds_flipped_bits_in_the_text_index() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
-    for (path, whole) in build_text(&dir) {
-        let root = path.extension().is_some_and(|end| end == "json");
+    for file in build_text(&dir) {
+        let is_root = file.path.extension().is_some_and(|end| end == "json");
+        let length = file.whole.len();
         for i in 0..1000 {
-            let at = if whole.len() <= 1000 { i % whole.len() } else { whole.len() * i / 1000 };
-            let mut bytes = whole.clone();
-            bytes[at] ^= 1 << ((i + i / whole.len()) % 8);
-            fs::write(&path, bytes).unwrap();
+            let at = if length <= 1000 { i % length } else { length * i / 1000 };
+            file.flip(at, i + i / length);
             let used = use_text(&dir);
-            assert!(!root || used.is_err(), "{}: a flip at {at} is found on open", path.display());
-            assert!(!Index::verify(&dir).unwrap().is_sound(), "{} byte {at}", path.display());
+            assert!(!is_root || used.is_err(), "{}: a flip at {at} is found on open", file.path.display());
+            file.assert_damaged(at);
         }
-        fs::write(&path, whole).unwrap();
+        file.restore();
     }
     use_text(&dir).unwrap();
 }
@@ -256,8 +281,8 @@ fn rejects_older_and_newer_versions() {
     assert!(matches!(use_all(&dir), Err(Error::Text { .. })));
 }
 
-/// An index with a graph, and the paths of its two files.
-fn build_graph(dir: &Path) -> [PathBuf; 2] {
+/// An index with a graph. Returns its two files.
+fn build_graph(dir: &Path) -> [Target; 2] {
     let hnsw = HnswSettings { m: 4, ef_construction: 20, min_rows: 1, ..HnswSettings::default() };
     let index = Index::create(dir, &IndexSettings { hnsw, ..IndexSettings::new(DIM) }).unwrap();
     let mut writer = index.writer().unwrap();
@@ -268,7 +293,7 @@ fn build_graph(dir: &Path) -> [PathBuf; 2] {
     }
     writer.commit().unwrap();
     writer.close().unwrap();
-    ["000001.vec", "000001.hnsw"].map(|name| dir.join("segments").join(name))
+    ["000001.vec", "000001.hnsw"].map(|name| Target::new(dir, dir.join("segments").join(name)))
 }
 
 /// Searches with the graph.
@@ -286,18 +311,17 @@ fn walk_all(dir: &Path) -> Result<(), Error> {
 fn rejects_truncated_graphs() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
-    for path in build_graph(&dir) {
-        let whole = fs::read(&path).unwrap();
+    for file in build_graph(&dir) {
         for i in 0..100 {
-            fs::write(&path, &whole[..whole.len() * i / 100]).unwrap();
+            file.cut(file.whole.len() * i / 100);
             assert!(matches!(walk_all(&dir), Err(Error::Damaged { .. })), "{i}");
-            assert!(!Index::verify(&dir).unwrap().is_sound(), "{i}");
+            file.assert_damaged(i);
         }
-        fs::remove_file(&path).unwrap();
-        assert!(walk_all(&dir).is_err() && !Index::verify(&dir).unwrap().is_sound());
-        fs::write(&path, whole).unwrap();
+        fs::remove_file(&file.path).unwrap();
+        assert!(walk_all(&dir).is_err());
+        file.assert_damaged("missing");
+        file.restore();
         walk_all(&dir).unwrap();
-        assert!(Index::verify(&dir).unwrap().is_sound());
     }
 }
 
@@ -305,19 +329,16 @@ fn rejects_truncated_graphs() {
 fn verify_finds_flipped_bits_in_graphs_and_walks_stay_in_bounds() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
-    for path in build_graph(&dir) {
-        let whole = fs::read(&path).unwrap();
+    for file in build_graph(&dir) {
         for i in 0..1000 {
             // Every byte of the header, then evenly spaced bytes.
-            let at = if i < 64 { i } else { 64 + (whole.len() - 64) * (i - 64) / 936 };
-            let mut bytes = whole.clone();
-            bytes[at] ^= 1 << (i % 8);
-            fs::write(&path, bytes).unwrap();
+            let at = if i < 64 { i } else { 64 + (file.whole.len() - 64) * (i - 64) / 936 };
+            file.flip(at, i);
             let walked = walk_all(&dir);
             assert!(at >= 64 || walked.is_err(), "a flip in the header (byte {at}) is found on open");
-            assert!(!Index::verify(&dir).unwrap().is_sound(), "byte {at}");
+            file.assert_damaged(at);
         }
-        fs::write(&path, whole).unwrap();
+        file.restore();
     }
 }
 
@@ -325,19 +346,18 @@ fn verify_finds_flipped_bits_in_graphs_and_walks_stay_in_bounds() {
 fn walks_stay_in_bounds_with_random_links() {
     let keep = tempfile::tempdir().unwrap();
     let dir = keep.path().join("index");
-    let [_, path] = build_graph(&dir);
-    let whole = fs::read(&path).unwrap();
+    let [_, file] = build_graph(&dir);
     for seed in 0..50u32 {
-        let mut bytes = whole.clone();
-        let (mut state, end) = (seed | 1, whole.len() - 4);
-        for word in bytes[64..end].chunks_exact_mut(4) {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let value = if seed % 2 == 0 { state } else { state % 500 }; // any value, or mostly in range
-            word.copy_from_slice(&value.to_le_bytes());
-        }
-        fs::write(&path, bytes).unwrap();
+        file.change(|bytes| {
+            let (mut state, end) = (seed | 1, bytes.len() - 4);
+            for word in bytes[64..end].chunks_exact_mut(4) {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let value = if seed % 2 == 0 { state } else { state % 500 }; // any value, or mostly in range
+                word.copy_from_slice(&value.to_le_bytes());
+            }
+        });
         walk_all(&dir).unwrap();
-        assert!(!Index::verify(&dir).unwrap().is_sound());
+        file.assert_damaged(seed);
     }
 }
 
@@ -345,12 +365,12 @@ fn walks_stay_in_bounds_with_random_links() {
 fn rejects_the_graph_of_another_segment() {
     let keep = tempfile::tempdir().unwrap();
     let (one, two) = (keep.path().join("one"), keep.path().join("two"));
-    let [_, path] = build_graph(&one);
+    let [_, file] = build_graph(&one);
     let index = Index::create(&two, Index::open(&one).unwrap().settings()).unwrap();
     let mut writer = index.writer().unwrap();
     writer.put(Video { id: "a".into(), ..Video::default() }, &[Span::default(); 400], &[0.5; 400 * DIM], &[]).unwrap();
     writer.commit().unwrap();
-    fs::copy(path, two.join("segments").join("000001.hnsw")).unwrap();
+    fs::copy(file.path, two.join("segments").join("000001.hnsw")).unwrap();
     assert!(matches!(walk_all(&two), Err(Error::Damaged { .. })));
 }
 
@@ -376,7 +396,7 @@ fn with_the_guard_a_segment_truncated_during_searches_is_an_error() {
     let sound = Index::open(&other).unwrap().searcher().unwrap();
     for i in 0..2 {
         let dir = keep.path().join(i.to_string());
-        let path = build_graph(&dir)[i].clone();
+        let path = build_graph(&dir)[i].path.clone();
         let searcher = Index::open(&dir).unwrap().searcher().unwrap();
         let search = |effort| searcher.search(&[1.0; DIM], 3, None, effort);
         assert_eq!(search(Effort::Ef(6)).unwrap().len(), 3);
@@ -386,7 +406,7 @@ fn with_the_guard_a_segment_truncated_during_searches_is_an_error() {
             assert!(error.contains("cut short") && error.contains(path.to_str().unwrap()), "{error}");
         }
         if i == 0 {
-            assert!(searcher.scores(&[1.0; DIM], |_, _| ()).is_err());
+            assert!(search(Effort::Exact).is_err());
         }
         // Other indexes are not affected.
         assert_eq!(sound.search(&[1.0; DIM], 3, None, Effort::Ef(6)).unwrap().len(), 3);
@@ -429,11 +449,8 @@ fn with_the_guard_a_text_index_truncated_during_reads_is_an_error() {
     writer.close().unwrap();
     let searcher = Index::open(&dir).unwrap().searcher().unwrap();
     assert_eq!(searcher.videos().unwrap().len(), 3005);
-    let (path, _) = text_files(&dir)
-        .into_iter()
-        .filter(|(path, _)| path.extension().is_some_and(|end| end == "store"))
-        .max_by_key(|(_, bytes)| bytes.len())
-        .unwrap();
+    let stores = text_files(&dir).into_iter().filter(|file| file.path.extension().is_some_and(|end| end == "store"));
+    let path = stores.max_by_key(|file| file.whole.len()).unwrap().path;
     fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
     for _ in 0..2 {
         let error = searcher.videos().unwrap_err().to_string();

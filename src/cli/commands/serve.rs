@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::cli::args::{IndexFolderArgs, StoredModelArgs};
 use crate::cli::terminal::print_line;
@@ -62,18 +62,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "MB", default_value_t = 1000)]
     cache_mb: u64,
     /// Format of the log
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogArg::Text)]
-    log: LogArg,
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log: LogFormat,
     #[command(flatten)]
     model: StoredModelArgs,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogArg {
-    /// Lines of text
-    Text,
-    /// One JSON object a line
-    Json,
 }
 
 impl ServeArgs {
@@ -112,10 +104,7 @@ fn listen(text: &str) -> Result<ListenAddress, String> {
 }
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    serve::start_logging(match args.log {
-        LogArg::Text => LogFormat::Text,
-        LogArg::Json => LogFormat::Json,
-    });
+    serve::start_logging(args.log);
     if args.no_auth && std::env::var_os(TOKEN).is_some_and(|token| !token.is_empty()) {
         tracing::warn!("{TOKEN} is ignored: --no-auth admits every request without a token");
     }

@@ -5,16 +5,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use globset::GlobSet;
 
-use super::{check_absent, check_share};
+use super::{check_absent, check_share, find_videos};
 use crate::base::files;
 use crate::cli::terminal::{self, note, print_line};
 use crate::features::Split;
 use crate::features::activitynet::{Annotations, video_name};
 use crate::features::archive::FeatureArchive;
 use crate::features::benchmark::{Benchmark, BenchmarkPlan, RowKind};
-use crate::media;
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum DatasetCommand {
@@ -114,24 +112,14 @@ fn write(
     out: &Path,
     fill: impl FnOnce(&mut std::io::BufWriter<std::fs::File>) -> std::io::Result<()>,
 ) -> anyhow::Result<()> {
-    files::replace(out, |part| {
-        let mut file = std::io::BufWriter::new(std::fs::File::create(part)?);
-        fill(&mut file)?;
-        file.flush()
-    })
-    .with_context(|| format!("writing {}", out.display()))
+    files::replace_buffered(out, fill).with_context(|| format!("writing {}", out.display()))
 }
 
 /// The names of the videos in a folder, or in an archive of features.
 fn videos_in(path: &Path) -> anyhow::Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     if path.is_dir() {
-        for found in media::walk::videos(&[path.to_owned()], &GlobSet::empty()) {
-            match found {
-                Ok(path) => drop(names.insert(video_name(&path))),
-                Err((_, error)) => note!("skipped: {error}"),
-            }
-        }
+        names.extend(find_videos(&[path.to_owned()]).iter().map(|path| video_name(path)));
         if !names.is_empty() {
             return Ok(names);
         }

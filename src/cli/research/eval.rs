@@ -9,7 +9,7 @@ use clap::Args;
 use reelseek_index::Effort;
 use serde_json::Value;
 
-use super::{NormaliserArg, SplitArg, check_absent, check_writable};
+use super::{check_absent, check_writable};
 use crate::base::Cancel;
 use crate::cli::terminal::{self, count, note, print_line};
 use crate::cli::{FOUND_NOTHING, INTERRUPTED};
@@ -19,6 +19,7 @@ use crate::gmf::{CheckpointRecord, Folded, GmfConfig, GmfWeights, TrainOptions, 
 use crate::research::eval::Error;
 use crate::research::eval::ann::AnnOptions;
 use crate::research::eval::methods::{self, FittedMethod, TrainingContext};
+use crate::research::eval::metrics::Normaliser;
 use crate::research::eval::ranking::Pooling;
 use crate::research::eval::report::{self, ReportContent, ReportMedia};
 use crate::research::eval::summary::MetricSummary;
@@ -55,8 +56,8 @@ pub(in crate::cli) struct EvalArgs {
     #[arg(long, requires = "table", conflicts_with = "json")]
     latex: bool,
     /// Split of the queries and of the gallery
-    #[arg(long, value_enum, default_value_t = SplitArg::Test)]
-    split: SplitArg,
+    #[arg(long, value_enum, default_value_t = Split::Test)]
+    split: Split,
     /// Take labels and splits from ActivityNet annotations; rows are matched by `video`, or else by `id`
     #[arg(long, value_name = "JSON")]
     activitynet: Option<PathBuf>,
@@ -64,8 +65,8 @@ pub(in crate::cli) struct EvalArgs {
     #[arg(long, value_name = "K", value_delimiter = ',', default_value = "10,20,50,100")]
     at: Vec<usize>,
     /// Divisor of average precision
-    #[arg(long, value_enum, default_value_t = NormaliserArg::Hits)]
-    normaliser: NormaliserArg,
+    #[arg(long, value_enum, default_value_t = Normaliser::Hits)]
+    normaliser: Normaliser,
     /// Score of a video: the score of its best clip (best), or the mean of its N best clips (mean:N)
     #[arg(long, value_name = "HOW", default_value = "best")]
     pooling: Pooling,
@@ -120,7 +121,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let annotations = args.activitynet.as_deref().map(Annotations::read).transpose()?;
     let set = FeatureSet::open_with(&args.features, annotations.as_ref())?;
     let zeros = set.check()?;
-    let task = RetrievalTask::new(&set, args.split.into())?;
+    let task = RetrievalTask::new(&set, args.split)?;
     warn(args, &task, &zeros);
     task.check_relevant()?;
     let done = if args.table { table(args, &task, &cancel) } else { single(args, &task, &cancel) };
@@ -195,7 +196,7 @@ fn warn(args: &EvalArgs, task: &RetrievalTask<'_>, zeros: &[Vec<usize>; 2]) {
             task.split
         );
     }
-    if let Some(bare) = task.unlabelled_side() {
+    if let Some(bare) = task.unlabelled_side {
         note!(
             "warning: no {bare} of the split {} have labels: only the query's own video counts as relevant, not a shared label",
             task.split
@@ -269,7 +270,7 @@ fn table(args: &EvalArgs, task: &RetrievalTask<'_>, cancel: &Cancel) -> anyhow::
         methods: args.methods.clone(),
         seeds: args.seeds.clone(),
         at: args.at.clone(),
-        normaliser: args.normaliser.into(),
+        normaliser: args.normaliser,
         pooling: args.pooling,
     };
     let media = media(args)?;
@@ -286,7 +287,7 @@ fn table(args: &EvalArgs, task: &RetrievalTask<'_>, cancel: &Cancel) -> anyhow::
         method: best.method,
         answers: &best.answers,
         summary: &best.summary,
-        normaliser: args.normaliser.into(),
+        normaliser: args.normaliser,
         pooling: args.pooling,
         table: Some(&table),
         media: media.as_ref(),
@@ -352,7 +353,7 @@ fn single(args: &EvalArgs, task: &RetrievalTask<'_>, cancel: &Cancel) -> anyhow:
     let deepest = args.at.iter().copied().max().unwrap_or(0);
     let depth = if args.trec_run.is_some() { deepest.max(TREC_DEPTH) } else { deepest };
     let answers = task.answers(&fitted.maps, args.pooling, depth)?;
-    let normaliser = args.normaliser.into();
+    let normaliser = args.normaliser;
     let summary = MetricSummary::new(&answers, &args.at, normaliser).context("no query was answered")?;
     let mut json = json(args, task, (&name, &fitted), &summary, answers.len());
     json["seconds"] = start.elapsed().as_secs_f64().into();
@@ -454,7 +455,7 @@ fn fit(args: &EvalArgs, task: &RetrievalTask<'_>, cancel: &Cancel) -> anyhow::Re
     if let Some(plain) = methods::without_training(&args.method, task.set) {
         return Ok(plain);
     }
-    with_training(args, task, cancel, |training| Ok(methods::fit(method.as_ref(), training, args.seeds[0])?.fitted))
+    with_training(args, task, cancel, |training| Ok(method.fit(training, args.seeds[0])?))
         .with_context(|| format!("fitting {} to the split train", args.method))
 }
 

@@ -3,17 +3,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use globset::GlobSet;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{SplitArg, check_absent};
+use super::{check_absent, find_videos};
 use crate::cli::INTERRUPTED;
 use crate::cli::args::check_exist;
 use crate::cli::terminal::{self, count, note, print_line};
 use crate::encode::{self, registry::LAYOUT};
+use crate::features::Split;
 use crate::features::archive::FeatureArchive;
 use crate::features::benchmark::Benchmark;
-use crate::media;
 use crate::research::extract::{self, Error};
 
 /// Largest number of skipped rows that are listed.
@@ -38,8 +37,8 @@ pub(in crate::cli) struct ExtractArgs {
     #[arg(long, value_name = "SOURCE", requires_all = ["benchmark", "image_features"], conflicts_with = "paths")]
     video_features: Option<PathBuf>,
     /// Without --benchmark: split of the rows
-    #[arg(long, value_enum, default_value_t = SplitArg::Train)]
-    split: SplitArg,
+    #[arg(long, value_enum, default_value_t = Split::Train)]
+    split: Split,
     /// Encoder of the features
     #[arg(long, value_name = "NAME", default_value = LAYOUT)]
     encoder: String,
@@ -71,18 +70,12 @@ pub(super) fn run(args: &ExtractArgs) -> anyhow::Result<ExitCode> {
         }
         _ => {
             let encoder = encode::open(&args.encoder, args.weights.as_deref())?;
-            let mut files = Vec::new();
-            for found in media::walk::videos(&args.paths, &GlobSet::empty()) {
-                match found {
-                    Ok(path) => files.push(path),
-                    Err((_, error)) => note!("skipped: {error}"),
-                }
-            }
+            let files = find_videos(&args.paths);
             match &benchmark {
                 Some(benchmark) => {
                     extract::benchmark_from_videos(encoder.as_ref(), benchmark, &files, &args.out, &cancel, on_progress)
                 }
-                None => extract::videos(encoder.as_ref(), &files, args.split.into(), &args.out, &cancel, on_progress),
+                None => extract::videos(encoder.as_ref(), &files, args.split, &args.out, &cancel, on_progress),
             }
         }
     };

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use globset::GlobSet;
 
-use super::{NormaliserArg, temporary};
+use super::index_videos;
 use crate::base::Cancel;
 use crate::cli::terminal::{json_line, note, print_line};
 use crate::cli::{FAILED, INTERRUPTED, advice, terminal};
@@ -17,6 +18,7 @@ use crate::gmf::{CheckpointRecord, Folded};
 use crate::ingest::closed_form::FitEvent;
 use crate::ingest::{self, IndexOptions, Indexer};
 use crate::research::eval::kinds::{self, KindsReport};
+use crate::research::eval::metrics::Normaliser;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct KindsArgs {
@@ -36,8 +38,8 @@ pub(in crate::cli) struct KindsArgs {
     #[arg(long, value_name = "FILE")]
     checkpoint: Vec<PathBuf>,
     /// Divisor of average precision
-    #[arg(long, value_enum, default_value_t = NormaliserArg::Hits)]
-    normaliser: NormaliserArg,
+    #[arg(long, value_enum, default_value_t = Normaliser::Hits)]
+    normaliser: Normaliser,
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
@@ -146,7 +148,7 @@ fn print_header(out: &mut impl Write) -> std::io::Result<()> {
 }
 
 fn print_legend(out: &mut impl Write, args: &KindsArgs) -> std::io::Result<()> {
-    let normaliser = crate::research::eval::metrics::Normaliser::from(args.normaliser);
+    let normaliser = args.normaliser;
     print_line!(
         out,
         "class, group: mAP@10 with normaliser `{normaliser}`; @1, @5: share of queries with a correct result at rank 1, or among the first 5;"
@@ -179,16 +181,16 @@ fn measure(
         Some(path) => (Folded::open(path)?, path.file_stem().unwrap_or_default().to_string_lossy().into_owned()),
         None => {
             let note = |event: &FitEvent| note!("{}", advice::fit_note(event));
-            let folded = ingest::default_checkpoint(encoder.as_ref(), &paths, cancel, note)?;
+            let folded = ingest::default_checkpoint(encoder.as_ref(), &paths, &GlobSet::empty(), cancel, note)?;
             let start = folded.record.training["start"].as_str().unwrap_or_default().to_owned();
             (folded, if encoder.info().name == LAYOUT { "embedded GMF".to_owned() } else { start })
         }
     };
     let temporary = tempfile::tempdir()?;
     let model = Model { encoder: encoder.clone(), checkpoint: folded, weights: None };
-    let indexer = Indexer::create(&temporary::folder(&temporary), model, IndexOptions::new(paths))?;
-    let failed = temporary::index(&indexer, cancel)?.failed;
-    let report = kinds::run(&indexer.into_engine()?, &data.videos, &data.images, args.normaliser.into(), cancel)?;
+    let indexer = Indexer::create(&temporary.path().join("index"), model, IndexOptions::new(paths))?;
+    let failed = index_videos(&indexer, cancel)?.failed;
+    let report = kinds::run(&indexer.into_engine()?, &data.videos, &data.images, args.normaliser, cancel)?;
     Ok(KindsMeasurement { report, checkpoint: name, failed })
 }
 

@@ -6,18 +6,20 @@ mod extract;
 mod fold;
 mod kinds;
 mod quality;
-mod temporary;
 mod train;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Subcommand, ValueEnum};
-use serde::Serialize;
+use clap::Subcommand;
+use globset::GlobSet;
 
-use crate::features::Split;
-use crate::research::eval::metrics::Normaliser;
+use crate::base::Cancel;
+use crate::cli::terminal::note;
+use crate::cli::{advice, terminal};
+use crate::ingest::{FileOutcome, IndexEvent, IndexSummary, Indexer};
+use crate::media;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ResearchCommand {
@@ -50,45 +52,28 @@ pub(super) fn run(command: &ResearchCommand) -> anyhow::Result<ExitCode> {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum SplitArg {
-    /// Rows for training
-    Train,
-    /// Rows for choosing the best epoch
-    Val,
-    /// Rows for measuring
-    Test,
-}
-
-impl From<SplitArg> for Split {
-    fn from(split: SplitArg) -> Split {
-        match split {
-            SplitArg::Train => Split::Train,
-            SplitArg::Val => Split::Val,
-            SplitArg::Test => Split::Test,
+/// The videos in files and folders. Prints why other paths are skipped.
+fn find_videos(paths: &[PathBuf]) -> Vec<PathBuf> {
+    let mut videos = Vec::new();
+    for found in media::walk::videos(paths, &GlobSet::empty()) {
+        match found {
+            Ok(path) => videos.push(path),
+            Err((_, error)) => note!("skipped: {error}"),
         }
     }
+    videos
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum NormaliserArg {
-    /// The relevant videos among the first k
-    Hits,
-    /// min(k, relevant videos)
-    Min,
-    /// All relevant videos
-    All,
-}
-
-impl From<NormaliserArg> for Normaliser {
-    fn from(normaliser: NormaliserArg) -> Normaliser {
-        match normaliser {
-            NormaliserArg::Hits => Normaliser::Hits,
-            NormaliserArg::Min => Normaliser::Min,
-            NormaliserArg::All => Normaliser::All,
+/// Indexes the videos, and prints which of them failed.
+fn index_videos(indexer: &Indexer, cancel: &Cancel) -> anyhow::Result<IndexSummary> {
+    let mut failures = Vec::new();
+    let summary = indexer.run(cancel, |event| {
+        if let IndexEvent::File { outcome: FileOutcome::Failed { error, kept }, .. } = &event {
+            failures.push(advice::failed_file(error, *kept));
         }
-    }
+    })?;
+    terminal::print_failures(&failures);
+    Ok(summary)
 }
 
 /// Refuses to overwrite a file.

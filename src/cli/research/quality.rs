@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use tempfile::TempDir;
 
-use super::temporary;
+use super::index_videos;
 use crate::base::Cancel;
 use crate::cli::args::{ModelArgs, check_exist};
 use crate::cli::terminal::{self, count, note, print_line};
@@ -51,12 +52,7 @@ pub(super) fn run(args: &QualityArgs) -> anyhow::Result<ExitCode> {
     let cancel = terminal::cancel_on_interrupt()?;
     let interrupted = Ok(ExitCode::from(INTERRUPTED));
     let temporary = tempfile::tempdir()?;
-    let gallery = match open(args, &temporary, &cancel) {
-        _ if cancel.is_set() => return interrupted,
-        opened => opened?,
-    };
-    let suite = suite(args, gallery.model())?;
-    let (engine, failed) = match gallery.into_engine(&cancel) {
+    let (suite, engine, failed) = match open(args, &temporary, &cancel) {
         // After an interruption the gallery is incomplete, so its figures would be wrong.
         _ if cancel.is_set() => return interrupted,
         opened => opened?,
@@ -75,44 +71,19 @@ pub(super) fn run(args: &QualityArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(FOUND_NOTHING))
 }
 
-/// The index that is measured.
-enum QualityGallery {
-    /// An index that exists.
-    Existing(Collection, Model),
-    /// A temporary index, still empty.
-    Temporary(Indexer),
-}
-
-fn open(args: &QualityArgs, temporary: &tempfile::TempDir, cancel: &Cancel) -> anyhow::Result<QualityGallery> {
+/// The suite, an engine on the videos, and how many of them could not be indexed.
+fn open(args: &QualityArgs, temporary: &TempDir, cancel: &Cancel) -> anyhow::Result<(QualitySuite, Engine, usize)> {
     if let Some(folder) = &args.index {
         let collection = Collection::open(folder)?;
         let model = collection.model(&args.model.choice())?;
-        return Ok(QualityGallery::Existing(collection, model));
+        return Ok((suite(args, &model)?, Engine::new(&collection, model)?, 0));
     }
     let options = IndexOptions::new(&args.paths).model(args.model.choice());
     let indexer =
-        Indexer::open(&temporary::folder(temporary), options, cancel, |event| note!("{}", advice::fit_note(event)))?;
-    Ok(QualityGallery::Temporary(indexer))
-}
-
-impl QualityGallery {
-    fn model(&self) -> &Model {
-        match self {
-            QualityGallery::Existing(_, model) => model,
-            QualityGallery::Temporary(indexer) => indexer.model(),
-        }
-    }
-
-    /// An engine on the videos, and how many of them could not be indexed.
-    fn into_engine(self, cancel: &Cancel) -> anyhow::Result<(Engine, usize)> {
-        match self {
-            QualityGallery::Existing(collection, model) => Ok((Engine::new(&collection, model)?, 0)),
-            QualityGallery::Temporary(indexer) => {
-                let failed = temporary::index(&indexer, cancel)?.failed;
-                Ok((indexer.into_engine()?, failed))
-            }
-        }
-    }
+        Indexer::open(&temporary.path().join("index"), options, cancel, |event| note!("{}", advice::fit_note(event)))?;
+    let suite = suite(args, indexer.model())?;
+    let failed = index_videos(&indexer, cancel)?.failed;
+    Ok((suite, indexer.into_engine()?, failed))
 }
 
 fn suite(args: &QualityArgs, model: &Model) -> anyhow::Result<QualitySuite> {

@@ -4,26 +4,26 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use globset::GlobSet;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{check_absent, check_share, check_writable};
+use super::{check_absent, check_share, check_writable, find_videos};
 use crate::base::{Cancel, files};
 use crate::cli::INTERRUPTED;
 use crate::cli::args::check_exist;
 use crate::cli::terminal::{self, count, note, print_line};
 use crate::encode::registry::LAYOUT;
-use crate::encode::{self, Encoder, LayoutEncoder, Projection, layout};
+use crate::encode::{self, Encoder, Projection, layout};
 use crate::features::FeatureSet;
 use crate::features::activitynet::Annotations;
 use crate::gmf::{
     self, Affine, Folded, GmfConfig, GmfWeights, Modality, Objective, TaskLoss, TrainDevice, TrainOptions,
     TrainOutcome, TrainProgress, TrainingData, TrainingRun,
 };
-use crate::ingest::{FileError, closed_form};
+use crate::ingest::FileError;
 use crate::media::{self, Tools};
 use crate::research::eval::retrieval;
-use crate::research::fit::{self, PairCovariances, PairStatistics, pairs};
+use crate::research::fit::licences::LicenceManifest;
+use crate::research::fit::{self, pairs};
 
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["features", "videos"]))]
@@ -96,8 +96,8 @@ pub(in crate::cli) struct TrainArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Device to compute on; cuda and metal need a build with that Cargo feature
-    #[arg(long, value_enum, default_value_t = DeviceArg::Cpu)]
-    device: DeviceArg,
+    #[arg(long, value_enum, default_value_t = TrainDevice::Cpu)]
+    device: TrainDevice,
     /// With --videos: the encoder to train for [default: layout]. With --features: the encoder of the
     /// features
     #[arg(long, value_name = "NAME")]
@@ -127,13 +127,6 @@ enum LossArg {
     Triplet,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum DeviceArg {
-    Cpu,
-    Cuda,
-    Metal,
-}
-
 pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     check_outputs(args)?;
     check_exist(&args.videos)?;
@@ -158,40 +151,31 @@ fn train_on_features(args: &TrainArgs, folder: &Path, cancel: &Cancel) -> anyhow
 
 fn train_on_videos(args: &TrainArgs, cancel: &Cancel) -> anyhow::Result<ExitCode> {
     let encoder = encode::open(args.encoder_of_videos(), args.weights.as_deref())?;
-    let about = encoder.info().clone();
-    let image_len = about.image_len.min(closed_form::LENGTH);
+    let encoder = encoder.as_ref();
+    let about = encoder.info();
     anyhow::ensure!(
         about.descriptor_len <= about.clip_len,
         "{} encodes whole clips, and training on videos needs features of their frames; use --features with a set that `reelseek extract` wrote",
         about.name
     );
     // Checked before any video is decoded.
-    GmfWeights::check_room(&config(args, image_len, about.clip_len)?)?;
-    let Some(examples) = collect(args, encoder.as_ref(), cancel)? else {
+    GmfWeights::check_room(&config(args, fit::image_len(encoder), about.clip_len)?)?;
+    let Some(examples) = collect(args, encoder, cancel)? else {
         return Ok(ExitCode::from(INTERRUPTED));
     };
-    let mut statistics = PairStatistics::new(about.descriptor_len);
-    examples.iter().for_each(|(_, example)| example.add_to(&mut statistics));
-    if about.id == layout::ID {
-        // A mirrored picture is as likely as the picture itself.
-        statistics.symmetrise(layout::mirror_index);
-    }
-    let covariances = statistics.covariances()?;
-    let projection = match about.id == layout::ID {
-        true => layout_projection(args, &covariances)?,
-        false => fit::projection(&covariances, image_len)?,
-    };
-    let image =
-        Affine { weight: covariances.through(&projection.weight).discriminant(image_len)?, bias: vec![0.0; image_len] };
-    let start = closed_form::around(encoder.as_ref(), &image, &projection)?;
-    let features = |descriptor: &encode::Descriptor| projection.apply(descriptor.values());
-    let set = pairs::set(&examples, encoder.as_ref(), features, args.held_out, args.seed)?;
+    let refitted = args.refit_encoder.as_deref().filter(|_| about.id == layout::ID);
+    let refitted = refitted.map(|out| refit_layout(args, out, &examples, encoder)).transpose()?;
+    let start = fit::start(&examples, encoder, refitted.as_ref(), args.held_out, args.seed)?;
     let names: Vec<&String> = examples.iter().map(|(name, _)| name).collect();
-    let record = serde_json::json!({ "start": "closed-form", "videos": names });
-    let gallery = Some((0..set.videos.rows.len() as u32).collect());
-    // `layout` projects its features itself.
-    let projection = (about.id != layout::ID).then_some(projection);
-    train(args, TrainingInput { set, start: Some(start), gallery, encoder: about.id, projection, record }, cancel)
+    let input = TrainingInput {
+        gallery: Some((0..start.set.videos.rows.len() as u32).collect()),
+        set: start.set,
+        start: Some(start.folded),
+        encoder: about.id.clone(),
+        projection: start.projection,
+        record: serde_json::json!({ "start": "closed-form", "videos": names }),
+    };
+    train(args, input, cancel)
 }
 
 /// Refuses outputs that exist or cannot be written, before any work is done.
@@ -205,9 +189,7 @@ fn check_outputs(args: &TrainArgs) -> anyhow::Result<()> {
         bail!("{} is a folder; name the checkpoint's file", out.display());
     }
     check_writable(out.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
-    let mut state = out.clone().into_os_string();
-    state.push(".resume");
-    let state = PathBuf::from(state);
+    let state = gmf::resume_path(out);
     if args.resume {
         anyhow::ensure!(
             state.exists(),
@@ -253,7 +235,7 @@ fn train(args: &TrainArgs, input: TrainingInput, cancel: &Cancel) -> anyhow::Res
         data.gallery = gallery;
     }
     let start = match (input.start, args.resume) {
-        (Some(folded), false) => Some(GmfWeights::around(&config, &folded, args.seed)?),
+        (Some(folded), false) => Some(GmfWeights::from_folded(&config, &folded, args.seed)?),
         _ => None,
     };
     print_data(&data, &config);
@@ -267,7 +249,7 @@ fn train(args: &TrainArgs, input: TrainingInput, cancel: &Cancel) -> anyhow::Res
         resume: args.resume,
         encoder: &input.encoder,
         projection: input.projection,
-        about: input.record,
+        record: input.record,
         out: &args.out,
     };
     let outcome = gmf::train(run, &mut validate, &|| cancel.is_set(), &mut |progress| bar.update(progress))?;
@@ -367,11 +349,7 @@ fn options(args: &TrainArgs) -> TrainOptions {
                 LossArg::Triplet => TaskLoss::Triplet { margin: args.margin },
             },
         },
-        device: match args.device {
-            DeviceArg::Cpu => TrainDevice::Cpu,
-            DeviceArg::Cuda => TrainDevice::Cuda,
-            DeviceArg::Metal => TrainDevice::Metal,
-        },
+        device: args.device,
     }
 }
 
@@ -382,27 +360,17 @@ fn collect(
     cancel: &Cancel,
 ) -> anyhow::Result<Option<Vec<(String, pairs::TrainingExample)>>> {
     let tools = Tools::find()?;
-    let allowed = args.permissive.as_deref().map(permissive).transpose()?;
+    let licences = args.permissive.as_deref().map(LicenceManifest::read).transpose()?;
     let mut examples = Vec::new();
-    for entry in media::walk::videos(&args.videos, &GlobSet::empty()) {
-        let path = match entry {
-            Ok(path) => path,
-            Err((_, error)) => {
-                note!("skipped: {error}");
-                continue;
-            }
-        };
-        if let Some((listed, good)) = &allowed {
-            let real = path.canonicalize()?;
-            if listed.contains(&real) && !good.contains(&real) {
-                continue;
-            }
+    for path in find_videos(&args.videos) {
+        if licences.as_ref().is_some_and(|licences| !licences.allows(&path)) {
+            continue;
         }
         match pairs::example(&tools, encoder, &path, args.seed, cancel) {
             Ok(example) => {
                 let queries: usize = example.moments.iter().map(|m| m.queries.len()).sum();
                 note!("{queries:>5} distorted frames  {}", path.display());
-                examples.push((pairs::name(&path), example));
+                examples.push((pairs::seed_name(&path), example));
             }
             Err(FileError::Media(media::Error::Cancelled { .. })) => return Ok(None),
             Err(error) => note!("skipped: {error}"),
@@ -411,11 +379,14 @@ fn collect(
     Ok(Some(examples))
 }
 
-/// The projection of the encoder `layout`: the embedded one, or a new one that is fitted and written.
-fn layout_projection(args: &TrainArgs, covariances: &PairCovariances) -> anyhow::Result<Affine> {
-    let Some(out) = &args.refit_encoder else { return Ok(affine(LayoutEncoder::embedded().projection())) };
-    let projection = Projection { mean: covariances.mean(), rows: covariances.basis(layout::IMAGE_LEN)? };
-    let bytes = projection.to_bytes();
+/// Fits a new projection of the encoder `layout`, and writes it.
+fn refit_layout(
+    args: &TrainArgs,
+    out: &Path,
+    examples: &[(String, pairs::TrainingExample)],
+    encoder: &dyn Encoder,
+) -> anyhow::Result<Projection> {
+    let bytes = fit::layout_projection(examples, encoder)?.to_bytes();
     // A resumed run finds the file that it wrote before.
     let same = std::fs::read(out).is_ok_and(|found| found == bytes);
     if !same && out.exists() && !args.force {
@@ -423,36 +394,5 @@ fn layout_projection(args: &TrainArgs, covariances: &PairCovariances) -> anyhow:
     }
     files::replace(out, |part| std::fs::write(part, &bytes)).with_context(|| format!("writing {}", out.display()))?;
     // The file has rounded values. Training continues with them.
-    Ok(affine(&Projection::parse(&bytes, &out.to_string_lossy())?))
-}
-
-/// `Q (f - mean)` as `Q f + c`.
-fn affine(projection: &Projection) -> Affine {
-    let rows = projection.rows.chunks_exact(projection.mean.len());
-    let bias = rows.map(|row| -row.iter().zip(&projection.mean).map(|(q, m)| q * m).sum::<f32>()).collect();
-    Affine { weight: projection.rows.clone(), bias }
-}
-
-/// All videos of a manifest, and the videos with a permissive licence.
-fn permissive(manifest: &Path) -> anyhow::Result<(Vec<PathBuf>, Vec<PathBuf>)> {
-    let text = std::fs::read_to_string(manifest).with_context(|| manifest.display().to_string())?;
-    let folder = manifest.parent().unwrap_or(Path::new("."));
-    let (mut listed, mut good) = (Vec::new(), Vec::new());
-    for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
-        let place = || format!("{}, line {}", manifest.display(), i + 1);
-        let entry: serde_json::Value = serde_json::from_str(line).with_context(place)?;
-        let path = entry["path"].as_str().with_context(|| format!("{}: no `path`", place()))?;
-        let Ok(real) = folder.join(path).canonicalize() else { continue };
-        let licence = entry["license_of_repo"].as_str().unwrap_or_default();
-        let free = licence == "MIT"
-            || licence.starts_with("Apache-2")
-            || licence == "BSD"
-            || licence.starts_with("BSD-")
-            || licence.starts_with("CC-BY-") && licence[6..].starts_with(|c: char| c.is_ascii_digit());
-        if free {
-            good.push(real.clone());
-        }
-        listed.push(real);
-    }
-    Ok((listed, good))
+    Ok(Projection::parse(&bytes, &out.to_string_lossy())?)
 }

@@ -11,7 +11,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::conv::{Activation, Pointwise};
@@ -74,7 +74,7 @@ struct C3dNetwork {
 
 impl C3dNetwork {
     /// Reads the weights of a network whose widths are divided by `share`.
-    fn read(path: &Path, share: usize) -> std::result::Result<C3dNetwork, String> {
+    fn read(path: &Path, share: usize) -> Result<C3dNetwork, String> {
         let weights = WeightsFile::open(path)?;
         let (mut convs, mut inputs) = (Vec::new(), 3);
         for (name, outputs, _) in LAYERS {
@@ -92,7 +92,7 @@ impl C3dNetwork {
     }
 
     /// The activations of fc6 after its ReLU.
-    fn forward(&self, mut clip: Volume) -> Result<Vec<f32>> {
+    fn forward(&self, mut clip: Volume) -> candle_core::Result<Vec<f32>> {
         for (conv, (_, _, pool)) in self.convs.iter().zip(LAYERS) {
             clip = convolve(&clip, conv)?;
             if let Some(pool) = pool {
@@ -123,7 +123,7 @@ const MIN_POSITIONS: usize = 256;
 
 /// The 3x3x3 convolution with ReLU, with zeros around the clip in all three directions: patches (positions,
 /// 27 · inputs) times the weights.
-fn convolve(x: &Volume, conv: &Pointwise) -> Result<Volume> {
+fn convolve(x: &Volume, conv: &Pointwise) -> candle_core::Result<Volume> {
     let (positions, wide, outputs) = (x.frames * x.side * x.side, 27 * x.channels, conv.outputs());
     let share = positions.div_ceil(rayon::current_num_threads());
     let rows = if positions <= MIN_POSITIONS {
@@ -195,11 +195,7 @@ impl std::fmt::Debug for C3dEncoder {
 }
 
 /// Opens the encoder from weights with the names of the usual `c3d.pickle`.
-pub(in crate::encode) fn build(
-    entry: &EncoderEntry,
-    path: &Path,
-    id: String,
-) -> std::result::Result<Arc<dyn Encoder>, String> {
+pub(in crate::encode) fn build(entry: &EncoderEntry, path: &Path, id: String) -> Result<Arc<dyn Encoder>, String> {
     Ok(Arc::new(C3dEncoder { info: info(entry.name, id), network: C3dNetwork::read(path, 1)? }))
 }
 
@@ -218,7 +214,7 @@ fn info(name: &str, id: String) -> EncoderInfo {
 
 impl C3dEncoder {
     /// The features of 16 frames; fewer are extended by repeating the last.
-    fn features(&self, frames: &[&Descriptor]) -> std::result::Result<Vec<f32>, Error> {
+    fn features(&self, frames: &[&Descriptor]) -> Result<Vec<f32>, Error> {
         let mut values = Vec::with_capacity(FRAMES * 3 * SIDE * SIDE);
         for i in 0..FRAMES {
             if let Some(frame) = frames.get(i).or(frames.last()) {
@@ -241,7 +237,7 @@ impl Encoder for C3dEncoder {
     }
 
     /// The pixels of a frame, blue before green before red; black if it is flat.
-    fn describe(&self, pictures: &[Picture]) -> std::result::Result<Vec<Descriptor>, Error> {
+    fn describe(&self, pictures: &[Picture]) -> Result<Vec<Descriptor>, Error> {
         check_size(pictures, SIDE as u32, SIDE as u32)?;
         let pixels = |picture: &Picture| {
             let pixel = |p: &[u8]| [p[2], p[1], p[0]].map(f32::from);
@@ -253,11 +249,11 @@ impl Encoder for C3dEncoder {
         Ok(pictures.iter().map(pixels).collect())
     }
 
-    fn image(&self, descriptor: &Descriptor) -> std::result::Result<Vec<f32>, Error> {
+    fn image(&self, descriptor: &Descriptor) -> Result<Vec<f32>, Error> {
         self.features(&[descriptor])
     }
 
-    fn clip(&self, frames: &[&Descriptor]) -> std::result::Result<Option<Vec<f32>>, Error> {
+    fn clip(&self, frames: &[&Descriptor]) -> Result<Option<Vec<f32>>, Error> {
         if frames.iter().all(|frame| frame.is_flat()) {
             return Ok(None);
         }
@@ -314,7 +310,7 @@ mod tests {
         let tensors: Vec<_> = tensors
             .iter()
             .zip(&large)
-            .map(|((name, shape, _), x)| (name.clone(), shape.clone(), x.as_slice()))
+            .map(|((name, shape, _), x)| crate::base::tensors::NamedTensor::new(name, shape, x))
             .collect();
         crate::base::tensors::save(&path, &tensors, std::collections::HashMap::new()).unwrap();
         let network = C3dNetwork::read(&path, 16).unwrap();

@@ -8,7 +8,7 @@ use candle_core::{Module, Tensor};
 use candle_nn::{LayerNorm, Linear};
 
 use super::conv::Activation;
-use super::pooled::{Backbone, Normalisation, PixelBatch, Pooled};
+use super::pooled::{Backbone, Normalisation, PixelBatch, PooledEncoder};
 use super::vit::{CLIP_NAMES, Embeddings, VisionTransformer, VitConfig};
 use super::weights::WeightsFile;
 use crate::encode::registry::{EncoderEntry, image_sampling};
@@ -48,7 +48,7 @@ struct ClipNetwork {
 pub(in crate::encode) fn build(entry: &EncoderEntry, path: &Path, id: String) -> Result<Arc<dyn Encoder>, String> {
     let network = ClipNetwork::read(path, VIT_B_32, LENGTH)?;
     let sampling = image_sampling(224, Fit::Cover { shorter: 224, filter: Filter::Bicubic });
-    Ok(Arc::new(Pooled::new(entry.name, id, LENGTH, sampling, NORMALISATION, Box::new(network))))
+    Ok(Arc::new(PooledEncoder::new(entry.name, id, LENGTH, sampling, NORMALISATION, Box::new(network))))
 }
 
 impl ClipNetwork {

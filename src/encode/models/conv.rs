@@ -258,25 +258,18 @@ impl pulp::WithSimd for DepthwiseKernel<'_> {
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, _: S) {
         let DepthwiseKernel { op, x, weight, bias, out, channels } = self;
-        op.run(x, weight, bias, out, channels);
-    }
-}
-
-impl DepthwiseOp {
-    #[inline(always)]
-    fn run(&self, x: &[f32], weight: &[f32], bias: &[f32], out: &mut [f32], channels: usize) {
-        let size = self.side.div_ceil(self.stride);
+        let size = op.side.div_ceil(op.stride);
         // Offsets of the taps inside the picture: of the tap's first weight, and of the position's first
         // number.
-        let mut taps = Vec::with_capacity(self.kernel * self.kernel);
+        let mut taps = Vec::with_capacity(op.kernel * op.kernel);
         for (position, out) in out.chunks_exact_mut(channels).enumerate() {
-            let (row, column) = (position / size * self.stride, position % size * self.stride);
-            let inside = |at: usize| (self.before..self.side + self.before).contains(&at);
+            let (row, column) = (position / size * op.stride, position % size * op.stride);
+            let inside = |at: usize| (op.before..op.side + op.before).contains(&at);
             taps.clear();
-            for tap in 0..self.kernel * self.kernel {
-                let (y, x) = (row + tap / self.kernel, column + tap % self.kernel);
+            for tap in 0..op.kernel * op.kernel {
+                let (y, x) = (row + tap / op.kernel, column + tap % op.kernel);
                 if inside(y) && inside(x) {
-                    taps.push((tap * channels, ((y - self.before) * self.side + x - self.before) * channels));
+                    taps.push((tap * channels, ((y - op.before) * op.side + x - op.before) * channels));
                 }
             }
             for (block, out) in out.chunks_mut(LANES).enumerate() {
@@ -289,14 +282,14 @@ impl DepthwiseOp {
                             *sum += x * w;
                         }
                     }
-                    self.activation.apply(&mut sums);
+                    op.activation.apply(&mut sums);
                     *out = sums;
                 } else {
                     for (i, out) in out.iter_mut().enumerate() {
                         let product = |(tap, at): &(usize, usize)| x[at + from + i] * weight[tap + from + i];
                         *out = bias[from + i] + taps.iter().map(product).sum::<f32>();
                     }
-                    self.activation.apply(out);
+                    op.activation.apply(out);
                 }
             }
         }

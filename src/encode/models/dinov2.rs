@@ -11,7 +11,7 @@ use candle_core::Module;
 use candle_nn::LayerNorm;
 
 use super::conv::Activation;
-use super::pooled::{Backbone, Normalisation, PixelBatch, Pooled};
+use super::pooled::{Backbone, Normalisation, PixelBatch, PooledEncoder};
 use super::vit::{Embeddings, LayerNames, VisionTransformer, VitConfig};
 use super::weights::WeightsFile;
 use crate::encode::registry::{EncoderEntry, image_sampling};
@@ -50,7 +50,7 @@ struct Dinov2Network {
 pub(in crate::encode) fn build(entry: &EncoderEntry, path: &Path, id: String) -> Result<Arc<dyn Encoder>, String> {
     let network = Dinov2Network::read(path, SMALL, TRAINED_GRID)?;
     let sampling = image_sampling(224, Fit::Cover { shorter: 256, filter: Filter::Bicubic });
-    Ok(Arc::new(Pooled::new(entry.name, id, SMALL.channels, sampling, NORMALISATION, Box::new(network))))
+    Ok(Arc::new(PooledEncoder::new(entry.name, id, SMALL.channels, sampling, NORMALISATION, Box::new(network))))
 }
 
 impl Dinov2Network {

@@ -14,8 +14,8 @@ use candle_core::Tensor;
 
 use super::attention::self_attention;
 use super::conv::{Activation, Depthwise, Pointwise, add, doubled, patches, scale};
-use super::pooled::{Backbone, Normalisation, PixelBatch, Pooled};
-use super::weights::{WeightsFile, pointwise};
+use super::pooled::{Backbone, Normalisation, PixelBatch, PooledEncoder};
+use super::weights::{ChannelMap, WeightsFile, pointwise, scale_outputs};
 use crate::encode::registry::{EncoderEntry, image_sampling};
 use crate::encode::{Encoder, Error};
 use crate::media::{Filter, Fit};
@@ -94,7 +94,7 @@ struct MobileClipNetwork {
 pub(in crate::encode) fn build(entry: &EncoderEntry, path: &Path, id: String) -> Result<Arc<dyn Encoder>, String> {
     let network = MobileClipNetwork::read(path, &S1)?;
     let sampling = image_sampling(256, Fit::Cover { shorter: 256, filter: Filter::Bilinear });
-    Ok(Arc::new(Pooled::new(entry.name, id, LENGTH, sampling, NORMALISATION, Box::new(network))))
+    Ok(Arc::new(PooledEncoder::new(entry.name, id, LENGTH, sampling, NORMALISATION, Box::new(network))))
 }
 
 /// A kernel (outputs, inputs, side, side), row after row, and its bias.
@@ -118,22 +118,25 @@ impl Kernel {
         self
     }
 
-    /// Adds `s x + t`.
-    fn plus_identity(mut self, s: &[f32], t: &[f32]) -> Kernel {
+    /// Adds a map of each channel.
+    fn plus_map(self, map: &ChannelMap) -> Kernel {
+        let mut sum = self.plus_identity(&map.scale);
+        sum.bias.iter_mut().zip(&map.shift).for_each(|(a, b)| *a += b);
+        sum
+    }
+
+    /// Adds each input times its factor to the output of the same channel.
+    fn plus_identity(mut self, factors: &[f32]) -> Kernel {
         let taps = self.side * self.side;
-        for (output, s) in s.iter().enumerate() {
-            self.weight[(output * self.inputs + output % self.inputs) * taps + taps / 2] += s;
+        for (output, factor) in factors.iter().enumerate() {
+            self.weight[(output * self.inputs + output % self.inputs) * taps + taps / 2] += factor;
         }
-        self.bias.iter_mut().zip(t).for_each(|(a, b)| *a += b);
         self
     }
 
     /// Scales each output.
     fn times(mut self, factors: &[f32]) -> Kernel {
-        let each = self.weight.len() / factors.len();
-        for (weight, factor) in self.weight.chunks_exact_mut(each).zip(factors) {
-            weight.iter_mut().for_each(|w| *w *= factor);
-        }
+        scale_outputs(&mut self.weight, factors);
         self.bias.iter_mut().zip(factors).for_each(|(b, factor)| *b *= factor);
         self
     }
@@ -155,22 +158,16 @@ impl FoldingReader {
         self.0.take(&format!("visual.trunk.{name}"), shape)
     }
 
-    /// `s` and `t` of a batch normalisation: `s = γ / √(σ² + ε)`, `t = β - μ s`.
-    fn norm(&self, name: &str, channels: usize) -> Result<(Vec<f32>, Vec<f32>), String> {
-        let part = |part: &str| self.take(&format!("{name}.{part}"), &[channels]);
-        let (gain, shift, mean, variance) =
-            (part("weight")?, part("bias")?, part("running_mean")?, part("running_var")?);
-        let s: Vec<f32> = gain.iter().zip(&variance).map(|(g, v)| g / (v + EPSILON).sqrt()).collect();
-        let t = shift.iter().zip(&mean).zip(&s).map(|((b, m), s)| b - m * s).collect();
-        Ok((s, t))
+    fn norm(&self, name: &str, channels: usize) -> Result<ChannelMap, String> {
+        self.0.batch_norm(&format!("visual.trunk.{name}"), channels, EPSILON)
     }
 
     /// A convolution and the batch normalisation after it.
     fn conv(&self, name: &str, outputs: usize, inputs: usize, side: usize) -> Result<Kernel, String> {
         let weight = self.take(&format!("{name}.conv.weight"), &[outputs, inputs, side, side])?;
-        let (s, t) = self.norm(&format!("{name}.bn"), outputs)?;
-        let kernel = Kernel { weight, bias: vec![0.0; outputs], inputs, side }.times(&s);
-        Ok(Kernel { bias: t, ..kernel })
+        let ChannelMap { scale, shift } = self.norm(&format!("{name}.bn"), outputs)?;
+        let kernel = Kernel { weight, bias: vec![0.0; outputs], inputs, side }.times(&scale);
+        Ok(Kernel { bias: shift, ..kernel })
     }
 
     /// A convolution with a bias.
@@ -187,8 +184,7 @@ impl FoldingReader {
             kernel = kernel.plus(&self.conv(&format!("{name}.conv_scale"), outputs, inputs, 1)?);
         }
         if identity {
-            let (s, t) = self.norm(&format!("{name}.identity"), outputs)?;
-            kernel = kernel.plus_identity(&s, &t);
+            kernel = kernel.plus_map(&self.norm(&format!("{name}.identity"), outputs)?);
         }
         Ok(kernel)
     }
@@ -213,24 +209,24 @@ impl FoldingReader {
     fn kernel_block(&self, name: &str, channels: usize) -> Result<MixerBlock, String> {
         let mixer = format!("{name}.token_mixer");
         let gamma = self.take(&format!("{mixer}.layer_scale.gamma"), &[channels, 1, 1])?;
-        let (s, t) = self.norm(&format!("{mixer}.norm.identity"), channels)?;
-        let minus = |values: &[f32]| values.iter().map(|x| -x).collect::<Vec<f32>>();
+        let mut norm = self.norm(&format!("{mixer}.norm.identity"), channels)?;
+        norm.scale.iter_mut().chain(&mut norm.shift).for_each(|x| *x = -*x);
         let kernel = self
             .block(&format!("{mixer}.mixer"), channels, 1, 3, true)?
-            .plus_identity(&minus(&s), &minus(&t))
+            .plus_map(&norm)
             .times(&gamma)
-            .plus_identity(&vec![1.0; channels], &vec![0.0; channels]);
+            .plus_identity(&vec![1.0; channels]);
         let mlp = self.mlp(&format!("{name}.mlp"), &format!("{name}.layer_scale"), channels)?;
         Ok(MixerBlock { mixer: Mixer::Kernel(kernel.depthwise()?), mlp })
     }
 
     fn attention_block(&self, name: &str, channels: usize) -> Result<MixerBlock, String> {
-        let (s, t) = self.norm(&format!("{name}.norm"), channels)?;
+        let norm = self.norm(&format!("{name}.norm"), channels)?;
         let mut weight = self.take(&format!("{name}.token_mixer.qkv.weight"), &[3 * channels, channels])?;
         let mut bias = Vec::with_capacity(3 * channels);
         for row in weight.chunks_exact_mut(channels) {
-            bias.push(row.iter().zip(&t).map(|(w, t)| w * t).sum());
-            row.iter_mut().zip(&s).for_each(|(w, s)| *w *= s);
+            bias.push(row.iter().zip(&norm.shift).map(|(w, t)| w * t).sum());
+            row.iter_mut().zip(&norm.scale).for_each(|(w, s)| *w *= s);
         }
         let projection = format!("{name}.token_mixer.proj");
         let gamma = self.take(&format!("{name}.layer_scale_1.gamma"), &[channels, 1, 1])?;
@@ -262,7 +258,7 @@ impl FoldingReader {
         };
         let positions = || {
             let kernel = self.plain(&format!("{name}.pos_emb.pos_enc"), channels, 1, 7)?;
-            kernel.plus_identity(&vec![1.0; channels], &vec![0.0; channels]).depthwise()
+            kernel.plus_identity(&vec![1.0; channels]).depthwise()
         };
         let block = |k: usize| {
             let name = format!("{name}.blocks.{k}");

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::conv::{Activation, Depthwise, Pointwise, add, patches};
-use super::pooled::{Backbone, Normalisation, PixelBatch, Pooled};
-use super::weights::{WeightsFile, pointwise};
+use super::pooled::{Backbone, Normalisation, PixelBatch, PooledEncoder};
+use super::weights::{WeightsFile, pointwise, scale_outputs};
 use crate::encode::registry::{EncoderEntry, image_sampling};
 use crate::encode::{Encoder, Error};
 use crate::media::{Filter, Fit};
@@ -75,7 +75,7 @@ pub(in crate::encode) fn build(entry: &EncoderEntry, path: &Path, id: String) ->
     let (network, normalisation) = MobileNetV2::open(path)?;
     let fit = Fit::Squeeze { width: PICTURE_SIDE, height: PICTURE_SIDE, filter: Filter::Bilinear };
     let sampling = image_sampling(PICTURE_SIDE, fit);
-    let pooled = Pooled::new(entry.name, id, LENGTH, sampling, normalisation, Box::new(network));
+    let pooled = PooledEncoder::new(entry.name, id, LENGTH, sampling, normalisation, Box::new(network));
     Ok(Arc::new(pooled.with_close_view(INPUT_SIDE)))
 }
 
@@ -181,15 +181,9 @@ fn read_hub(file: &WeightsFile, name: &str, shape: [usize; 4]) -> Result<ConvWei
     // The file of the whole classifier adds a prefix; the file of the bare model does not.
     let prefix = if file.has(|name| name.starts_with("mobilenet_v2.")) { "mobilenet_v2." } else { "" };
     let mut weight = file.take(&format!("{prefix}{hub_name}.convolution.weight"), &shape)?;
-    let norm = |part: &str| file.take(&format!("{prefix}{hub_name}.normalization.{part}"), &shape[..1]);
-    let (gain, shift, mean, variance) = (norm("weight")?, norm("bias")?, norm("running_mean")?, norm("running_var")?);
-    let scale: Vec<f32> = gain.iter().zip(&variance).map(|(g, v)| g / (v + EPSILON).sqrt()).collect();
-    let per_output = weight.len() / shape[0];
-    for (kernel, scale) in weight.chunks_exact_mut(per_output).zip(&scale) {
-        kernel.iter_mut().for_each(|w| *w *= scale);
-    }
-    let bias = shift.iter().zip(&mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
-    Ok(ConvWeights { weight, bias })
+    let norm = file.batch_norm(&format!("{prefix}{hub_name}.normalization"), shape[0], EPSILON)?;
+    scale_outputs(&mut weight, &norm.scale);
+    Ok(ConvWeights { weight, bias: norm.shift })
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ impl PixelBatch {
 ///   1; with several views, their mean, scaled to length 1;
 /// * clip features, three blocks of as many numbers: the mean of the frames that are not flat, their standard
 ///   deviation, and the mean of the later half of the frames minus the mean of the earlier half.
-pub(in crate::encode) struct Pooled {
+pub(in crate::encode) struct PooledEncoder {
     info: EncoderInfo,
     normalisation: Normalisation,
     backbone: Box<dyn Backbone>,
@@ -79,16 +79,16 @@ pub(in crate::encode) struct Pooled {
     view_side: Option<u32>,
 }
 
-impl std::fmt::Debug for Pooled {
+impl std::fmt::Debug for PooledEncoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Pooled({})", self.info.id)
+        write!(f, "PooledEncoder({})", self.info.id)
     }
 }
 
 /// Pictures that go through a backbone together.
 const BATCH: usize = 16;
 
-impl Pooled {
+impl PooledEncoder {
     pub(in crate::encode) fn new(
         name: &str,
         id: String,
@@ -96,7 +96,7 @@ impl Pooled {
         sampling: Sampling,
         normalisation: Normalisation,
         backbone: Box<dyn Backbone>,
-    ) -> Pooled {
+    ) -> PooledEncoder {
         let info = EncoderInfo {
             name: name.to_owned(),
             id,
@@ -107,14 +107,14 @@ impl Pooled {
             same_scene: false,
             mean_offsets: vec![0],
         };
-        Pooled { info, normalisation, backbone, view_side: None }
+        PooledEncoder { info, normalisation, backbone, view_side: None }
     }
 
     /// The same encoder with two views of each picture: the whole, shrunk to `side` x `side`, and the middle
     /// of that size.
     #[cfg(feature = "encoders")]
-    pub(in crate::encode) fn with_close_view(self, side: u32) -> Pooled {
-        Pooled { view_side: Some(side), ..self }
+    pub(in crate::encode) fn with_close_view(self, side: u32) -> PooledEncoder {
+        PooledEncoder { view_side: Some(side), ..self }
     }
 
     fn views(&self, picture: &Picture) -> Vec<Picture> {
@@ -142,7 +142,7 @@ impl Pooled {
     }
 }
 
-impl Encoder for Pooled {
+impl Encoder for PooledEncoder {
     fn info(&self) -> &EncoderInfo {
         &self.info
     }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::pooled::PixelBatch;
 use crate::base::seeded::Random;
-use crate::base::tensors;
+use crate::base::tensors::{self, NamedTensor};
 
 const CASES: &str = include_str!("../../../tests/reference/encoders.json");
 
@@ -87,8 +87,7 @@ impl Case {
         let path = folder.path().join("model.safetensors");
         let all = self.tensors();
         let kept = all.iter().filter(|(name, ..)| name != missing);
-        let tensors: Vec<_> =
-            kept.map(|(name, shape, values)| (name.clone(), shape.clone(), values.as_slice())).collect();
+        let tensors: Vec<_> = kept.map(|(name, shape, values)| NamedTensor::new(name, shape, values)).collect();
         tensors::save(&path, &tensors, HashMap::new()).unwrap();
         (folder, path)
     }

@@ -4,12 +4,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{Device, Module, Result, Tensor};
+use candle_core::{Device, Module, Tensor};
 use candle_nn::LayerNorm;
 
 use super::attention::{attention, split_heads};
 use super::conv::{Activation, Pointwise, add};
-use super::pooled::{Backbone, Normalisation, PixelBatch, Pooled};
+use super::pooled::{Backbone, Normalisation, PixelBatch, PooledEncoder};
 use super::vit::{CLIP_NAMES, Embeddings, VisionTransformer, VitConfig};
 use super::weights::{WeightsFile, pointwise};
 use crate::encode::registry::{EncoderEntry, image_sampling};
@@ -53,18 +53,14 @@ struct AttentionPool {
 }
 
 /// Opens the encoder from `model.safetensors` of google/siglip-base-patch16-224.
-pub(in crate::encode) fn build(
-    entry: &EncoderEntry,
-    path: &Path,
-    id: String,
-) -> std::result::Result<Arc<dyn Encoder>, String> {
+pub(in crate::encode) fn build(entry: &EncoderEntry, path: &Path, id: String) -> Result<Arc<dyn Encoder>, String> {
     let network = SiglipNetwork::read(path, BASE)?;
     let sampling = image_sampling(224, Fit::Squeeze { width: 224, height: 224, filter: Filter::Bicubic });
-    Ok(Arc::new(Pooled::new(entry.name, id, BASE.channels, sampling, NORMALISATION, Box::new(network))))
+    Ok(Arc::new(PooledEncoder::new(entry.name, id, BASE.channels, sampling, NORMALISATION, Box::new(network))))
 }
 
 impl SiglipNetwork {
-    fn read(path: &Path, config: VitConfig) -> std::result::Result<SiglipNetwork, String> {
+    fn read(path: &Path, config: VitConfig) -> Result<SiglipNetwork, String> {
         let file = WeightsFile::open(path)?;
         let VitConfig { channels, patch, grid, epsilon, .. } = config;
         let embedding = "vision_model.embeddings.patch_embedding";
@@ -83,7 +79,7 @@ impl SiglipNetwork {
 }
 
 impl AttentionPool {
-    fn read(file: &WeightsFile, config: &VitConfig) -> std::result::Result<AttentionPool, String> {
+    fn read(file: &WeightsFile, config: &VitConfig) -> Result<AttentionPool, String> {
         let VitConfig { channels, wide, heads, epsilon, .. } = *config;
         let name = |part: &str| format!("vision_model.head.{part}");
         let probe = file.take(&name("probe"), &[1, 1, channels])?;
@@ -105,7 +101,7 @@ impl AttentionPool {
     }
 
     /// (pictures · tokens, channels) to (pictures, channels).
-    fn apply(&self, tokens: &Tensor, pictures: usize) -> Result<Tensor> {
+    fn apply(&self, tokens: &Tensor, pictures: usize) -> candle_core::Result<Tensor> {
         let [k, v] = split_heads(&self.kv.apply(tokens, Activation::None)?, pictures, self.heads)?;
         let (_, heads, one, length) = self.query.dims4()?;
         let query = self.query.expand((pictures, heads, one, length))?.contiguous()?;
@@ -117,7 +113,7 @@ impl AttentionPool {
 }
 
 impl Backbone for SiglipNetwork {
-    fn forward(&self, pictures: &PixelBatch) -> std::result::Result<Vec<Vec<f32>>, Error> {
+    fn forward(&self, pictures: &PixelBatch) -> Result<Vec<Vec<f32>>, Error> {
         pictures.map_chunks(AT_ONCE, |pixels, count| {
             let tokens = self.last_norm.forward(&self.vision.tokens(pixels, count)?)?;
             Ok(self.pool.apply(&tokens, count)?.to_vec2()?)

@@ -8,12 +8,12 @@
 //! Activations are (pictures · tokens, channels), so that each linear layer is one matrix product for all
 //! pictures.
 
-use candle_core::{Device, Module, Result, Tensor};
+use candle_core::{Device, Module, Tensor};
 use candle_nn::LayerNorm;
 
 use super::attention::self_attention;
 use super::conv::{Activation, Pointwise, add};
-use super::weights::{WeightsFile, pointwise};
+use super::weights::{WeightsFile, pointwise, scale_outputs};
 
 /// Sizes of a network.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +90,7 @@ impl VisionTransformer {
         embeddings: Embeddings,
         prefix: &str,
         names: &LayerNames,
-    ) -> std::result::Result<VisionTransformer, String> {
+    ) -> Result<VisionTransformer, String> {
         let tensor = |values: Vec<f32>| Tensor::from_vec(values, ((), config.channels), &Device::Cpu);
         let layer = |i: usize| VitLayer::read(file, &config, &format!("{prefix}.{i}"), names);
         Ok(VisionTransformer {
@@ -99,12 +99,12 @@ impl VisionTransformer {
             class: embeddings.class.map(tensor).transpose().map_err(|e| e.to_string())?,
             positions: tensor(embeddings.positions).map_err(|e| e.to_string())?,
             first_norm: None,
-            layers: (0..config.layers).map(layer).collect::<std::result::Result<_, _>>()?,
+            layers: (0..config.layers).map(layer).collect::<Result<_, _>>()?,
         })
     }
 
     /// Pictures (pictures, 3, side, side) to tokens after the last layer, (pictures · tokens, channels).
-    pub(super) fn tokens(&self, pixels: &[f32], pictures: usize) -> Result<Tensor> {
+    pub(super) fn tokens(&self, pixels: &[f32], pictures: usize) -> candle_core::Result<Tensor> {
         let VitConfig { channels, patch, grid, heads, activation, .. } = self.config;
         let pixels = Tensor::from_slice(pixels, (pictures, 3, grid, patch, grid, patch), &Device::Cpu)?;
         let patches = pixels.permute((0, 2, 4, 1, 3, 5))?.reshape((pictures * grid * grid, 3 * patch * patch))?;
@@ -128,19 +128,14 @@ impl VisionTransformer {
     }
 
     /// The first token of each picture, which is the class token: (pictures, channels).
-    pub(super) fn class_tokens(&self, pixels: &[f32], pictures: usize) -> Result<Tensor> {
+    pub(super) fn class_tokens(&self, pixels: &[f32], pictures: usize) -> candle_core::Result<Tensor> {
         let tokens = self.tokens(pixels, pictures)?.reshape((pictures, (), self.config.channels))?;
         tokens.narrow(1, 0, 1)?.squeeze(1)?.contiguous()
     }
 }
 
 impl VitLayer {
-    fn read(
-        file: &WeightsFile,
-        config: &VitConfig,
-        prefix: &str,
-        names: &LayerNames,
-    ) -> std::result::Result<VitLayer, String> {
+    fn read(file: &WeightsFile, config: &VitConfig, prefix: &str, names: &LayerNames) -> Result<VitLayer, String> {
         let VitConfig { channels, wide, epsilon, .. } = *config;
         let norm = |name: &str| file.layer_norm(&format!("{prefix}.{name}"), channels, epsilon);
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
@@ -154,10 +149,8 @@ impl VitLayer {
             let mut bias = file.take(&format!("{prefix}.{name}.bias"), &[channels])?;
             if let Some(scale) = scale {
                 let factors = file.take(&format!("{prefix}.{scale}"), &[channels])?;
-                for ((row, bias), factor) in weight.chunks_exact_mut(inputs).zip(&mut bias).zip(factors) {
-                    row.iter_mut().for_each(|w| *w *= factor);
-                    *bias *= factor;
-                }
+                scale_outputs(&mut weight, &factors);
+                scale_outputs(&mut bias, &factors);
             }
             pointwise(weight, bias)
         };

@@ -76,6 +76,32 @@ impl WeightsFile {
         };
         Ok(LayerNorm::new(tensor("weight")?, tensor("bias")?, epsilon))
     }
+
+    /// The batch normalisation `NAME` as `y = s x + t`: `s = γ / √(σ² + ε)`, `t = β - μ s`.
+    pub(super) fn batch_norm(&self, name: &str, channels: usize, epsilon: f32) -> Result<ChannelMap, String> {
+        let part = |part: &str| self.take(&format!("{name}.{part}"), &[channels]);
+        let (gain, shift, mean, variance) =
+            (part("weight")?, part("bias")?, part("running_mean")?, part("running_var")?);
+        let scale: Vec<f32> = gain.iter().zip(&variance).map(|(g, v)| g / (v + epsilon).sqrt()).collect();
+        let shift = shift.iter().zip(&mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
+        Ok(ChannelMap { scale, shift })
+    }
+}
+
+/// The map `y = s x + t` of each channel.
+pub(super) struct ChannelMap {
+    /// s.
+    pub(super) scale: Vec<f32>,
+    /// t.
+    pub(super) shift: Vec<f32>,
+}
+
+/// Scales each output of a weight (outputs, ...), row after row.
+pub(super) fn scale_outputs(weight: &mut [f32], factors: &[f32]) {
+    let each = weight.len() / factors.len();
+    for (weight, factor) in weight.chunks_exact_mut(each).zip(factors) {
+        weight.iter_mut().for_each(|w| *w *= factor);
+    }
 }
 
 /// A linear layer from a weight (outputs, inputs), row after row, and a bias (outputs).

@@ -2,14 +2,12 @@
 
 use std::borrow::Cow;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Tensor};
 
-use super::loss::{Losses, Objective, Relations};
+use super::loss::{Losses, Objective};
 use super::model::{GmfModel, dissociation_loss, task_loss};
-use super::step::{FeatureBatch, SgdOptions, StepError, Stepper};
+use super::step::{SgdOptions, StepError, Stepper, TrainingBatch};
 use super::weights::GmfWeights;
-use crate::gmf::checkpoint::Affine;
-use crate::gmf::config::GmfLayer;
 
 /// Trains through candle's autograd, on any device that candle supports.
 #[derive(Debug)]
@@ -24,49 +22,37 @@ impl AutogradStepper {
     ///
     /// # Errors
     /// If the device cannot allocate them.
-    pub fn new(weights: &GmfWeights, velocity: Option<&GmfWeights>, device: &Device) -> Result<AutogradStepper> {
+    pub fn new(
+        weights: &GmfWeights,
+        velocity: Option<&GmfWeights>,
+        device: &Device,
+    ) -> candle_core::Result<AutogradStepper> {
         let model = GmfModel::new(weights, device)?;
-        let velocity = match velocity {
-            Some(velocity) => velocity
-                .tensors()
-                .into_iter()
-                .map(|(_, s, v)| Tensor::from_slice(v, s, device))
-                .collect::<Result<_>>()?,
-            None => model.vars().iter().map(|v| v.as_tensor().zeros_like()).collect::<Result<_>>()?,
-        };
-        Ok(AutogradStepper { model, velocity, device: device.clone() })
+        let zeros = GmfWeights::zeros(weights.config());
+        let velocity = velocity.unwrap_or(&zeros).tensors().into_iter();
+        let velocity = velocity.map(|tensor| Tensor::from_slice(tensor.values, tensor.shape, device));
+        Ok(AutogradStepper { velocity: velocity.collect::<candle_core::Result<_>>()?, model, device: device.clone() })
     }
 
-    fn to_weights(&self, tensors: impl Iterator<Item = Tensor>) -> Result<GmfWeights> {
+    fn to_weights<'a>(&self, tensors: impl Iterator<Item = &'a Tensor>) -> candle_core::Result<GmfWeights> {
         let mut weights = GmfWeights::zeros(self.model.config());
-        let mut tensors = tensors;
-        for j in 0..self.model.config().modalities().len() {
-            for layer in GmfLayer::ALL {
-                let mut take = || -> Result<Vec<f32>> {
-                    tensors.next().expect("a tensor for each parameter").flatten_all()?.to_vec1()
-                };
-                let (weight, bias) = (take()?, take()?);
-                *weights.layer_mut(j, layer) = Affine { weight, bias };
-            }
+        for (values, tensor) in weights.values_mut().zip(tensors) {
+            *values = tensor.flatten_all()?.to_vec1()?;
         }
         Ok(weights)
     }
 
     /// The total loss with its graph, and the values of all losses.
-    fn pass(
-        &self,
-        batch: &FeatureBatch,
-        relations: &Relations,
-        objective: &Objective,
-    ) -> std::result::Result<(Tensor, Losses), StepError> {
+    fn pass(&self, batch: &TrainingBatch, objective: &Objective) -> candle_core::Result<(Tensor, Losses)> {
+        let n = batch.relations.size();
         let features = batch
             .features
             .iter()
-            .map(|f| Tensor::from_slice(f, (relations.size(), f.len() / relations.size()), &self.device))
-            .collect::<Result<Vec<_>>>()?;
+            .map(|f| Tensor::from_slice(f, (n, f.len() / n), &self.device))
+            .collect::<candle_core::Result<Vec<_>>>()?;
         let fused = self.model.forward(&features)?;
         let dissociation = dissociation_loss(&features, &fused)?;
-        let task = task_loss(&fused.parts, relations, objective.task)?;
+        let task = task_loss(&fused.parts, &batch.relations, objective.task)?;
         let scalar = |t: &Tensor| t.to_scalar::<f32>().map(f64::from);
         let losses = Losses::new(scalar(&dissociation)?, scalar(&task)?, objective);
         let total = ((dissociation * objective.lambda_dissociation)? + (task * objective.lambda_task)?)?;
@@ -75,14 +61,8 @@ impl AutogradStepper {
 }
 
 impl Stepper for AutogradStepper {
-    fn step(
-        &mut self,
-        batch: &FeatureBatch,
-        relations: &Relations,
-        objective: &Objective,
-        sgd: &SgdOptions,
-    ) -> std::result::Result<Losses, StepError> {
-        let (total, losses) = self.pass(batch, relations, objective)?;
+    fn step(&mut self, batch: &TrainingBatch, objective: &Objective, sgd: &SgdOptions) -> Result<Losses, StepError> {
+        let (total, losses) = self.pass(batch, objective)?;
         sgd.check(&losses)?;
         let gradients = total.backward()?;
         for (var, velocity) in self.model.vars().iter().zip(&mut self.velocity) {
@@ -95,18 +75,12 @@ impl Stepper for AutogradStepper {
         Ok(losses)
     }
 
-    fn losses(
-        &mut self,
-        batch: &FeatureBatch,
-        relations: &Relations,
-        objective: &Objective,
-    ) -> std::result::Result<Losses, StepError> {
-        Ok(self.pass(batch, relations, objective)?.1)
+    fn losses(&mut self, batch: &TrainingBatch, objective: &Objective) -> Result<Losses, StepError> {
+        Ok(self.pass(batch, objective)?.1)
     }
 
-    fn state(&self) -> std::result::Result<(Cow<'_, GmfWeights>, Cow<'_, GmfWeights>), StepError> {
-        let weights = self.to_weights(self.model.vars().iter().map(|v| v.as_tensor().clone()))?;
-        let velocity = self.to_weights(self.velocity.iter().cloned())?;
-        Ok((Cow::Owned(weights), Cow::Owned(velocity)))
+    fn state(&self) -> Result<(Cow<'_, GmfWeights>, Cow<'_, GmfWeights>), StepError> {
+        let weights = self.to_weights(self.model.vars().iter().map(|var| var.as_tensor()))?;
+        Ok((Cow::Owned(weights), Cow::Owned(self.to_weights(self.velocity.iter())?)))
     }
 }

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use rayon::prelude::*;
 
 use super::loss::{self, LossBuffers, Losses, Objective, Relations};
-use super::step::{FeatureBatch, SgdOptions, StepError, Stepper};
+use super::step::{SgdOptions, StepError, Stepper, TrainingBatch};
 use super::weights::GmfWeights;
 use crate::base::linalg::{self, MatrixView};
 use crate::gmf::checkpoint::Affine;
@@ -57,8 +57,9 @@ impl CpuStepper {
         }
     }
 
-    /// The forward pass of a batch of `n` samples. Returns the dissociation loss.
-    fn forward(&mut self, batch: &FeatureBatch, n: usize) -> f64 {
+    /// The forward pass of a batch. Returns the dissociation loss.
+    fn forward(&mut self, batch: &TrainingBatch) -> f64 {
+        let n = batch.relations.size();
         let config = self.weights.config().clone();
         let (d, shared) = (config.modalities().len(), config.invariant());
         for (j, features) in batch.features.iter().enumerate() {
@@ -157,28 +158,17 @@ impl CpuStepper {
 }
 
 impl Stepper for CpuStepper {
-    fn step(
-        &mut self,
-        batch: &FeatureBatch,
-        relations: &Relations,
-        objective: &Objective,
-        sgd: &SgdOptions,
-    ) -> Result<Losses, StepError> {
-        let losses = self.losses(batch, relations, objective)?;
+    fn step(&mut self, batch: &TrainingBatch, objective: &Objective, sgd: &SgdOptions) -> Result<Losses, StepError> {
+        let losses = self.losses(batch, objective)?;
         sgd.check(&losses)?;
-        self.backward(relations.size(), objective, sgd);
+        self.backward(batch.relations.size(), objective, sgd);
         Ok(losses)
     }
 
-    fn losses(
-        &mut self,
-        batch: &FeatureBatch,
-        relations: &Relations,
-        objective: &Objective,
-    ) -> Result<Losses, StepError> {
+    fn losses(&mut self, batch: &TrainingBatch, objective: &Objective) -> Result<Losses, StepError> {
         assert_eq!(batch.features.len(), self.buffers.len(), "features of every modality");
-        let dissociation = self.forward(batch, relations.size());
-        let task = self.task(relations, objective);
+        let dissociation = self.forward(batch);
+        let task = self.task(&batch.relations, objective);
         Ok(Losses::new(dissociation, task, objective))
     }
 
@@ -243,16 +233,11 @@ fn transpose(rows: &[f32], l: usize, out: &mut [f32]) {
 ///
 /// # Errors
 /// [`StepError::Diverged`] if the loss is not finite.
-pub fn gradients(
-    weights: &GmfWeights,
-    batch: &FeatureBatch,
-    relations: &Relations,
-    objective: &Objective,
-) -> Result<GmfWeights, StepError> {
+pub fn gradients(weights: &GmfWeights, batch: &TrainingBatch, objective: &Objective) -> Result<GmfWeights, StepError> {
     let mut cpu = CpuStepper::new(weights.clone(), None);
     // With no momentum and no decay, the momentum buffer is the gradient.
-    let still = SgdOptions { rate: 0.0, momentum: 0.0, decay: 0.0, loss_limit: f64::MAX };
-    cpu.step(batch, relations, objective, &still)?;
+    let no_update = SgdOptions { rate: 0.0, momentum: 0.0, decay: 0.0, loss_limit: f64::MAX };
+    cpu.step(batch, objective, &no_update)?;
     Ok(cpu.velocity)
 }
 
@@ -274,6 +259,7 @@ mod tests {
     use super::super::loss::{Relation, TaskLoss};
     use super::*;
     use crate::base::seeded::Random;
+    use crate::base::tensors::NamedTensor;
     use crate::gmf::config::Modality;
 
     fn model(lengths: &[usize], multiple: u32, boundary: f64) -> GmfWeights {
@@ -282,10 +268,11 @@ mod tests {
         GmfWeights::random(&GmfConfig::new(modalities, multiple, boundary).unwrap(), 3)
     }
 
-    fn batch(config: &GmfConfig, n: usize) -> FeatureBatch {
+    fn batch(config: &GmfConfig, relations: Relations) -> TrainingBatch {
+        let n = relations.size();
         let mut random = Random::new(5, "features");
         let mut features = |l: usize| (0..n * l).map(|_| random.between(-1.0, 1.0)).collect();
-        FeatureBatch { features: config.modalities().iter().map(|m| features(m.length)).collect() }
+        TrainingBatch { features: config.modalities().iter().map(|m| features(m.length)).collect(), relations }
     }
 
     /// Positive pairs, and some pairs of open relation.
@@ -297,8 +284,14 @@ mod tests {
         })
     }
 
+    fn unrelated(n: usize) -> Relations {
+        Relations::new(n, |_, _| Relation::Negative)
+    }
+
     fn agree(a: &GmfWeights, b: &GmfWeights, tolerance: f32, what: &str) {
-        for ((name, _, a), (_, _, b)) in a.tensors().into_iter().zip(b.tensors()) {
+        for (NamedTensor { name, values: a, .. }, NamedTensor { values: b, .. }) in
+            a.tensors().into_iter().zip(b.tensors())
+        {
             let size = (b.iter().map(|v| v * v).sum::<f32>() / b.len() as f32).sqrt();
             for (i, (a, b)) in a.iter().zip(b).enumerate() {
                 assert!((a - b).abs() <= tolerance * b.abs().max(size), "{what}, {name}[{i}]: {a}, expected {b}");
@@ -315,16 +308,15 @@ mod tests {
     #[test]
     fn gradients_match_autograd() {
         for (weights, n) in forms() {
-            let batch = batch(weights.config(), n);
-            let relations = related(n);
+            let batch = batch(weights.config(), related(n));
             for task in [TaskLoss::Contrastive { temperature: 0.2 }, TaskLoss::Triplet { margin: 0.3 }] {
                 let objective = Objective { lambda_dissociation: 0.7, lambda_task: 1.3, task };
-                let by_hand = gradients(&weights, &batch, &relations, &objective).unwrap();
+                let by_hand = gradients(&weights, &batch, &objective).unwrap();
                 let mut autograd = AutogradStepper::new(&weights, None, &candle_core::Device::Cpu).unwrap();
-                let still = SgdOptions { rate: 0.0, momentum: 0.0, decay: 0.0, loss_limit: f64::MAX };
-                let reference = autograd.step(&batch, &relations, &objective, &still).unwrap();
+                let no_update = SgdOptions { rate: 0.0, momentum: 0.0, decay: 0.0, loss_limit: f64::MAX };
+                let reference = autograd.step(&batch, &objective, &no_update).unwrap();
                 let mut cpu = CpuStepper::new(weights.clone(), None);
-                let found = cpu.losses(&batch, &relations, &objective).unwrap();
+                let found = cpu.losses(&batch, &objective).unwrap();
                 assert!((found.total - reference.total).abs() < 1e-5 * reference.total, "{found:?} {reference:?}");
                 agree(&by_hand, &autograd.state().unwrap().1, 1e-4, &format!("{task:?}"));
             }
@@ -336,13 +328,12 @@ mod tests {
         let objective = Objective::default();
         let sgd = SgdOptions { rate: 0.05, momentum: 0.9, decay: 0.01, loss_limit: f64::MAX };
         for (weights, n) in forms() {
-            let batch = batch(weights.config(), n);
-            let relations = Relations::new(n, |_, _| Relation::Negative);
+            let batch = batch(weights.config(), unrelated(n));
             let mut cpu = CpuStepper::new(weights.clone(), None);
             let mut autograd = AutogradStepper::new(&weights, None, &candle_core::Device::Cpu).unwrap();
             for _ in 0..4 {
-                cpu.step(&batch, &relations, &objective, &sgd).unwrap();
-                autograd.step(&batch, &relations, &objective, &sgd).unwrap();
+                cpu.step(&batch, &objective, &sgd).unwrap();
+                autograd.step(&batch, &objective, &sgd).unwrap();
             }
             agree(&cpu.state().unwrap().0, &autograd.state().unwrap().0, 1e-3, "weights after four steps");
         }
@@ -351,12 +342,11 @@ mod tests {
     #[test]
     fn a_loss_above_the_limit_changes_no_weight() {
         let (weights, n) = (model(&[4, 6], 4, 0.5), 5);
-        let mut batch = batch(weights.config(), n);
+        let mut batch = batch(weights.config(), unrelated(n));
         batch.features[1][3] = f32::NAN;
-        let relations = Relations::new(n, |_, _| Relation::Negative);
         let sgd = SgdOptions { rate: 0.1, momentum: 0.9, decay: 0.0, loss_limit: f64::MAX };
         let mut cpu = CpuStepper::new(weights.clone(), None);
-        let error = cpu.step(&batch, &relations, &Objective::default(), &sgd).unwrap_err().to_string();
+        let error = cpu.step(&batch, &Objective::default(), &sgd).unwrap_err().to_string();
         assert!(error.contains("NaN") && error.contains("diverged"), "{error}");
         assert_eq!(*cpu.state().unwrap().0, weights);
     }
@@ -366,15 +356,14 @@ mod tests {
         // Theorem 3.4: descend on Eq. 18 alone until it vanishes, then compare.
         let weights = model(&[4, 6, 5], 4, 0.5);
         let n = 16;
-        let batch = batch(weights.config(), n);
-        let relations = Relations::new(n, |_, _| Relation::Negative);
+        let batch = batch(weights.config(), unrelated(n));
         let objective =
             Objective { lambda_dissociation: 1.0, lambda_task: 0.0, task: TaskLoss::Triplet { margin: 0.1 } };
         let sgd = SgdOptions { rate: 0.1, momentum: 0.9, decay: 0.0, loss_limit: f64::MAX };
         let mut cpu = CpuStepper::new(weights, None);
         let mut last = f64::MAX;
         for _ in 0..6000 {
-            last = cpu.step(&batch, &relations, &objective, &sgd).unwrap().dissociation;
+            last = cpu.step(&batch, &objective, &sgd).unwrap().dissociation;
         }
         assert!(last < 1e-6, "{last}");
         let trained = cpu.state().unwrap().0.into_owned();

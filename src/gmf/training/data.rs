@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::loss::{Relation, Relations};
 use super::run::TrainError;
-use super::step::FeatureBatch;
+use super::step::TrainingBatch;
 use crate::base::seeded::Random;
 use crate::features::{self, FeatureRow, FeatureSet, FeatureTable, Split};
 use crate::gmf::config::GmfConfig;
@@ -208,13 +208,13 @@ impl<'a> TrainingData<'a> {
         order.into_iter().map(pick).collect()
     }
 
-    /// Reads the features of pairs into `batch`. Returns the relations between them.
+    /// Reads the features of pairs, and the relations between them, into `batch`.
     pub(super) fn read_batch(
         &self,
         config: &GmfConfig,
         pairs: &[(u32, u32)],
-        batch: &mut FeatureBatch,
-    ) -> Result<Relations, features::Error> {
+        batch: &mut TrainingBatch,
+    ) -> Result<(), features::Error> {
         batch.features.resize_with(config.modalities().len(), Vec::new);
         for (modality, features) in config.modalities().iter().zip(&mut batch.features) {
             features.resize(pairs.len() * modality.length, 0.0);
@@ -225,7 +225,9 @@ impl<'a> TrainingData<'a> {
                 }
             }
         }
-        Ok(Relations::new(pairs.len(), |anchor, candidate| self.relation(pairs[anchor].0, pairs[candidate].1)))
+        batch.relations =
+            Relations::new(pairs.len(), |anchor, candidate| self.relation(pairs[anchor].0, pairs[candidate].1));
+        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::resume::ResumeState;
 use super::{GmfWeights, TrainOptions};
-use crate::features::{FeatureLine, FeatureSet, FeatureWriter, LineLabels, Split};
+use crate::features::{FeatureLine, FeatureSet, FeatureWriter, Split};
 use crate::gmf::{Affine, CheckpointRecord, Folded, GmfConfig, GmfLayer};
 
 /// `inv([1, 2, 3])` of the model's images, scaled to length 1.
@@ -54,7 +54,7 @@ fn write_golden_files() {
         let mut writer = FeatureWriter::create(&golden("features"), name).unwrap();
         for row in 0..3 {
             let line = FeatureLine {
-                label: Some(LineLabels::Many(vec![format!("class {}", row % 2), "all".into()])),
+                labels: vec![format!("class {}", row % 2), "all".into()],
                 split: Some(Split::Test),
                 video: Some(format!("v{row}")),
                 from: Some(1.5),

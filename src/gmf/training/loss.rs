@@ -76,7 +76,7 @@ pub enum Relation {
 }
 
 /// Relations between the samples of a batch: anchors of one modality, candidates of another.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Relations {
     size: usize,
     all: Vec<Relation>,

@@ -21,6 +21,7 @@ pub use data::{PairGroup, TrainingData};
 pub use loss::{Losses, Objective, Relation, Relations, TaskLoss};
 pub use model::{Fused, GmfModel, ModalityParts, dissociation_loss, task_loss};
 pub use options::{PlateauSchedule, TrainDevice, TrainOptions};
+pub use resume::resume_path;
 pub use run::{TrainError, TrainOutcome, TrainProgress, TrainingRun, train};
-pub use step::{FeatureBatch, SgdOptions, StepError, Stepper};
+pub use step::{SgdOptions, StepError, Stepper, TrainingBatch};
 pub use weights::GmfWeights;

@@ -71,10 +71,10 @@ impl GmfModel {
     /// If the device cannot allocate them.
     pub fn new(weights: &GmfWeights, device: &Device) -> Result<GmfModel> {
         let config = weights.config().clone();
-        let mut vars = Vec::new();
-        for (_, shape, values) in weights.tensors() {
-            vars.push(Var::from_tensor(&Tensor::from_slice(values, shape, device)?)?);
-        }
+        let tensors = weights.tensors().into_iter();
+        let vars: Vec<Var> = tensors
+            .map(|tensor| Var::from_tensor(&Tensor::from_slice(tensor.values, tensor.shape, device)?))
+            .collect::<Result<_>>()?;
         let layers = vars
             .chunks_exact(8)
             .map(|modality| {
@@ -90,7 +90,7 @@ impl GmfModel {
         &self.config
     }
 
-    /// Parameters, in the order of [`GmfWeights::tensors`].
+    /// Parameters: for each layer of each modality the weight, then the bias.
     pub fn vars(&self) -> &[Var] {
         &self.vars
     }

@@ -7,6 +7,7 @@ use super::run::TrainError;
 
 /// Device that computes a training step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum TrainDevice {
     /// CPU, by the hand-written step.
@@ -70,16 +71,6 @@ impl Default for TrainOptions {
 }
 
 impl TrainOptions {
-    /// The same options with another seed.
-    pub fn seed(self, seed: u64) -> TrainOptions {
-        TrainOptions { seed, ..self }
-    }
-
-    /// The same options with another number of epochs.
-    pub fn epochs(self, epochs: usize) -> TrainOptions {
-        TrainOptions { epochs, ..self }
-    }
-
     /// Validates the options.
     ///
     /// # Errors

@@ -9,13 +9,19 @@ use super::curve::LearningCurve;
 use super::loss::Losses;
 use super::options::{PlateauSchedule, TrainOptions};
 use super::weights::GmfWeights;
-use crate::base::tensors;
+use crate::base::files;
+use crate::base::tensors::{self, NamedTensor};
 use crate::gmf::checkpoint::Error;
 use crate::gmf::config::{GmfConfig, Modality};
 
 const KEY: &str = "reelseek-resume";
 /// Version of the file layout.
 const FORMAT: u64 = 1;
+
+/// Path of the file that holds the state of a stopped run, next to its checkpoint.
+pub fn resume_path(checkpoint: &Path) -> PathBuf {
+    files::with_suffix(checkpoint, ".resume")
+}
 
 /// The position of a run. The rest of the run depends on this state, the weights and the momentum buffers
 /// only.
@@ -74,18 +80,14 @@ impl ResumeState {
         }
     }
 
-    /// Path of the state file of a checkpoint.
-    pub(super) fn path(checkpoint: &Path) -> PathBuf {
-        let mut path = checkpoint.as_os_str().to_owned();
-        path.push(".resume");
-        path.into()
-    }
-
     /// Writes the state file and replaces it atomically.
     pub(super) fn save(&self, path: &Path, weights: &GmfWeights, velocity: &GmfWeights) -> Result<(), Error> {
         let mut all = Vec::new();
-        for (prefix, of) in [("weights", weights), ("velocity", velocity)] {
-            all.extend(of.tensors().into_iter().map(|(name, shape, v)| (format!("{prefix}.{name}"), shape, v)));
+        for (prefix, of) in [("weights.", weights), ("velocity.", velocity)] {
+            all.extend(of.tensors().into_iter().map(|tensor| {
+                let name = format!("{prefix}{}", tensor.name);
+                NamedTensor { name, ..tensor }
+            }));
         }
         let state = serde_json::to_string(self).expect("a state is plain data");
         tensors::save(path, &all, HashMap::from([(KEY.to_owned(), state)])).map_err(Error::in_file(path))
@@ -104,19 +106,12 @@ impl ResumeState {
         let state: ResumeState = serde_json::from_value(value).map_err(unreadable)?;
         let config = GmfConfig::new(state.modalities.clone(), state.multiple, state.boundary)
             .map_err(|e| wrong(format!("its state is impossible ({e})")))?;
-        let expected = 2 * GmfWeights::count(&config);
+        let expected = 2 * GmfWeights::shapes(&config).len();
         if file.names().len() != expected {
             return Err(wrong(format!("{} tensors instead of {expected}", file.names().len())));
         }
-        // Shapes are checked before memory is allocated for them.
-        for prefix in ["weights.", "velocity."] {
-            GmfWeights::check(&config, &file, prefix).map_err(Error::in_file(path))?;
-        }
-        let mut weights = GmfWeights::zeros(&config);
-        weights.fill_from(&file, "weights.").map_err(Error::in_file(path))?;
-        let mut velocity = GmfWeights::zeros(&config);
-        velocity.fill_from(&file, "velocity.").map_err(Error::in_file(path))?;
-        Ok((state, weights, velocity))
+        let read = |prefix| GmfWeights::read(&config, &file, prefix).map_err(Error::in_file(path));
+        Ok((state, read("weights.")?, read("velocity.")?))
     }
 }
 

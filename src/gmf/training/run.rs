@@ -14,17 +14,17 @@ use super::curve::CurvePoint;
 use super::data::TrainingData;
 use super::loss::Losses;
 use super::options::{TrainDevice, TrainOptions};
-use super::resume::ResumeState;
-use super::step::{FeatureBatch, SgdOptions, StepError, Stepper};
+use super::resume::{ResumeState, resume_path};
+use super::step::{SgdOptions, StepError, Stepper, TrainingBatch};
 use super::weights::GmfWeights;
 use crate::features;
 use crate::gmf::checkpoint::{Affine, CheckpointRecord, Error as CheckpointError, Folded};
 use crate::gmf::config::GmfConfig;
 
 /// Points of the learning curve per epoch.
-const POINTS: usize = 20;
+const CURVE_POINTS: usize = 20;
 /// A loss above this multiple of the first batch's loss counts as divergence.
-const EXPLODED: f64 = 100.0;
+const DIVERGENCE_FACTOR: f64 = 100.0;
 
 /// Why a model cannot be trained.
 #[derive(Debug, Error)]
@@ -121,11 +121,8 @@ pub enum TrainError {
         device: TrainDevice,
     },
     /// The device failed.
-    #[error("{source}")]
-    Device {
-        /// The device's error.
-        source: StepError,
-    },
+    #[error(transparent)]
+    Device(#[from] StepError),
     /// The validation failed.
     #[error("validation: {0}")]
     Validation(Box<dyn std::error::Error + Send + Sync>),
@@ -136,10 +133,6 @@ fn describe_kept(kept: Option<usize>, checkpoint: &Path) -> String {
         Some(epoch) => format!("the checkpoint of epoch {epoch} is kept in {}", checkpoint.display()),
         None => "no epoch was finished, so no checkpoint is written".to_owned(),
     }
-}
-
-fn device_error(source: StepError) -> TrainError {
-    TrainError::Device { source }
 }
 
 /// Progress of a run.
@@ -198,8 +191,8 @@ pub struct TrainingRun<'a> {
     pub encoder: &'a str,
     /// Projection that the image features passed through, see [`CheckpointRecord::projection`].
     pub projection: Option<Affine>,
-    /// Entries to add to the record of the training.
-    pub about: serde_json::Value,
+    /// Entries to add to [`CheckpointRecord::training`].
+    pub record: serde_json::Value,
     /// Path of the checkpoint.
     pub out: &'a Path,
 }
@@ -221,16 +214,17 @@ pub fn train(
 ) -> Result<TrainOutcome, TrainError> {
     run.options.check()?;
     let start = run.start.take();
-    let from_weights = start.is_some();
-    let mut session = Session::open(&run, start)?;
-    if from_weights && !run.resume {
-        session.keep_start(validate, on_event)?;
+    let keep_start = start.is_some() && !run.resume;
+    let (state, state_path, stepper) = open(&run, start)?;
+    let mut session = Session { run: &run, validate, stop, on_event, state, state_path, stepper };
+    if keep_start {
+        session.keep_start()?;
     }
     while session.state.epoch < run.options.epochs {
-        if !session.run_epoch(stop, on_event)? {
+        if !session.run_epoch()? {
             return Ok(TrainOutcome::Interrupted);
         }
-        session.finish_epoch(validate, on_event)?;
+        session.finish_epoch()?;
     }
     session.save_curve()?;
     // The state is large, and a finished run does not need it.
@@ -239,67 +233,64 @@ pub fn train(
     Ok(TrainOutcome::Finished { epoch, map10 })
 }
 
+/// Starts a run, or loads the state of a stopped one. Returns the state, the path of its file, and the stepper.
+fn open(
+    run: &TrainingRun<'_>,
+    start: Option<GmfWeights>,
+) -> Result<(ResumeState, PathBuf, Box<dyn Stepper>), TrainError> {
+    let TrainingRun { data, config, options, out, .. } = *run;
+    let features = data.set.fingerprint()?;
+    let state_path = resume_path(out);
+    let state = ResumeState::start(options, config, run.encoder, data.fingerprint(), features);
+    if run.resume {
+        let (saved, weights, velocity) = ResumeState::open(&state_path)?;
+        state.check_resumes(&saved, &state_path)?;
+        saved.check_checkpoint(out)?;
+        return Ok((saved, state_path, stepper(options.device, weights, Some(velocity))?));
+    }
+    let weights = start.unwrap_or_else(|| GmfWeights::random(config, options.seed));
+    let stepper = stepper(options.device, weights, None)?;
+    // The state of an earlier run must not be mistaken for the state of this run.
+    remove_if_present(&state_path)?;
+    Ok((state, state_path, stepper))
+}
+
 /// A run in progress.
 struct Session<'r> {
     run: &'r TrainingRun<'r>,
+    validate: &'r mut Validate<'r>,
+    stop: &'r dyn Fn() -> bool,
+    on_event: &'r mut dyn FnMut(TrainProgress),
     state: ResumeState,
     state_path: PathBuf,
     stepper: Box<dyn Stepper>,
 }
 
-impl<'r> Session<'r> {
-    /// Starts a run, or loads the state of a stopped one.
-    fn open(run: &'r TrainingRun<'r>, start: Option<GmfWeights>) -> Result<Session<'r>, TrainError> {
-        let TrainingRun { data, config, options, out, .. } = *run;
-        let features = data.set.fingerprint()?;
-        let state_path = ResumeState::path(out);
-        let state = ResumeState::start(options, config, run.encoder, data.fingerprint(), features);
-        if run.resume {
-            let (saved, weights, velocity) = ResumeState::open(&state_path)?;
-            state.check_resumes(&saved, &state_path)?;
-            saved.check_checkpoint(out)?;
-            let stepper = stepper(options.device, weights, Some(velocity))?;
-            return Ok(Session { run, state: saved, state_path, stepper });
-        }
-        let weights = start.unwrap_or_else(|| GmfWeights::random(config, options.seed));
-        let stepper = stepper(options.device, weights, None)?;
-        // The state of an earlier run must not be mistaken for the state of this run.
-        remove_if_present(&state_path)?;
-        Ok(Session { run, state, state_path, stepper })
-    }
-
+impl Session<'_> {
     /// Validates the given initial weights and keeps them as the checkpoint of epoch 0.
-    fn keep_start(
-        &mut self,
-        validate: &mut Validate<'_>,
-        on_event: &mut dyn FnMut(TrainProgress),
-    ) -> Result<(), TrainError> {
-        let map10 = self.validation_map10(validate)?;
+    fn keep_start(&mut self) -> Result<(), TrainError> {
+        let map10 = self.validation_map10()?;
         self.state.best = Some((0, map10));
         let rate = self.run.options.rate;
         self.state.curve.points.push(CurvePoint { step: 0, epoch: 0, rate, losses: None, map10 });
         self.write_checkpoint()?;
-        on_event(TrainProgress::Epoch { epoch: 0, map10, best: true });
+        (self.on_event)(TrainProgress::Epoch { epoch: 0, map10, best: true });
         Ok(())
     }
 
     /// Runs the rest of the current epoch. Returns false if the run was stopped.
-    fn run_epoch(
-        &mut self,
-        stop: &dyn Fn() -> bool,
-        on_event: &mut dyn FnMut(TrainProgress),
-    ) -> Result<bool, TrainError> {
+    fn run_epoch(&mut self) -> Result<bool, TrainError> {
         let TrainingRun { data, config, options, out, .. } = *self.run;
         let steps = data.pairs().div_ceil(options.batch);
-        let mut batch = FeatureBatch::default();
+        let mut batch = TrainingBatch::default();
         let order = data.epoch(options.seed, self.state.epoch);
         for (i, pairs) in order.chunks(options.batch).enumerate().skip(self.state.step) {
-            if stop() {
+            if (self.stop)() {
                 self.save_state()?;
                 self.save_curve()?;
                 return Ok(false);
             }
-            let relations = data.read_batch(config, pairs, &mut batch)?;
+            data.read_batch(config, pairs, &mut batch)?;
             let sgd = SgdOptions {
                 rate: self.state.plateau.rate as f32,
                 momentum: options.momentum as f32,
@@ -308,7 +299,7 @@ impl<'r> Session<'r> {
             };
             let losses = self
                 .stepper
-                .step(&batch, &relations, &options.objective, &sgd)
+                .step(&batch, &options.objective, &sgd)
                 .map_err(|source| self.state.diverged(i + 1, source, out))?;
             self.state.first_loss.get_or_insert(losses.total);
             // A short last batch is left out: its loss is lower because of its size.
@@ -320,11 +311,11 @@ impl<'r> Session<'r> {
             if self.state.step == steps {
                 // The result of the last update is checked before it replaces the kept checkpoint.
                 self.stepper
-                    .losses(&batch, &relations, &options.objective)
+                    .losses(&batch, &options.objective)
                     .and_then(|losses| SgdOptions { loss_limit: self.state.loss_limit(), ..sgd }.check(&losses))
                     .map_err(|source| self.state.diverged(steps, source, out))?;
             }
-            on_event(TrainProgress::Step {
+            (self.on_event)(TrainProgress::Step {
                 done: self.state.epoch * steps + i + 1,
                 of: options.epochs * steps,
                 pairs: pairs.len(),
@@ -335,14 +326,10 @@ impl<'r> Session<'r> {
     }
 
     /// Validates a finished epoch, keeps its checkpoint if it is the best, and saves curve and state.
-    fn finish_epoch(
-        &mut self,
-        validate: &mut Validate<'_>,
-        on_event: &mut dyn FnMut(TrainProgress),
-    ) -> Result<(), TrainError> {
+    fn finish_epoch(&mut self) -> Result<(), TrainError> {
         self.state.epoch += 1;
         self.state.step = 0;
-        let map10 = self.validation_map10(validate)?;
+        let map10 = self.validation_map10()?;
         if let Some(point) = self.state.curve.points.last_mut() {
             point.map10 = map10;
         }
@@ -352,7 +339,7 @@ impl<'r> Session<'r> {
             self.state.best = Some((self.state.epoch, map10));
             self.write_checkpoint()?;
         }
-        on_event(TrainProgress::Epoch { epoch: self.state.epoch, map10, best });
+        (self.on_event)(TrainProgress::Epoch { epoch: self.state.epoch, map10, best });
         self.save_curve()?;
         if self.state.epoch < self.run.options.epochs {
             self.save_state()?;
@@ -361,18 +348,18 @@ impl<'r> Session<'r> {
     }
 
     /// mAP@10 of the current weights; absent without validation rows.
-    fn validation_map10(&self, validate: &mut Validate<'_>) -> Result<Option<f64>, TrainError> {
+    fn validation_map10(&mut self) -> Result<Option<f64>, TrainError> {
         if self.run.data.queries.is_empty() {
             return Ok(None);
         }
-        let (weights, _) = self.stepper.state().map_err(device_error)?;
+        let (weights, _) = self.stepper.state()?;
         let folded = weights.fold(&CheckpointRecord::new(weights.config(), "", serde_json::Value::Null))?;
-        validate(&folded).map(Some).map_err(TrainError::Validation)
+        (self.validate)(&folded).map(Some).map_err(TrainError::Validation)
     }
 
     /// Writes the current weights as the checkpoint of the best epoch.
     fn write_checkpoint(&self) -> Result<(), TrainError> {
-        let TrainingRun { data, encoder, projection, about, out, .. } = self.run;
+        let TrainingRun { data, encoder, projection, record, out, .. } = self.run;
         let (epoch, map10) = self.state.best.unwrap_or((0, None));
         let mut training = serde_json::json!({
             "method": "gmf",
@@ -383,16 +370,16 @@ impl<'r> Session<'r> {
             "epoch": epoch,
             "validation_map10": map10,
         });
-        if let (Some(training), Some(about)) = (training.as_object_mut(), about.as_object()) {
-            training.extend(about.clone());
+        if let (Some(training), Some(entries)) = (training.as_object_mut(), record.as_object()) {
+            training.extend(entries.clone());
         }
-        let (weights, _) = self.stepper.state().map_err(device_error)?;
+        let (weights, _) = self.stepper.state()?;
         let record = CheckpointRecord::new(weights.config(), encoder, training).projected(projection.clone());
         Ok(weights.save(out, &record)?)
     }
 
     fn save_state(&self) -> Result<(), TrainError> {
-        let (weights, velocity) = self.stepper.state().map_err(device_error)?;
+        let (weights, velocity) = self.stepper.state()?;
         Ok(self.state.save(&self.state_path, &weights, &velocity)?)
     }
 
@@ -416,13 +403,12 @@ fn stepper(
     weights: GmfWeights,
     velocity: Option<GmfWeights>,
 ) -> Result<Box<dyn Stepper>, TrainError> {
-    let failed = |error: candle_core::Error| device_error(error.into());
     let device = match device {
         TrainDevice::Cpu => return Ok(Box::new(CpuStepper::new(weights, velocity))),
-        TrainDevice::Cuda => candle_core::Device::new_cuda(0).map_err(failed)?,
-        TrainDevice::Metal => candle_core::Device::new_metal(0).map_err(failed)?,
+        TrainDevice::Cuda => candle_core::Device::new_cuda(0).map_err(StepError::from)?,
+        TrainDevice::Metal => candle_core::Device::new_metal(0).map_err(StepError::from)?,
     };
-    Ok(Box::new(AutogradStepper::new(&weights, velocity.as_ref(), &device).map_err(failed)?))
+    Ok(Box::new(AutogradStepper::new(&weights, velocity.as_ref(), &device).map_err(StepError::from)?))
 }
 
 impl ResumeState {
@@ -434,7 +420,7 @@ impl ResumeState {
         sum.dissociation += losses.dissociation;
         sum.task += losses.task;
         *count += 1;
-        if self.step == steps || self.step.is_multiple_of(steps.div_ceil(POINTS)) {
+        if self.step == steps || self.step.is_multiple_of(steps.div_ceil(CURVE_POINTS)) {
             let n = *count as f64;
             let mean = Losses { total: sum.total / n, dissociation: sum.dissociation / n, task: sum.task / n };
             self.curve.points.push(CurvePoint {
@@ -450,7 +436,7 @@ impl ResumeState {
 
     /// The loss above which training has diverged.
     fn loss_limit(&self) -> f64 {
-        self.first_loss.map_or(f64::MAX, |first| EXPLODED * first.max(1.0))
+        self.first_loss.map_or(f64::MAX, |first| DIVERGENCE_FACTOR * first.max(1.0))
     }
 
     fn diverged(&self, step: usize, source: StepError, out: &Path) -> TrainError {

@@ -49,11 +49,13 @@ impl SgdOptions {
     }
 }
 
-/// Features of one batch.
+/// The samples of one step.
 #[derive(Debug, Clone, Default)]
-pub struct FeatureBatch {
+pub struct TrainingBatch {
     /// For each modality the features of shape (batch, l_j), row-major.
     pub features: Vec<Vec<f32>>,
+    /// Relations between the samples.
+    pub relations: Relations,
 }
 
 /// Trains a model step by step.
@@ -62,24 +64,13 @@ pub trait Stepper {
     ///
     /// # Errors
     /// A [`StepError`]; the weights have not changed.
-    fn step(
-        &mut self,
-        batch: &FeatureBatch,
-        relations: &Relations,
-        objective: &Objective,
-        sgd: &SgdOptions,
-    ) -> Result<Losses, StepError>;
+    fn step(&mut self, batch: &TrainingBatch, objective: &Objective, sgd: &SgdOptions) -> Result<Losses, StepError>;
 
     /// Computes the losses of a batch without changing the weights.
     ///
     /// # Errors
     /// If the device fails.
-    fn losses(
-        &mut self,
-        batch: &FeatureBatch,
-        relations: &Relations,
-        objective: &Objective,
-    ) -> Result<Losses, StepError>;
+    fn losses(&mut self, batch: &TrainingBatch, objective: &Objective) -> Result<Losses, StepError>;
 
     /// The weights, and the momentum buffers in the same form.
     ///

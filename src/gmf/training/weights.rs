@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::base::linalg::{self, MatrixView};
 use crate::base::seeded::Random;
-use crate::base::tensors;
+use crate::base::tensors::{self, NamedTensor};
 use crate::gmf::checkpoint::{Affine, CheckpointRecord, Error, Folded, KEY};
 use crate::gmf::config::{GmfConfig, GmfLayer};
 
@@ -65,9 +65,9 @@ impl GmfWeights {
     /// weights on the feature only and learn to use the projections.
     ///
     /// # Errors
-    /// [`Error::Length`] if lengths differ; [`Error::NoRoom`] if one side of the boundary is shorter than the
-    /// features.
-    pub fn around(config: &GmfConfig, folded: &Folded, seed: u64) -> Result<GmfWeights, Error> {
+    /// [`Error::MapShape`] if the maps have other lengths than the model; [`Error::NoRoom`] if one side of the
+    /// boundary is shorter than the features.
+    pub fn from_folded(config: &GmfConfig, folded: &Folded, seed: u64) -> Result<GmfWeights, Error> {
         GmfWeights::check_room(config)?;
         let mut weights = GmfWeights::random(config, seed);
         for (j, modality) in config.modalities().iter().enumerate() {
@@ -75,8 +75,9 @@ impl GmfWeights {
             let (b, all, shared) = (config.boundary_row(j), config.dissociated(j), config.invariant());
             let (name, map) =
                 if modality.name == "image" { ("image", &folded.image) } else { ("video", &folded.video) };
-            if map.inputs() != l || map.bias.len() != shared {
-                return Err(Error::Length { modality: name, found: map.inputs(), expected: l });
+            let (found, expected) = ([map.bias.len(), map.inputs()], [shared, l]);
+            if found != expected {
+                return Err(Error::MapShape { modality: name, found, expected });
             }
             let dissociate = weights.layer_mut(j, GmfLayer::Dissociate);
             for from in [0, b] {
@@ -138,57 +139,49 @@ impl GmfWeights {
         &mut self.layers[j][layer as usize]
     }
 
-    /// Name, shape and values of every tensor, in a fixed order.
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>, &[f32])> {
-        let mut all = Vec::new();
-        for (j, modality) in self.config.modalities().iter().enumerate() {
-            for layer in GmfLayer::ALL {
-                let (outputs, inputs) = self.config.shape(j, layer);
-                let name = |suffix: &str| format!("{}.{}.{suffix}", modality.name, layer.name());
-                let linear = self.layer(j, layer);
-                all.push((name("weight"), vec![outputs, inputs], linear.weight.as_slice()));
-                all.push((name("bias"), vec![outputs], linear.bias.as_slice()));
-            }
-        }
-        all
-    }
-
-    /// Number of tensors of a model of this form.
-    pub(super) fn count(config: &GmfConfig) -> usize {
-        2 * GmfLayer::ALL.len() * config.modalities().len()
-    }
-
-    /// Checks that a file has every tensor of the model with the right shape, with this prefix before each
-    /// name.
-    pub(super) fn check(
-        config: &GmfConfig,
-        file: &tensors::TensorFile<'_>,
-        prefix: &str,
-    ) -> Result<(), tensors::Error> {
+    /// Name and shape of every tensor of a model of this form, in a fixed order: for each layer of each
+    /// modality the weight, then the bias.
+    pub(super) fn shapes(config: &GmfConfig) -> Vec<(String, Vec<usize>)> {
+        let mut shapes = Vec::new();
         for (j, modality) in config.modalities().iter().enumerate() {
             for layer in GmfLayer::ALL {
                 let (outputs, inputs) = config.shape(j, layer);
-                let name = format!("{prefix}{}.{}", modality.name, layer.name());
-                file.check(&format!("{name}.weight"), &[outputs, inputs])?;
-                file.check(&format!("{name}.bias"), &[outputs])?;
+                let name = format!("{}.{}", modality.name, layer.name());
+                shapes.push((format!("{name}.weight"), vec![outputs, inputs]));
+                shapes.push((format!("{name}.bias"), vec![outputs]));
             }
         }
-        Ok(())
+        shapes
     }
 
-    /// Reads every tensor of the model from a file, with this prefix before each name.
-    pub(super) fn fill_from(&mut self, file: &tensors::TensorFile<'_>, prefix: &str) -> Result<(), tensors::Error> {
-        for j in 0..self.config.modalities().len() {
-            let modality = self.config.modalities()[j].name.clone();
-            for layer in GmfLayer::ALL {
-                let (outputs, inputs) = self.config.shape(j, layer);
-                let name = format!("{prefix}{modality}.{}", layer.name());
-                let linear = self.layer_mut(j, layer);
-                file.read(&format!("{name}.weight"), &[outputs, inputs], &mut linear.weight)?;
-                file.read(&format!("{name}.bias"), &[outputs], &mut linear.bias)?;
-            }
+    /// Every tensor, in the order of [`GmfWeights::shapes`].
+    pub(super) fn tensors(&self) -> Vec<NamedTensor<'_>> {
+        let values = self.layers.iter().flatten().flat_map(|linear| [&linear.weight, &linear.bias]);
+        let named = GmfWeights::shapes(&self.config).into_iter().zip(values);
+        named.map(|((name, shape), values)| NamedTensor { name, shape, values }).collect()
+    }
+
+    /// The values of every tensor, in the order of [`GmfWeights::shapes`].
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Vec<f32>> {
+        self.layers.iter_mut().flatten().flat_map(|linear| [&mut linear.weight, &mut linear.bias])
+    }
+
+    /// Reads every tensor of a model of this form from a file, with this prefix before each name.
+    pub(super) fn read(
+        config: &GmfConfig,
+        file: &tensors::TensorFile<'_>,
+        prefix: &str,
+    ) -> Result<GmfWeights, tensors::Error> {
+        let shapes = GmfWeights::shapes(config);
+        // Shapes are checked before memory is allocated for them.
+        for (name, shape) in &shapes {
+            file.check(&format!("{prefix}{name}"), shape)?;
         }
-        Ok(())
+        let mut weights = GmfWeights::zeros(config);
+        for ((name, shape), values) in shapes.iter().zip(weights.values_mut()) {
+            file.read(&format!("{prefix}{name}"), shape, values)?;
+        }
+        Ok(weights)
     }
 
     /// Writes the checkpoint and replaces the file atomically.
@@ -198,9 +191,7 @@ impl GmfWeights {
     pub fn save(&self, path: &Path, record: &CheckpointRecord) -> Result<(), Error> {
         let text = serde_json::to_string(record).expect("a record is plain data");
         let mut all = self.tensors();
-        all.extend(
-            record.projection_tensors().into_iter().map(|(name, shape, values)| (name.to_owned(), shape, values)),
-        );
+        all.extend(record.projection_tensors());
         tensors::save(path, &all, HashMap::from([(KEY.to_owned(), text)])).map_err(Error::in_file(path))
     }
 
@@ -222,15 +213,12 @@ impl GmfWeights {
         if record.invariant != config.invariant() {
             return Err(wrong(format!("a shared space of {}, not {}", record.invariant, config.invariant())));
         }
-        // Shapes are checked before memory is allocated for them.
-        let expected = GmfWeights::count(&config) + record.read_projection(&file).map_err(Error::in_file(path))?;
+        let expected =
+            GmfWeights::shapes(&config).len() + record.read_projection(&file).map_err(Error::in_file(path))?;
         if file.names().len() != expected {
             return Err(wrong(format!("{} tensors instead of {expected}", file.names().len())));
         }
-        GmfWeights::check(&config, &file, "").map_err(Error::in_file(path))?;
-        let mut weights = GmfWeights::zeros(&config);
-        weights.fill_from(&file, "").map_err(Error::in_file(path))?;
-        Ok((weights, record))
+        Ok((GmfWeights::read(&config, &file, "").map_err(Error::in_file(path))?, record))
     }
 
     /// `inv(j)` as one affine map: `W = P_cinv · P_dis[0..b]`, `c = P_cinv · bias_dis[0..b] + bias_cinv`.
@@ -271,7 +259,7 @@ impl GmfWeights {
 #[cfg(test)]
 mod tests {
     use super::super::model::GmfModel;
-    use super::super::{CpuStepper, FeatureBatch, Objective, Relation, Relations, Stepper};
+    use super::super::{CpuStepper, Objective, Relation, Relations, Stepper, TrainingBatch};
     use super::*;
 
     fn embed_layered(weights: &GmfWeights, j: usize, features: &[f32]) -> Vec<f32> {
@@ -305,21 +293,23 @@ mod tests {
     }
 
     #[test]
-    fn a_start_around_folded_maps_folds_to_them_and_rebuilds_exactly() {
+    fn weights_from_folded_maps_fold_to_them_and_rebuild_exactly() {
         let config = GmfConfig::image_video(6, 15).unwrap();
         let given = GmfWeights::random(&config, 5);
         let folded = given.fold(&record(&given)).unwrap();
-        let around = GmfWeights::around(&config, &folded, 1).unwrap();
-        let again = around.fold(&record(&around)).unwrap();
+        let start = GmfWeights::from_folded(&config, &folded, 1).unwrap();
+        let again = start.fold(&record(&start)).unwrap();
         for (a, b) in [(&again.image, &folded.image), (&again.video, &folded.video)] {
             assert!(a.weight.iter().zip(&b.weight).all(|(a, b)| (a - b).abs() < 1e-6));
             assert_eq!(a.bias, b.bias);
         }
-        let batch = FeatureBatch { features: vec![vec![0.3; 12], vec![-0.7; 30]] };
         let relations = Relations::new(2, |_, _| Relation::Negative);
-        let mut cpu = CpuStepper::new(around, None);
-        let losses = cpu.losses(&batch, &relations, &Objective::default()).unwrap();
+        let batch = TrainingBatch { features: vec![vec![0.3; 12], vec![-0.7; 30]], relations };
+        let losses = CpuStepper::new(start, None).losses(&batch, &Objective::default()).unwrap();
         assert!(losses.dissociation < 1e-12, "{losses:?}");
+        let other = GmfConfig::image_video(6, 16).unwrap();
+        let error = GmfWeights::from_folded(&other, &folded, 1).unwrap_err().to_string();
+        assert_eq!(error, "the map of video features is 6 x 15; the model needs 6 x 16");
     }
 
     #[test]

@@ -10,15 +10,15 @@ use crate::gmf::{self, Affine, Folded};
 /// Rows per block.
 const BLOCK: usize = 64;
 
-/// Maps the features of one modality into the space of comparison.
+/// Maps the features of one modality into the space of comparison: `y = W x + c`.
 #[derive(Debug, Clone, PartialEq)]
-pub enum FeatureMap {
-    /// Features of this length stay as they are.
-    Identity(usize),
-    /// `y = x + c`.
-    Shift(Vec<f32>),
-    /// `y = W x + c`.
-    Affine(Affine),
+pub struct FeatureMap {
+    /// Length of x.
+    pub(super) inputs: usize,
+    /// W, row-major; empty for the identity.
+    pub(super) weight: Vec<f32>,
+    /// c; empty for zeros if W is the identity.
+    pub(super) bias: Vec<f32>,
 }
 
 /// Maps images and videos into one space. The mapped vectors are scaled to length 1, so that dot products are
@@ -32,39 +32,34 @@ pub struct FeatureMaps {
 }
 
 impl FeatureMap {
+    /// Features of this length stay as they are.
+    pub fn identity(length: usize) -> FeatureMap {
+        FeatureMap { inputs: length, weight: Vec::new(), bias: Vec::new() }
+    }
+
+    /// The map `y = x + shift`.
+    pub fn shift(shift: Vec<f32>) -> FeatureMap {
+        FeatureMap { inputs: shift.len(), weight: Vec::new(), bias: shift }
+    }
+
     /// Length of the features.
     pub fn inputs(&self) -> usize {
-        match self {
-            FeatureMap::Identity(length) => *length,
-            FeatureMap::Shift(shift) => shift.len(),
-            FeatureMap::Affine(affine) => affine.inputs(),
-        }
+        self.inputs
     }
 
     /// Length of the mapped features.
     pub fn outputs(&self) -> usize {
-        match self {
-            FeatureMap::Identity(length) => *length,
-            FeatureMap::Shift(shift) => shift.len(),
-            FeatureMap::Affine(affine) => affine.bias.len(),
-        }
+        if self.bias.is_empty() { self.inputs } else { self.bias.len() }
     }
 
     /// Number of weights and biases.
     pub fn parameters(&self) -> usize {
-        match self {
-            FeatureMap::Identity(_) => 0,
-            FeatureMap::Shift(shift) => shift.len(),
-            FeatureMap::Affine(affine) => affine.weight.len() + affine.bias.len(),
-        }
+        self.weight.len() + self.bias.len()
     }
 
     /// Operations for one vector. A multiply-add counts as two; biases are not counted.
     pub fn flops(&self) -> usize {
-        match self {
-            FeatureMap::Identity(_) | FeatureMap::Shift(_) => 0,
-            FeatureMap::Affine(affine) => 2 * affine.weight.len(),
-        }
+        2 * self.weight.len()
     }
 
     /// Maps rows of a table. Returns a row-major matrix that is not scaled.
@@ -83,18 +78,15 @@ impl FeatureMap {
             for (row, features) in rows.iter().zip(features.chunks_exact_mut(inputs)) {
                 table.matrix.read(*row as usize, features)?;
             }
-            match self {
-                FeatureMap::Identity(_) => mapped.copy_from_slice(&features),
-                FeatureMap::Shift(shift) => {
-                    for (mapped, features) in mapped.chunks_exact_mut(inputs).zip(features.chunks_exact(inputs)) {
-                        mapped.iter_mut().zip(features).zip(shift).for_each(|((y, x), c)| *y = x + c);
-                    }
-                }
-                FeatureMap::Affine(affine) => {
-                    mapped.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(&affine.bias));
-                    let weights = MatrixView::rows(&affine.weight, inputs).transposed();
-                    multiply_here(mapped, 1.0, MatrixView::rows(&features, inputs), weights);
-                }
+            if self.weight.is_empty() {
+                mapped.copy_from_slice(&features);
+                mapped
+                    .chunks_exact_mut(outputs)
+                    .for_each(|row| row.iter_mut().zip(&self.bias).for_each(|(y, c)| *y += c));
+            } else {
+                mapped.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(&self.bias));
+                let weights = MatrixView::rows(&self.weight, inputs).transposed();
+                multiply_here(mapped, 1.0, MatrixView::rows(&features, inputs), weights);
             }
             Ok::<(), Error>(())
         })?;
@@ -118,9 +110,15 @@ impl FeatureMap {
     }
 }
 
+impl From<Affine> for FeatureMap {
+    fn from(affine: Affine) -> FeatureMap {
+        FeatureMap { inputs: affine.inputs(), weight: affine.weight, bias: affine.bias }
+    }
+}
+
 impl From<&Folded> for FeatureMaps {
     fn from(folded: &Folded) -> FeatureMaps {
-        FeatureMaps { image: FeatureMap::Affine(folded.image.clone()), video: FeatureMap::Affine(folded.video.clone()) }
+        FeatureMaps { image: folded.image.clone().into(), video: folded.video.clone().into() }
     }
 }
 
@@ -136,8 +134,8 @@ mod tests {
             FeatureTable { matrix, rows: (0..200).map(|i| FeatureRow::new(i.to_string(), Split::Test)).collect() };
         let affine = Affine { weight: vec![1.0, 2.0, 0.0, 0.0, -1.0, 0.5], bias: vec![0.5, 0.0] };
         let rows: Vec<u32> = (0..200).rev().collect();
-        let mapped = FeatureMap::Affine(affine.clone()).apply(&table, &rows, "image").unwrap();
-        let embedded = FeatureMap::Affine(affine).embed(&table, &rows, "image").unwrap();
+        let mapped = FeatureMap::from(affine.clone()).apply(&table, &rows, "image").unwrap();
+        let embedded = FeatureMap::from(affine).embed(&table, &rows, "image").unwrap();
         for (i, row) in rows.iter().enumerate() {
             let mut x = [0.0; 3];
             table.matrix.read(*row as usize, &mut x).unwrap();
@@ -146,12 +144,12 @@ mod tests {
             let norm = y[0].hypot(y[1]);
             assert!((embedded[2 * i] - y[0] / norm).abs() < 1e-6, "{i}");
         }
-        assert_eq!(FeatureMap::Identity(3).apply(&table, &[5], "image").unwrap().len(), 3);
+        assert_eq!(FeatureMap::identity(3).apply(&table, &[5], "image").unwrap().len(), 3);
         let mut x = [0.0; 3];
         table.matrix.read(5, &mut x).unwrap();
-        let shifted = FeatureMap::Shift(vec![1.0, -2.0, 0.5]).apply(&table, &[5], "image").unwrap();
+        let shifted = FeatureMap::shift(vec![1.0, -2.0, 0.5]).apply(&table, &[5], "image").unwrap();
         assert_eq!(shifted, [x[0] + 1.0, x[1] - 2.0, x[2] + 0.5]);
-        let error = FeatureMap::Identity(4).apply(&table, &[5], "image").unwrap_err().to_string();
+        let error = FeatureMap::identity(4).apply(&table, &[5], "image").unwrap_err().to_string();
         assert!(error.contains("image") && error.contains('3') && error.contains('4'), "{error}");
     }
 
@@ -163,7 +161,7 @@ mod tests {
                 matrix: FeatureMatrix::new(vec![3.0 * length, 4.0 * length, 0.0, 0.0], 2),
                 rows: vec![row.clone(); 2],
             };
-            let embedded = FeatureMap::Identity(2).embed(&table, &[0, 1], "image").unwrap();
+            let embedded = FeatureMap::identity(2).embed(&table, &[0, 1], "image").unwrap();
             assert!((embedded[0].hypot(embedded[1]) - 1.0).abs() < 1e-5, "{length}: {embedded:?}");
             assert_eq!(embedded[2..], [0.0, 0.0]);
         }

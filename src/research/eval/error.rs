@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::features::{self, FeatureRow, Split};
-use crate::gmf;
+use crate::{collection, gmf, media};
 
 /// Why the evaluation failed.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,12 @@ pub enum Error {
     /// A model cannot be trained.
     #[error(transparent)]
     Train(Box<gmf::TrainError>),
+    /// A picture or a video cannot be read, or ffmpeg is missing.
+    #[error(transparent)]
+    Media(#[from] media::Error),
+    /// A query failed.
+    #[error(transparent)]
+    Collection(#[from] collection::Error),
     /// The index cannot be written or searched.
     #[error(transparent)]
     Index(#[from] reelseek_index::Error),
@@ -35,6 +41,25 @@ pub enum Error {
     /// Cancelled.
     #[error("stopped")]
     Interrupted,
+    /// A list of files is invalid.
+    #[error("{}: {reason}; expected {expected}", path.display())]
+    List {
+        /// Path of the list.
+        path: PathBuf,
+        /// The fault.
+        reason: String,
+        /// Form of the list.
+        expected: &'static str,
+    },
+    /// No photograph has a matching video.
+    #[error("no photograph has the class or group of a video in the index")]
+    NoMatchingVideo,
+    /// All videos were left out.
+    #[error("no query: every video of the index was used in training")]
+    AllTrainedOn,
+    /// No frame is usable.
+    #[error("no query: every frame is flat or cannot be decoded")]
+    NoUsableFrame,
     /// A split has no images or no videos.
     #[error("the split {split} needs both images and videos (images: {images}; videos: {videos})")]
     EmptySplit {

@@ -5,46 +5,18 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use super::metrics::{self, JudgedRanking, Normaliser};
+use super::{CONFIDENT, Error};
 use crate::base::Cancel;
 use crate::collection::video_path;
 use crate::media;
-use crate::search::{self, Engine, SearchOptions};
+use crate::research::manifest;
+use crate::search::{Engine, SearchOptions};
 use reelseek_index::Effort;
 
 /// Depth of mAP.
 const DEPTH: usize = 10;
-/// Least confidence of a confident answer.
-const CONFIDENT: f32 = 0.95;
-
-/// Why the measurement failed.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// A manifest cannot be read.
-    #[error("{}: {reason}; expected one JSON object per line with `path`, `class` and `group`", path.display())]
-    Manifest {
-        /// Path of the manifest.
-        path: PathBuf,
-        /// The fault.
-        reason: String,
-    },
-    /// A photograph cannot be read.
-    #[error(transparent)]
-    Media(#[from] media::Error),
-    /// A query failed.
-    #[error(transparent)]
-    Search(#[from] search::Error),
-    /// Cancelled.
-    #[error("stopped before all photographs were searched")]
-    Cancelled,
-    /// No photograph has a matching video.
-    #[error("no photograph has the class or group of a video in the index")]
-    NoMatchingVideo,
-}
-
 /// A file with its class and group: a line of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct LabelledFile {
@@ -59,17 +31,13 @@ pub struct LabelledFile {
 /// Reads the `manifest.jsonl` of a folder.
 ///
 /// # Errors
-/// [`Error::Manifest`] if it cannot be read or a line is invalid.
+/// [`Error::List`] if it cannot be read or a line is invalid.
 pub fn manifest(folder: &Path) -> Result<Vec<LabelledFile>, Error> {
     let path = folder.join("manifest.jsonl");
-    let wrong = |reason: String| Error::Manifest { path: path.clone(), reason };
-    let text = std::fs::read_to_string(&path).map_err(|e| wrong(e.to_string()))?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    let read = |(i, line): (usize, &str)| -> Result<LabelledFile, Error> {
-        let file: LabelledFile = serde_json::from_str(line).map_err(|e| wrong(format!("line {}: {e}", i + 1)))?;
-        Ok(LabelledFile { path: folder.join(&file.path), ..file })
-    };
-    lines.map(read).collect()
+    let expected = "one JSON object per line with `path`, `class` and `group`";
+    let files: Vec<LabelledFile> =
+        manifest::read(&path).map_err(|reason| Error::List { path: path.clone(), reason, expected })?;
+    Ok(files.into_iter().map(|file| LabelledFile { path: folder.join(&file.path), ..file }).collect())
 }
 
 /// Scores by one criterion of a correct answer.
@@ -116,7 +84,8 @@ pub struct KindsReport {
 /// checks whether the engine reports low confidence. `normaliser` is the divisor of average precision.
 ///
 /// # Errors
-/// [`enum@Error`].
+/// [`Error::Media`] or [`Error::Collection`] if a photograph cannot be read or searched; [`Error::Interrupted`];
+/// [`Error::NoMatchingVideo`].
 pub fn run(
     engine: &Engine,
     videos: &[LabelledFile],
@@ -129,7 +98,7 @@ pub fn run(
     let labelled: HashMap<PathBuf, &LabelledFile> = videos.iter().map(|video| (resolve(&video.path), video)).collect();
     let mut gallery = HashMap::new();
     for number in searcher.video_numbers() {
-        let video = searcher.video(number).map_err(search::Error::from)?;
+        let video = searcher.video(number)?;
         if let Some(file) = labelled.get(&resolve(&video_path(&video))) {
             gallery.insert(video.id, *file);
         }
@@ -139,7 +108,7 @@ pub fn run(
     let mut no_match = UnmatchedQueries::default();
     for image in images {
         if cancel.is_set() {
-            return Err(Error::Cancelled);
+            return Err(Error::Interrupted);
         }
         let of_class = gallery.values().filter(|video| video.class == image.class).count();
         let of_group = gallery.values().filter(|video| video.group == image.group).count();

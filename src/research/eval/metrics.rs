@@ -18,15 +18,16 @@ use serde::Serialize;
 
 /// Divisor of average precision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Normaliser {
     /// Relevant items in the top `k`: the convention of cross-modal retrieval code. A query without relevant
     /// items in the top `k` scores 0.
     #[default]
     Hits,
-    /// `min(k, R)`: the largest possible number of relevant items in the top `k`.
+    /// `min(k, R)`, where `R` items are relevant: the largest possible number of relevant items in the top `k`.
     Min,
-    /// `R`: the convention of trec_eval's `map_cut`.
+    /// All relevant items: the convention of trec_eval's `map_cut`.
     All,
 }
 

@@ -27,3 +27,6 @@ pub mod task;
 pub mod trec;
 
 pub use error::{Error, SplitCounts};
+
+/// Least confidence of a confident answer.
+const CONFIDENT: f32 = 0.95;

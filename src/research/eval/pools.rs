@@ -89,7 +89,7 @@ mod tests {
         let images = FeatureTable { matrix: FeatureMatrix::new([1.0, 0.0].repeat(40), 2), rows: images };
         let set = FeatureSet { images, videos, labels: vec!["x".into(), "y".into()] };
         let task = RetrievalTask::new(&set, Split::Test).unwrap();
-        let plain = FeatureMaps { image: FeatureMap::Identity(2), video: FeatureMap::Identity(2) };
+        let plain = FeatureMaps { image: FeatureMap::identity(2), video: FeatureMap::identity(2) };
         let maps = task.pool_maps(&plain, Pooling::Best, &[1, 3, 6, 9, 100], 1).unwrap();
         let map = |n| maps.iter().find(|(size, _)| *size == n).unwrap().1;
         // The relevant video is first in a pool of one, and sixth among all videos.

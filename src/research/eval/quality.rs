@@ -1,12 +1,12 @@
 //! The distortion suite: frames of indexed videos, distorted like images on the web, must find their video
 //! and moment.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use reelseek_index::VideoSet;
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
+use super::{CONFIDENT, Error};
 use crate::base::Cancel;
 use crate::base::seeded::Random;
 use crate::collection::video_path;
@@ -14,39 +14,10 @@ use crate::encode::layout;
 use crate::media::distort::Distortion;
 use crate::media::{self, Picture, Tools};
 use crate::research::fit::pairs;
-use crate::search::{self, Engine, SearchOptions};
+use crate::search::{Engine, SearchOptions};
 
 /// Largest error of a correct `at` in milliseconds.
 const MOMENT_MS: u32 = 2000;
-/// Least confidence of a confident answer.
-const CONFIDENT: f32 = 0.95;
-
-/// Why the suite failed.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// A video cannot be decoded, or ffmpeg is missing.
-    #[error(transparent)]
-    Media(#[from] media::Error),
-    /// A query failed.
-    #[error(transparent)]
-    Search(#[from] search::Error),
-    /// The list of equivalent videos is invalid.
-    #[error("{}: {reason}; expected [{{\"videos\": [\"a.mp4\", \"b.mp4\"], \"reason\": \"...\"}}], with \"clocks\": [[0, 1], [10, -1]] if times differ", path.display())]
-    Equivalents {
-        /// Path of the list.
-        path: PathBuf,
-        /// The fault.
-        reason: String,
-    },
-    /// All videos were left out.
-    #[error("no query: every video of the index was used in training")]
-    AllTrainedOn,
-    /// No frame is usable.
-    #[error("no query: every frame is flat or cannot be decoded")]
-    NoUsableFrame,
-}
-
 /// Videos of the same scene: each is a correct answer for the others. The clocks convert times between the
 /// videos, to judge the moment.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -65,9 +36,10 @@ impl EquivalentVideos {
     /// Reads a JSON list of groups.
     ///
     /// # Errors
-    /// [`Error::Equivalents`] if the file cannot be read or is invalid.
+    /// [`Error::List`] if the file cannot be read or is invalid.
     pub fn read(path: &Path) -> Result<Vec<EquivalentVideos>, Error> {
-        let wrong = |reason: String| Error::Equivalents { path: path.to_owned(), reason };
+        let expected = "[{\"videos\": [\"a.mp4\", \"b.mp4\"], \"reason\": \"...\"}], with \"clocks\": [[0, 1], [10, -1]] if times differ";
+        let wrong = |reason: String| Error::List { path: path.to_owned(), reason, expected };
         let bytes = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
         let groups: Vec<EquivalentVideos> = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
         let is_valid = |clock: &[f64; 2]| clock[0].is_finite() && clock[1].is_finite() && clock[1] != 0.0;
@@ -105,7 +77,7 @@ pub struct QualitySuite {
     pub frames: usize,
     /// Seed of times and distortions.
     pub seed: u64,
-    /// Names ([`pairs::name`]) of videos without queries, such as those that the checkpoint was trained on.
+    /// Names ([`pairs::seed_name`]) of videos without queries, such as those that the checkpoint was trained on.
     /// They stay in the gallery.
     pub leave_out: Vec<String>,
     /// Groups of videos of the same scene.
@@ -178,14 +150,14 @@ pub fn run(
     let searcher = engine.searcher();
     let mut gallery = Vec::new();
     for number in searcher.video_numbers() {
-        gallery.push((number, searcher.video(number).map_err(search::Error::from)?));
+        gallery.push((number, searcher.video(number)?));
     }
     let counts = Distortion::ALL.iter().map(|distortion| (distortion.name(), DistortionCounts::default())).collect();
     let mut run = SuiteRun { engine, suite, counts, times_ms: Vec::new() };
     let (mut queried_videos, mut undecodable_frames, mut flat_frames) = (0, 0, 0);
     for (number, video) in &gallery {
         let path = &video_path(video);
-        let name = pairs::name(path);
+        let name = pairs::seed_name(path);
         if suite.leave_out.contains(&name) {
             continue;
         }

@@ -71,8 +71,8 @@ impl RetrievalTask<'_> {
 }
 
 /// mAP@10 (normaliser [`Normaliser::Hits`]) of the validation images against the validation videos, where
-/// each row counts as a separate video. With labels, an image's own video does not count, like in a test split
-/// ([`TrainingData::is_own_video`]). Queries without a match are left out; `None` if no query remains.
+/// each row counts as a separate video. With labels, an image's own video does not count, like in a test
+/// split ([`TrainingData::is_own_video`]). Queries without a match are left out; `None` if no query remains.
 ///
 /// # Errors
 /// As [`super::embedding::FeatureMap::embed`].
@@ -123,7 +123,7 @@ mod tests {
     }
 
     fn plain() -> FeatureMaps {
-        FeatureMaps { image: FeatureMap::Identity(2), video: FeatureMap::Identity(2) }
+        FeatureMaps { image: FeatureMap::identity(2), video: FeatureMap::identity(2) }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 mod render;
 
+use std::time::Instant;
+
 pub use render::amount;
 use serde::{Serialize, Serializer};
 
@@ -150,12 +152,20 @@ pub fn make(
     let mut rows = Vec::new();
     let mut best: Option<BestMethod> = None;
     for (name, method) in chosen {
-        let measured = Measured::run(task, training, plan, (name, method.as_ref()))?;
-        let row = measured.row(task, plan, (name, method.as_ref()));
+        let seeds = if method.is_seeded() { plan.seeds.as_slice() } else { &plan.seeds[..1] };
+        let mut runs = Vec::new();
+        for seed in seeds {
+            training.check_stop()?;
+            let seed_note = if method.is_seeded() { format!(", seed {seed}") } else { String::new() };
+            (training.on_progress)(&format!("{name}{seed_note}"));
+            runs.push(SeedRun::measure(task, training, plan, method.as_ref(), *seed)?);
+        }
+        let row = row(task, plan, (name, method.as_ref()), &runs);
         let map = row.map.first().map_or(0.0, |(_, map)| *map);
         rows.push(row);
         if best.as_ref().is_none_or(|best| map > best.map) {
-            best = Some(BestMethod { method: name, map, summary: measured.summary, answers: measured.answers });
+            let SeedRun { summary, answers, .. } = runs.swap_remove(0);
+            best = Some(BestMethod { method: name, map, summary, answers });
         }
     }
     let best = best.ok_or(Error::EmptyTable { missing: "methods" })?;
@@ -173,93 +183,72 @@ pub fn make(
     Ok((table, best))
 }
 
-/// Measurements of one method with all its seeds.
-struct Measured {
-    /// The method fitted with the first seed.
+/// A method fitted and measured with one seed.
+struct SeedRun {
     fitted: FittedMethod,
-    /// Metrics with the first seed.
     summary: MetricSummary,
-    /// Answers with the first seed.
     answers: Vec<RankedAnswer>,
-    seeds: Vec<u64>,
-    /// mAP@k for each seed.
-    maps: Vec<Vec<(usize, f64)>>,
-    /// Average precision for each seed, rank and query.
-    precisions: Vec<Vec<Vec<f64>>>,
-    epochs: Vec<usize>,
     train_seconds: f64,
     embed_seconds: f64,
 }
 
-impl Measured {
-    /// Fits and measures a method with all its seeds.
-    fn run(
+impl SeedRun {
+    fn measure(
         task: &RetrievalTask<'_>,
         training: &TrainingContext<'_>,
         plan: &TablePlan,
-        (name, method): (&'static str, &dyn Method),
-    ) -> Result<Measured, Error> {
+        method: &dyn Method,
+        seed: u64,
+    ) -> Result<SeedRun, Error> {
+        let start = Instant::now();
+        let fitted = method.fit(training, seed)?;
+        let train_seconds = start.elapsed().as_secs_f64();
+        training.check_stop()?;
+        let start = Instant::now();
+        task.embedded_queries(&fitted.maps)?;
+        task.gallery(&fitted.maps, plan.pooling)?;
+        let embed_seconds = start.elapsed().as_secs_f64();
+        training.check_stop()?;
         let depth = plan.at.iter().copied().max().unwrap_or(0);
-        let seeds = if method.is_seeded() { plan.seeds.as_slice() } else { &plan.seeds[..1] };
-        let n = seeds.len() as f64;
-        let (mut precisions, mut maps, mut epochs) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut train_seconds, mut embed_seconds) = (0.0, 0.0);
-        let mut first = None;
-        for seed in seeds {
-            training.check_stop()?;
-            let seed_note = if method.is_seeded() { format!(", seed {seed}") } else { String::new() };
-            (training.on_progress)(&format!("{name}{seed_note}"));
-            let timed = methods::fit(method, training, *seed)?;
-            train_seconds += timed.seconds / n;
-            epochs.extend(timed.fitted.epoch);
-            training.check_stop()?;
-            let start = std::time::Instant::now();
-            task.embedded_queries(&timed.fitted.maps)?;
-            task.gallery(&timed.fitted.maps, plan.pooling)?;
-            embed_seconds += start.elapsed().as_secs_f64() / n;
-            training.check_stop()?;
-            let answers = task.answers(&timed.fitted.maps, plan.pooling, depth)?;
-            let Some(summary) = MetricSummary::new(&answers, &plan.at, plan.normaliser) else {
-                task.check_relevant()?;
-                unreachable!("a query with a relevant video has an answer")
-            };
-            maps.push(summary.map.clone());
-            let at_rank = |k: &usize| -> Vec<f64> {
-                answers.iter().map(|a| metrics::average_precision(&a.judged, *k, plan.normaliser)).collect()
-            };
-            precisions.push(plan.at.iter().map(at_rank).collect::<Vec<_>>());
-            first.get_or_insert((timed.fitted, summary, answers));
-        }
-        let (fitted, summary, answers) = first.expect("a plan has at least one seed");
-        let seeds = if method.is_seeded() { seeds.to_vec() } else { Vec::new() };
-        Ok(Measured { fitted, summary, answers, seeds, maps, precisions, epochs, train_seconds, embed_seconds })
-    }
-
-    /// The row of the table.
-    fn row(&self, task: &RetrievalTask<'_>, plan: &TablePlan, (name, method): (&'static str, &dyn Method)) -> TableRow {
-        let n = self.maps.len() as f64;
-        let mean_map = |i: usize| self.maps.iter().map(|map| map[i].1).sum::<f64>() / n;
-        let interval = |i: usize| {
-            let queries = self.precisions[0][i].len();
-            let mean = |query: usize| self.precisions.iter().map(|seed| seed[i][query]).sum::<f64>() / n;
-            bootstrap(&(0..queries).map(mean).collect::<Vec<f64>>(), plan.seeds[0])
+        let answers = task.answers(&fitted.maps, plan.pooling, depth)?;
+        let Some(summary) = MetricSummary::new(&answers, &plan.at, plan.normaliser) else {
+            task.check_relevant()?;
+            unreachable!("a query with a relevant video has an answer")
         };
-        let ranks = plan.at.iter().enumerate();
-        let first_map = |map: &Vec<(usize, f64)>| map.first().map_or(0.0, |(_, map)| *map);
-        TableRow {
-            method: name,
-            name: method.name(),
-            lengths: self.fitted.lengths,
-            map: ranks.clone().map(|(i, k)| (*k, mean_map(i))).collect(),
-            interval: ranks.filter_map(|(i, k)| interval(i).map(|(low, high)| (*k, [low, high]))).collect(),
-            seeds: self.seeds.iter().zip(&self.maps).map(|(seed, map)| (*seed, first_map(map))).collect(),
-            epochs: self.epochs.clone(),
-            params: self.fitted.parameters,
-            flops: self.fitted.flops,
-            train_seconds: self.train_seconds,
-            embed_seconds: self.embed_seconds,
-            paper: paper(name, (task.set.images.matrix.columns(), task.set.videos.matrix.columns())),
-        }
+        Ok(SeedRun { fitted, summary, answers, train_seconds, embed_seconds })
+    }
+}
+
+/// The row of a method from its runs, of which there is at least one.
+fn row(
+    task: &RetrievalTask<'_>,
+    plan: &TablePlan,
+    (name, method): (&'static str, &dyn Method),
+    runs: &[SeedRun],
+) -> TableRow {
+    let mean = |of: &dyn Fn(&SeedRun) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
+    let interval = |k: &usize| {
+        let precision =
+            |query: usize| mean(&|run| metrics::average_precision(&run.answers[query].judged, *k, plan.normaliser));
+        let precisions: Vec<f64> = (0..runs[0].answers.len()).map(precision).collect();
+        bootstrap(&precisions, plan.seeds[0]).map(|(low, high)| (*k, [low, high]))
+    };
+    let first_map = |run: &SeedRun| run.summary.map.first().map_or(0.0, |(_, map)| *map);
+    let seeds = plan.seeds.iter().filter(|_| method.is_seeded());
+    let FittedMethod { lengths, parameters, flops, .. } = runs[0].fitted;
+    TableRow {
+        method: name,
+        name: method.name(),
+        lengths,
+        map: plan.at.iter().enumerate().map(|(i, k)| (*k, mean(&|run| run.summary.map[i].1))).collect(),
+        interval: plan.at.iter().filter_map(interval).collect(),
+        seeds: seeds.zip(runs).map(|(seed, run)| (*seed, first_map(run))).collect(),
+        epochs: runs.iter().filter_map(|run| run.fitted.epoch).collect(),
+        params: parameters,
+        flops,
+        train_seconds: mean(&|run| run.train_seconds),
+        embed_seconds: mean(&|run| run.embed_seconds),
+        paper: paper(name, (task.set.images.matrix.columns(), task.set.videos.matrix.columns())),
     }
 }
 

@@ -49,10 +49,8 @@ pub struct RetrievalTask<'a> {
     labels: Vec<Vec<u32>>,
     /// Videos relevant to each query, ascending.
     pub(super) relevant: Vec<Vec<u32>>,
-    /// Whether any image has a label.
-    labelled_images: bool,
-    /// Whether any video has a label.
-    labelled_videos: bool,
+    /// `images` or `videos` if only that side has no labels, so that the other side's labels are not used.
+    pub unlabelled_side: Option<&'static str>,
 }
 
 impl<'a> RetrievalTask<'a> {
@@ -106,33 +104,17 @@ impl<'a> RetrievalTask<'a> {
             }
         });
         let relevant = relevant.collect();
-        RetrievalTask {
-            set,
-            split,
-            relevance,
-            queries,
-            rows,
-            videos,
-            owners,
-            labels,
-            relevant,
-            labelled_images,
-            labelled_videos,
-        }
+        let unlabelled_side = match (labelled_images, labelled_videos) {
+            (true, false) => Some("videos"),
+            (false, true) => Some("images"),
+            _ => None,
+        };
+        RetrievalTask { set, split, relevance, queries, rows, videos, owners, labels, relevant, unlabelled_side }
     }
 
     /// Metadata of the query with this index.
     pub fn query(&self, query: usize) -> &'a FeatureRow {
         &self.set.images.rows[self.queries[query] as usize]
-    }
-
-    /// `images` or `videos` if only that side has no labels, so that the other side's labels are not used.
-    pub fn unlabelled_side(&self) -> Option<&'static str> {
-        match (self.labelled_images, self.labelled_videos) {
-            (true, false) => Some("videos"),
-            (false, true) => Some("images"),
-            _ => None,
-        }
     }
 
     /// Sources (`video`, or else `id`) that have rows in this split and also in the other splits on which
@@ -244,7 +226,7 @@ mod tests {
         );
         let task = RetrievalTask::new(&set, Split::Test).unwrap();
         assert_eq!((task.relevant(0), task.skipped(), task.relevance), (&[1][..], 1, Relevance::Video));
-        assert_eq!((task.unlabelled_side(), task.shared_sources().len()), (None, 0));
+        assert_eq!((task.unlabelled_side, task.shared_sources().len()), (None, 0));
         let error = RetrievalTask::new(&set, Split::Val).unwrap_err();
         assert!(matches!(error, Error::EmptySplit { split: Split::Val, images: SplitCounts { test: 2, .. }, .. }));
     }
@@ -258,14 +240,14 @@ mod tests {
         set.videos.rows[2].split = Split::Train;
         set.images.rows[1].split = Split::Val;
         let task = RetrievalTask::new(&set, Split::Test).unwrap();
-        assert_eq!((task.relevance, task.unlabelled_side()), (Relevance::Video, Some("videos")));
+        assert_eq!((task.relevance, task.unlabelled_side), (Relevance::Video, Some("videos")));
         assert_eq!(task.shared_sources(), ["b", "c"]);
         assert!(task.check_relevant().is_ok());
         let names = "names of videos were compared: the image q is of b, the first video is a";
         assert_eq!(task.describe_comparison(), names);
         set.videos.rows[3].labels = vec![0];
         let task = RetrievalTask::new(&set, Split::Test).unwrap();
-        assert_eq!((task.relevance, task.unlabelled_side()), (Relevance::Label, None));
+        assert_eq!((task.relevance, task.unlabelled_side), (Relevance::Label, None));
         let error = task.check_relevant().unwrap_err().to_string();
         let labels = "labels were compared: the image q has the label y, the video a has no label";
         assert!(error.starts_with("none of the 1 queries") && error.ends_with(labels), "{error}");

@@ -30,12 +30,7 @@ fn name(id: &str) -> String {
 fn write(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<(), Error> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).map_err(|source| Error::Io { path: folder.to_owned(), source })?;
-    let written = files::replace(path, |part| {
-        let mut out = BufWriter::new(File::create(part)?);
-        fill(&mut out)?;
-        out.flush()
-    });
-    written.map_err(|source| Error::Io { path: path.to_owned(), source })
+    files::replace_buffered(path, fill).map_err(|source| Error::Io { path: path.to_owned(), source })
 }
 
 /// Writes a run.

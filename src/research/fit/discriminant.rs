@@ -9,29 +9,10 @@
 //!
 //! This fit is our choice, not the paper's. A checkpoint that started from it records it as `start`.
 
-use nalgebra::{Cholesky, DMatrix, DVector, SymmetricEigen};
-use thiserror::Error;
+use nalgebra::{Cholesky, DMatrix, DVector};
 
-/// Why the fit failed.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// Too few videos or pairs.
-    #[error(
-        "{videos} videos with {pairs} pairs are too few to fit a map; expected at least 2 videos and {needed} pairs"
-    )]
-    TooFew {
-        /// Videos with frames.
-        videos: usize,
-        /// Pairs of a distorted frame and its clip.
-        pairs: usize,
-        /// Least number of pairs.
-        needed: usize,
-    },
-    /// The covariance of the noise cannot be inverted.
-    #[error("the frames of these videos are all alike, so no direction separates them")]
-    Degenerate,
-}
+use super::Error;
+use crate::base::linalg::largest_eigenvectors;
 
 /// Share by which the covariance of the noise is shrunk towards `trace/d · I`. Tuned on held-out videos with
 /// the distortion suite.
@@ -41,7 +22,7 @@ const SIGNAL_SHRINKAGE: f64 = 0.1;
 
 /// Sums over training frames and pairs.
 #[derive(Debug, Clone)]
-pub struct PairStatistics {
+pub(super) struct PairStatistics {
     mean: DVector<f64>,
     signal: DMatrix<f64>,
     noise: DMatrix<f64>,
@@ -51,7 +32,7 @@ pub struct PairStatistics {
 
 impl PairStatistics {
     /// Empty sums for vectors of this length.
-    pub fn new(length: usize) -> PairStatistics {
+    pub(super) fn new(length: usize) -> PairStatistics {
         PairStatistics {
             mean: DVector::zeros(length),
             signal: DMatrix::zeros(length, length),
@@ -62,7 +43,7 @@ impl PairStatistics {
     }
 
     /// Adds the clean frames of one video. Every video has the same weight, for any number of frames.
-    pub fn add_video<'a>(&mut self, frames: impl ExactSizeIterator<Item = &'a [f32]>) {
+    pub(super) fn add_video<'a>(&mut self, frames: impl ExactSizeIterator<Item = &'a [f32]>) {
         let weight = 1.0 / frames.len().max(1) as f64;
         let mut any = false;
         for frame in frames {
@@ -75,7 +56,7 @@ impl PairStatistics {
     }
 
     /// Adds one pair: a distorted frame and the mean frame of its clip.
-    pub fn add_pair(&mut self, frame: &[f32], clip: &[f32]) {
+    pub(super) fn add_pair(&mut self, frame: &[f32], clip: &[f32]) {
         let x = vector(frame) - vector(clip);
         self.noise.syger(1.0, &x, &x, 1.0);
         self.pairs += 1;
@@ -83,7 +64,7 @@ impl PairStatistics {
 
     /// Makes the sums invariant to mirroring. Element `i` of a mirrored frame's descriptor is element
     /// `mirror(i)` of the frame's descriptor.
-    pub fn symmetrise(&mut self, mirror: impl Fn(usize) -> usize) {
+    pub(super) fn symmetrise(&mut self, mirror: impl Fn(usize) -> usize) {
         let n = self.mean.len();
         self.signal.fill_upper_triangle_with_lower_triangle();
         self.noise.fill_upper_triangle_with_lower_triangle();
@@ -102,7 +83,7 @@ impl PairStatistics {
     ///
     /// # Errors
     /// [`Error::TooFew`] if there are fewer than two videos or fewer than eight pairs.
-    pub fn covariances(&self) -> Result<PairCovariances, Error> {
+    pub(super) fn covariances(&self) -> Result<PairCovariances, Error> {
         let needed = 8;
         if self.videos < 2 || self.pairs < needed {
             return Err(Error::TooFew { videos: self.videos, pairs: self.pairs, needed });
@@ -120,7 +101,7 @@ impl PairStatistics {
 
 /// Shrunk covariances of signal and noise, and the mean of the signal.
 #[derive(Debug, Clone)]
-pub struct PairCovariances {
+pub(super) struct PairCovariances {
     signal: DMatrix<f64>,
     noise: DMatrix<f64>,
     mean: DVector<f64>,
@@ -128,7 +109,7 @@ pub struct PairCovariances {
 
 impl PairCovariances {
     /// Mean frame.
-    pub fn mean(&self) -> Vec<f32> {
+    pub(super) fn mean(&self) -> Vec<f32> {
         self.mean.iter().map(|v| *v as f32).collect()
     }
 
@@ -136,7 +117,7 @@ impl PairCovariances {
     ///
     /// # Errors
     /// [`Error::Degenerate`] if the noise has no spread.
-    pub fn discriminant(&self, count: usize) -> Result<Vec<f32>, Error> {
+    pub(super) fn discriminant(&self, count: usize) -> Result<Vec<f32>, Error> {
         Ok(flatten(&self.directions(count)?))
     }
 
@@ -145,13 +126,13 @@ impl PairCovariances {
     ///
     /// # Errors
     /// [`Error::Degenerate`] if the noise has no spread.
-    pub fn basis(&self, count: usize) -> Result<Vec<f32>, Error> {
+    pub(super) fn basis(&self, count: usize) -> Result<Vec<f32>, Error> {
         let q = self.directions(count)?.transpose().qr().q();
         Ok(flatten(&q.transpose()))
     }
 
     /// The covariances after a linear map `rows` of shape (k, length).
-    pub fn through(&self, rows: &[f32]) -> PairCovariances {
+    pub(super) fn through(&self, rows: &[f32]) -> PairCovariances {
         let n = self.mean.len();
         let map = DMatrix::from_row_iterator(rows.len() / n, n, rows.iter().map(|v| f64::from(*v)));
         PairCovariances {
@@ -165,11 +146,8 @@ impl PairCovariances {
         let lower = Cholesky::new(self.noise.clone()).ok_or(Error::Degenerate)?.l();
         let inverse = lower.clone().try_inverse().ok_or(Error::Degenerate)?;
         let whitened = &inverse * &self.signal * inverse.transpose();
-        let eigen = SymmetricEigen::new(0.5 * (&whitened + whitened.transpose()));
-        let mut order: Vec<usize> = (0..eigen.eigenvalues.len()).collect();
-        order.sort_by(|a, b| eigen.eigenvalues[*b].total_cmp(&eigen.eigenvalues[*a]));
-        order.truncate(count);
-        let mut rows = eigen.eigenvectors.select_columns(&order).transpose() * inverse;
+        let (_, vectors) = largest_eigenvectors(0.5 * (&whitened + whitened.transpose()), count);
+        let mut rows = vectors.transpose() * inverse;
         for mut row in rows.row_iter_mut() {
             // The sign of an eigenvector is arbitrary. It is fixed so that the file is the same on every
             // platform.

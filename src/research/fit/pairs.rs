@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::PairStatistics;
+use super::discriminant::PairStatistics;
 use crate::base::Cancel;
 use crate::base::seeded::Random;
 use crate::encode::{self, Descriptor, Encoder};
@@ -101,7 +101,7 @@ pub fn example(
     seed: u64,
     cancel: &Cancel,
 ) -> Result<TrainingExample, FileError> {
-    let name = name(path);
+    let name = seed_name(path);
     let described = describe(tools, encoder, path, cancel)?;
     let mut moments = Vec::new();
     for at_ms in times(described.duration_ms, FRAMES, seed, &name) {
@@ -136,7 +136,7 @@ pub fn example(
 impl TrainingExample {
     /// Adds the example to the sums of the closed-form fit: its frames, and each query with the mean frame of
     /// its clip.
-    pub fn add_to(&self, statistics: &mut PairStatistics) {
+    pub(super) fn add_to(&self, statistics: &mut PairStatistics) {
         statistics.add_video(self.frames.iter().map(Descriptor::values));
         for moment in &self.moments {
             let clip = mean(&moment.clips[0]);
@@ -153,7 +153,7 @@ impl TrainingExample {
 ///
 /// # Errors
 /// As [`Encoder::clip`].
-pub fn set(
+pub fn feature_set(
     examples: &[(String, TrainingExample)],
     encoder: &dyn Encoder,
     image: impl Fn(&Descriptor) -> Vec<f32>,
@@ -230,7 +230,7 @@ fn mean(clip: &[Descriptor]) -> Vec<f32> {
 }
 
 /// The name that seeds the random choices for a file, made of the names of its folder and of the file.
-pub fn name(path: &Path) -> String {
+pub fn seed_name(path: &Path) -> String {
     let parts: Vec<String> = path.iter().rev().take(2).map(|p| p.to_string_lossy().into_owned()).collect();
     parts.join("/")
 }
@@ -260,7 +260,7 @@ mod tests {
             ("100CANON/MVI_0001.MP4".to_owned(), TrainingExample { frames: vec![frame], moments: vec![moment] })
         };
         let encoder = LayoutEncoder::embedded();
-        let set = set(&[example(3), example(7)], &encoder, |d| encoder.image(d).unwrap(), 0.0, 1).unwrap();
+        let set = feature_set(&[example(3), example(7)], &encoder, |d| encoder.image(d).unwrap(), 0.0, 1).unwrap();
         let (image, other) = (&set.images.rows[0], &set.videos.rows[2]);
         assert_eq!(image.instance(), set.videos.rows[0].instance());
         assert_ne!(image.instance(), other.instance());

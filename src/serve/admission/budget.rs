@@ -4,9 +4,10 @@
 //! of size and idle time is aborted.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::serve::error::ApiError;
@@ -68,15 +69,11 @@ impl Ledger {
     }
 }
 
+#[cfg(test)]
 impl BodyBudget {
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Bytes reserved now.
-    #[cfg(test)]
     pub(crate) fn reserved(&self) -> usize {
-        self.ledger().total
+        self.0.lock().total
     }
 }
 
@@ -100,7 +97,7 @@ impl Reservation {
 
     fn new(budget: &Arc<BodyBudget>, abortable: bool) -> Reservation {
         let abort = Arc::<Notify>::default();
-        let mut ledger = budget.ledger();
+        let mut ledger = budget.0.lock();
         let id = ledger.next_id;
         ledger.next_id += 1;
         let entry =
@@ -115,7 +112,7 @@ impl Reservation {
     /// # Errors
     /// 429 if the budget is exhausted, or this reservation was aborted.
     pub(crate) fn grow(&self, bytes: usize) -> Result<(), ApiError> {
-        let mut ledger = self.budget.ledger();
+        let mut ledger = self.budget.0.lock();
         let Some(mut own) = ledger.remove(self.id) else { return Err(exhausted()) };
         let now = Instant::now();
         own.bytes += bytes;
@@ -144,7 +141,7 @@ impl Reservation {
 
     /// Marks the body as complete, so that it is no longer aborted.
     pub(crate) fn complete(&self) {
-        if let Some(own) = self.budget.ledger().entries.get_mut(&self.id) {
+        if let Some(own) = self.budget.0.lock().entries.get_mut(&self.id) {
             own.abort = None;
         }
     }
@@ -152,7 +149,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.budget.ledger().remove(self.id);
+        self.budget.0.lock().remove(self.id);
     }
 }
 

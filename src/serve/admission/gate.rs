@@ -17,23 +17,14 @@ pub(crate) struct WorkerGate {
     metrics: Arc<Metrics>,
     permits: Arc<Semaphore>,
     workers: usize,
-    waiting: Arc<AtomicUsize>,
+    waiting: AtomicUsize,
     /// Waiting parts of admitted requests. They do not count towards the queue's limit.
-    waiting_parts: Arc<AtomicUsize>,
+    waiting_parts: AtomicUsize,
     queue: usize,
     queue_time: Duration,
     work_time: Duration,
     /// The stage that records the waiting time.
     stage: Stage,
-}
-
-/// A place in the queue, returned on drop, also if the client leaves while it waits.
-struct QueuePlace(Arc<AtomicUsize>);
-
-impl Drop for QueuePlace {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 impl WorkerGate {
@@ -44,8 +35,8 @@ impl WorkerGate {
             metrics: metrics.clone(),
             permits: Arc::new(Semaphore::new(workers)),
             workers,
-            waiting: Arc::default(),
-            waiting_parts: Arc::default(),
+            waiting: AtomicUsize::default(),
+            waiting_parts: AtomicUsize::default(),
             queue,
             queue_time: QUEUE_TIME,
             work_time: WORK_TIME,
@@ -97,7 +88,7 @@ impl WorkerGate {
 
     async fn run_queued<T: Send + 'static>(
         &self,
-        waiting: &Arc<AtomicUsize>,
+        waiting: &AtomicUsize,
         queue: usize,
         queue_time: Duration,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
@@ -107,7 +98,10 @@ impl WorkerGate {
             Ok(permit) => permit,
             Err(_) => {
                 let before = waiting.fetch_add(1, Ordering::AcqRel);
-                let _place = QueuePlace(waiting.clone());
+                // The place in the queue is returned also if the client leaves while it waits.
+                let _place = scopeguard::guard(waiting, |waiting| {
+                    waiting.fetch_sub(1, Ordering::AcqRel);
+                });
                 if before >= queue {
                     return Err(ApiError::busy("too many requests at once: try again in a moment"));
                 }

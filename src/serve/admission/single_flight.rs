@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tracing::Instrument;
@@ -31,12 +32,6 @@ impl<K, T> Default for SingleFlight<K, T> {
     }
 }
 
-impl<K, T> SingleFlight<K, T> {
-    fn lock(&self) -> MutexGuard<'_, HashMap<K, Flight<T>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl<K, T> SingleFlight<K, T>
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
@@ -49,7 +44,7 @@ where
         F: Future<Output = T> + Send + 'static,
     {
         let (mut result, waiter) = {
-            let mut flights = self.lock();
+            let mut flights = self.0.lock();
             let flight = flights.entry(key.clone()).or_insert_with(|| {
                 let (sender, result) = watch::channel(None);
                 let cancel = Cancel::default();
@@ -81,7 +76,7 @@ struct FlightEntry<K: Eq + Hash, T> {
 
 impl<K: Eq + Hash, T> Drop for FlightEntry<K, T> {
     fn drop(&mut self) {
-        let mut flights = self.flights.lock();
+        let mut flights = self.flights.0.lock();
         // After the last waiter has left, the key may belong to newer work.
         if flights.get(&self.key).is_some_and(|flight| flight.result.same_channel(&self.sender.subscribe())) {
             flights.remove(&self.key);
@@ -98,7 +93,7 @@ struct Waiter<K: Eq + Hash, T> {
 
 impl<K: Eq + Hash, T> Drop for Waiter<K, T> {
     fn drop(&mut self) {
-        let mut flights = self.flights.lock();
+        let mut flights = self.flights.0.lock();
         let own = |flight: &&mut Flight<T>| flight.result.same_channel(&self.result);
         let Some(flight) = flights.get_mut(&self.key).filter(own) else { return };
         flight.waiters -= 1;
@@ -142,7 +137,7 @@ mod tests {
                     })
                 })
                 .collect();
-            while flights.lock().get(&KEY).is_none_or(|flight| flight.waiters < 20) {
+            while flights.0.lock().get(&KEY).is_none_or(|flight| flight.waiters < 20) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             open.send_replace(true);
@@ -150,7 +145,7 @@ mod tests {
                 assert_eq!(waiter.await.unwrap(), Some(7));
             }
             assert_eq!(flights.join(&KEY, |_| async { 9 }).await, Some(9), "results are not kept");
-            assert!(flights.lock().is_empty());
+            assert!(flights.0.lock().is_empty());
         });
     }
 
@@ -171,7 +166,7 @@ mod tests {
             };
             let (one, two) = (join(), join());
             let cancel = cancels.recv().await.unwrap();
-            while flights.lock().get(&KEY).is_none_or(|flight| flight.waiters < 2) {
+            while flights.0.lock().get(&KEY).is_none_or(|flight| flight.waiters < 2) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             one.abort();

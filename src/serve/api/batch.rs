@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use crate::serve::api::openapi::IndexErrors;
 use crate::serve::api::params::QueryParams;
-use crate::serve::api::request::{BatchRequest, SearchRequest, read_batch};
+use crate::serve::api::request::{SearchRequest, read_batch};
 use crate::serve::api::search::{SearchContext, SearchResponse};
 use crate::serve::error::{ApiError, ErrorBody};
 use crate::serve::limits::{BATCH_TIME, MAX_BATCH_FETCHES};
@@ -33,24 +33,6 @@ enum BatchAnswer {
     Failed(ErrorBody),
 }
 
-impl From<Result<SearchResponse, ApiError>> for BatchAnswer {
-    fn from(outcome: Result<SearchResponse, ApiError>) -> BatchAnswer {
-        match outcome {
-            Ok(response) => BatchAnswer::Found(response),
-            Err(error) => BatchAnswer::Failed(ErrorBody { error: error.message }),
-        }
-    }
-}
-
-/// Tasks that are aborted when this is dropped.
-struct FetchQueue<T>(VecDeque<JoinHandle<T>>);
-
-impl<T> Drop for FetchQueue<T> {
-    fn drop(&mut self) {
-        self.0.iter().for_each(JoinHandle::abort);
-    }
-}
-
 /// Runs up to 32 searches on one snapshot of the index.
 #[utoipa::path(
     post, path = "/v1/search/batch", tag = "search", params(QueryParams<SearchRequest>),
@@ -68,7 +50,7 @@ pub(crate) async fn batch(
     QueryParams(params): QueryParams<SearchRequest>,
     request: Request,
 ) -> Result<Json<BatchResponse>, ApiError> {
-    let BatchRequest { queries, options } = read_batch(&context.gate, params, request).await?;
+    let (queries, options) = read_batch(&context.gate, params, request).await?;
     let options = Arc::new(options);
     let snapshot = context.snapshots.ready()?;
     // A wrong filter is one error of the batch, not one for each query. This wait for a worker also refuses
@@ -81,18 +63,21 @@ pub(crate) async fn batch(
     context.gate.run(check).await?;
     let deadline = Instant::now() + BATCH_TIME;
     let mut queries = queries.into_iter();
-    let mut fetches = FetchQueue(VecDeque::with_capacity(MAX_BATCH_FETCHES));
+    // Fetches are aborted when the client disconnects.
+    let abort = |fetches: VecDeque<JoinHandle<_>>| fetches.iter().for_each(JoinHandle::abort);
+    let mut fetches = scopeguard::guard(VecDeque::with_capacity(MAX_BATCH_FETCHES), abort);
     let mut answers = Vec::with_capacity(queries.len());
     loop {
-        while let Some(query) = (fetches.0.len() < MAX_BATCH_FETCHES).then(|| queries.next()).flatten() {
+        while let Some(query) = (fetches.len() < MAX_BATCH_FETCHES).then(|| queries.next()).flatten() {
             let fetcher = context.fetcher.clone();
             let fetch = async move { query.resolve(&fetcher, Some(deadline)).await };
-            fetches.0.push_back(tokio::spawn(fetch.in_current_span()));
+            fetches.push_back(tokio::spawn(fetch.in_current_span()));
         }
-        // The task stays in `fetches` until it ends, so that it is aborted when the client disconnects.
-        let Some(next) = fetches.0.front_mut() else { break };
-        let query = next.await.map_err(|error| ApiError::internal(&error))?;
-        fetches.0.pop_front();
+        // The task stays in `fetches` until it ends.
+        let Some(next) = fetches.front_mut() else { break };
+        // A panic, which the panic hook has logged, fails its own query only.
+        let query = next.await.unwrap_or_else(|_| Err(ApiError::panicked()));
+        fetches.pop_front();
         let (worker, snapshot, options) = (context.clone(), snapshot.clone(), options.clone());
         let outcome = match query {
             _ if Instant::now() > deadline => Err(ApiError::busy("the batch ran out of time before this query")),
@@ -103,7 +88,10 @@ pub(crate) async fn batch(
             }
             Err(error) => Err(error),
         };
-        answers.push(outcome.into());
+        answers.push(match outcome {
+            Ok(response) => BatchAnswer::Found(response),
+            Err(error) => BatchAnswer::Failed(ErrorBody { error: error.message }),
+        });
     }
     Ok(Json(BatchResponse { answers }))
 }

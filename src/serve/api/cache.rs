@@ -5,14 +5,14 @@
 //! it. A file is written elsewhere and renamed, so it is always complete. Only files with such names are
 //! counted or removed.
 
-use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Result, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use lru::LruCache;
+use parking_lot::Mutex;
 use tempfile::NamedTempFile;
 
 /// Hexadecimal digits of a name.
@@ -54,35 +54,19 @@ pub(crate) struct FileCache {
 }
 
 /// The files of the folder.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct FolderState {
-    /// Size and last use of each file.
-    files: HashMap<String, (u64, LastUse)>,
-    by_use: BTreeMap<LastUse, String>,
+    /// Size of each file, in the order of their last use.
+    files: LruCache<String, u64>,
     bytes: u64,
-    uses: u64,
     /// Modification time of the folder when this state was read or written; `None` if the state is out of
     /// date.
     as_of: Option<SystemTime>,
 }
 
-/// Time of a file's last use, and a counter that orders equal times.
-type LastUse = (SystemTime, u64);
-
-impl FolderState {
-    fn remove(&mut self, name: &str) -> Option<u64> {
-        let (bytes, last) = self.files.remove(name)?;
-        self.by_use.remove(&last);
-        self.bytes -= bytes;
-        Some(bytes)
-    }
-
-    fn insert(&mut self, name: &str, bytes: u64, time: SystemTime) {
-        self.remove(name);
-        self.uses += 1;
-        self.files.insert(name.to_owned(), (bytes, (time, self.uses)));
-        self.by_use.insert((time, self.uses), name.to_owned());
-        self.bytes += bytes;
+impl Default for FolderState {
+    fn default() -> FolderState {
+        FolderState { files: LruCache::unbounded(), bytes: 0, as_of: None }
     }
 }
 
@@ -99,12 +83,8 @@ impl FileCache {
         let file = File::options().read(true).write(true).open(&path).ok()?;
         let bytes = read(&file).ok().filter(|bytes| !bytes.is_empty())?;
         // If this fails, the file may be evicted too early.
-        let now = SystemTime::now();
-        let _ = file.set_modified(now);
-        let mut state = self.lock();
-        if state.files.contains_key(key.file_name()) {
-            state.insert(key.file_name(), bytes.len() as u64, now);
-        }
+        let _ = file.set_modified(SystemTime::now());
+        self.state.lock().files.promote(key.file_name());
         Some(bytes)
     }
 
@@ -159,29 +139,27 @@ impl FileCache {
         // The folder is locked before the state, so that `get` does not wait for another process.
         let lock = File::create(self.folder.join(LOCK))?;
         lock.lock()?;
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let modified = || std::fs::metadata(&self.folder).and_then(|meta| meta.modified()).ok();
         if state.as_of.is_none() || state.as_of != modified() {
             *state = survey(&self.folder)?;
         }
         // The state is valid again when all steps have succeeded.
         state.as_of = None;
-        state.remove(key.file_name());
-        while state.bytes + size > self.limit {
-            let Some(oldest) = state.by_use.first_key_value().map(|(_, name)| name.clone()) else { break };
+        state.bytes -= state.files.pop(key.file_name()).unwrap_or(0);
+        while state.bytes + size > self.limit
+            && let Some((oldest, bytes)) = state.files.pop_lru()
+        {
             match std::fs::remove_file(self.folder.join(&oldest)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-                _ => state.remove(&oldest),
-            };
+                _ => state.bytes -= bytes,
+            }
         }
         part.persist(self.folder.join(key.file_name())).map_err(|error| error.error)?;
-        state.insert(key.file_name(), size, SystemTime::now());
+        state.files.put(key.file_name().to_owned(), size);
+        state.bytes += size;
         state.as_of = modified();
         Ok(())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, FolderState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -200,14 +178,14 @@ fn is_ours(name: &str) -> bool {
 
 /// Lists the files of the folder. Removes stale parts.
 fn survey(folder: &Path) -> Result<FolderState> {
-    let mut state = FolderState::default();
+    let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)?.flatten() {
         let name = entry.file_name();
         // A symbolic link does not belong to the cache.
         if let (Some(name), Ok(meta)) = (name.to_str().filter(|name| is_ours(name)), entry.metadata())
             && meta.is_file()
         {
-            state.insert(name, meta.len(), meta.modified().unwrap_or(SystemTime::UNIX_EPOCH));
+            found.push((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), name.to_owned(), meta.len()));
         }
     }
     for entry in std::fs::read_dir(folder.join(PARTS)).into_iter().flatten().flatten() {
@@ -218,6 +196,12 @@ fn survey(folder: &Path) -> Result<FolderState> {
             // Another process may have removed it.
             let _ = std::fs::remove_file(entry.path());
         }
+    }
+    found.sort();
+    let mut state = FolderState::default();
+    for (_, name, bytes) in found {
+        state.bytes += bytes;
+        state.files.put(name, bytes);
     }
     Ok(state)
 }

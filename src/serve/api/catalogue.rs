@@ -4,8 +4,9 @@
 //! commit, only the new videos are read.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rayon::prelude::*;
 use reelseek_index::{Searcher, Video, VideoNumber, VideoSet};
 use serde::Deserialize;
@@ -38,7 +39,7 @@ pub(crate) struct Catalogue {
     generation: u64,
     /// In the order of the videos' numbers.
     entries: Vec<Arc<CatalogueEntry>>,
-    /// Positions in `entries`: by name, by duration, by time of change.
+    /// Positions in `entries`, in each order of [`VideoOrder`].
     orders: [Vec<u32>; 3],
     pub(crate) labels: Vec<(String, usize)>,
     pub(crate) folders: Vec<(String, usize)>,
@@ -73,7 +74,7 @@ impl CatalogueCache {
     /// The catalogue of a snapshot. This computes if the snapshot is new, so it needs a worker.
     pub(crate) fn of(&self, snapshot: &Snapshot) -> Result<Arc<Catalogue>, ApiError> {
         // Locked while the catalogue is made, so that it is made once.
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.0.lock();
         if let Some(catalogue) = last.as_ref().filter(|last| last.generation == snapshot.generation) {
             return Ok(catalogue.clone());
         }
@@ -128,12 +129,7 @@ impl Catalogue {
         text: &str,
         order: VideoOrder,
     ) -> Result<Vec<VideoNumber>, ApiError> {
-        let order = match order {
-            VideoOrder::Name => &self.orders[0],
-            VideoOrder::Duration => &self.orders[1],
-            VideoOrder::Newest => &self.orders[2],
-        };
-        let in_order = order.iter().map(|place| &self.entries[*place as usize]);
+        let in_order = self.orders[order as usize].iter().map(|place| &self.entries[*place as usize]);
         if text.trim().is_empty() {
             return Ok(in_order.map(|entry| entry.number).collect());
         }

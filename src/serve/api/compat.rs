@@ -9,16 +9,14 @@ use axum::Json;
 use axum::extract::{Query, Request, State};
 use axum::http::header::{self, HeaderMap};
 use bytes::Bytes;
-use reelseek_index::Effort;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::search::{Group, SearchOptions};
+use crate::search::SearchOptions;
 use crate::serve::admission::gate::WorkerGate;
-use crate::serve::api::links::{file_name, seconds};
 use crate::serve::api::openapi::{IndexErrors, PictureErrors};
-use crate::serve::api::request::{body_bytes, read_form, unsupported};
-use crate::serve::api::search::{SearchContext, moment_links};
+use crate::serve::api::request::{ResolvedQuery, body_bytes, read_form, unsupported};
+use crate::serve::api::search::SearchContext;
 use crate::serve::connection::body::BodyKind;
 use crate::serve::error::ApiError;
 use crate::serve::guard::auth::is_https;
@@ -131,23 +129,20 @@ async fn trace(context: SearchContext, headers: &HeaderMap, bytes: Bytes) -> Res
     let snapshot = context.snapshots.ready()?;
     let scheme = if is_https(headers) { "https" } else { "http" };
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost").to_owned();
-    let worker = context.clone();
+    let origin = format!("{scheme}://{host}");
+    let (worker, query) = (context.clone(), ResolvedQuery::Picture(bytes));
     let work = move || {
-        let options =
-            SearchOptions { top: TOP, group: Group::Video, effort: Effort::Default, ..SearchOptions::default() };
-        let answer = worker.search_picture(&snapshot, &bytes, &options)?;
-        let result = answer.results.into_iter().map(|found| {
-            let (image, video) = moment_links(&worker.links, &found);
-            TraceResult {
-                filename: file_name(&found.video.path).to_owned(),
-                duration: found.video.duration_ms as f64 / 1000.0,
-                from: seconds(found.moment.from_ms),
-                at: seconds(found.moment.at_ms),
-                to: seconds(found.moment.to_ms),
-                similarity: found.confidence,
-                video: format!("{scheme}://{host}{video}"),
-                image: format!("{scheme}://{host}{image}"),
-            }
+        let options = SearchOptions { top: TOP, ..SearchOptions::default() };
+        let answer = worker.search(&snapshot, &query, &options)?;
+        let result = answer.results.into_iter().map(|found| TraceResult {
+            filename: found.name,
+            duration: found.duration,
+            from: found.from,
+            at: found.at,
+            to: found.to,
+            similarity: found.confidence,
+            video: format!("{origin}{}", found.preview),
+            image: format!("{origin}{}", found.thumbnail),
         });
         Ok(TraceResponse { frame_count: snapshot.engine.searcher().rows(), error: "", result: result.collect() })
     };

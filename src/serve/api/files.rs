@@ -4,20 +4,20 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
 
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::http::header::{ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG};
 use axum::http::header::{HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE};
 use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use bytes::{Bytes, BytesMut};
-use hyper::body::{Frame, SizeHint};
-use tokio::io::{AsyncRead, ReadBuf};
+use bytes::Bytes;
+use futures_util::stream;
 
+use crate::base::files::read_exact_at;
 use crate::serve::error::ApiError;
 use crate::serve::limits::FILE_CHUNK_BYTES;
+use crate::serve::observe::logging::spawn_blocking;
 
 /// The headers of a file, known before it is read.
 #[derive(Debug, Clone)]
@@ -142,58 +142,22 @@ pub(crate) fn file_response(request: &FileRequest<'_>, head: &FileHeaders, file:
     if request.is_current(head) {
         return not_modified(head);
     }
-    respond(request, head, length, |range| {
-        let mut file = tokio::fs::File::from_std(file);
-        file.set_max_buf_size(FILE_CHUNK_BYTES);
-        Body::new(FileBody { file, seek: Some(range.start), left: range.end - range.start, chunk: BytesMut::new() })
-    })
-}
-
-/// A body that reads a range of a file.
-struct FileBody {
-    file: tokio::fs::File,
-    /// Offset of the first byte; `None` after the seek has started.
-    seek: Option<u64>,
-    /// Bytes of the range that are not sent yet.
-    left: u64,
-    /// Buffer of the next read, kept between polls.
-    chunk: BytesMut,
-}
-
-impl HttpBody for FileBody {
-    type Data = Bytes;
-    type Error = std::io::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
-        if self.left == 0 {
-            return Poll::Ready(None);
+    let file = Arc::new(file);
+    let next = move |range: Range<u64>| {
+        let file = file.clone();
+        async move {
+            if range.is_empty() {
+                return Ok::<_, std::io::Error>(None);
+            }
+            let end = range.end.min(range.start + FILE_CHUNK_BYTES as u64);
+            let mut chunk = vec![0; (end - range.start) as usize];
+            // If the file became shorter than Content-Length, the error closes the connection, so that the
+            // client notices.
+            let read = spawn_blocking(move || read_exact_at(&file, &mut chunk, range.start).map(|()| chunk));
+            Ok(Some((Bytes::from(read.await??), end..range.end)))
         }
-        if let Some(place) = self.seek.take() {
-            let seek = Pin::new(&mut self.file);
-            tokio::io::AsyncSeek::start_seek(seek, std::io::SeekFrom::Start(place))?;
-        }
-        ready!(tokio::io::AsyncSeek::poll_complete(Pin::new(&mut self.file), context))?;
-        let FileBody { file, left, chunk, .. } = &mut *self;
-        chunk.resize(FILE_CHUNK_BYTES.min(*left as usize), 0);
-        let mut buffer = ReadBuf::new(chunk);
-        ready!(Pin::new(file).poll_read(context, &mut buffer))?;
-        let filled = buffer.filled().len();
-        if filled == 0 {
-            // The file became shorter than Content-Length. An error closes the connection, so that the client
-            // notices.
-            return Poll::Ready(Some(Err(std::io::ErrorKind::UnexpectedEof.into())));
-        }
-        *left -= filled as u64;
-        Poll::Ready(Some(Ok(Frame::data(chunk.split_to(filled).freeze()))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left == 0
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
-    }
+    };
+    respond(request, head, length, |range| Body::from_stream(stream::try_unfold(range, next)))
 }
 
 /// Content type of a file, by its extension. It is never a type that a browser executes.

@@ -54,40 +54,31 @@ const ERRORS: [(u16, &str); 16] = [
     (503, "There is no index yet, the request took too long, or the server is stopping"),
 ];
 
-/// Further errors of an operation that reads the index, besides those of every operation.
-pub(crate) struct IndexErrors;
+/// Defines types that name the statuses of [`ERRORS`] that some operations have.
+macro_rules! shared_errors {
+    ($($(#[$doc:meta])* $name:ident: $statuses:expr;)+) => {
+        $(
+            $(#[$doc])*
+            pub(crate) struct $name;
 
-impl IntoResponses for IndexErrors {
-    fn responses() -> BTreeMap<String, RefOr<ResponseSchema>> {
-        references(&[429, 503])
-    }
+            impl IntoResponses for $name {
+                fn responses() -> BTreeMap<String, RefOr<ResponseSchema>> {
+                    references(&$statuses)
+                }
+            }
+        )+
+    };
 }
 
-/// Further errors of an operation that takes a picture, besides [`IndexErrors`].
-pub(crate) struct PictureErrors;
-
-impl IntoResponses for PictureErrors {
-    fn responses() -> BTreeMap<String, RefOr<ResponseSchema>> {
-        references(&[413, 415, 422, 502])
-    }
-}
-
-/// Further responses of an operation that sends a file, besides [`IndexErrors`].
-pub(crate) struct FileErrors;
-
-impl IntoResponses for FileErrors {
-    fn responses() -> BTreeMap<String, RefOr<ResponseSchema>> {
-        references(&[304, 404, 410, 416])
-    }
-}
-
-/// Further errors of an operation that makes a picture or a clip with ffmpeg, besides [`FileErrors`].
-pub(crate) struct MediaErrors;
-
-impl IntoResponses for MediaErrors {
-    fn responses() -> BTreeMap<String, RefOr<ResponseSchema>> {
-        references(&[422, 501])
-    }
+shared_errors! {
+    /// Further errors of an operation that reads the index, besides those of every operation.
+    IndexErrors: [429, 503];
+    /// Further errors of an operation that takes a picture, besides [`IndexErrors`].
+    PictureErrors: [413, 415, 422, 502];
+    /// Further responses of an operation that sends a file, besides [`IndexErrors`].
+    FileErrors: [304, 404, 410, 416];
+    /// Further errors of an operation that makes a picture or a clip with ffmpeg, besides [`FileErrors`].
+    MediaErrors: [422, 501];
 }
 
 fn response_name(status: u16) -> String {

@@ -151,19 +151,13 @@ impl SearchQuery {
     }
 }
 
-/// Several queries with the same options.
-pub(crate) struct BatchRequest {
-    pub(crate) queries: Vec<SearchQuery>,
-    pub(crate) options: SearchOptions,
-}
-
 /// All bytes of the body, which [`crate::serve::connection::body::collect`] has read.
 pub(crate) async fn body_bytes(request: Request) -> Result<Bytes, ApiError> {
     let body = request.into_body().collect().await;
     Ok(body.map_err(|_| ApiError::malformed("the body ends too early"))?.to_bytes())
 }
 
-/// Reads the body of one search. `params` are the options of its query string.
+/// Reads the query and the options of one search. `params` are the options of its query string.
 ///
 /// # Errors
 /// 400 or 415 if the body is not as expected; as [`WorkerGate::run`] if it is large JSON.
@@ -200,7 +194,7 @@ pub(crate) async fn read_search(
     Ok((query, body.options(params)))
 }
 
-/// Reads the body of a batch. `params` are the options of its query string.
+/// Reads the queries and the options of a batch. `params` are the options of its query string.
 ///
 /// # Errors
 /// As [`read_search`].
@@ -208,7 +202,7 @@ pub(crate) async fn read_batch(
     gate: &WorkerGate,
     params: SearchRequest,
     request: Request,
-) -> Result<BatchRequest, ApiError> {
+) -> Result<(Vec<SearchQuery>, SearchOptions), ApiError> {
     let (queries, body): (Vec<SearchQuery>, _) = match BodyKind::of(request.headers()) {
         BodyKind::Json => {
             let mut body = read_json(gate, body_bytes(request).await?).await?;
@@ -231,7 +225,7 @@ pub(crate) async fn read_batch(
         _ => return Err(unsupported("a form (multipart/form-data) or JSON")),
     };
     match queries.len() {
-        1..=MAX_BATCH_QUERIES => Ok(BatchRequest { queries, options: body.options(params) }),
+        1..=MAX_BATCH_QUERIES => Ok((queries, body.options(params))),
         found => Err(ApiError::malformed(format!("{found} queries: expected 1 to {MAX_BATCH_QUERIES}"))),
     }
 }

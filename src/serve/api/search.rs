@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::extract::{Request, State};
-use bytes::Bytes;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -46,7 +45,7 @@ pub(crate) struct SearchResponse {
     /// The commit of the index that was searched, counted from the server's start.
     generation: u64,
     /// Results in descending order of evidence.
-    results: Vec<ResultBody>,
+    pub(super) results: Vec<ResultBody>,
 }
 
 /// A video and the moment in it. Times are in seconds from the first frame.
@@ -59,7 +58,7 @@ pub(crate) struct ResultBody {
     video: String,
     title: String,
     /// Name of the file, without its folders.
-    name: String,
+    pub(super) name: String,
     /// Path of the file, if the server was started with `--show-paths`.
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
@@ -70,34 +69,29 @@ pub(crate) struct ResultBody {
     /// determines the order of the results and their confidence.
     evidence: f32,
     /// Share of unrelated pictures that get less evidence: 0.95 means that one in 20 gets as much by chance.
-    confidence: f32,
-    from: f64,
-    at: f64,
-    to: f64,
-    duration: f64,
+    pub(super) confidence: f32,
+    pub(super) from: f64,
+    pub(super) at: f64,
+    pub(super) to: f64,
+    pub(super) duration: f64,
     /// Address of a picture of the moment.
-    thumbnail: String,
+    pub(super) thumbnail: String,
     /// Address of the moment as a short video.
-    preview: String,
+    pub(super) preview: String,
     /// Address of the whole video.
     media: String,
-}
-
-/// Addresses of a moment's thumbnail and preview.
-pub(crate) fn moment_links(links: &Links, found: &SearchResult) -> (String, String) {
-    let (id, moment) = (&found.video.id, found.moment);
-    let (from_ms, to_ms) = span_of(moment);
-    (links.thumbnail(id, seconds(moment.at_ms), None), links.preview(id, seconds(from_ms), seconds(to_ms)))
 }
 
 impl SearchResponse {
     fn new(links: &Links, snapshot: &Snapshot, options: &SearchOptions, answer: SearchAnswer) -> SearchResponse {
         let results = answer.results.into_iter().enumerate().map(|(i, found)| {
-            let (thumbnail, preview) = moment_links(links, &found);
             let SearchResult { video, score, evidence, confidence, moment } = found;
+            let (preview_from_ms, preview_to_ms) = span_of(moment);
             ResultBody {
                 rank: options.skip + i + 1,
                 name: file_name(&video.path).to_owned(),
+                thumbnail: links.thumbnail(&video.id, seconds(moment.at_ms), None),
+                preview: links.preview(&video.id, seconds(preview_from_ms), seconds(preview_to_ms)),
                 media: links.media(&video.id),
                 path: links.path(&video.path),
                 video: video.id,
@@ -110,8 +104,6 @@ impl SearchResponse {
                 at: seconds(moment.at_ms),
                 to: seconds(moment.to_ms),
                 duration: video.duration_ms as f64 / 1000.0,
-                thumbnail,
-                preview,
             }
         });
         SearchResponse {
@@ -125,38 +117,31 @@ impl SearchResponse {
 }
 
 impl SearchContext {
-    /// Searches a snapshot with a picture's bytes, and records the time of each stage. This computes, so it
-    /// needs a worker.
-    pub(crate) fn search_picture(
-        &self,
-        snapshot: &Snapshot,
-        bytes: &Bytes,
-        options: &SearchOptions,
-    ) -> Result<SearchAnswer, ApiError> {
-        let start = Instant::now();
-        let picture = media::image::read_within(bytes, "the image", MAX_PIXELS)?.picture;
-        self.metrics.observe(Stage::Decode, start.elapsed());
-        let answer = snapshot.engine.search(&picture, options)?;
-        self.metrics.observe(Stage::Encode, answer.encoding);
-        self.metrics.observe(Stage::Search, answer.elapsed.saturating_sub(answer.encoding));
-        Ok(SearchAnswer { elapsed: start.elapsed(), ..answer })
-    }
-
-    /// Searches a snapshot with a picture or a vector. This computes, so it needs a worker.
+    /// Searches a snapshot with a picture or a vector, and records the time of each stage. This computes, so
+    /// it needs a worker.
     pub(crate) fn search(
         &self,
         snapshot: &Snapshot,
         query: &ResolvedQuery,
         options: &SearchOptions,
     ) -> Result<SearchResponse, ApiError> {
+        let start = Instant::now();
         let answer = match query {
-            ResolvedQuery::Picture(bytes) => self.search_picture(snapshot, bytes, options)?,
+            ResolvedQuery::Picture(bytes) => {
+                let picture = media::image::read_within(bytes, "the image", MAX_PIXELS)?.picture;
+                self.metrics.observe(Stage::Decode, start.elapsed());
+                let answer = snapshot.engine.search(&picture, options)?;
+                self.metrics.observe(Stage::Encode, answer.encoding);
+                self.metrics.observe(Stage::Search, answer.elapsed.saturating_sub(answer.encoding));
+                answer
+            }
             ResolvedQuery::Vector(vector) => {
                 let answer = snapshot.engine.search_vector(vector, options)?;
                 self.metrics.observe(Stage::Search, answer.elapsed);
                 answer
             }
         };
+        let answer = SearchAnswer { elapsed: start.elapsed(), ..answer };
         Ok(SearchResponse::new(&self.links, snapshot, options, answer))
     }
 }

@@ -206,19 +206,15 @@ fn is_public(ip: IpAddr) -> bool {
 
 fn is_public_v4(ip: Ipv4Addr) -> bool {
     let [a, b, c, _] = ip.octets();
-    !(a == 0
-        || a == 10
-        || a == 127
-        || a >= 224
+    // This network, shared addresses, protocol assignments, the former 6to4 relays, benchmarks, multicast and
+    // reserved addresses.
+    let special = a == 0
         || (a == 100 && b & 0xc0 == 64)
-        || (a == 169 && b == 254)
-        || (a == 172 && b & 0xf0 == 16)
-        || (a == 192 && b == 168)
-        || (a == 192 && b == 0 && (c == 0 || c == 2))
+        || (a == 192 && b == 0 && c == 0)
         || (a == 192 && b == 88 && c == 99)
         || (a == 198 && b & 0xfe == 18)
-        || (a == 198 && b == 51 && c == 100)
-        || (a == 203 && b == 0 && c == 113))
+        || a >= 224;
+    !(special || ip.is_loopback() || ip.is_private() || ip.is_link_local() || ip.is_documentation())
 }
 
 fn is_public_v6(ip: Ipv6Addr) -> bool {

@@ -1,6 +1,4 @@
-//! Times as text and as numbers.
-
-use std::time::{SystemTime, UNIX_EPOCH};
+//! Times as text.
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -10,12 +8,6 @@ pub(crate) fn rfc3339(ns: i64) -> String {
     let time = OffsetDateTime::from_unix_timestamp(ns.div_euclid(1_000_000_000));
     // Every i64 of nanoseconds lies in the years 1677 to 2262, which have such a text.
     time.ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
-}
-
-/// A time as nanoseconds since 1970; 0 for an earlier time.
-pub(crate) fn since_1970_ns(time: SystemTime) -> i64 {
-    let since = time.duration_since(UNIX_EPOCH).ok();
-    since.and_then(|since| i64::try_from(since.as_nanos()).ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

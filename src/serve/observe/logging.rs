@@ -13,6 +13,7 @@ use crate::base::visible;
 
 /// Format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum LogFormat {
     /// Lines for people.
     #[default]

@@ -1,15 +1,15 @@
 //! The metrics that `/metrics` returns, and the timed stages of a request.
 
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 /// Upper bounds of the histogram buckets in seconds, from the fastest search to the longest wait.
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
@@ -89,55 +89,46 @@ pub(crate) struct Metrics {
     generation: Gauge,
     rows: Gauge,
     videos: Gauge,
-    start: Gauge<f64, AtomicU64>,
+}
+
+/// Registers a metric by its name without the prefix `reelseek_`.
+fn registered<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
 }
 
 impl Default for Metrics {
     fn default() -> Metrics {
-        let metrics = Metrics {
-            registry: Mutex::new(Registry::with_prefix("reelseek")),
-            stages: Histograms::new_with_constructor(histogram),
-            routes: Histograms::new_with_constructor(histogram),
-            responses: Family::default(),
-            in_flight: Gauge::default(),
-            connections: Gauge::default(),
-            evicted: Counter::default(),
-            queue: Gauge::default(),
-            generation: Gauge::default(),
-            rows: Gauge::default(),
-            videos: Gauge::default(),
-            start: Gauge::default(),
-        };
-        metrics.start.set(std::time::UNIX_EPOCH.elapsed().map_or(0.0, |since| since.as_secs_f64()));
-        metrics.register(|r| {
-            r.register("stage_seconds", "Time of each stage of a request", metrics.stages.clone());
-            r.register(
-                "request_seconds",
-                "Time from the head of a request to the head of its response",
-                metrics.routes.clone(),
-            );
-            r.register("requests", "Requests by route, method and status", metrics.responses.clone());
-            r.register("requests_in_flight", "Requests whose response is not complete", metrics.in_flight.clone());
-            r.register("connections", "Open connections", metrics.connections.clone());
-            r.register(
-                "connections_evicted",
-                "Connections closed to make room for others: idle, or slow to send",
-                metrics.evicted.clone(),
-            );
-            r.register("queue_depth", "Requests waiting for a worker", metrics.queue.clone());
-            r.register("index_generation", "Commits of the index opened since the start", metrics.generation.clone());
-            r.register("index_rows", "Rows of the index", metrics.rows.clone());
-            r.register("index_videos", "Videos of the index", metrics.videos.clone());
-            r.register("start_time_seconds", "Start of the server as Unix time", metrics.start.clone());
-        });
-        metrics
+        let mut registry = Registry::with_prefix("reelseek");
+        let r = &mut registry;
+        let (stages, routes) =
+            (Histograms::new_with_constructor(histogram), Histograms::new_with_constructor(histogram));
+        let head = "Time from the head of a request to the head of its response";
+        let evicted = "Connections closed to make room for others: idle, or slow to send";
+        let generation = "Commits of the index opened since the start";
+        let start = Gauge::<f64, AtomicU64>::default();
+        start.set(std::time::UNIX_EPOCH.elapsed().map_or(0.0, |since| since.as_secs_f64()));
+        registered(r, "start_time_seconds", "Start of the server as Unix time", start);
+        Metrics {
+            stages: registered(r, "stage_seconds", "Time of each stage of a request", stages),
+            routes: registered(r, "request_seconds", head, routes),
+            responses: registered(r, "requests", "Requests by route, method and status", Family::default()),
+            in_flight: registered(r, "requests_in_flight", "Requests whose response is not complete", Gauge::default()),
+            connections: registered(r, "connections", "Open connections", Gauge::default()),
+            evicted: registered(r, "connections_evicted", evicted, Counter::default()),
+            queue: registered(r, "queue_depth", "Requests waiting for a worker", Gauge::default()),
+            generation: registered(r, "index_generation", generation, Gauge::default()),
+            rows: registered(r, "index_rows", "Rows of the index", Gauge::default()),
+            videos: registered(r, "index_videos", "Videos of the index", Gauge::default()),
+            registry: Mutex::new(registry),
+        }
     }
 }
 
 impl Metrics {
-    /// Registers more metrics, by names without the prefix `reelseek_`.
-    pub(crate) fn register(&self, put: impl FnOnce(&mut Registry)) {
-        put(&mut self.registry.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Registers another metric by its name without the prefix `reelseek_`.
+    pub(crate) fn register<M: Metric + Clone + Default>(&self, name: &str, help: &str) -> M {
+        registered(&mut self.registry.lock(), name, help, M::default())
     }
 
     /// Records the duration of a stage.
@@ -167,7 +158,7 @@ impl Metrics {
     pub(crate) fn text(&self, waiting: usize) -> Result<String, std::fmt::Error> {
         self.queue.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         let mut out = String::new();
-        text::encode(&mut out, &self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;
+        text::encode(&mut out, &self.registry.lock())?;
         Ok(out)
     }
 }

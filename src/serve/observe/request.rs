@@ -12,7 +12,6 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, Limited};
-use prometheus_client::metrics::gauge::Gauge;
 use tracing::Instrument;
 
 use crate::serve::error::{ApiError, CLIENT_LEFT};
@@ -29,22 +28,6 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// Whether the server closed the connection to make room for another.
     pub(crate) evicted: Arc<AtomicBool>,
-}
-
-/// Increments a gauge while it lives.
-struct GaugeGuard(Gauge);
-
-impl GaugeGuard {
-    fn new(gauge: &Gauge) -> GaugeGuard {
-        gauge.inc();
-        GaugeGuard(gauge.clone())
-    }
-}
-
-impl Drop for GaugeGuard {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
 }
 
 /// The data of a request for the log and the counters. They are recorded with the response, or on drop if
@@ -88,7 +71,10 @@ impl Drop for RequestRecord {
 
 /// The outermost layer.
 pub(crate) async fn observe(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
-    let in_flight = GaugeGuard::new(&metrics.in_flight);
+    metrics.in_flight.inc();
+    let in_flight = scopeguard::guard(metrics.in_flight.clone(), |gauge| {
+        gauge.dec();
+    });
     let mut record = RequestRecord {
         start: Instant::now(),
         id: request_id(&request),

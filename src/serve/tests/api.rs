@@ -1,10 +1,7 @@
-use std::sync::Arc;
-
 use serde_json::json;
 
 use super::*;
 use crate::serve::error::ApiError;
-use crate::serve::guard::fetch::{FetchClient, Fetcher};
 
 #[test]
 fn a_vector_finds_its_video_and_its_moment() {
@@ -218,22 +215,30 @@ fn each_query_of_a_batch_waits_for_a_worker() {
     });
 }
 
+#[test]
+fn a_fetch_that_panics_fails_its_own_query_only() {
+    run(async {
+        let server = Server::fetching(|_| panic!("on purpose"));
+        let query = json!({ "vector": vector(0) });
+        let body = json!({ "queries": [query, { "url": "http://127.0.0.1:1/a.jpg" }, query] }).to_string();
+        let reply = server.post("/v1/search/batch", "application/json", body).await;
+        assert_eq!(reply.status, StatusCode::OK, "{}", reply.text());
+        let failed: Vec<bool> =
+            reply.json()["answers"].as_array().unwrap().iter().map(|answer| answer["error"].is_string()).collect();
+        assert_eq!(failed, [false, true, false]);
+    });
+}
+
 /// Four URLs are fetched at a time, within one deadline for the batch.
 #[test]
 fn a_batch_of_silent_addresses_ends_at_its_deadline() {
     run(async {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/a.jpg", silent.local_addr().unwrap());
-        let folder = tempfile::tempdir().unwrap();
-        put(&folder.path().join("index"), 0);
-        let mut app = App::open(options(&folder.path().join("index")).fetch(true)).unwrap();
-        let client = FetchClient::restricted(|_| true);
-        app.fetcher = Arc::new(Fetcher::new(Some(client), &app.bodies, &app.metrics));
-        let router = router(&app).unwrap();
+        let server = Server::fetching(|_| true);
         let body = json!({ "queries": vec![json!({ "url": url }); 32] }).to_string();
-        let request = request(Method::POST, "/v1/search/batch").header("content-type", "application/json");
         let start = std::time::Instant::now();
-        let reply = Reply::of(router, request.body(Body::from(body)).unwrap()).await;
+        let reply = server.post("/v1/search/batch", "application/json", body).await;
         assert!(start.elapsed().as_secs() < 40, "{:?}", start.elapsed());
         let answers = reply.json()["answers"].as_array().unwrap().clone();
         assert!(answers.len() == 32 && answers.iter().all(|answer| answer["error"].is_string()), "{answers:?}");

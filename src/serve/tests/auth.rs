@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::serve::guard::auth;
-use crate::serve::with_outer_layers;
+use crate::serve::router::with_outer_layers;
 use axum::middleware::from_fn_with_state;
 use axum::routing::get;
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::serve::limits::{MAX_BODY_BYTES, MAX_JSON_BYTES};
-use crate::serve::with_outer_layers;
+use crate::serve::router::with_outer_layers;
 use axum::routing::{get, post};
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,7 +4,9 @@ mod api;
 mod auth;
 mod guards;
 
+use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
@@ -14,6 +16,7 @@ use reelseek_index::{Index, IndexSettings, Span, Video};
 use serde_json::Value;
 use tower::ServiceExt;
 
+use super::guard::fetch::{FetchClient, Fetcher};
 use super::state::App;
 use super::{ServeOptions, Token, router};
 
@@ -79,6 +82,15 @@ impl Server {
         change(&mut options);
         let app = App::open(options).unwrap();
         Server { router: router(&app).unwrap(), app, folder }
+    }
+
+    /// A server that fetches from the addresses for which `allowed` is true.
+    fn fetching(allowed: fn(IpAddr) -> bool) -> Server {
+        let mut server = Server::with(|options| options.fetch = true);
+        let (client, app) = (FetchClient::restricted(allowed), &mut server.app);
+        app.fetcher = Arc::new(Fetcher::new(Some(client), &app.bodies, &app.metrics));
+        server.router = router(app).unwrap();
+        server
     }
 
     fn with_token() -> Server {

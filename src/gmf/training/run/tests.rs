@@ -33,7 +33,7 @@ fn set_of(image: usize, video: usize) -> FeatureSet {
     }
 }
 
-struct Place {
+struct RunFixture {
     dir: tempfile::TempDir,
     set: FeatureSet,
     options: TrainOptions,
@@ -41,14 +41,14 @@ struct Place {
     held_out: f32,
 }
 
-impl Place {
-    fn new() -> Place {
-        Place::of(5, 9)
+impl RunFixture {
+    fn new() -> RunFixture {
+        RunFixture::of(5, 9)
     }
 
-    fn of(image: usize, video: usize) -> Place {
+    fn of(image: usize, video: usize) -> RunFixture {
         let options = TrainOptions { epochs: 4, batch: 16, rate: 0.01, ..TrainOptions::default() };
-        Place {
+        RunFixture {
             dir: tempfile::tempdir().unwrap(),
             set: set_of(image, video),
             options,
@@ -86,7 +86,7 @@ impl Place {
             resume,
             encoder: self.encoder,
             projection: None,
-            about: serde_json::json!({}),
+            record: serde_json::json!({}),
             out: &self.out(name),
         };
         // The share of validation images whose best video is of their class.
@@ -122,16 +122,18 @@ impl Place {
 
 #[test]
 fn learns_and_keeps_the_best_epoch() {
-    let mut place = Place::new();
-    place.options.epochs = 12;
-    let TrainOutcome::Finished { epoch, map10 } = place.run("a", false, usize::MAX).unwrap() else { panic!("stopped") };
+    let mut fixture = RunFixture::new();
+    fixture.options.epochs = 12;
+    let TrainOutcome::Finished { epoch, map10 } = fixture.run("a", false, usize::MAX).unwrap() else {
+        panic!("stopped")
+    };
     assert!(map10.unwrap() > 0.9, "{map10:?}");
-    let (weights, record) = GmfWeights::open(&place.out("a")).unwrap();
+    let (weights, record) = GmfWeights::open(&fixture.out("a")).unwrap();
     assert_eq!(record.training["epoch"], epoch);
     assert_eq!(record.training["options"]["objective"]["task"]["contrastive"]["temperature"], 0.07);
     assert_eq!(weights.config().parameters(), record_parameters(&record));
-    assert!(!place.dir.path().join("a.safetensors.resume").exists());
-    let csv = String::from_utf8(place.bytes("a")[1].clone()).unwrap();
+    assert!(!fixture.dir.path().join("a.safetensors.resume").exists());
+    let csv = String::from_utf8(fixture.bytes("a")[1].clone()).unwrap();
     assert_eq!(csv.lines().filter(|l| !l.ends_with(',')).count(), 1 + 12, "{csv}");
 }
 
@@ -141,81 +143,81 @@ fn record_parameters(record: &CheckpointRecord) -> usize {
 
 #[test]
 fn a_resumed_run_gives_the_same_bytes_wherever_it_was_stopped() {
-    let place = Place::new();
-    place.run("whole", false, usize::MAX).unwrap();
+    let fixture = RunFixture::new();
+    fixture.run("whole", false, usize::MAX).unwrap();
     // An epoch has 5 steps. Stops before the first step, within an epoch, at its end, in the last epoch, and
     // twice.
     for stops in [vec![0], vec![3], vec![5], vec![17], vec![2, 9]] {
         let name = format!("{stops:?}");
         for (i, stop) in stops.iter().enumerate() {
-            assert_eq!(place.run(&name, i > 0, *stop).unwrap(), TrainOutcome::Interrupted, "{name}");
+            assert_eq!(fixture.run(&name, i > 0, *stop).unwrap(), TrainOutcome::Interrupted, "{name}");
         }
-        place.run(&name, true, usize::MAX).unwrap();
-        assert_eq!(place.bytes(&name), place.bytes("whole"), "{name}");
+        fixture.run(&name, true, usize::MAX).unwrap();
+        assert_eq!(fixture.bytes(&name), fixture.bytes("whole"), "{name}");
     }
 }
 
 #[test]
 fn bytes_do_not_depend_on_the_number_of_threads() {
     // Large enough that products are split into panels.
-    let mut place = Place::of(40, 150);
-    place.options.batch = 33;
-    place.options.rate = 0.001;
+    let mut fixture = RunFixture::of(40, 150);
+    fixture.options.batch = 33;
+    fixture.options.rate = 0.001;
     for threads in [1, 2, 5] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| place.run(&threads.to_string(), false, usize::MAX)).unwrap();
-        assert_eq!(place.bytes(&threads.to_string()), place.bytes("1"));
+        pool.install(|| fixture.run(&threads.to_string(), false, usize::MAX)).unwrap();
+        assert_eq!(fixture.bytes(&threads.to_string()), fixture.bytes("1"));
     }
 }
 
 #[test]
 fn another_seed_gives_another_model() {
-    let mut place = Place::new();
-    place.run("1", false, usize::MAX).unwrap();
-    place.options.seed = 2;
-    place.run("2", false, usize::MAX).unwrap();
-    assert_ne!(place.bytes("1")[0], place.bytes("2")[0]);
+    let mut fixture = RunFixture::new();
+    fixture.run("1", false, usize::MAX).unwrap();
+    fixture.options.seed = 2;
+    fixture.run("2", false, usize::MAX).unwrap();
+    assert_ne!(fixture.bytes("1")[0], fixture.bytes("2")[0]);
 }
 
 #[test]
 fn does_not_resume_with_other_options_or_data() {
-    let mut place = Place::new();
-    place.run("a", false, 7).unwrap();
-    place.options.rate = 0.5;
-    let error = place.run("a", true, usize::MAX).unwrap_err().to_string();
+    let mut fixture = RunFixture::new();
+    fixture.run("a", false, 7).unwrap();
+    fixture.options.rate = 0.5;
+    let error = fixture.run("a", true, usize::MAX).unwrap_err().to_string();
     assert!(error.contains("rate") && error.contains("0.01") && error.contains("0.5"), "{error}");
-    place.options.rate = 0.01;
-    place.set.images.rows[0].labels = vec![5];
-    let error = place.run("a", true, usize::MAX).unwrap_err().to_string();
+    fixture.options.rate = 0.01;
+    fixture.set.images.rows[0].labels = vec![5];
+    let error = fixture.run("a", true, usize::MAX).unwrap_err().to_string();
     assert!(error.contains("data"), "{error}");
-    place.set.images.rows[0].labels = vec![0];
-    std::fs::remove_file(place.out("a")).unwrap();
-    let error = place.run("a", true, usize::MAX).unwrap_err().to_string();
+    fixture.set.images.rows[0].labels = vec![0];
+    std::fs::remove_file(fixture.out("a")).unwrap();
+    let error = fixture.run("a", true, usize::MAX).unwrap_err().to_string();
     assert!(error.contains("is gone"), "{error}");
 }
 
 #[test]
 fn divergence_keeps_the_last_good_checkpoint() {
-    let mut place = Place::new();
-    place.options.rate = 1e4;
+    let mut fixture = RunFixture::new();
+    fixture.options.rate = 1e4;
     let config = GmfConfig::image_video(5, 9).unwrap();
     let start = GmfWeights::random(&config, 7);
-    let error = place.run_from("a", false, usize::MAX, Some(start.clone())).unwrap_err().to_string();
+    let error = fixture.run_from("a", false, usize::MAX, Some(start.clone())).unwrap_err().to_string();
     assert!(error.contains("diverged") && error.contains("checkpoint of epoch 0 is kept"), "{error}");
-    assert_eq!(GmfWeights::open(&place.out("a")).unwrap().0, start);
-    let error = place.run("b", false, usize::MAX).unwrap_err().to_string();
+    assert_eq!(GmfWeights::open(&fixture.out("a")).unwrap().0, start);
+    let error = fixture.run("b", false, usize::MAX).unwrap_err().to_string();
     assert!(error.contains("no checkpoint is written"), "{error}");
-    assert!(!place.out("b").exists());
+    assert!(!fixture.out("b").exists());
 }
 
 #[test]
 fn names_options_out_of_range() {
-    let mut place = Place::new();
-    place.options.momentum = 1.0;
-    let error = place.run("a", false, usize::MAX).unwrap_err().to_string();
+    let mut fixture = RunFixture::new();
+    fixture.options.momentum = 1.0;
+    let error = fixture.run("a", false, usize::MAX).unwrap_err().to_string();
     assert!(error.contains("momentum is 1"), "{error}");
-    place.options = TrainOptions { batch: 1, ..TrainOptions::default() };
-    assert!(place.run("a", false, usize::MAX).unwrap_err().to_string().contains("batch is 1"));
+    fixture.options = TrainOptions { batch: 1, ..TrainOptions::default() };
+    assert!(fixture.run("a", false, usize::MAX).unwrap_err().to_string().contains("batch is 1"));
 }
 
 #[test]
@@ -269,53 +271,53 @@ fn the_rate_falls_after_the_patience_and_not_before() {
 #[test]
 fn does_not_keep_an_epoch_whose_last_update_diverges() {
     // One step per epoch: no later batch of the epoch can show the effect of the update.
-    let mut place = Place::new();
-    place.options.batch = 66;
-    place.options.rate = 1e30;
-    let error = place.run("a", false, usize::MAX).unwrap_err().to_string();
+    let mut fixture = RunFixture::new();
+    fixture.options.batch = 66;
+    fixture.options.rate = 1e30;
+    let error = fixture.run("a", false, usize::MAX).unwrap_err().to_string();
     assert!(error.contains("diverged") && error.contains("no checkpoint is written"), "{error}");
     assert!(error.contains("step 1"), "the step of the update: {error}");
-    assert!(!place.out("a").exists() && !place.dir.path().join("a.safetensors.resume").exists());
+    assert!(!fixture.out("a").exists() && !fixture.dir.path().join("a.safetensors.resume").exists());
 }
 
 #[test]
 fn does_not_resume_with_other_rows_or_encoder() {
-    let mut place = Place::new();
-    for table in [&mut place.set.images, &mut place.set.videos] {
+    let mut fixture = RunFixture::new();
+    for table in [&mut fixture.set.images, &mut fixture.set.videos] {
         table.rows.iter_mut().for_each(|row| row.split = Split::Train);
     }
-    place.held_out = 0.3;
-    place.run("a", false, 3).unwrap();
-    place.held_out = 0.2;
-    let error = place.run("a", true, usize::MAX).unwrap_err().to_string();
+    fixture.held_out = 0.3;
+    fixture.run("a", false, 3).unwrap();
+    fixture.held_out = 0.2;
+    let error = fixture.run("a", true, usize::MAX).unwrap_err().to_string();
     assert!(error.contains("started with rows"), "{error}");
-    place.held_out = 0.3;
-    place.encoder = "test/2";
-    let error = place.run("a", true, usize::MAX).unwrap_err().to_string();
+    fixture.held_out = 0.3;
+    fixture.encoder = "test/2";
+    let error = fixture.run("a", true, usize::MAX).unwrap_err().to_string();
     assert!(error.contains("encoder"), "{error}");
 }
 
 #[test]
 fn does_not_resume_over_the_checkpoint_of_another_run() {
-    let mut place = Place::new();
-    place.run("a", false, 7).unwrap();
-    place.options.seed = 2;
-    place.run("b", false, usize::MAX).unwrap();
-    std::fs::copy(place.out("b"), place.out("a")).unwrap();
-    place.options.seed = 1;
-    let error = place.run("a", true, usize::MAX).unwrap_err().to_string();
+    let mut fixture = RunFixture::new();
+    fixture.run("a", false, 7).unwrap();
+    fixture.options.seed = 2;
+    fixture.run("b", false, usize::MAX).unwrap();
+    std::fs::copy(fixture.out("b"), fixture.out("a")).unwrap();
+    fixture.options.seed = 1;
+    let error = fixture.run("a", true, usize::MAX).unwrap_err().to_string();
     assert!(error.contains("holds another checkpoint"), "{error}");
 }
 
 #[test]
 fn a_new_run_removes_the_state_of_the_previous_run() {
-    let place = Place::new();
-    place.run("a", false, 7).unwrap();
-    let state = place.dir.path().join("a.safetensors.resume");
+    let fixture = RunFixture::new();
+    fixture.run("a", false, 7).unwrap();
+    let state = fixture.dir.path().join("a.safetensors.resume");
     assert!(state.exists());
     // The new run fails before it saves a state.
-    let mut broken = Place::new();
-    broken.dir = place.dir;
+    let mut broken = RunFixture::new();
+    broken.dir = fixture.dir;
     broken.options.rate = 1e30;
     broken.options.batch = 66;
     broken.run("a", false, usize::MAX).unwrap_err();
@@ -326,11 +328,11 @@ fn a_new_run_removes_the_state_of_the_previous_run() {
 fn a_short_last_batch_does_not_change_the_schedule() {
     // 66 pairs in batches of 13: the last batch is one pair, whose task loss is 0. No later loss could be
     // lower.
-    let mut place = Place::new();
-    place.options = TrainOptions { batch: 13, epochs: 3, plateau_patience: 5, ..place.options.clone() };
-    place.options.objective.lambda_dissociation = 0.0;
-    place.run("a", false, usize::MAX).unwrap();
-    let csv = String::from_utf8(place.bytes("a")[1].clone()).unwrap();
+    let mut fixture = RunFixture::new();
+    fixture.options = TrainOptions { batch: 13, epochs: 3, plateau_patience: 5, ..fixture.options.clone() };
+    fixture.options.objective.lambda_dissociation = 0.0;
+    fixture.run("a", false, usize::MAX).unwrap();
+    let csv = String::from_utf8(fixture.bytes("a")[1].clone()).unwrap();
     assert!(csv.lines().skip(1).all(|line| line.split(',').nth(2) == Some("0.01")), "{csv}");
 }
 

@@ -3,10 +3,9 @@
 //! and videos by `D Vᵀ L_y⁻¹`. D holds the correlations; weighting by them follows Gong et al. (IJCV 2014)
 //! with a power of one. λ is chosen on the validation rows.
 
-use nalgebra::{DMatrix, SymmetricEigen};
-
 use super::linear::{CholeskyFactor, CrossStatistics, DenseMatrix, ModalityStatistics, product};
 use super::{FittedMethod, LengthPolicy, Method, TrainingContext, chain_both, offset};
+use crate::base::linalg::largest_eigenvectors;
 use crate::gmf::Affine;
 use crate::research::eval::Error;
 use crate::research::eval::embedding::{FeatureMap, FeatureMaps};
@@ -59,13 +58,8 @@ fn fit(statistics: &CrossStatistics, ridge: f64) -> Result<FeatureMaps, Error> {
 
 /// Eigenvectors as columns and the square roots of the eigenvalues, largest first.
 fn eigen(matrix: &DenseMatrix) -> (DenseMatrix, Vec<f32>) {
-    let eigen = SymmetricEigen::new(matrix.to_f64());
-    let n = matrix.columns;
-    let mut order: Vec<usize> = (0..n).collect();
-    order.sort_by(|a, b| eigen.eigenvalues[*b].total_cmp(&eigen.eigenvalues[*a]));
-    let vectors = DMatrix::from_fn(n, n, |i, j| eigen.eigenvectors[(i, order[j])]);
-    let values = order.iter().map(|i| eigen.eigenvalues[*i].max(0.0).sqrt() as f32).collect();
-    (DenseMatrix::from_f64(&vectors), values)
+    let (values, vectors) = largest_eigenvectors(matrix.to_f64(), matrix.columns);
+    (DenseMatrix::from_f64(&vectors), values.into_iter().map(|value| value.max(0.0).sqrt() as f32).collect())
 }
 
 /// Divides each column by its number. A column whose number is near zero becomes zero.
@@ -84,5 +78,5 @@ fn map(side: &ModalityStatistics, factor: &CholeskyFactor, mut directions: Dense
     }
     let weight = factor.backward(&directions).transposed();
     let bias = offset(&weight, &side.mean);
-    FeatureMap::Affine(Affine { weight: weight.values, bias })
+    Affine { weight: weight.values, bias }.into()
 }

@@ -2,7 +2,7 @@
 //! Features are first centred and scaled to a mean squared norm of 1, so that one learning rate suits
 //! features of any size; the scaling is folded into the maps.
 //!
-//! Training starts around a closed form of the invariant maps ([`GmfWeights::around`]), which is a candidate
+//! Training starts from a closed form of the invariant maps ([`GmfWeights::from_folded`]), which is a candidate
 //! for the best epoch as epoch 0. The closed form is the canonical correlations of the features. If videos
 //! are longer than images, the canonical correlations with the first principal directions of the videos are
 //! tried as well, and the better of the two in validation is used. If a regression already maps images to the
@@ -48,10 +48,8 @@ impl Method for GmfMethod {
         let is_regressed = self.lengths == LengthPolicy::Video && before.image.flops() > 0;
         let start = if is_regressed { identity(config.invariant()) } else { closed_form(&scaled)? };
         let (folded, epoch) = train(&scaled, &config, &start)?;
-        let folded = FeatureMaps {
-            image: FeatureMap::Affine(images.unscale(folded.image)),
-            video: FeatureMap::Affine(videos.unscale(folded.video)),
-        };
+        let folded =
+            FeatureMaps { image: images.unscale(folded.image).into(), video: videos.unscale(folded.video).into() };
         let lengths = (before.image.outputs(), before.video.outputs());
         let preceding = FittedMethod::from_maps(before.clone(), lengths);
         Ok(FittedMethod {
@@ -83,10 +81,7 @@ fn closed_form(training: &TrainingContext<'_>) -> Result<[Affine; 2], Error> {
             maps = reduced;
         }
     }
-    match (maps.image, maps.video) {
-        (FeatureMap::Affine(image), FeatureMap::Affine(video)) => Ok([image, video]),
-        _ => unreachable!("canonical correlations are affine maps"),
-    }
+    Ok([maps.image, maps.video].map(|FeatureMap { weight, bias, .. }| Affine { weight, bias }))
 }
 
 /// Trains a model. Returns the folded model of the best epoch, and the epoch.
@@ -107,12 +102,12 @@ fn train(training: &TrainingContext<'_>, config: &GmfConfig, start: &[Affine; 2]
     let run = gmf::TrainingRun {
         data,
         config,
-        start: Some(GmfWeights::around(config, &Folded::new(image, video, record), options.seed)?),
+        start: Some(GmfWeights::from_folded(config, &Folded::new(image, video, record), options.seed)?),
         options,
         resume: false,
         encoder: "unknown",
         projection: None,
-        about: serde_json::json!({ "start": "closed form" }),
+        record: serde_json::json!({ "start": "closed form" }),
         out: &out,
     };
     let epoch = match gmf::train(run, &mut validate, training.stop, &mut on_event)? {

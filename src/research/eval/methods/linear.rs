@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use nalgebra::DMatrix;
 
-use crate::base::linalg::{MatrixView, multiply};
+use crate::base::linalg::{MatrixView, largest_eigenvectors, multiply};
 use crate::base::seeded::Random;
 use crate::features::FeatureTable;
 use crate::gmf::{PairGroup, TrainingData};
@@ -210,10 +210,7 @@ impl ModalityStatistics {
             basis = orthonormal(&self.covariance.times(&basis));
         }
         let small = product(basis.view().transposed(), self.covariance.times(&basis).view(), wide, wide);
-        let eigen = nalgebra::SymmetricEigen::new(small.to_f64());
-        let mut order: Vec<usize> = (0..wide).collect();
-        order.sort_by(|a, b| eigen.eigenvalues[*b].total_cmp(&eigen.eigenvalues[*a]));
-        let chosen = DMatrix::from_fn(wide, k.min(wide), |i, j| eigen.eigenvectors[(i, order[j])]);
+        let (_, chosen) = largest_eigenvectors(small.to_f64(), k);
         basis.times(&DenseMatrix::from_f64(&chosen)).transposed()
     }
 }
@@ -344,7 +341,7 @@ mod tests {
             let matrix = FeatureMatrix::new(random(40, 3, "x").values.iter().map(|x| x * scale).collect(), 3);
             let table = FeatureTable { matrix, rows: vec![FeatureRow::new("a", Split::Train); 40] };
             let rows: Vec<u32> = (0..40).collect();
-            let error = weighted_statistics((&table, &FeatureMap::Identity(3)), &rows, &[1.0 / 40.0; 40], "image")
+            let error = weighted_statistics((&table, &FeatureMap::identity(3)), &rows, &[1.0 / 40.0; 40], "image")
                 .unwrap_err()
                 .to_string();
             assert!(error.contains(word) && error.contains("image"), "{error}");

@@ -7,8 +7,6 @@ mod gmf;
 mod linear;
 mod ridge;
 
-use std::time::Instant;
-
 use super::Error;
 use super::embedding::{FeatureMap, FeatureMaps};
 use super::retrieval;
@@ -167,7 +165,7 @@ impl<'a> TrainingContext<'a> {
     /// Maps that keep the features as they are.
     fn identity(&self) -> FeatureMaps {
         let (image, video) = self.lengths();
-        FeatureMaps { image: FeatureMap::Identity(image), video: FeatureMap::Identity(video) }
+        FeatureMaps { image: FeatureMap::identity(image), video: FeatureMap::identity(video) }
     }
 
     /// Maps of the features to the lengths that a method needs.
@@ -191,7 +189,7 @@ impl<'a> TrainingContext<'a> {
                 let statistics = self.statistics(&identity)?;
                 let rows = statistics.video.principal(image);
                 let bias = offset(&rows, &statistics.video.mean);
-                FeatureMaps { video: FeatureMap::Affine(Affine { weight: rows.values, bias }), ..identity }
+                FeatureMaps { video: Affine { weight: rows.values, bias }.into(), ..identity }
             }
         })
     }
@@ -254,7 +252,7 @@ fn regression(statistics: &CrossStatistics, from_image: bool, ridge: f64) -> Res
     let cross = if from_image { statistics.cross.clone() } else { statistics.cross.transposed() };
     let weight = from.factor(ridge)?.solve(&cross).transposed();
     let bias = offset(&weight, &from.mean);
-    let (mapped, centred) = (FeatureMap::Affine(Affine { weight: weight.values, bias }), centring(&to.mean));
+    let (mapped, centred) = (Affine { weight: weight.values, bias }.into(), centring(&to.mean));
     Ok(if from_image {
         FeatureMaps { image: mapped, video: centred }
     } else {
@@ -264,7 +262,7 @@ fn regression(statistics: &CrossStatistics, from_image: bool, ridge: f64) -> Res
 
 /// The map `x - mean`.
 fn centring(mean: &[f32]) -> FeatureMap {
-    FeatureMap::Shift(mean.iter().map(|x| -x).collect())
+    FeatureMap::shift(mean.iter().map(|x| -x).collect())
 }
 
 /// The vector `-W mean`.
@@ -278,28 +276,22 @@ fn offset(weight: &DenseMatrix, mean: &[f32]) -> Vec<f32> {
 
 /// One map that equals `second` after `first`.
 fn chain(first: &FeatureMap, second: &FeatureMap) -> FeatureMap {
-    let sum = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<f32>>();
-    match (first, second) {
-        (FeatureMap::Identity(_), map) | (map, FeatureMap::Identity(_)) => map.clone(),
-        (FeatureMap::Shift(first), FeatureMap::Shift(second)) => FeatureMap::Shift(sum(first, second)),
-        (FeatureMap::Affine(first), FeatureMap::Shift(second)) => {
-            FeatureMap::Affine(Affine { weight: first.weight.clone(), bias: sum(&first.bias, second) })
+    let outer = DenseMatrix { values: second.weight.clone(), columns: second.inputs };
+    let weight = match (first.weight.is_empty(), second.weight.is_empty()) {
+        (_, true) => first.weight.clone(),
+        (true, false) => second.weight.clone(),
+        (false, false) => outer.times(&DenseMatrix { values: first.weight.clone(), columns: first.inputs }).values,
+    };
+    let bias = match (first.bias.is_empty(), second.bias.is_empty()) {
+        (true, _) => second.bias.clone(),
+        (false, true) => first.bias.clone(),
+        (false, false) if second.weight.is_empty() => first.bias.iter().zip(&second.bias).map(|(a, b)| a + b).collect(),
+        (false, false) => {
+            let minus = offset(&outer, &first.bias);
+            second.bias.iter().zip(minus).map(|(c, minus)| c - minus).collect()
         }
-        (first, FeatureMap::Affine(second)) => {
-            let outer = DenseMatrix { values: second.weight.clone(), columns: second.inputs() };
-            let inside = |shift: &[f32]| {
-                second.bias.iter().zip(offset(&outer, shift)).map(|(c, minus)| c - minus).collect::<Vec<f32>>()
-            };
-            FeatureMap::Affine(match first {
-                FeatureMap::Affine(first) => {
-                    let inner = DenseMatrix { values: first.weight.clone(), columns: first.inputs() };
-                    Affine { weight: outer.times(&inner).values, bias: inside(&first.bias) }
-                }
-                FeatureMap::Shift(shift) => Affine { weight: second.weight.clone(), bias: inside(shift) },
-                FeatureMap::Identity(_) => second.clone(),
-            })
-        }
-    }
+    };
+    FeatureMap { inputs: first.inputs, weight, bias }
 }
 
 /// [`chain`] of both modalities.
@@ -341,27 +333,8 @@ pub fn by_name(name: &str) -> Result<Box<dyn Method>, Error> {
 pub fn without_training(name: &str, set: &FeatureSet) -> Option<FittedMethod> {
     let (image, video) = (set.images.matrix.columns(), set.videos.matrix.columns());
     (name == "cosine" && image == video).then(|| {
-        FittedMethod::compared(FeatureMaps { image: FeatureMap::Identity(image), video: FeatureMap::Identity(video) })
+        FittedMethod::compared(FeatureMaps { image: FeatureMap::identity(image), video: FeatureMap::identity(video) })
     })
-}
-
-/// A fitted method and the time of the fit.
-#[derive(Debug)]
-pub struct TimedFit {
-    /// The fitted method.
-    pub fitted: FittedMethod,
-    /// Seconds of the fit.
-    pub seconds: f64,
-}
-
-/// Fits a method and measures the time.
-///
-/// # Errors
-/// As [`Method::fit`].
-pub fn fit(method: &dyn Method, training: &TrainingContext<'_>, seed: u64) -> Result<TimedFit, Error> {
-    let start = Instant::now();
-    let fitted = method.fit(training, seed)?;
-    Ok(TimedFit { fitted, seconds: start.elapsed().as_secs_f64() })
 }
 
 #[cfg(test)]
@@ -373,11 +346,11 @@ mod tests {
         let row = FeatureRow::new("a", Split::Test);
         let table = |values: Vec<f32>| FeatureTable { matrix: FeatureMatrix::new(values, 2), rows: vec![row.clone()] };
         let affine =
-            |weight: [f32; 4], bias: [f32; 2]| FeatureMap::Affine(Affine { weight: weight.into(), bias: bias.into() });
+            |weight: [f32; 4], bias: [f32; 2]| FeatureMap::from(Affine { weight: weight.into(), bias: bias.into() });
         let firsts =
-            [FeatureMap::Identity(2), FeatureMap::Shift(vec![1.0, -2.0]), affine([1.0, 2.0, -1.0, 0.5], [0.25, 3.0])];
+            [FeatureMap::identity(2), FeatureMap::shift(vec![1.0, -2.0]), affine([1.0, 2.0, -1.0, 0.5], [0.25, 3.0])];
         let seconds =
-            [FeatureMap::Identity(2), FeatureMap::Shift(vec![0.5, 4.0]), affine([0.0, 3.0, 2.0, -2.0], [1.0, -1.0])];
+            [FeatureMap::identity(2), FeatureMap::shift(vec![0.5, 4.0]), affine([0.0, 3.0, 2.0, -2.0], [1.0, -1.0])];
         for first in &firsts {
             for second in &seconds {
                 let once = first.apply(&table(vec![0.75, -1.5]), &[0], "image").unwrap();

@@ -135,7 +135,7 @@ fn index(
     responses((status = 200, description = "The jobs, the newest first", body = JobList))
 )]
 pub(crate) async fn list_jobs(State(jobs): State<Arc<Jobs>>) -> Json<JobList> {
-    Json(JobList { jobs: jobs.jobs().iter().rev().map(|job| job.status()).collect() })
+    Json(JobList { jobs: jobs.jobs.lock().iter().rev().map(|job| job.status()).collect() })
 }
 
 /// Returns the status of an indexing job.

@@ -6,10 +6,11 @@ mod job;
 use std::collections::{HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use parking_lot::{Condvar, Mutex};
 
 use crate::ingest::IndexSummary;
 use crate::serve::error::ApiError;
@@ -62,12 +63,8 @@ impl Jobs {
         }
     }
 
-    fn jobs(&self) -> MutexGuard<'_, VecDeque<Arc<Job>>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn find(&self, id: &str) -> Result<Arc<Job>, ApiError> {
-        let found = self.jobs().iter().find(|job| job.id == id).cloned();
+        let found = self.jobs.lock().iter().find(|job| job.id == id).cloned();
         found.ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "there is no job with this id"))
     }
 
@@ -76,7 +73,7 @@ impl Jobs {
         self: &Arc<Self>,
         work: impl FnOnce(&Job) -> Result<IndexSummary, String> + Send + 'static,
     ) -> Result<Result<Arc<Job>, Arc<Job>>, ApiError> {
-        let mut jobs = self.jobs();
+        let mut jobs = self.jobs.lock();
         if let Some(running) = jobs.back().filter(|job| job.is_running()) {
             return Ok(Err(running.clone()));
         }
@@ -88,7 +85,7 @@ impl Jobs {
             own.end(outcome.unwrap_or_else(|_| Err(ApiError::panicked().message)));
             // `stop` locks the list from its check until it waits. Locking the list here delays the
             // notification until then, so that it is not lost.
-            drop(all.jobs());
+            drop(all.jobs.lock());
             all.ended.notify_all();
         };
         let thread = std::thread::Builder::new().name("indexing".into()).stack_size(STACK_BYTES);
@@ -102,15 +99,15 @@ impl Jobs {
 
     /// Asks the running job to stop.
     pub(crate) fn cancel(&self) {
-        self.jobs().iter().for_each(|job| job.cancel.set());
+        self.jobs.lock().iter().for_each(|job| job.cancel.set());
     }
 
     /// Stops the running job and waits, at most `timeout`, until it has saved its finished files.
     pub(crate) fn stop(&self, timeout: Duration) {
-        let jobs = self.jobs();
+        let mut jobs = self.jobs.lock();
         jobs.iter().for_each(|job| job.cancel.set());
-        let waited = self.ended.wait_timeout_while(jobs, timeout, |jobs| jobs.iter().any(|job| job.is_running()));
-        if waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
+        let is_running = |jobs: &mut VecDeque<Arc<Job>>| jobs.iter().any(|job| job.is_running());
+        if self.ended.wait_while_for(&mut jobs, is_running, timeout).timed_out() {
             tracing::warn!("an indexing job did not stop in time; the index has its last commit");
         }
     }

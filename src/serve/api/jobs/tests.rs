@@ -1,7 +1,7 @@
 use std::sync::mpsc;
 use std::time::Instant;
 
-use super::job::{JobProgress, JobState, JobStatus};
+use super::job::{JobState, JobStatus};
 use super::*;
 
 /// Longest wait for a job to end.
@@ -12,8 +12,8 @@ fn jobs() -> Arc<Jobs> {
 }
 
 fn ended(jobs: &Jobs, job: &Job) -> JobStatus {
-    let all = jobs.jobs();
-    assert!(!jobs.ended.wait_timeout_while(all, SOON, |_| job.is_running()).unwrap().1.timed_out());
+    let mut all = jobs.jobs.lock();
+    assert!(!jobs.ended.wait_while_for(&mut all, |_| job.is_running(), SOON).timed_out());
     job.status()
 }
 
@@ -25,12 +25,12 @@ fn runs_one_job_at_a_time() {
     let first = first.unwrap().ok().unwrap();
     let refused = jobs.start(|_| Ok(IndexSummary::default())).unwrap().err().unwrap();
     assert_eq!(refused.id, first.id);
-    assert_eq!(first.status().state, JobState::Running);
+    assert_eq!(first.status().record.state, JobState::Running);
     go.send(()).unwrap();
-    assert_eq!(ended(&jobs, &first).state, JobState::Done);
+    assert_eq!(ended(&jobs, &first).record.state, JobState::Done);
     let second = jobs.start(|_| Err("no".to_owned())).unwrap().ok().unwrap();
     let status = ended(&jobs, &second);
-    assert_eq!((status.state, status.error.as_deref()), (JobState::Failed, Some("no")));
+    assert_eq!((status.record.state, status.record.error.as_deref()), (JobState::Failed, Some("no")));
     assert_ne!(first.id, second.id);
     assert!(jobs.find(&first.id).is_ok() && jobs.find("x").is_err());
 }
@@ -40,9 +40,9 @@ fn a_panic_fails_the_job_and_the_next_one_runs() {
     let jobs = jobs();
     let job = jobs.start(|_| panic!("on purpose")).unwrap().ok().unwrap();
     let status = ended(&jobs, &job);
-    assert_eq!((status.state, status.error.is_some()), (JobState::Failed, true));
+    assert_eq!((status.record.state, status.record.error.is_some()), (JobState::Failed, true));
     let next = jobs.start(|_| Ok(IndexSummary::default())).unwrap().ok().unwrap();
-    assert_eq!(ended(&jobs, &next).state, JobState::Done);
+    assert_eq!(ended(&jobs, &next).record.state, JobState::Done);
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn stopping_cancels_the_job_and_waits_for_its_end() {
     };
     let job = jobs.start(work).unwrap().ok().unwrap();
     jobs.stop(SOON);
-    assert_eq!(job.status().state, JobState::Cancelled);
+    assert_eq!(job.status().record.state, JobState::Cancelled);
     let (go, wait) = mpsc::channel::<()>();
     let deaf = jobs
         .start(move |_| wait.recv().map(|()| IndexSummary::default()).map_err(|e| e.to_string()))
@@ -64,7 +64,7 @@ fn stopping_cancels_the_job_and_waits_for_its_end() {
         .ok()
         .unwrap();
     jobs.stop(Duration::from_millis(20));
-    assert_eq!(deaf.status().state, JobState::Running, "stopping waits until the timeout");
+    assert_eq!(deaf.status().record.state, JobState::Running, "stopping waits until the timeout");
     go.send(()).unwrap();
     ended(&jobs, &deaf);
 }
@@ -83,8 +83,10 @@ fn estimates_the_time_left_from_the_speed_of_reading() {
     // The time before the reading does not count.
     std::thread::sleep(Duration::from_millis(200));
     let since = Instant::now();
-    *job.progress() =
-        JobProgress { reading_since: Some(since), done_bytes: 75, total_bytes: 100, ..JobProgress::default() };
+    let mut progress = job.progress();
+    progress.reading_since = Some(since);
+    (progress.record.done_bytes, progress.record.total_bytes) = (75, 100);
+    drop(progress);
     std::thread::sleep(Duration::from_millis(300));
     let status = job.status();
     let (eta, took) = (status.eta_seconds.unwrap(), since.elapsed().as_secs_f64());

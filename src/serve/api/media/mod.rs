@@ -7,14 +7,17 @@ pub(crate) mod thumbnail;
 use std::collections::HashMap;
 use std::fs::Metadata;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use axum::response::Response;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::base::Cancel;
+use crate::base::files::since_1970_ns;
 use crate::collection::video_path;
 use crate::encode::registry;
 use crate::media::{self, Codec, Limits, Tools, VideoSource, VideoStart};
@@ -22,14 +25,13 @@ use crate::serve::admission::gate::WorkerGate;
 use crate::serve::admission::single_flight::SingleFlight;
 use crate::serve::advice::{gone, video_error};
 use crate::serve::api::cache::{CacheKey, FileCache};
-use crate::serve::api::files::FileHeaders;
+use crate::serve::api::files::{self, FileHeaders, FileRequest};
 use crate::serve::api::library;
 use crate::serve::error::ApiError;
 use crate::serve::limits::{
     FFMPEG_TIME, MAX_QUEUED_PREVIEWS, MAX_QUEUED_THUMBNAILS, MAX_VIDEO_STARTS, MEDIA_QUEUE_TIME, MEDIA_WORK_TIME,
     PREVIEW_WORKERS, THUMBNAIL_WORKERS,
 };
-use crate::serve::observe::clock::since_1970_ns;
 use crate::serve::observe::logging::spawn_blocking;
 use crate::serve::observe::metrics::{Metrics, Stage};
 use crate::serve::snapshot::SnapshotStore;
@@ -48,7 +50,6 @@ pub(crate) struct MediaContext {
 pub(crate) struct MediaStore {
     tools: OnceLock<Tools>,
     codec: OnceLock<Codec>,
-    codec_flights: Arc<SingleFlight<(), Result<Codec, ApiError>>>,
     cache: FileCache,
     flights: Arc<SingleFlight<CacheKey, Result<Bytes, ApiError>>>,
     thumbnails: WorkerGate,
@@ -65,19 +66,12 @@ pub(crate) struct MediaStore {
 impl MediaStore {
     /// A store with at most `cache_bytes` on disk.
     pub(crate) fn new(cache_bytes: u64, metrics: &Arc<Metrics>) -> MediaStore {
-        let (hits, misses, queue) = (Counter::default(), Counter::default(), Gauge::default());
-        metrics.register(|r| {
-            r.register("cache_hits", "Thumbnails and previews found in the cache", hits.clone());
-            r.register("cache_misses", "Thumbnails and previews made", misses.clone());
-            r.register("media_queue_depth", "Thumbnails and previews that wait to be made", queue.clone());
-        });
         let gate = |workers, queue| {
             WorkerGate::new(workers, queue, metrics).with(MEDIA_QUEUE_TIME, MEDIA_WORK_TIME, Stage::CutQueue)
         };
         MediaStore {
             tools: OnceLock::new(),
             codec: OnceLock::new(),
-            codec_flights: Arc::default(),
             cache: FileCache::new(registry::cache_folder().join("previews"), cache_bytes),
             flights: Arc::default(),
             thumbnails: gate(THUMBNAIL_WORKERS, MAX_QUEUED_THUMBNAILS),
@@ -85,9 +79,9 @@ impl MediaStore {
             starts: Mutex::default(),
             limits: Limits { wall: FFMPEG_TIME, background: true, ..Limits::default() },
             metrics: metrics.clone(),
-            hits,
-            misses,
-            queue,
+            hits: metrics.register("cache_hits", "Thumbnails and previews found in the cache"),
+            misses: metrics.register("cache_misses", "Thumbnails and previews made"),
+            queue: metrics.register("media_queue_depth", "Thumbnails and previews that wait to be made"),
         }
     }
 
@@ -106,8 +100,7 @@ impl MediaStore {
 
     /// How the file begins. It is determined again only when the file has changed.
     fn start(&self, file: &VideoFile, source: &VideoSource<'_>) -> Result<Option<VideoStart>, media::Error> {
-        let starts = || self.starts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(start) = starts().get(&file.identity) {
+        if let Some(start) = self.starts.lock().get(&file.identity) {
             return Ok(*start);
         }
         let start = match source.start() {
@@ -115,7 +108,7 @@ impl MediaStore {
             Err(error) if error.is_undecodable() => None,
             Err(error) => return Err(error),
         };
-        let mut starts = starts();
+        let mut starts = self.starts.lock();
         if starts.len() >= MAX_VIDEO_STARTS {
             starts.clear();
         }
@@ -123,24 +116,22 @@ impl MediaStore {
         Ok(start)
     }
 
-    /// The codec of previews, which depends on the server's ffmpeg. Determined once.
+    /// The codec of previews, which depends on the server's ffmpeg. Determined once, by the only worker for
+    /// previews.
     async fn codec(self: &Arc<Self>) -> Result<Codec, ApiError> {
         if let Some(codec) = self.codec.get() {
             return Ok(*codec);
         }
-        let work = |cancel: Cancel| {
-            let store = self.clone();
-            async move {
-                let worker = store.clone();
-                let work = move || {
-                    let tools = worker.tools().map_err(video_error)?;
-                    let codec = Codec::detect(tools, &worker.limits, &cancel).map_err(video_error)?;
-                    Ok(*worker.codec.get_or_init(|| codec))
-                };
-                store.previews.run(work).await
+        let store = self.clone();
+        let work = move || {
+            if let Some(codec) = store.codec.get() {
+                return Ok(*codec);
             }
+            let tools = store.tools().map_err(video_error)?;
+            let codec = Codec::detect(tools, &store.limits, &Cancel::default()).map_err(video_error)?;
+            Ok(*store.codec.get_or_init(|| codec))
         };
-        self.codec_flights.join(&(), work).await.unwrap_or_else(|| Err(ApiError::panicked()))
+        self.previews.run(work).await
     }
 
     /// The cached bytes of a key, or what `make` returns. `make` waits for a worker of the gate, and runs
@@ -225,11 +216,25 @@ impl MediaContext {
         };
         spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))?
     }
-}
 
-/// The headers of a thumbnail or a preview. Its cache key is its entity tag.
-fn headers_of(key: &CacheKey, content_type: &'static str) -> FileHeaders {
-    FileHeaders { content_type, tag: key.file_name().to_owned(), cache_control: "private, max-age=3600" }
+    /// The response with a thumbnail or a preview, which `make` makes if it is not cached. The cache key is
+    /// also the entity tag.
+    async fn respond(
+        &self,
+        request: &FileRequest<'_>,
+        key: CacheKey,
+        content_type: &'static str,
+        gate: fn(&MediaStore) -> &WorkerGate,
+        make: impl FnOnce(&MediaStore, &CacheKey, &Cancel) -> Result<Bytes, ApiError> + Send + 'static,
+    ) -> Result<Response, ApiError> {
+        let head =
+            FileHeaders { content_type, tag: key.file_name().to_owned(), cache_control: "private, max-age=3600" };
+        if request.is_current(&head) {
+            return Ok(files::not_modified(&head));
+        }
+        let bytes = self.media.cached_or_made(gate, key, make).await?;
+        Ok(files::bytes_response(request, &head, &bytes))
+    }
 }
 
 /// Seconds of a request as milliseconds.

@@ -12,8 +12,8 @@ use crate::media::{Codec, PreviewSpec, VideoSource};
 use crate::search::Moment;
 use crate::serve::advice::video_error;
 use crate::serve::api::cache::CacheKey;
-use crate::serve::api::files::{self, FileRequest};
-use crate::serve::api::media::{MediaContext, MediaStore, VideoFile, headers_of, milliseconds};
+use crate::serve::api::files::FileRequest;
+use crate::serve::api::media::{MediaContext, MediaStore, VideoFile, milliseconds};
 use crate::serve::api::openapi::{FileErrors, IndexErrors, MediaErrors};
 use crate::serve::api::params::{ParamRange, QueryParams, RequestParams};
 use crate::serve::error::ApiError;
@@ -89,15 +89,11 @@ pub(crate) async fn preview(
     let (from_ms, to_ms) = cut_span(milliseconds(from), params.to.map(milliseconds), file.duration_ms);
     let codec = context.media.codec().await?;
     let key = file.key("clip", &[from_ms, to_ms], codec.extension());
-    let head = headers_of(&key, if codec == Codec::Vp8 { "video/webm" } else { "video/mp4" });
-    let request = FileRequest { method: &method, headers: &headers };
-    if request.is_current(&head) {
-        return Ok(files::not_modified(&head));
-    }
+    let content_type = if codec == Codec::Vp8 { "video/webm" } else { "video/mp4" };
     let spec = PreviewSpec { from_ms, to_ms, max_side: SIDE };
     let make = move |store: &MediaStore, key: &CacheKey, cancel: &Cancel| clip(store, &file, &spec, codec, key, cancel);
-    let bytes = context.media.cached_or_made(|store| &store.previews, key, make).await?;
-    Ok(files::bytes_response(&request, &head, &bytes))
+    let request = FileRequest { method: &method, headers: &headers };
+    context.respond(&request, key, content_type, |store| &store.previews, make).await
 }
 
 fn clip(

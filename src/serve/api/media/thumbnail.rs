@@ -12,8 +12,8 @@ use crate::base::Cancel;
 use crate::media::{self, Picture, VideoSource};
 use crate::serve::advice::video_error;
 use crate::serve::api::cache::CacheKey;
-use crate::serve::api::files::{self, FileRequest};
-use crate::serve::api::media::{MediaContext, MediaStore, VideoFile, headers_of, milliseconds};
+use crate::serve::api::files::FileRequest;
+use crate::serve::api::media::{MediaContext, MediaStore, VideoFile, milliseconds};
 use crate::serve::api::openapi::{FileErrors, IndexErrors, MediaErrors};
 use crate::serve::api::params::{ParamRange, QueryParams, RequestParams};
 use crate::serve::error::ApiError;
@@ -69,19 +69,14 @@ pub(crate) async fn thumbnail(
     let file = context.locate(params.video).await?;
     let at_ms = milliseconds(params.at.unwrap_or(0.0)).min(file.duration_ms.saturating_sub(1));
     let key = file.key("still", &[at_ms, width], "jpg");
-    let head = headers_of(&key, "image/jpeg");
-    let request = FileRequest { method: &method, headers: &headers };
-    if request.is_current(&head) {
-        return Ok(files::not_modified(&head));
-    }
     let make = move |store: &MediaStore, key: &CacheKey, cancel: &Cancel| {
         let picture = still(store, &file, at_ms, width, cancel).map_err(video_error)?;
         let jpeg = jpeg(&picture).map_err(|error| ApiError::internal(&error))?;
         store.cache.put_bytes(key, &jpeg);
         Ok(jpeg.into())
     };
-    let bytes = context.media.cached_or_made(|store| &store.thumbnails, key, make).await?;
-    Ok(files::bytes_response(&request, &head, &bytes))
+    let request = FileRequest { method: &method, headers: &headers };
+    context.respond(&request, key, "image/jpeg", |store| &store.thumbnails, make).await
 }
 
 /// The frame at a time, at most `side` pixels wide and high.
