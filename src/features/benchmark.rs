@@ -161,7 +161,8 @@ impl Benchmark {
         missing.into_iter().collect()
     }
 
-    /// [`merge_small_val`] of the rows.
+    /// Moves the rows of the split `val` to the split `train` if none of its images shares a label with one
+    /// of its clips, so that they could not choose an epoch. Returns whether it did.
     pub fn merge_small_val(&mut self) -> bool {
         merge_small_val(self.items.iter_mut())
     }
@@ -207,8 +208,7 @@ impl Benchmark {
     }
 }
 
-/// Moves the rows of the split `val` to the split `train` if they have labels and none of its images shares
-/// one with one of its clips, so that they could not choose an epoch. Returns whether it did.
+/// [`Benchmark::merge_small_val`] of any rows. Rows without labels stay.
 pub(crate) fn merge_small_val<'a>(rows: impl Iterator<Item = &'a mut BenchmarkRow>) -> bool {
     let val: Vec<&mut BenchmarkRow> = rows.filter(|row| row.split == Split::Val).collect();
     let labels =

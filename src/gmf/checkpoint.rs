@@ -245,8 +245,13 @@ pub struct Affine {
 }
 
 impl Affine {
+    /// The map `y = x` of vectors of this length.
+    pub fn identity(length: usize) -> Affine {
+        let weight = (0..length * length).map(|i| f32::from(u8::from(i % (length + 1) == 0))).collect();
+        Affine { weight, bias: vec![0.0; length] }
+    }
+
     /// The map `W (x - mean)`.
-    #[cfg(feature = "research")]
     pub fn centred(weight: Vec<f32>, mean: &[f32]) -> Affine {
         let row_bias = |row: &[f32]| -row.iter().zip(mean).map(|(w, m)| w * m).sum::<f32>();
         Affine { bias: weight.chunks_exact(mean.len()).map(row_bias).collect(), weight }

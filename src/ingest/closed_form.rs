@@ -295,12 +295,9 @@ pub fn principal(encoder: &dyn Encoder, videos: &[Vec<Vec<f32>>], sample: FitSam
         let sign = if column.sum() < 0.0 { -1.0 } else { 1.0 };
         out.iter_mut().zip(column.iter()).for_each(|(w, v)| *w = (v * sign) as f32);
     }
-    let bias =
-        weight.chunks_exact(length).map(|row| -row.iter().zip(mean.iter()).map(|(w, m)| w * *m as f32).sum::<f32>());
-    let bias = bias.collect();
-    let projection = Affine { weight, bias };
-    let unit = Affine { weight: identity(count), bias: vec![0.0; count] };
-    let folded = mean_of_frames(encoder, &unit, &projection)?;
+    let mean: Vec<f32> = mean.iter().map(|m| *m as f32).collect();
+    let projection = Affine::centred(weight, &mean);
+    let folded = mean_of_frames(encoder, &Affine::identity(count), &projection)?;
     let start =
         if sample.is_sufficient() { "principal directions" } else { "random directions beside those of few videos" };
     let training = serde_json::json!({ "start": start, "fitted": sample });
@@ -356,10 +353,6 @@ fn sorted(vectors: &DMatrix<f64>, values: &[f64], count: usize) -> DMatrix<f64> 
     order.sort_by(|a, b| values[*b].total_cmp(&values[*a]));
     order.truncate(count);
     vectors.select_columns(&order)
-}
-
-fn identity(n: usize) -> Vec<f32> {
-    (0..n * n).map(|i| f32::from(u8::from(i % (n + 1) == 0))).collect()
 }
 
 fn matrix(map: &Affine) -> DMatrix<f64> {

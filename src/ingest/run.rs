@@ -90,7 +90,7 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
         (self.on_event)(IndexEvent::Progress { done_bytes, total_bytes: self.total_bytes });
     }
 
-    /// Finds all files, settles those that need no decoding and returns the others, the largest first, so
+    /// Finds all files, handles those that need no decoding and returns the others, the largest first, so
     /// that no worker starts a long file last.
     pub(super) fn survey(&mut self) -> Result<Vec<FileTask>, Error> {
         let mut todo = Vec::new();
@@ -100,7 +100,7 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
             match entry.and_then(|path| FileTask::new(&path).map_err(|error| (path, error))) {
                 Ok(task) => {
                     present.insert(task.id.clone());
-                    if !self.settle(&task)? {
+                    if !self.handle_undecoded(&task)? {
                         todo.push(task);
                     }
                 }
@@ -110,15 +110,15 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
                 }
             }
         }
-        self.settle_missing(&present, &unreadable)?;
+        self.handle_missing(&present, &unreadable)?;
         self.total_bytes = todo.iter().map(|t| t.size_bytes).sum();
         (self.on_event)(IndexEvent::Progress { done_bytes: 0, total_bytes: self.total_bytes });
         todo.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.path.cmp(&b.path)));
         Ok(todo)
     }
 
-    /// Settles a file that needs no decoding. Returns whether it did.
-    fn settle(&mut self, task: &FileTask) -> Result<bool, Error> {
+    /// Handles a file that needs no decoding. Returns whether it did.
+    fn handle_undecoded(&mut self, task: &FileTask) -> Result<bool, Error> {
         let failure = self.state.failed.get(&task.id).filter(|f| task.same_failure(f) && !self.options.retry);
         if let Some(failure) = failure {
             let error = FileError::FailedBefore { path: task.path.clone(), reason: failure.reason.clone() };
@@ -149,9 +149,9 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
         Ok(true)
     }
 
-    /// Settles videos of the index that are under the paths of the run and whose files are gone. A file in an
+    /// Handles videos of the index that are under the paths of the run and whose files are gone. A file in an
     /// unreadable folder does not count as gone.
-    fn settle_missing(&mut self, present: &HashSet<String>, unreadable: &[PathBuf]) -> Result<(), Error> {
+    fn handle_missing(&mut self, present: &HashSet<String>, unreadable: &[PathBuf]) -> Result<(), Error> {
         let roots: Vec<PathBuf> = self.options.paths.iter().map(|root| work::resolved(root)).collect();
         let does_not_exist = |path: &Path| matches!(path.try_exists(), Ok(false));
         let lost: Vec<&PathBuf> = roots.iter().filter(|root| does_not_exist(root)).collect();

@@ -46,7 +46,10 @@ impl Method for GmfMethod {
         let scaled =
             TrainingContext { set: &set, data, options, stop: training.stop, on_progress: training.on_progress };
         let is_regressed = self.lengths == LengthPolicy::Video && before.image.flops() > 0;
-        let start = if is_regressed { identity(config.invariant()) } else { closed_form(&scaled)? };
+        let start = match is_regressed {
+            true => [Affine::identity(config.invariant()), Affine::identity(config.invariant())],
+            false => closed_form(&scaled)?,
+        };
         let (folded, epoch) = train(&scaled, &config, &start)?;
         let folded =
             FeatureMaps { image: images.unscale(folded.image).into(), video: videos.unscale(folded.video).into() };
@@ -60,14 +63,6 @@ impl Method for GmfMethod {
             epoch: Some(epoch),
         })
     }
-}
-
-/// Two maps that keep features of this length as they are.
-fn identity(length: usize) -> [Affine; 2] {
-    let mut weight = vec![0.0; length * length];
-    (0..length).for_each(|i| weight[i * length + i] = 1.0);
-    let map = Affine { weight, bias: vec![0.0; length] };
-    [map.clone(), map]
 }
 
 /// Canonical correlations of the features or, if better in validation, with the first principal directions of

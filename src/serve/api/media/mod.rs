@@ -50,6 +50,7 @@ pub(crate) struct MediaContext {
 pub(crate) struct MediaStore {
     tools: OnceLock<Tools>,
     codec: OnceLock<Codec>,
+    codec_flights: Arc<SingleFlight<(), Result<Codec, ApiError>>>,
     cache: FileCache,
     flights: Arc<SingleFlight<CacheKey, Result<Bytes, ApiError>>>,
     thumbnails: WorkerGate,
@@ -72,6 +73,7 @@ impl MediaStore {
         MediaStore {
             tools: OnceLock::new(),
             codec: OnceLock::new(),
+            codec_flights: Arc::default(),
             cache: FileCache::new(registry::cache_folder().join("previews"), cache_bytes),
             flights: Arc::default(),
             thumbnails: gate(THUMBNAIL_WORKERS, MAX_QUEUED_THUMBNAILS),
@@ -116,22 +118,25 @@ impl MediaStore {
         Ok(start)
     }
 
-    /// The codec of previews, which depends on the server's ffmpeg. Determined once, by the only worker for
-    /// previews.
+    /// The codec of previews, which depends on the server's ffmpeg. Determined once. Requests that wait for it
+    /// take one place in the queue together.
     async fn codec(self: &Arc<Self>) -> Result<Codec, ApiError> {
         if let Some(codec) = self.codec.get() {
             return Ok(*codec);
         }
-        let store = self.clone();
-        let work = move || {
-            if let Some(codec) = store.codec.get() {
-                return Ok(*codec);
+        let work = |cancel: Cancel| {
+            let store = self.clone();
+            async move {
+                let worker = store.clone();
+                let work = move || {
+                    let tools = worker.tools().map_err(video_error)?;
+                    let codec = Codec::detect(tools, &worker.limits, &cancel).map_err(video_error)?;
+                    Ok(*worker.codec.get_or_init(|| codec))
+                };
+                store.previews.run(work).await
             }
-            let tools = store.tools().map_err(video_error)?;
-            let codec = Codec::detect(tools, &store.limits, &Cancel::default()).map_err(video_error)?;
-            Ok(*store.codec.get_or_init(|| codec))
         };
-        self.previews.run(work).await
+        self.codec_flights.join(&(), work).await.unwrap_or_else(|| Err(ApiError::panicked()))
     }
 
     /// The cached bytes of a key, or what `make` returns. `make` waits for a worker of the gate, and runs
