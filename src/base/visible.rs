@@ -1,12 +1,12 @@
-//! Makes characters visible that steer a terminal, end a line, reorder the text around them, or hide. Names of
-//! files, titles, filters and the messages of ffmpeg may contain them. Programs apply these functions where they
-//! print, so that no message is forgotten.
+//! Makes characters visible that steer a terminal, end a line, reorder the text around them, or hide. Names
+//! of files, titles, filters and the messages of ffmpeg may contain them. The command line and the log apply
+//! these functions where they print, so that no message is forgotten.
 
 use std::borrow::Cow;
 
-/// Whether a character is escaped: control characters (C0, DEL, C1), line and paragraph separators, controls of
-/// text direction, and other invisible format characters. The joiners U+200C and U+200D are parts of words and
-/// of emoji, and are not escaped.
+/// Whether a character is escaped: control characters (C0, DEL, C1), line and paragraph separators, controls
+/// of text direction, and other invisible format characters. The joiners U+200C and U+200D are parts of words
+/// and of emoji, and are not escaped.
 fn is_escaped(c: char) -> bool {
     matches!(
         c,
@@ -50,7 +50,7 @@ pub(crate) fn line(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// A JSON text with escapes in its strings, such as `\u009b`. Its value is the same. The text must be compact:
+/// A JSON text with escapes in its strings, such as `\u009b`. Its value is the same. The text must be compact,
 /// without line ends and tabs between its values.
 pub(crate) fn json(text: &str) -> Cow<'_, str> {
     escaped(text, |json, c| {
@@ -65,8 +65,8 @@ pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Whether text contains a character that steers a terminal, ends a line or reorders text. Independent of the
-    /// implementation.
+    /// Whether text has no character that steers a terminal, ends a line or reorders text. Independent of
+    /// the implementation.
     pub(crate) fn is_harmless(text: &str) -> bool {
         let harmful = |c: char| {
             c.is_control()

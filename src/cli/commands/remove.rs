@@ -48,8 +48,8 @@ pub(crate) fn run(args: &RemoveArgs) -> anyhow::Result<ExitCode> {
     Ok(if removed.is_empty() { ExitCode::from(FOUND_NOTHING) } else { ExitCode::SUCCESS })
 }
 
-/// The video with this path or id, or else all videos in the folder with this path. The file or the folder may
-/// be gone.
+/// The video with this path or id, or else all videos in the folder with this path. The file or the folder
+/// may be gone.
 fn find<'a>(known: &'a [Video], named: &Path) -> Vec<&'a Video> {
     let (id, full) = (named.to_string_lossy(), ingest::resolved(named));
     let is_named = |video: &&Video| video.id == id || [&*full, named].contains(&&*video_path(video));

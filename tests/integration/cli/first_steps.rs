@@ -1,4 +1,5 @@
-//! What people try first: wrong paths, files that are no videos, folders that were moved, searches without results.
+//! What people try first: wrong paths, files that are no videos, folders that were moved, searches without
+//! results.
 
 use super::*;
 
