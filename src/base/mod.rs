@@ -1,6 +1,8 @@
 //! Helpers that every room may use and that use no room: cancellation, files, paths in errors, seeded random
-//! numbers, safetensors files, dense linear algebra and escapes for terminals.
+//! numbers, safetensors files, dense linear algebra, escapes for terminals and the allocator.
 
+#[cfg(all(feature = "cli", feature = "serve"))]
+pub(crate) mod allocator;
 mod cancel;
 mod error_paths;
 pub(crate) mod files;

@@ -50,8 +50,8 @@ pub(crate) fn line(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// A JSON text with escapes in its strings, such as `\u009b`. Its value is the same. The text must have no line
-/// ends and tabs between its values.
+/// A JSON text with escapes in its strings, such as `\u009b`. Its value is the same. The text must have no
+/// line ends and tabs between its values.
 pub(crate) fn json(text: &str) -> Cow<'_, str> {
     escaped(text, |json, c| {
         for unit in c.encode_utf16(&mut [0; 2]) {

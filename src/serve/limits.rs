@@ -12,9 +12,10 @@ pub(crate) const COMMIT_POLL: Duration = Duration::from_millis(500);
 
 // Connections.
 
-/// Most open connections. An idle connection costs a few kilobytes and a file descriptor.
+/// Most open connections. A connection costs a few kilobytes and one file descriptor, whatever it sends or
+/// receives.
 pub(crate) const MAX_CONNECTIONS: usize = 4096;
-/// File descriptors reserved for the index, videos and ffmpeg.
+/// File descriptors reserved for the index, videos that are read at this moment, and ffmpeg.
 pub(crate) const RESERVED_FILES: u64 = 256;
 /// Longest time for the head of a request, and between two requests of a connection.
 pub(crate) const HEAD_TIME: Duration = Duration::from_secs(15);
@@ -23,16 +24,23 @@ pub(crate) const MAX_HEAD_BYTES: usize = 64 << 10;
 /// Longest time in which a client reads nothing of a response. A paused player requests the rest as a range
 /// later.
 pub(crate) const WRITE_STALL: Duration = Duration::from_secs(60);
+/// Unsent bytes of a connection that the system may hold. More would cost memory for each client that does
+/// not read, and hide whether a slow client reads.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) const UNSENT_BYTES: u32 = 128 << 10;
+/// Shortest time between two messages that no connection can be accepted.
+pub(crate) const ACCEPT_LOG: Duration = Duration::from_secs(1);
 /// Pause after a failed accept, while the system has no free file descriptor.
 pub(crate) const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// While all connections are taken: interval between attempts to evict one.
 pub(crate) const EVICT_RETRY: Duration = Duration::from_millis(20);
-/// Idle time, or time without body progress, after which a connection may be evicted.
+/// Idle time, or time without progress of the request's or the response's body, after which a connection may
+/// be evicted.
 pub(crate) const EVICT_IDLE: Duration = Duration::from_secs(1);
 /// The same if no connection has reached [`EVICT_IDLE`]. A client has at least this time to send the head of
 /// a request.
 pub(crate) const EVICT_IDLE_MIN: Duration = Duration::from_millis(100);
-/// Bytes of a body that count as progress. A client that sends single bytes counts as idle.
+/// Bytes of a body that count as progress. A client that sends or reads single bytes counts as idle.
 pub(crate) const PROGRESS_BYTES: usize = 16_000;
 /// At shutdown: wait for a connection that has sent nothing yet, since a request may be under way.
 pub(crate) const IDLE_CLOSE: Duration = Duration::from_millis(300);
@@ -100,6 +108,11 @@ pub(crate) const PREFLIGHT_S: &str = "600";
 
 // Responses.
 
+/// Memory of all responses together.
+pub(crate) const RESPONSE_BUDGET_BYTES: usize = 250_000_000;
+/// Responses up to this size are sent even if the budget is exhausted: the number of connections
+/// limits them.
+pub(crate) const SMALL_RESPONSE_BYTES: usize = 64 << 10;
 /// `Retry-After` of 429 in seconds. A search takes a fraction of a second.
 pub(crate) const BUSY_RETRY_S: u32 = 1;
 /// `Retry-After` of 503 in seconds. In this time an index may appear, or a slow decoder may finish.
@@ -157,7 +170,12 @@ pub(crate) const MEDIA_WORK_TIME: Duration = Duration::from_secs(2 * 60 + 5);
 /// Videos whose start (`VideoStart`) is remembered.
 pub(crate) const MAX_VIDEO_STARTS: usize = 10_000;
 /// Bytes of a file that are read at once.
-pub(crate) const FILE_CHUNK_BYTES: usize = 256 << 10;
+pub(crate) const FILE_CHUNK_BYTES: usize = 64 << 10;
+/// Memory of a response that is read from a file: a chunk, and the write buffer, which takes one more chunk
+/// when it is not full.
+pub(crate) const FILE_RESPONSE_BYTES: usize = MAX_HEAD_BYTES + FILE_CHUNK_BYTES;
+/// Reads of videos and cached files at once. Each holds a file descriptor and a thread.
+pub(crate) const FILE_READS: usize = 16;
 
 // Jobs.
 

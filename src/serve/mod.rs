@@ -1,10 +1,11 @@
 //! The web page and the HTTP API.
 //! A request arrives over a connection with time limits (`connection`). It passes these layers, outermost
-//! first: request id, log and counters (`observe`), the check of Host and Origin (`guard::host`), the panic
-//! handler, the check of the token (`guard::auth`), and the reader of the body (`connection::body`). Its
-//! handler (`api`) receives the parts of the state that it needs, uses one snapshot of the index from
-//! beginning to end, and waits for a worker before it computes (`admission`). Computation runs on its own
-//! threads, never on those that serve connections.
+//! first: request id, log and counters (`observe`), the count of the response's memory
+//! (`connection::response`), the check of Host and Origin (`guard::host`), the panic handler, the check of
+//! the token (`guard::auth`), and the reader of the body (`connection::body`). Its handler (`api`) receives
+//! the parts of the state that it needs, uses one snapshot of the index from beginning to end, and waits for
+//! a worker before it computes (`admission`). Computation runs on its own threads, never on those that serve
+//! connections.
 
 mod admission;
 mod advice;
@@ -74,8 +75,8 @@ async fn serve(
     let (stop_sender, stop) = watch::channel(false);
     let watching = tokio::spawn(app.snapshots.clone().watch());
     on_listen(address);
-    let capacity = listen::connection_capacity();
-    let serving = listen::serve(listener, router, app.metrics.clone(), capacity, stop, limits::DRAIN);
+    let connections = app.connections.clone();
+    let serving = listen::serve(listener, router, connections, app.metrics.clone(), stop, limits::DRAIN);
     let stopped_at = Cell::new(None);
     let stopping = async {
         shutdown.requested(1).await;

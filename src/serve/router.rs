@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use crate::serve::api::bodies::{batch_body, picture_body, search_body, with_body};
 use crate::serve::api::{batch, compat, health, jobs, library, media, openapi, page, search, session};
-use crate::serve::connection::body;
+use crate::serve::connection::{body, response};
 use crate::serve::error::{ApiError, Error};
 use crate::serve::guard::{auth, host};
 use crate::serve::limits;
@@ -72,6 +72,7 @@ pub(super) fn with_outer_layers(router: Router<App>, app: &App) -> Router {
         .layer(DefaultBodyLimit::max(limits::MAX_BODY_BYTES))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(app.hosts.clone(), host::check))
+        .layer(middleware::from_fn_with_state(app.connections.clone(), response::count))
         .layer(middleware::from_fn_with_state(app.metrics.clone(), request::observe))
         .with_state(app.clone());
     Router::new().fallback_service(routes).layer(middleware::from_fn(request::name_allowed_methods))

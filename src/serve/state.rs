@@ -13,6 +13,7 @@ use super::api::library::LibraryContext;
 use super::api::links::Links;
 use super::api::media::{MediaContext, MediaStore};
 use super::api::search::SearchContext;
+use super::connection::registry::Connections;
 use super::error::Error;
 use super::guard::auth::Auth;
 use super::guard::fetch::{FetchClient, Fetcher};
@@ -44,6 +45,7 @@ app! {
     snapshots: Arc<SnapshotStore>,
     gate: Arc<WorkerGate>,
     bodies: Arc<BodyBudget>,
+    connections: Arc<Connections>,
     metrics: Arc<Metrics>,
     auth: Arc<Auth>,
     hosts: Arc<HostGuard>,
@@ -92,6 +94,7 @@ impl App {
             jobs: Arc::new(Jobs::new(&options.library)),
             stopping: Cancel::default(),
             auth,
+            connections: Arc::new(Connections::new(&metrics)),
             bodies,
             metrics,
             options: Arc::new(options),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 use clap::Args;
 
+use crate::base::allocator::return_large_blocks;
 use crate::cli::args::{IndexFolderArgs, StoredModelArgs};
 use crate::cli::terminal::print_line;
 use crate::serve::{self, LogFormat, ServeOptions, ShutdownSignal, Token};
@@ -104,6 +105,7 @@ fn listen(text: &str) -> Result<ListenAddress, String> {
 }
 
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    return_large_blocks();
     serve::start_logging(args.log);
     if args.no_auth && std::env::var_os(TOKEN).is_some_and(|token| !token.is_empty()) {
         tracing::warn!("{TOKEN} is ignored: --no-auth admits every request without a token");

@@ -7,6 +7,7 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::{Request, State};
 use serde::Serialize;
+use serde_json::value::RawValue;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 use utoipa::ToSchema;
@@ -15,6 +16,8 @@ use crate::serve::api::openapi::IndexErrors;
 use crate::serve::api::params::QueryParams;
 use crate::serve::api::request::{SearchRequest, read_batch};
 use crate::serve::api::search::{SearchContext, SearchResponse};
+use crate::serve::connection::registry::Connections;
+use crate::serve::connection::response::ResponseReservation;
 use crate::serve::error::{ApiError, ErrorBody};
 use crate::serve::limits::{BATCH_TIME, MAX_BATCH_FETCHES};
 
@@ -22,7 +25,8 @@ use crate::serve::limits::{BATCH_TIME, MAX_BATCH_FETCHES};
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct BatchResponse {
     /// In the order of the queries.
-    answers: Vec<BatchAnswer>,
+    #[schema(value_type = Vec<BatchAnswer>)]
+    answers: Vec<Box<RawValue>>,
 }
 
 /// The answer to one query of a batch.
@@ -31,6 +35,17 @@ pub(crate) struct BatchResponse {
 enum BatchAnswer {
     Found(SearchResponse),
     Failed(ErrorBody),
+}
+
+impl BatchAnswer {
+    /// The JSON of an answer.
+    fn json(outcome: Result<SearchResponse, ApiError>) -> Result<Box<RawValue>, ApiError> {
+        let answer = match outcome {
+            Ok(response) => BatchAnswer::Found(response),
+            Err(error) => BatchAnswer::Failed(ErrorBody { error: error.message }),
+        };
+        serde_json::value::to_raw_value(&answer).map_err(|error| ApiError::internal(&error))
+    }
 }
 
 /// Runs up to 32 searches on one snapshot of the index.
@@ -47,9 +62,11 @@ enum BatchAnswer {
 )]
 pub(crate) async fn batch(
     State(context): State<SearchContext>,
+    State(connections): State<Arc<Connections>>,
     QueryParams(params): QueryParams<SearchRequest>,
     request: Request,
 ) -> Result<Json<BatchResponse>, ApiError> {
+    let mut reservation = ResponseReservation::new(&connections, request.extensions());
     let (queries, options) = read_batch(&context.gate, params, request).await?;
     let options = Arc::new(options);
     let snapshot = context.snapshots.ready()?;
@@ -88,10 +105,9 @@ pub(crate) async fn batch(
             }
             Err(error) => Err(error),
         };
-        answers.push(match outcome {
-            Ok(response) => BatchAnswer::Found(response),
-            Err(error) => BatchAnswer::Failed(ErrorBody { error: error.message }),
-        });
+        let answer = BatchAnswer::json(outcome)?;
+        reservation.grow(answer.get().len())?;
+        answers.push(answer);
     }
     Ok(Json(BatchResponse { answers }))
 }

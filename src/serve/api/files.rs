@@ -1,9 +1,10 @@
 //! Responses with a file, or with bytes in memory: all of the content, a range of it, or 304 (RFC 9110,
 //! sections 8.8, 13 and 14).
 
-use std::fs::File;
+use std::fs::{File, Metadata};
+use std::io::ErrorKind;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -13,10 +14,12 @@ use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream;
+use tokio::sync::Semaphore;
 
-use crate::base::files::read_exact_at;
+use crate::base::files::{read_exact_at, since_1970_ns};
+use crate::serve::connection::response::StreamedMemory;
 use crate::serve::error::ApiError;
-use crate::serve::limits::FILE_CHUNK_BYTES;
+use crate::serve::limits::{FILE_CHUNK_BYTES, FILE_READS, FILE_RESPONSE_BYTES};
 use crate::serve::observe::logging::spawn_blocking;
 
 /// The headers of a file, known before it is read.
@@ -137,12 +140,12 @@ pub(crate) fn bytes_response(request: &FileRequest<'_>, head: &FileHeaders, byte
     })
 }
 
-/// A response with an open file, which is read while it is sent.
-pub(crate) fn file_response(request: &FileRequest<'_>, head: &FileHeaders, file: File, length: u64) -> Response {
+/// A response with a file, which is read while it is sent.
+pub(crate) fn file_response(request: &FileRequest<'_>, head: &FileHeaders, file: FileSource) -> Response {
     if request.is_current(head) {
         return not_modified(head);
     }
-    let file = Arc::new(file);
+    let length = file.stamp.length;
     let next = move |range: Range<u64>| {
         let file = file.clone();
         async move {
@@ -150,14 +153,90 @@ pub(crate) fn file_response(request: &FileRequest<'_>, head: &FileHeaders, file:
                 return Ok::<_, std::io::Error>(None);
             }
             let end = range.end.min(range.start + FILE_CHUNK_BYTES as u64);
-            let mut chunk = vec![0; (end - range.start) as usize];
-            // If the file became shorter than Content-Length, the error closes the connection, so that the
-            // client notices.
-            let read = spawn_blocking(move || read_exact_at(&file, &mut chunk, range.start).map(|()| chunk));
-            Ok(Some((Bytes::from(read.await??), end..range.end)))
+            // An error closes the connection, so that the client notices that bytes are missing.
+            let chunk = file.chunk(range.start..end).await?;
+            Ok(Some((chunk, end..range.end)))
         }
     };
-    respond(request, head, length, |range| Body::from_stream(stream::try_unfold(range, next)))
+    let mut response = respond(request, head, length, |range| Body::from_stream(stream::try_unfold(range, next)));
+    response.extensions_mut().insert(StreamedMemory(FILE_RESPONSE_BYTES));
+    response
+}
+
+/// Whether a file is still the same: its size, the time of its last change and its place on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FileStamp {
+    /// Size in bytes.
+    pub(crate) length: u64,
+    pub(crate) modified_ns: i64,
+    #[cfg(unix)]
+    device_and_inode: (u64, u64),
+}
+
+impl FileStamp {
+    pub(crate) fn new(meta: &Metadata) -> FileStamp {
+        FileStamp {
+            length: meta.len(),
+            modified_ns: meta.modified().map_or(0, since_1970_ns),
+            #[cfg(unix)]
+            device_and_inode: (std::os::unix::fs::MetadataExt::dev(meta), std::os::unix::fs::MetadataExt::ino(meta)),
+        }
+    }
+}
+
+/// A file that is opened for each chunk, and closed after it. So a client that does not read holds no
+/// descriptor of it.
+#[derive(Debug, Clone)]
+pub(crate) struct FileSource {
+    pub(crate) path: PathBuf,
+    pub(crate) stamp: FileStamp,
+    pub(crate) reads: FileReads,
+}
+
+impl FileSource {
+    /// Reads a part of the file.
+    async fn chunk(self, range: Range<u64>) -> std::io::Result<Bytes> {
+        let FileSource { path, stamp, reads } = self;
+        let read = move || {
+            let file = File::open(path)?;
+            if FileStamp::new(&file.metadata()?) != stamp {
+                return Err(std::io::Error::other("the file has changed"));
+            }
+            let mut bytes = vec![0; (range.end - range.start) as usize];
+            read_exact_at(&file, &mut bytes, range.start)?;
+            Ok(bytes.into())
+        };
+        reads.run(read).await.unwrap_or_else(|_| Err(ErrorKind::Other.into()))
+    }
+}
+
+/// Limits how many files are read at once.
+#[derive(Debug, Clone)]
+pub(crate) struct FileReads(Arc<Semaphore>);
+
+impl Default for FileReads {
+    fn default() -> FileReads {
+        FileReads(Arc::new(Semaphore::new(FILE_READS)))
+    }
+}
+
+impl FileReads {
+    /// Runs `read` on its own thread when fewer than [`FILE_READS`] others run. It ends also if the client
+    /// leaves.
+    ///
+    /// # Errors
+    /// 500 if it panics.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let permit = self.0.clone().acquire_owned().await.map_err(|error| ApiError::internal(&error))?;
+        let read = move || {
+            let _permit = permit;
+            read()
+        };
+        spawn_blocking(read).await.map_err(|error| ApiError::internal(&error))
+    }
 }
 
 /// Content type of a file, by its extension. It is never a type that a browser executes.
@@ -220,17 +299,22 @@ mod tests {
         FileHeaders { content_type: "video/mp4", tag: "abc".into(), cache_control: "private" }
     }
 
+    fn source(path: &Path) -> FileSource {
+        let stamp = FileStamp::new(&std::fs::metadata(path).unwrap());
+        FileSource { path: path.to_owned(), stamp, reads: FileReads::default() }
+    }
+
     /// Status, headers and body of a response with ten bytes. Asserts that they are equal from memory and
     /// from a file.
     fn get(method: Method, headers: &[(HeaderName, &str)]) -> (StatusCode, HeaderMap, Bytes) {
         let headers: HeaderMap =
             headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap())).collect();
         let request = FileRequest { method: &method, headers: &headers };
-        let mut on_disk = tempfile::tempfile().unwrap();
-        std::io::Write::write_all(&mut on_disk, b"0123456789").unwrap();
+        let on_disk = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&on_disk, b"0123456789").unwrap();
         let responses = [
             bytes_response(&request, &head(), &Bytes::from_static(b"0123456789")),
-            file_response(&request, &head(), on_disk, 10),
+            file_response(&request, &head(), source(on_disk.path())),
         ];
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let [memory, disk] = responses.map(|response| {
@@ -239,6 +323,25 @@ mod tests {
         });
         assert_eq!(memory, disk);
         memory
+    }
+
+    #[test]
+    fn a_file_that_is_replaced_while_it_is_sent_ends_the_response() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.mp4");
+        std::fs::write(&path, vec![1; 3 * FILE_CHUNK_BYTES]).unwrap();
+        let (method, headers) = (Method::GET, HeaderMap::new());
+        let response = file_response(&FileRequest { method: &method, headers: &headers }, &head(), source(&path));
+        let mut body = response.into_body();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert_eq!(first, vec![1; FILE_CHUNK_BYTES]);
+            // The same size, and perhaps the same time.
+            std::fs::write(folder.path().join("b"), vec![2; 3 * FILE_CHUNK_BYTES]).unwrap();
+            std::fs::rename(folder.path().join("b"), &path).unwrap();
+            assert!(body.frame().await.unwrap().is_err());
+        });
     }
 
     #[test]

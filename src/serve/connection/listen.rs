@@ -3,7 +3,8 @@
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -16,15 +17,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tower::ServiceExt;
 
-use super::registry::{BusyGuard, Connection, Connections, TrackedBody};
+use super::progress::{BusyGuard, Connection, TrackedBody};
+use super::registry::Connections;
 use super::write_timeout::WriteTimeoutStream;
-use crate::serve::limits::{ACCEPT_RETRY, EVICT_RETRY, HEAD_TIME, IDLE_CLOSE, MAX_CONNECTIONS, MAX_HEAD_BYTES};
+use crate::serve::limits::{
+    ACCEPT_LOG, ACCEPT_RETRY, EVICT_RETRY, HEAD_TIME, IDLE_CLOSE, MAX_CONNECTIONS, MAX_HEAD_BYTES,
+};
 use crate::serve::observe::held::hold;
 use crate::serve::observe::metrics::Metrics;
 
 /// Raises the process's limit of file descriptors as far as the system allows; returns the number of
 /// connections that fit.
-pub(crate) fn connection_capacity() -> usize {
+fn connection_capacity() -> usize {
     #[cfg(unix)]
     {
         use crate::serve::limits::RESERVED_FILES;
@@ -46,24 +50,37 @@ pub(crate) fn connection_capacity() -> usize {
     MAX_CONNECTIONS
 }
 
+/// Failed attempts to accept a connection. A message for each would fill the log.
+#[derive(Default)]
+struct AcceptFailures {
+    count: u64,
+    logged: Option<Instant>,
+}
+
+impl AcceptFailures {
+    fn add(&mut self, error: &io::Error) {
+        self.count += 1;
+        if self.logged.is_none_or(|logged| logged.elapsed() >= ACCEPT_LOG) {
+            tracing::warn!(attempts = self.count, "cannot accept a connection: {error}");
+            (self.count, self.logged) = (0, Some(Instant::now()));
+        }
+    }
+}
+
 /// Serves connections until `stop` becomes true, then waits at most `drain` for the requests in progress.
 pub(crate) async fn serve(
     listener: TcpListener,
     router: Router,
+    connections: Arc<Connections>,
     metrics: Arc<Metrics>,
-    capacity: usize,
     stop: watch::Receiver<bool>,
     drain: Duration,
 ) {
+    let capacity = connection_capacity();
     let permits = Arc::new(Semaphore::new(capacity));
-    let connections = Arc::new(Connections::default());
     let mut stopped = stop.clone();
-    let evict = || {
-        if connections.evict() {
-            metrics.evicted.inc();
-        }
-    };
     let accept = async {
+        let mut failures = AcceptFailures::default();
         for id in 0u64.. {
             let (stream, address) = loop {
                 match listener.accept().await {
@@ -72,13 +89,14 @@ pub(crate) async fn serve(
                     Err(error) if is_transient(&error) => {}
                     // No file descriptor is free: an evicted connection frees one.
                     Err(error) => {
-                        tracing::warn!("cannot accept a connection: {error}");
-                        evict();
+                        failures.add(&error);
+                        connections.evict(None);
                         tokio::time::sleep(ACCEPT_RETRY).await;
                     }
                 }
             };
             // No connection is evicted before a new one has arrived.
+            let evict = || connections.evict(Some(address.ip()));
             let Some(permit) = acquire(&permits, evict).await else { return };
             let connection = connections.open(id, address);
             let (router, metrics, connections, stop) =
@@ -122,6 +140,14 @@ fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
+/// Sets the options of a socket. Without them, responses are only slower or need more memory of the system.
+fn configure(stream: &TcpStream) {
+    // Responses are written in one piece: Nagle's algorithm would only delay them.
+    let _ = stream.set_nodelay(true);
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(crate::serve::limits::UNSENT_BYTES);
+}
+
 /// Serves one connection to its end.
 async fn serve_connection(
     stream: TcpStream,
@@ -129,31 +155,38 @@ async fn serve_connection(
     connection: Arc<Connection>,
     mut stop: watch::Receiver<bool>,
 ) {
-    // Responses are written in one piece: Nagle's algorithm would only delay them.
-    let _ = stream.set_nodelay(true);
+    configure(&stream);
     let own = connection.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let busy = BusyGuard::new(&own);
         let router = router.clone();
         let request = request.map(|body| TrackedBody::new(body, &own));
-        let peer = own.peer.clone();
+        let connection = own.clone();
         async move {
             let mut request: Request = request.map(Body::new);
-            request.extensions_mut().insert(peer);
-            router.oneshot(request).await.map(|response| hold(response, busy))
+            request.extensions_mut().insert(connection.peer.clone());
+            request.extensions_mut().insert(connection.clone());
+            let response = router.oneshot(request).await;
+            // From now on, the client has to read.
+            connection.mark_progress();
+            response.map(|response| hold(response, busy))
         }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(WriteTimeoutStream::new(stream)), service);
+        .serve_connection(TokioIo::new(WriteTimeoutStream::new(stream, connection.clone())), service);
     let mut serving = pin!(serving);
     tokio::select! {
         // An error of a connection affects only its client.
         _ = serving.as_mut() => return,
         // A request that became complete since the eviction is still answered.
-        () = connection.evict.notified() => if !connection.is_responding() { return },
+        () = connection.evict.notified() => {
+            if connection.abort.load(Ordering::Acquire) || !connection.is_responding() {
+                return;
+            }
+        }
         _ = stop.wait_for(|stop| *stop) => {}
     }
     serving.as_mut().graceful_shutdown();

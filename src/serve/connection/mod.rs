@@ -2,5 +2,7 @@
 
 pub(crate) mod body;
 pub(crate) mod listen;
-mod registry;
+mod progress;
+pub(crate) mod registry;
+pub(crate) mod response;
 mod write_timeout;

@@ -85,6 +85,8 @@ pub(crate) struct Metrics {
     pub(crate) connections: Gauge,
     /// Connections closed to make room for others.
     pub(crate) evicted: Counter,
+    /// Memory of responses that are not sent completely.
+    pub(crate) response_bytes: Gauge,
     queue: Gauge,
     generation: Gauge,
     rows: Gauge,
@@ -104,7 +106,8 @@ impl Default for Metrics {
         let (stages, routes) =
             (Histograms::new_with_constructor(histogram), Histograms::new_with_constructor(histogram));
         let head = "Time from the head of a request to the head of its response";
-        let evicted = "Connections closed to make room for others: idle, or slow to send";
+        let evicted = "Connections closed to make room for others: idle, or slow to send or to read";
+        let unsent = "Memory of responses that are not sent completely";
         let generation = "Commits of the index opened since the start";
         let start = Gauge::<f64, AtomicU64>::default();
         start.set(std::time::UNIX_EPOCH.elapsed().map_or(0.0, |since| since.as_secs_f64()));
@@ -116,6 +119,7 @@ impl Default for Metrics {
             in_flight: registered(r, "requests_in_flight", "Requests whose response is not complete", Gauge::default()),
             connections: registered(r, "connections", "Open connections", Gauge::default()),
             evicted: registered(r, "connections_evicted", evicted, Counter::default()),
+            response_bytes: registered(r, "response_bytes", unsent, Gauge::default()),
             queue: registered(r, "queue_depth", "Requests waiting for a worker", Gauge::default()),
             generation: registered(r, "index_generation", generation, Gauge::default()),
             rows: registered(r, "index_rows", "Rows of the index", Gauge::default()),

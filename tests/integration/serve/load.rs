@@ -64,9 +64,7 @@ fn evicts_idle_connections_when_all_are_taken() {
     let idle: Vec<TcpStream> = (0..200).map(|_| server.connect()).collect();
     let worst = slowest(&server, 20);
     assert!(worst < PROMPT, "{worst:?}");
-    let metrics = server.get("/metrics").text();
-    let evicted = metrics.lines().find_map(|l| l.strip_prefix("reelseek_connections_evicted_total ")).unwrap();
-    assert!(evicted.parse::<u32>().unwrap() >= 100, "{metrics}");
+    assert!(evicted(&server) >= 100);
     drop(idle);
 }
 
@@ -115,9 +113,50 @@ fn slow_bodies_do_not_hold_every_connection() {
     }
     let answer = rest(&steady);
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    let evicted = server.get("/metrics").text();
-    let evicted = evicted.lines().find_map(|l| l.strip_prefix("reelseek_connections_evicted_total ")).unwrap();
-    assert!(evicted.parse::<u32>().unwrap() >= 7, "{evicted}");
+    assert!(evicted(&server) >= 7);
+}
+
+/// Number of evicted connections.
+fn evicted(server: &ServerProcess) -> u32 {
+    let metrics = server.get("/metrics").text();
+    let evicted = metrics.lines().find_map(|line| line.strip_prefix("reelseek_connections_evicted_total "));
+    evicted.unwrap_or_else(|| panic!("{metrics}")).parse().unwrap()
+}
+
+/// Number of open file descriptors of the server; 0 where the system does not list them.
+fn open_files(server: &ServerProcess) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", server.child.id())).map_or(0, Iterator::count)
+}
+
+#[test]
+fn clients_that_read_nothing_do_not_hold_every_connection_or_file() {
+    let folder = TestFolder::new();
+    folder.clip(ZOOM, 4, "zoom.mp4");
+    // More than the buffers of a socket hold.
+    let clip = std::fs::File::options().append(true).open(folder.videos().join("zoom.mp4")).unwrap();
+    clip.set_len(10_000_000).unwrap();
+    folder.index(&[]);
+    let server = folder.serve_with_few_files();
+    let id = server.json("/v1/videos")["videos"][0]["video"].as_str().unwrap().to_owned();
+    let before = open_files(&server);
+    let standing: Vec<TcpStream> = (0..150)
+        .map(|_| {
+            let mut stream = server.connect();
+            write!(stream, "GET /v1/media/{id} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            stream
+        })
+        .collect();
+    let worst = slowest(&server, 20);
+    assert!(worst < PROMPT, "{worst:?}");
+    assert!(evicted(&server) >= 80);
+    // A connection costs one descriptor, not one for the socket and one for the file.
+    let files = open_files(&server) - before;
+    assert!(files <= 64, "{files} more files than before");
+    // A client that reads gets the whole file although all connections are taken.
+    let whole = server.get(&format!("/v1/media/{id}"));
+    assert_eq!((whole.status, whole.body.len()), (200, 10_000_000));
+    drop(standing);
+    wait_until("the memory of all responses is returned", || server.has_metric("reelseek_response_bytes 0"));
 }
 
 /// Ten bodies of 25 MB without their last bytes: the whole memory budget.
@@ -152,6 +191,26 @@ fn stalled_bodies_that_fill_the_budget_do_not_block_searches() {
         }
         assert!(start.elapsed() < Duration::from_secs(40), "{path}: {:?}", start.elapsed());
     }
+}
+
+#[test]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn memory_is_returned_to_the_system_after_large_bodies() {
+    let folder = TestFolder::with_index();
+    let server = folder.serve(&[]);
+    let mut body = folder.scaled_frame("zoom.mp4", "7", "640:360");
+    body.resize(24_000_000, 0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| (0..4).for_each(|_| assert_ne!(server.post("/v1/search", "image/jpeg", &body).status, 500)));
+        }
+    });
+    let resident_mb = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1000
+    };
+    wait_until("less than 100 MB are resident", || resident_mb() < 100);
 }
 
 #[test]

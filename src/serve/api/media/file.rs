@@ -7,13 +7,12 @@ use axum::response::Response;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::media;
-use crate::serve::advice::{gone, video_error};
-use crate::serve::api::files::{self, FileHeaders, FileRequest, content_type};
+use crate::serve::advice::video_error;
+use crate::serve::api::files::{self, FileHeaders, FileRequest, FileSource, content_type};
 use crate::serve::api::links::file_name;
-use crate::serve::api::media::{MediaContext, VideoFile};
+use crate::serve::api::media::MediaContext;
 use crate::serve::api::openapi::{FileErrors, IndexErrors};
 use crate::serve::error::ApiError;
-use crate::serve::observe::logging::spawn_blocking;
 
 /// Characters that are percent-encoded in the value of a header (RFC 8187).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -42,25 +41,17 @@ pub(crate) async fn video_file(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let file = context.locate(id.clone()).await?;
+    let file = context.locate(id).await?;
     let content_type = content_type(&file.path);
     let disposition = disposition(file_name(&file.path.to_string_lossy()));
-    let open = move || {
-        media::readable(&file.path).map_err(video_error)?;
-        let io = |reason| video_error(media::Error::Io { path: file.path.clone(), reason });
-        let open = std::fs::File::open(&file.path).map_err(io)?;
-        // The file may have been replaced since it was located.
-        let meta = open.metadata().map_err(io)?;
-        if !meta.is_file() {
-            return Err(gone());
-        }
-        Ok((open, VideoFile::new(&id, file.path.clone(), 0, &meta)))
-    };
-    let (open, now) = spawn_blocking(open).await.map_err(|error| ApiError::internal(&error))??;
-    let tag = blake3::hash(&now.identity).to_hex()[..32].to_owned();
+    let path = file.path.clone();
+    let check = move || media::readable(&path).map_err(video_error);
+    context.media.reads.run(check).await??;
+    let tag = blake3::hash(&file.identity).to_hex()[..32].to_owned();
     let head = FileHeaders { content_type, tag, cache_control: "private, no-cache" };
     let request = FileRequest { method: &method, headers: &headers };
-    let mut response = files::file_response(&request, &head, open, now.length);
+    let source = FileSource { path: file.path, stamp: file.stamp, reads: context.media.reads.clone() };
+    let mut response = files::file_response(&request, &head, source);
     response.headers_mut().extend(disposition.map(|value| (CONTENT_DISPOSITION, value)));
     Ok(response)
 }

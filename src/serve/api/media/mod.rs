@@ -17,7 +17,6 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::base::Cancel;
-use crate::base::files::since_1970_ns;
 use crate::collection::video_path;
 use crate::encode::registry;
 use crate::media::{self, Codec, Limits, Tools, VideoSource, VideoStart};
@@ -25,14 +24,13 @@ use crate::serve::admission::gate::WorkerGate;
 use crate::serve::admission::single_flight::SingleFlight;
 use crate::serve::advice::{gone, video_error};
 use crate::serve::api::cache::{CacheKey, FileCache};
-use crate::serve::api::files::{self, FileHeaders, FileRequest};
+use crate::serve::api::files::{self, FileHeaders, FileReads, FileRequest, FileStamp};
 use crate::serve::api::library;
 use crate::serve::error::ApiError;
 use crate::serve::limits::{
     FFMPEG_TIME, MAX_QUEUED_PREVIEWS, MAX_QUEUED_THUMBNAILS, MAX_VIDEO_STARTS, MEDIA_QUEUE_TIME, MEDIA_WORK_TIME,
     PREVIEW_WORKERS, THUMBNAIL_WORKERS,
 };
-use crate::serve::observe::logging::spawn_blocking;
 use crate::serve::observe::metrics::{Metrics, Stage};
 use crate::serve::snapshot::SnapshotStore;
 
@@ -55,6 +53,7 @@ pub(crate) struct MediaStore {
     flights: Arc<SingleFlight<CacheKey, Result<Bytes, ApiError>>>,
     thumbnails: WorkerGate,
     previews: WorkerGate,
+    reads: FileReads,
     /// Start of each video, by the identity of its file; `None` if it cannot be determined.
     starts: Mutex<HashMap<Vec<u8>, Option<VideoStart>>>,
     limits: Limits,
@@ -78,6 +77,7 @@ impl MediaStore {
             flights: Arc::default(),
             thumbnails: gate(THUMBNAIL_WORKERS, MAX_QUEUED_THUMBNAILS),
             previews: gate(PREVIEW_WORKERS, MAX_QUEUED_PREVIEWS),
+            reads: FileReads::default(),
             starts: Mutex::default(),
             limits: Limits { wall: FFMPEG_TIME, background: true, ..Limits::default() },
             metrics: metrics.clone(),
@@ -148,8 +148,7 @@ impl MediaStore {
         make: impl FnOnce(&MediaStore, &CacheKey, &Cancel) -> Result<Bytes, ApiError> + Send + 'static,
     ) -> Result<Bytes, ApiError> {
         let (worker, own) = (self.clone(), key.clone());
-        let cached = spawn_blocking(move || worker.cache.get(&own)).await;
-        if let Some(bytes) = cached.map_err(|error| ApiError::internal(&error))? {
+        if let Some(bytes) = self.reads.run(move || worker.cache.get(&own)).await? {
             self.hits.inc();
             return Ok(bytes);
         }
@@ -182,17 +181,17 @@ impl MediaStore {
 struct VideoFile {
     path: PathBuf,
     duration_ms: u32,
-    /// Size in bytes.
-    length: u64,
+    stamp: FileStamp,
     /// Id of the video, size and time of the last change.
     identity: Vec<u8>,
 }
 
 impl VideoFile {
     fn new(id: &str, path: PathBuf, duration_ms: u64, meta: &Metadata) -> VideoFile {
-        let modified_ns = meta.modified().map_or(0, since_1970_ns);
-        let identity = [id.as_bytes(), b" ", &meta.len().to_le_bytes(), &modified_ns.to_le_bytes()].concat();
-        VideoFile { path, duration_ms: u32::try_from(duration_ms).unwrap_or(u32::MAX), length: meta.len(), identity }
+        let stamp = FileStamp::new(meta);
+        let FileStamp { length, modified_ns, .. } = stamp;
+        let identity = [id.as_bytes(), b" ", &length.to_le_bytes(), &modified_ns.to_le_bytes()].concat();
+        VideoFile { path, duration_ms: u32::try_from(duration_ms).unwrap_or(u32::MAX), stamp, identity }
     }
 
     /// The cache key of a picture or clip (`kind`) that is made from this file with these numbers.
@@ -219,7 +218,7 @@ impl MediaContext {
             }
             Ok(VideoFile::new(&id, path, video.duration_ms, &meta))
         };
-        spawn_blocking(work).await.map_err(|error| ApiError::internal(&error))?
+        self.media.reads.run(work).await?
     }
 
     /// The response with a thumbnail or a preview, which `make` makes if it is not cached. The cache key is
