@@ -69,10 +69,10 @@
 //! | `serve` | how do browsers and programs search? (web page, HTTP API) | all above but features, research |
 //! | `cli` | what does the command line mean? | all |
 //!
-//! **Indexing.** [`ingest::Indexer`] finds files with [`media::walk`], decodes each with [`media::frames`],
-//! describes every frame with an [`encode::Encoder`], joins 8 frames to a clip with an
-//! [`ingest::ClipBuilder`], embeds the clip with a [`gmf::Folded`] checkpoint and passes the row to a
-//! [`reelseek_index::Writer`]. [`collection::Collection`] records in the index folder which encoder and
+//! **Indexing.** [`ingest::Indexer`] finds files with [`media::walk`], decodes each with
+//! [`media::frames_without_gaps`], describes every frame with an [`encode::Encoder`], joins 8 frames to a
+//! clip with an [`ingest::ClipBuilder`], embeds the clip with a [`gmf::Folded`] checkpoint and passes the row
+//! to a [`reelseek_index::Writer`]. [`collection::Collection`] records in the index folder which encoder and
 //! checkpoint made the rows.
 //!
 //! **Search.** [`search::Engine`] embeds a picture in several views, fetches the nearest rows, compares the

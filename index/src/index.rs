@@ -48,19 +48,45 @@ impl Index {
     /// # Errors
     ///
     /// [`Error::AlreadyExists`] if the folder holds an index, [`Error::NotEmpty`] if it holds other files,
-    /// [`Error::Argument`] for settings out of range.
+    /// [`Error::Locked`] if another process is creating an index in it, [`Error::Argument`] for settings out
+    /// of range.
     pub fn create(dir: impl AsRef<Path>, settings: &IndexSettings) -> Result<Index> {
+        Index::create_after(dir, settings, || Ok(()))
+    }
+
+    /// As [`Index::create`], but first calls `prepare`, which may write files of the caller into the folder.
+    /// Their names must begin with `text.new.`. No other process creates an index in the folder meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`Index::create`], and any error of `prepare`.
+    pub fn create_after<E: From<Error>>(
+        dir: impl AsRef<Path>,
+        settings: &IndexSettings,
+        prepare: impl FnOnce() -> std::result::Result<(), E>,
+    ) -> std::result::Result<Index, E> {
         let dir = dir.as_ref();
         manifest::check(settings)?;
         manifest::check_builder(settings)?;
+        let exists = || Error::AlreadyExists { path: dir.to_owned() };
         if Index::exists(dir) {
-            return Err(Error::AlreadyExists { path: dir.to_owned() });
+            return Err(exists().into());
         }
-        let segments = dir.join(SEGMENTS_DIR);
         fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        let _lock = CreationLock::take(dir)?;
+        // Another process may have completed the index before the lock was taken.
+        if Index::exists(dir) {
+            return Err(exists().into());
+        }
+        prepare()?;
+        Ok(Index::create_locked(dir, settings)?)
+    }
+
+    fn create_locked(dir: &Path, settings: &IndexSettings) -> Result<Index> {
+        let segments = dir.join(SEGMENTS_DIR);
         for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
             let name = entry.map_err(Error::io("list", dir))?.file_name().to_string_lossy().into_owned();
-            // An interrupted creation leaves these two.
+            // An interrupted creation leaves these.
             let is_empty = || fs::read_dir(dir.join(&name)).is_ok_and(|mut entries| entries.next().is_none());
             if !(names::is_creation_leftover(&name) || name == SEGMENTS_DIR && is_empty()) {
                 return Err(Error::NotEmpty { path: dir.to_owned(), found: name });
@@ -81,7 +107,12 @@ impl Index {
         first.wait_merging_threads().map_err(Error::text(&fresh))?;
         drop(text);
         let path = dir.join(TEXT_DIR);
-        fs::rename(&fresh, &path).map_err(Error::io("rename to", &path))?;
+        if let Err(error) = fs::rename(&fresh, &path) {
+            return Err(match Index::exists(dir) {
+                true => Error::AlreadyExists { path: dir.to_owned() },
+                false => Error::io("rename to", &path)(error),
+            });
+        }
         sync_dir(dir)?;
         Index::open(dir)
     }
@@ -135,5 +166,32 @@ impl Index {
         let dir = dir.as_ref();
         Index::check_exists(dir)?;
         Ok(verify::verify(dir))
+    }
+}
+
+/// The right to create an index in a folder. It ends with this value, or with the process.
+struct CreationLock {
+    path: PathBuf,
+    file: fs::File,
+}
+
+impl CreationLock {
+    fn take(dir: &Path) -> Result<CreationLock> {
+        let path = dir.join(names::CREATION_LOCK);
+        let file = fs::File::create(&path).map_err(Error::io("create", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(CreationLock { path, file }),
+            Err(fs::TryLockError::WouldBlock) => Err(Error::Locked { path: dir.to_owned() }),
+            Err(fs::TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
+        }
+    }
+}
+
+impl Drop for CreationLock {
+    fn drop(&mut self) {
+        // Removed before it is unlocked, so that a failed creation leaves the folder as it was. If the
+        // removal fails, the next writer removes the file.
+        let _ = fs::remove_file(&self.path);
+        let _ = self.file.unlock();
     }
 }

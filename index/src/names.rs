@@ -15,6 +15,9 @@ pub(crate) const META_FILE: &str = "meta.json";
 /// Name of the file in which tantivy lists its files. It is in the text folder.
 pub(crate) const MANAGED_FILE: &str = ".managed.json";
 
+/// File that is locked while the index is created. A later creation may use it again.
+pub(crate) const CREATION_LOCK: &str = "text.new.lock";
+
 const SEGMENT_SUFFIX: &str = ".vec";
 const GRAPH_SUFFIX: &str = ".hnsw";
 const TEMPORARY_SUFFIX: &str = ".tmp";

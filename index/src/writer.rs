@@ -417,8 +417,11 @@ fn remove_orphans(dir: &Path, manifest: &Manifest) -> Result<()> {
     }
     for entry in fs::read_dir(dir).map_err(Error::io("list", dir))?.flatten() {
         // From an interrupted creation. None can succeed now that the index exists.
-        if names::is_new_text_dir(&entry.file_name().to_string_lossy()) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if names::is_new_text_dir(&name) {
             let _ = fs::remove_dir_all(entry.path());
+        } else if name == names::CREATION_LOCK {
+            let _ = fs::remove_file(entry.path());
         }
     }
     Ok(())

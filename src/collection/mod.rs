@@ -7,16 +7,19 @@
 
 mod calibration;
 mod error;
+mod file;
 mod model;
 mod state;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use reelseek_index::{Index, IndexSettings, RowPrecision, Searcher, Video, Writer};
+use reelseek_index::{Index, IndexSettings, RowPrecision, Searcher, Writer};
 
 pub use calibration::Calibration;
 pub use error::Error;
+pub use file::{indexed_file, video_path};
+pub(crate) use file::{link_target, modified_ns, open_at_once};
 pub use model::{Model, ModelChoice};
 pub use state::{CalibratedOn, CollectionState, DecodeFailure};
 
@@ -71,8 +74,9 @@ impl Collection {
     /// * `sketch_bytes`: size of the sketch stored with each row, or 0 for none.
     ///
     /// # Errors
-    /// [`Error::Index`] if the folder holds an index or other files; [`Error::Io`] if the checkpoint cannot
-    /// be written; [`Error::Checkpoint`] if it was made for another encoder.
+    /// [`Error::Index`] if the folder holds an index or other files, or another process is creating an index
+    /// in it; [`Error::Io`] if the checkpoint cannot be written; [`Error::Checkpoint`] if it was made for
+    /// another encoder.
     pub fn create(
         folder: &Path,
         model: &Model,
@@ -96,13 +100,14 @@ impl Collection {
         };
         // An index without its checkpoint is useless: the checkpoint is on disk before the index exists.
         let pending = pending_checkpoint(folder, &fingerprint);
-        if model.checkpoint != Folded::embedded() {
-            std::fs::create_dir_all(folder)
-                .and_then(|()| files::replace(&pending, |part| std::fs::write(part, model.checkpoint.to_bytes())))
-                .map_err(Error::io(&pending))?;
-        }
-        let created = Index::create(folder, &settings);
-        if created.is_err() && !Index::exists(folder) {
+        let write_checkpoint = || match model.checkpoint == Folded::embedded() {
+            true => Ok(()),
+            false => files::replace(&pending, |part| std::fs::write(part, model.checkpoint.to_bytes()))
+                .map_err(Error::io(&pending)),
+        };
+        let created = Index::create_after(folder, &settings, write_checkpoint);
+        let elsewhere = |error: &Error| matches!(error, Error::Index(reelseek_index::Error::Locked { .. }));
+        if created.as_ref().is_err_and(|error| !elsewhere(error)) && !Index::exists(folder) {
             // No later run would use the file. An error of the removal is ignored: the first error is
             // reported.
             let _ = std::fs::remove_file(&pending);
@@ -199,11 +204,6 @@ impl Collection {
 /// prefix in the folder, so that an interrupted creation can be repeated.
 fn pending_checkpoint(folder: &Path, fingerprint: &str) -> PathBuf {
     folder.join(format!("text.new.checkpoint.{fingerprint}"))
-}
-
-/// The path of an indexed video, also if it is not UTF-8.
-pub fn video_path(video: &Video) -> PathBuf {
-    video.path_bytes.clone().map_or_else(|| PathBuf::from(&video.path), path_of_bytes)
 }
 
 /// The path of these bytes. Only Unix has paths of any bytes.

@@ -21,6 +21,9 @@ pub struct CollectionState {
     pub measured: Option<CalibratedOn>,
     /// Files that could not be decoded, by the id that their video would have.
     pub failed: BTreeMap<String, DecodeFailure>,
+    /// Videos whose file is a link, by id, with a hash of the path that the link leads to.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub links: BTreeMap<String, String>,
 }
 
 /// Identifies the set of live videos of a commit.

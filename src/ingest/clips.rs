@@ -7,6 +7,7 @@ use reelseek_index::Span;
 use super::FileError;
 use crate::encode::{Descriptor, Encoder};
 use crate::gmf::Folded;
+use crate::media::Gaps;
 
 /// Cosine from which a row counts as equal to the row before it and is merged with it, as in a still picture
 /// or a slide. Rows of slowly moving scenes, a second apart, have lower cosines, so that their moments stay
@@ -84,6 +85,21 @@ impl<'a> ClipBuilder<'a> {
             self.window.drain(..self.stride);
         }
         Ok(())
+    }
+
+    /// Restores the times of a video whose long gaps were shortened while it was decoded.
+    pub fn restore_gaps(&mut self, gaps: &Gaps) {
+        if gaps.is_empty() {
+            return;
+        }
+        self.window.iter_mut().for_each(|frame| frame.at_ms = gaps.restored_ms(frame.at_ms));
+        for span in &mut self.rows.spans {
+            // A row ends one frame after the start of its last frame.
+            let last_ms = gaps.restored_ms(span.end_ms.saturating_sub(self.frame_ms));
+            let start_ms = gaps.restored_ms(span.start_ms);
+            let end_ms = last_ms.saturating_add(self.frame_ms);
+            *span = Span { start_ms, end_ms, at_ms: start_ms.midpoint(last_ms) };
+        }
     }
 
     /// Ends the video at its length in milliseconds, which is also the end of the last keyframe. Frames that
@@ -174,6 +190,30 @@ mod tests {
         let rows = rows((0..14_400).map(|_| noise(1)));
         assert_eq!(rows.spans.len(), 1);
         assert_eq!((rows.spans[0].start_ms, rows.spans[0].end_ms), (0, 3_600_000));
+    }
+
+    #[test]
+    fn rows_of_a_shortened_gap_are_those_of_the_gap() {
+        let (encoder, checkpoint) = (LayoutEncoder::embedded(), Folded::embedded());
+        // Frame 59 is displayed for some minutes.
+        let rows = |length: u32, gaps: Option<&Gaps>, keyframes: bool| {
+            let mut builder = match keyframes {
+                true => ClipBuilder::keyframes(&encoder, &checkpoint),
+                false => ClipBuilder::regular(&encoder, &checkpoint),
+            };
+            for frame in 0..60 + length + 60 {
+                let seed = if frame < 60 + length { frame.min(59) / 3 } else { (frame - length) * 7 };
+                builder.push(frame * 250, noise(seed), Vec::new()).unwrap();
+            }
+            gaps.into_iter().for_each(|gaps| builder.restore_gaps(gaps));
+            builder.finish(1240 * 250).unwrap()
+        };
+        for keyframes in [false, true] {
+            let whole = rows(1120, None, keyframes);
+            // The frame after the gap is number 1,180. Of the gap, 992 frames are removed.
+            let short = rows(1120 - 992, Some(&Gaps::new(4.0, &[(1180 - 992 - 60, 992)])), keyframes);
+            assert_eq!((&whole.spans[..], &whole.vectors), (&short.spans[..], &short.vectors));
+        }
     }
 
     #[test]

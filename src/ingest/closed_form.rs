@@ -219,7 +219,7 @@ fn pictures(tools: &Tools, encoder: &dyn Encoder, path: &Path, keyframes: bool, 
     let plan = DecodePlan { rate_hz: SAMPLE_HZ, ..encoder.info().sampling.plan(keyframes) };
     let limit = if keyframes { MAX_KEYFRAMES } else { MAX_DECODED };
     let mut pictures = Vec::new();
-    if let Ok(mut stream) = media::frames(tools, path, &plan, &Limits::default(), cancel) {
+    if let Ok(mut stream) = media::frames_without_gaps(tools, path, &plan, &Limits::default(), cancel) {
         while let Ok(Some(frame)) = stream.next_frame() {
             // A keyframe is repeated until the next one.
             if pictures.last() != Some(&frame.picture) {

@@ -99,17 +99,27 @@ impl Indexer {
         on_fit: impl FnMut(&FitEvent),
     ) -> Result<Indexer, Error> {
         if Collection::exists(folder) {
-            let collection = Collection::open_for_writing(folder)?;
-            let model = collection.model(&options.model)?;
-            if options.half && collection.settings().precision != RowPrecision::Half {
-                return Err(collection::Error::FullPrecision.into());
-            }
-            return Ok(Indexer { collection, model, tools: Tools::find()?, options });
+            return Indexer::open_existing(folder, options);
         }
         let default =
             |encoder: &dyn Encoder| default_checkpoint(encoder, &options.paths, &options.exclude, cancel, on_fit);
         let model = options.model.open(default)?;
-        Indexer::create(folder, model, options)
+        match Indexer::create(folder, model, options.clone()) {
+            // Another process has completed the index in the meantime.
+            Err(Error::Collection(collection::Error::Index(reelseek_index::Error::AlreadyExists { .. }))) => {
+                Indexer::open_existing(folder, options)
+            }
+            created => created,
+        }
+    }
+
+    fn open_existing(folder: &Path, options: IndexOptions) -> Result<Indexer, Error> {
+        let collection = Collection::open_for_writing(folder)?;
+        let model = collection.model(&options.model)?;
+        if options.half && collection.settings().precision != RowPrecision::Half {
+            return Err(collection::Error::FullPrecision.into());
+        }
+        Ok(Indexer { collection, model, tools: Tools::find()?, options })
     }
 
     /// Creates an index in a new or empty folder, with this encoder and checkpoint. Ignores `options.model`.

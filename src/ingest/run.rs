@@ -100,6 +100,10 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
             match entry.and_then(|path| FileTask::new(&path).map_err(|error| (path, error))) {
                 Ok(task) => {
                     present.insert(task.id.clone());
+                    match &task.link {
+                        Some(target) => self.state.links.insert(task.id.clone(), target.clone()),
+                        None => self.state.links.remove(&task.id),
+                    };
                     if !self.handle_undecoded(&task)? {
                         todo.push(task);
                     }
@@ -110,6 +114,7 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
                 }
             }
         }
+        self.state.links.retain(|id, _| present.contains(id) || self.known.contains_key(id));
         self.handle_missing(&present, &unreadable)?;
         self.total_bytes = todo.iter().map(|t| t.size_bytes).sum();
         (self.on_event)(IndexEvent::Progress { done_bytes: 0, total_bytes: self.total_bytes });

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{ClipBuilder, FileError, VideoRows, sidecar};
 use crate::base::Cancel;
-use crate::base::files::since_1970_ns;
+use crate::collection::{link_target, modified_ns};
 use crate::encode::{Descriptor, Encoder};
 use crate::gmf::Folded;
 use crate::media::{self, Limits, Tools};
@@ -43,6 +43,8 @@ pub(super) struct FileTask {
     pub(super) id: String,
     pub(super) size_bytes: u64,
     pub(super) modified_ns: i64,
+    /// What the file leads to if it is a link: see [`link_target`].
+    pub(super) link: Option<String>,
     sidecar_modified_ns: Option<i64>,
 }
 
@@ -54,7 +56,8 @@ impl FileTask {
         let path = resolved(path);
         let id = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex()[..16].to_owned();
         let sidecar_modified_ns = std::fs::metadata(sidecar::beside(&path)).ok().map(|m| modified_ns(&m));
-        Ok(FileTask { id, size_bytes: meta.len(), modified_ns: modified_ns(&meta), sidecar_modified_ns, path })
+        let link = link_target(&path).map_err(|source| media::Error::io(&path, source))?;
+        Ok(FileTask { id, size_bytes: meta.len(), modified_ns: modified_ns(&meta), link, sidecar_modified_ns, path })
     }
 
     /// Whether the indexed version of the file is current. If all frames are to be decoded, rows of keyframes
@@ -95,10 +98,6 @@ impl FileTask {
         let warnings: Vec<String> = note.into_iter().chain(warning).collect();
         (video, (!warnings.is_empty()).then(|| warnings.join("; ")))
     }
-}
-
-fn modified_ns(meta: &std::fs::Metadata) -> i64 {
-    meta.modified().map_or(0, since_1970_ns)
 }
 
 /// A decoded file.
@@ -204,7 +203,7 @@ impl WorkerContext<'_> {
         progress: &mut ReadProgress<'_>,
     ) -> Result<IndexedFile, FileError> {
         let plan = self.encoder.info().sampling.plan(keyframes);
-        let mut frames = media::frames(self.tools, &task.path, &plan, &self.limits, self.cancel)?;
+        let mut frames = media::frames_without_gaps(self.tools, &task.path, &plan, &self.limits, self.cancel)?;
         let mut builder = if keyframes {
             ClipBuilder::keyframes(self.encoder, self.checkpoint)
         } else {
@@ -236,6 +235,7 @@ impl WorkerContext<'_> {
             }
         }
         let summary = frames.finish()?;
+        builder.restore_gaps(&summary.gaps);
         let rows = builder.finish(summary.duration_ms)?;
         let (mut video, warning) = task.describe(summary.duration_ms, summary.warnings);
         video.rows = rows.spans.len() as u32;

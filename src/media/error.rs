@@ -96,6 +96,20 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The file at the path of an indexed video is not the one that was indexed.
+    #[error("{}: the file is not the one that was indexed", path.display())]
+    Replaced {
+        /// The file.
+        path: PathBuf,
+    },
+    /// ffmpeg could not write its result.
+    #[error("{}: cannot be written: {reason}", path.display())]
+    CannotWrite {
+        /// The file to write.
+        path: PathBuf,
+        /// ffmpeg's message.
+        reason: String,
+    },
     /// The run was cancelled while the file was decoded.
     #[error("{}: cancelled", path.display())]
     Cancelled {
@@ -160,6 +174,14 @@ const TRANSIENT: [&str; 8] = [
     "exit status: 127",
 ];
 
+/// Messages of the system about a disk that takes no more bytes.
+const UNWRITABLE: [&str; 4] = ["No space left on device", "uota exceeded", "Read-only file system", "File too large"];
+
+/// Whether ffmpeg's messages say that its result cannot be written.
+pub(super) fn is_unwritable(messages: &str) -> bool {
+    UNWRITABLE.iter().any(|message| messages.contains(message))
+}
+
 fn is_transient(reason: &str) -> bool {
     TRANSIENT.iter().any(|message| reason.contains(message))
 }
@@ -212,6 +234,8 @@ impl ErrorPaths for Error {
             | Error::Limit { path, .. }
             | Error::Killed { path, .. }
             | Error::Changed { path }
+            | Error::Replaced { path }
+            | Error::CannotWrite { path, .. }
             | Error::Cancelled { path }
             | Error::Picture { name: path, .. }
             | Error::UnknownFormat { name: path, .. }

@@ -21,8 +21,8 @@ pub mod walk;
 
 pub use error::Error;
 pub use ffmpeg::{
-    Codec, DecodePlan, DecodeSummary, Frame, Frames, Limits, PreviewSpec, Tools, VideoSource, VideoStart, frame_at,
-    frames, read_through, readable,
+    Codec, DecodePlan, DecodeSummary, Frame, Frames, Gaps, Limits, PreviewSpec, Tools, VideoSource, VideoStart,
+    frame_at, frames, frames_without_gaps, read_through, readable,
 };
 pub use fit::Fit;
 pub use image::{OpenedPicture, open, read};

@@ -47,7 +47,7 @@ impl From<collection::Error> for ApiError {
 }
 
 /// 410: the file of a video does not exist any more.
-pub(crate) fn gone() -> ApiError {
+fn gone() -> ApiError {
     ApiError::new(StatusCode::GONE, "the file of this video is gone: index again with `prune` to remove the video")
 }
 
@@ -62,11 +62,22 @@ pub(crate) fn video_error(error: media::Error) -> ApiError {
     match &error {
         Error::Io { reason, .. } if matches!(reason.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => gone(),
         Error::NotAFile { .. } => gone(),
+        Error::Replaced { .. } => {
+            tracing::warn!("{error}");
+            let text = "the file of this video has changed since it was indexed: index again to show it";
+            ApiError::new(StatusCode::GONE, text)
+        }
+        Error::CannotWrite { .. } => {
+            tracing::error!("a preview cannot be written: {error}; REELSEEK_CACHE names another folder for the cache");
+            ApiError::unavailable("the server cannot write previews: see its log")
+        }
         Error::Limit { .. } | Error::Killed { .. } => {
             tracing::warn!("{error}");
             ApiError::unavailable("decoding this video exceeded a limit: see the server's log")
         }
-        Error::Cancelled { .. } => ApiError::unavailable("cancelled: every client that waited has left"),
+        Error::Cancelled { .. } => {
+            ApiError::unavailable("cancelled: the server is stopping, or every client that waited has left")
+        }
         Error::NoFfmpeg { .. } => {
             tracing::error!("{error}");
             ApiError::new(StatusCode::NOT_IMPLEMENTED, NO_FFMPEG)
@@ -126,6 +137,7 @@ mod tests {
         let path = PathBuf::from("/srv/secret place/a.mp4");
         let io = |kind: ErrorKind| media::Error::Io { path: path.clone(), reason: kind.into() };
         let limit = media::Error::Limit { path: path.clone(), reason: "took long".into() };
+        let cannot_write = media::Error::CannotWrite { path: path.clone(), reason: "the disk is full".into() };
         let no_ffmpeg = media::Error::NoFfmpeg { program: "/srv/secret place/ffmpeg".into(), reason: "none".into() };
         for (error, status) in [
             (io(ErrorKind::NotFound), StatusCode::GONE),
@@ -133,6 +145,8 @@ mod tests {
             (media::Error::NotAFile { path: path.clone(), found: "a folder" }, StatusCode::GONE),
             (media::Error::Empty { path: path.clone() }, StatusCode::UNPROCESSABLE_ENTITY),
             (media::Error::Undecodable { path: path.clone(), reason: "bad".into() }, StatusCode::UNPROCESSABLE_ENTITY),
+            (media::Error::Replaced { path: path.clone() }, StatusCode::GONE),
+            (cannot_write, StatusCode::SERVICE_UNAVAILABLE),
             (limit, StatusCode::SERVICE_UNAVAILABLE),
             (no_ffmpeg, StatusCode::NOT_IMPLEMENTED),
             (media::Error::Changed { path: path.clone() }, StatusCode::INTERNAL_SERVER_ERROR),

@@ -92,12 +92,13 @@ async fn serve(
         () = stopping => false,
     };
     if drained {
-        // A cancelled job saves its finished files in the time that is left.
+        // A cancelled job saves its finished files, and each ffmpeg ends, in the time that is left.
         let time = stopped_at.get().map_or(limits::DRAIN, |at| limits::DRAIN.saturating_sub(at.elapsed()));
         let jobs = app.jobs.clone();
-        let ended = tokio::task::spawn_blocking(move || jobs.stop(time));
+        let jobs = tokio::task::spawn_blocking(move || jobs.stop(time));
+        let media = tokio::time::timeout(time, app.media.ended());
         tokio::select! {
-            _ = ended => {}
+            _ = async { tokio::join!(jobs, media) } => {}
             () = shutdown.requested(2) => {}
         }
     }

@@ -27,7 +27,8 @@ impl ShutdownSignal {
         let _ = self.0.subscribe().wait_for(|requests| *requests >= count).await;
     }
 
-    /// Installs handlers that make SIGINT and SIGTERM (Ctrl-C outside of Unix) request a shutdown.
+    /// Installs handlers that make SIGINT, SIGTERM and SIGHUP (Ctrl-C outside of Unix) request a shutdown.
+    /// SIGHUP stays ignored if it is ignored at the start, as under `nohup`.
     /// [`run`](crate::serve::run) itself installs none.
     ///
     /// # Errors
@@ -53,10 +54,10 @@ impl ShutdownSignal {
     }
 }
 
-/// SIGINT and SIGTERM; Ctrl-C outside of Unix.
+/// SIGINT, SIGTERM and SIGHUP; Ctrl-C outside of Unix.
 struct Signals {
     #[cfg(unix)]
-    unix: [tokio::signal::unix::Signal; 2],
+    unix: Vec<tokio::signal::unix::Signal>,
     #[cfg(not(unix))]
     ctrl_c: tokio::signal::windows::CtrlC,
 }
@@ -65,7 +66,11 @@ impl Signals {
     #[cfg(unix)]
     fn new() -> std::io::Result<Signals> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Signals { unix: [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?] })
+        let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
+        if !is_ignored(SignalKind::hangup().as_raw_value()) {
+            kinds.push(SignalKind::hangup());
+        }
+        Ok(Signals { unix: kinds.into_iter().map(signal).collect::<std::io::Result<_>>()? })
     }
 
     #[cfg(not(unix))]
@@ -75,15 +80,24 @@ impl Signals {
 
     #[cfg(unix)]
     async fn next(&mut self) {
-        let [interrupt, terminate] = &mut self.unix;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
+        std::future::poll_fn(|context| match self.unix.iter_mut().any(|signal| signal.poll_recv(context).is_ready()) {
+            true => std::task::Poll::Ready(()),
+            false => std::task::Poll::Pending,
+        })
+        .await;
     }
 
     #[cfg(not(unix))]
     async fn next(&mut self) {
         let _ = self.ctrl_c.recv().await;
     }
+}
+
+/// Whether this process ignores a signal. Only Linux reports it. Elsewhere SIGHUP keeps its effect, which is
+/// to end or not to end the process.
+#[cfg(unix)]
+fn is_ignored(signal: i32) -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return true };
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }

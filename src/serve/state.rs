@@ -83,6 +83,7 @@ impl App {
         let auth = Arc::new(Auth::new(options.token.as_ref()));
         let hosts = HostGuard::new(options.listen, &options.hosts, &options.origins, auth.clone())?;
         let client = options.fetch.then(FetchClient::public);
+        let stopping = Cancel::default();
         let app = App {
             snapshots: Arc::new(SnapshotStore::new(&options, &metrics)),
             gate: Arc::new(WorkerGate::new(options.workers, options.queue, &metrics)),
@@ -90,9 +91,9 @@ impl App {
             fetcher: Arc::new(Fetcher::new(client, &bodies, &metrics)),
             links: Arc::new(Links::new(auth.clone(), options.show_paths)),
             catalogues: Arc::default(),
-            media: Arc::new(MediaStore::new(options.cache_bytes, &metrics)),
+            media: Arc::new(MediaStore::new(options.cache_bytes, &metrics, &stopping)),
             jobs: Arc::new(Jobs::new(&options.library)),
-            stopping: Cancel::default(),
+            stopping,
             auth,
             connections: Arc::new(Connections::new(&metrics)),
             bodies,

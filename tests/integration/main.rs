@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod architecture;
+#[cfg(target_os = "linux")]
+mod children;
 mod cli;
 mod eval;
 mod hub;

@@ -184,3 +184,41 @@ fn the_last_keyframe_lasts_to_the_end() {
     while frames.next_frame().unwrap().is_some() {}
     assert_eq!(frames.finish().unwrap().duration_ms, 6000);
 }
+
+/// A video of 9 seconds, ten frames a second, whose frames from second 3 and from second 6 on are later by
+/// minutes.
+fn with_gaps(dir: &Path, name: &str) -> PathBuf {
+    let out = dir.join(name);
+    let source = "color=black:size=64x48:rate=10:duration=9,format=gray,geq=lum=20*floor(T)+10";
+    let late = "setpts='PTS+(600*gte(T,3)+1200.4*gte(T,6))/TB'";
+    let codec = ["-c:v", "libx264", "-qp", "0", "-pix_fmt", "yuv420p", "-g", "10", "-vsync", "passthrough"];
+    ffmpeg(&[&["-f", "lavfi", "-i", source, "-vf", late][..], &codec].concat(), &out);
+    out
+}
+
+#[test]
+fn a_long_gap_costs_no_time_and_later_times_stay_true() {
+    let dir = tempfile::tempdir().unwrap();
+    let tools = Tools::find().unwrap();
+    for keyframes_only in [false, true] {
+        let (path, plan) = (with_gaps(dir.path(), "a.mp4"), DecodePlan { keyframes_only, ..PLAN });
+        let (limits, cancel) = (Limits::default(), Cancel::default());
+        let mut frames = media::frames_without_gaps(&tools, &path, &plan, &limits, &cancel).unwrap();
+        let mut decoded = Vec::new();
+        while let Some(frame) = frames.next_frame().unwrap() {
+            decoded.push((frame.at_ms, u32::from(frame.picture.pixel(16, 16)[0]) / 20));
+        }
+        let summary = frames.finish().unwrap();
+        if summary.gaps.is_empty() {
+            return crate::support::skip("this ffmpeg cannot shorten gaps");
+        }
+        assert!(decoded.len() < 400, "{}", decoded.len());
+        assert!(summary.duration_ms.abs_diff(600_000 + 1_200_400 + 9000) <= 500, "{summary:?}");
+        let all = decode(&path, &plan);
+        assert!(all.len() > 7200, "{}", all.len());
+        for (at_ms, grey) in decoded {
+            let restored_ms = summary.gaps.restored_ms(at_ms);
+            assert_eq!(all[restored_ms as usize / 250], (restored_ms, grey), "{at_ms} ms");
+        }
+    }
+}

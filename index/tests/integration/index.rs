@@ -87,6 +87,29 @@ fn create_recovers_from_an_interrupted_creation() {
 }
 
 #[test]
+fn one_process_at_a_time_creates_an_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = folder.path().join("text.new.lock");
+    let creating = fs::File::create(&lock).unwrap();
+    creating.lock().unwrap();
+    let refused = Index::create(folder.path(), &settings()).unwrap_err();
+    assert!(matches!(&refused, Error::Locked { path } if path == folder.path()), "{refused}");
+    assert!(refused.to_string().contains("is being written by another process"), "{refused}");
+    // The other process ends without an index.
+    drop(creating);
+    let prepared = |index: std::result::Result<Index, Error>| index.map(|_| ()).unwrap_err();
+    let fault = || Err(Error::Missing { path: "checkpoint".into() });
+    assert!(matches!(prepared(Index::create_after(folder.path(), &settings(), fault)), Error::Missing { .. }));
+    assert!(!Index::exists(folder.path()) && !lock.exists());
+    Index::create(folder.path(), &settings()).unwrap();
+    assert!(!lock.exists());
+    // A process that was killed leaves the file to the next writer.
+    fs::write(&lock, "").unwrap();
+    Index::open(folder.path()).unwrap().writer().unwrap().close().unwrap();
+    assert!(!lock.exists());
+}
+
+#[test]
 fn put_replaces_and_remove_removes() {
     let (folder, index) = fresh();
     let mut writer = index.writer().unwrap();

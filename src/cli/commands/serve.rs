@@ -16,7 +16,7 @@ const TOKEN: &str = "REELSEEK_TOKEN";
 
 const AFTER_HELP: &str =
     "The log has one line for each request and is written to standard error. The address is written to standard output.
-SIGINT or SIGTERM stops the server after the running requests are answered.
+SIGINT, SIGTERM or SIGHUP stops the server after the running requests are answered. Media in progress are cancelled.
 
 Environment:
   REELSEEK_TOKEN   token that requests must present, as `Authorization: Bearer TOKEN` or `x-trace-key: TOKEN`

@@ -1,4 +1,7 @@
-//! The child process: its pipes, its watchdog and its end.
+//! The child process: its pipes, its limits, its watchdog and its end.
+//!
+//! The child ends together with this process (see [`Guard`]). Its limits hold without this process too: the
+//! system limits memory and processor time, and the guard limits the wall time.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -9,6 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Limits;
+use super::guard::{Guard, SHELL};
 use crate::base::Cancel;
 use crate::media::Error;
 
@@ -17,6 +21,8 @@ const WATCH_EVERY: Duration = Duration::from_millis(50);
 /// Error messages kept per file, and bytes kept per message.
 const MAX_ERRORS: usize = 3;
 const MAX_LINE_BYTES: u64 = 4096;
+/// Printed numbers kept per file.
+const MAX_PRINTED: usize = 1 << 20;
 
 /// Niceness of a background child.
 #[cfg(unix)]
@@ -24,6 +30,13 @@ const BACKGROUND: i32 = 10;
 
 /// Longest wait for the exit of a child that has closed its output, and for the end of its log.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Time that the watchdog has to report a limit before the guard ends the child.
+const GUARD_DELAY: Duration = Duration::from_secs(2);
+
+/// Processor time that a child may use for each second of wall time: a decoder and an encoder can run at
+/// once.
+const MAX_PROCESSORS: u64 = 2;
 
 /// A running ffmpeg. Dropping it kills and reaps the process, together with every process that it started.
 #[derive(Debug)]
@@ -66,6 +79,8 @@ struct FfmpegLog {
     received_signal: bool,
     format: Option<String>,
     first_s: Option<f64>,
+    /// Numbers that an expression of a filter has printed.
+    printed: Vec<f64>,
 }
 
 /// Facts about a file after its child has ended.
@@ -79,6 +94,8 @@ pub(super) struct ChildReport {
     pub(super) format: Option<String>,
     /// Timestamp of the first frame that passed the filter `showinfo`, in seconds.
     pub(super) first_s: Option<f64>,
+    /// Numbers that an expression of a filter has printed.
+    pub(super) printed: Vec<f64>,
 }
 
 impl Child {
@@ -87,17 +104,12 @@ impl Child {
         // Messages name these files. Their folders are removed there.
         let files: Vec<PathBuf> =
             command.get_args().filter_map(|arg| arg.to_str()?.strip_prefix("file:").map(PathBuf::from)).collect();
-        // A separate process group: a wrapper script ends together with its children, and Ctrl-C reaches only
-        // us.
-        #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let mut process = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(|e| Error::NoFfmpeg { program, reason: e.to_string() })?;
-        limit_memory(&process, limits.memory_bytes);
+        let missing = |program| move |e: std::io::Error| Error::NoFfmpeg { program, reason: e.to_string() };
+        let mut guard = Guard::start(limits.wall + GUARD_DELAY).map_err(missing(SHELL.into()))?;
+        guard.admit(&mut command);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().inspect_err(|_| guard.kill()).map_err(missing(program))?;
+        limit_resources(&process, limits);
         if limits.background {
             lower_priority(&process);
         }
@@ -115,7 +127,7 @@ impl Child {
             // Fails only if the child was dropped.
             let _ = sender.send(read_log(stderr, &files, &shared.announced_ms));
         });
-        let process = Arc::new(Mutex::new(Process { child: process, reaped: false }));
+        let process = Arc::new(Mutex::new(Process { child: process, guard, killed: false }));
         let (watchdog, ended) = mpsc::channel();
         {
             let (process, progress, limits, cancel) =
@@ -223,6 +235,7 @@ impl Child {
             errors: (!errors.is_empty()).then_some(errors),
             format: log.format,
             first_s: log.first_s,
+            printed: log.printed,
         })
     }
 }
@@ -250,33 +263,29 @@ fn ended_from_outside(status: &ExitStatus, log: &FfmpegLog) -> bool {
     logged
 }
 
-/// The process, and whether it was reaped. After that the system may give its number to another process.
+/// The process and its group.
 #[derive(Debug)]
 struct Process {
     child: std::process::Child,
-    reaped: bool,
+    guard: Guard,
+    killed: bool,
 }
 
 impl Process {
     fn ended(&mut self) -> std::io::Result<Option<ExitStatus>> {
-        let status = self.child.try_wait()?;
-        self.reaped |= status.is_some();
-        Ok(status)
+        self.child.try_wait()
     }
 
     /// Kills and reaps the process and its group.
     fn kill(&mut self) {
-        if self.reaped {
+        if self.killed {
             return;
-        }
-        #[cfg(unix)]
-        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
         // These fail only if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        self.reaped = true;
+        self.guard.kill();
+        self.killed = true;
     }
 }
 
@@ -314,19 +323,21 @@ fn watch(
     }
 }
 
-/// Limits the child's address space. Where the system has no such call, only ffmpeg's own limits apply.
-fn limit_memory(process: &std::process::Child, bytes: u64) {
+/// Limits the child's address space and processor time. Where the system has no such call, only ffmpeg's own
+/// limits apply.
+fn limit_resources(process: &std::process::Child, limits: &Limits) {
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{Pid, Resource, Rlimit, prlimit};
-        let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
-        if let Some(pid) = i32::try_from(process.id()).ok().and_then(Pid::from_raw) {
+        let Some(pid) = i32::try_from(process.id()).ok().and_then(Pid::from_raw) else { return };
+        let processor_s = limits.wall.as_secs().max(1).saturating_mul(MAX_PROCESSORS);
+        for (resource, limit) in [(Resource::As, limits.memory_bytes), (Resource::Cpu, processor_s)] {
             // Fails only for a process that has already ended.
-            let _ = prlimit(Some(pid), Resource::As, limit);
+            let _ = prlimit(Some(pid), resource, Rlimit { current: Some(limit), maximum: Some(limit) });
         }
     }
     #[cfg(not(target_os = "linux"))]
-    let _ = (process, bytes);
+    let _ = (process, limits);
 }
 
 /// Lowers the child's priority, so that searches are answered before previews are made.
@@ -364,6 +375,9 @@ fn read_log(stderr: impl Read, files: &[PathBuf], announced_ms: &OnceLock<u64>) 
             let time = text.split_once("pts_time:").and_then(|(_, rest)| rest.split_whitespace().next());
             log.first_s = time.and_then(|time| time.parse().ok()).filter(|time: &f64| time.is_finite());
         }
+        if let Some(number) = printed_number(text).filter(|_| log.printed.len() < MAX_PRINTED) {
+            log.printed.push(number);
+        }
         log.received_signal |= text.contains("received signal");
         if let Some(error) = error_message(text, files) {
             if log.errors.contains(&error) {
@@ -376,6 +390,12 @@ fn read_log(stderr: impl Read, files: &[PathBuf], announced_ms: &OnceLock<u64>) 
             }
         }
     }
+}
+
+/// The number of a line that the function `print` of an expression has written: `[info] 12.500000`.
+fn printed_number(line: &str) -> Option<f64> {
+    let (_, number) = line.rsplit_once("[info] ")?;
+    number.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
 /// Parses `00:01:02.34, start: …` into milliseconds.

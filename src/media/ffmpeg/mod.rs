@@ -3,19 +3,22 @@
 //! The child can read one file only. Its standard input is closed. The file name follows `file:`,
 //! so that it cannot act as an option or an address. Only local protocols and the demuxers in [`DEMUXERS`]
 //! are allowed, so that a script that names other files is refused. A watchdog ends a child that stalls, runs
-//! too long or is cancelled. Dropping [`Frames`] ends the child too.
+//! too long or is cancelled. Dropping [`Frames`] ends the child too, and so does the end of this process.
 
 mod child;
+mod gaps;
+mod guard;
 mod preview;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use super::{Error, Fit, Picture};
 use crate::base::Cancel;
 use child::Child;
+pub use gaps::Gaps;
 pub use preview::{Codec, PreviewSpec, VideoSource, VideoStart};
 
 /// Containers that are read: those that hold their own media. No playlists, scripts, picture sequences or
@@ -27,10 +30,16 @@ const DEMUXERS: &str = "3gp,aiff,asf,avi,av1,dirac,dv,flv,gif,h263,h264,hevc,ivf
 /// believed.
 const MAX_KEYFRAME_DISTANCE_MS: u64 = 120_000;
 
+/// Longest time in which ffmpeg prints its version. A program on a slow drive takes a while to start.
+const VERSION_TIME: Duration = Duration::from_secs(10);
+
 /// The ffmpeg program.
 #[derive(Debug, Clone)]
 pub struct Tools {
     ffmpeg: OsString,
+    /// Whether the filter `setpts` also moves the end of a video (from ffmpeg 5 on), so that gaps can be
+    /// shortened.
+    moves_end: bool,
 }
 
 impl Tools {
@@ -49,18 +58,30 @@ impl Tools {
     pub fn at(ffmpeg: impl Into<OsString>) -> Result<Tools, Error> {
         let ffmpeg = ffmpeg.into();
         let missing = |reason: String| Error::NoFfmpeg { program: PathBuf::from(&ffmpeg), reason };
-        let status = Command::new(&ffmpeg)
-            .args(["-nostdin", "-version"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .map_err(|e| missing(e.to_string()))?;
-        if !status.success() {
-            return Err(missing(format!("`-version` ended with {status}")));
+        let mut command = Command::new(&ffmpeg);
+        command.args(["-nostdin", "-version"]);
+        let limits = Limits { wall: VERSION_TIME, ..Limits::default() };
+        let run = || {
+            let mut child = Child::start(command, Path::new(&ffmpeg), &limits, &Cancel::default())?;
+            let version = child.read_to_end(1 << 20)?;
+            Ok((version, child.finish()?.errors))
+        };
+        let (version, errors) = run().map_err(|error| match error {
+            Error::NoFfmpeg { .. } => error,
+            other => missing(other.to_string()),
+        })?;
+        if let Some(errors) = errors {
+            return Err(missing(format!("`-version` failed: {errors}")));
         }
-        Ok(Tools { ffmpeg })
+        let moves_end = libavfilter_major(&String::from_utf8_lossy(&version)).is_some_and(|major| major >= 8);
+        Ok(Tools { ffmpeg, moves_end })
     }
+}
+
+/// The major version in the line `libavfilter     8. 44.100 /  8. 44.100` of `ffmpeg -version`.
+fn libavfilter_major(version: &str) -> Option<u32> {
+    let numbers = version.lines().find_map(|line| line.strip_prefix("libavfilter"))?;
+    numbers.trim_start().split('.').next()?.parse().ok()
 }
 
 /// Limits that protect the machine against a hostile or broken file.
@@ -74,7 +95,7 @@ pub struct Limits {
     pub max_output_bytes: u64,
     /// Longest wait for the next frame.
     pub stall: Duration,
-    /// Longest time for the whole file.
+    /// Longest time for the whole file. The processor time may be twice as long (only on Linux).
     pub wall: Duration,
     /// Address space of the child process in bytes (only on Linux).
     pub memory_bytes: u64,
@@ -145,7 +166,7 @@ pub struct Frame {
 }
 
 /// Facts about a video after it is decoded.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DecodeSummary {
     /// Number of decoded frames.
     pub frames: u64,
@@ -154,6 +175,8 @@ pub struct DecodeSummary {
     pub duration_ms: u64,
     /// ffmpeg's error messages, if any.
     pub warnings: Option<String>,
+    /// The gaps that [`frames_without_gaps`] has shortened.
+    pub gaps: Gaps,
 }
 
 /// Iterates over the frames of one video in order of time.
@@ -178,9 +201,40 @@ pub fn frames(
     limits: &Limits,
     cancel: &Cancel,
 ) -> Result<Frames, Error> {
+    decode(tools, path, plan, limits, cancel, "setpts=PTS-STARTPTS")
+}
+
+/// As [`frames`], but shortens each long gap between two frames, which consists of equal pictures: of more
+/// than 240 pictures in a row, some 120 remain. Times of frames count in the shortened video.
+/// [`DecodeSummary::gaps`] restores them. An ffmpeg before version 5 shortens nothing.
+///
+/// # Errors
+/// As [`frames`].
+pub fn frames_without_gaps(
+    tools: &Tools,
+    path: &Path,
+    plan: &DecodePlan,
+    limits: &Limits,
+    cancel: &Cancel,
+) -> Result<Frames, Error> {
+    match tools.moves_end {
+        true => decode(tools, path, plan, limits, cancel, &gaps::filter(plan.rate_hz)),
+        false => frames(tools, path, plan, limits, cancel),
+    }
+}
+
+/// Starts to decode a file. `clock` is the filter that moves the first frame to time zero.
+fn decode(
+    tools: &Tools,
+    path: &Path,
+    plan: &DecodePlan,
+    limits: &Limits,
+    cancel: &Cancel,
+    clock: &str,
+) -> Result<Frames, Error> {
     // Rounding up assigns each frame to the first grid time at which it is displayed.
     let filter = format!(
-        "setpts=PTS-STARTPTS,fps=fps={}:round=up,{},format=rgb24",
+        "{clock},fps=fps={}:round=up,{},format=rgb24",
         plan.rate_hz,
         plan.fit.ffmpeg_filters(plan.width, plan.height)
     );
@@ -291,6 +345,11 @@ fn input_from(tools: &Tools, path: &Path, limits: &Limits, before: &[&str]) -> C
     command
 }
 
+/// The time of a frame on a regular grid, in milliseconds.
+fn time_ms(frame: u64, rate_hz: f64) -> u32 {
+    (frame as f64 * 1000.0 / rate_hz).round() as u32
+}
+
 impl Frames {
     /// The container's length in milliseconds, as soon as ffmpeg has printed it. Good enough for a progress
     /// display.
@@ -315,7 +374,7 @@ impl Frames {
             self.ended = true;
             return Ok(None);
         }
-        let at_ms = (self.decoded as f64 * 1000.0 / self.plan.rate_hz).round() as u32;
+        let at_ms = time_ms(self.decoded, self.plan.rate_hz);
         self.decoded += 1;
         Ok(Some(Frame { at_ms, picture: Picture { width: self.plan.width, height: self.plan.height, rgb } }))
     }
@@ -332,8 +391,9 @@ impl Frames {
             let reason = report.errors.unwrap_or_else(|| "it has no video frames".to_owned());
             return Err(Error::undecodable(&path, reason));
         }
+        let gaps = Gaps::parse(self.plan.rate_hz, &report.printed);
         let step_ms = 1000.0 / self.plan.rate_hz;
-        let covered_ms = (self.decoded as f64 * step_ms).round() as u64;
+        let covered_ms = ((self.decoded + gaps.removed()) as f64 * step_ms).round() as u64;
         // Frames give the length to within one step, keyframes to within the distance of two. The container's
         // length is more exact, unless it is plainly wrong.
         let (less, more) = match self.plan.keyframes_only {
@@ -342,6 +402,6 @@ impl Frames {
         };
         let plausible = covered_ms.saturating_sub(less)..=covered_ms + more;
         let duration_ms = report.duration_ms.filter(|ms| plausible.contains(ms)).unwrap_or(covered_ms);
-        Ok(DecodeSummary { frames: self.decoded, duration_ms, warnings: report.errors })
+        Ok(DecodeSummary { frames: self.decoded, duration_ms, warnings: report.errors, gaps })
     }
 }

@@ -13,6 +13,7 @@ use std::process::Command;
 use super::child::Child;
 use super::{Limits, Tools, input_from, read_still, readable, within};
 use crate::base::Cancel;
+use crate::media::error::is_unwritable;
 use crate::media::{Error, Picture};
 
 /// Times up to this one are reached faster by decoding from the start than by finding the first timestamp and
@@ -156,8 +157,8 @@ impl VideoSource<'_> {
     /// playable while it downloads.
     ///
     /// # Errors
-    /// [`Error::is_undecodable`] holds if the span has no frame. Else as [`super::frames`]. After an error
-    /// the content of `to` is undefined.
+    /// [`Error::is_undecodable`] holds if the span has no frame; [`Error::CannotWrite`] if the disk is full.
+    /// Else as [`super::frames`]. After an error the content of `to` is undefined.
     pub fn write_preview(
         &self,
         start: Option<&VideoStart>,
@@ -183,6 +184,10 @@ impl VideoSource<'_> {
             let mut child = Child::start(command, self.path, &self.without_stall(), self.cancel)?;
             let progress = child.read_to_end(1 << 24)?;
             let report = child.finish()?;
+            // ffmpeg may have counted frames that it could not write.
+            if let Some(reason) = report.errors.as_ref().filter(|errors| is_unwritable(errors)) {
+                return Err(Error::CannotWrite { path: to.to_owned(), reason: reason.clone() });
+            }
             // ffmpeg repeats lines like `frame=120`.
             let lines = String::from_utf8_lossy(&progress);
             let frames = lines.lines().filter_map(|line| line.strip_prefix("frame=")?.trim().parse::<u64>().ok()).max();

@@ -59,6 +59,13 @@ impl WorkerGate {
         self.waiting.load(Ordering::Acquire) + self.waiting_parts.load(Ordering::Acquire)
     }
 
+    /// Waits until all work has ended.
+    pub(crate) async fn ended(&self) {
+        let all = u32::try_from(self.workers).unwrap_or(u32::MAX);
+        // Fails only for a closed semaphore, and this one is never closed.
+        let _ = self.permits.acquire_many(all).await;
+    }
+
     /// Waits for a worker and runs `work` on its own thread.
     /// The worker is busy until the work has ended, even if the client has left before.
     ///

@@ -1,5 +1,6 @@
 //! Does identical work once: the first request starts it, and later ones wait for the same result. When the
-//! last waiter leaves, the work is cancelled, or leaves the queue if it has not started.
+//! last waiter leaves, the work is cancelled, or leaves the queue if it has not started. All work is
+//! cancelled when the server stops.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -15,7 +16,10 @@ use crate::base::Cancel;
 
 /// The running work, by key.
 #[derive(Debug)]
-pub(crate) struct SingleFlight<K, T>(Mutex<HashMap<K, Flight<T>>>);
+pub(crate) struct SingleFlight<K, T> {
+    flights: Mutex<HashMap<K, Flight<T>>>,
+    stopping: Cancel,
+}
 
 #[derive(Debug)]
 struct Flight<T> {
@@ -28,7 +32,14 @@ struct Flight<T> {
 
 impl<K, T> Default for SingleFlight<K, T> {
     fn default() -> SingleFlight<K, T> {
-        SingleFlight(Mutex::default())
+        SingleFlight::new(&Cancel::default())
+    }
+}
+
+impl<K, T> SingleFlight<K, T> {
+    /// No running work. `stopping` cancels all work to come.
+    pub(crate) fn new(stopping: &Cancel) -> SingleFlight<K, T> {
+        SingleFlight { flights: Mutex::default(), stopping: stopping.clone() }
     }
 }
 
@@ -44,10 +55,10 @@ where
         F: Future<Output = T> + Send + 'static,
     {
         let (mut result, waiter) = {
-            let mut flights = self.0.lock();
+            let mut flights = self.flights.lock();
             let flight = flights.entry(key.clone()).or_insert_with(|| {
                 let (sender, result) = watch::channel(None);
-                let cancel = Cancel::default();
+                let cancel = self.stopping.within();
                 let entry = FlightEntry { flights: self.clone(), key: key.clone(), sender };
                 let work = work(cancel.clone());
                 let flight = async move {
@@ -76,7 +87,7 @@ struct FlightEntry<K: Eq + Hash, T> {
 
 impl<K: Eq + Hash, T> Drop for FlightEntry<K, T> {
     fn drop(&mut self) {
-        let mut flights = self.flights.0.lock();
+        let mut flights = self.flights.flights.lock();
         // After the last waiter has left, the key may belong to newer work.
         if flights.get(&self.key).is_some_and(|flight| flight.result.same_channel(&self.sender.subscribe())) {
             flights.remove(&self.key);
@@ -93,7 +104,7 @@ struct Waiter<K: Eq + Hash, T> {
 
 impl<K: Eq + Hash, T> Drop for Waiter<K, T> {
     fn drop(&mut self) {
-        let mut flights = self.flights.0.lock();
+        let mut flights = self.flights.flights.lock();
         let own = |flight: &&mut Flight<T>| flight.result.same_channel(&self.result);
         let Some(flight) = flights.get_mut(&self.key).filter(own) else { return };
         flight.waiters -= 1;
@@ -137,7 +148,7 @@ mod tests {
                     })
                 })
                 .collect();
-            while flights.0.lock().get(&KEY).is_none_or(|flight| flight.waiters < 20) {
+            while flights.flights.lock().get(&KEY).is_none_or(|flight| flight.waiters < 20) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             open.send_replace(true);
@@ -145,7 +156,7 @@ mod tests {
                 assert_eq!(waiter.await.unwrap(), Some(7));
             }
             assert_eq!(flights.join(&KEY, |_| async { 9 }).await, Some(9), "results are not kept");
-            assert!(flights.0.lock().is_empty());
+            assert!(flights.flights.lock().is_empty());
         });
     }
 
@@ -166,7 +177,7 @@ mod tests {
             };
             let (one, two) = (join(), join());
             let cancel = cancels.recv().await.unwrap();
-            while flights.0.lock().get(&KEY).is_none_or(|flight| flight.waiters < 2) {
+            while flights.flights.lock().get(&KEY).is_none_or(|flight| flight.waiters < 2) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             one.abort();

@@ -1,7 +1,7 @@
 //! Responses with a file, or with bytes in memory: all of the content, a range of it, or 304 (RFC 9110,
 //! sections 8.8, 13 and 14).
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use futures_util::stream;
 use tokio::sync::Semaphore;
 
 use crate::base::files::{read_exact_at, since_1970_ns};
+use crate::collection::open_at_once;
 use crate::serve::connection::response::StreamedMemory;
 use crate::serve::error::ApiError;
 use crate::serve::limits::{FILE_CHUNK_BYTES, FILE_READS, FILE_RESPONSE_BYTES};
@@ -198,7 +199,7 @@ impl FileSource {
     async fn chunk(self, range: Range<u64>) -> std::io::Result<Bytes> {
         let FileSource { path, stamp, reads } = self;
         let read = move || {
-            let file = File::open(path)?;
+            let file = open_at_once(&path)?;
             if FileStamp::new(&file.metadata()?) != stamp {
                 return Err(std::io::Error::other("the file has changed"));
             }

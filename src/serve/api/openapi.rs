@@ -42,7 +42,7 @@ const ERRORS: [(u16, &str); 16] = [
     (403, "The Host or Origin is not allowed, or the server was started without this feature"),
     (404, "There is no video or job with this id"),
     (408, "The body arrived too slowly"),
-    (410, "The video's file is gone"),
+    (410, "The video's file is gone, or is not the file that was indexed"),
     (413, "The body or the fetched picture is too large"),
     (415, "The content is not of a supported type"),
     (416, "The file has no bytes in this range"),

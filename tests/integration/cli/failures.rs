@@ -158,3 +158,52 @@ fn an_interrupt_ends_the_children_of_a_wrapper_script() {
     });
     assert!(gone, "process {grandchild} lives on");
 }
+
+#[test]
+fn of_two_first_runs_at_once_each_succeeds_or_says_that_another_writes() {
+    let folder = TestFolder::new();
+    for (source, name) in [(ZOOM, "zoom.mp4"), (BARS, "bars.avi")] {
+        folder.clip(source, 2, name);
+    }
+    for round in 0..6 {
+        let index = format!("@new{round}");
+        let start = |_| {
+            let mut command = folder.command(&["index", "@videos", "--index", &index]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let runs = [0, 1, 2].map(start).map(|run| run.wait_with_output().unwrap());
+        assert!(runs.iter().any(|run| run.status.success()), "{}", runs.each_ref().map(output_text).join("\n"));
+        for run in runs.iter().filter(|run| !run.status.success()) {
+            let message = text(&run.stderr);
+            assert!(message.contains("is being written by another process"), "{message}");
+        }
+        folder.success(&["verify", "--index", &index]);
+        assert_eq!(folder.json(&["info", "--json", "--index", &index])["videos"], 2);
+        let names = std::fs::read_dir(folder.path(&index[1..])).unwrap();
+        let mut names: Vec<String> = names.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        assert_eq!(names, ["segments", "text"]);
+    }
+}
+
+#[test]
+fn a_long_gap_takes_no_time_and_its_moment_covers_it() {
+    let folder = TestFolder::new();
+    // The scene of second 0 is displayed for six hours, then another scene begins.
+    let clip = folder.videos().join("gap.mp4");
+    let late = "setpts='PTS+21600*gte(T,1)/TB'";
+    let source = format!("{BARS}:duration=6");
+    ffmpeg(&["-f", "lavfi", "-i", &source, "-vf", late, "-vsync", "passthrough", "-pix_fmt", "yuv420p"], &clip);
+    let start = std::time::Instant::now();
+    folder.index(&[]);
+    let took = start.elapsed();
+    let video = &folder.info()["list"][0];
+    assert!(video["duration"].as_f64().unwrap() > 21_600.0, "{video}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let answer = folder.search(&folder.frame("gap.mp4", "0.9", "early.png"), &[]).1;
+    let first = &answer["results"][0];
+    assert!(first["to"].as_f64().unwrap() > 21_590.0, "{answer}");
+    let answer = folder.search(&folder.frame("gap.mp4", "21604", "late.png"), &[]).1;
+    let at = answer["results"][0]["at"].as_f64().unwrap();
+    assert!((21_601.0..21_606.0).contains(&at), "{answer}");
+}

@@ -38,6 +38,43 @@ fn stops_waiting_for_stalled_requests_after_a_while() {
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hangup_stops_it_unless_it_is_ignored() {
+    let folder = TestFolder::with_index();
+    let mut server = folder.serve(&[]);
+    send_signal(&server.child, Signal::HUP);
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    assert!(server.log().contains("stopped"));
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" serve --listen 127.0.0.1:0", env!("CARGO_BIN_EXE_reelseek")]);
+    command.env("REELSEEK_INDEX", folder.path("index")).env_remove("REELSEEK_TOKEN");
+    let mut server = ServerProcess::start(command, &folder);
+    send_signal(&server.child, Signal::HUP);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(server.get("/readyz").status, 200);
+    send_signal(&server.child, Signal::TERM);
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn starts_again_at_the_same_port_after_a_kill() {
+    let folder = TestFolder::with_index();
+    let mut server = folder.serve(&[]);
+    let address = server.address().to_owned();
+    for _ in 0..3 {
+        // Connections that the server closes keep the port for a while.
+        let sockets: Vec<TcpStream> = (0..4).map(|_| server.connect()).collect();
+        assert_eq!(server.get("/healthz").status, 200);
+        let _running = server.start_upload("/v1/search", 9, b"half");
+        send_signal(&server.child, Signal::KILL);
+        server.child.wait().unwrap();
+        server = ServerProcess::start(folder.command(&["serve", "--listen", &address]), &folder);
+        assert_eq!(server.get("/readyz").status, 200);
+        drop(sockets);
+    }
+}
+
 #[test]
 fn a_second_signal_stops_at_once() {
     let folder = TestFolder::with_index();

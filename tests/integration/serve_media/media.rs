@@ -197,8 +197,117 @@ fn a_missing_file_is_gone_and_nothing_replaces_it() {
         }
     }
     std::fs::write(&broken, "no video any more").unwrap();
-    assert!(server.get(&format!("/v1/thumbnail?video={}&at=4", ids[2])).error(422).contains("nothing can be shown"));
-    assert!(server.get(&format!("/v1/preview?video={}", ids[2])).error(422).contains("nothing can be shown"));
+    assert_replaced(&server, &ids[2], "other content");
+}
+
+/// Asserts that nothing of the file of a video is served, because it is not the file that was indexed.
+fn assert_replaced(server: &ServerProcess, id: &str, case: &str) {
+    for path in [format!("media/{id}"), format!("thumbnail?video={id}"), format!("preview?video={id}")] {
+        let error = server.get(&format!("/v1/{path}")).error(410);
+        assert!(error.contains("has changed since it was indexed"), "{case}: {path}: {error}");
+    }
+    let media = format!("/v1/media/{id}");
+    assert_eq!(server.send("GET", &media, &[("range", "bytes=0-9")], b"").status, 410, "{case}");
+    assert_eq!(server.send("HEAD", &media, &[], b"").status, 410, "{case}");
+}
+
+fn assert_served(server: &ServerProcess, id: &str) {
+    for path in [format!("media/{id}"), format!("thumbnail?video={id}"), format!("preview?video={id}")] {
+        assert_eq!(server.get(&format!("/v1/{path}")).status, 200, "{path}");
+    }
+}
+
+fn set_modified(path: &std::path::Path, time: std::time::SystemTime) {
+    std::fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_is_not_the_indexed_one_is_not_served() {
+    use std::os::unix::fs::symlink;
+    let folder = TestFolder::new();
+    let path = folder.clip_with_keyframes(ZOOM, 3, "sub/zoom.mp4");
+    folder.index(&[]);
+    let server = folder.serve(&[]);
+    let id = server.video_id("zoom.mp4");
+    assert_served(&server, &id);
+    let (aside, sub) = (folder.path("aside.mp4"), folder.videos().join("sub"));
+    let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+    std::fs::rename(&path, &aside).unwrap();
+
+    // A link to another file, and to a file of the same size and time.
+    symlink("/etc/passwd", &path).unwrap();
+    assert_replaced(&server, &id, "a link to another file");
+    std::fs::remove_file(&path).unwrap();
+    let secret = folder.path("secret");
+    std::fs::write(&secret, vec![b'x'; std::fs::metadata(&aside).unwrap().len() as usize]).unwrap();
+    set_modified(&secret, modified);
+    symlink(&secret, &path).unwrap();
+    assert_replaced(&server, &id, "a link to a file of the same size and time");
+    std::fs::remove_file(&path).unwrap();
+    symlink(&aside, &path).unwrap();
+    assert_replaced(&server, &id, "a link to the indexed file");
+    std::fs::remove_file(&path).unwrap();
+
+    // Another video, and other content of the same size.
+    std::fs::copy(folder.clip_with_keyframes(BARS, 3, "bars.mp4"), &path).unwrap();
+    assert_replaced(&server, &id, "another video");
+    std::fs::copy(&secret, &path).unwrap();
+    assert_replaced(&server, &id, "other content of the same size");
+
+    // The folder above is a link.
+    std::fs::rename(&aside, &path).unwrap();
+    assert_served(&server, &id);
+    let moved = folder.path("moved");
+    std::fs::rename(&sub, &moved).unwrap();
+    symlink(&moved, &sub).unwrap();
+    assert_replaced(&server, &id, "a folder that is a link");
+    std::fs::remove_file(&sub).unwrap();
+    std::fs::rename(&moved, &sub).unwrap();
+    assert_served(&server, &id);
+
+    // A changed time may mean changed content of the same size.
+    set_modified(&path, modified + Duration::from_secs(1));
+    assert_replaced(&server, &id, "another time");
+    folder.index(&[]);
+    server.wait("/v1/videos", |_| server.get(&format!("/v1/media/{id}")).status == 200);
+    assert_served(&server, &id);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_that_were_indexed_are_served() {
+    use std::os::unix::fs::symlink;
+    let folder = TestFolder::new();
+    let real = folder.clip_with_keyframes(ZOOM, 3, "elsewhere/zoom.mp4");
+    let other = folder.clip_with_keyframes(BARS, 3, "elsewhere/bars.mp4");
+    std::fs::rename(folder.videos().join("elsewhere"), folder.path("elsewhere")).unwrap();
+    let in_elsewhere = |path: &PathBuf| folder.path("elsewhere").join(path.file_name().unwrap());
+    let (real, other) = (in_elsewhere(&real), in_elsewhere(&other));
+    // A link to a file, a link to a folder, and a library that is itself a link.
+    let link = folder.videos().join("link.mp4");
+    symlink(&real, &link).unwrap();
+    symlink(folder.path("elsewhere"), folder.videos().join("folder")).unwrap();
+    symlink(folder.videos(), folder.path("library")).unwrap();
+    folder.success(&["index", "@library"]);
+    let server = folder.serve(&[]);
+    let names = ["bars.mp4", "link.mp4"];
+    names.iter().for_each(|name| assert_served(&server, &server.video_id(name)));
+    // The link leads to another file of the same size and time.
+    let copy = folder.path("copy.mp4");
+    std::fs::copy(&real, &copy).unwrap();
+    set_modified(&copy, std::fs::metadata(&real).unwrap().modified().unwrap());
+    let id = server.video_id("link.mp4");
+    for target in [&copy, &other] {
+        std::fs::remove_file(&link).unwrap();
+        symlink(target, &link).unwrap();
+        assert_replaced(&server, &id, "a link that leads elsewhere");
+    }
+    std::fs::remove_file(&link).unwrap();
+    symlink(&copy, &link).unwrap();
+    folder.success(&["index", "@library"]);
+    server.wait("/v1/videos", |_| server.get(&format!("/v1/media/{id}")).status == 200);
+    assert_served(&server, &id);
 }
 
 #[cfg(target_os = "linux")]
@@ -227,6 +336,9 @@ fn a_changed_file_has_new_thumbnails() {
     assert!(grey(&first.body) > 210.0);
     folder.clip_with_keyframes("color=black:size=64x48:rate=20", 12, "other.mp4");
     std::fs::rename(folder.videos().join("other.mp4"), path).unwrap();
-    let second = server.send("GET", &thumbnail, &[("if-none-match", first.header("etag"))], b"");
-    assert!(second.status == 200 && grey(&second.body) < 20.0);
+    let again = || server.send("GET", &thumbnail, &[("if-none-match", first.header("etag"))], b"");
+    assert!(again().error(410).contains("index again"));
+    folder.index(&[]);
+    wait_until("the new commit is open", || again().status == 200);
+    assert!(grey(&again().body) < 20.0);
 }

@@ -198,6 +198,33 @@ fn works_without_a_writable_cache() {
     assert_eq!(std::fs::read_to_string(file).unwrap(), "no folder");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_under_the_cache_is_reported_as_such() {
+    let folder = TestFolder::new();
+    folder.clip_with_keyframes("nullsrc=size=320x240:rate=20:duration=12,geq=random(1)*255:128:128", 12, "noise.mp4");
+    folder.index(&[]);
+    let cache = folder.path("cache");
+    std::fs::create_dir(&cache).unwrap();
+    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "none"]).arg(&cache).output();
+    if !mount.is_ok_and(|output| output.status.success()) {
+        return skip("this user cannot mount a small disk");
+    }
+    let server = folder.serve(&[]);
+    let id = server.video_id("noise.mp4");
+    let previews: Vec<String> = (0..4).map(|n| format!("/v1/preview?video={id}&from={n}&to={}", n + 4)).collect();
+    let answers: Vec<HttpReply> = previews.iter().map(|path| server.get(path)).collect();
+    let stills: Vec<u16> = (0..8).map(|at| server.get(&format!("/v1/thumbnail?video={id}&at={at}")).status).collect();
+    let files = std::fs::read_dir(cache.join("previews/parts")).unwrap().count();
+    assert!(Command::new("umount").arg("--lazy").arg(&cache).status().unwrap().success());
+    for answer in answers {
+        assert!(answer.error(503).contains("cannot write previews"));
+    }
+    assert_eq!((stills, files), (vec![200; 8], 0));
+    assert!(server.log().contains("No space left on device"), "{}", server.log());
+    assert_eq!(server.get(&previews[0]).status, 200, "there is room again");
+}
+
 #[test]
 fn reports_an_ffmpeg_that_is_missing_or_cannot_encode() {
     let folder = TestFolder::new();

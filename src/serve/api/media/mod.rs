@@ -5,7 +5,6 @@ pub(crate) mod preview;
 pub(crate) mod thumbnail;
 
 use std::collections::HashMap;
-use std::fs::Metadata;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -15,14 +14,15 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use reelseek_index::Video;
 
 use crate::base::Cancel;
-use crate::collection::video_path;
+use crate::collection::{indexed_file, video_path};
 use crate::encode::registry;
 use crate::media::{self, Codec, Limits, Tools, VideoSource, VideoStart};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::admission::single_flight::SingleFlight;
-use crate::serve::advice::{gone, video_error};
+use crate::serve::advice::video_error;
 use crate::serve::api::cache::{CacheKey, FileCache};
 use crate::serve::api::files::{self, FileHeaders, FileReads, FileRequest, FileStamp};
 use crate::serve::api::library;
@@ -32,7 +32,7 @@ use crate::serve::limits::{
     PREVIEW_WORKERS, THUMBNAIL_WORKERS,
 };
 use crate::serve::observe::metrics::{Metrics, Stage};
-use crate::serve::snapshot::SnapshotStore;
+use crate::serve::snapshot::{Snapshot, SnapshotStore};
 
 /// Part of every cache key. Change it whenever the same request would give other bytes than before.
 const CACHE_VERSION: &[u8] = b"1";
@@ -64,17 +64,17 @@ pub(crate) struct MediaStore {
 }
 
 impl MediaStore {
-    /// A store with at most `cache_bytes` on disk.
-    pub(crate) fn new(cache_bytes: u64, metrics: &Arc<Metrics>) -> MediaStore {
+    /// A store with at most `cache_bytes` on disk. `stopping` ends every run of ffmpeg.
+    pub(crate) fn new(cache_bytes: u64, metrics: &Arc<Metrics>, stopping: &Cancel) -> MediaStore {
         let gate = |workers, queue| {
             WorkerGate::new(workers, queue, metrics).with(MEDIA_QUEUE_TIME, MEDIA_WORK_TIME, Stage::CutQueue)
         };
         MediaStore {
             tools: OnceLock::new(),
             codec: OnceLock::new(),
-            codec_flights: Arc::default(),
+            codec_flights: Arc::new(SingleFlight::new(stopping)),
             cache: FileCache::new(registry::cache_folder().join("previews"), cache_bytes),
-            flights: Arc::default(),
+            flights: Arc::new(SingleFlight::new(stopping)),
             thumbnails: gate(THUMBNAIL_WORKERS, MAX_QUEUED_THUMBNAILS),
             previews: gate(PREVIEW_WORKERS, MAX_QUEUED_PREVIEWS),
             reads: FileReads::default(),
@@ -93,6 +93,12 @@ impl MediaStore {
             Some(tools) => Ok(tools),
             None => Tools::find().map(|tools| self.tools.get_or_init(|| tools)),
         }
+    }
+
+    /// Waits until no ffmpeg runs.
+    pub(crate) async fn ended(&self) {
+        self.thumbnails.ended().await;
+        self.previews.ended().await;
     }
 
     /// Updates the metric of the queues' length.
@@ -118,8 +124,8 @@ impl MediaStore {
         Ok(start)
     }
 
-    /// The codec of previews, which depends on the server's ffmpeg. Determined once. Requests that wait for it
-    /// take one place in the queue together.
+    /// The codec of previews, which depends on the server's ffmpeg. Determined once. Requests that wait for
+    /// it take one place in the queue together.
     async fn codec(self: &Arc<Self>) -> Result<Codec, ApiError> {
         if let Some(codec) = self.codec.get() {
             return Ok(*codec);
@@ -177,8 +183,10 @@ impl MediaStore {
     }
 }
 
-/// The file of a video, as it is on disk now.
+/// The file of a video, which is the file that was indexed.
 struct VideoFile {
+    snapshot: Arc<Snapshot>,
+    video: Video,
     path: PathBuf,
     duration_ms: u32,
     stamp: FileStamp,
@@ -187,11 +195,21 @@ struct VideoFile {
 }
 
 impl VideoFile {
-    fn new(id: &str, path: PathBuf, duration_ms: u64, meta: &Metadata) -> VideoFile {
-        let stamp = FileStamp::new(meta);
+    /// Finds the file.
+    fn find(snapshot: Arc<Snapshot>, id: &str) -> Result<VideoFile, ApiError> {
+        let video = library::find(&snapshot, id)?;
+        let meta = indexed_file(snapshot.engine.searcher(), &video).map_err(video_error)?;
+        let stamp = FileStamp::new(&meta);
         let FileStamp { length, modified_ns, .. } = stamp;
         let identity = [id.as_bytes(), b" ", &length.to_le_bytes(), &modified_ns.to_le_bytes()].concat();
-        VideoFile { path, duration_ms: u32::try_from(duration_ms).unwrap_or(u32::MAX), stamp, identity }
+        let (path, duration_ms) = (video_path(&video), u32::try_from(video.duration_ms).unwrap_or(u32::MAX));
+        Ok(VideoFile { snapshot, video, path, duration_ms, stamp, identity })
+    }
+
+    /// Checks again that it is the file that was indexed. ffmpeg opens the file by its path, and the file may
+    /// have been exchanged before.
+    fn check(&self) -> Result<(), ApiError> {
+        indexed_file(self.snapshot.engine.searcher(), &self.video).map(drop).map_err(video_error)
     }
 
     /// The cache key of a picture or clip (`kind`) that is made from this file with these numbers.
@@ -205,20 +223,10 @@ impl MediaContext {
     /// Finds the file of a video.
     ///
     /// # Errors
-    /// 404 if there is no such video, 410 if its file is gone.
+    /// 404 if there is no such video, 410 if its file is gone or is not the file that was indexed.
     async fn locate(&self, id: String) -> Result<VideoFile, ApiError> {
         let snapshot = self.snapshots.ready()?;
-        let work = move || {
-            let video = library::find(&snapshot, &id)?;
-            let path = video_path(&video);
-            let meta = std::fs::metadata(&path)
-                .map_err(|reason| video_error(media::Error::Io { path: path.clone(), reason }))?;
-            if !meta.is_file() {
-                return Err(gone());
-            }
-            Ok(VideoFile::new(&id, path, video.duration_ms, &meta))
-        };
-        self.media.reads.run(work).await?
+        self.media.reads.run(move || VideoFile::find(snapshot, &id)).await?
     }
 
     /// The response with a thumbnail or a preview, which `make` makes if it is not cached. The cache key is

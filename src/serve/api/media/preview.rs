@@ -113,5 +113,6 @@ fn clip(
     let start = store.start(file, &source).map_err(video_error)?;
     let part = store.cache.new_part_anywhere().map_err(unwritten)?;
     source.write_preview(start.as_ref(), spec, codec, part.path()).map_err(video_error)?;
+    file.check()?;
     store.cache.put(key, part).map_err(unwritten)
 }

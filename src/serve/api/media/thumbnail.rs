@@ -71,6 +71,7 @@ pub(crate) async fn thumbnail(
     let key = file.key("still", &[at_ms, width], "jpg");
     let make = move |store: &MediaStore, key: &CacheKey, cancel: &Cancel| {
         let picture = still(store, &file, at_ms, width, cancel).map_err(video_error)?;
+        file.check()?;
         let jpeg = jpeg(&picture).map_err(|error| ApiError::internal(&error))?;
         store.cache.put_bytes(key, &jpeg);
         Ok(jpeg.into())
