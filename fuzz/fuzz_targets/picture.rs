@@ -3,10 +3,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use reelseek::Cancel;
+use reelseek::media::PictureLimits;
 use reelseek::media::image::read_within;
 
+const LIMITS: PictureLimits = PictureLimits { pixels: 1_000_000, bytes: 50_000_000 };
+
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(opened) = read_within(bytes, "input", 1_000_000) {
+    if let Ok(opened) = read_within(bytes, "input", &LIMITS, &Cancel::default()) {
         let picture = opened.picture;
         assert_eq!(picture.rgb.len() as u64, u64::from(picture.width) * u64::from(picture.height) * 3);
     }

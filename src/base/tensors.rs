@@ -72,7 +72,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<TensorFile<'_>, Error> {
 /// Opens a file on disk: reads its header only. Tensors are read on request, so that a large file needs
 /// little memory.
 pub(crate) fn open(path: &Path) -> Result<TensorFile<'static>, Error> {
-    let mut file = std::fs::File::open(path)?;
+    let mut file = files::open(path)?;
     let bytes = file.metadata()?.len();
     let mut length = [0u8; 8];
     if bytes < 8 {

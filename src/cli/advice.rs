@@ -72,6 +72,9 @@ fn media(error: &media::Error) -> Option<String> {
         media::Error::NotAVideo { found, .. } if found.ends_with("picture") => {
             text("`reelseek search` searches with a picture")
         }
+        media::Error::NotAFile { found: "a named pipe", .. } => {
+            text("to search with a picture from a pipe, name `-`, which reads standard input")
+        }
         _ => None,
     }
 }
@@ -164,7 +167,7 @@ fn collection(error: &collection::Error) -> Option<String> {
             Some(format!("name the checkpoint that the index was made with, {ANOTHER_FOLDER}"))
         }
         Error::FullPrecision => text("leave --half out, or name another folder with --index"),
-        Error::Io { .. } => None,
+        Error::Io { .. } | Error::Cancelled => None,
     }
 }
 

@@ -45,6 +45,9 @@ pub enum Error {
     /// The index stores its vectors in full precision.
     #[error("the index stores vectors with 32 bits a value, not with 16")]
     FullPrecision,
+    /// The work was cancelled.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 impl ErrorPaths for Error {
@@ -54,7 +57,7 @@ impl ErrorPaths for Error {
             Error::Encoder(error) => error.paths_mut(),
             Error::Checkpoint(error) => error.paths_mut(),
             Error::Io { path, .. } | Error::MissingCheckpoint { path, .. } => vec![path],
-            Error::OtherCheckpoint { .. } | Error::FullPrecision => vec![],
+            Error::OtherCheckpoint { .. } | Error::FullPrecision | Error::Cancelled => vec![],
         }
     }
 }

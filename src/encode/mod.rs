@@ -23,7 +23,7 @@ pub use layout::{LayoutEncoder, Projection};
 pub use registry::{EncoderEntry, WeightsOrigin, open, open_as, open_known};
 
 use crate::base::ErrorPaths;
-use crate::media::{self, Fit, Picture};
+use crate::media::{self, Fit, Picture, PictureView};
 use thiserror::Error;
 
 /// The frames that an encoder takes of a video.
@@ -147,7 +147,7 @@ pub trait Encoder: Send + Sync + std::fmt::Debug {
 }
 
 /// Brings a picture to the size that an encoder takes.
-pub fn fit(picture: &Picture, sampling: &Sampling) -> Picture {
+pub fn fit<'a>(picture: impl Into<PictureView<'a>>, sampling: &Sampling) -> Picture {
     sampling.fit.apply(picture, sampling.width, sampling.height)
 }
 

@@ -18,8 +18,13 @@ use serde::Deserialize;
 use super::models::pooled::{Backbone, Normalisation, PixelBatch, PooledEncoder};
 use super::registry::ONNX_PREFIX;
 use super::{Encoder, Error, Sampling};
+use crate::base::files;
 use crate::media::{Filter, Fit};
 
+/// Size of the largest network that is read, in bytes: the limit of the format.
+const MAX_FILE_BYTES: u64 = 2 << 30;
+/// Size of the largest description that is read, in bytes.
+const MAX_DESCRIPTION_BYTES: u64 = 1 << 20;
 /// Version in the id, raised when the same files give other features.
 const VERSION: u32 = 1;
 /// Longest side of a picture in pixels, and most frames of a clip; a larger value is taken for a typing
@@ -246,8 +251,10 @@ fn input_size(model: &Model, input: NodeId, description: &OnnxDescription) -> Re
 /// for its content.
 pub(super) fn open(path: &Path, known: Option<&str>) -> Result<Arc<dyn Encoder>, Error> {
     let beside = path.with_extension("json");
-    let bytes = std::fs::read(path).map_err(|source| Error::OnnxFile { path: path.to_owned(), source })?;
-    let text = std::fs::read(&beside).map_err(|source| Error::OnnxDescriptionFile { path: beside.clone(), source })?;
+    let bytes =
+        files::read(path, MAX_FILE_BYTES).map_err(|source| Error::OnnxFile { path: path.to_owned(), source })?;
+    let text = files::read(&beside, MAX_DESCRIPTION_BYTES)
+        .map_err(|source| Error::OnnxDescriptionFile { path: beside.clone(), source })?;
     let fault = |path: &Path| {
         let path = path.to_owned();
         move |found: String| Error::Onnx { path, found }

@@ -7,6 +7,8 @@ use super::{Encoder, Error, LayoutEncoder};
 #[cfg(feature = "encoders")]
 use super::{Sampling, models};
 #[cfg(feature = "encoders")]
+use crate::base::files;
+#[cfg(feature = "encoders")]
 use crate::media::Fit;
 
 /// An encoder with weights. Every build lists all entries; the feature `encoders` can open them.
@@ -225,7 +227,7 @@ impl EncoderEntry {
             expected: self.weights,
         };
         let mut hash = blake3::Hasher::new();
-        let file = std::fs::File::open(&path).map_err(|e| fault(e.to_string(), false))?;
+        let file = files::open(&path).map_err(|e| fault(e.to_string(), false))?;
         hash.update_reader(&file).map_err(|e| fault(e.to_string(), false))?;
         let id = format!("{}/{}+{}", self.name, self.version, &hash.finalize().to_hex()[..8]);
         (self.build)(self, &path, id).map_err(|found| match is_pickle(&path) {
@@ -245,7 +247,7 @@ impl EncoderEntry {
 fn is_pickle(path: &Path) -> bool {
     use std::io::Read;
     let mut start = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(128).read_to_end(&mut start));
+    let read = files::open(path).and_then(|file| file.take(128).read_to_end(&mut start));
     // The opcode PROTO with a protocol that is in use, or the name of the archive's first file.
     read.is_ok()
         && (matches!(start[..], [0x80, 2..=5, ..])

@@ -14,7 +14,10 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::{Error, Split};
+use crate::base::files;
 
+/// Size of the largest annotation file that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 30;
 /// Least length in seconds of a segment within its video; a shorter segment is degenerate.
 const SHORTEST_S: f64 = 1e-3;
 
@@ -107,7 +110,8 @@ impl Annotations {
     /// [`Error::Io`], or [`Error::Annotations`] if it is not an annotation file, or has a video twice (`a`
     /// and `v_a`).
     pub fn read(path: &Path) -> Result<Annotations, Error> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        let io = |source| Error::Io { path: path.to_owned(), source };
+        let bytes = files::read(path, MAX_FILE_BYTES).map_err(io)?;
         let wrong = |found: String| Error::Annotations { path: path.to_owned(), found };
         let file: AnnotationFile = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
         if file.database.is_empty() {

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 
 use super::Error;
 use super::activitynet::video_id;
-use crate::base::tensors;
+use crate::base::{files, tensors};
 
 /// Feature vectors of one video, evenly spaced over its time.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,7 +73,7 @@ impl FeatureArchive {
         } else {
             match path.extension().and_then(|end| end.to_str()) {
                 Some("npz") => {
-                    let file = BufReader::new(File::open(path).map_err(io)?);
+                    let file = BufReader::new(files::open(path).map_err(io)?);
                     let archive = zip::ZipArchive::new(file).map_err(|e| wrong(e.to_string()))?;
                     let names = archive.file_names().flatten();
                     let arrays = names.filter_map(|name| name.strip_suffix(".npy").map(str::to_owned)).collect();
@@ -124,7 +124,7 @@ impl FeatureArchive {
         let (values, shape) = match &self.format {
             ArchiveFormat::Folder => {
                 let path = self.path.join(name);
-                let file = File::open(&path).map_err(|source| Error::Io { path, source })?;
+                let file = files::open(&path).map_err(|source| Error::Io { path, source })?;
                 npy(npyz::NpyFile::new(BufReader::new(file)).map_err(|e| in_array(e.to_string()))?).map_err(in_array)?
             }
             ArchiveFormat::Npz(archive) => {
@@ -205,6 +205,7 @@ fn hdf5(path: &Path) -> Result<(ArchiveFormat, Vec<String>), Error> {
 #[cfg(feature = "hdf5")]
 fn hdf5(path: &Path) -> Result<(ArchiveFormat, Vec<String>), Error> {
     let wrong = |error: hdf5_metno::Error| Error::Archive { path: path.to_owned(), found: error.to_string() };
+    drop(files::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?);
     let file = hdf5_metno::File::open(path).map_err(wrong)?;
     let arrays = file.member_names().map_err(wrong)?;
     Ok((ArchiveFormat::Hdf5(file), arrays))

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::activitynet::{Annotations, Subset};
 use super::{Error, Split};
+use crate::base::files;
 use crate::base::seeded::Random;
 
 /// How a benchmark is drawn.
@@ -179,7 +180,7 @@ impl Benchmark {
     pub fn read(path: &Path) -> Result<Benchmark, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
         let wrong = |line, found: String| Error::Benchmark { path: path.to_owned(), line, found };
-        let mut lines = BufReader::new(std::fs::File::open(path).map_err(io)?).lines();
+        let mut lines = BufReader::new(files::open(path).map_err(io)?).lines();
         let first = lines.next().transpose().map_err(io)?.unwrap_or_default();
         let header: BenchmarkHeader = serde_json::from_str(&first).map_err(|error| wrong(1, error.to_string()))?;
         if header.version != VERSION {

@@ -5,7 +5,7 @@ use std::io::{BufReader, Seek};
 use std::path::{Path, PathBuf};
 
 use super::Error;
-use crate::base::files::read_exact_at;
+use crate::base::files::{self, read_exact_at};
 
 /// Features of one modality, of shape (rows, columns).
 ///
@@ -41,7 +41,7 @@ impl FeatureMatrix {
     pub fn open(path: &Path) -> Result<FeatureMatrix, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
         let wrong = |found: String| Error::Npy { path: path.to_owned(), found };
-        let file = File::open(path).map_err(io)?;
+        let file = files::open(path).map_err(io)?;
         let bytes = file.metadata().map_err(io)?.len();
         let mut reader = BufReader::new(file);
         let header = npyz::NpyHeader::from_reader(&mut reader).map_err(|e| wrong(e.to_string()))?;

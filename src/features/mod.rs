@@ -19,6 +19,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::base::files;
+
 pub use matrix::FeatureMatrix;
 pub use writer::{FeatureLine, FeatureWriter};
 
@@ -303,7 +305,7 @@ fn rows(
     let io = |source| Error::Io { path: path.to_owned(), source };
     let mut rows = Vec::new();
     let mut lines: HashMap<String, usize> = HashMap::new();
-    for (i, text) in BufReader::new(std::fs::File::open(path).map_err(io)?).lines().enumerate() {
+    for (i, text) in BufReader::new(files::open(path).map_err(io)?).lines().enumerate() {
         let text = text.map_err(io)?;
         if text.trim().is_empty() {
             continue;

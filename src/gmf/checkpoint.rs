@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::config::{GmfConfig, Modality};
-use crate::base::ErrorPaths;
 use crate::base::tensors::{self, NamedTensor, StoredPrecision};
+use crate::base::{ErrorPaths, files};
 
+/// Size of the largest folded checkpoint that is read, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 30;
 /// Version of the file layout.
 pub(super) const FORMAT: u32 = 1;
 /// The only metadata key. Its value is the [`CheckpointRecord`] as JSON. There is one key because safetensors
@@ -332,7 +334,7 @@ impl Folded {
     /// # Errors
     /// [`Error::Io`] if the file cannot be read; as [`Folded::parse`].
     pub fn open(path: &Path) -> Result<Folded, Error> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Io { name: path.to_owned(), source })?;
+        let bytes = files::read(path, MAX_FILE_BYTES).map_err(|source| Error::Io { name: path.to_owned(), source })?;
         Folded::parse(&bytes, path)
     }
 

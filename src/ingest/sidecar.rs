@@ -1,9 +1,9 @@
 //! The JSON file beside a video (`clip.mp4.json`): title, labels and other fields.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
+
+use crate::base::files::{FileReadError, read_regular};
 
 /// Largest size of a sidecar in bytes.
 const MAX_BYTES: u64 = 1 << 20;
@@ -42,20 +42,11 @@ pub(super) fn beside(video: &Path) -> PathBuf {
 pub(super) fn read(video: &Path) -> Result<Option<Sidecar>, String> {
     let path = beside(video);
     let wrong = |what: String| format!("its sidecar {} is ignored: {what}", path.display());
-    match std::fs::metadata(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(wrong(error.to_string())),
-        // A pipe would block; a device may never end.
-        Ok(meta) if !meta.is_file() => return Err(wrong("not a file".to_owned())),
-        Ok(_) => {}
+    match read_regular(&path, MAX_BYTES) {
+        Ok(bytes) => parse(&bytes).map(Some).map_err(wrong),
+        Err(FileReadError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(wrong(error.to_string())),
     }
-    let mut bytes = Vec::new();
-    let file = File::open(&path).map_err(|e| wrong(e.to_string()))?;
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| wrong(e.to_string()))?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(wrong(format!("more than the {MAX_BYTES} bytes that metadata may have")));
-    }
-    parse(&bytes).map(Some).map_err(wrong)
 }
 
 /// The labels in the sidecar of a video; none if there is no readable sidecar.

@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::image::PictureLimit;
 use super::sniff;
 use crate::base::ErrorPaths;
+use crate::base::files::FileReadError;
 
 /// Picture formats that are read, as error messages list them.
 const READABLE: &str = "JPEG, PNG, WebP, GIF, BMP, TIFF, PNM and QOI";
@@ -132,15 +134,15 @@ pub enum Error {
         /// The format, if it is recognised: "HEIC", "AVIF", "JPEG XL" or "SVG".
         found: Option<&'static str>,
     },
-    /// A picture has more pixels than are allowed.
-    #[error("{}: the picture {found}, more than the {max_pixels} pixels that are read; shrink it first", name.display())]
+    /// A picture exceeds a limit.
+    #[error("{}: the picture {found}, more than {limit}; shrink it first", name.display())]
     PictureTooLarge {
         /// The file, or the caller's name for the bytes.
         name: PathBuf,
         /// The size that the file claims, as a verb phrase: "has 60000 x 60000 pixels".
         found: String,
-        /// Pixels allowed.
-        max_pixels: u64,
+        /// The limit.
+        limit: PictureLimit,
     },
 }
 
@@ -203,6 +205,16 @@ impl Error {
     /// Whether the file was read but has no frame that can be shown.
     pub fn is_undecodable(&self) -> bool {
         matches!(self, Error::Empty { .. } | Error::NotAVideo { .. } | Error::Undecodable { .. })
+    }
+
+    /// The error for a file that was not read as a whole.
+    pub(super) fn unread(path: &Path, error: FileReadError) -> Error {
+        let path = path.to_owned();
+        match error {
+            FileReadError::Io(reason) => Error::Io { path, reason },
+            FileReadError::NotAFile { found } => Error::NotAFile { path, found },
+            error @ FileReadError::TooLarge { .. } => Error::Picture { name: path, reason: error.to_string() },
+        }
     }
 
     /// An [`Error::Io`] for this path.

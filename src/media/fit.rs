@@ -1,7 +1,7 @@
 //! Fits pictures to a size.
 
-use super::Picture;
 use super::resample::{Filter, resample};
+use super::{Picture, PictureView};
 
 /// How a picture is fitted to a size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,14 +35,15 @@ const MAX_SIDE: u32 = 1 << 14;
 
 impl Fit {
     /// The picture fitted to `width` x `height` pixels.
-    pub fn apply(self, picture: &Picture, width: u32, height: u32) -> Picture {
+    pub fn apply<'a>(self, picture: impl Into<PictureView<'a>>, width: u32, height: u32) -> Picture {
+        let picture = picture.into();
         let (to, filter) = match self {
             Fit::Stretch => return picture.resize(width, height),
             Fit::Squeeze { width, height, filter } => ([width, height], filter),
             Fit::Cover { shorter, filter } => {
-                let least = picture.width.min(picture.height).max(1);
+                let least = picture.width().min(picture.height()).max(1);
                 let scaled = |side: u32| u64::from(shorter) * u64::from(side) / u64::from(least);
-                let sides = [picture.width, picture.height].map(scaled);
+                let sides = [picture.width(), picture.height()].map(scaled);
                 (sides.map(|side| u32::try_from(side).unwrap_or(MAX_SIDE).min(MAX_SIDE)), filter)
             }
         };
@@ -132,7 +133,7 @@ mod tests {
     #[test]
     fn pictures_of_one_row_or_column_are_fitted() {
         let fit = Fit::Cover { shorter: 256, filter: Filter::Bicubic };
-        for from in [[4000, 1], [1, 4000], [1, 1], [224, 3]] {
+        for from in [[4000, 1], [1, 4000], [1, 1], [224, 3], [1, 300_000]] {
             let fitted = fit.apply(&noisy_slopes("thin", from), 224, 224);
             assert_eq!((fitted.width, fitted.height), (224, 224), "{from:?}");
         }

@@ -1,19 +1,31 @@
 //! Reads pictures from files and from bytes.
+//!
+//! The decoders come from other crates. [`PictureLimits`] bound what each of them costs: a picture is refused
+//! before its pixels are decoded if it has too many or if its decoder needs too much memory. The bytes that a
+//! decoder needs are known from the headers of the file; `benches/pictures.rs` measures them.
 
-use std::io::Cursor;
+mod input;
+mod job;
+mod pixels;
+mod read_jpeg;
+mod read_other;
+mod read_png;
+mod read_webp;
+
+use std::fmt;
 use std::path::Path;
 
-use ::image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+use ::image::metadata::Orientation;
+use ::image::{ImageFormat, guess_format};
 
+use self::job::{DecodeFault, DecodeJob};
+use self::pixels::PixelBuffer;
 use super::{Error, Picture, sniff};
+use crate::base::Cancel;
+use crate::base::files::read_regular;
 
 /// Size of the largest file that is read, in bytes.
-const MAX_FILE_BYTES: u64 = 512 << 20;
-const MAX_PIXELS: u64 = 200_000_000;
-const MAX_ALLOC_BYTES: u64 = 2 << 30;
-/// Bytes that a decoder may allocate per allowed pixel: the size of the largest pixel (four values of 32
-/// bits). So the limit on pixels also bounds memory.
-const ALLOC_BYTES_PER_PIXEL: u64 = 16;
+pub const MAX_FILE_BYTES: u64 = 256 << 20;
 
 /// A picture that was read from a file or from bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,124 +36,126 @@ pub struct OpenedPicture {
     pub warning: Option<&'static str>,
 }
 
-/// Reads a picture from a file.
+/// Limits of one decoding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PictureLimits {
+    /// Most pixels of a picture.
+    pub pixels: u64,
+    /// Most bytes of memory, besides those of the file.
+    pub bytes: u64,
+}
+
+/// 200 million pixels and 600 MB.
+impl Default for PictureLimits {
+    fn default() -> PictureLimits {
+        PictureLimits { pixels: 200_000_000, bytes: 600_000_000 }
+    }
+}
+
+/// The limit that a picture exceeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PictureLimit {
+    /// Pixels.
+    Pixels(u64),
+    /// Pixels along one side.
+    Side(u32),
+    /// Bytes of memory for the decoding.
+    Bytes(u64),
+}
+
+impl fmt::Display for PictureLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PictureLimit::Pixels(most) => write!(f, "the {most} pixels that are read"),
+            PictureLimit::Side(most) => write!(f, "the {most} pixels a side that are read"),
+            PictureLimit::Bytes(most) => write!(f, "the {} MB that decoding may take", most / 1_000_000),
+        }
+    }
+}
+
+/// Reads a picture from a file. File and decoding together take at most the memory of the default
+/// [`PictureLimits`].
 ///
 /// # Errors
-/// [`Error::Io`] or [`Error::NotAFile`] if the file cannot be read, else as [`read`].
+/// [`Error::Io`] if the file cannot be read, [`Error::NotAFile`] if it is a folder, a pipe, a socket or a
+/// device, else as [`read`].
 pub fn open(path: &Path) -> Result<OpenedPicture, Error> {
-    let meta = std::fs::metadata(path).map_err(|reason| Error::io(path, reason))?;
-    if meta.is_dir() {
-        return Err(Error::NotAFile { path: path.to_owned(), found: "a folder" });
-    }
-    if meta.len() > MAX_FILE_BYTES {
-        let reason = format!("found {} bytes, expected at most {MAX_FILE_BYTES}", meta.len());
-        return Err(Error::Picture { name: path.to_owned(), reason });
-    }
-    let bytes = std::fs::read(path).map_err(|reason| Error::io(path, reason))?;
+    let bytes = read_regular(path, MAX_FILE_BYTES).map_err(|error| Error::unread(path, error))?;
     read(&bytes, path)
 }
 
 /// Reads a picture from the bytes of its file. The content determines the format. `name` is used in errors
-/// only.
+/// only. The bytes and the decoding together take at most the memory of the default [`PictureLimits`].
 ///
 /// The EXIF orientation is applied. Transparency becomes white, grey becomes RGB, and 16 bits become 8.
 ///
 /// # Errors
-/// [`Error::UnknownFormat`], [`Error::Picture`] if it is damaged, [`Error::PictureTooLarge`] above 200
-/// million pixels.
+/// [`Error::UnknownFormat`], [`Error::Picture`] if it is damaged, [`Error::PictureTooLarge`] beyond the limits.
 pub fn read(bytes: &[u8], name: impl AsRef<Path>) -> Result<OpenedPicture, Error> {
-    read_within(bytes, name, MAX_PIXELS)
+    let limits = PictureLimits::default();
+    let limits = PictureLimits { bytes: limits.bytes.saturating_sub(bytes.len() as u64), ..limits };
+    read_within(bytes, name, &limits, &Cancel::default())
 }
 
-/// As [`read`], with another limit on pixels and in proportion on memory: for pictures from untrusted
-/// senders.
+/// As [`read`], with other limits, and until the work is cancelled: for pictures from untrusted senders.
 ///
 /// # Errors
-/// As [`read`].
-pub fn read_within(bytes: &[u8], name: impl AsRef<Path>, max_pixels: u64) -> Result<OpenedPicture, Error> {
+/// As [`read`], and [`Error::Cancelled`].
+pub fn read_within(
+    bytes: &[u8],
+    name: impl AsRef<Path>,
+    limits: &PictureLimits,
+    cancel: &Cancel,
+) -> Result<OpenedPicture, Error> {
     let name = name.as_ref();
-    let wrong = |reason: String| Error::Picture { name: name.to_owned(), reason };
-    if bytes.is_empty() {
-        return Err(wrong("the file is empty".to_owned()));
-    }
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| wrong(e.to_string()))?;
-    let format = reader.format().filter(|format| format.reading_enabled());
-    let Some(format) = format else {
+    let format = guess_format(bytes).ok().filter(|format| format.reading_enabled());
+    if format.is_none() && !bytes.is_empty() {
         return Err(Error::UnknownFormat { name: name.to_owned(), found: sniff::unsupported_picture(bytes) });
-    };
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_ALLOC_BYTES.min(max_pixels.saturating_mul(ALLOC_BYTES_PER_PIXEL)));
-    reader.limits(limits);
-    let large = |found: String| Error::PictureTooLarge { name: name.to_owned(), found, max_pixels };
-    let refused = |error: ImageError| match claims_too_much(&error, bytes) {
-        true => large("claims a size that its decoder does not allow".to_owned()),
-        false => wrong(error.to_string()),
-    };
-    let mut decoder = reader.into_decoder().map_err(refused)?;
-    let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > max_pixels {
-        return Err(large(format!("has {width} x {height} pixels")));
     }
-    if width == 0 || height == 0 {
-        return Err(wrong(format!("it has {width} x {height} pixels")));
-    }
-    let orientation = decoder.orientation().ok();
-    let mut image = DynamicImage::from_decoder(decoder).map_err(refused)?;
-    if let Some(orientation) = orientation {
-        image.apply_orientation(orientation);
-    }
-    let truncated = format == ImageFormat::Jpeg && is_truncated_jpeg(bytes);
-    let warning = truncated.then_some("the JPEG file ends early: the lower part of the picture is missing");
-    Ok(OpenedPicture { picture: to_rgb(image), warning })
-}
-
-/// Packed RGB, with transparency on white.
-fn to_rgb(image: DynamicImage) -> Picture {
-    let (width, height) = (image.width(), image.height());
-    let rgb = if image.color().has_alpha() {
-        let on_white = |value: u8, alpha: u8| {
-            ((u32::from(value) * u32::from(alpha) + 255 * (255 - u32::from(alpha)) + 127) / 255) as u8
-        };
-        image.into_rgba8().pixels().flat_map(|p| [0, 1, 2].map(|c| on_white(p.0[c], p.0[3]))).collect()
-    } else {
-        image.into_rgb8().into_raw()
-    };
-    Picture { width, height, rgb }
-}
-
-/// Whether the compressed data of a JPEG file has no end marker. The decoder fills the missing part with
-/// grey.
-fn is_truncated_jpeg(bytes: &[u8]) -> bool {
-    // Segments before the data may contain an end marker of their own: that of a thumbnail.
-    let mut at = 2;
-    while let Some(&[0xff, marker, high, low]) = bytes.get(at..at + 4) {
-        if marker == 0xda {
-            return !bytes[at..].windows(2).any(|pair| pair == [0xff, 0xd9]);
+    let outcome = decode(&DecodeJob { bytes, limits, cancel }, format);
+    outcome.map_err(|fault| {
+        let name = name.to_owned();
+        match fault {
+            // Decoders report an input that fails as damage.
+            _ if cancel.is_set() => Error::Cancelled { path: name },
+            DecodeFault::Cancelled => Error::Cancelled { path: name },
+            DecodeFault::Damaged(reason) => Error::Picture { name, reason },
+            DecodeFault::TooLarge { found, limit } => Error::PictureTooLarge { name, found, limit },
         }
-        at += if marker == 0xff { 1 } else { 2 + usize::from(u16::from_be_bytes([high, low])) };
-    }
-    false
+    })
 }
 
-/// Whether a decoder refuses the picture because of its size. The decoders of BMP and QOI have no error type
-/// for that, only messages.
-fn claims_too_much(error: &ImageError, bytes: &[u8]) -> bool {
-    let message = || error.to_string().to_lowercase();
-    // Width and height of QOI, whose decoder reports 0 in the same words as a size that is too large.
-    let is_zero = || [4..8, 8..12].into_iter().any(|side| bytes.get(side) == Some(&[0; 4][..]));
-    match error {
-        ImageError::Limits(_) => true,
-        ImageError::Decoding(_) => {
-            message().contains("image too large") || message().contains("invalid image dimensions") && !is_zero()
-        }
-        _ => false,
-    }
+/// The pixels of a picture as its decoder leaves them.
+struct DecodedPixels {
+    pixels: PixelBuffer,
+    orientation: Orientation,
+    warning: Option<&'static str>,
+}
+
+fn decode(job: &DecodeJob<'_>, format: Option<ImageFormat>) -> Result<OpenedPicture, DecodeFault> {
+    let decoded = match format {
+        None => return Err(DecodeFault::Damaged("the file is empty".to_owned())),
+        Some(ImageFormat::Png) => read_png::decode(job)?,
+        Some(ImageFormat::Jpeg) => read_jpeg::decode(job)?,
+        Some(ImageFormat::WebP) => read_webp::decode(job)?,
+        Some(format) => read_other::decode(job, format)?,
+    };
+    let picture = decoded.pixels.into_picture(job.cancel)?;
+    let picture = pixels::oriented(picture, decoded.orientation, job.cancel)?;
+    Ok(OpenedPicture { picture, warning: decoded.warning })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ::image::{ImageBuffer, ImageFormat, Luma, Rgb, Rgba};
+    use ::image::{DynamicImage, ImageBuffer, Luma, Rgb, Rgba};
+    use std::io::Cursor;
+
+    /// Limits with this number of pixels.
+    fn at_most(pixels: u64) -> PictureLimits {
+        PictureLimits { pixels, ..PictureLimits::default() }
+    }
 
     fn png(image: &DynamicImage) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
@@ -241,12 +255,12 @@ mod tests {
         qoi[4..12].copy_from_slice(&[0xff; 8]);
         let mut none = qoi.clone();
         none[4..12].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 7]);
-        let error = read_within(&none, "none", 40_000_000).unwrap_err();
+        let error = read_within(&none, "none", &at_most(40_000_000), &Cancel::default()).unwrap_err();
         assert!(matches!(error, Error::Picture { .. }), "{error}");
         // A logical screen of one pixel with a frame of 65,535 x 65,535 pixels.
         let gif = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\xff\xff\xff\xff\0\x02\x02D\x01\0;".to_vec();
         for (name, bytes) in [("bmp", bmp), ("qoi", qoi), ("gif", gif)] {
-            let error = read_within(&bytes, name, 40_000_000).unwrap_err();
+            let error = read_within(&bytes, name, &at_most(40_000_000), &Cancel::default()).unwrap_err();
             assert!(matches!(error, Error::PictureTooLarge { .. }), "{error}");
         }
     }

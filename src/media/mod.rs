@@ -25,7 +25,7 @@ pub use ffmpeg::{
     frame_at, frames, frames_without_gaps, read_through, readable,
 };
 pub use fit::Fit;
-pub use image::{OpenedPicture, open, read};
-pub use picture::Picture;
+pub use image::{OpenedPicture, PictureLimit, PictureLimits, open, read};
+pub use picture::{Picture, PictureView};
 pub use resample::Filter;
 pub use trim::trim_borders;

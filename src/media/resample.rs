@@ -7,7 +7,7 @@
 
 use serde::Deserialize;
 
-use super::Picture;
+use super::{Picture, PictureView};
 
 /// Interpolation filter. Shrinking widens it by the ratio of the sizes, as in Pillow's `resize`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -49,59 +49,71 @@ struct ResampleTaps {
     weights: Vec<i32>,
 }
 
-fn taps(from: u32, to: u32, filter: Filter) -> Vec<ResampleTaps> {
-    let scale = f64::from(from) / f64::from(to);
-    let ratio = scale.max(1.0);
-    let reach = filter.support() * ratio;
-    (0..to)
-        .map(|i| {
-            let centre = (f64::from(i) + 0.5) * scale;
-            let first = (centre - reach + 0.5).max(0.0) as usize;
-            let end = ((centre + reach + 0.5) as usize).min(from as usize);
-            let weights: Vec<f64> =
-                (first..end).map(|p| filter.weight((p as f64 - centre + 0.5) * (1.0 / ratio))).collect();
-            let sum: f64 = weights.iter().sum();
-            let fixed = |w: &f64| (w / sum * f64::from(1 << BITS)).round() as i32;
-            ResampleTaps { first, weights: weights.iter().map(fixed).collect() }
-        })
-        .collect()
+impl ResampleTaps {
+    /// For target pixel `i` of `to`, from a side of `from` pixels.
+    fn new(from: u32, to: u32, i: u32, filter: Filter) -> ResampleTaps {
+        let scale = f64::from(from) / f64::from(to);
+        let ratio = scale.max(1.0);
+        let reach = filter.support() * ratio;
+        let centre = (f64::from(i) + 0.5) * scale;
+        let first = (centre - reach + 0.5).max(0.0) as usize;
+        let end = ((centre + reach + 0.5) as usize).min(from as usize);
+        let weights: Vec<f64> =
+            (first..end).map(|p| filter.weight((p as f64 - centre + 0.5) * (1.0 / ratio))).collect();
+        let sum: f64 = weights.iter().sum();
+        let fixed = |w: &f64| (w / sum * f64::from(1 << BITS)).round() as i32;
+        ResampleTaps { first, weights: weights.iter().map(fixed).collect() }
+    }
 }
+
+/// Half of the last bit of a result, so that the shift rounds.
+const HALF: i32 = 1 << (BITS - 1);
 
 fn rounded(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
-/// The picture stretched to `width` x `height`. A side of 0 counts as 1.
-pub(super) fn resample(picture: &Picture, width: u32, height: u32, filter: Filter) -> Picture {
-    const HALF: i32 = 1 << (BITS - 1);
-    let (width, height) = (width.max(1), height.max(1));
-    let mut rgb = picture.rgb.clone();
-    if width != picture.width {
-        let columns = taps(picture.width, width, filter);
-        let mut out = Vec::with_capacity(width as usize * picture.height as usize * 3);
-        for row in rgb.chunks_exact(picture.width as usize * 3) {
-            for column in &columns {
-                let mut sums = [HALF; 3];
-                for (pixel, weight) in row[column.first * 3..].chunks_exact(3).zip(&column.weights) {
-                    sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += i32::from(*value) * weight);
-                }
-                out.extend(sums.map(rounded));
-            }
+/// Appends a row with resized columns. Without `columns` it is a copy.
+fn push_row(out: &mut Vec<u8>, row: &[u8], columns: Option<&[ResampleTaps]>) {
+    let Some(columns) = columns else { return out.extend_from_slice(row) };
+    for column in columns {
+        let mut sums = [HALF; 3];
+        for (pixel, weight) in row[column.first * 3..].chunks_exact(3).zip(&column.weights) {
+            sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += i32::from(*value) * weight);
         }
-        rgb = out;
+        out.extend(sums.map(rounded));
     }
-    if height != picture.height {
-        let stride = width as usize * 3;
-        let mut out = Vec::with_capacity(stride * height as usize);
-        let mut sums = vec![HALF; stride];
-        for row in taps(picture.height, height, filter) {
-            sums.fill(HALF);
-            for (line, weight) in rgb[row.first * stride..].chunks_exact(stride).zip(&row.weights) {
-                sums.iter_mut().zip(line).for_each(|(sum, value)| *sum += i32::from(*value) * weight);
-            }
-            out.extend(sums.iter().map(|sum| rounded(*sum)));
+}
+
+/// The picture stretched to `width` x `height`. A side of 0 counts as 1.
+pub(super) fn resample(picture: PictureView<'_>, width: u32, height: u32, filter: Filter) -> Picture {
+    let (width, height) = (width.max(1), height.max(1));
+    let columns: Option<Vec<ResampleTaps>> = (width != picture.width())
+        .then(|| (0..width).map(|i| ResampleTaps::new(picture.width(), width, i, filter)).collect());
+    let columns = columns.as_deref();
+    let stride = width as usize * 3;
+    let mut rgb = Vec::with_capacity(stride * height as usize);
+    if height == picture.height() {
+        (0..height as usize).for_each(|y| push_row(&mut rgb, picture.row(y), columns));
+        return Picture { width, height, rgb };
+    }
+    // Rows with resized columns, from source row `first` to before `end`: only those that the next row of the
+    // result needs, because a tall picture has many.
+    let (mut window, mut first, mut end) = (Vec::new(), 0, 0);
+    let mut sums = vec![HALF; stride];
+    for row in (0..height).map(|i| ResampleTaps::new(picture.height(), height, i, filter)) {
+        let kept_from = row.first.clamp(first, end);
+        window.drain(..(kept_from - first) * stride);
+        (first, end) = (row.first, end.max(row.first));
+        while end < row.first + row.weights.len() {
+            push_row(&mut window, picture.row(end), columns);
+            end += 1;
         }
-        rgb = out;
+        sums.fill(HALF);
+        for (line, weight) in window.chunks_exact(stride).zip(&row.weights) {
+            sums.iter_mut().zip(line).for_each(|(sum, value)| *sum += i32::from(*value) * weight);
+        }
+        rgb.extend(sums.iter().map(|sum| rounded(*sum)));
     }
     Picture { width, height, rgb }
 }

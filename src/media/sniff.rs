@@ -1,10 +1,11 @@
 //! Recognises files by their first bytes, for error messages that say what a file is.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use image::ImageFormat;
+
+use crate::base::files;
 
 /// Bytes that are read from the beginning of a file.
 const HEAD_BYTES: u64 = 512;
@@ -30,7 +31,7 @@ const OTHERS: [(&[u8], &str); 14] = [
 /// What a file is, if it is surely not a video, with an article: "a JPEG picture", "a text file".
 pub(super) fn other_than_video(path: &Path) -> Option<&'static str> {
     let mut head = Vec::new();
-    File::open(path).ok()?.take(HEAD_BYTES).read_to_end(&mut head).ok()?;
+    files::open(path).ok()?.take(HEAD_BYTES).read_to_end(&mut head).ok()?;
     match image::guess_format(&head) {
         // GIF files are indexed as videos.
         Ok(ImageFormat::Gif) => None,

@@ -1,6 +1,6 @@
 //! Removes plain black borders.
 
-use super::Picture;
+use super::{Picture, PictureView};
 
 /// Luma up to which a pixel counts as black. JPEG noise around 16 stays below.
 const BLACK: u32 = 28;
@@ -10,7 +10,7 @@ const NOISE: f32 = 0.02;
 const LEAST_SIDE: f32 = 0.3;
 
 /// The picture without plain black bars at its sides. `None` if it has no bars or is dark as a whole.
-pub fn trim_borders(picture: &Picture) -> Option<Picture> {
+pub fn trim_borders(picture: &Picture) -> Option<PictureView<'_>> {
     let (width, height) = (picture.width as usize, picture.height as usize);
     // Most pictures have no bars, which the four outermost lines show.
     let count = |pixels: &mut dyn Iterator<Item = &[u8]>| pixels.filter(|pixel| bright(pixel)).count() as u32;
@@ -42,7 +42,7 @@ pub fn trim_borders(picture: &Picture) -> Option<Picture> {
     if (w, h) == (width, height) || (w as f32) < LEAST_SIDE * width as f32 || (h as f32) < LEAST_SIDE * height as f32 {
         return None;
     }
-    Some(picture.cropped(left as u32, top as u32, w as u32, h as u32))
+    Some(picture.part(left as u32, top as u32, w as u32, h as u32))
 }
 
 fn bright(pixel: &[u8]) -> bool {
@@ -77,7 +77,8 @@ mod tests {
     #[test]
     fn removes_bars_above_below_and_beside() {
         for (x, y, w, h) in [(0, 10, 100, 40), (20, 0, 60, 60), (5, 6, 70, 50)] {
-            let trimmed = trim_borders(&boxed(x, y, w, h, 120)).unwrap();
+            let boxed = boxed(x, y, w, h, 120);
+            let trimmed = trim_borders(&boxed).unwrap().to_picture();
             assert_eq!((trimmed.width, trimmed.height), (w, h));
             assert!(trimmed.rgb.iter().all(|v| *v == 120));
         }
@@ -99,7 +100,7 @@ mod tests {
         ) {
             let picture = boxed(left, top, width, height, value);
             match trim_borders(&picture) {
-                Some(trimmed) => prop_assert_eq!((trimmed.width, trimmed.height), (width, height)),
+                Some(trimmed) => prop_assert_eq!((trimmed.width(), trimmed.height()), (width, height)),
                 None => prop_assert_eq!((width, height), (100, 60)),
             }
         }
@@ -111,8 +112,8 @@ mod tests {
             rgb.resize((width * height * 3) as usize, 0);
             let picture = Picture { width, height, rgb };
             if let Some(trimmed) = trim_borders(&picture) {
-                prop_assert!(trimmed.width as f32 >= LEAST_SIDE * width as f32);
-                prop_assert!(trimmed.height as f32 >= LEAST_SIDE * height as f32);
+                prop_assert!(trimmed.width() as f32 >= LEAST_SIDE * width as f32);
+                prop_assert!(trimmed.height() as f32 >= LEAST_SIDE * height as f32);
             }
         }
     }

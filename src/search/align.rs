@@ -11,7 +11,7 @@
 //! The sums are over the overlap, `q` and `f` are relative to their means there, and `floor` is 2.25 (1.5
 //! grey levels squared) per cell.
 
-use crate::media::Picture;
+use crate::media::{Picture, PictureView};
 
 /// Side of a sketch in cells.
 pub const SIDE: usize = 32;
@@ -56,9 +56,10 @@ pub struct QueryTemplates {
 
 impl QueryTemplates {
     /// Templates for all supported changes of a frame (see the module).
-    pub fn new(picture: &Picture) -> QueryTemplates {
+    pub fn new<'a>(picture: impl Into<PictureView<'a>>) -> QueryTemplates {
+        let picture = picture.into();
         let luma = LumaSquare::of(picture, 2 * SIDE);
-        let aspect = picture.width as f32 / picture.height as f32;
+        let aspect = picture.width() as f32 / picture.height() as f32;
         let whole = [0.5, 0.5];
         let mut templates = Vec::new();
         let full = luma.part(whole, 1.0, SIDE);
@@ -147,7 +148,7 @@ struct LumaSquare {
 }
 
 impl LumaSquare {
-    fn of(picture: &Picture, side: usize) -> LumaSquare {
+    fn of(picture: PictureView<'_>, side: usize) -> LumaSquare {
         let small = picture.resize(side as u32, side as u32);
         let luma = |i: usize| f32::from(small.luma((i % side) as u32, (i / side) as u32));
         LumaSquare { side, values: (0..side * side).map(luma).collect() }
@@ -405,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_rotation_by_0_equals_the_straight_part() {
-        let luma = LumaSquare::of(&scene(7), 2 * SIDE);
+        let luma = LumaSquare::of(scene(7).view(), 2 * SIDE);
         for (share, side) in [(1.0, SIDE), (1.0, 24), (0.8, SIDE)] {
             let (straight, rotated) = (luma.part([0.5, 0.5], share, side), luma.rotated(share, 0.0, 1.7, side));
             let off = straight.values.iter().zip(&rotated.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -432,7 +433,7 @@ mod tests {
     fn the_correlation_follows_the_formula() {
         // One template at one position, computed by hand.
         let (query, frame) = (scene(5), scene(6));
-        let whole = LumaSquare::of(&query, 2 * SIDE).part([0.5, 0.5], 1.0, SIDE);
+        let whole = LumaSquare::of(query.view(), 2 * SIDE).part([0.5, 0.5], 1.0, SIDE);
         let template = Template::of(&whole, SIDE, SIDE, true);
         let found = SketchPlane::of(&sketch(&frame)).best(pulp::Scalar::new(), &template);
         let mut plane: Vec<f32> = sketch(&frame).iter().map(|v| f32::from(*v)).collect();

@@ -17,11 +17,11 @@ pub use moment::Moment;
 pub use rank::{PreparedQuery, QueryView};
 pub(crate) use rank::{RankedRow, rank};
 
-use crate::base::setters;
+use crate::base::{Cancel, setters};
 use crate::collection::{Calibration, Collection, CollectionState, Error, Model, ModelChoice};
 use crate::encode::{self, Encoder};
 use crate::gmf::Folded;
-use crate::media::{self, Picture};
+use crate::media::{self, Picture, PictureView};
 
 /// Options of a search.
 #[derive(Debug, Clone)]
@@ -167,8 +167,21 @@ impl Engine {
     /// # Errors
     /// [`Error::Index`] if the filter is invalid or the index is damaged.
     pub fn search(&self, picture: &Picture, options: &SearchOptions) -> Result<SearchAnswer, Error> {
+        self.search_cancellable(picture, options, &Cancel::default())
+    }
+
+    /// As [`Engine::search`], unless the work is cancelled while the picture is prepared.
+    ///
+    /// # Errors
+    /// As [`Engine::search`], and [`Error::Cancelled`].
+    pub fn search_cancellable(
+        &self,
+        picture: &Picture,
+        options: &SearchOptions,
+        cancel: &Cancel,
+    ) -> Result<SearchAnswer, Error> {
         let filter = options.filter.as_deref().map(|f| self.searcher.filter(f)).transpose()?;
-        self.search_among(picture, options, filter.as_ref())
+        self.search_prepared(picture, options, filter.as_ref(), cancel)
     }
 
     /// As [`Engine::search`], among the given videos (`None`: all). `options.filter` is ignored.
@@ -181,8 +194,18 @@ impl Engine {
         options: &SearchOptions,
         among: Option<&VideoSet>,
     ) -> Result<SearchAnswer, Error> {
+        self.search_prepared(picture, options, among, &Cancel::default())
+    }
+
+    fn search_prepared(
+        &self,
+        picture: &Picture,
+        options: &SearchOptions,
+        among: Option<&VideoSet>,
+        cancel: &Cancel,
+    ) -> Result<SearchAnswer, Error> {
         let start = Instant::now();
-        let query = prepare(picture, self.model.encoder.as_ref(), &self.model.checkpoint)?;
+        let query = prepare(picture, self.model.encoder.as_ref(), &self.model.checkpoint, cancel)?;
         let encoding = start.elapsed();
         let answer = self.answer(&query, options, among)?;
         Ok(SearchAnswer { elapsed: start.elapsed(), encoding, ..answer })
@@ -273,13 +296,17 @@ impl Engine {
 /// [`Error::Encoder`] if the encoder fails, [`Error::Checkpoint`] if encoder and checkpoint do not fit.
 fn views(
     picture: &Picture,
-    trimmed: Option<&Picture>,
+    trimmed: Option<PictureView<'_>>,
     encoder: &dyn Encoder,
     checkpoint: &Folded,
+    cancel: &Cancel,
 ) -> Result<Vec<QueryView>, Error> {
     let sampling = &encoder.info().sampling;
-    let fitted: Vec<Picture> =
-        std::iter::once(picture).chain(trimmed).map(|picture| encode::fit(picture, sampling)).collect();
+    let mut fitted = Vec::with_capacity(2);
+    for view in std::iter::once(picture.view()).chain(trimmed) {
+        go_on(cancel)?;
+        fitted.push(encode::fit(view, sampling));
+    }
     let mut views = Vec::with_capacity(4);
     for descriptor in encoder.describe(&fitted)?.into_iter().filter(|descriptor| !descriptor.is_flat()) {
         let mirrored = encoder.mirrored(&descriptor).map(|descriptor| (descriptor, true));
@@ -295,11 +322,27 @@ fn views(
 /// same scene.
 ///
 /// # Errors
-/// As [`views`].
-fn prepare(picture: &Picture, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<PreparedQuery, Error> {
+/// As [`views`], and [`Error::Cancelled`].
+///
+/// Each pass over the pixels of a large picture takes some hundredths of a second, so the flag is checked between
+/// them.
+fn prepare(
+    picture: &Picture,
+    encoder: &dyn Encoder,
+    checkpoint: &Folded,
+    cancel: &Cancel,
+) -> Result<PreparedQuery, Error> {
+    go_on(cancel)?;
     let trimmed = media::trim_borders(picture);
-    let views = views(picture, trimmed.as_ref(), encoder, checkpoint)?;
+    let views = views(picture, trimmed, encoder, checkpoint, cancel)?;
+    go_on(cancel)?;
     let templates = (encoder.info().same_scene && !views.is_empty())
-        .then(|| align::QueryTemplates::new(trimmed.as_ref().unwrap_or(picture)));
+        .then(|| align::QueryTemplates::new(trimmed.unwrap_or(picture.view())));
+    go_on(cancel)?;
     Ok(PreparedQuery { views, templates })
+}
+
+/// [`Error::Cancelled`] if the work is cancelled.
+fn go_on(cancel: &Cancel) -> Result<(), Error> {
+    if cancel.is_set() { Err(Error::Cancelled) } else { Ok(()) }
 }

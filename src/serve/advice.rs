@@ -19,6 +19,7 @@ impl From<media::Error> for ApiError {
             media::Error::UnknownFormat { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             media::Error::Picture { .. } => StatusCode::BAD_REQUEST,
             media::Error::PictureTooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            media::Error::Cancelled { .. } => StatusCode::SERVICE_UNAVAILABLE,
             other => return ApiError::internal(other),
         };
         ApiError::new(status, error.without_folders())
@@ -41,6 +42,7 @@ impl From<collection::Error> for ApiError {
     fn from(error: collection::Error) -> ApiError {
         match error {
             collection::Error::Index(error) => error.into(),
+            collection::Error::Cancelled => ApiError::unavailable("cancelled"),
             other => ApiError::internal(&other),
         }
     }

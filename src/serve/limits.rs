@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::media::PictureLimits;
+
 /// Threads that accept connections, read requests and write responses. Computation runs on other threads.
 pub(crate) const IO_THREADS: usize = 2;
 /// Stack of the threads that compute: as large as a main thread's, because picture decoders and the filter
@@ -101,6 +103,8 @@ pub(crate) const FETCH_CHUNK_BYTES: u64 = 64 << 10;
 
 /// Lifetime of a session cookie: a month.
 pub(crate) const SESSION_S: u32 = 30 * 24 * 3600;
+/// The largest file of a token.
+pub(crate) const MAX_TOKEN_FILE_BYTES: u64 = 64 << 10;
 /// A token with fewer characters can be guessed.
 pub(crate) const SHORT_TOKEN: usize = 16;
 /// How long a browser may cache the answer to a CORS preflight, in seconds.
@@ -128,9 +132,9 @@ pub(crate) const MAX_ERROR_BYTES: usize = 16 << 10;
 
 // Searches.
 
-/// Most pixels of a picture. Pictures of the largest cameras have as many, and take a second or two to
-/// decode.
-pub(crate) const MAX_PIXELS: u64 = 50_000_000;
+/// Most pixels of a picture, and most memory of its decoding. Pictures of the largest cameras have as many
+/// pixels, and take a second or two to decode.
+pub(crate) const PICTURE: PictureLimits = PictureLimits { pixels: 50_000_000, bytes: 300_000_000 };
 /// Queries of one batch.
 pub(crate) const MAX_BATCH_QUERIES: usize = 32;
 /// Time for all queries of a batch, including fetches and waits for a worker. Queries that have not started

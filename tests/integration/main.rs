@@ -9,6 +9,7 @@ mod cli;
 mod eval;
 mod hub;
 mod page;
+mod pictures;
 mod previews;
 mod serve;
 mod serve_media;

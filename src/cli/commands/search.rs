@@ -1,4 +1,4 @@
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -6,16 +6,16 @@ use anyhow::{Context, bail};
 use clap::Args;
 use reelseek_index::{Effort, VideoSet};
 
+use crate::base::files::read_at_most;
 use crate::cli::args::{IndexFolderArgs, StoredModelArgs, positive, share};
 use crate::cli::output::{FailureOutput, SearchOutput};
 use crate::cli::terminal::{self, clock, count, json_line, note, print_line};
 use crate::cli::{FAILED, FOUND_NOTHING};
 use crate::collection::video_path;
+use crate::media::image::MAX_FILE_BYTES;
 use crate::media::{self, OpenedPicture, Picture};
 use crate::search::{Engine, SearchAnswer, SearchOptions};
 
-/// The largest picture read from standard input.
-const MAX_STDIN_BYTES: u64 = 512 << 20;
 /// Lowest confidence of a sure match.
 const SURE: f32 = 0.95;
 
@@ -106,8 +106,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<ExitCode> {
 
 fn open(path: &Path) -> anyhow::Result<Picture> {
     if path == Path::new("-") {
-        let mut bytes = Vec::new();
-        std::io::stdin().take(MAX_STDIN_BYTES).read_to_end(&mut bytes).context("reading standard input")?;
+        let bytes = read_at_most(std::io::stdin().lock(), MAX_FILE_BYTES).context("reading standard input")?;
         return Ok(with_warning(media::read(&bytes, "standard input")?, path));
     }
     if let Some(url) = path.to_str().filter(|text| is_url(text)).filter(|_| !path.exists()) {

@@ -13,7 +13,7 @@ use npyz::{NpyFile, Order};
 use zip::ZipArchive;
 
 use super::conv::Pointwise;
-use crate::base::tensors;
+use crate::base::{files, tensors};
 
 /// Largest header of an array in an `.npz` archive.
 const MAX_HEADER_BYTES: u64 = 1 << 16;
@@ -31,11 +31,11 @@ impl WeightsFile {
     /// What is wrong with the file.
     pub(super) fn open(path: &Path) -> Result<WeightsFile, String> {
         let mut magic = [0u8; 2];
-        let is_zip = File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"PK";
+        let is_zip = files::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"PK";
         if !is_zip {
             return tensors::open(path).map(WeightsFile::Safetensors).map_err(|e| e.to_string());
         }
-        let archive = ZipArchive::new(File::open(path).map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+        let archive = ZipArchive::new(files::open(path).map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
         Ok(WeightsFile::Npz(RefCell::new(archive)))
     }
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use super::{Error, Fit, Picture};
 use crate::base::Cancel;
+use crate::base::files::open_regular;
 use child::Child;
 pub use gaps::Gaps;
 pub use preview::{Codec, PreviewSpec, VideoSource, VideoStart};
@@ -288,14 +289,10 @@ fn within(max_side: u32) -> String {
 pub fn readable(path: &Path) -> Result<(), Error> {
     use std::io::{Read, Seek, SeekFrom};
     let io = |reason| Error::io(path, reason);
-    let meta = std::fs::metadata(path).map_err(io)?;
-    if !meta.is_file() {
-        return Err(Error::NotAFile { path: path.to_owned(), found: "a folder, device, pipe or socket" });
-    }
+    let (mut file, meta) = open_regular(path).map_err(|error| Error::unread(path, error))?;
     if meta.len() == 0 {
         return Err(Error::Empty { path: path.to_owned() });
     }
-    let mut file = std::fs::File::open(path).map_err(io)?;
     let mut byte = [0];
     for from in [0, meta.len() - 1] {
         file.seek(SeekFrom::Start(from)).map_err(io)?;
@@ -312,7 +309,7 @@ pub fn read_through(path: &Path, cancel: &Cancel) -> Result<(), Error> {
     use std::io::Read;
     readable(path)?;
     let io = |reason| Error::io(path, reason);
-    let mut file = std::fs::File::open(path).map_err(io)?;
+    let mut file = open_regular(path).map_err(|error| Error::unread(path, error))?.0;
     let mut block = vec![0; 1 << 20];
     while file.read(&mut block).map_err(io)? > 0 {
         if cancel.is_set() {

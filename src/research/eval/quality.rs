@@ -7,8 +7,8 @@ use reelseek_index::VideoSet;
 use serde::{Deserialize, Serialize};
 
 use super::{CONFIDENT, Error};
-use crate::base::Cancel;
 use crate::base::seeded::Random;
+use crate::base::{Cancel, files};
 use crate::collection::video_path;
 use crate::encode::layout;
 use crate::media::distort::Distortion;
@@ -16,6 +16,8 @@ use crate::media::{self, Picture, Tools};
 use crate::research::fit::pairs;
 use crate::search::{Engine, SearchOptions};
 
+/// Size of the largest list of equivalent videos that is read, in bytes.
+const MAX_EQUIVALENTS_BYTES: u64 = 64 << 20;
 /// Largest error of a correct `at` in milliseconds.
 const MOMENT_MS: u32 = 2000;
 /// Videos of the same scene: each is a correct answer for the others. The clocks convert times between the
@@ -40,7 +42,7 @@ impl EquivalentVideos {
     pub fn read(path: &Path) -> Result<Vec<EquivalentVideos>, Error> {
         let expected = "[{\"videos\": [\"a.mp4\", \"b.mp4\"], \"reason\": \"...\"}], with \"clocks\": [[0, 1], [10, -1]] if times differ";
         let wrong = |reason: String| Error::List { path: path.to_owned(), reason, expected };
-        let bytes = std::fs::read(path).map_err(|e| wrong(e.to_string()))?;
+        let bytes = files::read(path, MAX_EQUIVALENTS_BYTES).map_err(|e| wrong(e.to_string()))?;
         let groups: Vec<EquivalentVideos> = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
         let is_valid = |clock: &[f64; 2]| clock[0].is_finite() && clock[1].is_finite() && clock[1] != 0.0;
         match groups.iter().find(|group| {

@@ -116,7 +116,7 @@ pub fn example(
             .iter()
             .map(|distortion| {
                 let query = distortion.apply(&picture, &mut random);
-                encode::fit(media::trim_borders(&query).as_ref().unwrap_or(&query), &encoder.info().sampling)
+                encode::fit(media::trim_borders(&query).unwrap_or(query.view()), &encoder.info().sampling)
             })
             .collect();
         let mut queries = Vec::new();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
+use crate::base::Cancel;
 use crate::serve::error::ApiError;
 use crate::serve::limits::{QUEUE_TIME, WORK_TIME};
 use crate::serve::observe::logging::spawn_blocking;
@@ -25,6 +26,15 @@ pub(crate) struct WorkerGate {
     work_time: Duration,
     /// The stage that records the waiting time.
     stage: Stage,
+}
+
+/// Cancels the work when the request no longer waits for it: the client has left, or the time is over.
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.set();
+    }
 }
 
 impl WorkerGate {
@@ -76,10 +86,22 @@ impl WorkerGate {
         &self,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
+        self.run_cancellable(|_| work()).await
+    }
+
+    /// [`WorkerGate::run`] for work that stops soon after its flag is set. The flag is set when the client leaves,
+    /// and when the work takes too long.
+    ///
+    /// # Errors
+    /// As [`WorkerGate::run`].
+    pub(crate) async fn run_cancellable<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Cancel) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
         self.run_queued(&self.waiting, self.queue, self.queue_time, work).await
     }
 
-    /// [`WorkerGate::run`] for a further part of an admitted request: it is queued even if the queue is full,
+    /// [`WorkerGate::run_cancellable`] for a further part of an admitted request: it is queued even if the queue is full,
     /// and waits until `deadline`.
     ///
     /// # Errors
@@ -87,7 +109,7 @@ impl WorkerGate {
     pub(crate) async fn run_further<T: Send + 'static>(
         &self,
         deadline: Instant,
-        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+        work: impl FnOnce(&Cancel) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let queue_time = deadline.saturating_duration_since(Instant::now());
         self.run_queued(&self.waiting_parts, usize::MAX, queue_time, work).await
@@ -98,7 +120,7 @@ impl WorkerGate {
         waiting: &AtomicUsize,
         queue: usize,
         queue_time: Duration,
-        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+        work: impl FnOnce(&Cancel) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let start = Instant::now();
         let permit = match self.permits.clone().try_acquire_owned() {
@@ -118,9 +140,11 @@ impl WorkerGate {
             }
         };
         self.metrics.observe(self.stage, start.elapsed());
+        let cancel = Cancel::default();
+        let _cancel = CancelOnDrop(cancel.clone());
         let work = spawn_blocking(move || {
             let _permit = permit;
-            work()
+            work(&cancel)
         });
         match tokio::time::timeout(self.work_time, work).await {
             Ok(Ok(outcome)) => outcome,
@@ -185,7 +209,7 @@ mod tests {
             let held = gate.permits.clone().acquire_owned().await.unwrap();
             let g = gate.clone();
             let deadline = Instant::now() + Duration::from_secs(60);
-            let further = tokio::spawn(async move { g.run_further(deadline, || Ok(1)).await });
+            let further = tokio::spawn(async move { g.run_further(deadline, |_| Ok(1)).await });
             while gate.waiting() == 0 {
                 tokio::task::yield_now().await;
             }
@@ -196,7 +220,7 @@ mod tests {
             }
             let third = gate.run(|| Ok(3)).await.unwrap_err();
             assert_eq!(third.status, StatusCode::TOO_MANY_REQUESTS, "one request may wait besides the further part");
-            let late = gate.run_further(Instant::now(), || Ok(3)).await;
+            let late = gate.run_further(Instant::now(), |_| Ok(3)).await;
             assert_eq!(late.unwrap_err().status, StatusCode::TOO_MANY_REQUESTS);
             drop(held);
             assert_eq!((further.await.unwrap().unwrap(), single.await.unwrap().unwrap()), (1, 2));
@@ -237,6 +261,34 @@ mod tests {
             assert_eq!(gate.permits.available_permits(), 0);
             go.send(()).unwrap();
             gate.run(|| Ok(())).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn work_is_cancelled_when_the_client_leaves_or_the_time_is_over() {
+        runtime().block_on(async {
+            for client_leaves in [true, false] {
+                let work_time = if client_leaves { WORK_TIME } else { Duration::from_millis(20) };
+                let gate = Arc::new(WorkerGate { work_time, ..gate() });
+                let (started, has_started) = tokio::sync::oneshot::channel();
+                let g = gate.clone();
+                let request = tokio::spawn(async move {
+                    let work = move |cancel: &Cancel| {
+                        started.send(()).unwrap();
+                        while !cancel.is_set() {
+                            std::thread::yield_now();
+                        }
+                        Ok(())
+                    };
+                    g.run_cancellable(work).await
+                });
+                has_started.await.unwrap();
+                if client_leaves {
+                    request.abort();
+                }
+                // It waits for the worker, which ends only when it is cancelled.
+                gate.run(|| Ok(())).await.unwrap();
+            }
         });
     }
 

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tracing::Instrument;
 use utoipa::ToSchema;
 
+use crate::base::Cancel;
 use crate::serve::api::openapi::IndexErrors;
 use crate::serve::api::params::QueryParams;
 use crate::serve::api::request::{SearchRequest, read_batch};
@@ -100,7 +101,7 @@ pub(crate) async fn batch(
             _ if Instant::now() > deadline => Err(ApiError::busy("the batch ran out of time before this query")),
             // Each query waits for a worker by itself, so that single searches run in between.
             Ok(query) => {
-                let work = move || worker.search(&snapshot, &query, &options);
+                let work = move |cancel: &Cancel| worker.search(&snapshot, &query, &options, cancel);
                 context.gate.run_further(deadline, work).await
             }
             Err(error) => Err(error),

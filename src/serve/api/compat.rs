@@ -12,6 +12,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::base::Cancel;
 use crate::search::SearchOptions;
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::openapi::{IndexErrors, PictureErrors};
@@ -131,9 +132,9 @@ async fn trace(context: SearchContext, headers: &HeaderMap, bytes: Bytes) -> Res
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost").to_owned();
     let origin = format!("{scheme}://{host}");
     let (worker, query) = (context.clone(), ResolvedQuery::Picture(bytes));
-    let work = move || {
+    let work = move |cancel: &Cancel| {
         let options = SearchOptions { top: TOP, ..SearchOptions::default() };
-        let answer = worker.search(&snapshot, &query, &options)?;
+        let answer = worker.search(&snapshot, &query, &options, cancel)?;
         let result = answer.results.into_iter().map(|found| TraceResult {
             filename: found.name,
             duration: found.duration,
@@ -146,7 +147,7 @@ async fn trace(context: SearchContext, headers: &HeaderMap, bytes: Bytes) -> Res
         });
         Ok(TraceResponse { frame_count: snapshot.engine.searcher().rows(), error: "", result: result.collect() })
     };
-    context.gate.run(work).await.map(Json)
+    context.gate.run_cancellable(work).await.map(Json)
 }
 
 /// Limits of a client. There is no quota: the reported one is never used up.

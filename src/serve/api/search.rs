@@ -8,6 +8,7 @@ use axum::extract::{Request, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::base::Cancel;
 use crate::media;
 use crate::search::{SearchAnswer, SearchOptions, SearchResult};
 use crate::serve::admission::gate::WorkerGate;
@@ -19,7 +20,7 @@ use crate::serve::api::params::QueryParams;
 use crate::serve::api::request::{ResolvedQuery, SearchRequest, read_search};
 use crate::serve::error::ApiError;
 use crate::serve::guard::fetch::Fetcher;
-use crate::serve::limits::MAX_PIXELS;
+use crate::serve::limits::PICTURE;
 use crate::serve::observe::metrics::{Metrics, Stage};
 use crate::serve::snapshot::{Snapshot, SnapshotStore};
 
@@ -44,6 +45,9 @@ pub(crate) struct SearchResponse {
     more: bool,
     /// The commit of the index that was searched, counted from the server's start.
     generation: u64,
+    /// What is wrong with the picture, if it was searched although it is damaged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<&'static str>,
     /// Results in descending order of evidence.
     pub(super) results: Vec<ResultBody>,
 }
@@ -111,6 +115,7 @@ impl SearchResponse {
             exact: answer.exact,
             more: answer.more,
             generation: snapshot.generation,
+            warning: None,
             results: results.collect(),
         }
     }
@@ -124,13 +129,15 @@ impl SearchContext {
         snapshot: &Snapshot,
         query: &ResolvedQuery,
         options: &SearchOptions,
+        cancel: &Cancel,
     ) -> Result<SearchResponse, ApiError> {
-        let start = Instant::now();
+        let (start, mut warning) = (Instant::now(), None);
         let answer = match query {
             ResolvedQuery::Picture(bytes) => {
-                let picture = media::image::read_within(bytes, "the image", MAX_PIXELS)?.picture;
+                let opened = media::image::read_within(bytes, "the image", &PICTURE, cancel)?;
+                warning = opened.warning;
                 self.metrics.observe(Stage::Decode, start.elapsed());
-                let answer = snapshot.engine.search(&picture, options)?;
+                let answer = snapshot.engine.search_cancellable(&opened.picture, options, cancel)?;
                 self.metrics.observe(Stage::Encode, answer.encoding);
                 self.metrics.observe(Stage::Search, answer.elapsed.saturating_sub(answer.encoding));
                 answer
@@ -142,7 +149,7 @@ impl SearchContext {
             }
         };
         let answer = SearchAnswer { elapsed: start.elapsed(), ..answer };
-        Ok(SearchResponse::new(&self.links, snapshot, options, answer))
+        Ok(SearchResponse { warning, ..SearchResponse::new(&self.links, snapshot, options, answer) })
     }
 }
 
@@ -169,7 +176,8 @@ pub(crate) async fn search(
     let snapshot = context.snapshots.ready()?;
     let query = query.resolve(&context.fetcher, None).await?;
     let worker = context.clone();
-    context.gate.run(move || worker.search(&snapshot, &query, &options)).await.map(Json)
+    let work = move |cancel: &Cancel| worker.search(&snapshot, &query, &options, cancel);
+    context.gate.run_cancellable(work).await.map(Json)
 }
 
 /// The server and its index.

@@ -11,8 +11,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
 
+use crate::base::files;
 use crate::serve::error::{ApiError, Error};
-use crate::serve::limits::SHORT_TOKEN;
+use crate::serve::limits::{MAX_TOKEN_FILE_BYTES, SHORT_TOKEN};
 
 /// Name of the session cookie.
 pub(crate) const COOKIE: &str = "reelseek";
@@ -82,9 +83,9 @@ impl Token {
     /// # Errors
     /// [`Error::TokenFile`] if the file cannot be read, else as [`Token::new`].
     pub fn read(path: &Path) -> Result<Token, Error> {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| Error::TokenFile { path: path.to_owned(), source })?;
-        Token::new(&text)
+        let wrong = |source| Error::TokenFile { path: path.to_owned(), source };
+        let bytes = files::read(path, MAX_TOKEN_FILE_BYTES).map_err(wrong)?;
+        Token::new(&String::from_utf8_lossy(&bytes))
     }
 
     /// Whether the token is short enough to be guessed.

@@ -86,6 +86,29 @@ fn a_picture_is_the_body_or_a_field_of_a_form() {
 }
 
 #[test]
+fn a_picture_that_ends_early_has_a_warning_and_one_beyond_the_limits_is_refused() {
+    run(async {
+        let server = Server::new();
+        let mut jpeg = std::io::Cursor::new(Vec::new());
+        image::load_from_memory(&png()).unwrap().write_to(&mut jpeg, image::ImageFormat::Jpeg).unwrap();
+        let jpeg = jpeg.into_inner();
+        let whole = server.post("/v1/search", "image/jpeg", jpeg.clone()).await.json();
+        assert_eq!(whole.get("warning"), None);
+        let cut = server.post("/v1/search", "image/jpeg", jpeg[..jpeg.len() / 2].to_vec()).await;
+        let warning = cut.json()["warning"].as_str().unwrap_or_default().to_owned();
+        assert!(cut.status == StatusCode::OK && warning.contains("ends early"), "{}", cut.text());
+        // Headers of QOI.
+        for (width, limit) in [(2_000_000_u32, "1000000 pixels a side"), (900_000, "50000000 pixels")] {
+            let picture = [&b"qoif"[..], &width.to_be_bytes(), &60_u32.to_be_bytes(), &[3, 0]].concat();
+            let reply = server.post("/v1/search", "image/qoi", picture).await;
+            let message = reply.text();
+            assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{message}");
+            assert!(message.contains(&format!("has {width} x 60 pixels, more than the {limit}")), "{message}");
+        }
+    });
+}
+
+#[test]
 fn each_malformed_request_gets_its_status_and_message() {
     run(async {
         let server = Server::new();

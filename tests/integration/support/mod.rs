@@ -10,6 +10,8 @@ use reelseek::media::{DecodePlan, Fit, Limits, Tools, frames};
 use rustix::process::Pid;
 use serde_json::Value;
 
+pub(crate) mod allocations;
+pub(crate) mod hostile;
 mod server;
 mod skip;
 
