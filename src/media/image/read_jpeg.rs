@@ -108,7 +108,8 @@ impl JpegFile {
                     let orientation = Orientation::from_exif_chunk(&segment[6..]);
                     file.orientation = orientation.unwrap_or(Orientation::NoTransforms);
                 }
-                // Frames, tables, the restart interval, and the segments of AVI and Adobe, which define colours.
+                // Frames, tables, the restart interval, and the segments of AVI and Adobe, which define
+                // colours.
                 0xc0..=0xcf | 0xdb | 0xdc | 0xdd | 0xe0 | 0xee => {
                     if !matches!(marker, 0xc4 | 0xc8 | 0xcc) && (0xc0..=0xcf).contains(&marker) {
                         file.frame = file.frame.or_else(|| JpegFrame::parse(marker, segment));
