@@ -4,8 +4,8 @@
 //!
 //! With a folder, the pictures are written there and nothing is measured. The limits are those of the server,
 //! and the pictures are the largest that it accepts, except for those that it refuses. "prepare" is what a
-//! search does with the pixels: it finds borders and shrinks the picture three times. "stop" is the longest of
-//! nine times from a cancellation to the return, spread over the decoding.
+//! search does with the pixels: it finds borders and shrinks the picture three times. "stop" is the longest
+//! of nine times from a cancellation to the return, spread over the decoding.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a program, not a library")]
 

@@ -4,6 +4,7 @@
 //! before its pixels are decoded if it has too many or if its decoder needs too much memory. The bytes that a
 //! decoder needs are known from the headers of the file; `benches/pictures.rs` measures them.
 
+mod detached;
 mod input;
 mod job;
 mod pixels;
@@ -91,7 +92,8 @@ pub fn open(path: &Path) -> Result<OpenedPicture, Error> {
 /// The EXIF orientation is applied. Transparency becomes white, grey becomes RGB, and 16 bits become 8.
 ///
 /// # Errors
-/// [`Error::UnknownFormat`], [`Error::Picture`] if it is damaged, [`Error::PictureTooLarge`] beyond the limits.
+/// [`Error::UnknownFormat`], [`Error::Picture`] if it is damaged, [`Error::PictureTooLarge`] beyond the
+/// limits.
 pub fn read(bytes: &[u8], name: impl AsRef<Path>) -> Result<OpenedPicture, Error> {
     let limits = PictureLimits::default();
     let limits = PictureLimits { bytes: limits.bytes.saturating_sub(bytes.len() as u64), ..limits };

@@ -102,11 +102,11 @@ impl std::fmt::Debug for PictureView<'_> {
     }
 }
 
-/// Pixels of a source row that [`PictureView::resize`] sums at once, so that the sums of a wide picture stay in
-/// the cache.
+/// Pixels of a source row that [`PictureView::resize`] sums at once, so that the sums of a wide picture stay
+/// in the cache.
 const LINE_PIXELS: usize = 1 << 12;
-/// Width from which the columns shrink first if the rows grow. Else each row of the result would take the time
-/// of whole rows of the picture.
+/// Width from which the columns shrink first if the rows grow. Else each row of the result would take the
+/// time of whole rows of the picture.
 const WIDE: u32 = 1 << 14;
 
 impl<'a> PictureView<'a> {
@@ -202,8 +202,8 @@ impl ResizeTaps {
     fn new(from: u32, to: u32, i: u32) -> ResizeTaps {
         let limit = from.saturating_sub(1) as usize;
         if to < from {
-            // In units of 1/to of a source pixel, pixel i covers [i * from, (i + 1) * from) and source pixel p
-            // covers [p * to, (p + 1) * to). A target pixel covers at least two source pixels.
+            // In units of 1/to of a source pixel, pixel i covers [i * from, (i + 1) * from) and source pixel
+            // p covers [p * to, (p + 1) * to). A target pixel covers at least two source pixels.
             let [i, unit, length] = [i, to, from].map(u64::from);
             let (start, end) = (i * length, (i + 1) * length);
             let (first, last) = (start / unit, (end - 1) / unit);

@@ -321,8 +321,8 @@ fn views(
 /// # Errors
 /// As [`views`], and [`Error::Cancelled`].
 ///
-/// Each pass over the pixels of a large picture takes some hundredths of a second, so the flag is checked between
-/// them.
+/// Each pass over the pixels of a large picture takes some hundredths of a second, so the flag is checked
+/// between them.
 fn prepare(
     picture: &Picture,
     encoder: &dyn Encoder,

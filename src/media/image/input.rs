@@ -4,8 +4,8 @@ use std::io::{self, BufRead, Read, Seek, SeekFrom};
 
 use crate::base::Cancel;
 
-/// Most bytes that a decoder gets at once. GIF and PNG expand them to some megabytes at most, which takes some
-/// hundredths of a second.
+/// Most bytes that a decoder gets at once. GIF and PNG expand them to some megabytes at most, which takes
+/// some hundredths of a second.
 const WINDOW: usize = 1 << 10;
 
 /// The panic payload with which [`CancellableInput::unwinding`] leaves a decoder.

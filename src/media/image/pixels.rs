@@ -136,11 +136,12 @@ pub(super) fn oriented(
     Ok(picture)
 }
 
-/// Exchanges rows and columns in place. It uses about `room` bytes besides, or twice a column if that is more.
+/// Exchanges rows and columns in place. It uses about `room` bytes besides, or twice a column if that is
+/// more.
 ///
 /// The columns are divided into bands. First the rows of each band are moved together, so that a band is a
-/// picture of few columns. It lies where its transposed columns belong, and a copy of it is small. The columns
-/// that remain are copied before.
+/// picture of few columns. It lies where its transposed columns belong, and a copy of it is small. The
+/// columns that remain are copied before.
 fn transpose(picture: &mut Picture, room: usize, cancel: &Cancel) -> Result<(), DecodeFault> {
     let (width, height) = (picture.width as usize, picture.height as usize);
     let rgb = picture.rgb.as_chunks_mut::<3>().0;

@@ -89,8 +89,8 @@ impl WorkerGate {
         self.run_cancellable(|_| work()).await
     }
 
-    /// [`WorkerGate::run`] for work that stops soon after its flag is set. The flag is set when the client leaves,
-    /// and when the work takes too long.
+    /// [`WorkerGate::run`] for work that stops soon after its flag is set. The flag is set when the client
+    /// leaves, and when the work takes too long.
     ///
     /// # Errors
     /// As [`WorkerGate::run`].
@@ -101,8 +101,8 @@ impl WorkerGate {
         self.run_queued(&self.waiting, self.queue, self.queue_time, work).await
     }
 
-    /// [`WorkerGate::run_cancellable`] for a further part of an admitted request: it is queued even if the queue is full,
-    /// and waits until `deadline`.
+    /// [`WorkerGate::run_cancellable`] for a further part of an admitted request: it is queued even if the
+    /// queue is full, and waits until `deadline`.
     ///
     /// # Errors
     /// As [`WorkerGate::run`].

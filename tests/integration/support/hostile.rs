@@ -1,5 +1,5 @@
-//! Makes pictures of unusual shapes and sizes, most of them by hand: a few kilobytes that claim, or expand to,
-//! many megabytes.
+//! Makes pictures of unusual shapes and sizes, most of them by hand: a few kilobytes that claim, or expand
+//! to, many megabytes.
 
 /// Appends bits, lowest first, as deflate packs them.
 struct BitWriter {
@@ -218,7 +218,8 @@ pub(crate) fn webp_large_exif() -> Vec<u8> {
 pub(crate) fn webp_table_bomb() -> Vec<u8> {
     let sides: u32 = 3 | 3 << 14;
     let mut out = BitWriter { bytes: [&[0x2f][..], &sides.to_le_bytes()].concat(), bits: 0, count: 0 };
-    // No transform, no colour cache, groups in blocks of 4 x 4 pixels, no colour cache in the image of groups.
+    // No transform, no colour cache, groups in blocks of 4 x 4 pixels, no colour cache in the image of
+    // groups.
     out.put(0b100, 3);
     out.put(0, 3);
     out.put(0, 1);
