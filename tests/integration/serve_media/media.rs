@@ -279,11 +279,10 @@ fn a_file_that_is_not_the_indexed_one_is_not_served() {
 fn links_that_were_indexed_are_served() {
     use std::os::unix::fs::symlink;
     let folder = TestFolder::new();
-    let real = folder.clip_with_keyframes(ZOOM, 3, "elsewhere/zoom.mp4");
-    let other = folder.clip_with_keyframes(BARS, 3, "elsewhere/bars.mp4");
-    std::fs::rename(folder.videos().join("elsewhere"), folder.path("elsewhere")).unwrap();
-    let in_elsewhere = |path: &PathBuf| folder.path("elsewhere").join(path.file_name().unwrap());
-    let (real, other) = (in_elsewhere(&real), in_elsewhere(&other));
+    let (real, other) = (folder.path("real.mp4"), folder.path("elsewhere/bars.mp4"));
+    std::fs::create_dir(folder.path("elsewhere")).unwrap();
+    std::fs::rename(folder.clip_with_keyframes(ZOOM, 3, "zoom.mp4"), &real).unwrap();
+    std::fs::rename(folder.clip_with_keyframes(BARS, 3, "bars.mp4"), &other).unwrap();
     // A link to a file, a link to a folder, and a library that is itself a link.
     let link = folder.videos().join("link.mp4");
     symlink(&real, &link).unwrap();
