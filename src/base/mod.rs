@@ -8,6 +8,8 @@ mod error_paths;
 pub(crate) mod files;
 #[cfg(feature = "research")]
 pub(crate) mod linalg;
+#[cfg(any(feature = "encoders", feature = "research"))]
+pub(crate) mod npy;
 pub(crate) mod seeded;
 pub(crate) mod tensors;
 

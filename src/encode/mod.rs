@@ -15,6 +15,8 @@ pub mod layout;
 mod models;
 #[cfg(feature = "onnx")]
 mod onnx;
+#[cfg(feature = "onnx")]
+mod protobuf;
 pub mod registry;
 
 use std::path::PathBuf;

@@ -16,6 +16,7 @@ use rten_tensor::{NdTensorView, Tensor};
 use serde::Deserialize;
 
 use super::models::pooled::{Backbone, Normalisation, PixelBatch, PooledEncoder};
+use super::protobuf::is_well_formed;
 use super::registry::ONNX_PREFIX;
 use super::{Encoder, Error, Sampling};
 use crate::base::files;
@@ -260,8 +261,9 @@ pub(super) fn open(path: &Path, known: Option<&str>) -> Result<Arc<dyn Encoder>,
         move |found: String| Error::Onnx { path, found }
     };
     let description = OnnxDescription::parse(&text).map_err(fault(&beside))?;
-    let model = ModelProto::parse_buf(&bytes)
-        .ok()
+    let model = Some(&bytes)
+        .filter(|bytes| is_well_formed(bytes))
+        .and_then(|bytes| ModelProto::parse_buf(bytes).ok())
         .filter(|model| model.graph.is_some())
         .ok_or_else(|| fault(path)("not an ONNX file".to_owned()))?;
     let network = OnnxNetwork::build(model, &description).map_err(fault(path))?;

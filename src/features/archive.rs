@@ -13,7 +13,11 @@ use std::sync::OnceLock;
 
 use super::Error;
 use super::activitynet::video_id;
-use crate::base::{files, tensors};
+use crate::base::{files, npy, tensors};
+
+/// Most numbers in one array: a day of video with 1,000 numbers for each third of a second. A compressed
+/// array may claim more than memory holds.
+const MAX_NUMBERS: u64 = 1 << 28;
 
 /// Feature vectors of one video, evenly spaced over its time.
 #[derive(Debug, Clone, PartialEq)]
@@ -125,12 +129,12 @@ impl FeatureArchive {
             ArchiveFormat::Folder => {
                 let path = self.path.join(name);
                 let file = files::open(&path).map_err(|source| Error::Io { path, source })?;
-                npy(npyz::NpyFile::new(BufReader::new(file)).map_err(|e| in_array(e.to_string()))?).map_err(in_array)?
+                values(npy::open(BufReader::new(file)).map_err(|e| in_array(e.to_string()))?).map_err(in_array)?
             }
             ArchiveFormat::Npz(archive) => {
                 let mut archive = archive.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 let entry = archive.by_name(&format!("{name}.npy")).map_err(|e| in_array(e.to_string()))?;
-                npy(npyz::NpyFile::new(entry).map_err(|e| in_array(e.to_string()))?).map_err(in_array)?
+                values(npy::open(entry).map_err(|e| in_array(e.to_string()))?).map_err(in_array)?
             }
             ArchiveFormat::Safetensors(file) => {
                 let shape = file.shape(name).map_err(|e| in_array(e.to_string()))?;
@@ -176,12 +180,13 @@ impl FeatureArray {
 }
 
 /// Values and shape of an array.
-fn npy<R: Read>(file: npyz::NpyFile<R>) -> Result<(Vec<f32>, Vec<usize>), String> {
+fn values<R: Read>(file: npyz::NpyFile<R>) -> Result<(Vec<f32>, Vec<usize>), String> {
     if file.order() != npyz::Order::C {
         return Err("Fortran order; expected C order (numpy.ascontiguousarray)".to_owned());
     }
     let shape =
         file.shape().iter().map(|n| usize::try_from(*n).map_err(|e| e.to_string())).collect::<Result<_, _>>()?;
+    check_size(file.shape().iter().product())?;
     let dtype = file.dtype().descr();
     let error = |e: std::io::Error| e.to_string();
     let values = match dtype.trim_matches('\'') {
@@ -195,6 +200,10 @@ fn npy<R: Read>(file: npyz::NpyFile<R>) -> Result<(Vec<f32>, Vec<usize>), String
         }
     };
     Ok((values, shape))
+}
+
+fn check_size(numbers: u64) -> Result<(), String> {
+    if numbers <= MAX_NUMBERS { Ok(()) } else { Err(format!("{numbers} numbers; expected at most {MAX_NUMBERS}")) }
 }
 
 #[cfg(not(feature = "hdf5"))]
@@ -225,6 +234,7 @@ fn read_hdf5(file: &hdf5_metno::File, name: &str) -> Result<(Vec<f32>, Vec<usize
         }
         Err(_) => file.dataset(name)?,
     };
+    check_size(dataset.size() as u64)?;
     Ok((dataset.read_raw::<f32>()?, dataset.shape()))
 }
 

@@ -6,6 +6,10 @@ use std::path::{Path, PathBuf};
 
 use super::Error;
 use crate::base::files::{self, read_exact_at};
+use crate::base::npy;
+
+/// Most columns. A file without rows could claim any number.
+const MAX_COLUMNS: u64 = 1 << 24;
 
 /// Features of one modality, of shape (rows, columns).
 ///
@@ -44,7 +48,7 @@ impl FeatureMatrix {
         let file = files::open(path).map_err(io)?;
         let bytes = file.metadata().map_err(io)?.len();
         let mut reader = BufReader::new(file);
-        let header = npyz::NpyHeader::from_reader(&mut reader).map_err(|e| wrong(e.to_string()))?;
+        let header = npy::header(&mut reader).map_err(|e| wrong(e.to_string()))?;
         let data_start = reader.stream_position().map_err(io)?;
         let dtype = header.dtype().descr();
         let half = match dtype.trim_matches('\'') {
@@ -59,7 +63,10 @@ impl FeatureMatrix {
             return Err(wrong("Fortran order".to_owned()));
         }
         let size = if half { 2 } else { 4 };
-        let expected = rows.checked_mul(columns).and_then(|n| n.checked_mul(size)).filter(|_| columns > 0);
+        let expected = rows
+            .checked_mul(columns)
+            .and_then(|n| n.checked_mul(size))
+            .filter(|_| (1..=MAX_COLUMNS).contains(&columns));
         // The file may have been shortened since its header was read.
         let found = bytes.checked_sub(data_start);
         if found.is_none() || found != expected {

@@ -66,6 +66,12 @@ impl ErrorPaths for Error {
     }
 }
 
+/// Whether these bytes are a sidecar. For fuzzing only.
+#[doc(hidden)]
+pub fn is_sidecar(bytes: &[u8]) -> bool {
+    sidecar::parse(bytes).is_ok()
+}
+
 impl From<reelseek_index::Error> for Error {
     fn from(error: reelseek_index::Error) -> Error {
         Error::Collection(error.into())

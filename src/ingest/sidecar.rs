@@ -55,7 +55,7 @@ pub(crate) fn labels(video: &Path) -> Vec<String> {
     read(video).ok().flatten().map_or(Vec::new(), |sidecar| sidecar.labels)
 }
 
-fn parse(bytes: &[u8]) -> Result<Sidecar, String> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Sidecar, String> {
     let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|e| format!("not JSON ({e})"))?;
     if depth(&value) > MAX_DEPTH {
         return Err(format!("nested deeper than {MAX_DEPTH} levels"));

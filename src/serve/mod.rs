@@ -112,3 +112,9 @@ async fn serve(
 pub fn is_search_json(bytes: &[u8]) -> bool {
     api::request::parse_json(bytes).is_ok()
 }
+
+/// Whether these are the query string and the form of a search or a batch. For fuzzing only.
+#[doc(hidden)]
+pub async fn is_search_form(query: &str, content_type: &str, body: Vec<u8>) -> bool {
+    api::request::is_form(query, content_type, body).await
+}

@@ -349,6 +349,29 @@ fn two_files_of_the_engine_have_unsafe_code() {
     assert_eq!(files, ["allocator", "linalg"].map(|name| root().join(format!("src/base/{name}.rs"))));
 }
 
+/// Names of tests in the text: words of lower case with underscores between backticks.
+fn named_tests(text: &str) -> BTreeSet<&str> {
+    let is_name = |code: &&str| {
+        code.contains('_') && code.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    };
+    text.split('`').skip(1).step_by(2).filter(is_name).collect()
+}
+
+#[test]
+fn every_test_that_the_security_policy_names_exists() {
+    let policy = std::fs::read_to_string(root().join("SECURITY.md")).unwrap();
+    let files = ["src", "index", "tests"].iter().flat_map(|folder| rust_files(&root().join(folder)));
+    let code: Vec<String> = files.map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let is_test = |name: &str| {
+        let head = format!("fn {name}(");
+        let mut before = code.iter().filter_map(|text| text.split_once(&head)).map(|(before, _)| before.trim_end());
+        before.any(|before| before.trim_end_matches("async").trim_end().ends_with(']'))
+    };
+    let named = named_tests(&policy);
+    let missing: Vec<&&str> = named.iter().filter(|name| !is_test(name)).collect();
+    assert!(named.len() > 20 && missing.is_empty(), "{} tests are named; these do not exist: {missing:?}", named.len());
+}
+
 #[test]
 fn the_scanner_finds_uses_names_and_flags_outside_of_tests() {
     let text = r##"

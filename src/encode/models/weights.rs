@@ -9,11 +9,11 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use candle_nn::LayerNorm;
-use npyz::{NpyFile, Order};
+use npyz::Order;
 use zip::ZipArchive;
 
 use super::conv::Pointwise;
-use crate::base::{files, tensors};
+use crate::base::{files, npy, tensors};
 
 /// Largest header of an array in an `.npz` archive.
 const MAX_HEADER_BYTES: u64 = 1 << 16;
@@ -119,7 +119,7 @@ fn array(archive: &mut ZipArchive<File>, name: &str, shape: &[usize]) -> Result<
     // A compressed entry can be much longer than the archive: no more is decompressed than the tensor needs.
     let limit =
         bytes.and_then(|bytes| bytes.checked_add(MAX_HEADER_BYTES)).ok_or_else(|| fault("too large".to_owned()))?;
-    let file = NpyFile::new(entry.take(limit)).map_err(|e| fault(e.to_string()))?;
+    let file = npy::open(entry.take(limit)).map_err(|e| fault(e.to_string()))?;
     if !shape.iter().map(|side| *side as u64).eq(file.shape().iter().copied()) {
         return Err(format!("tensor `{name}` is {:?}, expected {shape:?}", file.shape()));
     }

@@ -3,8 +3,10 @@
 
 use std::time::Instant;
 
-use axum::extract::{FromRequest, Multipart, Request};
+use axum::body::Body;
+use axum::extract::{FromRequest, FromRequestParts, Multipart, Request};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use reelseek_index::Effort;
@@ -14,7 +16,7 @@ use utoipa::ToSchema;
 use crate::search::{Group, SearchOptions};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::json::{BoundedList, JsonObject};
-use crate::serve::api::params::{ParamRange, RequestParams};
+use crate::serve::api::params::{ParamRange, QueryParams, RequestParams};
 use crate::serve::connection::body::BodyKind;
 use crate::serve::error::ApiError;
 use crate::serve::guard::fetch::Fetcher;
@@ -313,6 +315,18 @@ pub(crate) async fn read_form(request: Request, max_images: usize) -> Result<Sea
         form.texts.push((name, text));
     }
     Ok(form)
+}
+
+/// Whether these are the query string and the form of a search or a batch.
+pub(crate) async fn is_form(query: &str, content_type: &str, body: Vec<u8>) -> bool {
+    let head = Request::post(format!("/v1/search?{query}")).header(CONTENT_TYPE, content_type);
+    let Ok(request) = head.body(Body::from(body)) else { return false };
+    let (mut parts, body) = request.into_parts();
+    if QueryParams::<SearchRequest>::from_request_parts(&mut parts, &()).await.is_err() {
+        return false;
+    }
+    let form = read_form(Request::from_parts(parts, body), MAX_BATCH_QUERIES).await;
+    form.is_ok_and(|form| form.request().is_ok())
 }
 
 #[cfg(test)]
