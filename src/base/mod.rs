@@ -1,5 +1,5 @@
 //! Helpers that every room may use and that use no room: cancellation, files, paths in errors, seeded random
-//! numbers, safetensors files, dense linear algebra and the allocator.
+//! numbers, safetensors files, dense linear algebra, escapes for terminals and the allocator.
 
 #[cfg(all(feature = "cli", feature = "serve"))]
 pub(crate) mod allocator;
@@ -12,6 +12,8 @@ pub(crate) mod linalg;
 pub(crate) mod npy;
 pub(crate) mod seeded;
 pub(crate) mod tensors;
+#[cfg(any(feature = "cli", feature = "serve"))]
+pub(crate) mod visible;
 
 pub use cancel::Cancel;
 pub use error_paths::ErrorPaths;

@@ -69,10 +69,12 @@ fn media(error: &media::Error) -> Option<String> {
     match error {
         media::Error::Killed { .. } => text("run the command again, with fewer --jobs"),
         media::Error::Changed { .. } => text("run the command again"),
+        media::Error::NotAVideo { found, .. } if found.ends_with("picture") => {
+            text("`reelseek search` searches with a picture")
+        }
         media::Error::NotAFile { found: "a named pipe", .. } => {
             text("to search with a picture from a pipe, name `-`, which reads standard input")
         }
-        media::Error::NotAVideo { found: "a picture", .. } => text("`reelseek search` searches with a picture"),
         _ => None,
     }
 }
@@ -219,7 +221,7 @@ mod research {
             TrainError::Features(error) => features(error),
             TrainError::Checkpoint(error) => checkpoint(error),
             TrainError::DeviceNotBuilt { device } => {
-                Some(format!("build with `cargo build --release --features {device}`, or use --device cpu"))
+                Some(format!("build with `cargo build --release --locked --features {device}`, or use --device cpu"))
             }
             TrainError::OtherRun { .. } => {
                 text("give the options that the run was started with, or start from the beginning with --force")
@@ -243,9 +245,9 @@ mod research {
         match error {
             Error::Benchmark { .. } => text("`reelseek dataset` writes such a list"),
             Error::NotFinite { .. } => text("extract the row again, or leave it out"),
-            Error::NoHdf5 { .. } => {
-                text("build with `cargo build --release --features hdf5` (needs libhdf5), or convert it to .npz")
-            }
+            Error::NoHdf5 { .. } => text(
+                "build with `cargo build --release --locked --features hdf5` (needs libhdf5), or convert it to .npz",
+            ),
             _ => None,
         }
     }

@@ -69,6 +69,12 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "expected a whole number above 0".to_owned())
 }
 
+/// Refuses paths where nothing exists, before any work is done.
+#[cfg(feature = "research")]
+pub(super) fn check_exist(paths: &[PathBuf]) -> anyhow::Result<()> {
+    paths.iter().try_for_each(|path| std::fs::metadata(path).map(drop).with_context(|| path.display().to_string()))
+}
+
 /// Compiles the patterns of `--exclude`.
 pub(super) fn globs(patterns: &[String]) -> anyhow::Result<GlobSet> {
     let mut set = GlobSetBuilder::new();

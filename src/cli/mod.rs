@@ -8,7 +8,7 @@
 //! | `args` | options that several commands share |
 //! | `output` | the JSON that is printed |
 //! | `advice` | what to do about an error: one `match` for each error type |
-//! | `terminal` | notes, errors, progress, Ctrl-C |
+//! | `terminal` | everything that is printed: lines, notes, errors, progress; Ctrl-C |
 
 mod advice;
 mod args;
@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::base::visible;
 use commands::{compact, completions, encoders, index, info, man, remove, search, verify};
 
 /// Exit status: nothing found, or below the requested floor.
@@ -81,9 +82,19 @@ enum Command {
     Man(man::ManArgs),
 }
 
+/// The arguments of the process. Ends the process if they are wrong, or ask for help.
+fn command_line() -> CommandLine {
+    CommandLine::try_parse().unwrap_or_else(|error| {
+        // The message contains arguments. Escaped arguments are wrong in the same way, and safe to print.
+        let arguments = std::env::args_os().map(|argument| visible::line(&argument.to_string_lossy()).into_owned());
+        CommandLine::try_parse_from(arguments).err().unwrap_or(error).exit()
+    })
+}
+
 /// Runs the program with the arguments of the process.
 pub fn main() -> ExitCode {
-    let outcome = match CommandLine::parse().command {
+    terminal::report_panics();
+    let outcome = match command_line().command {
         Command::Index(args) => index::run(&args),
         Command::Search(args) => search::run(&args),
         #[cfg(feature = "serve")]

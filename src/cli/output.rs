@@ -27,6 +27,9 @@ struct ResultOutput<'a> {
     rank: usize,
     video: &'a str,
     path: &'a str,
+    /// The bytes of a path that is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<&'a [u8]>,
     title: &'a str,
     score: f32,
     evidence: f32,
@@ -64,6 +67,7 @@ impl<'a> ResultOutput<'a> {
             rank,
             video: &video.id,
             path: &video.path,
+            path_bytes: video.path_bytes.as_deref(),
             title: &video.title,
             score: found.score,
             evidence: found.evidence,
@@ -82,6 +86,9 @@ impl<'a> ResultOutput<'a> {
 pub(super) struct FileOutput {
     event: &'static str,
     path: String,
+    /// The bytes of a path that is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<Vec<u8>>,
     rows: u32,
     error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,7 +104,8 @@ impl FileOutput {
             FileOutcome::Missing => ("skipped", 0, Some(advice::MISSING_FILE.to_owned()), None),
             FileOutcome::Removed => ("removed", 0, None, None),
         };
-        FileOutput { event, path: path.to_string_lossy().into_owned(), rows, error, warning }
+        let path_bytes = path.to_str().is_none().then(|| path.as_os_str().as_encoded_bytes().to_vec());
+        FileOutput { event, path: path.to_string_lossy().into_owned(), path_bytes, rows, error, warning }
     }
 }
 
@@ -196,6 +204,9 @@ pub(super) struct InfoOutput<'a> {
 pub(super) struct VideoOutput<'a> {
     video: &'a str,
     path: &'a str,
+    /// The bytes of a path that is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<&'a [u8]>,
     title: &'a str,
     labels: &'a [String],
     rows: u32,
@@ -208,6 +219,7 @@ impl<'a> VideoOutput<'a> {
         VideoOutput {
             video: &video.id,
             path: &video.path,
+            path_bytes: video.path_bytes.as_deref(),
             title: &video.title,
             labels: &video.labels,
             rows: video.rows,

@@ -1,12 +1,41 @@
-//! Notes, errors, progress and Ctrl-C.
+//! Lines of output, notes, errors, progress and Ctrl-C. Every command prints through this module, so that no
+//! text that it prints can steer the terminal or forge a line.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use reelseek_index::FILTER_SYNTAX;
 
 use super::advice;
-use crate::base::Cancel;
+use crate::base::{Cancel, visible};
+
+/// Writes a line to an output, with the arguments of `format!`.
+macro_rules! print_line {
+    ($out:expr, $($text:tt)+) => {
+        $out.write_all($crate::cli::terminal::line(format_args!($($text)+)).as_bytes())
+    };
+}
+pub(super) use print_line;
+
+/// Writes a line to standard error, with the arguments of `format!`.
+macro_rules! note {
+    ($($text:tt)+) => { $crate::cli::terminal::print_note(format_args!($($text)+)) };
+}
+pub(super) use note;
+
+/// A line with its end. Characters that steer a terminal, and line ends in the text, are escaped.
+pub(super) fn line(text: fmt::Arguments<'_>) -> String {
+    visible::line(&text.to_string()).into_owned() + "\n"
+}
+
+/// See [`note!`]. One write for each line, so that lines of several threads do not mix.
+pub(super) fn print_note(text: fmt::Arguments<'_>) {
+    // If standard error is closed, nobody reads the note.
+    let _ = std::io::stderr().write_all(line(text).as_bytes());
+}
 
 /// The text of an error: each cause once, then what to do about it.
 pub(super) fn error_text(error: &anyhow::Error) -> String {
@@ -27,7 +56,26 @@ pub(super) fn error_text(error: &anyhow::Error) -> String {
 }
 
 pub(super) fn print_error(error: &anyhow::Error) {
-    let _ = writeln!(std::io::stderr(), "reelseek: {}", error_text(error));
+    let text = error_text(error);
+    // The syntax of filters is the only text of several lines in a message.
+    match text.strip_suffix(FILTER_SYNTAX).and_then(|text| text.strip_suffix('\n')) {
+        Some(message) => {
+            note!("reelseek: {message}");
+            FILTER_SYNTAX.lines().for_each(|line| note!("{line}"));
+        }
+        None => note!("reelseek: {text}"),
+    }
+}
+
+/// Prints panics, which are bugs, as one line each. A message may contain the names of files.
+pub(super) fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        note!("reelseek: a bug: {panic}");
+        let trace = Backtrace::capture();
+        if trace.status() == BacktraceStatus::Captured {
+            trace.to_string().lines().for_each(|frame| note!("{frame}"));
+        }
+    }));
 }
 
 pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -38,9 +86,13 @@ pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// Prints a line of JSON to standard output.
 pub(super) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, value).map_err(std::io::Error::from)?;
-    out.write_all(b"\n")?;
+    out.write_all(json_line(value)?.as_bytes())?;
     Ok(out.flush()?)
+}
+
+/// A value as a line of JSON, in which characters that steer a terminal are escaped.
+pub(super) fn json_line(value: &impl serde::Serialize) -> serde_json::Result<String> {
+    Ok(visible::json(&serde_json::to_string(value)?).into_owned() + "\n")
 }
 
 /// Largest number of failures that are printed.
@@ -49,10 +101,10 @@ const MAX_LISTED: usize = 50;
 /// Prints why files failed.
 pub(super) fn print_failures(reasons: &[String]) {
     for reason in reasons.iter().take(MAX_LISTED) {
-        eprintln!("failed: {}", printable(reason));
+        note!("failed: {reason}");
     }
     if reasons.len() > MAX_LISTED {
-        eprintln!("failed: {} more (`index --json` lists all)", reasons.len() - MAX_LISTED);
+        note!("failed: {} more (`index --json` lists all)", reasons.len() - MAX_LISTED);
     }
 }
 
@@ -63,9 +115,13 @@ pub(super) fn clock(ms: u64) -> String {
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
 }
 
-/// A count with its noun: `1 video`, `2 videos`.
+/// A count with its noun: `1 video`, `2 videos`, `2 queries`.
 pub(super) fn count(n: usize, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+    match noun.strip_suffix('y') {
+        _ if n == 1 => format!("1 {noun}"),
+        Some(stem) => format!("{n} {stem}ies"),
+        None => format!("{n} {noun}s"),
+    }
 }
 
 /// A [`Cancel`] that Ctrl-C (or SIGTERM) sets. A second signal ends the process at once.
@@ -88,14 +144,9 @@ pub(super) fn cancel_with_note(note: &'static str) -> anyhow::Result<Cancel> {
             std::process::exit(i32::from(super::INTERRUPTED));
         }
         handler.set();
-        let _ = writeln!(std::io::stderr(), "{note}");
+        note!("{note}");
     })?;
     Ok(cancel)
-}
-
-/// A name with control characters made visible, so that it cannot control the terminal.
-pub(super) fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// A progress bar that counts bytes, because sizes of files differ a thousandfold and a count of files would
@@ -133,6 +184,7 @@ impl ByteBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::visible::tests::{hostile_text, is_harmless};
 
     #[test]
     fn clock_rounds_and_carries() {
@@ -153,11 +205,19 @@ mod tests {
     #[test]
     fn counts_have_singular_and_plural() {
         assert_eq!([0, 1, 2].map(|n| count(n, "video")), ["0 videos", "1 video", "2 videos"]);
+        assert_eq!([1, 2].map(|n| count(n, "query")), ["1 query", "2 queries"]);
     }
 
-    #[test]
-    fn names_cannot_control_the_terminal() {
-        assert_eq!(printable("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+    proptest::proptest! {
+        #[test]
+        fn no_text_steers_the_terminal_or_forges_a_line(text in hostile_text()) {
+            let mut out = Vec::new();
+            print_line!(out, "{text}: {}", text).unwrap();
+            for line in [String::from_utf8(out).unwrap(), json_line(&[&text]).unwrap()] {
+                let body = line.strip_suffix('\n').unwrap();
+                proptest::prop_assert!(is_harmless(body), "{:?}", body);
+            }
+        }
     }
 
     #[test]

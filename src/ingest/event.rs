@@ -81,9 +81,9 @@ impl FileError {
         matches!(self, FileError::Media(error) if error.is_lasting())
     }
 
-    /// Whether a named path does not exist.
-    pub fn is_not_found(&self) -> bool {
-        matches!(self, FileError::Media(media::Error::Io { reason, .. }) if reason.kind() == std::io::ErrorKind::NotFound)
+    /// Whether there is no file or folder at the path, or none that can be read.
+    pub(super) fn is_wrong_path(&self) -> bool {
+        matches!(self, FileError::Media(media::Error::Io { .. } | media::Error::NotAFile { .. }))
     }
 }
 
@@ -116,12 +116,17 @@ pub struct IndexSummary {
     pub unchanged: usize,
     /// Files that could not be indexed.
     pub failed: usize,
-    /// Files of `failed` that do not exist, although the caller named them.
+    /// Paths of `failed` that the caller named, and where nothing exists or can be read.
     pub not_found: usize,
     /// Files that are gone but still in the index.
     pub skipped: usize,
     /// Files that are gone and were removed from the index.
     pub removed: usize,
+    /// Videos that the index keeps, because they are under a path of the run that does not exist. A drive may
+    /// be missing.
+    pub unreachable: usize,
+    /// Videos that the index keeps, although their files are now excluded.
+    pub excluded: usize,
     /// Rows in the index at the end.
     pub rows: usize,
     /// Videos in the index at the end.

@@ -30,6 +30,7 @@ pub use options::IndexOptions;
 pub(crate) use sidecar::labels as sidecar_labels;
 #[cfg(feature = "research")]
 pub(crate) use work::BATCH;
+pub use work::resolved;
 
 use closed_form::FitEvent;
 

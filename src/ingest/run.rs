@@ -75,7 +75,7 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
             FileOutcome::Failed { error, .. } => {
                 self.summary.failed += 1;
                 let named = self.options.paths.iter().any(|named| named == path);
-                self.summary.not_found += usize::from(named && error.is_not_found());
+                self.summary.not_found += usize::from(named && error.is_wrong_path());
             }
             FileOutcome::Missing => self.summary.skipped += 1,
             FileOutcome::Removed => self.summary.removed += 1,
@@ -158,16 +158,26 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
     /// unreadable folder does not count as gone.
     fn handle_missing(&mut self, present: &HashSet<String>, unreadable: &[PathBuf]) -> Result<(), Error> {
         let roots: Vec<PathBuf> = self.options.paths.iter().map(|root| work::resolved(root)).collect();
-        let in_roots = |path: &Path| roots.iter().any(|root| path.starts_with(root));
-        let gone = |path: &Path| in_roots(path) && matches!(path.try_exists(), Ok(false));
+        let does_not_exist = |path: &Path| matches!(path.try_exists(), Ok(false));
+        let lost: Vec<&PathBuf> = roots.iter().filter(|root| does_not_exist(root)).collect();
+        let root_of = |path: &Path| roots.iter().find(|root| path.starts_with(root));
+        let gone = |path: &Path| root_of(path).is_some() && does_not_exist(path);
         // The failures of deleted files are forgotten.
         self.state.failed.retain(|id, failure| present.contains(id) || !gone(&failure.path));
         let mut missing: Vec<(PathBuf, String)> = Vec::new();
         for (id, (_, video)) in &self.known {
             let path = video_path(video);
+            if present.contains(id) {
+                continue;
+            }
             let hidden = unreadable.iter().any(|u| path.starts_with(u) && path != *u);
-            if !hidden && !present.contains(id) && gone(&path) {
+            let excluded = |root: &PathBuf| media::walk::is_excluded(&path, root, &self.options.exclude);
+            if lost.iter().any(|root| path.starts_with(root) && path != **root) {
+                self.summary.unreachable += 1;
+            } else if !hidden && gone(&path) {
                 missing.push((path, id.clone()));
+            } else if root_of(&path).is_some_and(excluded) {
+                self.summary.excluded += 1;
             }
         }
         missing.sort();

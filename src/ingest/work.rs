@@ -18,17 +18,20 @@ pub(crate) const BATCH: usize = 16;
 /// Value of `Video::sampling` for a video of which only keyframes were decoded.
 const KEYFRAMES: &str = "keyframes";
 
-/// An absolute path. Links in the folder are resolved; the file name is kept, so that a linked file keeps its
-/// own name.
-pub(super) fn resolved(path: &Path) -> PathBuf {
+/// The absolute path under which the index stores a file. Links in the folder are resolved; the file name is
+/// kept, so that a linked file keeps its own name. If folders of the path do not exist, those above them are
+/// resolved.
+pub fn resolved(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     if path.is_dir() {
         return path.canonicalize().unwrap_or(path);
     }
-    match (path.parent().and_then(|p| p.canonicalize().ok()), path.file_name()) {
-        (Some(folder), Some(name)) => folder.join(name),
-        _ => path,
+    for folder in path.ancestors().skip(1) {
+        if let (Ok(real), Ok(rest)) = (folder.canonicalize(), path.strip_prefix(folder)) {
+            return real.join(rest);
+        }
     }
+    path
 }
 
 /// A video file to index.

@@ -59,11 +59,11 @@ pub enum Error {
         path: PathBuf,
     },
     /// The first bytes of the file show that it is something else than a video.
-    #[error("{}: this is {found}, not a video ({reason})", path.display())]
+    #[error("{}: this is {found}, not a video", path.display())]
     NotAVideo {
         /// The file.
         path: PathBuf,
-        /// What the file is: "a picture" or "text".
+        /// What the file is: "a JPEG picture", "a text file".
         found: &'static str,
         /// ffmpeg's message.
         reason: String,
@@ -131,7 +131,7 @@ pub enum Error {
     UnknownFormat {
         /// The file, or the caller's name for the bytes.
         name: PathBuf,
-        /// The format, if it is recognised: "HEIC", "AVIF" or "SVG".
+        /// The format, if it is recognised: "HEIC", "AVIF", "JPEG XL" or "SVG".
         found: Option<&'static str>,
     },
     /// A picture exceeds a limit.
@@ -155,7 +155,7 @@ impl fmt::Display for Unsupported {
             None => write!(f, "not a picture of a known format; supported formats: {READABLE}"),
             Some("SVG") => write!(f, "SVG is not supported; convert it to PNG first"),
             Some(found) => {
-                let name = found.to_lowercase();
+                let name = if found == "JPEG XL" { "jxl".to_owned() } else { found.to_lowercase() };
                 write!(f, "{found} is not supported; convert it to JPEG or PNG first, ")?;
                 write!(f, "for example with `ffmpeg -i photo.{name} photo.jpg`")
             }
@@ -281,9 +281,11 @@ mod tests {
             Error::undecodable(&path, reason.to_owned())
         };
         let text = found("a.mp4", "Grüße\n".as_bytes(), "moov atom not found");
-        assert!(matches!(text, Error::NotAVideo { found: "text", .. }) && text.is_lasting(), "{text}");
+        assert!(matches!(text, Error::NotAVideo { found: "a text file", .. }) && text.is_lasting(), "{text}");
         let picture = found("b.mp4", b"\xff\xd8\xff\xe0\0\x10JFIF\0", "Invalid data");
-        assert!(matches!(picture, Error::NotAVideo { found: "a picture", .. }), "{picture}");
+        assert!(matches!(picture, Error::NotAVideo { found: "a JPEG picture", .. }), "{picture}");
+        let archive = found("e.mp4", b"PK\x03\x04\x14\0", "Invalid data");
+        assert!(archive.to_string().ends_with("this is a ZIP archive or an office document, not a video"), "{archive}");
         let cut = found("c.mp4", b"\0\0\0\x20ftypisom\0\0\x02\0", "moov atom not found");
         assert!(matches!(cut, Error::Undecodable { .. }) && cut.is_lasting(), "{cut}");
         let machine = found("d.mp4", b"text", "Cannot allocate memory");

@@ -76,6 +76,11 @@ fn hidden(entry: &DirEntry) -> bool {
     entry.file_name().as_encoded_bytes().starts_with(b".")
 }
 
+/// Whether [`videos`] leaves out this path below `root`: the path or a folder between the two matches.
+pub(crate) fn is_excluded(path: &Path, root: &Path, exclude: &GlobSet) -> bool {
+    path.ancestors().take_while(|folder| *folder != root).any(|part| excluded(part, exclude))
+}
+
 fn excluded(path: &Path, exclude: &GlobSet) -> bool {
     exclude.is_match(path) || path.file_name().is_some_and(|name| exclude.is_match(name))
 }

@@ -100,6 +100,8 @@ pub struct SearchAnswer {
     pub more: bool,
     /// Whether the query was compared with every row, so that no result is missing.
     pub exact: bool,
+    /// Whether the picture is one flat colour, or the vector is zero. Such a query has no results.
+    pub flat: bool,
     /// Time from the picture to the answer.
     pub elapsed: Duration,
     /// The part of `elapsed` in which the picture was embedded.
@@ -250,7 +252,8 @@ impl Engine {
         let results = results.into_iter().map(|(_, result)| result).skip(options.skip).take(options.top).collect();
         // Without graphs the index compares every row.
         let exact = options.effort == Effort::Exact || self.searcher.segment_counts().graphs == 0;
-        Ok(SearchAnswer { results, more, exact, elapsed: Duration::ZERO, encoding: Duration::ZERO })
+        let flat = query.views.is_empty();
+        Ok(SearchAnswer { results, more, exact, flat, elapsed: Duration::ZERO, encoding: Duration::ZERO })
     }
 
     /// Adds the moments of a video's rows. A row that overlaps the moment of a better row adds none.

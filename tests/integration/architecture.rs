@@ -300,6 +300,20 @@ fn messages_below_cli_and_serve_name_no_flag_and_no_command() {
 }
 
 #[test]
+fn the_command_line_prints_through_one_module() {
+    // `cli/terminal` escapes everything that it prints.
+    let macros = ["print", "println", "eprint", "eprintln", "write", "writeln", "dbg"].map(|name| format!(" {name} !"));
+    let mut faults = Vec::new();
+    for Source { file, tokens } in sources().into_iter().filter(|source| room(&source.file) == "cli") {
+        let text = format!(" {tokens}").replace(['(', '{', '\n'], " ");
+        if file != "src/cli/terminal.rs" && macros.iter().any(|name| text.contains(name)) {
+            faults.push(file);
+        }
+    }
+    assert!(faults.is_empty(), "{faults:?}");
+}
+
+#[test]
 fn every_type_name_is_unique_in_the_workspace() {
     let mut files = BTreeMap::<String, Vec<String>>::new();
     for Source { file, tokens } in sources() {

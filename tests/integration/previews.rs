@@ -159,7 +159,7 @@ fn reports_files_that_are_not_videos_missing_files_and_cancellation() {
     let setup = Setup::new();
     let (broken, gone) = (dir.path().join("broken.mp4"), dir.path().join("gone.mp4"));
     std::fs::write(&broken, "no video").unwrap();
-    let not_a_video = |error: Error| matches!(error, Error::NotAVideo { found: "text", .. });
+    let not_a_video = |error: Error| matches!(error, Error::NotAVideo { found: "a text file", .. });
     let preview = PreviewSpec { from_ms: 4000, to_ms: 5000, max_side: 640 };
     let to = dir.path().join("preview.mp4");
     std::fs::write(&to, "").unwrap();

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::cli::args::IndexFolderArgs;
-use crate::cli::terminal::count;
+use crate::cli::terminal::{count, print_line};
 use crate::collection::Collection;
 
 #[derive(Debug, Args)]
@@ -19,6 +19,6 @@ pub(crate) fn run(args: &CompactArgs) -> anyhow::Result<ExitCode> {
     writer.compact()?;
     writer.close()?;
     let rows = count(collection.searcher()?.rows(), "row");
-    writeln!(std::io::stdout(), "{}: {rows} in one segment", collection.folder().display())?;
+    print_line!(std::io::stdout(), "{}: {rows} in one segment", collection.folder().display())?;
     Ok(ExitCode::SUCCESS)
 }

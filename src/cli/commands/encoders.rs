@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use crate::cli::output::EncoderOutput;
-use crate::cli::terminal;
+use crate::cli::terminal::{self, print_line};
 use crate::encode::registry::{ENTRIES, EncoderEntry, LAYOUT};
 
 #[derive(Debug, Args)]
@@ -96,15 +96,15 @@ fn list(json: bool) -> anyhow::Result<ExitCode> {
             true => "the features, with the real weights",
             false => "the arithmetic only, with random weights",
         };
-        writeln!(out, "{}", encoder.name)?;
-        writeln!(out, "    for       {}", encoder.about)?;
-        writeln!(out, "    weights   {weights}")?;
-        writeln!(out, "    licence   {}", encoder.licence)?;
-        writeln!(out, "    source    {}{repository}", encoder.source)?;
-        writeln!(out, "    verified  {verified}")?;
+        print_line!(out, "{}", encoder.name)?;
+        print_line!(out, "    for       {}", encoder.about)?;
+        print_line!(out, "    weights   {weights}")?;
+        print_line!(out, "    licence   {}", encoder.licence)?;
+        print_line!(out, "    source    {}{repository}", encoder.source)?;
+        print_line!(out, "    verified  {verified}")?;
     }
-    writeln!(out, "onnx:FILE")?;
-    writeln!(out, "    for       your own image encoder, with a JSON file beside it")?;
+    print_line!(out, "onnx:FILE")?;
+    print_line!(out, "    for       your own image encoder, with a JSON file beside it")?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::cli::args::{IndexFolderArgs, ModelArgs, globs};
 use crate::cli::output::{FileOutput, IndexOutput};
-use crate::cli::terminal::{self, ByteBar, count, printable};
+use crate::cli::terminal::{self, ByteBar, count, note, print_line};
 use crate::cli::{FAILED, INTERRUPTED, advice};
 use crate::ingest::closed_form::FitSample;
 use crate::ingest::{FileOutcome, IndexEvent, IndexOptions, IndexSummary, Indexer};
@@ -65,7 +65,7 @@ pub(crate) fn run(args: &IndexArgs) -> anyhow::Result<ExitCode> {
     let options = args.options()?;
     let folder = &args.folder.index;
     let cancel = terminal::cancel_on_interrupt()?;
-    let indexer = Indexer::open(folder, options, &cancel, |event| eprintln!("{}", advice::fit_note(event)));
+    let indexer = Indexer::open(folder, options, &cancel, |event| note!("{}", advice::fit_note(event)));
     if cancel.is_set() {
         return Ok(ExitCode::from(INTERRUPTED));
     }
@@ -85,10 +85,11 @@ pub(crate) fn run(args: &IndexArgs) -> anyhow::Result<ExitCode> {
         print_summary(&summary, folder)?;
     }
     if summary.cancelled {
-        eprintln!("interrupted; run the same command to continue");
+        note!("interrupted; run the same command to continue");
         return Ok(ExitCode::from(INTERRUPTED));
     }
     note_outgrown_fit(&indexer, &summary);
+    note_kept(&summary);
     Ok(verdict(args, &summary))
 }
 
@@ -113,15 +114,15 @@ impl EventPrinter {
             }
             return;
         }
-        let name = printable(&path.to_string_lossy());
+        let name = path.display();
         let note = match outcome {
             FileOutcome::Failed { error, kept } => return self.failures.push(advice::failed_file(error, *kept)),
-            FileOutcome::Indexed { warning: Some(warning), .. } => format!("warning: {name}: {}", printable(warning)),
+            FileOutcome::Indexed { warning: Some(warning), .. } => format!("warning: {name}: {}", warning),
             FileOutcome::Missing => format!("{name}: {}", advice::MISSING_FILE),
             FileOutcome::Removed => format!("removed: {name}"),
             FileOutcome::Indexed { .. } | FileOutcome::Unchanged { .. } => return,
         };
-        self.bar.suspend(|| eprintln!("{note}"));
+        self.bar.suspend(|| note!("{note}"));
     }
 }
 
@@ -129,7 +130,7 @@ fn print_summary(summary: &IndexSummary, folder: &Path) -> std::io::Result<()> {
     let IndexSummary { indexed, unchanged, failed, skipped, removed, .. } = summary;
     let seconds = summary.took.as_secs_f64();
     let (videos, rows) = (count(summary.videos, "video"), count(summary.rows, "row"));
-    writeln!(
+    print_line!(
         std::io::stdout(),
         "{indexed} indexed, {unchanged} unchanged, {failed} failed, {skipped} skipped, {removed} removed in {seconds:.1} s; {videos} with {rows} in {}",
         folder.display()
@@ -140,7 +141,7 @@ fn print_summary(summary: &IndexSummary, folder: &Path) -> std::io::Result<()> {
 fn note_outgrown_fit(indexer: &Indexer, summary: &IndexSummary) {
     let fitted = FitSample::recorded_in(&indexer.model().checkpoint.record);
     if let Some(fitted) = fitted.filter(|fitted| fitted.is_outgrown(summary.videos)) {
-        eprintln!(
+        note!(
             "note: the checkpoint of this index was fitted to {}, and the index now holds {}; index them again into another folder to separate them better",
             count(fitted.videos, "video"),
             summary.videos
@@ -148,22 +149,35 @@ fn note_outgrown_fit(indexer: &Indexer, summary: &IndexSummary) {
     }
 }
 
+/// Names the videos that the index keeps, although the caller may expect that they are gone.
+fn note_kept(summary: &IndexSummary) {
+    if summary.unreachable > 0 {
+        note!(
+            "the index keeps {} under paths that are not found; if they are gone for good, `reelseek remove PATH` removes them from the index",
+            count(summary.unreachable, "video")
+        );
+    }
+    if summary.excluded > 0 {
+        note!(
+            "the index keeps {} that --exclude matches; `reelseek remove PATH` removes them from the index",
+            count(summary.excluded, "video")
+        );
+    }
+}
+
 /// The exit status, with a note if it is an error or if no video was found.
 fn verdict(args: &IndexArgs, summary: &IndexSummary) -> ExitCode {
     if summary.found() == 0 && summary.not_found < args.paths.len() {
-        let paths: Vec<String> = args.paths.iter().map(|path| printable(&path.to_string_lossy())).collect();
-        eprintln!(
-            "no video files were found in {}; a folder's videos are recognised by their extension",
-            paths.join(", ")
-        );
+        let paths: Vec<String> = args.paths.iter().map(|path| path.display().to_string()).collect();
+        note!("no video files were found in {}; a folder's videos are recognised by their extension", paths.join(", "));
     }
     if summary.not_found > 0 {
-        eprintln!("reelseek: {} not found", count(summary.not_found, "path"));
+        note!("reelseek: {} not found or not readable", count(summary.not_found, "path"));
         return ExitCode::from(FAILED);
     }
     if summary.videos == 0 {
         let cause = if summary.found() == 0 { "" } else { ": no file could be decoded" };
-        eprintln!("reelseek: the index holds no videos{cause}");
+        note!("reelseek: the index holds no videos{cause}");
         return ExitCode::from(FAILED);
     }
     ExitCode::SUCCESS

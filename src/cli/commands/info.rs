@@ -6,7 +6,7 @@ use reelseek_index::{Effort, RowPrecision, Searcher, SegmentCounts, Video};
 
 use crate::cli::args::IndexFolderArgs;
 use crate::cli::output::{InfoOutput, VideoOutput};
-use crate::cli::terminal::{self, clock, printable};
+use crate::cli::terminal::{self, clock, count, print_line};
 use crate::collection::{Calibration, Collection, CollectionState};
 use crate::encode::registry::LAYOUT;
 
@@ -67,8 +67,8 @@ pub(crate) fn run(args: &InfoArgs) -> anyhow::Result<ExitCode> {
     print_sketches(&mut out, &collection)?;
     if args.videos {
         for video in &videos {
-            let (id, length, rows) = (&video.id, clock(video.duration_ms), video.rows);
-            writeln!(out, "{id}  {length:>8}  {rows:>6} rows  {}", printable(&video.path))?;
+            let (id, length, rows) = (&video.id, clock(video.duration_ms), count(video.rows as usize, "row"));
+            print_line!(out, "{id}  {length:>8}  {rows:>11}  {}", video.path)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -122,29 +122,29 @@ fn print(
     let settings = searcher.settings();
     let SegmentCounts { segments, graphs } = searcher.segment_counts();
     let (rows, bits) = (searcher.rows(), bits(searcher));
-    writeln!(out, "index       {}", collection.folder().display())?;
-    writeln!(out, "videos      {} (total length {})", videos.len(), clock(duration_ms(videos)))?;
-    writeln!(out, "rows        {rows}, one for each clip: {} values of {bits} bits", settings.dim)?;
+    print_line!(out, "index       {}", collection.folder().display())?;
+    print_line!(out, "videos      {} (total length {})", videos.len(), clock(duration_ms(videos)))?;
+    print_line!(out, "rows        {rows}, one for each clip: {} values of {bits} bits", settings.dim)?;
     if let Some(rounding) = searcher.rounding_recall() {
-        writeln!(out, "rounding    recall@10 {rounding:.4} with 16-bit values, measured against 32-bit values")?;
+        print_line!(out, "rounding    recall@10 {rounding:.4} with 16-bit values, measured against 32-bit values")?;
     }
     let deleted = searcher.deleted_share();
     let advice = if deleted > MANY_DELETED { " (`reelseek compact` drops them)" } else { "" };
     let deleted = deleted * 100.0;
-    writeln!(out, "segments    {segments}, {graphs} with a graph; {deleted:.1} % of the rows deleted{advice}")?;
+    print_line!(out, "segments    {segments}, {graphs} with a graph; {deleted:.1} % of the rows deleted{advice}")?;
     let megabytes = searcher.mapped_bytes() as f64 / 1e6;
-    writeln!(out, "memory      {megabytes:.1} MB of vectors and graphs, memory-mapped; keep as much memory free")?;
+    print_line!(out, "memory      {megabytes:.1} MB of vectors and graphs, memory-mapped; keep as much memory free")?;
     match recall {
-        None => writeln!(out, "recall@10   1: without graphs every search compares all rows")?,
+        None => print_line!(out, "recall@10   1: without graphs every search compares all rows")?,
         Some(GraphRecall { default, ef: Some(ef) }) => {
-            writeln!(out, "recall@10   {default:.3} by default; --ef {ef} reaches {TARGET_RECALL}")?;
+            print_line!(out, "recall@10   {default:.3} by default; --ef {ef} reaches {TARGET_RECALL}")?;
         }
         Some(GraphRecall { default, ef: None }) => {
-            writeln!(out, "recall@10   {default:.3} by default; only --exact reaches {TARGET_RECALL}")?;
+            print_line!(out, "recall@10   {default:.3} by default; only --exact reaches {TARGET_RECALL}")?;
         }
     }
     for (name, value) in &settings.attributes {
-        writeln!(out, "{name:<11} {}", printable(value))?;
+        print_line!(out, "{name:<11} {value}")?;
     }
     Ok(())
 }
@@ -153,9 +153,9 @@ fn print_confidence(out: &mut impl Write, calibration: &Calibration) -> std::io:
     let ([low, high], median) = (calibration.central_range(), calibration.location);
     let source = match calibration.probes {
         0 => "assumed: too few videos to measure".to_owned(),
-        n => terminal::count(n, "probe"),
+        n => count(n, "probe"),
     };
-    writeln!(
+    print_line!(
         out,
         "confidence  score of unrelated pictures: median {median:.2}, 5th to 95th percentile {low:.2} to {high:.2} ({source})"
     )
@@ -164,10 +164,10 @@ fn print_confidence(out: &mut impl Write, calibration: &Calibration) -> std::io:
 fn print_sketches(out: &mut impl Write, collection: &Collection) -> std::io::Result<()> {
     let bytes = collection.settings().sketch;
     if bytes > 0 {
-        return writeln!(out, "sketches    {bytes} bytes a row: the best candidates are compared a second time");
+        return print_line!(out, "sketches    {bytes} bytes a row: the best candidates are compared a second time");
     }
     if collection.encoder_id().split('/').next() == Some(LAYOUT) {
-        return writeln!(
+        return print_line!(
             out,
             "sketches    none: an earlier version made this index; index into another folder to compare candidates a second time"
         );

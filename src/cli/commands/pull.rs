@@ -8,7 +8,7 @@ use anyhow::bail;
 use super::encoders::megabytes;
 use crate::cli::INTERRUPTED;
 use crate::cli::output::PullOutput;
-use crate::cli::terminal::{self, ByteBar};
+use crate::cli::terminal::{self, ByteBar, note, print_line};
 use crate::encode::hub;
 use crate::encode::registry::{self, EncoderEntry, LAYOUT};
 
@@ -32,7 +32,7 @@ pub(super) fn run(names: &[String], json: bool) -> anyhow::Result<ExitCode> {
         bar.finish();
         let fetched = match outcome {
             Err(stopped @ hub::Error::Cancelled { .. }) => {
-                eprintln!("{}: {}", entry.name, terminal::error_text(&stopped.into()));
+                note!("{}: {}", entry.name, terminal::error_text(&stopped.into()));
                 return Ok(ExitCode::from(INTERRUPTED));
             }
             outcome => outcome?,
@@ -50,7 +50,7 @@ pub(super) fn run(names: &[String], json: bool) -> anyhow::Result<ExitCode> {
         } else {
             let how = if fetched.transferred == 0 { "already downloaded" } else { "downloaded" };
             let size = megabytes(fetched.record.bytes);
-            writeln!(std::io::stdout(), "{}: {path}, {size}, {how}; the hash is correct", entry.name)?;
+            print_line!(std::io::stdout(), "{}: {path}, {size}, {how}; the hash is correct", entry.name)?;
         }
     }
     Ok(ExitCode::SUCCESS)

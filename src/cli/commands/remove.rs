@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,13 +8,13 @@ use reelseek_index::Video;
 
 use crate::cli::FOUND_NOTHING;
 use crate::cli::args::IndexFolderArgs;
-use crate::cli::terminal::{count, printable};
-use crate::collection::{Collection, CollectionState};
+use crate::cli::terminal::{count, note, print_line};
+use crate::collection::{Collection, CollectionState, video_path};
 use crate::ingest;
 
 #[derive(Debug, Args)]
 pub(crate) struct RemoveArgs {
-    /// Videos to remove: paths, whose files may be gone, or ids
+    /// Videos to remove: paths of files or folders, which may be gone, or ids
     #[arg(required = true, value_name = "VIDEO")]
     videos: Vec<PathBuf>,
     #[command(flatten)]
@@ -26,34 +27,35 @@ pub(crate) fn run(args: &RemoveArgs) -> anyhow::Result<ExitCode> {
     let mut writer = collection.writer()?;
     let searcher = collection.searcher()?;
     let known = searcher.videos()?;
-    let mut removed = 0;
+    let mut removed = BTreeSet::new();
     for named in &args.videos {
-        match find(&known, named) {
-            Some(video) => {
-                writer.remove(&video.id)?;
-                removed += 1;
-            }
-            None => eprintln!(
-                "{}: not in the index (`reelseek info --videos` lists the videos)",
-                printable(&named.to_string_lossy())
-            ),
+        let found = find(&known, named);
+        if found.is_empty() {
+            note!("{}: not in the index (`reelseek info --videos` lists the videos)", named.display());
         }
+        removed.extend(found.into_iter().map(|video| &video.id));
     }
+    removed.iter().try_for_each(|id| writer.remove(id).map(drop))?;
     writer.commit()?;
     // The calibration was measured on the removed videos too.
     ingest::calibrate(&collection, &mut writer, CollectionState::of(&searcher))?;
     writer.close()?;
-    writeln!(std::io::stdout(), "{} removed from the index; no video file was touched", count(removed, "video"))?;
-    Ok(if removed == 0 { ExitCode::from(FOUND_NOTHING) } else { ExitCode::SUCCESS })
+    print_line!(
+        std::io::stdout(),
+        "{} removed from the index; no video file was touched",
+        count(removed.len(), "video")
+    )?;
+    Ok(if removed.is_empty() { ExitCode::from(FOUND_NOTHING) } else { ExitCode::SUCCESS })
 }
 
-/// The video with this path or id. Only the folder of a path is resolved, because the file may be gone.
-fn find<'a>(known: &'a [Video], named: &Path) -> Option<&'a Video> {
-    let text = named.to_string_lossy();
-    let absolute = std::path::absolute(named).unwrap_or_else(|_| named.to_owned());
-    let full = match (absolute.parent().and_then(|p| p.canonicalize().ok()), absolute.file_name()) {
-        (Some(folder), Some(name)) => folder.join(name),
-        _ => absolute,
-    };
-    known.iter().find(|v| v.id == text || v.path == full.to_string_lossy() || v.path == text)
+/// The video with this path or id, or else all videos in the folder with this path. The file or the folder
+/// may be gone.
+fn find<'a>(known: &'a [Video], named: &Path) -> Vec<&'a Video> {
+    let (id, full) = (named.to_string_lossy(), ingest::resolved(named));
+    let is_named = |video: &&Video| video.id == id || [&*full, named].contains(&&*video_path(video));
+    let exact: Vec<&Video> = known.iter().filter(is_named).collect();
+    match exact.is_empty() {
+        true => known.iter().filter(|video| video_path(video).starts_with(&full)).collect(),
+        false => exact,
+    }
 }

@@ -9,8 +9,9 @@ use reelseek_index::{Effort, VideoSet};
 use crate::base::files::read_at_most;
 use crate::cli::args::{IndexFolderArgs, StoredModelArgs, positive, share};
 use crate::cli::output::{FailureOutput, SearchOutput};
-use crate::cli::terminal::{self, clock, printable};
+use crate::cli::terminal::{self, clock, count, json_line, note, print_line};
 use crate::cli::{FAILED, FOUND_NOTHING};
+use crate::collection::video_path;
 use crate::media::image::MAX_FILE_BYTES;
 use crate::media::{self, OpenedPicture, Picture};
 use crate::search::{Engine, SearchAnswer, SearchOptions};
@@ -49,6 +50,10 @@ pub(crate) struct SearchArgs {
     /// Print only the paths of the videos
     #[arg(long)]
     paths: bool,
+    /// With --paths: end each path with a NUL character instead of a line end, and print it as it is, without
+    /// escapes (for `xargs -0`)
+    #[arg(short = '0', long, requires = "paths")]
+    null: bool,
 }
 
 impl SearchArgs {
@@ -77,14 +82,14 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<ExitCode> {
                 found |= !answer.results.is_empty();
                 print(&mut out, args, &name, &answer)?;
                 if answer.results.is_empty() && !args.json && !args.paths {
-                    eprintln!("{}: {}", printable(&name), why_nothing(args, &engine, filter.as_ref()));
+                    note!("{name}: {}", why_nothing(args, &engine, filter.as_ref(), &answer));
                 }
             }
             Err(error) => {
                 failed = true;
                 if args.json {
                     let failure = FailureOutput { query: &name, error: terminal::error_text(&error) };
-                    writeln!(out, "{}", serde_json::to_string(&failure)?)?;
+                    out.write_all(json_line(&failure)?.as_bytes())?;
                 } else {
                     terminal::print_error(&error);
                 }
@@ -104,28 +109,37 @@ fn open(path: &Path) -> anyhow::Result<Picture> {
         let bytes = read_at_most(std::io::stdin().lock(), MAX_FILE_BYTES).context("reading standard input")?;
         return Ok(with_warning(media::read(&bytes, "standard input")?, path));
     }
-    if let Some(url) = path.to_str().filter(|text| text.starts_with("http://") || text.starts_with("https://")) {
-        bail!("{}: URLs are not downloaded; save the picture and name the file", printable(url));
+    if let Some(url) = path.to_str().filter(|text| is_url(text)).filter(|_| !path.exists()) {
+        bail!("{url}: URLs are not downloaded; save the picture and name the file");
     }
     Ok(with_warning(media::open(path)?, path))
 }
 
+/// Whether a text begins like a URL, such as `https://`.
+fn is_url(text: &str) -> bool {
+    text.split_once("://")
+        .is_some_and(|(scheme, _)| scheme.len() > 1 && scheme.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
 fn with_warning(opened: OpenedPicture, path: &Path) -> Picture {
     if let Some(warning) = opened.warning {
-        eprintln!("warning: {}: {warning}", printable(&path.to_string_lossy()));
+        note!("warning: {}: {warning}", path.display());
     }
     opened.picture
 }
 
 /// Why a search has no results.
-fn why_nothing(args: &SearchArgs, engine: &Engine, filter: Option<&VideoSet>) -> String {
+fn why_nothing(args: &SearchArgs, engine: &Engine, filter: Option<&VideoSet>, answer: &SearchAnswer) -> String {
     if engine.searcher().video_numbers().is_empty() {
         return "the index holds no videos".to_owned();
     }
     if filter.is_some_and(VideoSet::is_empty) {
-        let words_only = args.filter.as_deref().is_some_and(|filter| !filter.contains(':'));
-        let hint = if words_only { "; fields are written like label:surfing or duration:[10 TO 60]" } else { "" };
+        let no_field = args.filter.as_deref().is_some_and(|filter| !filter.contains(':'));
+        let hint = if no_field { "; fields are written like label:surfing or duration:[10 TO 60]" } else { "" };
         return format!("no video matches the filter{hint}");
+    }
+    if answer.flat {
+        return "the picture is one flat colour, which matches no video".to_owned();
     }
     match args.min_confidence > 0.0 {
         true => format!("no video shows this with a confidence of at least {}", args.min_confidence),
@@ -135,31 +149,44 @@ fn why_nothing(args: &SearchArgs, engine: &Engine, filter: Option<&VideoSet>) ->
 
 fn print(out: &mut impl Write, args: &SearchArgs, name: &str, answer: &SearchAnswer) -> anyhow::Result<()> {
     if args.json {
-        writeln!(out, "{}", serde_json::to_string(&SearchOutput::new(name, answer))?)?;
+        out.write_all(json_line(&SearchOutput::new(name, answer))?.as_bytes())?;
         return Ok(());
     }
     if args.paths {
         for found in &answer.results {
-            writeln!(out, "{}", found.video.path)?;
+            match args.null {
+                true => {
+                    out.write_all(video_path(&found.video).as_os_str().as_encoded_bytes())?;
+                    out.write_all(b"\0")?;
+                }
+                false => print_line!(out, "{}", found.video.path)?,
+            }
         }
         return Ok(());
     }
     if args.images.len() > 1 {
-        writeln!(out, "{}:", printable(name))?;
+        print_line!(out, "{name}:")?;
     }
     if answer.results.is_empty() {
         return Ok(());
     }
-    writeln!(out, "rank  at        moment             confidence  video")?;
+    print_line!(out, "rank  at        moment             confidence  video")?;
     for (i, found) in answer.results.iter().enumerate() {
         let [from, at, to] =
             [found.moment.from_ms, found.moment.at_ms, found.moment.to_ms].map(|ms| clock(u64::from(ms)));
         let (moment, confidence) = (format!("{from} - {to}"), found.confidence * 100.0);
-        let path = printable(&found.video.path);
-        writeln!(out, "{:>4}  {at:<8}  {moment:<17}  {confidence:>9.1}%  {path}", i + 1)?;
+        let path = &found.video.path;
+        print_line!(out, "{:>4}  {at:<8}  {moment:<17}  {confidence:>9.1}%  {path}", i + 1)?;
+    }
+    let gone = answer.results.iter().filter(|found| matches!(video_path(&found.video).try_exists(), Ok(false))).count();
+    if gone > 0 {
+        note!(
+            "{} not at this path any more; `reelseek remove VIDEO` or `index --prune FOLDER` removes such videos from the index",
+            if gone == 1 { "1 video is".to_owned() } else { format!("{} are", count(gone, "video")) }
+        );
     }
     if answer.results.iter().all(|f| f.confidence < SURE) {
-        eprintln!("no sure match: more than 1 in 20 unrelated pictures score as high as these results");
+        note!("no sure match: more than 1 in 20 unrelated pictures score as high as these results");
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use clap::Args;
 
 use crate::base::allocator::return_large_blocks;
 use crate::cli::args::{IndexFolderArgs, StoredModelArgs};
+use crate::cli::terminal::print_line;
 use crate::serve::{self, LogFormat, ServeOptions, ShutdownSignal, Token};
 
 /// Environment variable with the token.
@@ -130,7 +131,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     serve::run(options, &ShutdownSignal::on_signals()?, |address| {
         // A closed standard output does not stop the server.
         let mut out = std::io::stdout();
-        let _ = writeln!(out, "listening on http://{address}").and_then(|()| out.flush());
+        let _ = print_line!(out, "listening on http://{address}").and_then(|()| out.flush());
     })?;
     Ok(ExitCode::SUCCESS)
 }

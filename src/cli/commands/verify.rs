@@ -5,6 +5,7 @@ use clap::Args;
 
 use crate::cli::FAILED;
 use crate::cli::args::IndexFolderArgs;
+use crate::cli::terminal::{note, print_line};
 use crate::collection::Collection;
 
 #[derive(Debug, Args)]
@@ -17,11 +18,11 @@ pub(crate) fn run(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let folder = &args.folder.index;
     let report = Collection::verify(folder)?;
     for problem in &report.problems {
-        eprintln!("reelseek: {}: {}", problem.path.display(), problem.message);
+        note!("reelseek: {}: {}", problem.path.display(), problem.message);
     }
     if !report.problems.is_empty() {
         return Ok(ExitCode::from(FAILED));
     }
-    writeln!(std::io::stdout(), "{}: no damage found", folder.display())?;
+    print_line!(std::io::stdout(), "{}: no damage found", folder.display())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::{check_absent, check_share, find_videos};
 use crate::base::files;
+use crate::cli::terminal::{self, note, print_line};
 use crate::features::Split;
 use crate::features::activitynet::{Annotations, video_name};
 use crate::features::archive::FeatureArchive;
@@ -59,25 +60,26 @@ pub(super) fn run(command: &DatasetCommand) -> anyhow::Result<ExitCode> {
     }
     let annotations = Annotations::read(&args.annotations)?;
     let withheld = annotations.videos.values().filter(|video| video.labels.is_empty()).count();
-    eprintln!(
-        "{}: {} videos, {} labels; {withheld} videos without labels; {} segments of no length are skipped",
+    note!(
+        "{}: {}, {}; {} without labels; {} of no length skipped",
         annotations.version,
-        annotations.videos.len(),
-        annotations.labels().len(),
-        annotations.degenerate.len()
+        terminal::count(annotations.videos.len(), "video"),
+        terminal::count(annotations.labels().len(), "label"),
+        terminal::count(withheld, "video"),
+        terminal::count(annotations.degenerate.len(), "segment")
     );
     let plan = BenchmarkPlan { seed: args.seed, query_share: args.query_share, val_share: args.val_share };
     let mut benchmark = Benchmark::draw(&annotations, plan);
     if let Some(path) = &args.have {
         let have = videos_in(path)?;
         let missing = benchmark.retain_videos(|video| have.contains(video));
-        eprintln!("{} videos of the benchmark are missing in {}", missing.len(), path.display());
+        note!("{} of the benchmark missing in {}", terminal::count(missing.len(), "video"), path.display());
         if let Some(out) = &args.missing {
-            write(out, |file| missing.iter().try_for_each(|video| writeln!(file, "{video}")))?;
+            write(out, |file| missing.iter().try_for_each(|video| print_line!(file, "{video}")))?;
         }
     }
     if benchmark.merge_small_val() {
-        eprintln!(
+        note!(
             "too few videos for the split val: its rows are moved to the split train; `train` and `eval` hold out a share instead"
         );
     }
@@ -85,23 +87,23 @@ pub(super) fn run(command: &DatasetCommand) -> anyhow::Result<ExitCode> {
     let splits = [Split::Train, Split::Test];
     for split in splits {
         if count(RowKind::Image, split) == 0 || count(RowKind::Clip, split) == 0 {
-            eprintln!("warning: the split {split} has no images or no clips");
+            note!("warning: the split {split} has no images or no clips");
         }
     }
     if benchmark.items.is_empty() {
         bail!("no video of the benchmark was found; name files by the video's id, with or without v_ before it");
     }
     write(&args.out, |file| benchmark.write(file))?;
-    writeln!(
+    print_line!(
         std::io::stdout(),
-        "{}: train {} images and {} clips, val {} and {}, test {} queries against {} clips",
+        "{}: train {} and {}, val {} and {}, test {} against {}",
         args.out.display(),
-        count(RowKind::Image, Split::Train),
-        count(RowKind::Clip, Split::Train),
+        terminal::count(count(RowKind::Image, Split::Train), "image"),
+        terminal::count(count(RowKind::Clip, Split::Train), "clip"),
         count(RowKind::Image, Split::Val),
         count(RowKind::Clip, Split::Val),
-        count(RowKind::Image, Split::Test),
-        count(RowKind::Clip, Split::Test)
+        terminal::count(count(RowKind::Image, Split::Test), "query"),
+        terminal::count(count(RowKind::Clip, Split::Test), "clip")
     )?;
     Ok(ExitCode::SUCCESS)
 }

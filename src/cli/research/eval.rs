@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{check_absent, check_writable};
 use crate::base::Cancel;
-use crate::cli::terminal::{self, printable};
+use crate::cli::terminal::{self, count, note, print_line};
 use crate::cli::{FOUND_NOTHING, INTERRUPTED};
 use crate::features::activitynet::Annotations;
 use crate::features::{FeatureRow, FeatureSet, Split};
@@ -127,7 +127,7 @@ pub(super) fn run(args: &EvalArgs) -> anyhow::Result<ExitCode> {
     let done = if args.table { table(args, &task, &cancel) } else { single(args, &task, &cancel) };
     match done {
         Err(error) if matches!(error.downcast_ref(), Some(Error::Interrupted)) => {
-            eprintln!("interrupted; nothing was written");
+            note!("interrupted; nothing was written");
             Ok(ExitCode::from(INTERRUPTED))
         }
         done => done,
@@ -177,9 +177,9 @@ fn check(args: &EvalArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first names of a list, with control characters replaced.
+/// The first names of a list.
 fn some(names: impl Iterator<Item = String>) -> String {
-    let mut names: Vec<String> = names.take(MAX_NAMED + 1).map(|name| printable(&name)).collect();
+    let mut names: Vec<String> = names.take(MAX_NAMED + 1).collect();
     if names.len() > MAX_NAMED {
         names[MAX_NAMED] = "...".to_owned();
     }
@@ -191,36 +191,37 @@ fn warn(args: &EvalArgs, task: &RetrievalTask<'_>, zeros: &[Vec<usize>; 2]) {
     let plain = args.checkpoint.is_none() && methods::without_training(&args.method, task.set).is_some();
     let fitted = args.table || !plain;
     if fitted && task.split != Split::Test {
-        eprintln!(
+        note!(
             "warning: methods are trained on the split {} or chosen by it, which inflates their results on this split",
             task.split
         );
     }
     if let Some(bare) = task.unlabelled_side {
-        eprintln!(
+        note!(
             "warning: no {bare} of the split {} have labels: only the query's own video counts as relevant, not a shared label",
             task.split
         );
     }
     let shared = task.shared_sources();
     if fitted && !shared.is_empty() {
-        eprintln!(
-            "warning: {} videos of the split {} are also in the splits that methods are trained on or chosen by: {}",
-            shared.len(),
+        note!(
+            "warning: {} of the split {} {} also in the splits that methods are trained on or chosen by: {}",
+            count(shared.len(), "video"),
             task.split,
+            if shared.len() == 1 { "is" } else { "are" },
             some(shared.iter().map(|name| (*name).to_owned()))
         );
     }
-    for (rows, table, name) in [(&zeros[0], &task.set.images, "images"), (&zeros[1], &task.set.videos, "videos")] {
+    for (rows, table, name) in [(&zeros[0], &task.set.images, "image"), (&zeros[1], &task.set.videos, "video")] {
         if !rows.is_empty() {
             let named = some(rows.iter().map(|row| table.rows[*row].id.clone()));
-            eprintln!("warning: the features of {} {name} are all zero: {named}", rows.len());
+            note!("warning: all features are zero of {}: {named}", count(rows.len(), name));
         }
     }
     if task.queries_with_own_video() > 0 {
-        eprintln!(
-            "warning: the own video of {} queries is in the gallery: it counts as relevant and is easy to find",
-            task.queries_with_own_video()
+        note!(
+            "warning: the own video of {} is in the gallery: it counts as relevant and is easy to find",
+            count(task.queries_with_own_video(), "query")
         );
     }
     if task.skipped() > 0 {
@@ -229,7 +230,7 @@ fn warn(args: &EvalArgs, task: &RetrievalTask<'_>, zeros: &[Vec<usize>; 2]) {
             false => format!("{} (of {})", row.id, row.source()),
         };
         let named = some(task.skipped_queries().map(named));
-        eprintln!("{} queries have no relevant video and are skipped: {named}", task.skipped());
+        note!("skipped: {} without a relevant video: {named}", count(task.skipped(), "query"));
     }
 }
 
@@ -253,13 +254,14 @@ fn with_training<T>(
     let data = TrainingData::new(task.set, HELD_OUT, args.seeds[0])?;
     let learned = if data.by_label() { Relevance::Label } else { Relevance::Video };
     if learned != task.relevance {
-        eprintln!(
+        note!(
             "warning: in the split train {learned} makes a pair, but in the split {} relevant is {}",
-            task.split, task.relevance
+            task.split,
+            task.relevance
         );
     }
     let stop = || cancel.is_set();
-    let on_progress = |step: &str| eprintln!("{step}");
+    let on_progress = |step: &str| note!("{step}");
     work(&TrainingContext { set: task.set, data, options: options(args), stop: &stop, on_progress: &on_progress })
 }
 
@@ -275,11 +277,10 @@ fn table(args: &EvalArgs, task: &RetrievalTask<'_>, cancel: &Cancel) -> anyhow::
     let (table, best) = with_training(args, task, cancel, |training| Ok(table::make(task, training, &plan)?))?;
     let mut out = std::io::stdout();
     if args.json {
-        writeln!(out, "{}", serde_json::to_string(&table)?)?;
-    } else if args.latex {
-        write!(out, "{}", table.latex())?;
+        terminal::print_json(&table)?;
     } else {
-        write!(out, "{}", table.markdown())?;
+        let text = if args.latex { table.latex() } else { table.markdown() };
+        text.lines().try_for_each(|line| print_line!(out, "{line}"))?;
     }
     let content = ReportContent {
         task,
@@ -299,7 +300,7 @@ fn table(args: &EvalArgs, task: &RetrievalTask<'_>, cancel: &Cancel) -> anyhow::
 fn media(args: &EvalArgs) -> anyhow::Result<Option<ReportMedia>> {
     let media = args.media.as_deref().map(ReportMedia::find).transpose()?;
     if media.as_ref().is_some_and(ReportMedia::is_empty) {
-        eprintln!("warning: no videos were found for the pictures in the report");
+        note!("warning: no videos were found for the pictures in the report");
     }
     Ok(media)
 }
@@ -307,7 +308,7 @@ fn media(args: &EvalArgs) -> anyhow::Result<Option<ReportMedia>> {
 fn write_report(args: &EvalArgs, content: &ReportContent<'_>, cancel: &Cancel) -> anyhow::Result<()> {
     if let Some(folder) = &args.report {
         report::write(folder, content, cancel)?;
-        eprintln!("report: {}", folder.join(report::PAGE).display());
+        note!("report: {}", folder.join(report::PAGE).display());
     }
     Ok(())
 }
@@ -315,7 +316,7 @@ fn write_report(args: &EvalArgs, content: &ReportContent<'_>, cancel: &Cancel) -
 fn verdict(args: &EvalArgs, map: f64) -> ExitCode {
     match args.floor {
         Some(floor) if map < floor => {
-            eprintln!("mAP@{} is {map:.4}, below the floor of {floor}", args.at[0]);
+            note!("mAP@{} is {map:.4}, below the floor of {floor}", args.at[0]);
             ExitCode::from(FOUND_NOTHING)
         }
         _ => ExitCode::SUCCESS,
@@ -377,7 +378,7 @@ fn single(args: &EvalArgs, task: &RetrievalTask<'_>, cancel: &Cancel) -> anyhow:
     check_cancel()?;
     // Printed before files are written, so that the figures are not lost if a file cannot be written.
     if args.json {
-        writeln!(std::io::stdout(), "{json}")?;
+        terminal::print_json(&json)?;
     } else {
         print(&json, task, &args.at)?;
     }
@@ -460,26 +461,27 @@ fn fit(args: &EvalArgs, task: &RetrievalTask<'_>, cancel: &Cancel) -> anyhow::Re
 
 fn print(json: &Value, task: &RetrievalTask<'_>, at: &[usize]) -> anyhow::Result<()> {
     let mut out = std::io::stdout();
-    writeln!(
+    let counted = |name: &str, noun: &str| count(json[name].as_u64().unwrap_or_default() as usize, noun);
+    print_line!(
         out,
-        "{}, split {}: {} queries ({} without a relevant video skipped) against {} videos, {} rows, pooled by {}; relevant is {}",
+        "{}, split {}: {} ({} without a relevant video skipped) against {}, {}, pooled by {}; relevant is {}",
         json["method"].as_str().unwrap_or_default(),
         task.split,
-        json["queries"],
+        counted("queries", "query"),
         json["skipped_queries"],
-        json["gallery"],
-        json["rows"],
+        counted("gallery", "video"),
+        counted("rows", "row"),
         json["pooling"].as_str().unwrap_or_default(),
         task.relevance
     )?;
-    writeln!(out, "{:<22}{}", "", at.iter().map(|k| format!("{:>9}", format!("@{k}"))).collect::<String>())?;
+    print_line!(out, "{:<22}{}", "", at.iter().map(|k| format!("{:>9}", format!("@{k}"))).collect::<String>())?;
     let map = format!("mAP ({})", json["normaliser"].as_str().unwrap_or_default());
     let mut line = |name: &str, values: &Value| -> std::io::Result<()> {
         if values.is_null() {
             return Ok(());
         }
         let cell = |k: &usize| format!("{:>9.4}", values[k.to_string()].as_f64().unwrap_or_default());
-        writeln!(out, "{name:<22}{}", at.iter().map(cell).collect::<String>())
+        print_line!(out, "{name:<22}{}", at.iter().map(cell).collect::<String>())
     };
     line(&map, &json["map"])?;
     for name in ["recall", "precision", "ndcg"] {
@@ -489,7 +491,7 @@ fn print(json: &Value, task: &RetrievalTask<'_>, at: &[usize]) -> anyhow::Result
     line("mAP through HNSW", &json["ann"]["map"])?;
     line("ann_recall", &json["ann"]["ann_recall"])?;
     let median = json["median_rank"].as_f64().map_or("-".to_owned(), |rank| rank.to_string());
-    writeln!(
+    print_line!(
         out,
         "MRR {:.4}, median rank {median}; {} parameters, {}FLOP, {:.2} s",
         json["mrr"].as_f64().unwrap_or_default(),

@@ -7,7 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{check_absent, find_videos};
 use crate::cli::INTERRUPTED;
-use crate::cli::terminal::{self, printable};
+use crate::cli::args::check_exist;
+use crate::cli::terminal::{self, count, note, print_line};
 use crate::encode::{self, registry::LAYOUT};
 use crate::features::Split;
 use crate::features::archive::FeatureArchive;
@@ -53,6 +54,7 @@ pub(super) fn run(args: &ExtractArgs) -> anyhow::Result<ExitCode> {
     for name in ["images.npy", "videos.npy", "images.jsonl", "videos.jsonl"] {
         check_absent(&args.out.join(name), args.force)?;
     }
+    check_exist(&args.paths)?;
     let cancel = terminal::cancel_with_note("stopping; nothing is written (press Ctrl-C again to stop at once)")?;
     let benchmark = args.benchmark.as_deref().map(Benchmark::read).transpose()?;
     let bar = ProgressBar::new(0);
@@ -80,23 +82,23 @@ pub(super) fn run(args: &ExtractArgs) -> anyhow::Result<ExitCode> {
     bar.finish_and_clear();
     let summary = match done {
         Err(Error::Interrupted) => {
-            eprintln!("{}", Error::Interrupted);
+            note!("{}", Error::Interrupted);
             return Ok(ExitCode::from(INTERRUPTED));
         }
         done => done?,
     };
     for row in summary.left_out.iter().take(MAX_LISTED) {
-        eprintln!("skipped: {}: {}", printable(&row.id), printable(&row.reason));
+        note!("skipped: {}: {}", row.id, row.reason);
     }
     if summary.left_out.len() > MAX_LISTED {
-        eprintln!("skipped: {} more", summary.left_out.len() - MAX_LISTED);
+        note!("skipped: {} more", summary.left_out.len() - MAX_LISTED);
     }
     if summary.val_merged {
-        eprintln!(
+        note!(
             "no image of the split val belongs to one of its clips: its rows are moved to the split train; `train` and `eval` hold out a share instead"
         );
     }
     let out = args.out.display();
-    writeln!(std::io::stdout(), "{out}: {} images, {} clips", summary.images, summary.clips)?;
+    print_line!(std::io::stdout(), "{out}: {}, {}", count(summary.images, "image"), count(summary.clips, "clip"))?;
     Ok(ExitCode::SUCCESS)
 }

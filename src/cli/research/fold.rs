@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::check_absent;
 use crate::base::files;
+use crate::cli::terminal::{count, print_line};
 use crate::gmf::GmfWeights;
 
 #[derive(Debug, Args)]
@@ -32,6 +33,6 @@ pub(super) fn run(args: &FoldArgs) -> anyhow::Result<ExitCode> {
     let folded = weights.fold(&record)?;
     let bytes = if args.half { folded.halved()? } else { folded }.to_bytes();
     files::replace(out, |part| std::fs::write(part, &bytes)).with_context(|| format!("writing {}", out.display()))?;
-    writeln!(std::io::stdout(), "{}: {} bytes, for {}", out.display(), bytes.len(), record.encoder)?;
+    print_line!(std::io::stdout(), "{}: {}, for {}", out.display(), count(bytes.len(), "byte"), record.encoder)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ use globset::GlobSet;
 
 use super::index_videos;
 use crate::base::Cancel;
+use crate::cli::terminal::{json_line, note, print_line};
 use crate::cli::{FAILED, INTERRUPTED, advice, terminal};
 use crate::collection::Model;
 use crate::encode::registry::{ENTRIES, EncoderEntry, LAYOUT};
@@ -128,20 +129,31 @@ pub(super) fn run(args: &KindsArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn print_header(out: &mut impl Write) -> std::io::Result<()> {
-    writeln!(
+    print_line!(
         out,
         "{:<16} {:<28} {:>8} {:>6} {:>6}   {:>8} {:>6} {:>6} {:>8} {:>7} {:>9} {:>8}",
-        "encoder", "checkpoint", "class", "@1", "@5", "group", "@1", "@5", "gallery", "failed", "falsely", "ms"
+        "encoder",
+        "checkpoint",
+        "class",
+        "@1",
+        "@5",
+        "group",
+        "@1",
+        "@5",
+        "gallery",
+        "failed",
+        "falsely",
+        "ms"
     )
 }
 
 fn print_legend(out: &mut impl Write, args: &KindsArgs) -> std::io::Result<()> {
     let normaliser = args.normaliser;
-    writeln!(
+    print_line!(
         out,
         "class, group: mAP@10 with normaliser `{normaliser}`; @1, @5: share of queries with a correct result at rank 1, or among the first 5;"
     )?;
-    writeln!(
+    print_line!(
         out,
         "falsely: photographs that got an answer with a confidence of at least 0.95, of those whose class and group are not in the gallery"
     )
@@ -168,7 +180,7 @@ fn measure(
     let (folded, name) = match checkpoint {
         Some(path) => (Folded::open(path)?, path.file_stem().unwrap_or_default().to_string_lossy().into_owned()),
         None => {
-            let note = |event: &FitEvent| eprintln!("{}", advice::fit_note(event));
+            let note = |event: &FitEvent| note!("{}", advice::fit_note(event));
             let folded = ingest::default_checkpoint(encoder.as_ref(), &paths, &GlobSet::empty(), cancel, note)?;
             let start = folded.record.training["start"].as_str().unwrap_or_default().to_owned();
             (folded, if encoder.info().name == LAYOUT { "embedded GMF".to_owned() } else { start })
@@ -197,11 +209,11 @@ fn print(
         {
             value.extend(report);
         }
-        writeln!(out, "{value}")?;
+        out.write_all(json_line(&value)?.as_bytes())?;
         return Ok(());
     }
     let (class, group) = (&report.class, &report.group);
-    writeln!(
+    print_line!(
         out,
         "{name:<16} {checkpoint:<28} {:>8.3} {:>6.3} {:>6.3}   {:>8.3} {:>6.3} {:>6.3} {:>8} {:>7} {:>9} {:>8.1}",
         class.map10,

@@ -16,6 +16,7 @@ use clap::Subcommand;
 use globset::GlobSet;
 
 use crate::base::Cancel;
+use crate::cli::terminal::note;
 use crate::cli::{advice, terminal};
 use crate::ingest::{FileOutcome, IndexEvent, IndexSummary, Indexer};
 use crate::media;
@@ -57,7 +58,7 @@ fn find_videos(paths: &[PathBuf]) -> Vec<PathBuf> {
     for found in media::walk::videos(paths, &GlobSet::empty()) {
         match found {
             Ok(path) => videos.push(path),
-            Err((_, error)) => eprintln!("skipped: {error}"),
+            Err((_, error)) => note!("skipped: {error}"),
         }
     }
     videos

@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use super::index_videos;
 use crate::base::Cancel;
-use crate::cli::args::ModelArgs;
-use crate::cli::terminal::{self, count, printable};
+use crate::cli::args::{ModelArgs, check_exist};
+use crate::cli::terminal::{self, count, note, print_line};
 use crate::cli::{FOUND_NOTHING, INTERRUPTED, advice};
 use crate::collection::{Collection, Model};
 use crate::ingest::{IndexOptions, Indexer};
@@ -48,6 +48,7 @@ pub(in crate::cli) struct QualityArgs {
 }
 
 pub(super) fn run(args: &QualityArgs) -> anyhow::Result<ExitCode> {
+    check_exist(&args.paths)?;
     let cancel = terminal::cancel_on_interrupt()?;
     let interrupted = Ok(ExitCode::from(INTERRUPTED));
     let temporary = tempfile::tempdir()?;
@@ -56,7 +57,7 @@ pub(super) fn run(args: &QualityArgs) -> anyhow::Result<ExitCode> {
         _ if cancel.is_set() => return interrupted,
         opened => opened?,
     };
-    let report = match quality::run(&engine, &suite, &cancel, |path| eprintln!("{}", printable(path))) {
+    let report = match quality::run(&engine, &suite, &cancel, |path| note!("{path}")) {
         _ if cancel.is_set() => return interrupted,
         report => report?,
     };
@@ -78,9 +79,8 @@ fn open(args: &QualityArgs, temporary: &TempDir, cancel: &Cancel) -> anyhow::Res
         return Ok((suite(args, &model)?, Engine::new(&collection, model)?, 0));
     }
     let options = IndexOptions::new(&args.paths).model(args.model.choice());
-    let indexer = Indexer::open(&temporary.path().join("index"), options, cancel, |event| {
-        eprintln!("{}", advice::fit_note(event))
-    })?;
+    let indexer =
+        Indexer::open(&temporary.path().join("index"), options, cancel, |event| note!("{}", advice::fit_note(event)))?;
     let suite = suite(args, indexer.model())?;
     let failed = index_videos(&indexer, cancel)?.failed;
     Ok((suite, indexer.into_engine()?, failed))
@@ -102,14 +102,14 @@ fn passes(floor: Option<f64>, report: &QualityReport) -> bool {
     floor.is_none_or(|floor| correct >= floor && report.undecodable_frames == 0)
 }
 
-fn print_json(report: &QualityReport, failed: usize, seed: u64) -> std::io::Result<()> {
+fn print_json(report: &QualityReport, failed: usize, seed: u64) -> anyhow::Result<()> {
     let rows = report.distortions.iter().map(|(name, row)| json(name, row));
     let value = serde_json::json!({
         "gallery": report.gallery, "failed": failed, "asked": report.queried_videos, "flat_frames": report.flat_frames, "undecodable_frames": report.undecodable_frames,
         "seed": seed, "median_query_ms": report.median_query_ms,
         "distortions": rows.collect::<Vec<_>>(), "overall": json("overall", &report.overall),
     });
-    writeln!(std::io::stdout(), "{value}")
+    terminal::print_json(&value)
 }
 
 fn json(name: &str, row: &quality::DistortionCounts) -> serde_json::Value {
@@ -119,15 +119,20 @@ fn json(name: &str, row: &quality::DistortionCounts) -> serde_json::Value {
     })
 }
 
-fn print(report: &QualityReport, failed: usize) -> std::io::Result<()> {
+fn print(report: &QualityReport, failed: usize) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(
+    print_line!(
         out,
         "{:<22} {:>7} {:>7} {:>7} {:>9} {:>9}",
-        "distortion", "queries", "video", "moment", "confident", "falsely"
+        "distortion",
+        "queries",
+        "video",
+        "moment",
+        "confident",
+        "falsely"
     )?;
     for (name, row) in report.distortions.iter().chain([&("overall", report.overall)]) {
-        writeln!(
+        print_line!(
             out,
             "{name:<22} {:>7} {:>7.3} {:>7.3} {:>9.3} {:>9.3}",
             row.queries,
@@ -137,27 +142,28 @@ fn print(report: &QualityReport, failed: usize) -> std::io::Result<()> {
             row.share(row.falsely_confident)
         )?;
     }
-    writeln!(
+    print_line!(
         out,
-        "{} in the gallery, {} of them queried, {} flat frames skipped, {:.2} ms a query (median)",
+        "{} in the gallery, {} of them queried, {} skipped, {:.2} ms a query (median)",
         count(report.gallery, "video"),
         report.queried_videos,
-        report.flat_frames,
+        count(report.flat_frames, "flat frame"),
         report.median_query_ms
     )?;
     if failed > 0 {
-        writeln!(out, "not in the gallery: {} that could not be indexed", count(failed, "video"))?;
+        print_line!(out, "not in the gallery: {} that could not be indexed", count(failed, "video"))?;
     }
     if report.undecodable_frames > 0 {
-        writeln!(
+        print_line!(
             out,
             "{} could not be decoded; the measurement does not cover them, so it fails any --floor",
             count(report.undecodable_frames, "frame")
         )?;
     }
-    writeln!(
+    print_line!(
         out,
         "video: the correct video is first; moment: the same, with `at` within 2 s; confident: the same as video, with a confidence of at least 0.95;"
     )?;
-    writeln!(out, "falsely: an answer with such a confidence after the correct video was removed from the gallery")
+    print_line!(out, "falsely: an answer with such a confidence after the correct video was removed from the gallery")?;
+    Ok(())
 }

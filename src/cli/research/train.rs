@@ -9,7 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{check_absent, check_share, check_writable, find_videos};
 use crate::base::{Cancel, files};
 use crate::cli::INTERRUPTED;
-use crate::cli::terminal::{self, printable};
+use crate::cli::args::check_exist;
+use crate::cli::terminal::{self, count, note, print_line};
 use crate::encode::registry::LAYOUT;
 use crate::encode::{self, Encoder, Projection, layout};
 use crate::features::FeatureSet;
@@ -128,6 +129,7 @@ enum LossArg {
 
 pub(super) fn run(args: &TrainArgs) -> anyhow::Result<ExitCode> {
     check_outputs(args)?;
+    check_exist(&args.videos)?;
     options(args).check()?;
     let cancel = terminal::cancel_on_interrupt()?;
     match &args.features {
@@ -254,31 +256,31 @@ fn train(args: &TrainArgs, input: TrainingInput, cancel: &Cancel) -> anyhow::Res
     bar.bar.finish_and_clear();
     match outcome {
         TrainOutcome::Interrupted => {
-            eprintln!("interrupted; run the same command with --resume to continue");
+            note!("interrupted; run the same command with --resume to continue");
             Ok(ExitCode::from(INTERRUPTED))
         }
         TrainOutcome::Finished { epoch, map10 } => {
             let map = map10.map_or(String::new(), |m| format!(", validation mAP@10 {m:.4}"));
-            writeln!(std::io::stdout(), "{}: epoch {epoch}{map}", args.out.display())?;
+            print_line!(std::io::stdout(), "{}: epoch {epoch}{map}", args.out.display())?;
             Ok(ExitCode::SUCCESS)
         }
     }
 }
 
 fn print_data(data: &TrainingData<'_>, config: &GmfConfig) {
-    eprintln!(
-        "{} training pairs; validation with {} images against {} videos; {} parameters, {:.2} GFLOP a pair",
-        data.pairs(),
-        data.queries.len(),
-        data.gallery.len(),
+    note!(
+        "{}; validation with {} against {}; {} parameters, {:.2} GFLOP a pair",
+        count(data.pairs(), "training pair"),
+        count(data.queries.len(), "image"),
+        count(data.gallery.len(), "video"),
         config.parameters(),
         config.flops() as f64 / 1e9
     );
     if data.unmatched_images > 0 {
-        eprintln!("{} training images belong to no training video and are skipped", data.unmatched_images);
+        note!("skipped: {} without a training video", count(data.unmatched_images, "training image"));
     }
     if data.queries.is_empty() {
-        eprintln!("no validation: no held-out image belongs to a held-out video; the last epoch is kept");
+        note!("no validation: no held-out image belongs to a held-out video; the last epoch is kept");
     }
 }
 
@@ -316,7 +318,7 @@ impl TrainingBar {
                 let map = map10.map_or("no validation".to_owned(), |m| format!("validation mAP@10 {m:.4}"));
                 let best = if best { ", kept" } else { "" };
                 let gmf::Losses { total, dissociation, task } = self.losses;
-                eprintln!(
+                note!(
                     "epoch {epoch:>3}: loss {total:.4} (dissociation {dissociation:.4}, task {task:.4}), {map}{best}"
                 );
             }),
@@ -367,11 +369,11 @@ fn collect(
         match pairs::example(&tools, encoder, &path, args.seed, cancel) {
             Ok(example) => {
                 let queries: usize = example.moments.iter().map(|m| m.queries.len()).sum();
-                eprintln!("{queries:>5} distorted frames  {}", printable(&path.to_string_lossy()));
+                note!("{queries:>5} distorted frames  {}", path.display());
                 examples.push((pairs::seed_name(&path), example));
             }
             Err(FileError::Media(media::Error::Cancelled { .. })) => return Ok(None),
-            Err(error) => eprintln!("skipped: {}", printable(&error.to_string())),
+            Err(error) => note!("skipped: {error}"),
         }
     }
     Ok(Some(examples))

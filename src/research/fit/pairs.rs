@@ -40,7 +40,7 @@ pub fn describe(
     cancel: &Cancel,
 ) -> Result<DescribedVideo, FileError> {
     let plan = encoder.info().sampling.plan(false);
-    let mut stream = media::frames(tools, path, &plan, &Limits::default(), cancel)?;
+    let mut stream = media::frames_without_gaps(tools, path, &plan, &Limits::default(), cancel)?;
     let (mut at_ms, mut frames, mut pictures) = (Vec::new(), Vec::new(), Vec::new());
     while let Some(Frame { at_ms: at, picture }) = stream.next_frame()? {
         at_ms.push(at);
@@ -51,7 +51,9 @@ pub fn describe(
         }
     }
     frames.extend(encoder.describe(&pictures)?);
-    let duration_ms = stream.finish()?.duration_ms;
+    let summary = stream.finish()?;
+    at_ms.iter_mut().for_each(|at| *at = summary.gaps.restored_ms(*at));
+    let duration_ms = summary.duration_ms;
     Ok(DescribedVideo { at_ms, frames, duration_ms })
 }
 

@@ -9,7 +9,10 @@ use serde_json::Value;
 use super::support::*;
 
 mod failures;
+mod first_steps;
 mod kinds;
+#[cfg(target_os = "linux")]
+mod names;
 mod onnx;
 mod sketches;
 

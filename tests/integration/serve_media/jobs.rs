@@ -40,7 +40,7 @@ fn a_job_creates_an_index_and_updates_it() {
     assert!(job["rows"].as_u64() > Some(0) && job["started"].as_str().is_some_and(|text| text.ends_with('Z')));
     let failure = &job["failures"][0];
     assert_eq!((job["failures"].as_array().unwrap().len(), &failure["name"]), (1, &"broken one.mp4".into()));
-    assert!(failure["reason"].as_str().unwrap().starts_with("this is text, not a video"), "{failure}");
+    assert!(failure["reason"].as_str().unwrap().starts_with("this is a text file, not a video"), "{failure}");
     // When the job is done, its videos are searchable.
     assert_eq!(server.json("/v1/videos")["total"], 2);
 
