@@ -233,7 +233,8 @@ pub fn train(
     Ok(TrainOutcome::Finished { epoch, map10 })
 }
 
-/// Starts a run, or loads the state of a stopped one. Returns the state, the path of its file, and the stepper.
+/// Starts a run, or loads the state of a stopped one. Returns the state, the path of its file, and the
+/// stepper.
 fn open(
     run: &TrainingRun<'_>,
     start: Option<GmfWeights>,

@@ -65,8 +65,8 @@ impl GmfWeights {
     /// weights on the feature only and learn to use the projections.
     ///
     /// # Errors
-    /// [`Error::MapShape`] if the maps have other lengths than the model; [`Error::NoRoom`] if one side of the
-    /// boundary is shorter than the features.
+    /// [`Error::MapShape`] if the maps have other lengths than the model; [`Error::NoRoom`] if one side of
+    /// the boundary is shorter than the features.
     pub fn from_folded(config: &GmfConfig, folded: &Folded, seed: u64) -> Result<GmfWeights, Error> {
         GmfWeights::check_room(config)?;
         let mut weights = GmfWeights::random(config, seed);

@@ -84,8 +84,8 @@ pub struct KindsReport {
 /// checks whether the engine reports low confidence. `normaliser` is the divisor of average precision.
 ///
 /// # Errors
-/// [`Error::Media`] or [`Error::Collection`] if a photograph cannot be read or searched; [`Error::Interrupted`];
-/// [`Error::NoMatchingVideo`].
+/// [`Error::Media`] or [`Error::Collection`] if a photograph cannot be read or searched;
+/// [`Error::Interrupted`]; [`Error::NoMatchingVideo`].
 pub fn run(
     engine: &Engine,
     videos: &[LabelledFile],

@@ -25,7 +25,8 @@ pub enum Normaliser {
     /// items in the top `k` scores 0.
     #[default]
     Hits,
-    /// `min(k, R)`, where `R` items are relevant: the largest possible number of relevant items in the top `k`.
+    /// `min(k, R)`, where `R` items are relevant: the largest possible number of relevant items in the top
+    /// `k`.
     Min,
     /// All relevant items: the convention of trec_eval's `map_cut`.
     All,

@@ -79,8 +79,8 @@ pub struct QualitySuite {
     pub frames: usize,
     /// Seed of times and distortions.
     pub seed: u64,
-    /// Names ([`pairs::seed_name`]) of videos without queries, such as those that the checkpoint was trained on.
-    /// They stay in the gallery.
+    /// Names ([`pairs::seed_name`]) of videos without queries, such as those that the checkpoint was trained
+    /// on. They stay in the gallery.
     pub leave_out: Vec<String>,
     /// Groups of videos of the same scene.
     pub equivalents: Vec<EquivalentVideos>,

@@ -60,8 +60,8 @@ pub fn start(
     Ok(FittedStart { folded, set, projection: (!is_layout).then_some(projection) })
 }
 
-/// A new projection of the encoder `layout`: the mean descriptor, and orthonormal rows that span the directions
-/// that separate the videos best.
+/// A new projection of the encoder `layout`: the mean descriptor, and orthonormal rows that span the
+/// directions that separate the videos best.
 ///
 /// # Errors
 /// [`enum@Error`] if there are too few examples.

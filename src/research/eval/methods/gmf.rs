@@ -2,13 +2,13 @@
 //! Features are first centred and scaled to a mean squared norm of 1, so that one learning rate suits
 //! features of any size; the scaling is folded into the maps.
 //!
-//! Training starts from a closed form of the invariant maps ([`GmfWeights::from_folded`]), which is a candidate
-//! for the best epoch as epoch 0. The closed form is the canonical correlations of the features. If videos
-//! are longer than images, the canonical correlations with the first principal directions of the videos are
-//! tried as well, and the better of the two in validation is used. If a regression already maps images to the
-//! videos' length, the closed form is the identity. The paper starts from random weights. With 119 million
-//! parameters and ten thousand pairs of synthetic features, that start reached a mAP@10 of 0.45, while
-//! canonical correlations reach 0.48.
+//! Training starts from a closed form of the invariant maps ([`GmfWeights::from_folded`]), which is a
+//! candidate for the best epoch as epoch 0. The closed form is the canonical correlations of the features. If
+//! videos are longer than images, the canonical correlations with the first principal directions of the
+//! videos are tried as well, and the better of the two in validation is used. If a regression already maps
+//! images to the videos' length, the closed form is the identity. The paper starts from random weights. With
+//! 119 million parameters and ten thousand pairs of synthetic features, that start reached a mAP@10 of 0.45,
+//! while canonical correlations reach 0.48.
 
 use super::{FittedMethod, LengthPolicy, Method, TrainingContext, cca, chain_both};
 use crate::gmf::{
