@@ -10,23 +10,37 @@ use zune_jpeg::errors::DecodeErrors;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-use super::DecodedPixels;
 use super::input::{CancellableInput, DecodingStopped};
 use super::job::{DecodeFault, DecodeJob};
+use super::pixels::PixelBuffer;
+use super::{DecodedPixels, detached};
 
 pub(super) fn decode(job: &DecodeJob<'_>) -> Result<DecodedPixels, DecodeFault> {
     let file = JpegFile::parse(job.bytes);
-    // The decoder fills with grey what it cannot read, and goes on. So only unwinding stops it.
-    let decoded = catch_unwind(AssertUnwindSafe(|| decode_file(job, &file)));
-    let pixels = decoded.unwrap_or_else(|payload| match payload.is::<DecodingStopped>() {
-        true => Err(DecodeFault::Cancelled),
-        false => resume_unwind(payload),
-    })?;
+    let orientation = file.orientation;
     let warning = file.is_cut.then_some("the JPEG file ends early: the lower part of the picture is missing");
-    Ok(DecodedPixels { pixels, orientation: file.orientation, warning })
+    let pixels = match file.is_unstoppable() {
+        false => decode_until_stopped(job, &file),
+        true => {
+            let (limits, cancel) = (*job.limits, job.cancel.clone());
+            detached::run(job.cancel, move || {
+                decode_until_stopped(&DecodeJob { bytes: &[], limits: &limits, cancel: &cancel }, &file)
+            })
+        }
+    }?;
+    Ok(DecodedPixels { pixels, orientation, warning })
 }
 
-fn decode_file(job: &DecodeJob<'_>, file: &JpegFile) -> Result<super::pixels::PixelBuffer, DecodeFault> {
+/// The decoder fills with grey what it cannot read, and goes on. So only unwinding stops it.
+fn decode_until_stopped(job: &DecodeJob<'_>, file: &JpegFile) -> Result<PixelBuffer, DecodeFault> {
+    let decoded = catch_unwind(AssertUnwindSafe(|| decode_file(job, file)));
+    decoded.unwrap_or_else(|payload| match payload.is::<DecodingStopped>() {
+        true => Err(DecodeFault::Cancelled),
+        false => resume_unwind(payload),
+    })
+}
+
+fn decode_file(job: &DecodeJob<'_>, file: &JpegFile) -> Result<PixelBuffer, DecodeFault> {
     let fault = |error: DecodeErrors| DecodeFault::damaged(format!("{error:?}"));
     let options = DecoderOptions::default().set_strict_mode(false).set_max_width(usize::MAX).set_max_height(usize::MAX);
     let input = || CancellableInput::unwinding(&file.bytes, job.cancel);
@@ -124,6 +138,17 @@ impl JpegFile {
         file
     }
 
+    /// Whether the samples of all scans are collected before they become pixels.
+    fn is_buffered(&self, frame: &JpegFrame) -> bool {
+        frame.is_progressive || self.scan_components != frame.sampling.len()
+    }
+
+    /// Whether the decoder does not read for a while, and so cannot be stopped.
+    fn is_unstoppable(&self) -> bool {
+        let is_large = |frame: &&JpegFrame| frame.width * frame.height >= detached::MIN_PIXELS;
+        self.frame.as_ref().filter(is_large).is_some_and(|frame| self.is_buffered(frame))
+    }
+
     /// What the decoder needs besides the picture: a copy of the file, rows of blocks and, if a row is not
     /// complete before the next one is read, 16 bits for each sample of the picture.
     fn decoder_bytes(&self) -> u64 {
@@ -132,8 +157,8 @@ impl JpegFile {
         let (columns, rows) = (frame.width.div_ceil(8 * most(0)), frame.height.div_ceil(8 * most(1)));
         let blocks: u64 = frame.sampling.iter().map(|[h, v]| h * v).sum();
         let row_bytes = columns * blocks * 64 * 2;
-        let is_buffered = frame.is_progressive || self.scan_components != frame.sampling.len();
-        self.bytes.len() as u64 + 8 * row_bytes + if is_buffered { row_bytes * rows } else { 0 }
+        let samples = if self.is_buffered(frame) { row_bytes * rows } else { 0 };
+        self.bytes.len() as u64 + 8 * row_bytes + samples
     }
 }
 

@@ -7,7 +7,8 @@ use image::{ColorType, ImageDecoder};
 use super::input::CancellableInput;
 use super::job::{DecodeFault, DecodeJob, FIXED_BYTES};
 use super::pixels::PixelBuffer;
-use super::{DecodedPixels, PictureLimit};
+use super::{DecodedPixels, PictureLimit, detached};
+use crate::base::Cancel;
 
 pub(super) fn decode(job: &DecodeJob<'_>) -> Result<DecodedPixels, DecodeFault> {
     let parts = WebPParts::of(job.bytes);
@@ -30,10 +31,24 @@ pub(super) fn decode(job: &DecodeJob<'_>) -> Result<DecodedPixels, DecodeFault> 
         }
     }
     job.go_on()?;
-    let mut pixels = job.admit([width, height], color, decoder_bytes)?;
+    drop(decoder);
+    let pixels = job.admit([width, height], color, decoder_bytes)?;
     let exif = parts.exif.and_then(Orientation::from_exif_chunk);
-    decoder.read_image(pixels.decoded()).map_err(DecodeFault::damaged)?;
+    // The decoder reads a lossy frame as a whole, and then does not read any more.
+    let pixels = match parts.is_lossy && u64::from(width) * u64::from(height) >= detached::MIN_PIXELS {
+        false => read_pixels(job.bytes, job.cancel, pixels),
+        true => {
+            let (bytes, cancel) = (job.bytes.to_vec(), job.cancel.clone());
+            detached::run(job.cancel, move || read_pixels(&bytes, &cancel, pixels))
+        }
+    }?;
     Ok(DecodedPixels { pixels, orientation: exif.unwrap_or(Orientation::NoTransforms), warning: None })
+}
+
+fn read_pixels(bytes: &[u8], cancel: &Cancel, mut pixels: PixelBuffer) -> Result<PixelBuffer, DecodeFault> {
+    let decoder = WebPDecoder::new(CancellableInput::failing(bytes, cancel)).map_err(DecodeFault::damaged)?;
+    decoder.read_image(pixels.decoded()).map_err(DecodeFault::damaged)?;
+    Ok(pixels)
 }
 
 /// Bytes of memory for Huffman codes that a byte of the file can request.
@@ -167,9 +182,9 @@ impl<'a> WebPParts<'a> {
         }
     }
 
-    /// What the decoder needs besides the decoded picture: a copy of the compressed data; planes of a lossy
-    /// frame (12 bits a pixel); four bytes a pixel of a lossless frame or a compressed alpha plane, and one
-    /// for its transforms; four bytes a pixel for an animation, and as many for its first frame.
+    /// What the decoder needs besides the decoded picture: two copies of the compressed data; planes of a
+    /// lossy frame (12 bits a pixel); four bytes a pixel of a lossless frame or a compressed alpha plane, and
+    /// one for its transforms; four bytes a pixel for an animation, and as many for its first frame.
     fn decoder_bytes(&self, pixels: u64, color: ColorType) -> u64 {
         // A lossless picture with alpha is decoded to where it is returned.
         let in_place = self.is_lossless && !self.is_animated && color.has_alpha() && !self.has_alpha_plane;
@@ -178,6 +193,6 @@ impl<'a> WebPParts<'a> {
             + u64::from(self.has_alpha_plane || self.is_lossless)
             + 2 * four(self.is_animated);
         let lossy = if self.is_lossy { pixels + pixels / 2 } else { 0 };
-        self.compressed_bytes + lossy + whole * pixels
+        2 * self.compressed_bytes + lossy + whole * pixels
     }
 }
