@@ -260,7 +260,8 @@ impl Engine {
         Ok(SearchAnswer { results, more, exact, flat, elapsed: Duration::ZERO, encoding: Duration::ZERO })
     }
 
-    /// Adds the moments of a video's rows, without the fields of the video. A row that overlaps the moment of a better row adds none.
+    /// Adds the moments of a video's rows, without the fields of the video. A row that overlaps the moment of
+    /// a better row adds none.
     fn add_moments(
         &self,
         rows: &[RankedRow],
