@@ -168,8 +168,8 @@ pub(crate) const MAX_QUEUED_PREVIEWS: usize = 32;
 pub(crate) const MEDIA_QUEUE_TIME: Duration = Duration::from_secs(30);
 /// Longest run of ffmpeg. Most clients do not wait longer.
 pub(crate) const FFMPEG_TIME: Duration = Duration::from_secs(60);
-/// Longest time to make a thumbnail or a preview: two runs of ffmpeg, because a failed seek needs a second
-/// one.
+/// Longest time to make a thumbnail or a preview: two of the longest runs of ffmpeg. There can be more runs,
+/// because a failed seek needs another one, but most take a fraction of a second.
 pub(crate) const MEDIA_WORK_TIME: Duration = Duration::from_secs(2 * 60 + 5);
 /// Videos whose start (`VideoStart`) is remembered.
 pub(crate) const MAX_VIDEO_STARTS: usize = 10_000;

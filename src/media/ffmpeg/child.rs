@@ -55,7 +55,8 @@ pub(super) struct Child {
 #[derive(Debug)]
 struct ChildProgress {
     started: Instant,
-    /// Time of the last received byte, in milliseconds after `started`.
+    /// While this process waits for output: time since which it has received nothing, in milliseconds after
+    /// `started`. Else [`NOT_WAITING`].
     last_ms: AtomicU64,
     /// Why the watchdog ended the child.
     reason: Mutex<Option<String>>,
@@ -63,9 +64,33 @@ struct ChildProgress {
     announced_ms: OnceLock<u64>,
 }
 
+/// See [`ChildProgress::last_ms`].
+const NOT_WAITING: u64 = u64::MAX;
+
 impl ChildProgress {
-    fn update(&self) {
+    fn new() -> ChildProgress {
+        ChildProgress {
+            started: Instant::now(),
+            last_ms: AtomicU64::new(NOT_WAITING),
+            reason: Mutex::new(None),
+            announced_ms: OnceLock::new(),
+        }
+    }
+
+    /// Records that this process now waits for the next byte.
+    fn wait(&self) {
         self.last_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Records that this process waits for no byte: a child whose output nobody reads cannot go on.
+    fn pause(&self) {
+        self.last_ms.store(NOT_WAITING, Ordering::Relaxed);
+    }
+
+    /// How long this process has waited for the next byte.
+    fn idle(&self) -> Duration {
+        let last = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(last)
     }
 }
 
@@ -105,7 +130,7 @@ impl Child {
         let files: Vec<PathBuf> =
             command.get_args().filter_map(|arg| arg.to_str()?.strip_prefix("file:").map(PathBuf::from)).collect();
         let missing = |program| move |e: std::io::Error| Error::NoFfmpeg { program, reason: e.to_string() };
-        let mut guard = Guard::start(limits.wall + GUARD_DELAY).map_err(missing(SHELL.into()))?;
+        let mut guard = Guard::start(limits.wall.saturating_add(GUARD_DELAY)).map_err(missing(SHELL.into()))?;
         guard.admit(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().inspect_err(|_| guard.kill()).map_err(missing(program))?;
@@ -115,12 +140,7 @@ impl Child {
         }
         let stdout = process.stdout.take().expect("standard output is piped");
         let stderr = process.stderr.take().expect("standard error is piped");
-        let progress = Arc::new(ChildProgress {
-            started: Instant::now(),
-            last_ms: AtomicU64::new(0),
-            reason: Mutex::new(None),
-            announced_ms: OnceLock::new(),
-        });
+        let progress = Arc::new(ChildProgress::new());
         let (sender, log) = mpsc::channel();
         let shared = progress.clone();
         std::thread::spawn(move || {
@@ -154,9 +174,14 @@ impl Child {
 
     /// Fills the buffer. Returns `false` at the end of the output, also if the last picture is incomplete.
     pub(super) fn read_exact(&mut self, buffer: &mut [u8]) -> Result<bool, Error> {
+        self.progress.wait();
+        let filled = self.fill(buffer);
+        self.progress.pause();
+        filled
+    }
+
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<bool, Error> {
         let mut filled = 0;
-        // The child counts as idle only while we wait for it, not between reads.
-        self.progress.update();
         while filled < buffer.len() {
             match self.stdout.read(&mut buffer[filled..]) {
                 Ok(0) => {
@@ -165,7 +190,7 @@ impl Child {
                 }
                 Ok(n) => {
                     filled += n;
-                    self.progress.update();
+                    self.progress.wait();
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(reason) => return Err(Error::io(&self.path, reason)),
@@ -177,6 +202,7 @@ impl Child {
     /// Reads the child's whole output, up to a limit.
     pub(super) fn read_to_end(&mut self, max_bytes: u64) -> Result<Vec<u8>, Error> {
         let mut bytes = Vec::new();
+        self.progress.wait();
         let read = self.stdout.by_ref().take(max_bytes + 1).read_to_end(&mut bytes);
         read.map_err(|reason| Error::io(&self.path, reason))?;
         self.stopped()?;
@@ -306,13 +332,11 @@ fn watch(
             Err(RecvTimeoutError::Timeout) => {}
             _ => return,
         }
-        let elapsed = progress.started.elapsed();
-        let idle = elapsed.saturating_sub(Duration::from_millis(progress.last_ms.load(Ordering::Relaxed)));
         let reason = if cancel.is_set() {
             "was cancelled".to_owned()
-        } else if elapsed > limits.wall {
+        } else if progress.started.elapsed() > limits.wall {
             format!("took longer than {} s", limits.wall.as_secs())
-        } else if idle > limits.stall {
+        } else if progress.idle() > limits.stall {
             format!("returned no frame for {} s", limits.stall.as_secs())
         } else {
             continue;
@@ -482,6 +506,19 @@ mod tests {
         let many: String = (0..5000).map(|i| format!("[error] fault {i}\n")).collect();
         let log = read_log(many.as_bytes(), &[], &OnceLock::new());
         assert_eq!((log.errors.len(), log.more), (MAX_ERRORS, 5000 - MAX_ERRORS));
+    }
+
+    #[test]
+    fn a_child_is_idle_only_while_its_output_is_awaited() {
+        let progress = ChildProgress::new();
+        let pause = Duration::from_millis(20);
+        std::thread::sleep(pause);
+        assert_eq!(progress.idle(), Duration::ZERO);
+        progress.wait();
+        std::thread::sleep(pause);
+        assert!(progress.idle() >= pause / 2);
+        progress.pause();
+        assert_eq!(progress.idle(), Duration::ZERO);
     }
 
     #[test]

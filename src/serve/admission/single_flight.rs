@@ -59,7 +59,7 @@ where
             let flight = flights.entry(key.clone()).or_insert_with(|| {
                 let (sender, result) = watch::channel(None);
                 let cancel = self.stopping.within();
-                let entry = FlightEntry { flights: self.clone(), key: key.clone(), sender };
+                let entry = FlightEntry { flights: self.clone(), key: key.clone(), sender, cancel: cancel.clone() };
                 let work = work(cancel.clone());
                 let flight = async move {
                     let outcome = work.await;
@@ -78,15 +78,18 @@ where
     }
 }
 
-/// Removes the flight of its key on drop: at the end of the work, or after a panic.
+/// Removes the flight of its key on drop: at the end of the work, or after a panic. Work that goes on after
+/// its time is over, on another thread, is cancelled.
 struct FlightEntry<K: Eq + Hash, T> {
     flights: Arc<SingleFlight<K, T>>,
     key: K,
     sender: watch::Sender<Option<T>>,
+    cancel: Cancel,
 }
 
 impl<K: Eq + Hash, T> Drop for FlightEntry<K, T> {
     fn drop(&mut self) {
+        self.cancel.set();
         let mut flights = self.flights.flights.lock();
         // After the last waiter has left, the key may belong to newer work.
         if flights.get(&self.key).is_some_and(|flight| flight.result.same_channel(&self.sender.subscribe())) {
@@ -187,6 +190,18 @@ mod tests {
             let _ = two.await;
             assert!(cancel.is_set());
             assert_eq!(flights.join(&KEY, |_| async { 3 }).await, Some(3));
+        });
+    }
+
+    #[test]
+    fn cancels_what_is_left_of_the_work_after_its_result() {
+        runtime().block_on(async {
+            let flights = Arc::new(SingleFlight::<&str, Cancel>::default());
+            let cancel = flights.join(&KEY, |cancel| async { cancel }).await.unwrap();
+            // The result is sent before the flight ends.
+            while !cancel.is_set() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
         });
     }
 
