@@ -95,7 +95,7 @@
 //!
 //! [`encode::registry`] lists the encoders.
 
-// Only `base/linalg.rs` has `unsafe` code, for matrix products. A test checks this.
+// Only `base/linalg.rs` (matrix products) and `base/allocator.rs` have `unsafe` code. A test checks this.
 #![deny(unsafe_code)]
 
 mod base;

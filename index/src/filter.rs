@@ -42,7 +42,7 @@ const MAX_BROAD: usize = 2;
 /// Most words that phrases compare, for each video of the index. A phrase reads the positions of each of its
 /// words in each video that has all of them.
 const MAX_COMPARED_EACH: usize = 32;
-/// The limit of smaller indexes is as large as if they had this many videos.
+/// An index of fewer videos has the limit of an index of this many.
 const SMALL_INDEX: usize = 10_000;
 /// Largest distance between the words of a phrase, as in `"a b"~32`. tantivy compares each position of a word
 /// with all positions of the next word within this distance.
@@ -149,7 +149,7 @@ fn check_before_parsing(text: &str) -> Result<(), String> {
     at_most(MAX_BREAKS, "tabs and line ends", text.matches(['\t', '\r', '\n']).count())
 }
 
-/// The clause in a clause that does nothing but exclude it.
+/// The inner clause of a clause that only negates it.
 fn negated(ast: &mut UserInputAst) -> Option<&mut UserInputAst> {
     match ast {
         UserInputAst::Clause(clauses) => match &mut clauses[..] {

@@ -2,8 +2,8 @@
 
 #![allow(unsafe_code, reason = "mallopt has no safe wrapper; it takes two numbers")]
 
-/// Larger blocks are returned to the system when they are freed. Smaller ones, as of a search with an
-/// ordinary picture, are reused, which is faster.
+/// Larger blocks are returned to the system when they are freed. Smaller blocks, which a search with an
+/// ordinary picture needs, are reused. That is faster.
 const LARGE_BLOCK_BYTES: i32 = 4 << 20;
 
 /// Makes the allocator of the whole process return large blocks to the system as soon as they are freed. A

@@ -62,7 +62,7 @@ fn check_regular(meta: &Metadata) -> Result<(), FileReadError> {
     if meta.is_file() { Ok(()) } else { Err(FileReadError::NotAFile { found: kind(meta.file_type()) }) }
 }
 
-/// Opens a regular file for reading. It never waits, as opening a pipe does.
+/// Opens a regular file for reading. It never waits; to open a pipe could wait for ever.
 ///
 /// # Errors
 /// [`FileReadError::Io`] and [`FileReadError::NotAFile`].
@@ -83,7 +83,7 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, Metadata), FileReadErro
     Ok((file, meta))
 }
 
-/// As [`open_regular`], with all errors as errors of the system.
+/// As [`open_regular`], but every error is an [`io::Error`].
 ///
 /// # Errors
 /// [`io::Error`].
@@ -91,7 +91,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     Ok(open_regular(path)?.0)
 }
 
-/// As [`read_regular`], with all errors as errors of the system.
+/// As [`read_regular`], but every error is an [`io::Error`].
 ///
 /// # Errors
 /// [`io::Error`].

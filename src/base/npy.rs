@@ -5,15 +5,16 @@ use std::io::{Error, ErrorKind, Read, Result};
 
 use npyz::{NpyFile, NpyHeader};
 
-/// Longest header in bytes. That of an array of numbers has 118.
+/// Longest header in bytes. The header of an array of numbers has 118.
 const MAX_HEADER_BYTES: usize = 1 << 16;
-/// Most open brackets at one point of a header. That of an array of numbers has 2.
+/// Most open brackets at one point of a header. The header of an array of numbers has 2.
 const MAX_DEPTH: usize = 4;
 
 /// Reads the header. The rest of the reader are the values.
 ///
 /// # Errors
-/// Of kind [`ErrorKind::InvalidData`] if this is no header, or if the array has more than 2^64 values.
+/// An error of kind [`ErrorKind::InvalidData`] if this is not a header, or if the array has more than 2^64
+/// values.
 pub(crate) fn header(reader: &mut impl Read) -> Result<NpyHeader> {
     let wrong = |found: String| Error::new(ErrorKind::InvalidData, found);
     let mut bytes = vec![0; 8];
@@ -37,7 +38,7 @@ pub(crate) fn header(reader: &mut impl Read) -> Result<NpyHeader> {
     count.map(|_| header).ok_or_else(|| wrong("a shape of more than 2^64 values".to_owned()))
 }
 
-/// Opens a file at its values.
+/// Opens a file. The reader is then at the first value.
 ///
 /// # Errors
 /// As [`header`].

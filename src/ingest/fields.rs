@@ -15,8 +15,8 @@ pub(super) const MAX_NAME_BYTES: usize = 100;
 pub(super) struct FieldNames(HashSet<String>);
 
 impl FieldNames {
-    /// Adds the names in a value. Removes fields from it whose names are too long, or are new while there are
-    /// `limit` names already. Returns how many it removed.
+    /// Adds the names in a value. Removes a field from the value if its name is too long, or if its name is
+    /// new and there are `limit` names already. Returns how many fields it removed.
     pub(super) fn add(&mut self, value: &mut Value, limit: usize) -> usize {
         self.add_below("", value, limit)
     }

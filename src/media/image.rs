@@ -119,7 +119,7 @@ pub fn read_within(
     outcome.map_err(|fault| {
         let name = name.to_owned();
         match fault {
-            // Decoders report an input that fails as damage.
+            // After the cancellation reads fail, which decoders report as damage.
             _ if cancel.is_set() => Error::Cancelled { path: name },
             DecodeFault::Cancelled => Error::Cancelled { path: name },
             DecodeFault::Damaged(reason) => Error::Picture { name, reason },

@@ -31,7 +31,7 @@ pub(super) enum ResearchCommand {
     Train(train::TrainArgs),
     /// Write a feature set from videos, or from features that another program extracted
     Extract(extract::ExtractArgs),
-    /// Write the list of a retrieval benchmark: which frames are queries, and which clips the gallery
+    /// Write the list of a retrieval benchmark: which frames are queries, and which clips they are to find
     #[command(subcommand)]
     Dataset(dataset::DatasetCommand),
     /// Measure image-to-video retrieval on a feature set: mAP@k, and the table of the GMF paper

@@ -14,7 +14,8 @@ pub(super) const MIN_PIXELS: u64 = 8_000_000;
 const CHECK: Duration = Duration::from_millis(10);
 /// Stack of a thread: as large as that of a main thread.
 const STACK_BYTES: usize = 8 << 20;
-/// Decodings that may go on after they were given up. Each takes up to a second, and the memory of a picture.
+/// While so many decodings that were given up go on, no other one starts here. Each takes up to a second, and
+/// the memory of a picture. If all workers give up at once, more of them go on.
 const MAX_GIVEN_UP: usize = 2;
 
 /// The number of decodings that were given up and go on.
@@ -26,7 +27,7 @@ fn given_up() -> MutexGuard<'static, usize> {
     GIVEN_UP.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until few enough decodings go on that were given up.
+/// Waits while too many decodings that were given up go on.
 fn wait_for_room(cancel: &Cancel) -> Result<(), DecodeFault> {
     let mut count = given_up();
     while *count >= MAX_GIVEN_UP {

@@ -10,8 +10,8 @@ use crate::media::Picture;
 /// Pixels between two checks of the flag.
 const BLOCK: usize = 1 << 20;
 
-/// A buffer for the pixels of a decoder. It is as large as the larger one of the decoded picture and the RGB
-/// picture, because both lie in it one after the other.
+/// A buffer for the pixels of a decoder. First it holds the decoded picture, later the RGB picture. It is as
+/// large as the larger of the two.
 pub(super) struct PixelBuffer {
     width: u32,
     height: u32,
@@ -44,7 +44,7 @@ impl PixelBuffer {
     /// The RGB picture: transparency becomes white, grey becomes RGB, and 16 bits become 8.
     pub(super) fn into_picture(mut self, cancel: &Cancel) -> Result<Picture, DecodeFault> {
         let eight = |value: [u8; 2]| ((u32::from(u16::from_ne_bytes(value)) + 128) / 257) as u8;
-        // As browsers do, what is not a number counts as white.
+        // NaN becomes white, as in browsers.
         let real = |value: [u8; 4]| match f32::from_ne_bytes(value) {
             value if value < 1.0 => (value.max(0.0) * 255.0).round() as u8,
             _ => 255,
@@ -139,9 +139,9 @@ pub(super) fn oriented(
 /// Exchanges rows and columns in place. It uses about `room` bytes besides, or twice a column if that is
 /// more.
 ///
-/// The columns are divided into bands. First the rows of each band are moved together, so that a band is a
-/// picture of few columns. It lies where its transposed columns belong, and a copy of it is small. The
-/// columns that remain are copied before.
+/// The columns are divided into bands. First the parts of each band are moved together, so that each band is
+/// a picture of few columns, at the place of its transposed columns. Then each band is copied and transposed
+/// there; the copy is small. The last columns, which fill no band, are copied before all this.
 fn transpose(picture: &mut Picture, room: usize, cancel: &Cancel) -> Result<(), DecodeFault> {
     let (width, height) = (picture.width as usize, picture.height as usize);
     let rgb = picture.rgb.as_chunks_mut::<3>().0;

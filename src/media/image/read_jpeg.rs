@@ -1,5 +1,5 @@
-//! JPEG, with the crate that the image crate uses too. Colour profiles, EXIF, comments and previews are
-//! removed from the file before, except for the orientation.
+//! JPEG, with the crate that the image crate uses too. Before the decoding, colour profiles, EXIF,
+//! comments and previews are removed from the file. The orientation is kept.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -81,7 +81,7 @@ impl JpegFrame {
     }
 }
 
-/// A JPEG file without the segments that no pixel depends on.
+/// A JPEG file that has only the segments on which its pixels depend.
 struct JpegFile {
     bytes: Vec<u8>,
     orientation: Orientation,

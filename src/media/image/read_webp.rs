@@ -1,4 +1,4 @@
-//! WebP. The decoder has no limits, so the sizes of all frames are read before.
+//! WebP. The decoder has no limits, so the sizes of all frames are checked before it starts.
 
 use image::codecs::webp::WebPDecoder;
 use image::metadata::Orientation;
@@ -53,26 +53,26 @@ fn read_pixels(bytes: &[u8], cancel: &Cancel, mut pixels: PixelBuffer) -> Result
 
 /// Bytes of memory for Huffman codes that a byte of the file can request.
 const TABLE_FACTOR: u64 = 400;
-/// A pixel that no picture begins with, except by chance.
+/// The first pixel before the decoding. Almost no picture begins with it.
 const UNWRITTEN: [u8; 4] = [0xa5, 0x3c, 0x96, 0x69];
 
 /// Losslessly compressed pixels.
 #[derive(Clone, Copy)]
 struct LosslessStream<'a> {
-    /// `None` for those of the picture.
+    /// `None` if it is the size of the picture.
     size: Option<[u32; 2]>,
     data: &'a [u8],
 }
 
 impl<'a> LosslessStream<'a> {
-    /// Of a `VP8L` chunk, which begins with a signature and the size.
+    /// The stream of a `VP8L` chunk, which begins with a signature and the size.
     fn of_pixels(chunk: &'a [u8]) -> Option<LosslessStream<'a>> {
         let (&[_, b0, b1, b2, b3], data) = chunk.split_first_chunk::<5>()?;
         let sides = u32::from_le_bytes([b0, b1, b2, b3]);
         Some(LosslessStream { size: Some([(sides & 0x3fff) + 1, (sides >> 14 & 0x3fff) + 1]), data })
     }
 
-    /// Of an `ALPH` chunk, if its plane is compressed.
+    /// The stream of an `ALPH` chunk, if its plane is compressed.
     fn of_alpha(chunk: &'a [u8], size: Option<[u32; 2]>) -> Option<LosslessStream<'a>> {
         let (info, data) = chunk.split_first()?;
         (info & 3 == 1).then_some(LosslessStream { size, data })
@@ -82,8 +82,8 @@ impl<'a> LosslessStream<'a> {
         LosslessStream { size: self.size.or(Some(size)), ..self }
     }
 
-    /// Whether the Huffman codes, which precede the pixels, take no more memory than this. Small data cannot
-    /// hold more. Else a copy that is cut off is decoded: it must reach the first pixel.
+    /// Whether the Huffman codes, which precede the pixels, take no more memory than this. Few bytes cannot
+    /// request more. Of more bytes a part is decoded: that must suffice to reach the first pixel.
     fn has_tables_within(self, bytes: u64, job: &DecodeJob<'_>) -> bool {
         let most = usize::try_from(bytes / TABLE_FACTOR).unwrap_or(usize::MAX);
         let (Some([width, height]), true) = (self.size, self.data.len() > most) else { return true };
@@ -173,7 +173,7 @@ impl<'a> WebPParts<'a> {
         }
     }
 
-    /// Where the streams belong that are read now; `None` if they are those of a later frame.
+    /// The place for the streams of the current chunk; `None` if it belongs to a later frame.
     fn first_streams(&mut self, in_frame: bool, is_first_frame: bool) -> Option<&mut FirstStreams<'a>> {
         match (in_frame, is_first_frame) {
             (false, _) => Some(&mut self.still),

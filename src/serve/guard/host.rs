@@ -31,8 +31,8 @@ const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 /// Path of the web page.
 const PAGE: &str = "/";
-/// Headers that decide about access. Of several values, this program and a proxy before it could read
-/// different ones.
+/// Headers that decide about access. If one had several values, a proxy could read another value than this
+/// program.
 const SINGLE: [(HeaderName, &str); 6] = [
     (header::HOST, "Host"),
     (header::ORIGIN, "Origin"),

@@ -183,7 +183,7 @@ impl MediaStore {
     }
 }
 
-/// The file of a video, which is the file that was indexed.
+/// The file of a video, after the check that it is the file that was indexed.
 struct VideoFile {
     snapshot: Arc<Snapshot>,
     video: Video,
