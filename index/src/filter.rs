@@ -200,7 +200,8 @@ fn check_field(leaf: &UserInputLeaf) -> Result<(), String> {
 /// Whether tantivy surely reads both texts as values of one type in a field of the metadata.
 fn have_one_type(first: &str, last: &str) -> bool {
     let is_integer: fn(&str) -> bool = |text| text.parse::<i64>().is_ok();
-    let has_fraction: fn(&str) -> bool = |text| text.parse::<f64>().is_ok_and(|number| number.fract() != 0.0);
+    let has_fraction: fn(&str) -> bool =
+        |text| text.parse::<f64>().is_ok_and(|number| number.is_finite() && number.fract() != 0.0);
     // A date has colons.
     let is_text: fn(&str) -> bool =
         |text| text.parse::<f64>().is_err() && !text.contains(':') && text.parse::<bool>().is_err();

@@ -29,8 +29,8 @@ impl FieldNames {
                 let path = format!("{parent}{}.{name}", name.len());
                 let is_kept = name.len() <= MAX_NAME_BYTES && (self.0.contains(&path) || self.0.len() < limit);
                 if is_kept {
+                    self.0.insert(path.clone());
                     removed += self.add_below(&path, value, limit);
-                    self.0.insert(path);
                 } else {
                     removed += 1;
                 }

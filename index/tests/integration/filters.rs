@@ -88,7 +88,6 @@ fn filters_select_the_right_videos() {
         ("extra.year:[1e3 TO 2019]", "b"),
         ("extra.year:[1990 TO q000]", ""),
         ("extra.camera:[goo TO 5000]", ""),
-        ("extra.camera:[g TO h]", "a"),
         ("extra.camera: IN [gopro]", "a"),
         ("extra.place.town:*", "a"),
         ("title:[su TO sv]", "a"),
@@ -224,7 +223,7 @@ fn refusal(searcher: &Searcher, filter: &str) -> Option<String> {
 }
 
 /// Ways to put a filter into a filter: the text before it and the text after it.
-const NESTINGS: [(&str, &str); 16] = [
+const NESTINGS: [(&str, &str); 15] = [
     ("w -(", ")"),
     ("w (", ")"),
     ("w AND (", ")"),
@@ -234,7 +233,6 @@ const NESTINGS: [(&str, &str); 16] = [
     ("w OR (w AND ", ")"),
     ("+w +(", ")"),
     ("-(w ", ")"),
-    ("NOT (w ", ")"),
     ("title:(w ", ")"),
     ("w (w ", ")^2"),
     ("w\t-(\n", "\t)"),
@@ -337,7 +335,8 @@ fn the_number_of_words_is_limited_for_every_operator() {
 
 #[test]
 fn any_nesting_of_any_operators_is_answered_or_refused() {
-    const REPEATED: [&str; 20] = [
+    const REPEATED: [&str; 21] = [
+        "NOT (w ",
         "NOT ",
         "-",
         "+",

@@ -239,7 +239,7 @@ fn long_titles_and_many_fields_are_left_out_with_a_warning() {
     }
     let expected = "fields left out: 100 (an index has at most 1000 names of fields)";
     assert!(warnings.iter().any(|warning| warning.contains(expected)), "{warnings:?}");
-    let info = json_lines(&folder.run(&["info", "--index", "@index", "--videos", "--json"])).remove(0);
+    let info = folder.json(&["info", "--videos", "--json"]);
     let zoom = info["list"].as_array().unwrap().iter().find(|v| v["path"].as_str().unwrap().contains("zoom")).unwrap();
     assert_eq!(zoom["title"].as_str().unwrap().len(), 1000);
     assert_eq!(zoom["labels"].as_array().unwrap().len(), 100);
