@@ -70,12 +70,12 @@ struct FilterClause {
 }
 
 /// A filter within the limits. Each clause is behind its parent; the first clause is the whole filter.
-pub(crate) struct Filter(Vec<FilterClause>);
+pub(crate) struct ParsedFilter(Vec<FilterClause>);
 
-impl Filter {
+impl ParsedFilter {
     /// # Errors
     /// The reason, if the filter does not parse or exceeds a limit.
-    pub(crate) fn parse(text: &str) -> Result<Filter, String> {
+    pub(crate) fn parse(text: &str) -> Result<ParsedFilter, String> {
         check_before_parsing(text)?;
         let ast = parse_query(text).map_err(|_| "its syntax is wrong".to_owned())?;
         let (mut words, mut levels, mut slop) = (0, 0, 0);
@@ -110,7 +110,7 @@ impl Filter {
         at_most(MAX_LEVELS, "nested levels", levels)?;
         at_most(MAX_FILTER_WORDS, "words", words)?;
         at_most(MAX_SLOP as usize, "as the number after ~", slop as usize)?;
-        Ok(Filter(clauses))
+        Ok(ParsedFilter(clauses))
     }
 
     /// The documents that the filter matches, dead ones left out.

@@ -16,7 +16,7 @@ use tantivy::{DocAddress, DocSet, ReloadPolicy, TERMINATED, TantivyDocument, Ter
 
 use crate::directory::TextDirectory;
 use crate::error::{Error, Result};
-use crate::filter::Filter;
+use crate::filter::ParsedFilter;
 use crate::manifest::{self, Manifest};
 use crate::names::META_FILE;
 use crate::types::{Video, VideoNumber, VideoSet};
@@ -286,7 +286,7 @@ impl TextReader {
     /// The videos that a filter matches; a blank filter matches all.
     pub(crate) fn filter(&self, query: &str) -> Result<VideoSet> {
         let refuse = |reason| Error::Filter { query: query.chars().take(200).collect(), reason };
-        let filter = Filter::parse(if query.trim().is_empty() { "*" } else { query }).map_err(refuse)?;
+        let filter = ParsedFilter::parse(if query.trim().is_empty() { "*" } else { query }).map_err(refuse)?;
         let f = &self.text.fields;
         let mut parser = QueryParser::for_index(&self.text.index, vec![f.path, f.title, f.label, f.text]);
         parser.set_conjunction_by_default();
