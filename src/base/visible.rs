@@ -1,6 +1,6 @@
 //! Escapes characters that steer a terminal, end a line, reorder the text around them, or are invisible.
-//! Names of files, titles, filters and the messages of ffmpeg may contain them. The command line and the log apply
-//! these functions where they print, so that no message is forgotten.
+//! Names of files, titles, filters and the messages of ffmpeg may contain them. The command line and the log
+//! apply these functions where they print, so that no message is forgotten.
 
 use std::borrow::Cow;
 
