@@ -112,7 +112,7 @@ pub enum Error {
         found: String,
     },
     /// A filter does not parse, or exceeds a limit.
-    #[error("cannot understand the filter '{query}': {reason}.\n{}", crate::text::FILTER_SYNTAX)]
+    #[error("cannot understand the filter '{query}': {reason}.\n{}", crate::filter::FILTER_SYNTAX)]
     Filter {
         /// The filter, cut to 200 characters.
         query: String,

@@ -40,6 +40,7 @@ compile_error!("segment files are little-endian and mapped without conversion: b
 
 mod directory;
 mod error;
+mod filter;
 mod graph;
 mod index;
 mod io;
@@ -63,11 +64,11 @@ mod verify;
 mod writer;
 
 pub use error::{Error, Result};
+pub use filter::{FILTER_SYNTAX, MAX_FILTER_BYTES, MAX_FILTER_WORDS};
 pub use index::Index;
 pub use map::install_sigbus_guard;
 pub use searcher::Searcher;
 pub use simd::{dot, gemv};
-pub use text::FILTER_SYNTAX;
 pub use types::{
     Effort, GraphBuilder, Hit, HnswSettings, IndexSettings, RowPrecision, RowRef, SegmentCounts, Span, Video,
     VideoNumber, VideoSet,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tantivy::Directory;
 use tantivy::collector::DocSetCollector;
-use tantivy::query::{AllQuery, BooleanQuery, Occur, Query, QueryParser, QueryParserError};
+use tantivy::query::{AllQuery, QueryParser};
 use tantivy::schema::{
     FAST, Field, INDEXED, IndexRecordOption, JsonObjectOptions, OwnedValue, STORED, STRING, Schema, TextFieldIndexing,
     TextOptions,
@@ -16,19 +16,11 @@ use tantivy::{DocAddress, DocSet, ReloadPolicy, TERMINATED, TantivyDocument, Ter
 
 use crate::directory::TextDirectory;
 use crate::error::{Error, Result};
+use crate::filter::ParsedFilter;
 use crate::manifest::{self, Manifest};
 use crate::names::META_FILE;
 use crate::types::{Video, VideoNumber, VideoSet};
 
-/// The syntax of filters, as text for users. The message of [`Error::Filter`] contains it.
-pub const FILTER_SYNTAX: &str = "\
-Words match in path, title, label and text (all strings of the metadata); all words must match.
-Fields: path:holiday  title:\"first wave\"  label:surfing  label_exact:\"rock climbing\"  id:abc
-        duration:[10 TO 60] (seconds)  duration:>30  size:<1000000 (bytes)  extra.camera:gopro
-Join with AND, OR, NOT (or -word) and parentheses; quote phrases and values with punctuation.";
-
-const MAX_FILTER_BYTES: usize = 8192;
-const MAX_FILTER_DEPTH: usize = 32;
 /// Tokenizer of the text fields.
 const WORDS: &str = "words";
 /// tantivy's tokenizer that keeps a string as one term.
@@ -185,19 +177,6 @@ impl TextIndex {
     }
 }
 
-/// tantivy parses `NOT b` in `a AND NOT b` as a separate clause, and a clause that only excludes matches
-/// nothing. Such a clause becomes one that excludes from all documents.
-fn exclude_from_all(query: Box<dyn Query>) -> Box<dyn Query> {
-    let Some(boolean) = query.downcast_ref::<BooleanQuery>() else { return query };
-    let clauses = boolean.clauses().iter();
-    let mut clauses: Vec<_> = clauses.map(|(occur, clause)| (*occur, exclude_from_all(clause.box_clone()))).collect();
-    if !clauses.is_empty() && clauses.iter().all(|(occur, _)| *occur == Occur::MustNot) {
-        clauses.push((Occur::Must, Box::new(AllQuery)));
-    }
-    let least = boolean.get_minimum_number_should_match();
-    Box::new(BooleanQuery::with_minimum_required_clauses(clauses, least))
-}
-
 /// Calls `visit` with every string in a JSON value.
 fn each_string(value: &Value, visit: &mut impl FnMut(&str)) {
     match value {
@@ -306,30 +285,13 @@ impl TextReader {
 
     /// The videos that a filter matches; a blank filter matches all.
     pub(crate) fn filter(&self, query: &str) -> Result<VideoSet> {
-        let refuse = |reason: String| Error::Filter { query: query.chars().take(200).collect(), reason };
-        if query.len() > MAX_FILTER_BYTES {
-            return Err(refuse(format!("expected at most {MAX_FILTER_BYTES} bytes, found {}", query.len())));
-        }
-        // The parser is recursive: this bound keeps it from exhausting the stack.
-        let nesting = query.bytes().filter(|byte| *byte == b'(').count();
-        if nesting > MAX_FILTER_DEPTH {
-            return Err(refuse(format!("expected at most {MAX_FILTER_DEPTH} opening parentheses, found {nesting}")));
-        }
+        let refuse = |reason| Error::Filter { query: query.chars().take(200).collect(), reason };
+        let filter = ParsedFilter::parse(if query.trim().is_empty() { "*" } else { query }).map_err(refuse)?;
         let f = &self.text.fields;
         let mut parser = QueryParser::for_index(&self.text.index, vec![f.path, f.title, f.label, f.text]);
         parser.set_conjunction_by_default();
-        let parsed = if query.trim().is_empty() {
-            Box::new(AllQuery)
-        } else {
-            match parser.parse_query(query) {
-                Err(QueryParserError::AllButQueryForbidden) => parser.parse_query(&format!("* AND ({query})")),
-                parsed => parsed,
-            }
-            .map_err(|error| refuse(error.to_string()))?
-        };
-        let parsed = exclude_from_all(parsed);
         self.text.checked(|| {
-            let docs = self.searcher.search(&parsed, &DocSetCollector).map_err(|error| refuse(error.to_string()))?;
+            let docs = filter.documents(&parser, &self.searcher).map_err(refuse)?;
             Ok(self.numbers(docs)?.into_iter().collect())
         })
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
@@ -75,11 +75,52 @@ pub(super) fn check_exist(paths: &[PathBuf]) -> anyhow::Result<()> {
     paths.iter().try_for_each(|path| std::fs::metadata(path).map(drop).with_context(|| path.display().to_string()))
 }
 
+/// Largest size of a pattern in bytes.
+const MAX_PATTERN_BYTES: usize = 4096;
+/// Most alternatives `{a,b}` in a pattern. The compiler of patterns calls itself for each that is within
+/// another.
+const MAX_ALTERNATIVES: usize = 100;
+
 /// Compiles the patterns of `--exclude`.
 pub(super) fn globs(patterns: &[String]) -> anyhow::Result<GlobSet> {
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
+        let (bytes, alternatives) = (pattern.len(), pattern.matches('{').count());
+        if bytes > MAX_PATTERN_BYTES || alternatives > MAX_ALTERNATIVES {
+            let start: String = pattern.chars().take(40).collect();
+            bail!(
+                "--exclude {start}...: found {bytes} bytes with {alternatives} opening braces, expected at most \
+                 {MAX_PATTERN_BYTES} and {MAX_ALTERNATIVES}"
+            );
+        }
         set.add(Glob::new(pattern).with_context(|| format!("--exclude {pattern}"))?);
     }
-    Ok(set.build()?)
+    set.build().context("--exclude")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_patterns_are_compiled_or_refused_on_a_small_stack() {
+        let thread = std::thread::Builder::new().stack_size(1 << 20).spawn(|| {
+            for piece in ["{", "{a,", "[", "*", "**/", "?", "{a,{b,c}}", "[!a-z]", "\\", "}", "{}"] {
+                for count in [1, 99, 100, 101, 5000, 100_000] {
+                    for pattern in [piece.repeat(count), format!("{}{}", piece.repeat(count), "}".repeat(count))] {
+                        let bytes = pattern.len();
+                        if let Err(error) = globs(&[pattern]) {
+                            let text = error.to_string();
+                            assert!(text.contains("--exclude"), "{bytes}: {text}");
+                        } else {
+                            assert!(bytes <= MAX_PATTERN_BYTES);
+                        }
+                    }
+                }
+            }
+        });
+        thread.unwrap().join().unwrap();
+        let set = globs(&["*.part".to_owned(), "{a,b}/*".to_owned()]).unwrap();
+        assert!(set.is_match("x.part") && set.is_match("b/c") && !set.is_match("c/d"));
+    }
 }

@@ -8,6 +8,7 @@
 mod calibration;
 mod error;
 mod file;
+mod metadata;
 mod model;
 mod state;
 
@@ -20,6 +21,7 @@ pub use calibration::Calibration;
 pub use error::Error;
 pub use file::{indexed_file, video_path};
 pub(crate) use file::{link_target, modified_ns, open_at_once};
+pub(crate) use metadata::{MAX_LABEL_BYTES, MAX_LABELS, MAX_TITLE_BYTES, cut, limited, limited_video};
 pub use model::{Model, ModelChoice};
 pub use state::{CalibratedOn, CollectionState, DecodeFailure};
 

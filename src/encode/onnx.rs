@@ -5,6 +5,7 @@
 //! fields of [`OnnxDescription`]. Each field has a default: `{}` fits a network of fixed size that takes
 //! pixels as numbers of 0 to 1.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -191,15 +192,16 @@ impl Backbone for OnnxNetwork {
 /// Adds the attribute `kernel_shape` to convolutions without it, from the shape of their weights. The
 /// attribute is optional in ONNX, but rten takes the number of dimensions from it.
 fn add_kernel_shapes(graph: &mut GraphProto) {
+    let named = graph.initializer.iter().rev().filter_map(|tensor| Some((tensor.name.clone()?, &tensor.dims)));
+    let shapes: HashMap<_, _> = named.collect();
     for node in &mut graph.node {
         let is_convolution = matches!(node.op_type.as_deref(), Some("Conv" | "ConvInteger" | "ConvTranspose"));
         let is_known = node.attribute.iter().any(|attribute| attribute.name.as_deref() == Some("kernel_shape"));
-        let weights = node.input.get(1).map(String::as_str);
-        let weights = graph.initializer.iter().find(|tensor| tensor.name.as_deref() == weights);
-        if let (true, false, Some(weights)) = (is_convolution, is_known, weights) {
+        let shape = node.input.get(1).and_then(|weights| shapes.get(weights));
+        if let (true, false, Some(shape)) = (is_convolution, is_known, shape) {
             node.attribute.push(AttributeProto {
                 name: Some("kernel_shape".to_owned()),
-                ints: weights.dims.iter().skip(2).copied().collect(),
+                ints: shape.iter().skip(2).copied().collect(),
                 r#type: Some(AttributeType::INTS),
                 ..AttributeProto::default()
             });

@@ -8,7 +8,7 @@
 //!
 //! Times are seconds from the start of the video. Other fields (`taxonomy`, `url`, `resolution`) are ignored.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -130,8 +130,9 @@ impl Annotations {
                 segments: Vec::new(),
                 labels: Vec::new(),
             };
+            let mut known = HashSet::new();
             for SegmentAnnotation { segment, label } in entry.annotations {
-                if !video.labels.contains(&label) {
+                if known.insert(label.clone()) {
                     video.labels.push(label.clone());
                 }
                 let (start_s, end_s) = (segment[0].max(0.0), segment[1].min(entry.duration));

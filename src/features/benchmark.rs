@@ -14,7 +14,7 @@
 //! small to choose an epoch, its rows move to the split `train` ([`Benchmark::merge_small_val`]). The split
 //! `test` always remains a subset.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
@@ -131,16 +131,12 @@ impl Benchmark {
         }
         // A segment may be annotated twice, with the same or another label.
         let mut merged: Vec<BenchmarkRow> = Vec::new();
-        for item in items {
-            match merged
-                .iter_mut()
-                .rev()
-                .take_while(|other| other.video == item.video)
-                .find(|other| other.id == item.id)
-            {
-                Some(other) => other
-                    .label
-                    .extend(item.label.into_iter().filter(|label| !other.label.contains(label)).collect::<Vec<_>>()),
+        let (mut rows, mut labels) = (HashMap::new(), HashSet::new());
+        for mut item in items {
+            let row = *rows.entry((item.video.clone(), item.id.clone())).or_insert(merged.len());
+            item.label.retain(|label| labels.insert((row, label.clone())));
+            match merged.get_mut(row) {
+                Some(other) => other.label.append(&mut item.label),
                 None => merged.push(item),
             }
         }
@@ -240,6 +236,20 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), serde_json::json!({"version": "t", "database": database}).to_string()).unwrap();
         Annotations::read(file.path()).unwrap()
+    }
+
+    #[test]
+    fn a_video_may_have_many_segments_and_labels() {
+        let segment = |i: usize| serde_json::json!({"segment": [(i % 2) as f64, 9.0], "label": format!("l{}", i / 2)});
+        let segments: Vec<_> = (0..200_000).map(segment).chain((0..10).map(segment)).collect();
+        let video = serde_json::json!({"subset": "validation", "duration": 10.0, "annotations": segments});
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), serde_json::json!({"database": {"a": video}}).to_string()).unwrap();
+        let annotations = Annotations::read(file.path()).unwrap();
+        assert_eq!(annotations.videos["a"].labels.len(), 100_000);
+        let benchmark = Benchmark::draw(&annotations, BenchmarkPlan { query_share: 0.0, ..BenchmarkPlan::default() });
+        let labels: Vec<usize> = benchmark.items.iter().map(|item| item.label.len()).collect();
+        assert_eq!(labels, [100_000, 100_000]);
     }
 
     #[test]

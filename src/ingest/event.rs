@@ -16,7 +16,7 @@ pub enum FileOutcome {
         /// Rows of the video.
         rows: u32,
         /// Errors that ffmpeg reported for a file that could be read in part, and the fault of a sidecar that
-        /// was ignored.
+        /// was ignored in whole or in part.
         warning: Option<String>,
     },
     /// The file is in the index and has not changed.

@@ -7,6 +7,7 @@ mod calibrate;
 mod clips;
 pub mod closed_form;
 mod event;
+mod fields;
 mod options;
 mod run;
 mod sidecar;

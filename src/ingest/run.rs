@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use reelseek_index::{Searcher, Video, VideoNumber, Writer};
 
+use super::fields::{FieldNames, MAX_INDEX_NAMES};
 use super::work::{self, FileTask, FinishedTask};
-use super::{Error, FileError, FileOutcome, IndexEvent, IndexOptions, IndexSummary, calibrate};
+use super::{Error, FileError, FileOutcome, IndexEvent, IndexOptions, IndexSummary, VideoRows, calibrate};
 use crate::collection::{Collection, CollectionState, DecodeFailure, video_path};
 use crate::media;
 
@@ -29,6 +30,8 @@ pub(super) struct IndexRun<'a, F> {
     snapshot: Searcher,
     known: HashMap<String, (VideoNumber, Video)>,
     state: CollectionState,
+    /// Names of the fields of all videos.
+    names: FieldNames,
     summary: IndexSummary,
     on_event: F,
     done_bytes: u64,
@@ -46,9 +49,10 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
     ) -> Result<IndexRun<'a, F>, Error> {
         let writer = collection.writer()?;
         let snapshot = collection.searcher()?;
-        let mut known = HashMap::new();
+        let (mut known, mut names) = (HashMap::new(), FieldNames::default());
         for number in snapshot.video_numbers() {
-            let video = snapshot.video(number)?;
+            let mut video = snapshot.video(number)?;
+            names.add(&mut video.extra, usize::MAX);
             known.insert(video.id.clone(), (number, video));
         }
         Ok(IndexRun {
@@ -58,6 +62,7 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
             writer,
             snapshot,
             known,
+            names,
             summary: IndexSummary::default(),
             on_event,
             done_bytes: 0,
@@ -145,13 +150,29 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
         let (described, warning) = task.describe(video.duration_ms, video.note.clone());
         let (probe, sampling) = (video.probe.clone(), video.sampling.clone());
         let video = Video { probe, sampling, rows, ..described };
-        let outcome = match self.writer.put(video, &spans, &vectors, &sketches) {
-            Ok(()) => FileOutcome::Indexed { rows, warning },
-            Err(error) => refused(error)?,
-        };
+        let outcome = self.put(task, video, warning, &VideoRows { spans, vectors, sketches })?;
         self.pending = true;
         self.report(&task.path, outcome);
         Ok(true)
+    }
+
+    /// Puts a video into the index, without fields for which the index has too many names.
+    fn put(
+        &mut self,
+        task: &FileTask,
+        mut video: Video,
+        warning: Option<String>,
+        rows: &VideoRows,
+    ) -> Result<FileOutcome, Error> {
+        let removed = self.names.add(&mut video.extra, MAX_INDEX_NAMES);
+        let note = format!("fields left out: {removed} (an index has at most {MAX_INDEX_NAMES} names of fields)");
+        let left_out = task.left_out(if removed > 0 { std::slice::from_ref(&note) } else { &[] });
+        match self.writer.put(video, &rows.spans, &rows.vectors, &rows.sketches) {
+            Ok(()) => {
+                Ok(FileOutcome::Indexed { rows: rows.spans.len() as u32, warning: work::joined(warning, left_out) })
+            }
+            Err(error) => refused(error),
+        }
     }
 
     /// Handles videos of the index that are under the paths of the run and whose files are gone. A file in an
@@ -201,13 +222,7 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
         self.report_progress(reading_bytes);
         self.state.failed.remove(&task.id);
         let outcome = match result {
-            Ok(file) => {
-                let rows = file.rows.spans.len() as u32;
-                match self.writer.put(file.video, &file.rows.spans, &file.rows.vectors, &file.rows.sketches) {
-                    Ok(()) => FileOutcome::Indexed { rows, warning: file.warning },
-                    Err(error) => refused(error)?,
-                }
-            }
+            Ok(file) => self.put(&task, file.video, file.warning, &file.rows)?,
             Err(error) => {
                 if error.is_lasting() && self.state.failed.len() < MAX_FAILURES {
                     self.state.failed.insert(task.id.clone(), task.failure(&error.to_string()));

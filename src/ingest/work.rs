@@ -75,7 +75,11 @@ impl FileTask {
     /// of the sidecar.
     pub(super) fn describe(&self, duration_ms: u64, note: Option<String>) -> (Video, Option<String>) {
         let (sidecar, warning) = match sidecar::read(&self.path) {
-            Ok(sidecar) => (sidecar.unwrap_or_default(), None),
+            Ok(None) => (sidecar::Sidecar::default(), None),
+            Ok(Some(sidecar)) => {
+                let warning = self.left_out(&sidecar.left_out);
+                (sidecar, warning)
+            }
             Err(warning) => (sidecar::Sidecar::default(), Some(warning)),
         };
         let stem = self.path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
@@ -95,9 +99,20 @@ impl FileTask {
             sampling: String::new(),
             probe: Vec::new(),
         };
-        let warnings: Vec<String> = note.into_iter().chain(warning).collect();
-        (video, (!warnings.is_empty()).then(|| warnings.join("; ")))
+        (video, joined(note, warning))
     }
+
+    /// A warning about parts of the sidecar that are not used.
+    pub(super) fn left_out(&self, parts: &[String]) -> Option<String> {
+        let path = sidecar::beside(&self.path);
+        (!parts.is_empty()).then(|| format!("its sidecar {} is used in part: {}", path.display(), parts.join(", ")))
+    }
+}
+
+/// Two warnings as one.
+pub(super) fn joined(first: Option<String>, second: Option<String>) -> Option<String> {
+    let warnings: Vec<String> = first.into_iter().chain(second).collect();
+    (!warnings.is_empty()).then(|| warnings.join("; "))
 }
 
 /// A decoded file.

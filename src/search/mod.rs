@@ -11,14 +11,14 @@ mod rank;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use reelseek_index::{Effort, Searcher, VideoSet};
+use reelseek_index::{Effort, Searcher, Video, VideoSet};
 
 pub use moment::Moment;
 pub use rank::{PreparedQuery, QueryView};
 pub(crate) use rank::{RankedRow, rank};
 
 use crate::base::{Cancel, setters};
-use crate::collection::{Calibration, Collection, CollectionState, Error, Model, ModelChoice};
+use crate::collection::{Calibration, Collection, CollectionState, Error, Model, ModelChoice, limited_video};
 use crate::encode::{self, Encoder};
 use crate::gmf::Folded;
 use crate::media::{self, Picture, PictureView};
@@ -249,14 +249,19 @@ impl Engine {
         }
         results.sort_by(|(a, _), (b, _)| a.order(b));
         let more = results.len() > needed;
-        let results = results.into_iter().map(|(_, result)| result).skip(options.skip).take(options.top).collect();
+        let page = results.into_iter().skip(options.skip).take(options.top);
+        let read = |(row, result): (RankedRow, SearchResult)| {
+            Ok(SearchResult { video: limited_video(&self.searcher, row.hit.video)?, ..result })
+        };
+        let results = page.map(read).collect::<Result<_, Error>>()?;
         // Without graphs the index compares every row.
         let exact = options.effort == Effort::Exact || self.searcher.segment_counts().graphs == 0;
         let flat = query.views.is_empty();
         Ok(SearchAnswer { results, more, exact, flat, elapsed: Duration::ZERO, encoding: Duration::ZERO })
     }
 
-    /// Adds the moments of a video's rows. A row that overlaps the moment of a better row adds none.
+    /// Adds the moments of a video's rows, without the fields of the video. A row that overlaps the moment of
+    /// a better row adds none.
     fn add_moments(
         &self,
         rows: &[RankedRow],
@@ -270,7 +275,7 @@ impl Engine {
         let good: Vec<&RankedRow> = rows.iter().filter(good).collect();
         let Some(first) = good.first() else { return Ok(()) };
         let Some((spans, vectors)) = self.searcher.rows_of(first.hit.video)? else { return Ok(()) };
-        let video = self.searcher.video(first.hit.video)?;
+        let duration_ms = self.searcher.video(first.hit.video)?.duration_ms;
         let mut moments: Vec<Moment> = Vec::new();
         for row in good {
             if moments.iter().any(|better| better.overlaps(row.hit.span)) {
@@ -278,10 +283,10 @@ impl Engine {
             }
             let whole = Moment::around(row.hit.span, &spans, &vectors, &query.views[row.view].embedding);
             let moment = moments.iter().fold(whole, |moment, better| moment.without(better));
-            let moment = moment.clipped_to(video.duration_ms);
+            let moment = moment.clipped_to(duration_ms);
             moments.push(moment);
             let confidence = calibration.confidence(row.evidence);
-            let (video, score, evidence) = (video.clone(), row.hit.score, row.evidence);
+            let (video, score, evidence) = (Video::default(), row.hit.score, row.evidence);
             results.push((row.clone(), SearchResult { video, score, evidence, confidence, moment }));
         }
         Ok(())

@@ -7,7 +7,7 @@ use reelseek_index::{Effort, RowPrecision, Searcher, SegmentCounts, Video};
 use crate::cli::args::IndexFolderArgs;
 use crate::cli::output::{InfoOutput, VideoOutput};
 use crate::cli::terminal::{self, clock, count, print_line};
-use crate::collection::{Calibration, Collection, CollectionState};
+use crate::collection::{Calibration, Collection, CollectionState, limited};
 use crate::encode::registry::LAYOUT;
 
 #[derive(Debug, Args)]
@@ -54,7 +54,7 @@ fn graph_recall(searcher: &Searcher) -> reelseek_index::Result<Option<GraphRecal
 pub(crate) fn run(args: &InfoArgs) -> anyhow::Result<ExitCode> {
     let collection = Collection::open(&args.folder.index)?;
     let searcher = collection.searcher()?;
-    let videos = searcher.videos()?;
+    let videos: Vec<Video> = searcher.videos()?.into_iter().map(limited).collect();
     let calibration = CollectionState::of(&searcher).calibration(collection.settings().sketch > 0);
     let recall = graph_recall(&searcher)?;
     if args.json {

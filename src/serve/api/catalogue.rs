@@ -3,15 +3,16 @@
 //! The number of a video is never used for another video, so the entry of a number stays valid. After a
 //! commit, only the new videos are read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rayon::prelude::*;
-use reelseek_index::{Searcher, Video, VideoNumber, VideoSet};
+use reelseek_index::{MAX_FILTER_BYTES, MAX_FILTER_WORDS, Searcher, Video, VideoNumber, VideoSet};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use crate::collection::limited_video;
 use crate::serve::api::links::file_name;
 use crate::serve::error::ApiError;
 use crate::serve::limits::MAX_FACETS;
@@ -97,7 +98,7 @@ impl Catalogue {
     ) -> Result<Catalogue, ApiError> {
         let entries = searcher.video_numbers().into_par_iter().map(|number| match known.get(&number) {
             Some(entry) => Ok(entry.clone()),
-            None => Ok(Arc::new(CatalogueEntry::new(number, searcher.video(number)?))),
+            None => Ok(Arc::new(CatalogueEntry::new(number, limited_video(searcher, number)?))),
         });
         let entries: Vec<Arc<CatalogueEntry>> = entries.collect::<Result<_, reelseek_index::Error>>()?;
         let sorted = |compare: &dyn Fn(&CatalogueEntry, &CatalogueEntry) -> std::cmp::Ordering| {
@@ -133,16 +134,19 @@ impl Catalogue {
         if text.trim().is_empty() {
             return Ok(in_order.map(|entry| entry.number).collect());
         }
+        let is_short = text.len() <= MAX_FILTER_BYTES && text.split_whitespace().count() <= MAX_FILTER_WORDS;
         let (set, is_filter) = match searcher.filter(text) {
             Ok(set) => (set, is_filter(text)),
             // A text without a field was most likely not meant as a filter.
-            Err(reelseek_index::Error::Filter { .. }) if !text.contains(':') => (VideoSet::default(), false),
+            Err(reelseek_index::Error::Filter { .. }) if is_short && !text.contains(':') => {
+                (VideoSet::default(), false)
+            }
             Err(error) => return Err(error.into()),
         };
         let lower = text.to_lowercase();
         let words = lower.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()));
         // A video that a filter excludes must not match by a part of a word.
-        let words: Vec<&str> = words.filter(|word| !word.is_empty() && !is_filter).collect();
+        let words: HashSet<&str> = words.filter(|word| !word.is_empty() && !is_filter).collect();
         let has_words =
             |entry: &CatalogueEntry| !words.is_empty() && words.iter().all(|word| entry.text.contains(word));
         let found = in_order.filter(|entry| set.contains(entry.number) || has_words(entry));
@@ -241,6 +245,17 @@ mod tests {
             "",
             "an excluded video does not match by a part of a word"
         );
+        assert_eq!(ids("11 lip 11 lip", VideoOrder::Name), "id11");
+        for long in [
+            "NOT ".repeat(1900) + "a",
+            (0..129).map(|i| format!("lip{i} ")).collect(),
+            "(".repeat(9000),
+            "é ".repeat(4000),
+        ] {
+            let error = catalogue.find(&searcher, &long, VideoOrder::Name).unwrap_err();
+            assert_eq!(error.status, axum::http::StatusCode::BAD_REQUEST);
+            assert!(error.message.contains("expected at most "), "{}", error.message);
+        }
         assert_eq!(catalogue.folders, [("0".to_owned(), 4), ("1".to_owned(), 4), ("2".to_owned(), 4)]);
     }
 }

@@ -10,7 +10,7 @@ use reelseek_index::Video;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::collection::video_path;
+use crate::collection::{limited_video, video_path};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::catalogue::{CatalogueCache, VideoOrder};
 use crate::serve::api::jobs::Jobs;
@@ -142,7 +142,7 @@ impl VideoSummary {
 pub(crate) fn find(snapshot: &Snapshot, id: &str) -> Result<Video, ApiError> {
     let searcher = snapshot.engine.searcher();
     match searcher.number_of(id)? {
-        Some(number) => Ok(searcher.video(number)?),
+        Some(number) => Ok(limited_video(searcher, number)?),
         None => Err(ApiError::new(StatusCode::NOT_FOUND, "there is no video with this id")),
     }
 }
@@ -168,7 +168,7 @@ pub(crate) async fn videos(
         let searcher = snapshot.engine.searcher();
         let found = catalogue.find(searcher, params.query.as_deref().unwrap_or_default(), order)?;
         let page = found.iter().skip(skip).take(top);
-        let videos = page.map(|number| Ok(VideoSummary::new(&worker.links, &searcher.video(*number)?)));
+        let videos = page.map(|number| Ok(VideoSummary::new(&worker.links, &limited_video(searcher, *number)?)));
         let videos = videos.collect::<Result<Vec<_>, ApiError>>()?;
         Ok(VideoPage { total: found.len(), more: skip.saturating_add(top) < found.len(), videos })
     };

@@ -26,7 +26,7 @@ const MEDIA: [(&str, &[&str]); 3] =
 /// Paths for clients of trace.moe, and the header in which they send the token as their key. They may also
 /// send it as the query parameter `key`.
 const TRACE: [&str; 2] = ["/search", "/me"];
-const TRACE_KEY: &str = "x-trace-key";
+pub(crate) const TRACE_KEY: &str = "x-trace-key";
 
 /// The signed parameters of a media path; `None` for any other path. Pages embed media as pictures and
 /// videos, and a browser requests these without the header Authorization.

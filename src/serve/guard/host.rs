@@ -12,7 +12,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::serve::error::{ApiError, Error};
-use crate::serve::guard::auth::{Auth, is_media};
+use crate::serve::guard::auth::{Auth, TRACE_KEY, is_media};
 use crate::serve::limits::PREFLIGHT_S;
 
 /// The page may load its own files, responses and pictures, and nothing from other hosts.
@@ -29,8 +29,18 @@ const HEADERS: [(HeaderName, &str); 6] = [
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
-/// GET routes with a side effect: `/search` makes the server fetch a URL.
-const GETS_WITH_EFFECT: [&str; 1] = ["/search"];
+/// Path of the web page.
+const PAGE: &str = "/";
+/// Headers that decide about access. Of several values, this program and a proxy before it could read
+/// different ones.
+const SINGLE: [(HeaderName, &str); 6] = [
+    (header::HOST, "Host"),
+    (header::ORIGIN, "Origin"),
+    (header::AUTHORIZATION, "Authorization"),
+    (FETCH_SITE, "Sec-Fetch-Site"),
+    (FETCH_MODE, "Sec-Fetch-Mode"),
+    (HeaderName::from_static(TRACE_KEY), "X-Trace-Key"),
+];
 /// Headers that a page of an allowed origin may read, besides those that CORS always allows.
 const EXPOSED: HeaderValue =
     HeaderValue::from_static("retry-after, x-request-id, etag, content-range, accept-ranges, allow");
@@ -90,9 +100,8 @@ impl HostGuard {
     }
 
     fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
-        let mut named = headers.get_all(header::HOST).iter();
-        let (Some(host), None) = (named.next(), named.next()) else {
-            return Err(ApiError::malformed("expected exactly one Host header"));
+        let Some(host) = headers.get(header::HOST) else {
+            return Err(ApiError::malformed("expected one header Host, found none"));
         };
         let host = host.to_str().map_err(|_| ApiError::malformed("the Host header is not text"))?;
         let in_uri = uri.authority().map(Authority::as_str);
@@ -126,9 +135,16 @@ impl HostGuard {
         }
         let reads = matches!(*method, Method::GET | Method::HEAD);
         let link = is_media(uri.path()) && (signed || !self.origins.is_empty());
-        // A browser may follow links from other pages.
-        let follows = text(&FETCH_MODE) == Some("navigate") && !GETS_WITH_EFFECT.contains(&uri.path());
+        // A browser may follow links from other pages to the page and to media. A frame in another page is a
+        // navigation too, so that no other route may work for it.
+        let follows = text(&FETCH_MODE) == Some("navigate") && (uri.path() == PAGE || is_media(uri.path()));
         if reads && (link || follows) { Ok(()) } else { Err(other_origin()) }
+    }
+
+    fn check_all(&self, method: &Method, uri: &Uri, headers: &HeaderMap, signed: bool) -> Result<(), ApiError> {
+        check_single(headers)?;
+        self.check_host(uri, headers)?;
+        self.check_origin(method, uri, headers, signed)
     }
 
     /// Adds the CORS headers.
@@ -157,6 +173,18 @@ impl HostGuard {
     }
 }
 
+/// # Errors
+/// 400 if a header that decides about access has several values.
+fn check_single(headers: &HeaderMap) -> Result<(), ApiError> {
+    for (name, shown) in SINGLE {
+        let count = headers.get_all(&name).iter().count();
+        if count > 1 {
+            return Err(ApiError::malformed(format!("expected one header {shown}, found {count}")));
+        }
+    }
+    Ok(())
+}
+
 fn other_origin() -> ApiError {
     ApiError::forbidden(
         "the request comes from a page of another origin: start the server with --cors ORIGIN to allow it",
@@ -181,14 +209,13 @@ pub(crate) async fn check(State(guard): State<Arc<HostGuard>>, request: Request,
     // Other pages may embed media by signed links, and all media if the server allows an origin.
     let shared = signed || is_media(uri.path()) && !guard.origins.is_empty();
     let preflight = || (*method == Method::OPTIONS).then(|| guard.preflight(headers)).flatten();
-    let mut response =
-        match guard.check_host(uri, headers).and_then(|()| guard.check_origin(method, uri, headers, signed)) {
-            Err(error) => error.into_response(),
-            Ok(()) => match preflight() {
-                Some(response) => response,
-                None => next.run(request).await,
-            },
-        };
+    let mut response = match guard.check_all(method, uri, headers, signed) {
+        Err(error) => error.into_response(),
+        Ok(()) => match preflight() {
+            Some(response) => response,
+            None => next.run(request).await,
+        },
+    };
     for (name, value) in HEADERS {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }

@@ -517,3 +517,29 @@ fn metrics_count_stages_routes_and_the_index() {
         }
     });
 }
+
+#[test]
+fn long_titles_and_labels_of_an_older_index_are_cut_in_every_answer() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let index = Index::create(folder.path().join("index"), &IndexSettings::new(DIM)).unwrap();
+        let (title, labels) = ("é".repeat(500_000), vec!["l".repeat(5000); 300]);
+        let video = Video { id: "long".to_owned(), title, labels, duration_ms: 10_000, ..Video::default() };
+        let mut writer = index.writer().unwrap();
+        writer.put(video, &[Span { start_ms: 0, end_ms: 10_000, at_ms: 5000 }], &vector(1), &[]).unwrap();
+        writer.commit().unwrap();
+        writer.close().unwrap();
+        let server = Server::on(folder, |_| {});
+        for video in [
+            &server.search("", &vector(1)).await["results"][0],
+            &server.search("?group=moment", &vector(1)).await["results"][0],
+            &server.get("/v1/videos").await.json()["videos"][0],
+            &server.get("/v1/videos/long").await.json(),
+        ] {
+            assert_eq!(video["video"], "long");
+            assert_eq!(video["title"], "é".repeat(500));
+            assert_eq!(video["labels"], serde_json::json!(vec!["l".repeat(200); 100]));
+        }
+        assert_eq!(server.get("/v1/facets").await.json()["labels"][0]["label"], "l".repeat(200));
+    });
+}

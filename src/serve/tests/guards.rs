@@ -70,8 +70,6 @@ fn refuses_requests_from_pages_of_other_origins() {
             (Method::GET, "/v1/info", vec![], true, true),
             (Method::GET, "/v1/info", vec![cross], false, false),
             (Method::GET, "/v1/info", vec![cross, app], false, true),
-            (Method::GET, "/v1/info", vec![cross, ("sec-fetch-mode", "navigate")], true, true),
-            (Method::GET, "/search?url=x", vec![cross, ("sec-fetch-mode", "navigate")], false, false),
             (
                 Method::GET,
                 "/search?url=x",
@@ -93,6 +91,91 @@ fn refuses_requests_from_pages_of_other_origins() {
                 assert_eq!(!refused, allowed, "{method} {path} {headers:?}: {}", reply.text());
             }
         }
+    });
+}
+
+#[test]
+fn a_navigation_from_another_site_reaches_only_the_page_and_media() {
+    run(async {
+        let server = Server::new();
+        let named = Server::with(|options| options.origins = vec!["https://app.example.org".to_owned()]);
+        let locked = Server::with_token();
+        let link = locked.app.links.media("id1");
+        let media =
+            ["/", "/?q=a", "/v1/thumbnail?video=id1&at=1", "/v1/preview?video=id1&from=1&to=2", "/v1/media/id1"];
+        let others = [
+            "/v1/videos?query=NOT+a",
+            "/v1/videos",
+            "/v1/videos/id1",
+            "/v1/info",
+            "/v1/facets",
+            "/v1/folders",
+            "/v1/jobs",
+            "/v1/search",
+            "/search?url=x",
+            "/search",
+            "/me",
+            "/metrics",
+            "/openapi.json",
+            "/healthz",
+            "/app.js",
+            "//",
+            "/v1/media",
+        ];
+        for site in ["cross-site", "same-site"] {
+            for destination in ["document", "iframe", "frame", "embed", "object"] {
+                let send = async |server: &Server, path: &str| {
+                    let request = request(Method::GET, path)
+                        .header("sec-fetch-site", site)
+                        .header("sec-fetch-mode", "navigate")
+                        .header("sec-fetch-dest", destination);
+                    let reply = server.send(request.body(Body::empty()).unwrap()).await;
+                    reply.status == StatusCode::FORBIDDEN && reply.error().contains("another origin")
+                };
+                for server in [&server, &named] {
+                    for path in media {
+                        assert!(!send(server, path).await, "{path} {site} {destination}");
+                    }
+                    for path in others {
+                        assert!(send(server, path).await, "{path} {site} {destination}");
+                    }
+                }
+                assert!(!send(&locked, &link).await, "{link}");
+                assert!(send(&locked, "/v1/videos").await);
+            }
+        }
+    });
+}
+
+#[test]
+fn refuses_requests_with_two_values_of_a_header_that_decides_about_access() {
+    run(async {
+        let server = Server::new();
+        for (name, value) in [
+            ("host", "localhost:8787"),
+            ("origin", "http://localhost:8787"),
+            ("authorization", "Bearer a"),
+            ("sec-fetch-site", "same-origin"),
+            ("sec-fetch-mode", "cors"),
+            ("x-trace-key", "a"),
+        ] {
+            for (method, path) in [(Method::GET, "/v1/info"), (Method::POST, "/v1/search"), (Method::GET, "/healthz")] {
+                // `request` adds one header Host.
+                let times = if name == "host" { 1 } else { 2 };
+                let two = (0..times).fold(request(method, path), |request, _| request.header(name, value));
+                let reply = server.send(two.body(Body::empty()).unwrap()).await;
+                assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{name} {path}");
+                assert!(
+                    reply.error().to_lowercase().contains(&format!("one header {name}, found 2")),
+                    "{}",
+                    reply.error()
+                );
+            }
+        }
+        let first_own = request(Method::GET, "/v1/info")
+            .header("origin", "http://localhost:8787")
+            .header("origin", "http://evil.org");
+        assert_eq!(server.send(first_own.body(Body::empty()).unwrap()).await.status, StatusCode::BAD_REQUEST);
     });
 }
 
@@ -166,6 +249,56 @@ fn every_response_has_the_security_headers() {
             assert_eq!(reply.header("cross-origin-resource-policy"), "same-origin");
             assert_eq!(reply.header("access-control-allow-origin"), "");
             assert!(!reply.header("x-request-id").is_empty());
+        }
+    });
+}
+
+#[test]
+fn deeply_nested_json_is_refused() {
+    run(async {
+        let server = Server::new();
+        let token = Server::with_token();
+        for (path, field) in [
+            ("/v1/search", "vector"),
+            ("/v1/search", "filter"),
+            ("/v1/search/batch", "queries"),
+            ("/v1/index", "folders"),
+            ("/v1/session", "token"),
+        ] {
+            for (open, close) in [("[", "]"), ("{\"a\":", "}"), ("[{\"vector\":", "}]")] {
+                for levels in [200, 600] {
+                    let nested = format!("{{\"{field}\":{}1{}}}", open.repeat(levels), close.repeat(levels));
+                    let unknown = nested.replacen(field, "unknown", 1);
+                    for body in [unknown, open.repeat(levels), nested] {
+                        let server = if path == "/v1/session" { &token } else { &server };
+                        let reply = server.post(path, "application/json", body).await;
+                        assert!(reply.status.is_client_error(), "{path}: {}", reply.text());
+                        assert!(reply.error().len() < 1000, "{path}");
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_filter_of_many_negations_is_refused_on_every_route() {
+    run(async {
+        let server = Server::new();
+        let filter = "NOT+".repeat(1900) + "a";
+        let vector = serde_json::json!({ "vector": vector(1), "filter": filter.replace('+', " ") });
+        let batch = serde_json::json!({ "queries": [{ "vector": vector["vector"] }], "filter": vector["filter"] });
+        let (kind, form) = form(&[("image", true, &png()), ("filter", false, filter.replace('+', " ").as_bytes())]);
+        for reply in [
+            server.get(&format!("/v1/videos?query={filter}")).await,
+            server.post(&format!("/v1/search?filter={filter}"), "image/png", png()).await,
+            server.post("/v1/search", "application/json", vector.to_string()).await,
+            server.post("/v1/search", &kind, form).await,
+            server.post("/v1/search/batch", "application/json", batch.to_string()).await,
+        ] {
+            assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{}", reply.text());
+            let error = reply.error();
+            assert!(error.contains("expected at most 64 opening parentheses and NOTs, found 1900"), "{error}");
         }
     });
 }

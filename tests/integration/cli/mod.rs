@@ -213,6 +213,57 @@ fn hostile_sidecars_cause_a_warning_only() {
 }
 
 #[test]
+fn long_titles_and_many_fields_are_left_out_with_a_warning() {
+    let folder = TestFolder::with_clips();
+    // 1,100 different names in eleven files.
+    for file in 0..11 {
+        let copy = format!("copy{file}.avi");
+        std::fs::copy(folder.videos().join("bars.avi"), folder.videos().join(&copy)).unwrap();
+        let fields: serde_json::Map<_, _> = (0..100).map(|i| (format!("name{}", file * 100 + i), i.into())).collect();
+        folder.sidecar(&copy, serde_json::Value::Object(fields));
+    }
+    folder
+        .sidecar("zoom.mp4", serde_json::json!({ "title": "t".repeat(900_000), "labels": vec!["l".repeat(300); 200] }));
+    let found = folder.index(&[]);
+    let warnings: Vec<String> = events(&found, "indexed")
+        .iter()
+        .filter_map(|event| Some(format!("{}: {}", event["path"], event["warning"].as_str()?)))
+        .collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    let [zoom] = &warnings.iter().filter(|w| w.contains("zoom.mp4.json is used in part")).collect::<Vec<_>>()[..]
+    else {
+        panic!("{warnings:?}")
+    };
+    for part in ["title cut to 1000 bytes", "labels left out: 100", "labels cut to 200 bytes: 100"] {
+        assert!(zoom.contains(part), "{zoom}");
+    }
+    let expected = "fields left out: 100 (an index has at most 1000 names of fields)";
+    assert!(warnings.iter().any(|warning| warning.contains(expected)), "{warnings:?}");
+    let info = folder.json(&["info", "--videos", "--json"]);
+    let zoom = info["list"].as_array().unwrap().iter().find(|v| v["path"].as_str().unwrap().contains("zoom")).unwrap();
+    assert_eq!(zoom["title"].as_str().unwrap().len(), 1000);
+    assert_eq!(zoom["labels"].as_array().unwrap().len(), 100);
+}
+
+#[test]
+fn a_filter_beyond_a_limit_is_an_error_with_the_limit() {
+    let folder = TestFolder::with_clips();
+    folder.index(&[]);
+    let picture = folder.frame("zoom.mp4", "5", "query.png");
+    for (filter, expected) in [
+        ("NOT ".repeat(1900) + "a", "expected at most 64 opening parentheses and NOTs, found 1900"),
+        ("w -(".repeat(60) + "a" + &")".repeat(60), "expected at most 32 nested levels, found 59"),
+        ((0..200).map(|i| format!("w{i} ")).collect(), "expected at most 128 words, found 200"),
+        ("a".repeat(9000), "expected at most 8192 bytes, found 9000"),
+    ] {
+        let output = folder.run(&["search", "--index", "@index", "--filter", &filter, &picture.to_string_lossy()]);
+        let error = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && error.contains(expected), "{:?}: {error}", output.status);
+    }
+    assert_eq!(folder.search(&picture, &["--filter", &("NOT ".repeat(60) + "path:zoom")]).0, Some(0));
+}
+
+#[test]
 fn quality_counts_undecodable_frames_and_fails_its_floor_with_them() {
     let folder = TestFolder::with_clips();
     folder.index(&[]);

@@ -116,11 +116,11 @@ fn logs_failed_requests_and_clients_that_left() {
     std::fs::OpenOptions::new().write(true).open(segment).unwrap().set_len(100).unwrap();
     let reply = server.post("/v1/search", "application/json", &vector());
     assert!(!reply.error(500).contains("segments"), "{}", reply.text());
-    // The video is damaged after it was indexed.
+    // The video is overwritten after it was indexed.
     let (name, id) = (listed["videos"][0]["name"].as_str().unwrap(), listed["videos"][0]["video"].as_str().unwrap());
     folder.write(&format!("videos/{name}"), "no video");
     let picture = server.get(&format!("/v1/thumbnail?video={id}"));
-    assert_eq!(picture.status, 422, "{}", picture.text());
+    assert_eq!(picture.status, 410, "{}", picture.text());
     // A client that disconnects in the middle of its body.
     let half = server.start_upload("/v1/search", 1000, b"half");
     let half_from = half.local_addr().unwrap().to_string();

@@ -3,7 +3,7 @@
 pub(crate) mod handlers;
 mod job;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,7 +59,11 @@ impl Jobs {
         match names {
             None => Ok(self.folders.iter().map(|(_, path)| path.clone()).collect()),
             Some([]) => Err(ApiError::malformed("`folders` has none: leave it out to index all")),
-            Some(names) => names.iter().map(path).collect(),
+            Some(names) => {
+                // A name that is repeated must not cost another walk through its folder.
+                let paths = names.iter().map(path).collect::<Result<BTreeSet<_>, _>>()?;
+                Ok(paths.into_iter().collect())
+            }
         }
     }
 
