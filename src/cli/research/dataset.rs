@@ -73,7 +73,7 @@ pub(super) fn run(command: &DatasetCommand) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.have {
         let have = videos_in(path)?;
         let missing = benchmark.retain_videos(|video| have.contains(video));
-        note!("{} of the benchmark missing in {}", terminal::count(missing.len(), "video"), path.display());
+        note!("{} lacks {} of the benchmark", path.display(), terminal::count(missing.len(), "video"));
         if let Some(out) = &args.missing {
             write(out, |file| missing.iter().try_for_each(|video| print_line!(file, "{video}")))?;
         }

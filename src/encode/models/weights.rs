@@ -155,10 +155,12 @@ mod tests {
 
     #[test]
     fn compares_shape_and_type_before_it_allocates() {
-        for shape in ["(1099511627776, 4)", "(4611686018427387904, 4, 8)", "(2, 4)", "()"] {
+        for shape in ["(1099511627776, 4)", "(2, 4)", "()"] {
             let error = take(&one_array("<f4", shape, &[0.0; 4])).unwrap_err();
             assert!(error.contains("expected [2, 3]"), "{error}");
         }
+        let error = take(&one_array("<f4", "(4611686018427387904, 4, 8)", &[0.0; 4])).unwrap_err();
+        assert!(error.contains("more than 2^64 values"), "{error}");
         let error = take(&one_array("<i4", "(2, 3)", &[0.0; 6])).unwrap_err();
         assert!(error.contains("numbers of type <i4, expected"), "{error}");
     }

@@ -120,7 +120,8 @@ fn remembered_failures_are_short_and_dropped_with_the_file() {
     let folder = TestFolder::with_clips();
     folder.index(&[]);
     let broken = folder.videos().join("n".repeat(240) + ".mp4");
-    std::fs::write(&broken, "no video").unwrap();
+    // Not text, so that ffmpeg gives the reason.
+    std::fs::write(&broken, [0, 1, 2, 0xfe]).unwrap();
     let long = fake_ffmpeg(&folder, "head -c 4000 /dev/zero | tr '\\0' x | sed 's/^/[error] /' >&2\nexit 1");
     assert_eq!(events(&index_with(&folder, &long), "failed").len(), 1);
     let failed = || {

@@ -256,7 +256,7 @@ fn from_videos_under_ids_of_activitynet_to_a_report() {
         "0.4",
     ]);
     assert!(
-        output_text(&listed).contains("12 segments of no length") && output_text(&listed).contains("are missing"),
+        output_text(&listed).contains("12 segments of no length") && output_text(&listed).contains("lacks "),
         "{}",
         output_text(&listed)
     );

@@ -102,7 +102,7 @@ fn builds_a_feature_set_from_archives() {
         "--missing",
         "@missing.txt",
     ]);
-    assert!(output_text(&listed).contains("12 videos of the benchmark are missing"), "{}", output_text(&listed));
+    assert!(output_text(&listed).contains("lacks 12 videos of the benchmark"), "{}", output_text(&listed));
     assert_eq!(folder.read_text("missing.txt").lines().count(), 12);
     let archives = ["--image-features", "@images", "--video-features", "@videos"];
     let extract = |out| [&["extract", "--benchmark", "@list.jsonl", "--out", out][..], &archives].concat();
