@@ -4,9 +4,11 @@ use std::any::Any;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router, middleware};
+use axum::{Router, middleware};
+use bytes::Bytes;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
@@ -28,11 +30,13 @@ pub(super) fn router(app: &App) -> Result<Router, Error> {
     let (closed, mut document) = closed.split_for_parts();
     document.merge(open_document);
     openapi::complete(&mut document);
-    let document = Json(serde_json::to_value(document).map_err(Error::Document)?);
+    // Written once: clients may request it often, and without a worker.
+    let document = Bytes::from(serde_json::to_vec(&document).map_err(Error::Document)?);
+    let document = move || async move { ([(CONTENT_TYPE, "application/json")], document) };
     let reader = body::BodyReader { budget: app.bodies.clone(), metrics: app.metrics.clone() };
     let read = || middleware::from_fn_with_state(reader.clone(), body::collect);
     let closed = closed
-        .route("/openapi.json", get(move || async move { document }))
+        .route("/openapi.json", get(document))
         .route_layer(read())
         .route_layer(middleware::from_fn_with_state(app.auth.clone(), auth::check));
     Ok(with_outer_layers(open.merge(page::routes()).route_layer(read()).merge(closed), app))
