@@ -123,7 +123,7 @@ fn keeps_existing_files_and_names_invalid_options() {
     refused("no/such/folder/b.safetensors", &[], "cannot be written");
     std::fs::create_dir(folder.path("c.safetensors")).unwrap();
     refused("c.safetensors", &["--force"], "is a folder");
-    let output = folder.run(&["train", "--boundary", "0.2", "--videos", "/nothing/here", "--out", "@d.safetensors"]);
+    let output = folder.run(&["train", "--boundary", "0.2", "--videos", "@a.csv", "--out", "@d.safetensors"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(output_text(&output).contains("start from a fit"), "{}", output_text(&output));
     refused("b.svg", &[], "learning curve");
