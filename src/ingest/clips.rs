@@ -211,7 +211,7 @@ mod tests {
         for keyframes in [false, true] {
             let whole = rows(1120, None, keyframes);
             // The frame after the gap is number 1,180. Of the gap, 992 frames are removed.
-            let short = rows(1120 - 992, Some(&Gaps::new(4.0, &[(1180 - 992 - 60, 992)])), keyframes);
+            let short = rows(1120 - 992, Some(&Gaps::new(4.0, vec![(1180 - 992 - 60, 992)])), keyframes);
             assert_eq!((&whole.spans[..], &whole.vectors), (&short.spans[..], &short.vectors));
         }
     }

@@ -4,7 +4,7 @@
 //! before its pixels are decoded if it has too many or if its decoder needs too much memory. The bytes that a
 //! decoder needs are known from the headers of the file; `benches/pictures.rs` measures them.
 
-mod detached;
+mod decoder_thread;
 mod input;
 mod job;
 mod pixels;

@@ -133,7 +133,7 @@ impl Child {
         let mut guard = Guard::start(limits.wall.saturating_add(GUARD_DELAY)).map_err(missing(SHELL.into()))?;
         guard.admit(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut process = command.spawn().inspect_err(|_| guard.kill()).map_err(missing(program))?;
+        let mut process = command.spawn().inspect_err(|_| guard.kill()).map_err(missing(program.clone()))?;
         limit_resources(&process, limits);
         if limits.background {
             lower_priority(&process);
@@ -142,19 +142,21 @@ impl Child {
         let stderr = process.stderr.take().expect("standard error is piped");
         let progress = Arc::new(ChildProgress::new());
         let (sender, log) = mpsc::channel();
-        let shared = progress.clone();
-        std::thread::spawn(move || {
-            // Fails only if the child was dropped.
-            let _ = sender.send(read_log(stderr, &files, &shared.announced_ms));
-        });
         let process = Arc::new(Mutex::new(Process { child: process, guard, killed: false }));
         let (watchdog, ended) = mpsc::channel();
-        {
-            let (process, progress, limits, cancel) =
-                (process.clone(), progress.clone(), limits.clone(), cancel.clone());
-            std::thread::spawn(move || watch(&process, &progress, &limits, &cancel, &ended));
-        }
-        Ok(Child { path: path.to_owned(), process, stdout, log, progress, _watchdog: watchdog, cancel: cancel.clone() })
+        let (path, shared, limits, stop) = (path.to_owned(), progress.clone(), limits.clone(), cancel.clone());
+        // From here on, an error drops the child, which kills the process.
+        let child =
+            Child { path, process: process.clone(), stdout, log, progress, _watchdog: watchdog, cancel: stop.clone() };
+        let announced = shared.clone();
+        let read = move || {
+            // Fails only if the child was dropped.
+            let _ = sender.send(read_log(stderr, &files, &announced.announced_ms));
+        };
+        std::thread::Builder::new().spawn(read).map_err(missing(program.clone()))?;
+        let watch = move || watch(&process, &shared, &limits, &stop, &ended);
+        std::thread::Builder::new().spawn(watch).map_err(missing(program))?;
+        Ok(child)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -402,7 +404,7 @@ fn read_log(stderr: impl Read, files: &[PathBuf], announced_ms: &OnceLock<u64>) 
         if let Some(number) = printed_number(text).filter(|_| log.printed.len() < MAX_PRINTED) {
             log.printed.push(number);
         }
-        log.received_signal |= text.contains("received signal");
+        log.received_signal |= text.starts_with("[info] Exiting normally, received signal");
         if let Some(error) = error_message(text, files) {
             if log.errors.contains(&error) {
                 continue;

@@ -31,7 +31,7 @@ pub(super) fn filter(rate_hz: f64) -> String {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Gaps {
     rate_hz: f64,
-    /// Number of the first frame after each removal, and the number of frames removed there.
+    /// Number of the first frame after each removal, ascending, and the number of frames removed up to there.
     cuts: Vec<(u64, u64)>,
 }
 
@@ -45,12 +45,18 @@ impl Gaps {
             (place >= 0.0 && removed >= UNIT as f64 && removed < f64::from(u32::MAX))
                 .then_some((place as u64, removed as u64))
         };
-        Gaps { rate_hz, cuts: printed.chunks_exact(2).filter_map(cut).collect() }
+        Gaps::new(rate_hz, printed.chunks_exact(2).filter_map(cut).collect())
     }
 
-    #[cfg(test)]
-    pub(crate) fn new(rate_hz: f64, cuts: &[(u64, u64)]) -> Gaps {
-        Gaps { rate_hz, cuts: cuts.to_vec() }
+    /// Gaps at these frames, with the number of frames removed at each.
+    pub(crate) fn new(rate_hz: f64, mut cuts: Vec<(u64, u64)>) -> Gaps {
+        cuts.sort_unstable();
+        let mut sum = 0;
+        for (_, removed) in &mut cuts {
+            sum += *removed;
+            *removed = sum;
+        }
+        Gaps { rate_hz, cuts }
     }
 
     /// Whether no gap was shortened.
@@ -60,7 +66,7 @@ impl Gaps {
 
     /// Frames that were removed.
     pub(super) fn removed(&self) -> u64 {
-        self.cuts.iter().map(|(_, removed)| removed).sum()
+        self.cuts.last().map_or(0, |(_, removed)| *removed)
     }
 
     /// The time of a frame in the video, for its time in the shortened video. Both in milliseconds.
@@ -69,7 +75,8 @@ impl Gaps {
             return at_ms;
         }
         let frame = (f64::from(at_ms) * self.rate_hz / 1000.0).round() as u64;
-        let removed: u64 = self.cuts.iter().filter(|(first, _)| *first <= frame).map(|(_, removed)| removed).sum();
+        let before = self.cuts.partition_point(|(first, _)| *first <= frame);
+        let removed = before.checked_sub(1).map_or(0, |last| self.cuts[last].1);
         super::time_ms(frame + removed, self.rate_hz)
     }
 }

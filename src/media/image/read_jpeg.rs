@@ -13,7 +13,7 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 use super::input::{CancellableInput, DecodingStopped};
 use super::job::{DecodeFault, DecodeJob};
 use super::pixels::PixelBuffer;
-use super::{DecodedPixels, detached};
+use super::{DecodedPixels, decoder_thread};
 
 pub(super) fn decode(job: &DecodeJob<'_>) -> Result<DecodedPixels, DecodeFault> {
     let file = JpegFile::parse(job.bytes);
@@ -23,7 +23,7 @@ pub(super) fn decode(job: &DecodeJob<'_>) -> Result<DecodedPixels, DecodeFault> 
         false => decode_until_stopped(job, &file),
         true => {
             let (limits, cancel) = (*job.limits, job.cancel.clone());
-            detached::run(job.cancel, move || {
+            decoder_thread::run(job.cancel, move || {
                 decode_until_stopped(&DecodeJob { bytes: &[], limits: &limits, cancel: &cancel }, &file)
             })
         }
@@ -145,7 +145,7 @@ impl JpegFile {
 
     /// Whether the decoder does not read for a while, and so cannot be stopped.
     fn is_unstoppable(&self) -> bool {
-        let is_large = |frame: &&JpegFrame| frame.width * frame.height >= detached::MIN_PIXELS;
+        let is_large = |frame: &&JpegFrame| frame.width * frame.height >= decoder_thread::MIN_PIXELS;
         self.frame.as_ref().filter(is_large).is_some_and(|frame| self.is_buffered(frame))
     }
 

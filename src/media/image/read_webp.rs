@@ -7,7 +7,7 @@ use image::{ColorType, ImageDecoder};
 use super::input::CancellableInput;
 use super::job::{DecodeFault, DecodeJob, FIXED_BYTES};
 use super::pixels::PixelBuffer;
-use super::{DecodedPixels, PictureLimit, detached};
+use super::{DecodedPixels, PictureLimit, decoder_thread};
 use crate::base::Cancel;
 
 pub(super) fn decode(job: &DecodeJob<'_>) -> Result<DecodedPixels, DecodeFault> {
@@ -35,11 +35,11 @@ pub(super) fn decode(job: &DecodeJob<'_>) -> Result<DecodedPixels, DecodeFault> 
     let pixels = job.admit([width, height], color, decoder_bytes)?;
     let exif = parts.exif.and_then(Orientation::from_exif_chunk);
     // The decoder reads a lossy frame as a whole, and then does not read any more.
-    let pixels = match parts.is_lossy && u64::from(width) * u64::from(height) >= detached::MIN_PIXELS {
+    let pixels = match parts.is_lossy && u64::from(width) * u64::from(height) >= decoder_thread::MIN_PIXELS {
         false => read_pixels(job.bytes, job.cancel, pixels),
         true => {
             let (bytes, cancel) = (job.bytes.to_vec(), job.cancel.clone());
-            detached::run(job.cancel, move || read_pixels(&bytes, &cancel, pixels))
+            decoder_thread::run(job.cancel, move || read_pixels(&bytes, &cancel, pixels))
         }
     }?;
     Ok(DecodedPixels { pixels, orientation: exif.unwrap_or(Orientation::NoTransforms), warning: None })
