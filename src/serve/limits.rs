@@ -18,6 +18,7 @@ pub(crate) const COMMIT_POLL: Duration = Duration::from_millis(500);
 /// receives.
 pub(crate) const MAX_CONNECTIONS: usize = 4096;
 /// File descriptors reserved for the index, videos that are read at this moment, and ffmpeg.
+#[cfg(unix)]
 pub(crate) const RESERVED_FILES: u64 = 256;
 /// Longest time for the head of a request, and between two requests of a connection.
 pub(crate) const HEAD_TIME: Duration = Duration::from_secs(15);

@@ -36,6 +36,7 @@ const GUARD_DELAY: Duration = Duration::from_secs(2);
 
 /// Processor time that a child may use for each second of wall time: a decoder and an encoder can run at
 /// once.
+#[cfg(target_os = "linux")]
 const MAX_PROCESSORS: u64 = 2;
 
 /// A running ffmpeg. Dropping it kills and reaps the process, together with every process that it started.
