@@ -153,13 +153,13 @@ fn note_outgrown_fit(indexer: &Indexer, summary: &IndexSummary) {
 fn note_kept(summary: &IndexSummary) {
     if summary.unreachable > 0 {
         note!(
-            "the index keeps {} under paths that are not found; if they are gone for good, `reelseek remove PATH` removes them from the index",
+            "the index keeps {} under paths that are not found; `reelseek remove PATH` removes a video or a folder from the index",
             count(summary.unreachable, "video")
         );
     }
     if summary.excluded > 0 {
         note!(
-            "the index keeps {} that --exclude matches; `reelseek remove PATH` removes them from the index",
+            "the index keeps {} that --exclude matches; `reelseek remove PATH` removes a video or a folder from the index",
             count(summary.excluded, "video")
         );
     }

@@ -157,7 +157,7 @@ fn print_confidence(out: &mut impl Write, calibration: &Calibration) -> std::io:
     };
     print_line!(
         out,
-        "confidence  score of unrelated pictures: median {median:.2}, 5th to 95th percentile {low:.2} to {high:.2} ({source})"
+        "confidence  evidence of unrelated pictures: median {median:.2}, 5th to 95th percentile {low:.2} to {high:.2} ({source})"
     )
 }
 

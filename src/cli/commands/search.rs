@@ -181,7 +181,7 @@ fn print(out: &mut impl Write, args: &SearchArgs, name: &str, answer: &SearchAns
     let gone = answer.results.iter().filter(|found| matches!(video_path(&found.video).try_exists(), Ok(false))).count();
     if gone > 0 {
         note!(
-            "{} not at this path any more; `reelseek remove VIDEO` or `index --prune FOLDER` removes such videos from the index",
+            "{} not at this path any more; `reelseek remove PATH` removes a video or a folder from the index",
             if gone == 1 { "1 video is".to_owned() } else { format!("{} are", count(gone, "video")) }
         );
     }

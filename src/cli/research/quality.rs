@@ -68,6 +68,10 @@ pub(super) fn run(args: &QualityArgs) -> anyhow::Result<ExitCode> {
         printed?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Some(floor) = args.floor {
+        let share = report.overall.share(report.overall.correct);
+        note!("below --floor {floor}, or not all frames were measured: {share:.3} of the answers are right");
+    }
     Ok(ExitCode::from(FOUND_NOTHING))
 }
 
@@ -82,8 +86,9 @@ fn open(args: &QualityArgs, temporary: &TempDir, cancel: &Cancel) -> anyhow::Res
     let indexer =
         Indexer::open(&temporary.path().join("index"), options, cancel, |event| note!("{}", advice::fit_note(event)))?;
     let suite = suite(args, indexer.model())?;
-    let failed = index_videos(&indexer, cancel)?.failed;
-    Ok((suite, indexer.into_engine()?, failed))
+    let summary = index_videos(&indexer, cancel)?;
+    anyhow::ensure!(summary.videos > 0, "no video was found under these paths, or none could be indexed");
+    Ok((suite, indexer.into_engine()?, summary.failed))
 }
 
 fn suite(args: &QualityArgs, model: &Model) -> anyhow::Result<QualitySuite> {
@@ -156,7 +161,7 @@ fn print(report: &QualityReport, failed: usize) -> anyhow::Result<()> {
     if report.undecodable_frames > 0 {
         print_line!(
             out,
-            "{} could not be decoded; the measurement does not cover them, so it fails any --floor",
+            "{} could not be decoded and measured, so any --floor fails",
             count(report.undecodable_frames, "frame")
         )?;
     }
