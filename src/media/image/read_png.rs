@@ -5,8 +5,8 @@ use image::ColorType;
 use image::metadata::Orientation;
 use png::{BitDepth, Decoder, DecodingError, Transformations};
 
+use super::DecodedPixels;
 use super::job::{DecodeFault, DecodeJob, MAX_METADATA_BYTES};
-use super::{DecodedPixels, PictureLimit};
 
 /// Rows that the decoder holds besides the picture: the one before, the current one, and a buffer to
 /// decompress into, which doubles as it grows.
@@ -16,10 +16,10 @@ const MAX_PIXEL_BYTES: u64 = 8;
 
 pub(super) fn decode(job: &DecodeJob<'_>) -> Result<DecodedPixels, DecodeFault> {
     let fault = |error: DecodingError| match error {
-        DecodingError::LimitsExceeded => DecodeFault::TooLarge {
-            found: "claims a size that its decoder does not allow".to_owned(),
-            limit: PictureLimit::Pixels(job.limits.pixels),
-        },
+        // The limit of the decoder is for metadata: the size in pixels is checked before.
+        DecodingError::LimitsExceeded => {
+            DecodeFault::Damaged(format!("it has more than {MAX_METADATA_BYTES} bytes of metadata"))
+        }
         error => DecodeFault::damaged(error),
     };
     let mut decoder = Decoder::new(job.input());
