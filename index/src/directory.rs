@@ -7,14 +7,15 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tantivy::directory::error::{DeleteError, LockError, OpenReadError, OpenWriteError};
 use tantivy::directory::footer::Footer;
 use tantivy::directory::{
-    Directory, DirectoryLock, FileHandle, Lock, MmapDirectory, OwnedBytes, WatchCallback, WatchHandle, WritePtr,
+    AntiCallToken, Directory, DirectoryLock, FileHandle, Lock, MmapDirectory, OwnedBytes, TerminatingWrite,
+    WatchCallback, WatchHandle, WritePtr,
 };
 
 use crate::error::{Error, Result};
@@ -34,6 +35,44 @@ pub(crate) struct TextDirectory {
     inner: MmapDirectory,
     /// Files that are mapped now.
     maps: Arc<Mutex<HashMap<PathBuf, Weak<MappedFile>>>>,
+    /// The last error of a write.
+    failed_write: FailedWrite,
+}
+
+type FailedWrite = Arc<Mutex<Option<io::Error>>>;
+
+/// A file that tantivy writes. Keeps the error of a write, because tantivy's threads do not pass it on.
+struct RecordedFile {
+    file: WritePtr,
+    failed: FailedWrite,
+}
+
+impl RecordedFile {
+    fn record<T>(&self, done: io::Result<T>) -> io::Result<T> {
+        if let Some(code) = done.as_ref().err().and_then(io::Error::raw_os_error) {
+            *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(io::Error::from_raw_os_error(code));
+        }
+        done
+    }
+}
+
+impl Write for RecordedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let done = self.file.write(bytes);
+        self.record(done)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let done = self.file.flush();
+        self.record(done)
+    }
+}
+
+impl TerminatingWrite for RecordedFile {
+    fn terminate_ref(&mut self, token: AntiCallToken) -> io::Result<()> {
+        let done = self.file.terminate_ref(token);
+        self.record(done)
+    }
 }
 
 /// The additional line of a file with this content.
@@ -84,7 +123,12 @@ pub(crate) fn check(path: &Path) -> io::Result<(u64, String)> {
 impl TextDirectory {
     pub(crate) fn open(path: &Path) -> Result<TextDirectory> {
         let inner = MmapDirectory::open(path).map_err(Error::text(path))?;
-        Ok(TextDirectory { path: path.to_owned(), inner, maps: Arc::default() })
+        Ok(TextDirectory { path: path.to_owned(), inner, maps: Arc::default(), failed_write: Arc::default() })
+    }
+
+    /// Takes the last error of a write.
+    pub(crate) fn take_failed_write(&self) -> Option<io::Error> {
+        self.failed_write.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Returns an error if a mapped file was truncated since it was opened.
@@ -145,7 +189,8 @@ impl Directory for TextDirectory {
     }
 
     fn open_write(&self, path: &Path) -> std::result::Result<WritePtr, OpenWriteError> {
-        self.inner.open_write(path)
+        let file = self.inner.open_write(path)?;
+        Ok(BufWriter::new(Box::new(RecordedFile { file, failed: self.failed_write.clone() })))
     }
 
     fn sync_directory(&self) -> io::Result<()> {

@@ -12,7 +12,7 @@ use tantivy::schema::{
     TextOptions,
 };
 use tantivy::tokenizer::{LowerCaser, RemoveLongFilter, SimpleTokenizer, TextAnalyzer};
-use tantivy::{DocAddress, DocSet, ReloadPolicy, TERMINATED, TantivyDocument, Term};
+use tantivy::{DocAddress, DocSet, ReloadPolicy, TERMINATED, TantivyDocument, TantivyError, Term};
 
 use crate::directory::TextDirectory;
 use crate::error::{Error, Result};
@@ -137,6 +137,14 @@ impl TextIndex {
         let done = catch(&self.path, work);
         // A truncated file is the cause of all other errors.
         self.directory.check().and(done)
+    }
+
+    /// An error of tantivy's writer. For a thread that failed, tantivy reports no cause: a failed write is
+    /// one.
+    pub(crate) fn write_error(&self, error: TantivyError) -> Error {
+        let in_thread = matches!(error, TantivyError::ErrorInThread(_));
+        let cause = in_thread.then(|| self.directory.take_failed_write()).flatten();
+        Error::text(&self.path)(cause.map_or(error, TantivyError::from))
     }
 
     pub(crate) fn id_term(&self, id: &str) -> Term {

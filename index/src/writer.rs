@@ -74,9 +74,9 @@ pub(crate) fn publish(writer: &mut tantivy::IndexWriter, manifest: &Manifest, te
         expected: "values that JSON can hold",
         found: error.to_string(),
     })?;
-    let mut commit = writer.prepare_commit().map_err(Error::text(&text.path))?;
+    let mut commit = writer.prepare_commit().map_err(|error| text.write_error(error))?;
     commit.set_payload(&payload);
-    commit.commit().map_err(Error::text(&text.path))?;
+    commit.commit().map_err(|error| text.write_error(error))?;
     Ok(())
 }
 
@@ -241,7 +241,7 @@ impl Writer {
 
     fn fail(&mut self, error: TantivyError) -> Error {
         self.failed = true;
-        Error::text(&self.text.path)(error)
+        self.text.write_error(error)
     }
 
     /// Commits. Merges the segments in `merge`, or those that [`Writer::to_merge`] selects if it is empty.
