@@ -40,7 +40,7 @@ fn assert_no_children(folder: &TestFolder, program: &Child, what: &str) {
     }
 }
 
-/// Starts `index` with a script in place of ffmpeg, and waits until the script has started.
+/// Starts `index` with a script instead of ffmpeg, and waits until the script has started.
 fn index_with(folder: &TestFolder, script: &str) -> Child {
     let (path, pid) = (folder.path("ffmpeg-stand-in"), folder.path("pid"));
     write_script(&path, &format!("[ \"$2\" = -version ] && exit 0\necho $$ > {}\n{script}", pid.display()));

@@ -1,4 +1,4 @@
-//! Decoders that cannot be stopped run on threads of their own, so that a cancellation frees the caller.
+//! A decoder that cannot be stopped runs on a separate thread, so that a cancellation frees the caller.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -14,20 +14,20 @@ pub(super) const MIN_PIXELS: u64 = 8_000_000;
 const CHECK: Duration = Duration::from_millis(10);
 /// Stack of a thread: as large as that of a main thread.
 const STACK_BYTES: usize = 8 << 20;
-/// While so many decodings that were given up go on, no other one starts here. Each takes up to a second, and
-/// the memory of a picture. If all workers give up at once, more of them go on.
+/// Number of abandoned decodings at which no new decoding starts here. An abandoned decoding runs for up to a
+/// second and holds the memory of a picture. Workers that give up at the same time can exceed this number.
 const MAX_GIVEN_UP: usize = 2;
 
-/// The number of decodings that were given up and go on.
+/// Number of abandoned decodings that still run.
 static GIVEN_UP: Mutex<usize> = Mutex::new(0);
-/// Notified when one of them has ended.
+/// Notified when an abandoned decoding has ended.
 static ENDED: Condvar = Condvar::new();
 
 fn given_up() -> MutexGuard<'static, usize> {
     GIVEN_UP.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits while too many decodings that were given up go on.
+/// Waits while too many abandoned decodings run.
 fn wait_for_room(cancel: &Cancel) -> Result<(), DecodeFault> {
     let mut count = given_up();
     while *count >= MAX_GIVEN_UP {
