@@ -2,7 +2,8 @@
 # docker build -t reelseek .          or scripts/package docker, which also tries the image
 # docker run --rm -p 127.0.0.1:8787:8787 -e REELSEEK_TOKEN=... -v ~/Videos:/videos:ro -v reelseek:/data reelseek
 #
-# Nothing is indexed at the start: open the page and start indexing there, or run the command `index /videos` in the container.
+# Nothing is indexed at the start: open the page and start indexing there, or run the command
+# `index /videos` in the container.
 # The user in the image has the number 10001. Where it may not read your videos, add: --user "$(id -u):$(id -g)" -v "$PWD/data:/data".
 FROM rust:1-slim-bookworm AS build
 WORKDIR /src

@@ -47,8 +47,8 @@ const pause = (ms, signal) =>
   });
 
 /**
- * Sends a request. Retries while the server is busy, and asks the user for the token if one is needed. `quiet`
- * requests fail instead.
+ * Sends a request. Retries while the server is busy, and asks the user for the token if one is needed.
+ * `quiet` requests fail instead.
  */
 async function send(path, { quiet = false, ...options } = {}) {
   for (let retries = 0; ; retries += 1) {
@@ -117,7 +117,10 @@ let info = null;
 let lastInfo = null;
 let facets = null;
 
-/** The answer of `/v1/info`. It is requested once, again if `fresh` is true, and each time while there is no index. */
+/**
+ * The answer of `/v1/info`. It is requested once, again if `fresh` is true, and each time while there is no
+ * index.
+ */
 export async function serverInfo(fresh = false, quiet = false) {
   if (!info || fresh) info = quiet ? getQuietly(INFO) : get(INFO);
   const request = info;
@@ -224,7 +227,10 @@ export function setUpSignOut() {
   });
 }
 
-/** Shows a failure and returns its alert. The button "Try again" calls `retry`. Aborted requests are not failures. */
+/**
+ * Shows a failure and returns its alert. The button "Try again" calls `retry`. Aborted requests are not
+ * failures.
+ */
 export function showError(error, retry) {
   if (error?.name === 'AbortError') return null;
   const isKnown = error instanceof RequestError;

@@ -37,7 +37,9 @@ function stop() {
   playing = null;
 }
 
-/** A thumbnail that calls `onopen` when clicked. A button, or the mouse pointer, plays the moment in place. */
+/**
+ * A thumbnail that calls `onopen` when clicked. A button, or the mouse pointer, plays the moment in place.
+ */
 export function playableThumbnail({ still, preview, title, overlay, onopen, openLabel }) {
   let timer = 0;
   const toggle = h('button', { type: 'button', class: 'toggle' });

@@ -1,6 +1,9 @@
 // Helpers of all views: elements, icons, numbers and times as text.
 
-/** An element: `h('p', {class: 'x', onclick: f}, 'text', child)`. `false`, `null` and `undefined` are left out. */
+/**
+ * An element: `h('p', {class: 'x', onclick: f}, 'text', child)`. `false`, `null` and `undefined` are left
+ * out.
+ */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {

@@ -23,8 +23,8 @@ export function wordAt(text, caret) {
 }
 
 /**
- * The text after the caret that remains when the word is completed. If the completion is a field name (`whole` is
- * false), it replaces only the name of a field.
+ * The text after the caret that remains when the word is completed. If the completion is a field name
+ * (`whole` is false), it replaces only the name of a field.
  */
 export function restAfter(text, caret, whole) {
   const rest = text.slice(caret);
@@ -36,7 +36,9 @@ export function restAfter(text, caret, whole) {
   return rest.replace(/^[^\s"()]*(?:(?<=:)"[^"]*"?)?/, '').trimStart();
 }
 
-/** Completions of the word: `{text, note, whole}`. `whole` is false for a field name, whose value must follow. */
+/**
+ * Completions of the word: `{text, note, whole}`. `whole` is false for a field name, whose value must follow.
+ */
 export function proposals({ field, typed }, { labels, folders }) {
   const fits = (name) => name.toLowerCase().includes(typed);
   const first = (name) => !name.toLowerCase().startsWith(typed);
@@ -53,7 +55,9 @@ export function proposals({ field, typed }, { labels, folders }) {
 
 let boxes = 0;
 
-/** A filter box. Calls `onapply(text)` with a complete filter. Returns `{element, input, value, wrong(text)}`. */
+/**
+ * A filter box. Calls `onapply(text)` with a complete filter. Returns `{element, input, value, wrong(text)}`.
+ */
 export function filterBox({ label, hint, placeholder, onapply }) {
   boxes += 1;
   const id = `filter-${boxes}`;

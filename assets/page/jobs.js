@@ -5,8 +5,8 @@ import * as api from './api.js';
 import { number, announce } from './dom.js';
 
 /**
- * Interval between polls: of a running job with the indexing view open, of a running job in other views, without a
- * running job, and the longest one after failures.
+ * Interval between polls: of a running job with the indexing view open, of a running job in other views,
+ * without a running job, and the longest one after failures.
  */
 const OPEN_MS = 1000;
 const BACKGROUND_MS = 3000;

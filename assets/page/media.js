@@ -9,8 +9,8 @@ const FIRST_WAIT_S = 4;
 const LONGEST_WAIT_S = 60;
 
 /**
- * The cause of a failed load: `{final, status, seconds}`, with the wait before another attempt; `null` if the link
- * works now.
+ * The cause of a failed load: `{final, status, seconds}`, with the wait before another attempt; `null` if the
+ * link works now.
  */
 async function failureOf(link, attempts) {
   const later = Math.min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** attempts);
@@ -27,10 +27,10 @@ async function failureOf(link, attempts) {
 }
 
 /**
- * Retries an image or video whose loading fails. The event does not contain the cause, so the link is requested again
- * to get the status. Calls `onwait(seconds)` and later `load()` if another attempt may succeed; calls
- * `onfailed(failure)` if none can, or after `maxAttempts`. `failure` is `null` if the server sends the file but the
- * browser cannot show it.
+ * Retries an image or video whose loading fails. The event does not contain the cause, so the link is
+ * requested again to get the status. Calls `onwait(seconds)` and later `load()` if another attempt may
+ * succeed; calls `onfailed(failure)` if none can, or after `maxAttempts`. `failure` is `null` if the server
+ * sends the file but the browser cannot show it.
  */
 export function retryLoading(element, load, { onfailed, onwait, maxAttempts = Infinity }) {
   let last = '';

@@ -76,7 +76,10 @@ export async function redraw(blob) {
   return new Promise((resolve) => canvas.toBlob(resolve, 'image/jpeg', 0.92));
 }
 
-/** Calls `run` with the picture. If the server refuses it (too large, AVIF, SVG), calls it with the redrawn picture. */
+/**
+ * Calls `run` with the picture. If the server refuses it (too large, AVIF, SVG), calls it with the redrawn
+ * picture.
+ */
 export async function withRedraw(blob, run) {
   try {
     return await run(blob);

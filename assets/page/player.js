@@ -10,7 +10,9 @@ const SHORTEST_S = 2;
 /** Attempts to load a video while the server is busy. */
 const MAX_ATTEMPTS = 5;
 
-/** Returns `{element, row, video, play(), seek(at), close()}`. `onframe(at)` searches with the current frame. */
+/**
+ * Returns `{element, row, video, play(), seek(at), close()}`. `onframe(at)` searches with the current frame.
+ */
 export function playerOf({ video: id, title, duration, at = 0, thumbnail }, onframe) {
   /** The span of the preview that plays; null while the file plays. */
   let cut = null;
