@@ -1,6 +1,6 @@
-//! Checks the lengths in an ONNX file before rten parses it. The parser adds a length to a position without a
-//! check of overflow, so that a small file could be read without end, and it recurses into graphs that are in
-//! attributes of nodes.
+//! Checks the structure of an ONNX file before rten parses it. The parser adds a length to a position without
+//! a check of overflow and waits for the end of an integer of more than ten bytes, so that it could read a
+//! small file without end. It recurses into graphs that are in attributes of nodes.
 
 /// Most messages within each other. A graph in an attribute is three deeper than its own graph.
 const MAX_DEPTH: usize = 24;
@@ -41,7 +41,29 @@ impl MessageKind {
     }
 }
 
-/// Whether each field of an ONNX file ends within its message, and no message is nested too deep.
+/// Whether the numbers in a field of this kind of message end where the field does.
+fn holds_whole_numbers(kind: MessageKind, field: u64, content: &[u8]) -> bool {
+    match (kind, field) {
+        // float_data
+        (MessageKind::Tensor, 4) => content.len().is_multiple_of(4),
+        // double_data
+        (MessageKind::Tensor, 10) => content.len().is_multiple_of(8),
+        // int32_data, int64_data
+        (MessageKind::Tensor, 5 | 7) => {
+            let mut at = 0;
+            while at < content.len() {
+                if varint(content, &mut at).is_none() {
+                    return false;
+                }
+            }
+            true
+        }
+        _ => true,
+    }
+}
+
+/// Whether each field of an ONNX file ends within its message, each number ends within its field, and no
+/// message is nested too deep.
 pub(super) fn is_well_formed(bytes: &[u8]) -> bool {
     let mut at = 0;
     let mut open = vec![(bytes.len(), MessageKind::Model)];
@@ -67,6 +89,7 @@ pub(super) fn is_well_formed(bytes: &[u8]) -> bool {
         match kind.within(key >> 3).filter(|_| key & 7 == 2) {
             Some(_) if open.len() == MAX_DEPTH => return false,
             Some(inner) => open.push((stop, inner)),
+            None if key & 7 == 2 && !holds_whole_numbers(kind, key >> 3, &bytes[at..stop]) => return false,
             None => at = stop,
         }
     }
@@ -122,6 +145,19 @@ mod tests {
         let checked = std::thread::Builder::new().stack_size(64 << 10).spawn(move || is_well_formed(&deep));
         assert!(!checked.unwrap().join().unwrap());
         assert!(!is_well_formed(&nested(9)));
+    }
+
+    #[test]
+    fn refuses_lists_that_end_within_a_number() {
+        let tensor = |list: u8, content: &[u8]| field(7, &field(5, &field(list, content)));
+        for (list, whole) in [(4, &[0xff; 8][..]), (10, &[0xff; 8]), (5, &[0xff, 1, 2]), (7, &[3, 0xff, 0x7f])] {
+            assert!(is_well_formed(&tensor(list, whole)), "{list}");
+            let cut = [whole, &[0xff]].concat();
+            assert!(!is_well_formed(&tensor(list, &cut)), "{list}");
+        }
+        for list in [5, 7] {
+            assert!(!is_well_formed(&tensor(list, &[0xff; 12])), "{list}: an integer of more than ten bytes");
+        }
     }
 
     #[test]
