@@ -77,7 +77,10 @@ fn null_scores(searcher: &Searcher) -> Result<Vec<(f32, f32)>, Error> {
     let probes: Vec<VideoNumber> = numbers.iter().copied().step_by(step).collect();
     let best = probes.par_iter().map(|own| -> Result<Option<(f32, f32)>, Error> {
         let probe = searcher.video(*own)?.probe;
-        let view = |(i, embedding): (usize, &[f32])| QueryView { embedding: embedding.to_vec(), mirrored: i % 2 == 1 };
+        let view = |(i, embedding): (usize, &[f32])| {
+            let mirrored = i % 2 == 1;
+            QueryView { embedding: embedding.to_vec(), mirrored, region: None }
+        };
         let views: Vec<QueryView> = probe.chunks_exact(dim).enumerate().map(view).collect();
         let templates = match views.first() {
             Some(view) => sketch_at(searcher, *own, &view.embedding)?.as_ref().map(align::QueryTemplates::new),

@@ -54,7 +54,8 @@ impl Picture {
 
     /// The whole picture as a view.
     pub fn view(&self) -> PictureView<'_> {
-        PictureView { width: self.width, height: self.height, stride: self.width as usize * 3, rgb: &self.rgb }
+        let stride = self.width as usize * 3;
+        PictureView { at: [0, 0], width: self.width, height: self.height, stride, rgb: &self.rgb }
     }
 
     /// The part with its upper left corner at (`x`, `y`), limited to this picture. It has at least one pixel
@@ -65,7 +66,7 @@ impl Picture {
         let height = height.max(1).min(self.height - y);
         let stride = self.width as usize * 3;
         let corner = (y as usize * stride + x as usize * 3).min(self.rgb.len());
-        PictureView { width, height, stride, rgb: &self.rgb[corner..] }
+        PictureView { at: [x, y], width, height, stride, rgb: &self.rgb[corner..] }
     }
 
     /// A copy of [`Picture::part`].
@@ -82,6 +83,8 @@ impl Picture {
 /// A rectangular part of a picture. It borrows the pixels, because a copy of a large picture is expensive.
 #[derive(Clone, Copy)]
 pub struct PictureView<'a> {
+    /// Position of the upper left corner in the picture.
+    at: [u32; 2],
     width: u32,
     height: u32,
     /// Bytes from one row to the next.
@@ -118,6 +121,12 @@ impl<'a> PictureView<'a> {
     /// Height in pixels.
     pub fn height(self) -> u32 {
         self.height
+    }
+
+    /// Left, top, right and bottom in the picture, in pixels.
+    pub fn rectangle(self) -> [u32; 4] {
+        let [x, y] = self.at;
+        [x, y, x + self.width, y + self.height]
     }
 
     /// Packed red, green and blue of row `y`.

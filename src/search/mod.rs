@@ -38,12 +38,14 @@ pub struct SearchOptions {
     pub min_confidence: f32,
     /// Trade-off between speed and recall in the index.
     pub effort: Effort,
+    /// Whether the picture is taken as a whole: no part of it is searched for, and it is not rotated.
+    pub whole: bool,
 }
 
 impl Default for SearchOptions {
     fn default() -> SearchOptions {
         let effort = Effort::Default;
-        SearchOptions { top: 10, skip: 0, group: Group::Video, filter: None, min_confidence: 0.0, effort }
+        SearchOptions { top: 10, skip: 0, group: Group::Video, filter: None, min_confidence: 0.0, effort, whole: false }
     }
 }
 
@@ -63,6 +65,7 @@ setters! { SearchOptions:
     group: Group,
     min_confidence: f32,
     effort: Effort,
+    whole: bool,
 }
 
 /// What one result is.
@@ -89,6 +92,33 @@ pub struct SearchResult {
     pub confidence: f32,
     /// The moment, in milliseconds from the first frame.
     pub moment: Moment,
+    /// The part of the query picture that shows the video; `None` if the query is a vector.
+    pub region: Option<QueryRegion>,
+}
+
+/// The part of a query picture that shows a frame of a video.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryRegion {
+    /// Corners (x, y) in pixels of the query picture, clockwise, from the upper left corner of the part as the
+    /// query shows it.
+    pub corners: [[f32; 2]; 4],
+    /// Clockwise rotation of the part in the query picture, in degrees: 0, 90, 180 or 270.
+    pub turn: u16,
+    /// Whether left and right are exchanged.
+    pub mirrored: bool,
+}
+
+impl QueryRegion {
+    /// A whole picture.
+    pub fn whole(width: u32, height: u32, mirrored: bool) -> QueryRegion {
+        QueryRegion::rectangle([0.0, 0.0, width as f32, height as f32], mirrored)
+    }
+
+    /// An upright rectangle: left, top, right, bottom.
+    pub(crate) fn rectangle([left, top, right, bottom]: [f32; 4], mirrored: bool) -> QueryRegion {
+        let corners = [[left, top], [right, top], [right, bottom], [left, bottom]];
+        QueryRegion { corners, turn: 0, mirrored }
+    }
 }
 
 /// The answer to one query.
@@ -226,7 +256,7 @@ impl Engine {
         }
         let length = vector.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
         let unit = || vector.iter().map(|v| (f64::from(*v) / length) as f32).collect();
-        let view = (length != 0.0).then(|| QueryView { embedding: unit(), mirrored: false });
+        let view = (length != 0.0).then(|| QueryView { embedding: unit(), mirrored: false, region: None });
         let query = PreparedQuery { views: view.into_iter().collect(), templates: None };
         let answer = self.answer(&query, options, filter.as_ref())?;
         Ok(SearchAnswer { elapsed: start.elapsed(), ..answer })
@@ -287,7 +317,8 @@ impl Engine {
             moments.push(moment);
             let confidence = calibration.confidence(row.evidence);
             let (video, score, evidence) = (Video::default(), row.hit.score, row.evidence);
-            results.push((row.clone(), SearchResult { video, score, evidence, confidence, moment }));
+            let region = query.views[row.view].region;
+            results.push((row.clone(), SearchResult { video, score, evidence, confidence, moment, region }));
         }
         Ok(())
     }
@@ -307,17 +338,20 @@ fn views(
     cancel: &Cancel,
 ) -> Result<Vec<QueryView>, Error> {
     let sampling = &encoder.info().sampling;
-    let mut fitted = Vec::with_capacity(2);
+    let (mut fitted, mut rectangles) = (Vec::with_capacity(2), Vec::with_capacity(2));
     for view in std::iter::once(picture.view()).chain(trimmed) {
         go_on(cancel)?;
         fitted.push(encode::fit(view, sampling));
+        rectangles.push(view.rectangle().map(|side| side as f32));
     }
     let mut views = Vec::with_capacity(4);
-    for descriptor in encoder.describe(&fitted)?.into_iter().filter(|descriptor| !descriptor.is_flat()) {
+    let described = encoder.describe(&fitted)?.into_iter().zip(rectangles);
+    for (descriptor, rectangle) in described.filter(|(descriptor, _)| !descriptor.is_flat()) {
         let mirrored = encoder.mirrored(&descriptor).map(|descriptor| (descriptor, true));
         for (descriptor, mirrored) in std::iter::once((descriptor, false)).chain(mirrored) {
             let embedding = checkpoint.embed_image(&encoder.image(&descriptor)?)?;
-            views.push(QueryView { embedding, mirrored });
+            let region = Some(QueryRegion::rectangle(rectangle, mirrored));
+            views.push(QueryView { embedding, mirrored, region });
         }
     }
     Ok(views)

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use reelseek_index::{Effort, Hit, Searcher, VideoNumber, VideoSet};
 
-use super::align;
+use super::{QueryRegion, align};
 
 /// Rows fetched per requested video, because several neighbouring rows of a video match.
 const OVERFETCH: usize = 16;
@@ -41,6 +41,8 @@ pub struct QueryView {
     pub embedding: Vec<f32>,
     /// Whether it is the embedding of the mirrored picture.
     pub mirrored: bool,
+    /// The part of the picture that was embedded.
+    pub region: Option<QueryRegion>,
 }
 
 /// A row that matches a query.
@@ -241,7 +243,7 @@ mod tests {
     }
 
     fn view(embedding: [f32; 3]) -> QueryView {
-        QueryView { embedding: embedding.to_vec(), mirrored: false }
+        QueryView { embedding: embedding.to_vec(), mirrored: false, region: None }
     }
 
     /// A picture of blocks, drawn from a seed.

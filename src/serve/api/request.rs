@@ -111,6 +111,7 @@ impl SearchRequest {
             filter: self.filter.or(query.filter).filter(|filter| !filter.trim().is_empty()),
             min_confidence: self.min_confidence.or(query.min_confidence).unwrap_or(0.0) as f32,
             effort,
+            whole: false,
         }
     }
 }

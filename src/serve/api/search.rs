@@ -89,7 +89,7 @@ pub(crate) struct ResultBody {
 impl SearchResponse {
     fn new(links: &Links, snapshot: &Snapshot, options: &SearchOptions, answer: SearchAnswer) -> SearchResponse {
         let results = answer.results.into_iter().enumerate().map(|(i, found)| {
-            let SearchResult { video, score, evidence, confidence, moment } = found;
+            let SearchResult { video, score, evidence, confidence, moment, region: _ } = found;
             let (preview_from_ms, preview_to_ms) = span_of(moment);
             ResultBody {
                 rank: options.skip + i + 1,
