@@ -41,6 +41,35 @@ def png(width, height, depth, colour, *chunks):
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IEND", b"")
 
 
+def box(kind, *content):
+    return struct.pack(">I", 8 + len(b"".join(content))) + kind + b"".join(content)
+
+
+def heic():
+    """The structure of a grid of two tiles, without coded pictures."""
+    full, shorts = bytes(4), lambda *values: struct.pack(f">{len(values)}H", *values)
+    infe = lambda number, kind: box(b"infe", b"\2\0\0\0", shorts(number, 0), kind, b"\0")
+    tile, grid = b"\0\0\0\2\x26\1", b"\0\0\0\1" + shorts(30, 16)
+    brands = box(b"ftyp", b"heic\0\0\0\0mif1heic")
+    hvcc = box(b"hvcC", bytes(21), b"\3\1", b"\x21" + shorts(1, 2) + b"\x42\1")
+    sizes = [box(b"ispe", full, struct.pack(">2I", *size)) for size in [(16, 16), (30, 16)]]
+    crop = box(b"clap", struct.pack(">8I", 20, 1, 10, 1, 0, 1, 0, 1))
+    properties = box(b"ipco", hvcc, *sizes, box(b"irot", b"\1"), box(b"imir", b"\0"), crop)
+    of = lambda number, *indices: shorts(number) + bytes([len(indices), *indices])
+    used = box(b"ipma", full, struct.pack(">I", 3), of(1, 0x81, 2), of(2, 0x81, 2), of(3, 3, 6, 0x84, 0x85))
+
+    def meta(start):
+        places = [shorts(n, 0, 0, 1) + struct.pack(">2I", start + 6 * (n - 1), 6) for n in (1, 2)]
+        places.append(shorts(3, 1, 0, 1) + struct.pack(">2I", 0, len(grid)))
+        return box(
+            b"meta", full, box(b"pitm", full, shorts(3)), box(b"iinf", full, shorts(3), infe(1, b"hvc1"), infe(2, b"hvc1"), infe(3, b"grid")),
+            box(b"iloc", b"\1\0\0\0", shorts(0x4400, 3), *places), box(b"iprp", properties, used),
+            box(b"iref", full, box(b"dimg", shorts(3, 2, 1, 2))), box(b"idat", grid),
+        )
+
+    return brands + meta(len(brands) + len(meta(0)) + 8) + box(b"mdat", tile * 2)
+
+
 def pictures():
     source = "testsrc2=size=24x16:rate=2"
     still = ["-frames:v", "1"]
@@ -65,6 +94,8 @@ def pictures():
         "lossy.webp": [*still, "-f", "webp", "-q:v", "30"],
         "lossless.webp": [*still, "-f", "webp", "-lossless", "1"],
         "two.webp": ["-t", "1", "-f", "webp", "-loop", "0"],
+        "lossy.jxl": [*still, "-f", "image2", "-c:v", "libjxl", "-distance", "1"],
+        "lossless.jxl": [*still, "-f", "image2", "-c:v", "libjxl", "-distance", "0"],
     }.items():
         write("picture", name, ffmpeg(source, *words))
     profile = chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(60_000), 9))
@@ -73,6 +104,7 @@ def pictures():
     write("picture", "chunks.png", png(9, 5, 16, 6, profile, exif, text))
     write("picture", "wide.png", png(60_000, 1, 1, 0))
     write("picture", "tall.png", png(1, 60_000, 8, 0))
+    write("picture", "grid.heic", heic())
 
 
 def texts():

@@ -10,7 +10,7 @@ use crate::base::ErrorPaths;
 use crate::base::files::FileReadError;
 
 /// Picture formats that are read, as error messages list them.
-const READABLE: &str = "JPEG, PNG, WebP, GIF, BMP, TIFF, PNM and QOI";
+const READABLE: &str = "JPEG, PNG, WebP, GIF, HEIC, AVIF, JPEG XL, BMP, TIFF, PNM and QOI";
 
 /// Why a file yields no pictures, or not all of them.
 #[derive(Debug, Error)]
@@ -131,8 +131,21 @@ pub enum Error {
     UnknownFormat {
         /// The file, or the caller's name for the bytes.
         name: PathBuf,
-        /// The format, if it is recognised: "HEIC", "AVIF", "JPEG XL" or "SVG".
+        /// The format, if it is recognised: "SVG".
         found: Option<&'static str>,
+    },
+    /// The picture or the video is decoded by ffmpeg, and this machine has none that can.
+    #[error(
+        "{}: {what} needs ffmpeg: {reason}; install a full build of ffmpeg, name it in REELSEEK_FFMPEG, or convert the file to JPEG",
+        name.display()
+    )]
+    NeedsFfmpeg {
+        /// The file, or the caller's name for the bytes.
+        name: PathBuf,
+        /// What the file is: "HEIC", "AVIF" or "a video".
+        what: &'static str,
+        /// Why ffmpeg cannot decode it.
+        reason: String,
     },
     /// A picture exceeds a limit.
     #[error("{}: the picture {found}, more than {limit}; shrink it first", name.display())]
@@ -153,12 +166,7 @@ impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             None => write!(f, "not a picture of a known format; supported formats: {READABLE}"),
-            Some("SVG") => write!(f, "SVG is not supported; convert it to PNG first"),
-            Some(found) => {
-                let name = if found == "JPEG XL" { "jxl".to_owned() } else { found.to_lowercase() };
-                write!(f, "{found} is not supported; convert it to JPEG or PNG first, ")?;
-                write!(f, "for example with `ffmpeg -i photo.{name} photo.jpg`")
-            }
+            Some(found) => write!(f, "{found} is not supported; convert it to PNG first"),
         }
     }
 }
@@ -251,6 +259,7 @@ impl ErrorPaths for Error {
             | Error::Cancelled { path }
             | Error::Picture { name: path, .. }
             | Error::UnknownFormat { name: path, .. }
+            | Error::NeedsFfmpeg { name: path, .. }
             | Error::PictureTooLarge { name: path, .. } => vec![path],
         }
     }
@@ -264,12 +273,6 @@ mod tests {
     fn a_message_without_folders_keeps_the_file_name() {
         let error = Error::Io { path: "/home/me/my videos/a.mp4".into(), reason: io::ErrorKind::NotFound.into() };
         assert_eq!(error.without_folders(), "a.mp4: entity not found");
-    }
-
-    #[test]
-    fn names_the_way_to_convert_a_picture_of_a_telephone() {
-        let error = Error::UnknownFormat { name: "a.heic".into(), found: Some("HEIC") }.to_string();
-        assert!(error.contains("`ffmpeg -i photo.heic photo.jpg`"), "{error}");
     }
 
     #[test]

@@ -35,17 +35,20 @@ pub(super) fn other_than_video(path: &Path) -> Option<&'static str> {
     match image::guess_format(&head) {
         // GIF files are indexed as videos.
         Ok(ImageFormat::Gif) => None,
+        Ok(ImageFormat::Avif) if is_sequence(&head) => None,
+        Ok(ImageFormat::Avif) => Some("an AVIF picture"),
         Ok(ImageFormat::Jpeg) => Some("a JPEG picture"),
         Ok(ImageFormat::Png) => Some("a PNG picture"),
         Ok(ImageFormat::WebP) => Some("a WebP picture"),
         Ok(ImageFormat::Tiff) => Some("a TIFF picture"),
         Ok(_) => Some("a picture"),
-        Err(_) => match unsupported_picture(&head) {
-            Some("HEIC") => Some("a HEIC picture"),
-            Some("AVIF") => Some("an AVIF picture"),
-            Some("SVG") => Some("an SVG picture"),
-            Some(_) => Some("a JPEG XL picture"),
-            None => other(&head),
+        Err(_) => match (heif(&head), unsupported_picture(&head)) {
+            (Some(_), _) if is_sequence(&head) => None,
+            (Some("AVIF"), _) => Some("an AVIF picture"),
+            (Some(_), _) => Some("a HEIC picture"),
+            (None, Some(_)) => Some("an SVG picture"),
+            (None, None) if is_jpeg_xl(&head) => Some("a JPEG XL picture"),
+            (None, None) => other(&head),
         },
     }
 }
@@ -60,18 +63,61 @@ fn other(head: &[u8]) -> Option<&'static str> {
 
 /// The name of a picture format that is recognised but not read.
 pub(super) fn unsupported_picture(head: &[u8]) -> Option<&'static str> {
-    // An ISO base media file begins with the length of the first box, `ftyp` and the major brand.
-    match head.get(4..12) {
-        Some(b"ftypavif" | b"ftypavis") => Some("AVIF"),
-        Some(b"JXL \r\n\x87\n") => Some("JPEG XL"),
-        Some(b"ftypheic" | b"ftypheix" | b"ftypheim" | b"ftypheis" | b"ftyphevc" | b"ftypmif1" | b"ftypmsf1") => {
-            Some("HEIC")
-        }
-        _ => {
-            let head = &head[..head.len().min(HEAD_BYTES as usize)];
-            (is_text(head) && String::from_utf8_lossy(head).contains("<svg")).then_some("SVG")
-        }
-    }
+    let head = &head[..head.len().min(HEAD_BYTES as usize)];
+    (is_text(head) && String::from_utf8_lossy(head).contains("<svg")).then_some("SVG")
+}
+
+/// Whether bytes are a JPEG XL picture: a codestream, or a file with boxes.
+pub(super) fn is_jpeg_xl(head: &[u8]) -> bool {
+    head.starts_with(b"\xff\x0a") || head.starts_with(b"\0\0\0\x0cJXL \r\n\x87\n")
+}
+
+/// The brands of an ISO base media file. The first one is the major brand.
+fn brands(head: &[u8]) -> &[[u8; 4]] {
+    let Some((size, rest)) = head.split_at_checked(4).filter(|(_, rest)| rest.starts_with(b"ftyp")) else {
+        return &[];
+    };
+    let size = u32::from_be_bytes([size[0], size[1], size[2], size[3]]) as usize;
+    // The type, the major brand, its version, and the compatible brands.
+    rest.get(4..size.saturating_sub(4).min(rest.len())).unwrap_or_default().as_chunks().0
+}
+
+/// "HEIC" or "AVIF", if bytes are a HEIF file.
+pub(super) fn heif(head: &[u8]) -> Option<&'static str> {
+    let brands = brands(head);
+    let is_picture = match brands.first()? {
+        b"heic" | b"heix" | b"heim" | b"heis" | b"mif1" | b"mif2" | b"avif" => true,
+        _ => is_sequence(head) || brands[1..].contains(b"mif1"),
+    };
+    let is_avif = brands.contains(b"avif") || brands.contains(b"avis");
+    is_picture.then_some(if is_avif { "AVIF" } else { "HEIC" })
+}
+
+/// Whether a HEIF file is an animation, which is stored as a video.
+pub(super) fn is_sequence(head: &[u8]) -> bool {
+    matches!(brands(head).first(), Some(b"avis" | b"msf1" | b"hevc" | b"hevx"))
+}
+
+/// Whether bytes begin like a video that ffmpeg reads. A HEIF file with pictures does not count.
+pub(super) fn is_video(head: &[u8]) -> bool {
+    const STARTS: [&[u8]; 7] = [
+        b"\x1a\x45\xdf\xa3",
+        b"FLV\x01",
+        b"OggS",
+        b"\0\0\x01\xba",
+        b"\0\0\x01\xb3",
+        b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+        b".RMF",
+    ];
+    const TS_PACKET: usize = 188;
+    let is_avi = head.starts_with(b"RIFF") && head.get(8..12) == Some(b"AVI ");
+    let is_mov = match head.get(4..8) {
+        Some(b"ftyp") => heif(head).is_none(),
+        Some(kind) => [b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"].iter().any(|known| *known == kind),
+        None => false,
+    };
+    let is_ts = |lead: usize, packet: usize| (0..2).all(|i| head.get(lead + i * packet) == Some(&0x47));
+    is_avi || is_mov || is_ts(0, TS_PACKET) || is_ts(4, TS_PACKET + 4) || STARTS.iter().any(|s| head.starts_with(s))
 }
 
 /// Whether bytes are UTF-8 without control characters. The last character may be incomplete.

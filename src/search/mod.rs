@@ -5,6 +5,7 @@
 //! and computes its confidence ([`Calibration`]).
 
 pub mod align;
+mod frames;
 mod moment;
 mod rank;
 

@@ -16,8 +16,11 @@ const NO_FFMPEG: &str = "ffmpeg cannot be started on the server: install it ther
 impl From<media::Error> for ApiError {
     fn from(error: media::Error) -> ApiError {
         let status = match &error {
-            media::Error::UnknownFormat { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            media::Error::UnknownFormat { .. } | media::Error::NeedsFfmpeg { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             media::Error::Picture { .. } => StatusCode::BAD_REQUEST,
+            error if error.is_undecodable() => StatusCode::BAD_REQUEST,
+            media::Error::Limit { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            media::Error::Killed { .. } => StatusCode::SERVICE_UNAVAILABLE,
             media::Error::PictureTooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             media::Error::Cancelled { .. } => StatusCode::SERVICE_UNAVAILABLE,
             other => return ApiError::internal(other),

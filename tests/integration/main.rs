@@ -7,6 +7,7 @@ mod architecture;
 mod children;
 mod cli;
 mod eval;
+mod formats;
 mod hub;
 mod page;
 mod pictures;

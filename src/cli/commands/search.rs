@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use reelseek_index::{Effort, VideoSet};
 
+use crate::base::Cancel;
 use crate::base::files::read_at_most;
 use crate::cli::args::{IndexFolderArgs, StoredModelArgs, positive, share};
 use crate::cli::output::{FailureOutput, SearchOutput};
@@ -13,7 +14,7 @@ use crate::cli::terminal::{self, clock, count, json_line, note, print_line};
 use crate::cli::{FAILED, FOUND_NOTHING};
 use crate::collection::video_path;
 use crate::media::image::MAX_FILE_BYTES;
-use crate::media::{self, OpenedPicture, Picture};
+use crate::media::{self, Frame, PictureLimits, QueryFrames};
 use crate::search::{Engine, SearchAnswer, SearchOptions};
 
 /// Lowest confidence of a sure match.
@@ -21,7 +22,7 @@ const SURE: f32 = 0.95;
 
 #[derive(Debug, Args)]
 pub(crate) struct SearchArgs {
-    /// Pictures; `-` reads one from standard input
+    /// Pictures, animations or short videos; `-` reads one from standard input
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
     #[command(flatten)]
@@ -76,7 +77,8 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     for image in &args.images {
         let name = image.to_string_lossy();
-        let answer = open(image).and_then(|p| Ok(engine.search_among(&p, &options, filter.as_ref())?));
+        let search = |frames: Vec<Frame>| engine.search_frames(&frames, &options, filter.as_ref(), &Cancel::default());
+        let answer = open(image).and_then(|frames| Ok(search(frames)?));
         match answer {
             Ok(answer) => {
                 found |= !answer.results.is_empty();
@@ -104,15 +106,17 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn open(path: &Path) -> anyhow::Result<Picture> {
+fn open(path: &Path) -> anyhow::Result<Vec<Frame>> {
     if path == Path::new("-") {
         let bytes = read_at_most(std::io::stdin().lock(), MAX_FILE_BYTES).context("reading standard input")?;
-        return Ok(with_warning(media::read(&bytes, "standard input")?, path));
+        let limits = PictureLimits::default();
+        let limits = PictureLimits { bytes: limits.bytes.saturating_sub(bytes.len() as u64), ..limits };
+        return Ok(with_warning(media::read_frames(&bytes, "standard input", &limits, &Cancel::default())?, path));
     }
     if let Some(url) = path.to_str().filter(|text| is_url(text)).filter(|_| !path.exists()) {
         bail!("{url}: URLs are not downloaded; save the picture and name the file");
     }
-    Ok(with_warning(media::open(path)?, path))
+    Ok(with_warning(media::open_frames(path)?, path))
 }
 
 /// Whether a text begins like a URL, such as `https://`.
@@ -121,11 +125,11 @@ fn is_url(text: &str) -> bool {
         .is_some_and(|(scheme, _)| scheme.len() > 1 && scheme.bytes().all(|b| b.is_ascii_alphanumeric()))
 }
 
-fn with_warning(opened: OpenedPicture, path: &Path) -> Picture {
+fn with_warning(opened: QueryFrames, path: &Path) -> Vec<Frame> {
     if let Some(warning) = opened.warning {
         note!("warning: {}: {warning}", path.display());
     }
-    opened.picture
+    opened.frames
 }
 
 /// Why a search has no results.

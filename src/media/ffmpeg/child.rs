@@ -358,7 +358,8 @@ fn limit_resources(process: &std::process::Child, limits: &Limits) {
         use rustix::process::{Pid, Resource, Rlimit, prlimit};
         let Some(pid) = i32::try_from(process.id()).ok().and_then(Pid::from_raw) else { return };
         let processor_s = limits.wall.as_secs().max(1).saturating_mul(MAX_PROCESSORS);
-        for (resource, limit) in [(Resource::As, limits.memory_bytes), (Resource::Cpu, processor_s)] {
+        let memory = [(Resource::As, limits.memory_bytes), (Resource::Data, limits.data_bytes)];
+        for (resource, limit) in memory.into_iter().chain([(Resource::Cpu, processor_s)]) {
             // Fails only for a process that has already ended.
             let _ = prlimit(Some(pid), resource, Rlimit { current: Some(limit), maximum: Some(limit) });
         }

@@ -9,6 +9,8 @@ mod child;
 mod gaps;
 mod guard;
 mod preview;
+mod sample;
+mod stream;
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -21,6 +23,8 @@ use crate::base::files::open_regular;
 use child::Child;
 pub use gaps::Gaps;
 pub use preview::{Codec, PreviewSpec, VideoSource, VideoStart};
+pub(super) use sample::sample;
+pub(super) use stream::{CodedStream, decode_stream};
 
 /// Containers that are read: those that hold their own media. No playlists, scripts, picture sequences or
 /// devices.
@@ -49,7 +53,12 @@ impl Tools {
     /// # Errors
     /// [`Error::NoFfmpeg`] if it cannot be started.
     pub fn find() -> Result<Tools, Error> {
-        Tools::at(std::env::var_os("REELSEEK_FFMPEG").filter(|v| !v.is_empty()).unwrap_or_else(|| "ffmpeg".into()))
+        Tools::at(named_program())
+    }
+
+    /// The program that [`Tools::find`] tries, without a run of it.
+    pub(super) fn unchecked() -> Tools {
+        Tools { ffmpeg: named_program(), moves_end: false }
     }
 
     /// The ffmpeg program of this name or path.
@@ -79,6 +88,10 @@ impl Tools {
     }
 }
 
+fn named_program() -> OsString {
+    std::env::var_os("REELSEEK_FFMPEG").filter(|v| !v.is_empty()).unwrap_or_else(|| "ffmpeg".into())
+}
+
 /// The major version in the line `libavfilter     8. 44.100 /  8. 44.100` of `ffmpeg -version`.
 fn libavfilter_major(version: &str) -> Option<u32> {
     let numbers = version.lines().find_map(|line| line.strip_prefix("libavfilter"))?;
@@ -100,6 +113,8 @@ pub struct Limits {
     pub wall: Duration,
     /// Address space of the child process in bytes (only on Linux).
     pub memory_bytes: u64,
+    /// Memory that the child process may write, in bytes: without programs and libraries (only on Linux).
+    pub data_bytes: u64,
     /// Whether the child runs at low priority (only on Unix).
     pub background: bool,
 }
@@ -113,6 +128,7 @@ impl Default for Limits {
             stall: Duration::from_secs(60),
             wall: Duration::from_secs(24 * 3600),
             memory_bytes: 6 << 30,
+            data_bytes: 6 << 30,
             background: false,
         }
     }

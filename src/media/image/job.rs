@@ -6,6 +6,7 @@ use super::input::CancellableInput;
 use super::pixels::PixelBuffer;
 use super::{PictureLimit, PictureLimits};
 use crate::base::Cancel;
+use crate::media::Error;
 
 /// Longest side of a picture. Rows and columns cost time and memory besides those of their pixels.
 const MAX_SIDE: u32 = 1_000_000;
@@ -27,8 +28,12 @@ pub(super) enum DecodeFault {
         /// The limit.
         limit: PictureLimit,
     },
+    /// The picture is decoded by ffmpeg, which cannot do it: why.
+    NeedsFfmpeg(String),
     /// The work was cancelled.
     Cancelled,
+    /// The machine is at fault.
+    Other(Error),
 }
 
 impl DecodeFault {

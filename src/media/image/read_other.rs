@@ -108,7 +108,7 @@ fn tiff_bytes(job: &DecodeJob<'_>) -> Result<u64, DecodeFault> {
 
 /// Size of the extension blocks of a GIF before its first frame: comments, XMP and colour profiles, which the
 /// decoder keeps.
-fn gif_metadata_bytes(bytes: &[u8]) -> usize {
+pub(super) fn gif_metadata_bytes(bytes: &[u8]) -> usize {
     let colors = |flags: u8| if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) };
     let mut at = 13 + bytes.get(10).map_or(0, |flags| colors(*flags));
     let mut total = 0;

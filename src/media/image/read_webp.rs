@@ -45,6 +45,13 @@ pub(super) fn decode(job: &DecodeJob<'_>) -> Result<DecodedPixels, DecodeFault> 
     Ok(DecodedPixels { pixels, orientation: exif.unwrap_or(Orientation::NoTransforms), warning: None })
 }
 
+/// Whether the file is an animation, and the decoder of any frame stays within the memory.
+pub(super) fn frames_fit(job: &DecodeJob<'_>) -> bool {
+    let parts = WebPParts::of(job.bytes);
+    let tables = parts.largest_stream.saturating_mul(TABLE_FACTOR);
+    parts.is_animated && tables <= job.limits.bytes / 2
+}
+
 fn read_pixels(bytes: &[u8], cancel: &Cancel, mut pixels: PixelBuffer) -> Result<PixelBuffer, DecodeFault> {
     let decoder = WebPDecoder::new(CancellableInput::failing(bytes, cancel)).map_err(DecodeFault::damaged)?;
     decoder.read_image(pixels.decoded()).map_err(DecodeFault::damaged)?;
@@ -122,6 +129,8 @@ struct WebPParts<'a> {
     has_alpha_plane: bool,
     is_animated: bool,
     compressed_bytes: u64,
+    /// Size of the largest chunk of losslessly compressed pixels.
+    largest_stream: u64,
 }
 
 impl<'a> WebPParts<'a> {
@@ -139,7 +148,11 @@ impl<'a> WebPParts<'a> {
             let size = u32::from_le_bytes([*s0, *s1, *s2, *s3]) as usize;
             let chunk = &rest[..size.min(rest.len())];
             let short = |at: usize| chunk.get(at..at + 2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]])));
-            match &[*a, *b, *c, *d] {
+            let kind = &[*a, *b, *c, *d];
+            if matches!(kind, b"VP8L" | b"ALPH") {
+                self.largest_stream = self.largest_stream.max(chunk.len() as u64);
+            }
+            match kind {
                 b"VP8 " => {
                     self.is_lossy = true;
                     self.frames.extend(short(6).zip(short(8)).map(|(w, h)| [w & 0x3fff, h & 0x3fff]));

@@ -72,7 +72,7 @@ fn is_option(name: &str) -> bool {
     !SearchRequest::BODY_ONLY.contains(&name)
 }
 
-/// A picture's file: JPEG, PNG, WebP, GIF, BMP, TIFF, PNM or QOI.
+/// A picture's file, such as JPEG, PNG, WebP, HEIC, AVIF or GIF, or a video.
 fn binary() -> Schema {
     ObjectBuilder::new().schema_type(Type::String).format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary))).into()
 }

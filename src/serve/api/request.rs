@@ -190,7 +190,7 @@ pub(crate) async fn read_search(
         }
         BodyKind::Unspecified | BodyKind::Other => {
             return Err(unsupported(
-                "a picture (image/*, application/octet-stream), a form (multipart/form-data) or JSON",
+                "a picture (image/*, video/*, application/octet-stream), a form (multipart/form-data) or JSON",
             ));
         }
     };

@@ -134,10 +134,12 @@ impl SearchContext {
         let (start, mut warning) = (Instant::now(), None);
         let answer = match query {
             ResolvedQuery::Picture(bytes) => {
-                let opened = media::image::read_within(bytes, "the image", &PICTURE, cancel)?;
+                let opened = media::read_frames(bytes, "the image", &PICTURE, cancel)?;
                 warning = opened.warning;
                 self.metrics.observe(Stage::Decode, start.elapsed());
-                let answer = snapshot.engine.search_cancellable(&opened.picture, options, cancel)?;
+                let engine = &snapshot.engine;
+                let filter = options.filter.as_deref().map(|filter| engine.searcher().filter(filter)).transpose()?;
+                let answer = engine.search_frames(&opened.frames, options, filter.as_ref(), cancel)?;
                 self.metrics.observe(Stage::Encode, answer.encoding);
                 self.metrics.observe(Stage::Search, answer.elapsed.saturating_sub(answer.encoding));
                 answer
@@ -155,7 +157,8 @@ impl SearchContext {
 
 /// Finds the videos, and the moment in each, that show the same scene as a picture.
 ///
-/// Send the picture as the body (`image/*` or `application/octet-stream`) or as the field `image` of a form.
+/// Send the picture as the body (`image/*`, `video/*` or `application/octet-stream`) or as the field `image` of a
+/// form. Several frames of an animation or a video are searched, and their answers joined.
 /// Instead of a picture, JSON may contain a `vector` of the index's length, and JSON or a form may contain a
 /// `url` if the server fetches pictures. Options are query parameters, JSON fields or form fields;
 /// those of the body take precedence. A picture with plain borders is searched both with and without them.

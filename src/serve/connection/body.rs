@@ -41,7 +41,7 @@ impl BodyKind {
             "application/json" => BodyKind::Json,
             "application/octet-stream" => BodyKind::Picture,
             "application/x-www-form-urlencoded" | "" => BodyKind::Unspecified,
-            other if other.starts_with("image/") => BodyKind::Picture,
+            other if other.starts_with("image/") || other.starts_with("video/") => BodyKind::Picture,
             _ => BodyKind::Other,
         }
     }

@@ -65,7 +65,7 @@ impl FetchClient {
             // A proxy would resolve names itself.
             .proxy(None)
             .user_agent(concat!("reelseek/", env!("CARGO_PKG_VERSION")))
-            .accept("image/*")
+            .accept("image/*, video/*")
             .accept_encoding("identity")
             .build();
         let resolver = FilteredResolver { inner: DefaultResolver::default(), allowed };

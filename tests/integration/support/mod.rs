@@ -11,6 +11,7 @@ use rustix::process::Pid;
 use serde_json::Value;
 
 pub(crate) mod allocations;
+pub(crate) mod heif;
 pub(crate) mod hostile;
 mod server;
 mod skip;
