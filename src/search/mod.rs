@@ -99,8 +99,8 @@ pub struct SearchResult {
 /// The part of a query picture that shows a frame of a video.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QueryRegion {
-    /// Corners (x, y) in pixels of the query picture, clockwise, from the upper left corner of the part as the
-    /// query shows it.
+    /// Corners (x, y) in pixels of the query picture, clockwise, from the upper left corner of the part as
+    /// the query shows it.
     pub corners: [[f32; 2]; 4],
     /// Clockwise rotation of the part in the query picture, in degrees: 0, 90, 180 or 270.
     pub turn: u16,
@@ -155,8 +155,8 @@ pub struct SearchAnswer {
 }
 
 impl SearchAnswer {
-    /// The answer with regions in pixels of a larger picture: the query is its part with the upper left corner
-    /// at `at`.
+    /// The answer with regions in pixels of a larger picture: the query is its part with the upper left
+    /// corner at `at`.
     #[must_use]
     pub fn within_larger_picture(mut self, at: [u32; 2]) -> SearchAnswer {
         for result in &mut self.results {
