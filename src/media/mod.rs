@@ -8,6 +8,7 @@
 //!
 //! Nothing here panics on a file, and [`Limits`] bound what a file can cost.
 
+mod crop;
 pub mod distort;
 mod error;
 mod ffmpeg;
@@ -19,6 +20,7 @@ mod sniff;
 mod trim;
 pub mod walk;
 
+pub use crop::{CropBox, CropError};
 pub use error::Error;
 pub use ffmpeg::{
     Codec, DecodePlan, DecodeSummary, Frame, Frames, Gaps, Limits, PreviewSpec, Tools, VideoSource, VideoStart,

@@ -104,8 +104,8 @@ pub struct SearchResult {
 /// The part of a query picture that shows a frame of a video.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QueryRegion {
-    /// Corners (x, y) in pixels of the query picture, clockwise, from the upper left corner of the part as the
-    /// query shows it.
+    /// Corners (x, y) in pixels of the query picture, clockwise, from the upper left corner of the part as
+    /// the query shows it.
     pub corners: [[f32; 2]; 4],
     /// Clockwise rotation of the part in the query picture, in degrees: 0, 90, 180 or 270.
     pub turn: u16,
@@ -117,6 +117,22 @@ impl QueryRegion {
     /// A whole picture.
     pub fn whole(width: u32, height: u32, mirrored: bool) -> QueryRegion {
         QueryRegion::rectangle([0.0, 0.0, width as f32, height as f32], mirrored)
+    }
+
+    /// The corners, rounded to tenths of a pixel for output.
+    pub fn rounded_corners(&self) -> [[f32; 2]; 4] {
+        self.corners.map(|corner| corner.map(|side| (side * 10.0).round() / 10.0))
+    }
+
+    /// Left, top, right and bottom of the smallest upright rectangle around the region.
+    pub fn bounds(&self) -> [f32; 4] {
+        let around = |[l, t, r, b]: [f32; 4], [x, y]: [f32; 2]| [l.min(x), t.min(y), r.max(x), b.max(y)];
+        self.corners.into_iter().fold([f32::MAX, f32::MAX, f32::MIN, f32::MIN], around)
+    }
+
+    /// The same region in a picture that contains the query picture with its upper left corner at (x, y).
+    fn moved(self, [x, y]: [u32; 2]) -> QueryRegion {
+        QueryRegion { corners: self.corners.map(|corner| [corner[0] + x as f32, corner[1] + y as f32]), ..self }
     }
 
     /// An upright rectangle: left, top, right, bottom.
@@ -141,6 +157,18 @@ pub struct SearchAnswer {
     pub elapsed: Duration,
     /// The part of `elapsed` in which the picture was embedded.
     pub encoding: Duration,
+}
+
+impl SearchAnswer {
+    /// The answer with regions in pixels of a larger picture: the query is its part with the upper left
+    /// corner at `at`.
+    #[must_use]
+    pub fn within_larger_picture(mut self, at: [u32; 2]) -> SearchAnswer {
+        for result in &mut self.results {
+            result.region = result.region.map(|region| region.moved(at));
+        }
+        self
+    }
 }
 
 /// Answers queries on one snapshot of an index.
