@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::ffmpeg::{Limits, Tools, sample};
 use super::image::{MAX_FILE_BYTES, OpenedPicture, PictureLimits, animation, read_within};
-use super::{Error, Frame, sniff};
+use super::{CropBox, CropError, Error, Frame, Picture, sniff};
 use crate::base::files::{FileReadError, open_regular, read_at_most};
 use crate::base::{Cancel, ErrorPaths};
 
@@ -39,6 +39,26 @@ pub struct QueryFrames {
     pub frames: Vec<Frame>,
     /// Set if the file is damaged, so that a part of the picture is missing.
     pub warning: Option<&'static str>,
+}
+
+impl QueryFrames {
+    /// Width and height of the frames.
+    pub fn size(&self) -> [u32; 2] {
+        self.frames.first().map_or([0; 2], |frame| [frame.picture.width, frame.picture.height])
+    }
+
+    /// Cuts the same part out of each frame. Returns it with the position of its upper left corner.
+    ///
+    /// # Errors
+    /// As [`CropBox::within`].
+    pub fn cut(mut self, crop: CropBox) -> Result<(QueryFrames, [u32; 2]), CropError> {
+        let mut at = [0; 2];
+        for frame in &mut self.frames {
+            let picture = Picture { rgb: std::mem::take(&mut frame.picture.rgb), ..frame.picture };
+            (frame.picture, at) = crop.cut(picture)?;
+        }
+        Ok((self, at))
+    }
 }
 
 impl From<OpenedPicture> for QueryFrames {
@@ -121,12 +141,14 @@ fn video(path: &Path, name: &Path, limits: &PictureLimits, cancel: &Cancel) -> R
     let mut sampler = FrameSampler::default();
     let outcome = sample(&Tools::unchecked(), path, MAX_SIDE, &limits, cancel, &mut |frame| sampler.add(frame));
     match outcome {
-        Ok(()) => Ok(QueryFrames { frames: sampler.finish(), warning: None }),
         // What was decoded before a limit is enough.
-        Err(Error::Limit { .. }) if !sampler.kept.is_empty() && !cancel.is_set() => {
-            Ok(QueryFrames { frames: sampler.finish(), warning: None })
-        }
-        Err(error) => Err(renamed(error, name)),
+        Err(Error::Limit { .. }) if !sampler.kept.is_empty() && !cancel.is_set() => {}
+        outcome => outcome.map_err(|error| renamed(error, name))?,
+    }
+    let frames = sampler.finish();
+    match frames.is_empty() {
+        true => Err(Error::undecodable(name, "it has no video frames".to_owned())),
+        false => Ok(QueryFrames { frames, warning: None }),
     }
 }
 
@@ -231,7 +253,6 @@ fn difference(a: &[u8], b: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media::Picture;
 
     /// A frame with a bright square at a place.
     fn frame(at_ms: u32, place: Option<u32>) -> Frame {

@@ -9,6 +9,7 @@
 //! Nothing here panics on a file, and [`Limits`] bound what a file can cost.
 
 mod clip;
+mod crop;
 pub mod distort;
 mod error;
 mod ffmpeg;
@@ -21,6 +22,7 @@ mod trim;
 pub mod walk;
 
 pub use clip::{QueryFrames, open_frames, read_frames};
+pub use crop::{CropBox, CropError};
 pub use error::Error;
 pub use ffmpeg::{
     Codec, DecodePlan, DecodeSummary, Frame, Frames, Gaps, Limits, PreviewSpec, Tools, VideoSource, VideoStart,
