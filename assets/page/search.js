@@ -46,7 +46,7 @@ export function searchView() {
 
   // The query.
 
-  const file = h('input', { type: 'file', accept: 'image/*', class: 'unseen', tabindex: '-1', 'aria-hidden': 'true', onchange: () => (take(file.files), (file.value = '')) });
+  const file = h('input', { type: 'file', accept: 'image/*,video/*,.heic,.avif,.jxl', class: 'unseen', tabindex: '-1', 'aria-hidden': 'true', onchange: () => (take(file.files), (file.value = '')) });
   const pick = h('button', { type: 'button', class: 'main', onclick: () => file.click() }, 'Choose a picture');
   const preview = h('div', { class: 'query' });
   // One step back for all changes of a crop, and one for its removal.
