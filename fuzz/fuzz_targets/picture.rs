@@ -1,5 +1,5 @@
-//! Reads a picture or an animation from arbitrary bytes. Errors are expected, panics and large allocations are
-//! not. Of HEIC and AVIF files only the structure is read, because ffmpeg decodes them.
+//! Reads a picture or an animation from arbitrary bytes. Errors are expected, panics and large allocations
+//! are not. Of HEIC and AVIF files only the structure is read, because ffmpeg decodes them.
 
 #![no_main]
 

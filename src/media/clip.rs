@@ -91,8 +91,8 @@ pub fn open_frames(path: &Path) -> Result<QueryFrames, Error> {
     read_frames(&bytes, path, &limits, &Cancel::default())
 }
 
-/// Reads a picture, an animation or a video from the bytes of its file, until the work is cancelled. The bytes
-/// of a video are written to a temporary file for ffmpeg. Else as [`super::image::read_within`].
+/// Reads a picture, an animation or a video from the bytes of its file, until the work is cancelled. The
+/// bytes of a video are written to a temporary file for ffmpeg. Else as [`super::image::read_within`].
 ///
 /// # Errors
 /// As [`super::image::read_within`]; [`Error::is_undecodable`] holds if a video has no frames;

@@ -1,8 +1,9 @@
 //! Reads pictures from files and from bytes.
 //!
-//! The decoders come from other crates, except that ffmpeg decodes HEIC and AVIF. [`PictureLimits`] bound what each of them costs: a picture is refused
-//! before its pixels are decoded if it has too many or if its decoder needs too much memory. The bytes that a
-//! decoder needs are known from the headers of the file; `benches/pictures.rs` measures them.
+//! The decoders come from other crates, except that ffmpeg decodes HEIC and AVIF. [`PictureLimits`] bound
+//! what each of them costs: a picture is refused before its pixels are decoded if it has too many or if its
+//! decoder needs too much memory. The bytes that a decoder needs are known from the headers of the file;
+//! `benches/pictures.rs` measures them.
 
 mod animation;
 mod decoder_thread;

@@ -1,7 +1,7 @@
 //! Searches with several frames of an animation or a video, and joins their answers.
 //!
-//! Each frame is a query. A result of one frame is a vote for a moment of a video. Votes for one video agree if
-//! their moments are as far apart as the frames are, so that together they show a longer moment.
+//! Each frame is a query. A result of one frame is a vote for a moment of a video. Votes for one video agree
+//! if their moments are as far apart as the frames are, so that together they show a longer moment.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -47,8 +47,8 @@ impl Engine {
     ///
     /// The answers to several frames are joined. The evidence of a result is the mean over all frames. Its
     /// confidence is the mean confidence, or that of the best frame, corrected for the number of frames;
-    /// results are in the order of the confidence. The moment spans the moments of the frames. A result has no
-    /// region.
+    /// results are in the order of the confidence. The moment spans the moments of the frames. A result has
+    /// no region.
     ///
     /// # Errors
     /// As [`Engine::search_cancellable`].
@@ -116,8 +116,8 @@ fn join(answers: Vec<(u32, SearchAnswer)>, options: &SearchOptions) -> SearchAns
     SearchAnswer { results, more, exact, flat, elapsed, encoding }
 }
 
-/// Joins the best vote for a video with the votes that agree with it. Returns the votes for other moments too.
-/// Votes are in descending order of evidence.
+/// Joins the best vote for a video with the votes that agree with it. Returns the votes for other moments
+/// too. Votes are in descending order of evidence.
 fn join_video(votes: Vec<FrameVote>, least: &[f32]) -> (Option<SearchResult>, Vec<FrameVote>) {
     let mut votes = votes.into_iter();
     let Some(best) = votes.next() else { return (None, Vec::new()) };

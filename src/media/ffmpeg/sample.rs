@@ -68,8 +68,8 @@ impl VideoSampling<'_> {
         input_from(self.tools, self.path, self.limits, before)
     }
 
-    /// Decodes a video from its start, up to a minute of it. If its container announces more than this length,
-    /// stops before the first frame, and returns the length.
+    /// Decodes a video from its start, up to a minute of it. If its container announces more than this
+    /// length, stops before the first frame, and returns the length.
     fn decode(&self, rate_hz: f64, max_ms: u64, take: &mut dyn FnMut(Frame) -> usize) -> Result<Option<u64>, Error> {
         let mut command = self.input(&[]);
         let filter = format!("setpts=PTS-STARTPTS,fps=fps={rate_hz}:round=up,{}", within(self.max_side));

@@ -37,8 +37,8 @@ impl CodedStream {
     }
 }
 
-/// Decodes a stream, and passes at most `count` pictures to `take`: packed 8-bit RGB of this size. Returns the
-/// number of pictures, and ffmpeg's messages.
+/// Decodes a stream, and passes at most `count` pictures to `take`: packed 8-bit RGB of this size. Returns
+/// the number of pictures, and ffmpeg's messages.
 ///
 /// # Errors
 /// [`Error::NoFfmpeg`], [`Error::Limit`], [`Error::Cancelled`], [`Error::Killed`], and [`Error::Io`].

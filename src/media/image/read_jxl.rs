@@ -25,8 +25,8 @@ pub(super) fn decode(job: &DecodeJob<'_>) -> Result<DecodedPixels, DecodeFault> 
     let info = basic_info(&mut decoder(usize::MAX), job, &mut runner)?;
     let (width, height, extra) = (side(info.size.0), side(info.size.1), info.extra_channels.len());
     let pixels = u64::from(width) * u64::from(height);
-    // A frame may not be larger than the picture. The decoder counts at least 16 pixels a row, and its limit is
-    // one more.
+    // A frame may not be larger than the picture. The decoder counts at least 16 pixels a row, and its limit
+    // is one more.
     let row_pixels = |side: u32| u64::from(side.max(16));
     let samples = row_pixels(width).saturating_mul(row_pixels(height)).saturating_mul(3 + extra as u64);
     let mut decoder = decoder(usize::try_from(samples).unwrap_or(usize::MAX).saturating_add(1));

@@ -185,11 +185,11 @@ impl SearchContext {
 
 /// Finds the videos, and the moment in each, that show the same scene as a picture.
 ///
-/// Send the picture as the body (`image/*`, `video/*` or `application/octet-stream`) or as the field `image` of a
-/// form. Several frames of an animation or a video are searched, and their answers joined.
-/// Instead of a picture, JSON may contain a `vector` of the index's length, and JSON or a form may contain a
-/// `url` if the server fetches pictures. Options are query parameters, JSON fields or form fields;
-/// those of the body take precedence. A picture with plain borders is searched both with and without them.
+/// Send the picture as the body (`image/*`, `video/*` or `application/octet-stream`) or as the field `image`
+/// of a form. Several frames of an animation or a video are searched, and their answers joined. Instead of a
+/// picture, JSON may contain a `vector` of the index's length, and JSON or a form may contain a `url` if the
+/// server fetches pictures. Options are query parameters, JSON fields or form fields; those of the body take
+/// precedence. A picture with plain borders is searched both with and without them.
 #[utoipa::path(
     post, path = "/v1/search", tag = "search", params(QueryParams<SearchRequest>),
     responses(
