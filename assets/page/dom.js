@@ -31,12 +31,17 @@ export const quoted = (text) => `"${text.replace(/["\\]/g, '\\$&')}"`;
 /** A name that may wrap after `_`, `-` and `.`. */
 export const breakable = (name) => name.split(/(?<=[_\-.])/).flatMap((part, i) => (i ? [h('wbr'), part] : [part]));
 
+/** An element of SVG. */
+export function shape(tag, attributes = {}, ...children) {
+  const element = document.createElementNS('http://www.w3.org/2000/svg', tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
 /** An icon, hidden from screen readers: the button around it has a label. */
 export function icon(name) {
-  const svg = document.createElementNS('http://www.w3.org/2000/svg', 'svg');
-  for (const [key, value] of Object.entries({ viewBox: '0 0 24 24', class: 'drawing', 'aria-hidden': 'true' })) {
-    svg.setAttribute(key, value);
-  }
+  const svg = shape('svg', { viewBox: '0 0 24 24', class: 'drawing', 'aria-hidden': 'true' });
   svg.innerHTML = ICONS[name];
   return svg;
 }

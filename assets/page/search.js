@@ -3,8 +3,10 @@
 import * as api from './api.js';
 import { alerts } from './alerts.js';
 import { FOUND_CONFIDENCE, card, percent } from './cards.js';
+import { cropTool } from './crop.js';
 import { clock, code, count, h, icon, number, announce } from './dom.js';
 import { filterBox } from './filter.js';
+import { boxOfText } from './geometry.js';
 import { retryLoading } from './media.js';
 import * as pictures from './pictures.js';
 import { go, parse } from './router.js';
@@ -38,13 +40,17 @@ export function searchView() {
   let running = null;
 
   const change = (some, options) => go('search', { ...Object.fromEntries(route.params), ...some }, options);
-  const ask = (some) => change({ picture: null, frame: null, url: null, ...some });
+  const ask = (some) => change({ picture: null, frame: null, url: null, crop: null, ...some });
+  /** The crop of the address; null for the whole picture. */
+  const cropOfRoute = () => (boxOfText(route.params.get('crop')) ? route.params.get('crop') : null);
 
   // The query.
 
   const file = h('input', { type: 'file', accept: 'image/*', class: 'unseen', tabindex: '-1', 'aria-hidden': 'true', onchange: () => (take(file.files), (file.value = '')) });
   const pick = h('button', { type: 'button', class: 'main', onclick: () => file.click() }, 'Choose a picture');
   const preview = h('div', { class: 'query' });
+  // One step back for all changes of a crop, and one for its removal.
+  const crop = cropTool({ onchange: (text) => change({ crop: text }, { replace: Boolean(text && cropOfRoute()) }) });
   const wellWords = h('p', { class: 'well-words' });
   const well = h(
     'div',
@@ -94,12 +100,20 @@ export function searchView() {
   const weakList = h('ol', { class: 'cards' });
   const weakWords = h('summary');
   const weak = h('details', { class: 'weak' }, weakWords, h('p', { class: 'hint' }, 'The closest results. Pictures that are not in these videos often score as high.'), weakList);
+  const reason = h('p', { class: 'hint' });
+  const cropAdvice = h(
+    'p',
+    {},
+    'Is the scene only a part of the picture? ',
+    h('button', { type: 'button', class: 'quiet', onclick: () => crop.begin() }, 'Select this part'),
+  );
   const nothing = h(
     'div',
     { class: 'nothing', hidden: true },
     icon('search'),
     h('p', {}, 'No moment of these videos seems to show this scene.'),
-    h('p', { class: 'hint' }),
+    reason,
+    cropAdvice,
   );
   const results = h('section', { class: 'results', 'aria-label': 'Results', 'aria-busy': 'false' }, h('div', { class: 'results-head' }, heading, about), nothing, found, weak, more);
   const root = h(
@@ -114,6 +128,18 @@ export function searchView() {
     ),
     results,
   );
+
+  /** The results by their cards. */
+  const shown = new WeakMap();
+  /** Marks in the query what the result of a card shows; without a card, what the best result shows. */
+  function mark(element) {
+    const best = current?.results[0];
+    const result = shown.get(element?.closest('.card')) ?? (best && best.confidence >= minConfidence() ? best : null);
+    crop.mark(result, current?.query_size, result && `“${result.title}” at ${clock(result.at)}`);
+  }
+  for (const event of ['pointerover', 'focusin']) results.addEventListener(event, ({ target }) => mark(target));
+  results.addEventListener('pointerleave', () => mark(document.activeElement));
+  results.addEventListener('focusout', ({ relatedTarget }) => mark(relatedTarget));
 
   /** An encoder that finds the same kind of scene has no useful confidence, so all results are shown. */
   const defaultMin = () => (info.same_scene === false ? 0 : FOUND_CONFIDENCE);
@@ -158,21 +184,25 @@ export function searchView() {
     return kept && { key: params.get('picture'), name: kept.name, preview: kept.preview, load: async () => kept.blob };
   }
 
+  /** Returns whether the picture is another one than before. */
   function showQuery(query) {
     const key = query?.key ?? '';
-    if (preview.dataset.key === key) return;
+    if (preview.dataset.key === key) return false;
     preview.dataset.key = key;
     root.dataset.state = query ? 'searched' : 'start';
     results.hidden = !query;
     pick.textContent = query ? 'Choose another' : 'Choose a picture';
     wellWords.replaceChildren(...(query ? ['Or drop or paste one'] : ['Drop a picture here, or paste one with ', h('kbd', {}, 'Ctrl'), ' ', h('kbd', {}, 'V')]));
     pick.classList.toggle('main', !query);
-    const image = query?.preview && h('img', { src: query.preview, alt: 'The query picture' });
+    const image = query?.preview && h('img', { alt: 'The query picture' });
     const onfailed = (failure) => image.replaceWith(h('span', { class: 'no-picture' }, failure ? 'No picture: the file is gone or cannot be read' : 'This browser cannot show the picture'));
     // A frame from the server may load later; a local picture does not.
     if (query?.preview?.startsWith('/')) retryLoading(image, () => (image.src = query.preview), { onfailed });
     else image?.addEventListener('error', () => onfailed(null));
-    preview.replaceChildren(...(query ? [image ?? h('span', { class: 'no-picture' }, 'A picture from the web'), h('p', { class: 'query-name' }, query.name)] : []));
+    crop.setPicture(image ?? h('span', { class: 'no-picture' }, 'A picture from the web'));
+    if (image) image.src = query.preview;
+    preview.replaceChildren(...(query ? [crop.element, h('p', { class: 'query-name' }, query.name)] : []));
+    return true;
   }
 
   async function load(next) {
@@ -182,7 +212,7 @@ export function searchView() {
       current = null;
       return;
     }
-    const options = { filter: route.params.get('filter'), group: route.params.get('group') };
+    const options = { filter: route.params.get('filter'), group: route.params.get('group'), crop: cropOfRoute() };
     const key = JSON.stringify([query.key, options]);
     const before = next ? current : null;
     const control = new AbortController();
@@ -249,7 +279,8 @@ export function searchView() {
 
   function fail(error) {
     current = null;
-    heading.textContent = error.status === 400 ? 'The filter is not understood' : 'No answer';
+    heading.textContent = error.status === 400 && route.params.get('filter') ? 'The filter is not understood' : 'No answer';
+    mark(null);
     about.textContent = '';
     found.replaceChildren();
     nothing.hidden = weak.hidden = more.hidden = true;
@@ -259,6 +290,7 @@ export function searchView() {
     const min = minConfidence();
     const node = (result) => {
       if (!current.cards.has(result)) current.cards.set(result, card(result, searchWith));
+      shown.set(current.cards.get(result), result);
       return current.cards.get(result);
     };
     const sure = current.results.filter((r) => r.confidence >= min);
@@ -273,7 +305,9 @@ export function searchView() {
     found.hidden = none;
     const best = current.results[0];
     const filtered = route.params.get('filter') ? ' Only videos that match the filter were searched.' : '';
-    nothing.lastChild.textContent = (best ? `The best result has a confidence of ${percent(best.confidence)}; the minimum is ${percent(min)}.` : 'There are no results at all.') + filtered;
+    reason.textContent = (best ? `The best result has a confidence of ${percent(best.confidence)}; the minimum is ${percent(min)}.` : 'There are no results at all.') + filtered;
+    cropAdvice.hidden = !crop.canBegin();
+    mark(null);
     about.textContent = `${number(Math.max(1, Math.round(current.took_ms)))} ms${current.exact ? ', all moments compared' : ''}`;
     weak.hidden = rest.length === 0;
     if (current.key !== weak.dataset.key) weak.open = false;
@@ -313,10 +347,11 @@ export function searchView() {
     root,
     acceptTransfer,
     async update(next) {
-      const isSameQuery = route && ['picture', 'frame', 'url', 'filter', 'group'].every((k) => route.params.get(k) === next.params.get(k));
+      const isSameQuery = route && ['picture', 'frame', 'url', 'filter', 'group', 'crop'].every((k) => route.params.get(k) === next.params.get(k));
+      const hasNewCrop = route?.params.get('crop') !== next.params.get('crop');
       route = next;
       showOptions();
-      showQuery(queryOfRoute());
+      if (showQuery(queryOfRoute()) || hasNewCrop) crop.setCrop(cropOfRoute());
       if (isSameQuery && current && !current.stale) return show();
       const loseFocus = found.contains(document.activeElement) || weakList.contains(document.activeElement);
       const loaded = load(false);
@@ -337,6 +372,7 @@ export function searchView() {
       else if (current && defaultMin() !== before) show();
     },
     leave() {
+      crop.settle();
       running?.abort();
       running = null;
       results.setAttribute('aria-busy', 'false');

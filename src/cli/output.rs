@@ -16,6 +16,8 @@ use crate::search::{SearchAnswer, SearchResult};
 #[derive(Debug, Serialize)]
 pub(super) struct SearchOutput<'a> {
     query: &'a str,
+    /// Width and height of the picture in pixels.
+    query_size: [u32; 2],
     took_ms: f64,
     exact: bool,
     results: Vec<ResultOutput<'a>>,
@@ -39,6 +41,13 @@ struct ResultOutput<'a> {
     to: f64,
     duration: f64,
     labels: &'a [String],
+    /// Corners of the part of the picture that shows the video.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region: Option<[[f32; 2]; 4]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    turn: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mirrored: Option<bool>,
 }
 
 /// One line of `search --json` for a picture that could not be read.
@@ -49,9 +58,10 @@ pub(super) struct FailureOutput<'a> {
 }
 
 impl<'a> SearchOutput<'a> {
-    pub(super) fn new(query: &'a str, answer: &'a SearchAnswer) -> SearchOutput<'a> {
+    pub(super) fn new(query: &'a str, query_size: [u32; 2], answer: &'a SearchAnswer) -> SearchOutput<'a> {
         SearchOutput {
             query,
+            query_size,
             took_ms: (answer.elapsed.as_secs_f64() * 1e6).round() / 1000.0,
             exact: answer.exact,
             results: answer.results.iter().enumerate().map(|(i, found)| ResultOutput::new(i + 1, found)).collect(),
@@ -77,6 +87,9 @@ impl<'a> ResultOutput<'a> {
             to: seconds(found.moment.to_ms),
             duration: video.duration_ms as f64 / 1000.0,
             labels: &video.labels,
+            region: found.region.map(|region| region.rounded_corners()),
+            turn: found.region.map(|region| region.turn),
+            mirrored: found.region.map(|region| region.mirrored),
         }
     }
 }

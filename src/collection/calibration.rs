@@ -23,6 +23,9 @@ const PRIOR: [f64; 3] = [0.45, 0.075, 0.075];
 const PRIOR_WITH_SKETCHES: [f64; 3] = [0.54, 0.09, 0.135];
 /// Evidence above which a probe counts as a copy. Unrelated scenes reach 0.95, copies start at 1.1.
 const COPY: f32 = 1.05;
+/// The prior for parts of pictures, and the evidence of a copy.
+const PRIOR_OF_PARTS: [f64; 3] = [0.83, 0.10, 0.12];
+const COPY_OF_PART: f32 = 1.25;
 const PRIOR_WEIGHT: f64 = 8.0;
 /// Quantiles that determine the upper scale, and their distance from the median of a standard normal
 /// distribution.
@@ -46,11 +49,33 @@ pub struct Calibration {
     pub probes: usize,
 }
 
+/// What evidence consists of, which determines its distribution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EvidenceKind {
+    /// A cosine.
+    Cosine,
+    /// The cosine of a picture and the correlation with a frame.
+    Frames,
+    /// The cosine of the best of many parts of a picture, and the correlation with an aligned frame.
+    Parts,
+}
+
+impl EvidenceKind {
+    /// The distribution before any measurement, and the evidence from which a probe counts as a copy.
+    fn prior(self) -> ([f64; 3], f32) {
+        match self {
+            EvidenceKind::Cosine => (PRIOR, f32::INFINITY),
+            EvidenceKind::Frames => (PRIOR_WITH_SKETCHES, COPY),
+            EvidenceKind::Parts => (PRIOR_OF_PARTS, COPY_OF_PART),
+        }
+    }
+}
+
 impl Calibration {
     /// Fits the distribution to the best evidence of probes, which have no correct answer.
-    pub fn fit(mut best: Vec<f32>, sketches: bool) -> Calibration {
-        let prior = if sketches { PRIOR_WITH_SKETCHES } else { PRIOR };
-        best.retain(|s| s.is_finite() && !(sketches && *s >= COPY));
+    pub fn fit(mut best: Vec<f32>, kind: EvidenceKind) -> Calibration {
+        let (prior, copy) = kind.prior();
+        best.retain(|s| s.is_finite() && *s < copy);
         best.sort_by(f32::total_cmp);
         let n = best.len() as f64;
         let [location, scale, upper] = match best.len() {
@@ -59,7 +84,7 @@ impl Calibration {
                 let [low, middle] = [0.16, 0.5].map(|share| quantile(&best, share));
                 let scales = UPPER.map(|(share, z)| (quantile(&best, share) - middle) / z);
                 let upper = scales.iter().sum::<f64>() / scales.len() as f64;
-                [middle, middle - low, if sketches { upper } else { middle - low }]
+                [middle, middle - low, if kind == EvidenceKind::Cosine { middle - low } else { upper }]
             }
         };
         let blend = |own: f64, prior: f64| (own * n + prior * PRIOR_WEIGHT) / (n + PRIOR_WEIGHT);
@@ -73,21 +98,30 @@ impl Calibration {
 
     /// The 5th and the 95th percentile of the best evidence for a picture that is not in the gallery.
     pub fn central_range(&self) -> [f64; 2] {
-        let upper = if self.upper > 0.0 { self.upper } else { self.scale };
-        [self.location - Z95 * self.scale, self.location + Z95 * upper]
+        [self.location - Z95 * self.scale, self.location + Z95 * self.scale_at(1.0)]
+    }
+
+    /// Evidence of another distribution that has the same confidence there as `evidence` has here.
+    pub fn converted(&self, evidence: f32, to: &Calibration) -> f32 {
+        let off = f64::from(evidence) - self.location;
+        (to.location + off / self.scale_at(off) * to.scale_at(off)) as f32
+    }
+
+    /// The standard deviation on one side of the median.
+    fn scale_at(&self, off: f64) -> f64 {
+        if off > 0.0 && self.upper > 0.0 { self.upper } else { self.scale }
     }
 
     /// Probability that a picture outside of the gallery reaches less than this evidence: 0 to 1.
     pub fn confidence(&self, evidence: f32) -> f32 {
         let off = f64::from(evidence) - self.location;
-        let scale = if off > 0.0 && self.upper > 0.0 { self.upper } else { self.scale };
-        normal_cdf(off / scale) as f32
+        normal_cdf(off / self.scale_at(off)) as f32
     }
 }
 
 impl Default for Calibration {
     fn default() -> Calibration {
-        Calibration::fit(Vec::new(), false)
+        Calibration::fit(Vec::new(), EvidenceKind::Cosine)
     }
 }
 
@@ -129,7 +163,7 @@ mod tests {
                 (0.4 + 0.06 * low) as f32
             })
             .collect();
-        let calibration = Calibration::fit(null.clone(), false);
+        let calibration = Calibration::fit(null.clone(), EvidenceKind::Cosine);
         let passed = null.iter().filter(|s| calibration.confidence(**s) >= 0.95).count();
         assert!((25..=55).contains(&passed), "{passed} of 999");
     }
@@ -147,11 +181,11 @@ mod tests {
         };
         let mut null: Vec<f32> = (1..1000).map(|i| at(f64::from(i) / 1000.0)).collect();
         null.retain(|v| *v < COPY);
-        let calibration = Calibration::fit(null.clone(), true);
+        let calibration = Calibration::fit(null.clone(), EvidenceKind::Frames);
         let passed = null.iter().filter(|s| calibration.confidence(**s) >= 0.95).count();
         assert!((35..=65).contains(&passed), "{passed} of 999");
         // The lower scale alone would let through far more.
-        let one_sided = Calibration::fit(null.clone(), false);
+        let one_sided = Calibration::fit(null.clone(), EvidenceKind::Cosine);
         assert!(null.iter().filter(|s| one_sided.confidence(**s) >= 0.95).count() > 130);
     }
 
@@ -160,7 +194,7 @@ mod tests {
         let clean: Vec<f32> = (0..100).map(|i| 0.3 + 0.002 * i as f32).collect();
         let mut copies = clean.clone();
         copies.extend([0.99; 12]);
-        let (a, b) = (Calibration::fit(clean, false), Calibration::fit(copies, false));
+        let (a, b) = (Calibration::fit(clean, EvidenceKind::Cosine), Calibration::fit(copies, EvidenceKind::Cosine));
         assert!((a.location - b.location).abs() < 0.02 && (a.upper - b.upper).abs() < 0.02, "{a:?} {b:?}");
     }
 
@@ -169,7 +203,7 @@ mod tests {
         let unrelated: Vec<f32> = (0..80).map(|i| 0.4 + 0.004 * i as f32).collect();
         let mut copies = unrelated.clone();
         copies.extend([1.3; 30]);
-        assert_eq!(Calibration::fit(unrelated, true), Calibration::fit(copies, true));
+        assert_eq!(Calibration::fit(unrelated, EvidenceKind::Frames), Calibration::fit(copies, EvidenceKind::Frames));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use reelseek_index::{Index, IndexSettings, RowPrecision, Searcher, Writer};
 
-pub use calibration::Calibration;
+pub use calibration::{Calibration, EvidenceKind};
 pub use error::Error;
 pub use file::{indexed_file, video_path};
 pub(crate) use file::{link_target, modified_ns, open_at_once};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use reelseek_index::Searcher;
 use serde::{Deserialize, Serialize};
 
-use super::Calibration;
+use super::{Calibration, EvidenceKind};
 
 /// Data that an index stores besides its videos.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -17,6 +17,8 @@ pub struct CollectionState {
     pub calibration: Option<Calibration>,
     /// Distribution of the cosines of unrelated pictures, for queries by vector.
     pub by_cosine: Option<Calibration>,
+    /// Distribution of the evidence of parts of unrelated pictures.
+    pub of_parts: Option<Calibration>,
     /// The videos that the calibration was measured on; `None` before the first measurement.
     pub measured: Option<CalibratedOn>,
     /// Files that could not be decoded, by the id that their video would have.
@@ -86,13 +88,19 @@ impl CollectionState {
 
     /// The calibration of queries by picture; the prior if the index has not been measured.
     pub fn calibration(&self, sketches: bool) -> Calibration {
-        self.calibration.unwrap_or_else(|| Calibration::fit(Vec::new(), sketches))
+        let kind = if sketches { EvidenceKind::Frames } else { EvidenceKind::Cosine };
+        self.calibration.unwrap_or_else(|| Calibration::fit(Vec::new(), kind))
+    }
+
+    /// The calibration of parts of pictures.
+    pub fn part_calibration(&self) -> Calibration {
+        self.of_parts.unwrap_or_else(|| Calibration::fit(Vec::new(), EvidenceKind::Parts))
     }
 
     /// The calibration of queries by vector, which are compared by their cosine alone.
     pub fn cosine_calibration(&self, sketches: bool) -> Calibration {
         self.by_cosine.unwrap_or_else(|| match sketches {
-            true => Calibration::fit(Vec::new(), false),
+            true => Calibration::fit(Vec::new(), EvidenceKind::Cosine),
             false => self.calibration(false),
         })
     }

@@ -4,22 +4,33 @@ use rayon::prelude::*;
 use reelseek_index::{Effort, Searcher, VideoNumber, VideoSet, Writer};
 
 use super::Error;
-use crate::collection::{CalibratedOn, Calibration, Collection, CollectionState};
+use crate::base::Cancel;
+use crate::base::seeded::Random;
+use crate::collection::{CalibratedOn, Calibration, Collection, CollectionState, EvidenceKind, Model};
 use crate::media::Picture;
-use crate::search::{PreparedQuery, QueryView, align, rank};
+use crate::search::{PartSearch, PreparedQuery, QueryView, align, rank};
 
 /// Largest number of probes that are searched for.
 const MAX_PROBES: usize = 256;
+/// Largest number of them that are searched for in a surround, which takes longer.
+const MAX_FRAMED: usize = 32;
 
 /// Publishes `state` with a calibration of the last commit. Measures only if the videos differ from those of
-/// the calibration in `state`, and commits only if the state differs from the stored one.
+/// the calibration in `state`, and commits only if the state differs from the stored one. Without a model, the
+/// distribution for parts of pictures stays as it is.
 ///
 /// # Errors
 /// [`Error::Collection`] if the index cannot be read or written.
-pub fn calibrate(collection: &Collection, writer: &mut Writer, mut state: CollectionState) -> Result<(), Error> {
+pub fn calibrate(
+    collection: &Collection,
+    writer: &mut Writer,
+    mut state: CollectionState,
+    model: Option<&Model>,
+) -> Result<(), Error> {
     let searcher = collection.searcher()?;
-    if state.measured != Some(measured(&searcher)) || state.by_cosine.is_none() {
-        measure(&searcher, &mut state)?;
+    let lacks_parts = state.of_parts.is_none() && model.is_some_and(|model| has_parts(&searcher, model));
+    if state.measured != Some(measured(&searcher)) || state.by_cosine.is_none() || lacks_parts {
+        measure(&searcher, &mut state, model)?;
     }
     publish(&searcher, writer, &state)
 }
@@ -33,13 +44,14 @@ pub(super) fn calibrate_if_outgrown(
     collection: &Collection,
     writer: &mut Writer,
     state: &mut CollectionState,
+    model: &Model,
 ) -> Result<(), Error> {
     let searcher = collection.searcher()?;
     let before = state.measured.map_or(0, |measured| measured.videos);
     if measured(&searcher).videos < 2 * before.max(1) {
         return Ok(());
     }
-    measure(&searcher, state)?;
+    measure(&searcher, state, Some(model))?;
     publish(&searcher, writer, state)
 }
 
@@ -49,10 +61,19 @@ fn measured(searcher: &Searcher) -> CalibratedOn {
     CalibratedOn { newest: numbers.last().map_or(0, |n| n.0), videos: numbers.len() }
 }
 
-fn measure(searcher: &Searcher, state: &mut CollectionState) -> Result<(), Error> {
+/// Whether parts of pictures are searched for in this index.
+fn has_parts(searcher: &Searcher, model: &Model) -> bool {
+    searcher.settings().sketch as usize == align::BYTES && model.encoder.info().same_scene
+}
+
+fn measure(searcher: &Searcher, state: &mut CollectionState, model: Option<&Model>) -> Result<(), Error> {
     let (evidence, cosines) = null_scores(searcher)?.into_iter().unzip();
-    state.calibration = Some(Calibration::fit(evidence, searcher.settings().sketch > 0));
-    state.by_cosine = Some(Calibration::fit(cosines, false));
+    let kind = if searcher.settings().sketch > 0 { EvidenceKind::Frames } else { EvidenceKind::Cosine };
+    state.calibration = Some(Calibration::fit(evidence, kind));
+    state.by_cosine = Some(Calibration::fit(cosines, EvidenceKind::Cosine));
+    if let Some(model) = model.filter(|model| has_parts(searcher, model)) {
+        state.of_parts = Some(Calibration::fit(null_scores_of_parts(searcher, model)?, EvidenceKind::Parts));
+    }
     state.measured = Some(measured(searcher));
     Ok(())
 }
@@ -94,6 +115,50 @@ fn null_scores(searcher: &Searcher) -> Result<Vec<(f32, f32)>, Error> {
         Ok(best.first().map(|rows| rows[0].evidence).zip(cosine))
     });
     Ok(best.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+}
+
+/// The best evidence of one frame of each video (32 videos at most), drawn as a part of a picture, among the
+/// other videos.
+fn null_scores_of_parts(searcher: &Searcher, model: &Model) -> Result<Vec<f32>, Error> {
+    let numbers = searcher.video_numbers();
+    if numbers.len() < 2 {
+        return Ok(Vec::new());
+    }
+    let probes: Vec<VideoNumber> = numbers.iter().copied().step_by(numbers.len().div_ceil(MAX_FRAMED)).collect();
+    let dim = searcher.settings().dim;
+    let best = probes.iter().map(|own| -> Result<Option<f32>, Error> {
+        let video = searcher.video(*own)?;
+        let Some(view) = video.probe.get(..dim) else { return Ok(None) };
+        let Some(frame) = sketch_at(searcher, *own, view)? else { return Ok(None) };
+        let picture = framed(&frame, &mut Random::new(0, &video.id));
+        let foreign: VideoSet = numbers.iter().copied().filter(|n| n != own).collect();
+        let cancel = Cancel::default();
+        let search = PartSearch { searcher, model, among: Some(&foreign), effort: Effort::Default, cancel: &cancel };
+        Ok(search.find(picture.view())?.first().map(|found| found.evidence))
+    });
+    Ok(best.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+}
+
+/// A frame as an app on a phone shows it: on a plain ground, with lines below that look like text.
+fn framed(frame: &Picture, random: &mut Random) -> Picture {
+    let (width, height) = (540, 900 + random.up_to(300));
+    let (ground, ink) = random.either((250, 60), (12, 210));
+    let mut picture = Picture { width, height, rgb: vec![ground; (width * height * 3) as usize] };
+    let shown = frame.resize(width, width * 9 / 16);
+    let top = random.up_to(height - shown.height - 160);
+    let start = (top * width * 3) as usize;
+    picture.rgb[start..start + shown.rgb.len()].copy_from_slice(&shown.rgb);
+    for line in 0..4 {
+        let first = top + shown.height + 24 + line * 30;
+        let end = 60 + random.up_to(width - 80);
+        for y in first..first + 10 {
+            for x in (20..end).filter(|x| x / 6 % 4 != 0) {
+                let at = ((y * width + x) * 3) as usize;
+                picture.rgb[at..at + 3].fill(ink);
+            }
+        }
+    }
+    picture
 }
 
 /// The sketch of the row that is nearest to a view of the video's probe, as a picture.

@@ -165,7 +165,7 @@ impl Indexer {
     /// does not end the run.
     pub fn run(&self, cancel: &Cancel, on_event: impl FnMut(IndexEvent)) -> Result<IndexSummary, Error> {
         let start = Instant::now();
-        let mut run = run::IndexRun::begin(&self.collection, &self.options, on_event)?;
+        let mut run = run::IndexRun::begin(&self.collection, &self.model, &self.options, on_event)?;
         let todo = run.survey()?;
         let reading_bytes = AtomicU64::new(0);
         let context = work::WorkerContext {

@@ -10,7 +10,7 @@ use reelseek_index::{Searcher, Video, VideoNumber, Writer};
 use super::fields::{FieldNames, MAX_INDEX_NAMES};
 use super::work::{self, FileTask, FinishedTask};
 use super::{Error, FileError, FileOutcome, IndexEvent, IndexOptions, IndexSummary, VideoRows, calibrate};
-use crate::collection::{Collection, CollectionState, DecodeFailure, video_path};
+use crate::collection::{Collection, CollectionState, DecodeFailure, Model, video_path};
 use crate::media;
 
 /// Interval of commits. A killed run loses at most the files that finished in this time.
@@ -25,6 +25,7 @@ const MAX_REASON_BYTES: usize = 256;
 /// The writer and the counts of a run.
 pub(super) struct IndexRun<'a, F> {
     collection: &'a Collection,
+    model: &'a Model,
     options: &'a IndexOptions,
     writer: Writer,
     snapshot: Searcher,
@@ -44,6 +45,7 @@ pub(super) struct IndexRun<'a, F> {
 impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
     pub(super) fn begin(
         collection: &'a Collection,
+        model: &'a Model,
         options: &'a IndexOptions,
         on_event: F,
     ) -> Result<IndexRun<'a, F>, Error> {
@@ -58,6 +60,7 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
         Ok(IndexRun {
             state: CollectionState::of(&snapshot),
             collection,
+            model,
             options,
             writer,
             snapshot,
@@ -237,7 +240,7 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
             // The calibration in this state stays valid: it names the videos that it was measured on.
             self.writer.set_state(self.state.to_json());
             self.writer.commit()?;
-            calibrate::calibrate_if_outgrown(self.collection, &mut self.writer, &mut self.state)?;
+            calibrate::calibrate_if_outgrown(self.collection, &mut self.writer, &mut self.state, self.model)?;
             self.pending = false;
             self.committed = Instant::now();
         }
@@ -249,7 +252,7 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
         if self.pending {
             self.writer.commit()?;
         }
-        calibrate::calibrate(self.collection, &mut self.writer, self.state)?;
+        calibrate::calibrate(self.collection, &mut self.writer, self.state, Some(self.model))?;
         self.writer.close()?;
         let after = self.collection.searcher()?;
         Ok(IndexSummary { rows: after.rows(), videos: after.video_numbers().len(), ..self.summary })

@@ -8,6 +8,7 @@
 //!
 //! Nothing here panics on a file, and [`Limits`] bound what a file can cost.
 
+mod crop;
 #[cfg(any(test, feature = "research"))]
 pub mod distort;
 #[cfg(any(test, feature = "research"))]
@@ -24,6 +25,7 @@ mod sniff;
 mod trim;
 pub mod walk;
 
+pub use crop::{CropBox, CropError};
 pub use error::Error;
 pub use ffmpeg::{
     Codec, DecodePlan, DecodeSummary, Frame, Frames, Gaps, Limits, PreviewSpec, Tools, VideoSource, VideoStart,

@@ -74,6 +74,20 @@ impl Picture {
         self.part(x, y, width, height).to_picture()
     }
 
+    /// As [`Picture::cropped`], without a second picture in memory.
+    pub fn into_part(mut self, x: u32, y: u32, width: u32, height: u32) -> Picture {
+        let part = self.part(x, y, width, height);
+        let ([left, top], width, height) = (part.at.map(|at| at as usize), part.width, part.height);
+        let (stride, line) = (self.width as usize * 3, width as usize * 3);
+        let rows = if self.rgb.is_empty() { 0 } else { height as usize };
+        for row in 0..rows {
+            let from = (top + row) * stride + left * 3;
+            self.rgb.copy_within(from..from + line, row * line);
+        }
+        self.rgb.truncate(line * rows);
+        Picture { width, height, rgb: self.rgb }
+    }
+
     /// See [`PictureView::resize`].
     pub fn resize(&self, width: u32, height: u32) -> Picture {
         self.view().resize(width, height)

@@ -6,6 +6,7 @@
 
 pub mod align;
 mod moment;
+mod parts;
 mod rank;
 
 use std::path::Path;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use reelseek_index::{Effort, Searcher, Video, VideoSet};
 
 pub use moment::Moment;
+pub(crate) use parts::{FoundPart, PartSearch};
 pub use rank::{PreparedQuery, QueryView};
 pub(crate) use rank::{RankedRow, rank};
 
@@ -22,6 +24,9 @@ use crate::collection::{Calibration, Collection, CollectionState, Error, Model, 
 use crate::encode::{self, Encoder};
 use crate::gmf::Folded;
 use crate::media::{self, Picture, PictureView};
+
+/// Confidence of the whole picture from which no parts are searched for.
+const SURE: f32 = 0.99;
 
 /// Options of a search.
 #[derive(Debug, Clone)]
@@ -99,8 +104,8 @@ pub struct SearchResult {
 /// The part of a query picture that shows a frame of a video.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QueryRegion {
-    /// Corners (x, y) in pixels of the query picture, clockwise, from the upper left corner of the part as the
-    /// query shows it.
+    /// Corners (x, y) in pixels of the query picture, clockwise, from the upper left corner of the part as
+    /// the query shows it.
     pub corners: [[f32; 2]; 4],
     /// Clockwise rotation of the part in the query picture, in degrees: 0, 90, 180 or 270.
     pub turn: u16,
@@ -112,6 +117,22 @@ impl QueryRegion {
     /// A whole picture.
     pub fn whole(width: u32, height: u32, mirrored: bool) -> QueryRegion {
         QueryRegion::rectangle([0.0, 0.0, width as f32, height as f32], mirrored)
+    }
+
+    /// The corners, rounded to tenths of a pixel for output.
+    pub fn rounded_corners(&self) -> [[f32; 2]; 4] {
+        self.corners.map(|corner| corner.map(|side| (side * 10.0).round() / 10.0))
+    }
+
+    /// Left, top, right and bottom of the smallest upright rectangle around the region.
+    pub fn bounds(&self) -> [f32; 4] {
+        let around = |[l, t, r, b]: [f32; 4], [x, y]: [f32; 2]| [l.min(x), t.min(y), r.max(x), b.max(y)];
+        self.corners.into_iter().fold([f32::MAX, f32::MAX, f32::MIN, f32::MIN], around)
+    }
+
+    /// The same region in a picture that contains the query picture with its upper left corner at (x, y).
+    fn moved(self, [x, y]: [u32; 2]) -> QueryRegion {
+        QueryRegion { corners: self.corners.map(|corner| [corner[0] + x as f32, corner[1] + y as f32]), ..self }
     }
 
     /// An upright rectangle: left, top, right, bottom.
@@ -138,12 +159,25 @@ pub struct SearchAnswer {
     pub encoding: Duration,
 }
 
+impl SearchAnswer {
+    /// The answer with regions in pixels of a larger picture: the query is its part with the upper left
+    /// corner at `at`.
+    #[must_use]
+    pub fn within_larger_picture(mut self, at: [u32; 2]) -> SearchAnswer {
+        for result in &mut self.results {
+            result.region = result.region.map(|region| region.moved(at));
+        }
+        self
+    }
+}
+
 /// Answers queries on one snapshot of an index.
 pub struct Engine {
     searcher: Searcher,
     model: Model,
     calibration: Calibration,
     by_cosine: Calibration,
+    of_parts: Calibration,
 }
 
 impl Engine {
@@ -165,7 +199,8 @@ impl Engine {
         let searcher = collection.searcher()?;
         let (state, sketches) = (CollectionState::of(&searcher), searcher.settings().sketch > 0);
         let (calibration, by_cosine) = (state.calibration(sketches), state.cosine_calibration(sketches));
-        Ok(Engine { searcher, model, calibration, by_cosine })
+        let of_parts = state.part_calibration();
+        Ok(Engine { searcher, model, calibration, by_cosine, of_parts })
     }
 
     /// An engine on the last commit of the same index. Keeps the encoder and the checkpoint in memory, unless
@@ -235,9 +270,15 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<SearchAnswer, Error> {
         let start = Instant::now();
-        let query = prepare(picture, self.model.encoder.as_ref(), &self.model.checkpoint, cancel)?;
+        let mut query = prepare(picture, self.model.encoder.as_ref(), &self.model.checkpoint, cancel)?;
         let encoding = start.elapsed();
-        let answer = self.answer(&query, options, among)?;
+        let mut videos = self.ranked(&query, options, among)?;
+        if self.needs_parts(&query, options, &videos) {
+            let (searcher, model, effort) = (&self.searcher, &self.model, options.effort);
+            let found = PartSearch { searcher, model, among, effort, cancel }.find(picture.view())?;
+            self.add_parts(found, &mut query, &mut videos);
+        }
+        let answer = self.answer(&query, options, videos)?;
         Ok(SearchAnswer { elapsed: start.elapsed(), encoding, ..answer })
     }
 
@@ -258,18 +299,58 @@ impl Engine {
         let unit = || vector.iter().map(|v| (f64::from(*v) / length) as f32).collect();
         let view = (length != 0.0).then(|| QueryView { embedding: unit(), mirrored: false, region: None });
         let query = PreparedQuery { views: view.into_iter().collect(), templates: None };
-        let answer = self.answer(&query, options, filter.as_ref())?;
+        let videos = self.ranked(&query, options, filter.as_ref())?;
+        let answer = self.answer(&query, options, videos)?;
         Ok(SearchAnswer { elapsed: start.elapsed(), ..answer })
+    }
+
+    /// The best videos for the whole picture: one more than is needed.
+    fn ranked(
+        &self,
+        query: &PreparedQuery,
+        options: &SearchOptions,
+        among: Option<&VideoSet>,
+    ) -> Result<Vec<Vec<RankedRow>>, Error> {
+        let needed = options.skip.saturating_add(options.top);
+        Ok(rank(&self.searcher, query, needed.saturating_add(1), among, options.effort)?)
+    }
+
+    /// Whether parts of the picture are searched for: if the whole picture has no sure answer.
+    fn needs_parts(&self, query: &PreparedQuery, options: &SearchOptions, videos: &[Vec<RankedRow>]) -> bool {
+        let sure = |rows: &Vec<RankedRow>| self.calibration.confidence(rows[0].evidence) >= SURE;
+        !options.whole
+            && query.templates.is_some()
+            && self.searcher.settings().sketch as usize == align::BYTES
+            && !videos.first().is_some_and(sure)
+    }
+
+    /// Adds rows that a part of the picture shows. Their evidence is converted, so that the same evidence
+    /// means the same confidence.
+    fn add_parts(&self, found: Vec<FoundPart>, query: &mut PreparedQuery, videos: &mut Vec<Vec<RankedRow>>) {
+        for FoundPart { hit, region, embedding, evidence } in found {
+            let evidence = self.of_parts.converted(evidence, &self.calibration);
+            let row = RankedRow { hit, view: query.views.len(), evidence, compared: true };
+            query.views.push(QueryView { embedding, mirrored: region.mirrored, region: Some(region) });
+            match videos.iter_mut().find(|rows| rows[0].hit.video == row.hit.video) {
+                Some(rows) => match rows.iter_mut().find(|other| other.hit.nth == row.hit.nth) {
+                    Some(other) if other.compared && other.evidence >= row.evidence => {}
+                    Some(other) => *other = row,
+                    None => rows.push(row),
+                },
+                None => videos.push(vec![row]),
+            }
+        }
+        videos.iter_mut().for_each(|rows| rows.sort_by(RankedRow::order));
+        videos.sort_by(|a, b| a[0].order(&b[0]));
     }
 
     fn answer(
         &self,
         query: &PreparedQuery,
         options: &SearchOptions,
-        among: Option<&VideoSet>,
+        mut videos: Vec<Vec<RankedRow>>,
     ) -> Result<SearchAnswer, Error> {
         let needed = options.skip.saturating_add(options.top);
-        let mut videos = rank(&self.searcher, query, needed.saturating_add(1), among, options.effort)?;
         if options.group == Group::Video {
             videos.iter_mut().for_each(|rows| rows.truncate(1));
         }

@@ -26,6 +26,12 @@ impl From<media::Error> for ApiError {
     }
 }
 
+impl From<media::CropError> for ApiError {
+    fn from(error: media::CropError) -> ApiError {
+        ApiError::malformed(error.to_string())
+    }
+}
+
 impl From<reelseek_index::Error> for ApiError {
     fn from(error: reelseek_index::Error) -> ApiError {
         use reelseek_index::Error::{Argument, Filter, Length, NotFinite};

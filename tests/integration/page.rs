@@ -92,6 +92,7 @@ impl TestFolder {
             "crop=iw*0.9:ih*0.9,eq=contrast=0.85:brightness=0.04,scale=480:-2",
             "filmed.jpg",
         );
+        self.filtered_frame("zoom.mp4", "7", "scale=320:180,pad=360:800:20:300:white", "screenshot.png");
         self.filtered_frame("bars.avi", "3", "null", "bars.jpg");
         self.media(
             &["-f", "lavfi", "-i", "nullsrc=size=320x240,geq=random(1)*255:128:128", "-frames:v", "1"],
@@ -105,15 +106,16 @@ impl TestFolder {
         let drawing = r##"<svg xmlns="http://www.w3.org/2000/svg" width="320" height="180"><rect width="320" height="180" fill="#246"/><circle cx="90" cy="90" r="60" fill="#fc3"/></svg>"##;
         self.write("drawing.svg", drawing);
         json!({
-            "zoom": self.path("zoom.jpg"), "zoomPng": self.path("zoom.png"), "filmed": self.path("filmed.jpg"), "bars": self.path("bars.jpg"),
+            "zoom": self.path("zoom.jpg"), "zoomPng": self.path("zoom.png"), "filmed": self.path("filmed.jpg"),
+            "screenshot": self.path("screenshot.png"), "bars": self.path("bars.jpg"),
             "noise": self.path("noise.jpg"), "twice": self.path("twice.jpg"), "text": self.path("notes.txt"), "heavy": self.path("heavy.jpg"),
             "drawing": self.path("drawing.svg"), "weave": self.path("weave.jpg"),
         })
     }
 }
 
-/// The folder of the Node packages and the name of the browser; as error the missing part.
-fn tools() -> Result<(PathBuf, &'static str), String> {
+/// Whether Node is new enough; as error the missing part.
+fn node() -> Result<(), String> {
     if !is_installed("node") {
         return Err("Node is missing".into());
     }
@@ -124,6 +126,12 @@ fn tools() -> Result<(PathBuf, &'static str), String> {
     if major.is_none_or(|major| major < 20) {
         return Err(format!("Node is {}, expected at least 20", version.trim()));
     }
+    Ok(())
+}
+
+/// The folder of the Node packages and the name of the browser; as error the missing part.
+fn tools() -> Result<(PathBuf, &'static str), String> {
+    node()?;
     let browser = browser().ok_or("Chromium is missing")?;
     // The binary is in `target/release`.
     let target = Path::new(env!("CARGO_BIN_EXE_reelseek")).ancestors().nth(2).unwrap();
@@ -205,6 +213,26 @@ fn a_search_from_picture_to_video() {
         let server = folder.serve(&[]);
         (folder, server)
     });
+}
+
+#[test]
+fn the_crop_box_and_the_mark_of_a_region() {
+    run_page_tests("crop.mjs", || {
+        let folder = TestFolder::with_page_clips();
+        folder.index(&[]);
+        let server = folder.serve(&[]);
+        (folder, server)
+    });
+}
+
+#[test]
+fn the_arithmetic_of_the_crop_box() {
+    if let Err(missing) = node() {
+        return skip(missing);
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/page/geometry.mjs");
+    let output = Command::new("node").arg("--test").arg(script).output().unwrap();
+    assert!(output.status.success() && passed(&text(&output.stdout)) > 0, "{}", output_text(&output));
 }
 
 #[test]

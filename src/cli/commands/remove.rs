@@ -38,7 +38,7 @@ pub(crate) fn run(args: &RemoveArgs) -> anyhow::Result<ExitCode> {
     removed.iter().try_for_each(|id| writer.remove(id).map(drop))?;
     writer.commit()?;
     // The calibration was measured on the removed videos too.
-    ingest::calibrate(&collection, &mut writer, CollectionState::of(&searcher))?;
+    ingest::calibrate(&collection, &mut writer, CollectionState::of(&searcher), None)?;
     writer.close()?;
     print_line!(
         std::io::stdout(),

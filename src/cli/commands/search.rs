@@ -13,11 +13,13 @@ use crate::cli::terminal::{self, clock, count, json_line, note, print_line};
 use crate::cli::{FAILED, FOUND_NOTHING};
 use crate::collection::video_path;
 use crate::media::image::MAX_FILE_BYTES;
-use crate::media::{self, OpenedPicture, Picture};
-use crate::search::{Engine, SearchAnswer, SearchOptions};
+use crate::media::{self, CropBox, OpenedPicture, Picture};
+use crate::search::{Engine, QueryRegion, SearchAnswer, SearchOptions};
 
 /// Lowest confidence of a sure match.
 const SURE: f32 = 0.95;
+/// Smallest share of the searched picture that counts as the whole of it.
+const WHOLE: f32 = 0.9;
 
 #[derive(Debug, Args)]
 pub(crate) struct SearchArgs {
@@ -44,6 +46,13 @@ pub(crate) struct SearchArgs {
     /// Print only results of at least this confidence, from 0 to 1
     #[arg(long, value_name = "C", default_value_t = 0.0, value_parser = share)]
     min_confidence: f32,
+    /// Search only with this part of each picture: the left and upper edge, the width and the height, in
+    /// pixels, or with % in per cent of the picture, such as 10%,20%,80%,50%
+    #[arg(long, value_name = "X,Y,W,H")]
+    crop: Option<CropBox>,
+    /// Search with each picture as it is: do not search for a frame that is only a part of it or is rotated
+    #[arg(long)]
+    whole: bool,
     /// Print one JSON object for each picture
     #[arg(long, conflicts_with = "paths")]
     json: bool,
@@ -63,7 +72,8 @@ impl SearchArgs {
             Some(ef) => Effort::Ef(ef),
             None => Effort::Default,
         };
-        SearchOptions { top: self.top, min_confidence: self.min_confidence, effort, ..SearchOptions::default() }
+        let (top, min_confidence, whole) = (self.top, self.min_confidence, self.whole);
+        SearchOptions { top, min_confidence, effort, whole, ..SearchOptions::default() }
     }
 }
 
@@ -76,11 +86,14 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     for image in &args.images {
         let name = image.to_string_lossy();
-        let answer = open(image).and_then(|p| Ok(engine.search_among(&p, &options, filter.as_ref())?));
+        let answer = QueryPicture::open(image, args.crop).and_then(|query| {
+            let answer = engine.search_among(&query.picture, &options, filter.as_ref())?;
+            Ok((answer.within_larger_picture(query.at), query))
+        });
         match answer {
-            Ok(answer) => {
+            Ok((answer, query)) => {
                 found |= !answer.results.is_empty();
-                print(&mut out, args, &name, &answer)?;
+                print(&mut out, args, &name, &query, &answer)?;
                 if answer.results.is_empty() && !args.json && !args.paths {
                     note!("{name}: {}", why_nothing(args, &engine, filter.as_ref(), &answer));
                 }
@@ -102,6 +115,46 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<ExitCode> {
         (false, true) => ExitCode::SUCCESS,
         (false, false) => ExitCode::from(FOUND_NOTHING),
     })
+}
+
+/// A picture to search with.
+struct QueryPicture {
+    /// The picture, or the part of it that is searched.
+    picture: Picture,
+    /// Position of the part in the file's picture.
+    at: [u32; 2],
+    /// Width and height of the file's picture.
+    size: [u32; 2],
+}
+
+impl QueryPicture {
+    fn open(path: &Path, crop: Option<CropBox>) -> anyhow::Result<QueryPicture> {
+        let picture = open(path)?;
+        let size = [picture.width, picture.height];
+        let (picture, at) = match crop {
+            Some(crop) => crop.cut(picture).with_context(|| path.display().to_string())?,
+            None => (picture, [0, 0]),
+        };
+        Ok(QueryPicture { picture, at, size })
+    }
+
+    /// For the table: where in the picture the video is seen, unless it is nearly all of what was searched.
+    fn note(&self, region: Option<QueryRegion>) -> String {
+        let Some(region) = region else { return String::new() };
+        let [left, top, right, bottom] = region.bounds().map(f32::round);
+        let (width, height) = (right - left, bottom - top);
+        let mut words = Vec::new();
+        if width * height < WHOLE * self.picture.width as f32 * self.picture.height as f32 {
+            words.push(format!("in the part {left},{top} {width}x{height} of the picture"));
+        }
+        if region.turn != 0 {
+            words.push(format!("rotated by {} degrees", region.turn));
+        }
+        if region.mirrored && !words.is_empty() {
+            words.push("mirrored".to_owned());
+        }
+        if words.is_empty() { String::new() } else { format!("  ({})", words.join(", ")) }
+    }
 }
 
 fn open(path: &Path) -> anyhow::Result<Picture> {
@@ -147,9 +200,15 @@ fn why_nothing(args: &SearchArgs, engine: &Engine, filter: Option<&VideoSet>, an
     }
 }
 
-fn print(out: &mut impl Write, args: &SearchArgs, name: &str, answer: &SearchAnswer) -> anyhow::Result<()> {
+fn print(
+    out: &mut impl Write,
+    args: &SearchArgs,
+    name: &str,
+    query: &QueryPicture,
+    answer: &SearchAnswer,
+) -> anyhow::Result<()> {
     if args.json {
-        out.write_all(json_line(&SearchOutput::new(name, answer))?.as_bytes())?;
+        out.write_all(json_line(&SearchOutput::new(name, query.size, answer))?.as_bytes())?;
         return Ok(());
     }
     if args.paths {
@@ -175,8 +234,8 @@ fn print(out: &mut impl Write, args: &SearchArgs, name: &str, answer: &SearchAns
         let [from, at, to] =
             [found.moment.from_ms, found.moment.at_ms, found.moment.to_ms].map(|ms| clock(u64::from(ms)));
         let (moment, confidence) = (format!("{from} - {to}"), found.confidence * 100.0);
-        let path = &found.video.path;
-        print_line!(out, "{:>4}  {at:<8}  {moment:<17}  {confidence:>9.1}%  {path}", i + 1)?;
+        let (path, note) = (&found.video.path, query.note(found.region));
+        print_line!(out, "{:>4}  {at:<8}  {moment:<17}  {confidence:>9.1}%  {path}{note}", i + 1)?;
     }
     let gone = answer.results.iter().filter(|found| matches!(video_path(&found.video).try_exists(), Ok(false))).count();
     if gone > 0 {
@@ -189,4 +248,27 @@ fn print(out: &mut impl Write, args: &SearchArgs, name: &str, answer: &SearchAns
         note!("no sure match: more than 1 in 20 unrelated pictures score as high as these results");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_names_a_part_of_what_was_searched_and_its_rotation() {
+        let picture = Picture::new(100, 50, vec![0; 100 * 50 * 3]).unwrap();
+        // A crop of a picture of 300 x 200 pixels.
+        let query = QueryPicture { picture, at: [40, 60], size: [300, 200] };
+        let corners = |[l, t, r, b]: [f32; 4]| [[l, t], [r, t], [r, b], [l, b]];
+        let note =
+            |rectangle, turn, mirrored| query.note(Some(QueryRegion { corners: corners(rectangle), turn, mirrored }));
+        assert_eq!(query.note(None), "");
+        assert_eq!(note([40.0, 60.0, 140.0, 110.0], 0, false), "");
+        assert_eq!(note([41.0, 60.0, 139.0, 109.0], 0, true), "");
+        assert_eq!(note([40.0, 60.0, 140.0, 110.0], 90, true), "  (rotated by 90 degrees, mirrored)");
+        assert_eq!(note([49.6, 60.4, 90.0, 100.0], 0, false), "  (in the part 50,60 40x40 of the picture)");
+        let region =
+            QueryRegion { corners: [[60.0, 61.0], [99.0, 65.0], [98.0, 90.0], [58.5, 88.0]], turn: 0, mirrored: true };
+        assert_eq!(query.note(Some(region)), "  (in the part 59,61 40x29 of the picture, mirrored)");
+    }
 }

@@ -73,7 +73,7 @@ pub(crate) async fn batch(
     let snapshot = context.snapshots.ready()?;
     // A wrong filter is one error of the batch, not one for each query. This wait for a worker also refuses
     // the batch when the queue is full, before anything is fetched.
-    let (worker, filter) = (snapshot.clone(), options.filter.clone());
+    let (worker, filter) = (snapshot.clone(), options.search.filter.clone());
     let check = move || match &filter {
         Some(filter) => worker.engine.searcher().filter(filter).map(drop).map_err(ApiError::from),
         None => Ok(()),

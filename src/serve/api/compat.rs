@@ -16,7 +16,7 @@ use crate::base::Cancel;
 use crate::search::SearchOptions;
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::openapi::{IndexErrors, PictureErrors};
-use crate::serve::api::request::{ResolvedQuery, body_bytes, read_form, unsupported};
+use crate::serve::api::request::{RequestOptions, ResolvedQuery, body_bytes, read_form, unsupported};
 use crate::serve::api::search::SearchContext;
 use crate::serve::connection::body::BodyKind;
 use crate::serve::error::ApiError;
@@ -133,7 +133,8 @@ async fn trace(context: SearchContext, headers: &HeaderMap, bytes: Bytes) -> Res
     let origin = format!("{scheme}://{host}");
     let (worker, query) = (context.clone(), ResolvedQuery::Picture(bytes));
     let work = move |cancel: &Cancel| {
-        let options = SearchOptions { top: TOP, ..SearchOptions::default() };
+        let search = SearchOptions { top: TOP, ..SearchOptions::default() };
+        let options = RequestOptions { search, ..RequestOptions::default() };
         let answer = worker.search(&snapshot, &query, &options, cancel)?;
         let result = answer.results.into_iter().map(|found| TraceResult {
             filename: found.name,

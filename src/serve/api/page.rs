@@ -21,7 +21,7 @@ macro_rules! file {
     };
 }
 
-static FILES: [PageFile; 18] = [
+static FILES: [PageFile; 20] = [
     ("/", HTML, include_bytes!("../../../assets/page/index.html").as_slice()),
     file!("/style.css", STYLE),
     file!("/icon.svg", DRAWING),
@@ -29,8 +29,10 @@ static FILES: [PageFile; 18] = [
     file!("/alerts.js", SCRIPT),
     file!("/api.js", SCRIPT),
     file!("/cards.js", SCRIPT),
+    file!("/crop.js", SCRIPT),
     file!("/dom.js", SCRIPT),
     file!("/filter.js", SCRIPT),
+    file!("/geometry.js", SCRIPT),
     file!("/indexing.js", SCRIPT),
     file!("/jobs.js", SCRIPT),
     file!("/library.js", SCRIPT),

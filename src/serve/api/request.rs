@@ -10,9 +10,11 @@ use axum::http::header::CONTENT_TYPE;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use reelseek_index::Effort;
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
+use crate::media::CropBox;
 use crate::search::{Group, SearchOptions};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::json::{BoundedList, JsonObject};
@@ -58,6 +60,25 @@ pub(crate) struct SearchRequest {
     /// Unit of a result: a video (the default), or a moment.
     #[schema(inline)]
     group: Option<GroupBy>,
+    /// Search only with this part of the picture: X,Y,W,H, the left and upper edge, the width and the height,
+    /// in pixels, or with `%` in per cent of the picture.
+    #[serde(default, deserialize_with = "crop_of_text")]
+    #[schema(value_type = Option<String>, example = "10%,20%,80%,50%")]
+    crop: Option<CropBox>,
+    /// Search with the picture as it is: do not search for a frame that is only a part of it or is rotated.
+    whole: Option<bool>,
+}
+
+fn crop_of_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<CropBox>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+}
+
+/// The options of a search, and what is done to its picture before.
+#[derive(Debug, Default)]
+pub(crate) struct RequestOptions {
+    pub(crate) search: SearchOptions,
+    pub(crate) crop: Option<CropBox>,
 }
 
 type Vector = BoundedList<f32, MAX_VECTOR_NUMBERS>;
@@ -95,13 +116,13 @@ impl RequestParams for SearchRequest {
 
 impl SearchRequest {
     /// The options of the search. An option that the body does not have is taken from the query string.
-    fn options(self, query: SearchRequest) -> SearchOptions {
+    fn options(self, query: SearchRequest) -> RequestOptions {
         let effort = match (self.exact.or(query.exact), self.ef.or(query.ef)) {
             (Some(true), _) => Effort::Exact,
             (_, Some(ef)) => Effort::Ef(ef as usize),
             (_, None) => Effort::Default,
         };
-        SearchOptions {
+        let search = SearchOptions {
             top: self.top.or(query.top).unwrap_or(DEFAULT_TOP) as usize,
             skip: self.skip.or(query.skip).unwrap_or(0) as usize,
             group: match self.group.or(query.group) {
@@ -111,8 +132,9 @@ impl SearchRequest {
             filter: self.filter.or(query.filter).filter(|filter| !filter.trim().is_empty()),
             min_confidence: self.min_confidence.or(query.min_confidence).unwrap_or(0.0) as f32,
             effort,
-            whole: false,
-        }
+            whole: self.whole.or(query.whole).unwrap_or(false),
+        };
+        RequestOptions { search, crop: self.crop.or(query.crop) }
     }
 }
 
@@ -168,7 +190,7 @@ pub(crate) async fn read_search(
     gate: &WorkerGate,
     params: SearchRequest,
     request: Request,
-) -> Result<(SearchQuery, SearchOptions), ApiError> {
+) -> Result<(SearchQuery, RequestOptions), ApiError> {
     let (query, body) = match BodyKind::of(request.headers()) {
         BodyKind::Picture => (SearchQuery::Picture(body_bytes(request).await?), SearchRequest::default()),
         BodyKind::Json => {
@@ -205,7 +227,7 @@ pub(crate) async fn read_batch(
     gate: &WorkerGate,
     params: SearchRequest,
     request: Request,
-) -> Result<(Vec<SearchQuery>, SearchOptions), ApiError> {
+) -> Result<(Vec<SearchQuery>, RequestOptions), ApiError> {
     let (queries, body): (Vec<SearchQuery>, _) = match BodyKind::of(request.headers()) {
         BodyKind::Json => {
             let mut body = read_json(gate, body_bytes(request).await?).await?;

@@ -10,14 +10,14 @@ use utoipa::ToSchema;
 
 use crate::base::Cancel;
 use crate::media;
-use crate::search::{SearchAnswer, SearchOptions, SearchResult};
+use crate::search::{SearchAnswer, SearchResult};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::jobs::Jobs;
 use crate::serve::api::links::{Links, file_name, seconds};
 use crate::serve::api::media::preview::span_of;
 use crate::serve::api::openapi::{IndexErrors, PictureErrors};
 use crate::serve::api::params::QueryParams;
-use crate::serve::api::request::{ResolvedQuery, SearchRequest, read_search};
+use crate::serve::api::request::{RequestOptions, ResolvedQuery, SearchRequest, read_search};
 use crate::serve::error::ApiError;
 use crate::serve::guard::fetch::Fetcher;
 use crate::serve::limits::PICTURE;
@@ -45,6 +45,9 @@ pub(crate) struct SearchResponse {
     more: bool,
     /// The commit of the index that was searched, counted from the server's start.
     generation: u64,
+    /// Width and height of the picture in pixels; absent if the query is a vector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query_size: Option<[u32; 2]>,
     /// What is wrong with the picture, if it was searched although it is damaged.
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<&'static str>,
@@ -78,6 +81,16 @@ pub(crate) struct ResultBody {
     pub(super) at: f64,
     pub(super) to: f64,
     pub(super) duration: f64,
+    /// The part of the picture that shows the video: its four corners [x, y] in pixels of the whole picture,
+    /// clockwise from the upper left one. Absent if the query is a vector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region: Option<[[f32; 2]; 4]>,
+    /// Clockwise rotation of this part in degrees: 0, 90, 180 or 270. Absent if the query is a vector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    turn: Option<u16>,
+    /// Whether this part is mirrored. Absent if the query is a vector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mirrored: Option<bool>,
     /// Address of a picture of the moment.
     pub(super) thumbnail: String,
     /// Address of the moment as a short video.
@@ -87,12 +100,12 @@ pub(crate) struct ResultBody {
 }
 
 impl SearchResponse {
-    fn new(links: &Links, snapshot: &Snapshot, options: &SearchOptions, answer: SearchAnswer) -> SearchResponse {
+    fn new(links: &Links, snapshot: &Snapshot, skip: usize, answer: SearchAnswer) -> SearchResponse {
         let results = answer.results.into_iter().enumerate().map(|(i, found)| {
-            let SearchResult { video, score, evidence, confidence, moment, region: _ } = found;
+            let SearchResult { video, score, evidence, confidence, moment, region } = found;
             let (preview_from_ms, preview_to_ms) = span_of(moment);
             ResultBody {
-                rank: options.skip + i + 1,
+                rank: skip + i + 1,
                 name: file_name(&video.path).to_owned(),
                 thumbnail: links.thumbnail(&video.id, seconds(moment.at_ms), None),
                 preview: links.preview(&video.id, seconds(preview_from_ms), seconds(preview_to_ms)),
@@ -108,6 +121,9 @@ impl SearchResponse {
                 at: seconds(moment.at_ms),
                 to: seconds(moment.to_ms),
                 duration: video.duration_ms as f64 / 1000.0,
+                region: region.map(|region| region.rounded_corners()),
+                turn: region.map(|region| region.turn),
+                mirrored: region.map(|region| region.mirrored),
             }
         });
         SearchResponse {
@@ -115,6 +131,7 @@ impl SearchResponse {
             exact: answer.exact,
             more: answer.more,
             generation: snapshot.generation,
+            query_size: None,
             warning: None,
             results: results.collect(),
         }
@@ -128,28 +145,38 @@ impl SearchContext {
         &self,
         snapshot: &Snapshot,
         query: &ResolvedQuery,
-        options: &SearchOptions,
+        options: &RequestOptions,
         cancel: &Cancel,
     ) -> Result<SearchResponse, ApiError> {
-        let (start, mut warning) = (Instant::now(), None);
+        let (start, mut warning, mut query_size) = (Instant::now(), None, None);
         let answer = match query {
             ResolvedQuery::Picture(bytes) => {
                 let opened = media::image::read_within(bytes, "the image", &PICTURE, cancel)?;
                 warning = opened.warning;
+                query_size = Some([opened.picture.width, opened.picture.height]);
+                let (picture, at) = match options.crop {
+                    Some(crop) => crop.cut(opened.picture)?,
+                    None => (opened.picture, [0, 0]),
+                };
                 self.metrics.observe(Stage::Decode, start.elapsed());
-                let answer = snapshot.engine.search_cancellable(&opened.picture, options, cancel)?;
+                let answer = snapshot.engine.search_cancellable(&picture, &options.search, cancel)?;
+                let answer = answer.within_larger_picture(at);
                 self.metrics.observe(Stage::Encode, answer.encoding);
                 self.metrics.observe(Stage::Search, answer.elapsed.saturating_sub(answer.encoding));
                 answer
             }
+            ResolvedQuery::Vector(_) if options.crop.is_some() => {
+                return Err(ApiError::malformed("`crop` is a part of a picture, and the query is a `vector`"));
+            }
             ResolvedQuery::Vector(vector) => {
-                let answer = snapshot.engine.search_vector(vector, options)?;
+                let answer = snapshot.engine.search_vector(vector, &options.search)?;
                 self.metrics.observe(Stage::Search, answer.elapsed);
                 answer
             }
         };
         let answer = SearchAnswer { elapsed: start.elapsed(), ..answer };
-        Ok(SearchResponse { warning, ..SearchResponse::new(&self.links, snapshot, options, answer) })
+        let response = SearchResponse::new(&self.links, snapshot, options.search.skip, answer);
+        Ok(SearchResponse { query_size, warning, ..response })
     }
 }
 

@@ -86,6 +86,76 @@ fn a_picture_is_the_body_or_a_field_of_a_form() {
 }
 
 #[test]
+fn each_result_has_the_region_in_pixels_of_the_picture_without_crop() {
+    run(async {
+        let server = Server::new();
+        let png = png();
+        let whole = server.post("/v1/search?top=3&whole=true", "image/png", png.clone()).await.json();
+        let first = &whole["results"][0];
+        assert_eq!(whole["query_size"], json!([128, 128]));
+        assert_eq!(first["region"], json!([[0.0, 0.0], [128.0, 0.0], [128.0, 128.0], [0.0, 128.0]]), "{whole}");
+        assert!(first["turn"] == 0 && first["mirrored"].is_boolean(), "{first}");
+
+        let raw = server.post("/v1/search?top=3&whole=true&crop=16,32,96,64", "image/png", png.clone()).await.json();
+        let region = json!([[16.0, 32.0], [112.0, 32.0], [112.0, 96.0], [16.0, 96.0]]);
+        assert_eq!((&raw["results"][0]["region"], &raw["query_size"]), (&region, &json!([128, 128])), "{raw}");
+        let crop = b"12.5%, 25%, 75%, 50%";
+        let (kind, body) =
+            form(&[("top", false, b"3"), ("crop", false, crop), ("whole", false, b"true"), ("image", true, &png)]);
+        let formed = server.post("/v1/search", &kind, body).await.json();
+        assert_eq!(formed["results"], raw["results"]);
+        // The part alone gets the same results.
+        let part = image::load_from_memory(&png).unwrap().crop_imm(16, 32, 96, 64);
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        part.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+        let alone = server.post("/v1/search?top=3&whole=true", "image/png", bytes.into_inner()).await.json();
+        let scores = |answer: &Value| -> Vec<Value> {
+            answer["results"].as_array().unwrap().iter().map(|result| result["evidence"].clone()).collect()
+        };
+        assert_eq!(scores(&alone), scores(&raw));
+        assert_ne!(scores(&whole), scores(&raw));
+
+        let by_vector = server.search("", &vector(0)).await;
+        let fields = by_vector["results"][0].as_object().unwrap();
+        assert!(!["region", "turn", "mirrored"].iter().any(|name| fields.contains_key(*name)), "{by_vector}");
+        assert_eq!(by_vector.get("query_size"), None);
+    });
+}
+
+#[test]
+fn a_crop_that_does_not_fit_is_refused_with_the_reason() {
+    run(async {
+        let server = Server::new();
+        let vector = vector(0);
+        let json = |crop: Value| json!({ "vector": vector, "crop": crop }).to_string().into_bytes();
+        let (kind, in_form) = form(&[("image", true, &png()), ("crop", false, b"1,2,3")]);
+        let cases: Vec<(&str, &str, Vec<u8>, &str)> = vec![
+            ("?crop=1,2,3", "image/png", png(), "expected a crop X,Y,W,H in pixels"),
+            ("?crop=", "image/png", png(), "found ``"),
+            ("?crop=a,b,c,d", "image/png", png(), "found `a,b,c,d`"),
+            ("", &kind, in_form, "found `1,2,3`"),
+            ("?crop=0,0,10,0", "image/png", png(), "the crop 0,0,10,0 is empty"),
+            ("?crop=0,0,0.1%25,9", "image/png", png(), "the crop 0,0,0.1%,9 is empty"),
+            (
+                "?crop=100,0,29,9",
+                "image/png",
+                png(),
+                "ends at 129 x 9: expected a part of the picture, which has 128 x",
+            ),
+            ("", "application/json", json(json!("1,2,3,4,5")), "found `1,2,3,4,5`"),
+            ("", "application/json", json(json!([1, 2, 3, 4])), "expected a string"),
+            ("", "application/json", json(json!("1,2,3,4")), "`crop` is a part of a picture"),
+            ("?whole=yes", "image/png", png(), "whole"),
+        ];
+        for (query, kind, body, message) in cases {
+            let reply = server.post(&format!("/v1/search{query}"), kind, body).await;
+            assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{query}: {}", reply.text());
+            assert!(reply.error().contains(message), "{query}: {}", reply.text());
+        }
+    });
+}
+
+#[test]
 fn a_picture_that_ends_early_has_a_warning_and_one_beyond_the_limits_is_refused() {
     run(async {
         let server = Server::new();
@@ -451,15 +521,15 @@ fn the_openapi_document_describes_the_parameters_of_every_kind_of_search() {
     run(async {
         let document = Server::new().get("/openapi.json").await.json();
         let operation = &document["paths"]["/v1/search"]["post"];
-        let options = ["ef", "exact", "filter", "group", "min_confidence", "skip", "top"];
+        let options = ["crop", "ef", "exact", "filter", "group", "min_confidence", "skip", "top", "whole"];
         let mut parameters: Vec<&Value> = operation["parameters"].as_array().unwrap().iter().collect();
         parameters.sort_by_key(|parameter| parameter["name"].as_str());
         let names: Vec<&Value> = parameters.iter().map(|parameter| &parameter["name"]).collect();
         assert_eq!(names, options);
         assert!(parameters.iter().all(|p| p["description"].is_string() && p["required"] == false), "{parameters:?}");
-        let top = &parameters[6]["schema"];
+        let top = &parameters[7]["schema"];
         assert_eq!((&top["type"], &top["minimum"], &top["maximum"]), (&"integer".into(), &1.into(), &100.into()));
-        assert_eq!(parameters[3]["schema"]["enum"], json!(["video", "moment"]));
+        assert_eq!(parameters[4]["schema"]["enum"], json!(["video", "moment"]));
 
         let contents = &operation["requestBody"]["content"];
         let fields =
@@ -482,7 +552,13 @@ fn the_openapi_document_describes_the_parameters_of_every_kind_of_search() {
             (&batch["required"], &batch["properties"]["queries"]["maxItems"]),
             (&json!(["queries"]), &32.into())
         );
-        assert!(document["components"]["schemas"]["SearchResult"]["properties"]["evidence"].is_object());
+        let result = &document["components"]["schemas"]["SearchResult"];
+        assert!(result["properties"]["evidence"].is_object());
+        // A search with a vector has no region.
+        let is_optional = |name| !result["required"].as_array().unwrap().contains(&name);
+        for name in ["region", "turn", "mirrored"] {
+            assert!(result["properties"][name]["description"].is_string() && is_optional(json!(name)), "{result}");
+        }
         let busy = &document["components"]["responses"]["Error429"];
         assert!(busy["headers"]["Retry-After"].is_object() && busy["description"].is_string(), "{busy}");
     });

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::support::*;
 
@@ -173,6 +173,45 @@ fn search_prints_paths_or_a_table_and_reads_standard_input() {
 }
 
 #[test]
+fn a_crop_finds_the_part_of_a_screenshot_and_results_name_it() {
+    let folder = TestFolder::with_clips();
+    folder.index(&[]);
+    let screenshot = "scale=320:180,pad=360:800:20:300:white";
+    let picture = folder.filtered_frame("zoom.mp4", "7", screenshot, "screenshot.png");
+    let plain = folder.frame("zoom.mp4", "7", "plain.png");
+    for crop in ["20,300,320,180", "5.5556%,37.5%,88.8889%,22.5%"] {
+        let (code, reply) = folder.search(&picture, &["--whole", "--crop", crop]);
+        let best = &reply["results"][0];
+        assert!(best["path"].as_str().unwrap().ends_with("videos/zoom.mp4") && code == Some(0), "{crop}: {reply}");
+        assert_eq!(best["region"], json!([[20.0, 300.0], [340.0, 300.0], [340.0, 480.0], [20.0, 480.0]]), "{reply}");
+        assert_eq!((&reply["query_size"], &best["turn"]), (&json!([360, 800]), &json!(0)), "{reply}");
+        assert!(best["confidence"].as_f64().unwrap() > 0.95, "{reply}");
+    }
+    // The table has no note if the region is all of the crop.
+    let table = folder.run(&["search", picture.to_str().unwrap(), "--whole", "--crop", "20,300,320,180"]);
+    assert!(text(&table.stdout).lines().nth(1).unwrap().ends_with("zoom.mp4"), "{}", output_text(&table));
+    let bars = folder.filtered_frame("zoom.mp4", "7", "scale=320:180,pad=400:400:40:100", "bars.png");
+    let table = text(&folder.run(&["search", bars.to_str().unwrap()]).stdout);
+    assert!(table.lines().nth(1).unwrap().contains("zoom.mp4  (in the part "), "{table}");
+
+    let names = [picture.to_str().unwrap(), plain.to_str().unwrap()];
+    for (crop, message) in [
+        ("1,2,3", "expected a crop X,Y,W,H in pixels"),
+        ("0,0,0,10", "is empty"),
+        ("0,0,1%,0.01%", "is empty"),
+        ("0,0,400,10", "ends at 400 x 10: expected a part of the picture, which has 360 x 800 pixels"),
+    ] {
+        let output = folder.run(&["search", names[0], "--crop", crop]);
+        assert_eq!(output.status.code(), Some(2), "{crop}");
+        assert!(text(&output.stderr).contains(message), "{crop}: {}", text(&output.stderr));
+    }
+    // Each picture has its crop: this one is outside of the second.
+    let lines = json_lines(&folder.run(&["search", "--json", "--crop", "0,300,300,200", names[0], names[1]]));
+    assert!(lines[0]["results"].is_array(), "{lines:?}");
+    assert!(lines[1]["error"].as_str().unwrap().contains("plain.png: the crop 0,300,300,200"), "{lines:?}");
+}
+
+#[test]
 fn remove_compact_verify_and_info_work_on_an_index() {
     let folder = TestFolder::with_clips();
     folder.index(&[]);
@@ -222,8 +261,7 @@ fn long_titles_and_many_fields_are_left_out_with_a_warning() {
         let fields: serde_json::Map<_, _> = (0..100).map(|i| (format!("name{}", file * 100 + i), i.into())).collect();
         folder.sidecar(&copy, serde_json::Value::Object(fields));
     }
-    folder
-        .sidecar("zoom.mp4", serde_json::json!({ "title": "t".repeat(900_000), "labels": vec!["l".repeat(300); 200] }));
+    folder.sidecar("zoom.mp4", json!({ "title": "t".repeat(900_000), "labels": vec!["l".repeat(300); 200] }));
     let found = folder.index(&[]);
     let warnings: Vec<String> = events(&found, "indexed")
         .iter()

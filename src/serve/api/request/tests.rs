@@ -58,7 +58,7 @@ proptest! {
         for parsed in [parse_json(body.to_string().as_bytes()), form.request()] {
             prop_assert_eq!(parsed.is_ok(), valid);
             if let Ok(request) = parsed {
-                let options = request.options(SearchRequest::default());
+                let options = request.options(SearchRequest::default()).search;
                 prop_assert_eq!((options.top, options.skip), (top as usize, skip as usize));
                 prop_assert!(matches!(options.effort, Effort::Ef(found) if found == ef as usize));
             }
