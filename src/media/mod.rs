@@ -9,11 +9,16 @@
 //! Nothing here panics on a file, and [`Limits`] bound what a file can cost.
 
 mod crop;
+#[cfg(any(test, feature = "research"))]
 pub mod distort;
+#[cfg(any(test, feature = "research"))]
+mod draw;
 mod error;
 mod ffmpeg;
 mod fit;
 pub mod image;
+#[cfg(any(test, feature = "research"))]
+pub mod looks;
 pub mod picture;
 mod resample;
 mod sniff;
