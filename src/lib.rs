@@ -77,7 +77,8 @@
 //!
 //! **Search.** [`search::Engine`] embeds a picture in several views, fetches the nearest rows, compares the
 //! picture with their frames ([`search::align`]), joins neighbouring rows to a [`search::Moment`] and
-//! converts the evidence to a confidence ([`collection::Calibration`]).
+//! converts the evidence to a confidence ([`collection::Calibration`]). If the whole picture has no sure
+//! answer, the same is done with parts of it (`search::parts`).
 //!
 //! **Server.** `serve` answers the same searches over HTTP. A request passes the guards (host, token,
 //! limits), waits in a queue, and then uses one snapshot of the index. The page in `assets/page` is a client

@@ -16,8 +16,8 @@ const MAX_PROBES: usize = 256;
 const MAX_FRAMED: usize = 32;
 
 /// Publishes `state` with a calibration of the last commit. Measures only if the videos differ from those of
-/// the calibration in `state`, and commits only if the state differs from the stored one. Without a model, the
-/// distribution for parts of pictures stays as it is.
+/// the calibration in `state`, and commits only if the state differs from the stored one. Without a model,
+/// the distribution for parts of pictures stays as it is.
 ///
 /// # Errors
 /// [`Error::Collection`] if the index cannot be read or written.

@@ -1,12 +1,13 @@
 //! Distorts pictures as screenshots and reposts on the web are distorted: thirteen seeded distortions.
 //!
-//! Training pairs and the quality evaluation use the same distortions.
+//! Training pairs ([`Distortion::TRAINING`]) and the quality evaluation ([`Distortion::MEASURED`]) share eleven
+//! of them. The other two are harder in the evaluation.
 
-use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
 
 use super::Picture;
+use super::draw::{self, Perspective, PhotoShot, jpeg, luma, noise, photograph, to_image, to_picture};
 use crate::base::seeded::Random;
 
 /// A way to distort a picture.
@@ -34,17 +35,24 @@ pub enum Distortion {
     Mirror,
     /// Crops, changes brightness and contrast, and compresses as JPEG of quality 30.
     Combined,
-    /// Imitates a photo of a screen: moves each corner by up to 6 % of the sides (perspective), adds a dark
-    /// surround of 4 to 12 % on each side, scales each colour by 0.8 to 1.15 (colour cast), lifts black to
+    /// Crops each side to 60 to 85 %, changes brightness and contrast, and compresses as JPEG of quality 20 to
+    /// 40.
+    HardCombined,
+    /// Imitates a straight photo of a screen: moves each corner by up to 3 % of the sides (perspective), adds a
+    /// dark surround of 4 to 12 % on each side, scales each colour by 0.8 to 1.15 (colour cast), lifts black to
     /// 12, adds noise of deviation 6 and compresses as JPEG of quality 60.
     Screen,
+    /// Imitates a photo of a screen in a room: moves each corner by up to 5 % of the sides, rotates by up to 4
+    /// degrees, and adds the screen's frame, a room that is out of focus, glare, moire, blur, noise and a colour
+    /// cast. The screen has 70 to 95 % of the photo's width, if the photo's height permits.
+    HardScreen,
     /// Rotates by 1 to 5 degrees in either direction. Uncovered corners are black.
     Rotation,
 }
 
 impl Distortion {
-    /// All distortions, in the order of reports.
-    pub const ALL: [Distortion; 13] = [
+    /// The distortions of training pairs. The whole picture is embedded, so they change little around it.
+    pub const TRAINING: [Distortion; 13] = [
         Distortion::None,
         Distortion::Jpeg,
         Distortion::Small,
@@ -60,6 +68,14 @@ impl Distortion {
         Distortion::Rotation,
     ];
 
+    /// The distortions of the quality evaluation, in the order of reports.
+    pub const MEASURED: [Distortion; 13] = {
+        let mut measured = Distortion::TRAINING;
+        measured[10] = Distortion::HardCombined;
+        measured[11] = Distortion::HardScreen;
+        measured
+    };
+
     /// The name in reports.
     pub fn name(self) -> &'static str {
         match self {
@@ -73,8 +89,8 @@ impl Distortion {
             Distortion::Grey => "grey",
             Distortion::Blur => "blur",
             Distortion::Mirror => "mirror",
-            Distortion::Combined => "crop+brightness+jpeg",
-            Distortion::Screen => "screen",
+            Distortion::Combined | Distortion::HardCombined => "crop+brightness+jpeg",
+            Distortion::Screen | Distortion::HardScreen => "screen",
             Distortion::Rotation => "rotation",
         }
     }
@@ -90,7 +106,10 @@ impl Distortion {
                 let rows = (96.0 * height as f32 / width as f32).round().max(1.0) as u32;
                 imageops::resize(&source, 96, rows, FilterType::Triangle)
             }
-            Distortion::Crop => crop(&source, random),
+            Distortion::Crop => {
+                let share = random.between(0.7, 0.9);
+                crop(&source, [share; 2], random)
+            }
             Distortion::Brightness => brightness(source, random),
             Distortion::Letterbox => {
                 let bar = (height as f32 * random.between(0.1, 0.2)) as u32;
@@ -102,15 +121,27 @@ impl Distortion {
             Distortion::Grey => {
                 let mut out = source;
                 for Rgb(pixel) in out.pixels_mut() {
-                    let [r, g, b] = pixel.map(f32::from);
-                    *pixel = [(0.299 * r + 0.587 * g + 0.114 * b).round() as u8; 3];
+                    *pixel = [luma(pixel.map(f32::from)).round() as u8; 3];
                 }
                 out
             }
             Distortion::Blur => imageops::blur(&source, width.max(height) as f32 / 100.0),
             Distortion::Mirror => imageops::flip_horizontal(&source),
-            Distortion::Combined => jpeg(&brightness(crop(&source, random), random), 30),
+            Distortion::Combined => {
+                let share = random.between(0.7, 0.9);
+                jpeg(&brightness(crop(&source, [share; 2], random), random), 30)
+            }
+            Distortion::HardCombined => {
+                let shares = [random.between(0.6, 0.85), random.between(0.6, 0.85)];
+                let changed = brightness(crop(&source, shares, random), random);
+                jpeg(&changed, random.between(20.0, 41.0) as u8)
+            }
             Distortion::Screen => screen(&source, random),
+            Distortion::HardScreen => {
+                let harm = random.between(0.2, 0.8);
+                let shot = PhotoShot { cover: [0.7, 0.95], tilt: 0.05, angle: 4.0, harm, bezel: [0.005, 0.05] };
+                photograph(&source, &shot, random).0
+            }
             Distortion::Rotation => {
                 let size = random.between(1.0, 5.0);
                 let (sin, cos) = random.either(size, -size).to_radians().sin_cos();
@@ -122,25 +153,14 @@ impl Distortion {
                 warped(&source, (width, height), from, |_| 0.0)
             }
         };
-        Picture { width: out.width(), height: out.height(), rgb: out.into_raw() }
+        to_picture(out)
     }
 }
 
-fn to_image(picture: &Picture) -> RgbImage {
-    RgbImage::from_raw(picture.width, picture.height, picture.rgb.clone())
-        .expect("a picture holds width x height pixels")
-}
-
-fn jpeg(image: &RgbImage, quality: u8) -> RgbImage {
-    let mut bytes = Vec::new();
-    JpegEncoder::new_with_quality(&mut bytes, quality).encode_image(image).expect("writing to memory cannot fail");
-    image::load_from_memory(&bytes).expect("the encoder writes valid JPEG").into_rgb8()
-}
-
-fn crop(image: &RgbImage, random: &mut Random) -> RgbImage {
-    let share = random.between(0.7, 0.9);
+/// A part at a random position, with these shares of the sides.
+fn crop(image: &RgbImage, [across, down]: [f32; 2], random: &mut Random) -> RgbImage {
     let (width, height) = image.dimensions();
-    let (w, h) = (((width as f32 * share) as u32).max(1), ((height as f32 * share) as u32).max(1));
+    let (w, h) = (((width as f32 * across) as u32).max(1), ((height as f32 * down) as u32).max(1));
     imageops::crop_imm(image, random.up_to(width - w), random.up_to(height - h), w, h).to_image()
 }
 
@@ -171,23 +191,12 @@ fn warped(
     from: impl Fn(f32, f32) -> (f32, f32),
     outside: impl Fn(usize) -> f32,
 ) -> RgbImage {
-    let (last_x, last_y) = (source.width() as f32 - 1.0, source.height() as f32 - 1.0);
+    let (w, h) = (source.width() as f32, source.height() as f32);
     RgbImage::from_fn(width, height, |x, y| {
         let (u, v) = from(x as f32 + 0.5, y as f32 + 0.5);
-        let (u, v) = (u - 0.5, v - 0.5);
-        let inside = (-0.5..=last_x + 0.5).contains(&u) && (-0.5..=last_y + 0.5).contains(&v);
-        let (u, v) = (u.clamp(0.0, last_x), v.clamp(0.0, last_y));
-        let (x0, y0) = (u as u32, v as u32);
-        let (x1, y1) = ((x0 + 1).min(last_x as u32), (y0 + 1).min(last_y as u32));
-        let (fx, fy) = (u - x0 as f32, v - y0 as f32);
-        let mut pixel = [0u8; 3];
-        for (channel, out) in pixel.iter_mut().enumerate() {
-            let at = |x: u32, y: u32| f32::from(source.get_pixel(x, y).0[channel]);
-            let value = (at(x0, y0) * (1.0 - fx) + at(x1, y0) * fx) * (1.0 - fy)
-                + (at(x0, y1) * (1.0 - fx) + at(x1, y1) * fx) * fy;
-            *out = (if inside { value } else { outside(channel) }).round() as u8;
-        }
-        Rgb(pixel)
+        let inside = (0.0..=w).contains(&u) && (0.0..=h).contains(&v);
+        let colour = if inside { draw::interpolated(source, u, v) } else { std::array::from_fn(&outside) };
+        Rgb(colour.map(|value| value.round() as u8))
     })
 }
 
@@ -197,54 +206,23 @@ fn screen(source: &RgbImage, random: &mut Random) -> RgbImage {
     let (left, right, top, bottom) = (border(), border(), border(), border());
     let (width, height) = (w * (1.0 + left + right), h * (1.0 + top + bottom));
     // Corners of the screen in the photo, clockwise from the upper left.
-    let mut corner =
-        |x: f32, y: f32| (x + w * random.between(-0.06, 0.06) * 0.5, y + h * random.between(-0.06, 0.06) * 0.5);
+    let mut corner = |x: f32, y: f32| [x + w * random.between(-0.03, 0.03), y + h * random.between(-0.03, 0.03)];
     let (x0, y0) = (left * w, top * h);
     let quad = [corner(x0, y0), corner(x0 + w, y0), corner(x0 + w, y0 + h), corner(x0, y0 + h)];
-    let inverse = to_unit_square(quad);
+    let inverse = Perspective::onto(quad).inverse();
     let cast: [f32; 3] = std::array::from_fn(|_| random.between(0.8, 1.15));
     let surround: [f32; 3] = std::array::from_fn(|_| random.between(10.0, 40.0));
     let from = |x: f32, y: f32| {
-        let (u, v) = inverse(x, y);
+        let [u, v] = inverse.map([x, y]);
         (u * w, v * h)
     };
     let mut photo = warped(source, ((width as u32).max(1), (height as u32).max(1)), from, |channel| surround[channel]);
     for Rgb(pixel) in photo.pixels_mut() {
         for (value, cast) in pixel.iter_mut().zip(cast) {
-            // The sum of four uniform numbers approximates a normal distribution of deviation 6.
-            let noise: f32 = (0..4).map(|_| random.between(-0.5, 0.5)).sum::<f32>() * 10.4;
-            *value = (12.0 + f32::from(*value) * cast * 0.9 + noise).round().clamp(0.0, 255.0) as u8;
+            *value = (12.0 + f32::from(*value) * cast * 0.9 + noise(random) * 6.0).round().clamp(0.0, 255.0) as u8;
         }
     }
     jpeg(&photo, 60)
-}
-
-/// The projective map from a quadrilateral (clockwise from the upper left corner) to the unit square: the
-/// inverse of Heckbert's (1989).
-fn to_unit_square(quad: [(f32, f32); 4]) -> impl Fn(f32, f32) -> (f32, f32) {
-    let [(x0, y0), (x1, y1), (x2, y2), (x3, y3)] = quad;
-    let (dx1, dx2, sx) = (x1 - x2, x3 - x2, x0 - x1 + x2 - x3);
-    let (dy1, dy2, sy) = (y1 - y2, y3 - y2, y0 - y1 + y2 - y3);
-    let det = dx1 * dy2 - dx2 * dy1;
-    let (g, h) = ((sx * dy2 - dx2 * sy) / det, (dx1 * sy - sx * dy1) / det);
-    let (a, b, c) = (x1 - x0 + g * x1, x3 - x0 + h * x3, x0);
-    let (d, e, f) = (y1 - y0 + g * y1, y3 - y0 + h * y3, y0);
-    // Adjoint of ((a b c) (d e f) (g h 1)).
-    let adjoint = [
-        e - f * h,
-        c * h - b,
-        b * f - c * e,
-        f * g - d,
-        a - c * g,
-        c * d - a * f,
-        d * h - e * g,
-        b * g - a * h,
-        a * e - b * d,
-    ];
-    move |x, y| {
-        let row = |i: usize| adjoint[3 * i] * x + adjoint[3 * i + 1] * y + adjoint[3 * i + 2];
-        (row(0) / row(2), row(1) / row(2))
-    }
 }
 
 fn subtitle(mut image: RgbImage, random: &mut Random) -> RgbImage {
@@ -281,7 +259,7 @@ mod tests {
 
     #[test]
     fn equal_seeds_give_equal_pictures_that_differ_from_the_original() {
-        for distortion in Distortion::ALL {
+        for distortion in Distortion::TRAINING.into_iter().chain(Distortion::MEASURED) {
             let first = distortion.apply(&ramp(), &mut Random::new(5, "a"));
             let second = distortion.apply(&ramp(), &mut Random::new(5, "a"));
             assert_eq!(first.rgb, second.rgb, "{}", distortion.name());
@@ -304,7 +282,7 @@ mod tests {
     #[test]
     fn distorts_a_picture_of_one_pixel() {
         let dot = Picture { width: 1, height: 1, rgb: vec![9, 9, 9] };
-        for distortion in Distortion::ALL {
+        for distortion in Distortion::TRAINING.into_iter().chain(Distortion::MEASURED) {
             assert!(distortion.apply(&dot, &mut Random::new(1, "c")).width > 0);
         }
     }

@@ -10,11 +10,16 @@
 
 mod clip;
 mod crop;
+#[cfg(any(test, feature = "research"))]
 pub mod distort;
+#[cfg(any(test, feature = "research"))]
+mod draw;
 mod error;
 mod ffmpeg;
 mod fit;
 pub mod image;
+#[cfg(any(test, feature = "research"))]
+pub mod looks;
 pub mod picture;
 mod resample;
 mod sniff;

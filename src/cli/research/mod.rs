@@ -5,6 +5,7 @@ mod eval;
 mod extract;
 mod fold;
 mod kinds;
+mod looks;
 mod quality;
 mod train;
 

@@ -6,13 +6,14 @@ use anyhow::Context;
 use clap::Args;
 use tempfile::TempDir;
 
-use super::index_videos;
+use super::{index_videos, looks};
 use crate::base::Cancel;
 use crate::cli::args::{ModelArgs, check_exist};
 use crate::cli::terminal::{self, count, note, print_line};
 use crate::cli::{FOUND_NOTHING, INTERRUPTED, advice};
 use crate::collection::{Collection, Model};
 use crate::ingest::{IndexOptions, Indexer};
+use crate::media::looks::Look;
 use crate::research::eval::quality::{self, EquivalentVideos, QualityReport, QualitySuite};
 use crate::search::Engine;
 
@@ -41,10 +42,25 @@ pub(in crate::cli) struct QualityArgs {
     equivalents: Option<PathBuf>,
     /// Exit with status 1 if the share of correct videos is lower, or if frames could not be decoded
     #[arg(long, value_name = "SHARE")]
-    floor: Option<f64>,
+    pub(super) floor: Option<f64>,
+    /// Search for frames as people have them: on a phone, in an application, on a page, in a photograph of a
+    /// screen, rotated, damaged
+    #[arg(long)]
+    looks: bool,
+    /// Only these looks, separated by commas, such as `player,web-page`
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = look, requires = "looks")]
+    pub(super) only: Vec<Look>,
+    /// Write the pictures that were searched for into this folder, to see them
+    #[arg(long, value_name = "DIR", requires = "looks")]
+    pub(super) save: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
+}
+
+fn look(name: &str) -> Result<Look, String> {
+    let names = Look::ALL.map(Look::name);
+    Look::ALL.into_iter().find(|look| look.name() == name).ok_or_else(|| format!("the looks are {}", names.join(", ")))
 }
 
 pub(super) fn run(args: &QualityArgs) -> anyhow::Result<ExitCode> {
@@ -57,22 +73,22 @@ pub(super) fn run(args: &QualityArgs) -> anyhow::Result<ExitCode> {
         _ if cancel.is_set() => return interrupted,
         opened => opened?,
     };
+    if args.looks {
+        return looks::run(args, &engine, &suite, failed, &cancel);
+    }
     let report = match quality::run(&engine, &suite, &cancel, |path| note!("{path}")) {
         _ if cancel.is_set() => return interrupted,
         report => report?,
     };
     // Decided before printing, so that a closed standard output does not hide a failed measurement.
-    let passed = passes(args.floor, &report);
+    let correct = report.overall.share(report.overall.correct);
+    let passed = passes(args.floor, correct, report.undecodable_frames);
     let printed = if args.json { print_json(&report, failed, suite.seed) } else { print(&report, failed) };
     if passed {
         printed?;
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(floor) = args.floor {
-        let share = report.overall.share(report.overall.correct);
-        note!("below --floor {floor}, or not all frames were measured: {share:.3} of the answers are right");
-    }
-    Ok(ExitCode::from(FOUND_NOTHING))
+    Ok(below_floor(args.floor, correct))
 }
 
 /// The suite, an engine on the videos, and how many of them could not be indexed.
@@ -102,9 +118,15 @@ fn suite(args: &QualityArgs, model: &Model) -> anyhow::Result<QualitySuite> {
 
 /// A measurement with a floor fails if the share is below the floor, or if frames could not be decoded,
 /// because they are not measured.
-fn passes(floor: Option<f64>, report: &QualityReport) -> bool {
-    let correct = report.overall.share(report.overall.correct);
-    floor.is_none_or(|floor| correct >= floor && report.undecodable_frames == 0)
+pub(super) fn passes(floor: Option<f64>, correct: f64, undecodable_frames: usize) -> bool {
+    floor.is_none_or(|floor| correct >= floor && undecodable_frames == 0)
+}
+
+pub(super) fn below_floor(floor: Option<f64>, correct: f64) -> ExitCode {
+    if let Some(floor) = floor {
+        note!("below --floor {floor}, or not all frames were measured: {correct:.3} of the answers are right");
+    }
+    ExitCode::from(FOUND_NOTHING)
 }
 
 fn print_json(report: &QualityReport, failed: usize, seed: u64) -> anyhow::Result<()> {
@@ -155,20 +177,26 @@ fn print(report: &QualityReport, failed: usize) -> anyhow::Result<()> {
         count(report.flat_frames, "flat frame"),
         report.median_query_ms
     )?;
-    if failed > 0 {
-        print_line!(out, "not in the gallery: {} that could not be indexed", count(failed, "video"))?;
-    }
-    if report.undecodable_frames > 0 {
-        print_line!(
-            out,
-            "{} could not be decoded and measured, so any --floor fails",
-            count(report.undecodable_frames, "frame")
-        )?;
-    }
+    print_left_out(&mut out, failed, report.undecodable_frames)?;
     print_line!(
         out,
         "video: the correct video is first; moment: the same, with `at` within 2 s; confident: the same as video, with a confidence of at least 0.95;"
     )?;
     print_line!(out, "falsely: an answer with such a confidence after the correct video was removed from the gallery")?;
+    Ok(())
+}
+
+/// Videos and frames that the figures do not cover.
+pub(super) fn print_left_out(out: &mut impl Write, failed: usize, undecodable_frames: usize) -> std::io::Result<()> {
+    if failed > 0 {
+        print_line!(out, "not in the gallery: {} that could not be indexed", count(failed, "video"))?;
+    }
+    if undecodable_frames > 0 {
+        print_line!(
+            out,
+            "{} could not be decoded and measured, so any --floor fails",
+            count(undecodable_frames, "frame")
+        )?;
+    }
     Ok(())
 }

@@ -8,12 +8,13 @@
 //! | [`pools`], [`ann`] | mAP over candidate pools, and through the HNSW index |
 //! | [`ranking`], [`metrics`], [`summary`] | exact ranking, metrics of rankings, means and intervals |
 //! | [`table`], [`report`], [`trec`] | the table of methods, the report page, files for trec_eval |
-//! | [`quality`], [`kinds`] | the distortion suite and the same-kind search, on an index |
+//! | [`quality`], [`looks`], [`kinds`] | the distortion suite, frames with surroundings, the same-kind search |
 
 pub mod ann;
 pub mod embedding;
 mod error;
 pub mod kinds;
+pub mod looks;
 pub mod methods;
 pub mod metrics;
 pub mod pools;

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use reelseek_index::VideoSet;
+use reelseek_index::{Video, VideoNumber, VideoSet};
 use serde::{Deserialize, Serialize};
 
 use super::{CONFIDENT, Error};
@@ -14,7 +14,7 @@ use crate::encode::layout;
 use crate::media::distort::Distortion;
 use crate::media::{self, Picture, Tools};
 use crate::research::fit::pairs;
-use crate::search::{Engine, SearchOptions};
+use crate::search::{Engine, SearchOptions, SearchResult};
 
 /// Size of the largest list of equivalent videos that is read, in bytes.
 const MAX_EQUIVALENTS_BYTES: u64 = 64 << 20;
@@ -148,73 +148,121 @@ pub fn run(
     cancel: &Cancel,
     mut on_video: impl FnMut(&str),
 ) -> Result<QualityReport, Error> {
-    let tools = Tools::find()?;
-    let searcher = engine.searcher();
-    let mut gallery = Vec::new();
-    for number in searcher.video_numbers() {
-        gallery.push((number, searcher.video(number)?));
-    }
-    let counts = Distortion::ALL.iter().map(|distortion| (distortion.name(), DistortionCounts::default())).collect();
+    let counts =
+        Distortion::MEASURED.iter().map(|distortion| (distortion.name(), DistortionCounts::default())).collect();
     let mut run = SuiteRun { engine, suite, counts, times_ms: Vec::new() };
-    let (mut queried_videos, mut undecodable_frames, mut flat_frames) = (0, 0, 0);
-    for (number, video) in &gallery {
-        let path = &video_path(video);
-        let name = pairs::seed_name(path);
-        if suite.leave_out.contains(&name) {
-            continue;
-        }
-        on_video(&video.path);
-        let before = run.times_ms.len();
-        let is_same = |other: &str| run.suite.time_in(other, &video.path, 0).is_some();
-        let others: VideoSet =
-            gallery.iter().filter(|(n, v)| n != number && !is_same(&v.path)).map(|(n, _)| *n).collect();
-        for at_ms in pairs::times(video.duration_ms, suite.frames, suite.seed, &name) {
-            let frame = match media::frame_at(&tools, path, at_ms, pairs::MAX_SIDE, cancel) {
-                Ok(frame) => frame,
-                // A fault of the file, or a missing file, is counted. Other errors depend on the machine and
-                // would distort the result.
-                Err(error) if error.is_lasting() || is_gone(&error) => {
-                    undecodable_frames += 1;
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            if layout::describe(&frame).is_flat() {
-                flat_frames += 1;
-                continue;
-            }
-            let random = Random::new(suite.seed.wrapping_add(u64::from(at_ms)), &name);
-            run.query_frame(&frame, &video.path, at_ms, random, &others)?;
-        }
-        queried_videos += usize::from(run.times_ms.len() > before);
-    }
+    let tally = suite.frames(engine, cancel, &mut on_video, |frame| run.query_frame(frame))?;
     let SuiteRun { counts: distortions, mut times_ms, .. } = run;
-    if times_ms.is_empty() {
-        let unused = undecodable_frames + flat_frames == 0;
-        return Err(if unused { Error::AllTrainedOn } else { Error::NoUsableFrame });
-    }
     times_ms.sort_by(f64::total_cmp);
     let mut overall = DistortionCounts::default();
     distortions.iter().for_each(|(_, counts)| overall.add(*counts));
     Ok(QualityReport {
-        gallery: gallery.len(),
-        queried_videos,
-        undecodable_frames,
-        flat_frames,
+        gallery: tally.gallery,
+        queried_videos: tally.queried_videos,
+        undecodable_frames: tally.undecodable_frames,
+        flat_frames: tally.flat_frames,
         distortions,
         overall,
         median_query_ms: times_ms[times_ms.len() / 2],
     })
 }
 
+/// A frame to search for.
+pub(super) struct SuiteFrame<'a> {
+    pub picture: Picture,
+    pub at_ms: u32,
+    pub video: &'a Video,
+    /// Name of the video, which seeds its random numbers.
+    pub name: &'a str,
+    /// The videos that do not show the scene.
+    pub others: &'a VideoSet,
+    /// All videos of the index.
+    pub gallery: &'a [(VideoNumber, Video)],
+    pub tools: &'a Tools,
+}
+
+/// What a suite searched for.
+#[derive(Debug, Default)]
+pub(super) struct SuiteTally {
+    pub gallery: usize,
+    pub queried_videos: usize,
+    pub undecodable_frames: usize,
+    pub flat_frames: usize,
+}
+
+/// The picture at a time of a video. `None` if the fault is one of the file, or if the file is missing. Other
+/// errors depend on the machine and would change the result.
+pub(super) fn decoded(tools: &Tools, path: &Path, at_ms: u32, cancel: &Cancel) -> Result<Option<Picture>, Error> {
+    match media::frame_at(tools, path, at_ms, pairs::MAX_SIDE, cancel) {
+        Ok(frame) => Ok(Some(frame)),
+        Err(error) if error.is_lasting() || is_gone(&error) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 impl QualitySuite {
+    /// Decodes the frames to search for, and passes those that are not flat to `query`.
+    pub(super) fn frames(
+        &self,
+        engine: &Engine,
+        cancel: &Cancel,
+        on_video: &mut dyn FnMut(&str),
+        mut query: impl FnMut(&SuiteFrame<'_>) -> Result<(), Error>,
+    ) -> Result<SuiteTally, Error> {
+        let tools = &Tools::find()?;
+        let searcher = engine.searcher();
+        let mut gallery = Vec::new();
+        for number in searcher.video_numbers() {
+            gallery.push((number, searcher.video(number)?));
+        }
+        let gallery = &gallery[..];
+        let mut tally = SuiteTally { gallery: gallery.len(), ..SuiteTally::default() };
+        for (number, video) in gallery {
+            let path = &video_path(video);
+            let name = &pairs::seed_name(path);
+            if self.leave_out.contains(name) {
+                continue;
+            }
+            on_video(&video.path);
+            let is_same = |other: &str| self.time_in(other, &video.path, 0).is_some();
+            let others: VideoSet =
+                gallery.iter().filter(|(n, v)| n != number && !is_same(&v.path)).map(|(n, _)| *n).collect();
+            let mut queried = false;
+            for at_ms in pairs::times(video.duration_ms, self.frames, self.seed, name) {
+                let Some(picture) = decoded(tools, path, at_ms, cancel)? else {
+                    tally.undecodable_frames += 1;
+                    continue;
+                };
+                if layout::describe(&picture).is_flat() {
+                    tally.flat_frames += 1;
+                    continue;
+                }
+                query(&SuiteFrame { picture, at_ms, video, name, others: &others, gallery, tools })?;
+                queried = true;
+            }
+            tally.queried_videos += usize::from(queried);
+        }
+        if tally.queried_videos == 0 {
+            let unused = tally.undecodable_frames + tally.flat_frames == 0;
+            return Err(if unused { Error::AllTrainedOn } else { Error::NoUsableFrame });
+        }
+        Ok(tally)
+    }
+
     /// Time in milliseconds at which `other` shows what `own` shows at `at_ms`; `None` if they show different
     /// scenes.
-    fn time_in(&self, other: &str, own: &str, at_ms: u32) -> Option<f64> {
+    pub(super) fn time_in(&self, other: &str, own: &str, at_ms: u32) -> Option<f64> {
         if other == own {
             return Some(f64::from(at_ms));
         }
         self.equivalents.iter().find_map(|group| group.time_in(other, own, f64::from(at_ms)))
+    }
+
+    /// Whether a result is the right video, and whether it is at the right moment.
+    pub(super) fn judge(&self, result: &SearchResult, own: &str, at_ms: u32) -> (bool, bool) {
+        let time = self.time_in(&result.video.path, own, at_ms);
+        let near = |time: f64| (time - f64::from(result.moment.at_ms)).abs() <= f64::from(MOMENT_MS);
+        (time.is_some(), time.is_some_and(near))
     }
 }
 
@@ -228,37 +276,32 @@ struct SuiteRun<'a> {
 }
 
 impl SuiteRun<'_> {
-    /// Searches a frame with each distortion, in the whole gallery and among `others`.
-    fn query_frame(
-        &mut self,
-        frame: &Picture,
-        path: &str,
-        at_ms: u32,
-        mut random: Random,
-        others: &VideoSet,
-    ) -> Result<(), Error> {
+    /// Searches a frame with each distortion, in the whole gallery and among the other videos.
+    fn query_frame(&mut self, frame: &SuiteFrame<'_>) -> Result<(), Error> {
         let options = SearchOptions { top: 1, ..SearchOptions::default() };
-        for (distortion, (_, counts)) in Distortion::ALL.iter().zip(&mut self.counts) {
-            let query = distortion.apply(frame, &mut random);
+        let mut random = Random::new(self.suite.seed.wrapping_add(u64::from(frame.at_ms)), frame.name);
+        for (distortion, (_, counts)) in Distortion::MEASURED.iter().zip(&mut self.counts) {
+            let query = distortion.apply(&frame.picture, &mut random);
             let answer = self.engine.search(&query, &options)?;
             self.times_ms.push(answer.elapsed.as_secs_f64() * 1000.0);
-            let correct =
-                answer.results.first().filter(|best| self.suite.time_in(&best.video.path, path, at_ms).is_some());
-            let absent = self.engine.search_among(&query, &options, Some(others))?;
+            let best = answer.results.first();
+            let (correct, moment) =
+                best.map_or((false, false), |best| self.suite.judge(best, &frame.video.path, frame.at_ms));
+            let absent = self.engine.search_among(&query, &options, Some(frame.others))?;
             counts.add(DistortionCounts {
                 queries: 1,
-                correct: usize::from(correct.is_some()),
-                moment: usize::from(correct.is_some_and(|best| {
-                    let time = self.suite.time_in(&best.video.path, path, at_ms);
-                    let error = time.map(|time| (time - f64::from(best.moment.at_ms)).abs());
-                    error.is_some_and(|error| error <= f64::from(MOMENT_MS))
-                })),
-                confident: usize::from(correct.is_some_and(|best| best.confidence >= CONFIDENT)),
-                falsely_confident: usize::from(absent.results.first().is_some_and(|best| best.confidence >= CONFIDENT)),
+                correct: usize::from(correct),
+                moment: usize::from(moment),
+                confident: usize::from(correct && best.is_some_and(is_confident)),
+                falsely_confident: usize::from(absent.results.first().is_some_and(is_confident)),
             });
         }
         Ok(())
     }
+}
+
+pub(super) fn is_confident(result: &SearchResult) -> bool {
+    result.confidence >= CONFIDENT
 }
 
 /// Whether the file does not exist or is no regular file, or the decoded data is not a picture.

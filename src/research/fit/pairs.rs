@@ -113,7 +113,7 @@ pub fn example(
         }
         let picture = media::frame_at(tools, path, at_ms, MAX_SIDE, cancel)?;
         let mut random = Random::new(seed.wrapping_add(u64::from(at_ms)), &name);
-        let distortions = Distortion::ALL.repeat(ROUNDS);
+        let distortions = Distortion::TRAINING.repeat(ROUNDS);
         let pictures: Vec<_> = distortions
             .iter()
             .map(|distortion| {

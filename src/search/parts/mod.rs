@@ -17,7 +17,7 @@ use crate::base::Cancel;
 use crate::collection::{Error, Model};
 use crate::encode;
 use crate::media::PictureView;
-use refine::{Alignment, Frame, UnalignedPatch};
+use refine::{Alignment, FrameSketch, UnalignedPatch};
 use warp::{Pyramid, Quad};
 
 /// Number of upright rectangles and of other quadrilaterals that are proposed.
@@ -43,21 +43,25 @@ const MIDDLES: [f32; 3] = [0.9, 0.8, 0.66];
 /// Side of the copy of a part that is embedded.
 const PART_SIDE: usize = 64;
 
-/// Weights of the cosine and of the structure in the evidence.
+/// Weight of the cosine in the evidence.
 const COSINE: f32 = 1.5;
+/// Weight of the structure.
 const STRUCTURE: f32 = 0.5;
+/// The same for a cut, whose embedding lacks a part of the frame, and what a cut costs.
+const STRUCTURE_OF_CUT: f32 = 1.2;
+const CUT: f32 = 0.35;
 /// Spread of the structure from which it counts in full: a few edges fit many pictures.
 const FULL_SPREAD: f32 = 0.35;
 /// Weight of the logarithm of the part's area in shares of the picture.
 const AREA: f32 = 0.05;
 /// Cost of the share of a frame that the picture does not show.
 const OUTSIDE: f32 = 0.2;
-/// Cost of that share, and of the longest move of a corner, for a part that was inside of the picture before the
-/// alignment: it was proposed for its sides.
+/// Cost of that share, and of the longest move of a corner, for a part that was inside of the picture before
+/// the alignment: it was proposed for its sides.
 const LOST: f32 = 1.0;
 const MOVED: f32 = 0.8;
-/// Evidence from which a part is surely a frame. Above it counts less than the size of the part: of two frames
-/// in a picture, the larger one is meant.
+/// Evidence from which a part is surely a frame. Above it counts less than the size of the part: of two
+/// frames in a picture, the larger one is meant.
 const SURE: f32 = 1.3;
 const ABOVE_SURE: f32 = 0.2;
 const SIZE_IF_SURE: f32 = 0.5;
@@ -69,7 +73,8 @@ pub(crate) struct FoundPart {
     pub(crate) region: QueryRegion,
     /// The embedding of the part.
     pub(crate) embedding: Vec<f32>,
-    /// Determines the order of parts (see [`evidence`]). Its distribution differs from that of whole pictures.
+    /// Determines the order of parts (see [`evidence`]). Its distribution differs from that of whole
+    /// pictures.
     pub(crate) evidence: f32,
 }
 
@@ -153,19 +158,22 @@ impl PartSearch<'_> {
     }
 
     /// The sketches of all rows that were found.
-    fn frames(&self, searched: &[SearchedPart]) -> Result<HashMap<RowKey, Frame>, Error> {
+    fn frames(&self, searched: &[SearchedPart]) -> Result<HashMap<RowKey, FrameSketch>, Error> {
         let hits = searched.iter().flat_map(|part| &part.hits);
         let distinct: HashMap<RowKey, &Hit> = hits.map(|hit| ((hit.video, hit.nth), hit)).collect();
         let frames = distinct.into_par_iter().map(|(key, hit)| {
             let sketch = self.searcher.sketch_of(hit)?.filter(|sketch| sketch.len() == align::BYTES);
-            Ok(sketch.map(|sketch| (key, Frame::of(&sketch))))
+            Ok(sketch.map(|sketch| (key, FrameSketch::of(&sketch))))
         });
         Ok(frames.collect::<Result<Vec<_>, Error>>()?.into_iter().flatten().collect())
     }
 }
 
 /// The pairs of a part and a row that are aligned: those of the best cosine and correlation.
-fn candidates<'a>(searched: &'a [SearchedPart], frames: &HashMap<RowKey, Frame>) -> Vec<(&'a SearchedPart, &'a Hit)> {
+fn candidates<'a>(
+    searched: &'a [SearchedPart],
+    frames: &HashMap<RowKey, FrameSketch>,
+) -> Vec<(&'a SearchedPart, &'a Hit)> {
     let all: Vec<(&SearchedPart, &Hit)> =
         searched.iter().flat_map(|part| part.hits.iter().map(move |hit| (part, hit))).collect();
     let scored = all.into_par_iter().filter_map(|(part, hit)| {
@@ -184,22 +192,22 @@ fn candidates<'a>(searched: &'a [SearchedPart], frames: &HashMap<RowKey, Frame>)
     kept.take(ALIGNED).map(|(_, part, hit)| (part, hit)).collect()
 }
 
-/// The evidence that a part shows the frame of a row: the cosine and the correlation of the structure, plus the
-/// logarithm of the area, minus what the alignment had to change.
+/// The evidence that a part shows the frame of a row: the cosine and the correlation of the structure, plus
+/// the logarithm of the area, minus what the alignment had to change.
 fn evidence(pyramid: &Pyramid, part: &SearchedPart, hit: &Hit, alignment: &Alignment) -> f32 {
     let [width, height] = pyramid.size();
     let share = (warp::area(&alignment.quad).abs() / (width * height)).min(1.0);
     let hidden = 1.0 - alignment.inside;
-    let mut evidence = COSINE * hit.score
-        + STRUCTURE * alignment.structure * (alignment.spread / FULL_SPREAD).min(1.0).sqrt()
-        + AREA * (share + 1e-3).ln()
-        - OUTSIDE * hidden;
+    let structure = alignment.structure * (alignment.spread / FULL_SPREAD).min(1.0).sqrt();
     let within = |at: f32, side: f32| (-0.02 * side..=1.02 * side).contains(&at);
-    if part.quad.iter().all(|[x, y]| within(*x, width) && within(*y, height)) {
+    let change = if part.quad.iter().all(|[x, y]| within(*x, width) && within(*y, height)) {
         let moves = part.quad.iter().zip(&alignment.quad).map(|(a, b)| (a[0] - b[0]).hypot(a[1] - b[1]));
         let longest = moves.fold(0.0, f32::max) / warp::area(&part.quad).abs().max(1.0).sqrt();
-        evidence -= LOST * (hidden - 0.02).max(0.0) + MOVED * longest;
-    }
+        STRUCTURE * structure - LOST * (hidden - 0.02).max(0.0) - MOVED * longest
+    } else {
+        STRUCTURE_OF_CUT * structure - CUT
+    };
+    let evidence = COSINE * hit.score + change + AREA * (share + 1e-3).ln() - OUTSIDE * hidden;
     if evidence > SURE { SURE + ABOVE_SURE * (evidence - SURE) + SIZE_IF_SURE * share.sqrt() } else { evidence }
 }
 
@@ -252,4 +260,39 @@ fn region(quad: Quad, [width, height]: [f32; 2]) -> QueryRegion {
     };
     // If the frame's first corner is the second one of the picture, the frame is rotated by 90 degrees.
     QueryRegion { corners: [0, 1, 2, 3].map(corner), turn: [0, 270, 180, 90][first], mirrored }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_corners_gives_turn_and_mirroring() {
+        let upright: Quad = [[10.0, 20.0], [90.0, 20.0], [90.0, 60.0], [10.0, 60.0]];
+        let size = [100.0, 100.0];
+        let plain = region(upright, size);
+        assert_eq!((plain.corners, plain.turn, plain.mirrored), (upright, 0, false));
+        for (first, turn) in [(1, 90), (2, 180), (3, 270)] {
+            let turned = region([0, 1, 2, 3].map(|i| upright[(i + first) % 4]), size);
+            assert_eq!((turned.corners, turned.turn, turned.mirrored), (upright, turn, false));
+        }
+        let mirrored = region([1, 0, 3, 2].map(|i| upright[i]), size);
+        assert_eq!((mirrored.corners, mirrored.turn, mirrored.mirrored), (upright, 0, true));
+    }
+
+    #[test]
+    fn a_region_ends_at_the_sides_of_the_picture() {
+        let wide: Quad = [[-50.0, 0.0], [150.0, 0.0], [150.0, 100.0], [-50.0, 100.0]];
+        assert_eq!(region(wide, [100.0, 100.0]).corners, [[0.0, 0.0], [100.0, 0.0], [100.0, 100.0], [0.0, 100.0]]);
+    }
+
+    #[test]
+    fn hypotheses_are_bounded_for_any_shape() {
+        for (width, height) in [(1, 1), (1, 5000), (5000, 1), (640, 360), (1080, 2400)] {
+            let rgb = (0..width * height * 3).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+            let picture = crate::media::Picture { width, height, rgb };
+            let count = hypotheses(&Pyramid::of(picture.view())).len();
+            assert!((3..=120).contains(&count), "{width} x {height}: {count}");
+        }
+    }
 }

@@ -19,7 +19,8 @@ pub(super) struct Homography {
 }
 
 impl Homography {
-    /// Maps (0, 0), (1, 0), (1, 1), (0, 1) to the corners (Heckbert, "Fundamentals of Texture Mapping", 1989).
+    /// Maps (0, 0), (1, 0), (1, 1), (0, 1) to the corners (Heckbert, "Fundamentals of Texture Mapping",
+    /// 1989).
     pub(super) fn to([p0, p1, p2, p3]: Quad) -> Homography {
         let sum = |i: usize| p0[i] - p1[i] + p2[i] - p3[i];
         let (sx, sy) = (sum(0), sum(1));
@@ -64,6 +65,8 @@ struct Level {
     height: usize,
     /// Size of a pixel of this level in pixels of the picture.
     scale: [f32; 2],
+    /// The inverse of the scale.
+    density: [f32; 2],
     values: Vec<[f32; 4]>,
     luma: Vec<f32>,
 }
@@ -71,7 +74,7 @@ struct Level {
 impl Level {
     fn new(width: usize, height: usize, scale: [f32; 2], values: Vec<[f32; 4]>) -> Level {
         let luma = values.iter().map(|value| value[3]).collect();
-        Level { width, height, scale, values, luma }
+        Level { width, height, scale, density: scale.map(|scale| 1.0 / scale), values, luma }
     }
 
     fn of(picture: &Picture, scale: [f32; 2]) -> Level {
@@ -102,8 +105,8 @@ impl Level {
     /// ones. The edge continues outside.
     #[inline(always)]
     fn around(&self, [x, y]: Point) -> ([usize; 4], f32, f32) {
-        let clamp = |at: f32, scale: f32, side: usize| (at / scale - 0.5).clamp(0.0, (side - 1) as f32);
-        let (x, y) = (clamp(x, self.scale[0], self.width), clamp(y, self.scale[1], self.height));
+        let clamp = |at: f32, density: f32, side: usize| (at * density - 0.5).max(0.0).min((side - 1) as f32);
+        let (x, y) = (clamp(x, self.density[0], self.width), clamp(y, self.density[1], self.height));
         let (x0, y0) = (x as usize, y as usize);
         let (x1, y1) = ((x0 + 1).min(self.width - 1), (y0 + 1).min(self.height - 1));
         let (above, below) = (y0 * self.width, y1 * self.width);
@@ -205,6 +208,64 @@ impl Pyramid {
                 values.push(level.luma_at(point));
                 inside.push((0.0..=self.width).contains(&point[0]) && (0.0..=self.height).contains(&point[1]));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A picture whose red is the column and whose green is the row.
+    fn ramp(width: u32, height: u32) -> Picture {
+        let rgb = (0..width * height).flat_map(|i| [(i % width) as u8, (i / width) as u8, 0]).collect();
+        Picture { width, height, rgb }
+    }
+
+    #[test]
+    fn a_part_holds_the_pixels_between_its_corners() {
+        let picture = ramp(200, 120);
+        let pyramid = Pyramid::of(picture.view());
+        // The frame's upper left corner is at the upper right of the part: it is rotated by 90 degrees.
+        let part = pyramid.part([[140.0, 20.0], [140.0, 84.0], [76.0, 84.0], [76.0, 20.0]], 64);
+        for (x, y) in [(0, 0), (10, 50), (63, 63)] {
+            let [red, green, _] = part.pixel(x, y);
+            assert!(
+                u32::from(red).abs_diff(139 - y) <= 1 && u32::from(green).abs_diff(20 + x) <= 1,
+                "{x} {y}: {red} {green}"
+            );
+        }
+    }
+
+    #[test]
+    fn cells_outside_of_the_picture_are_marked() {
+        let pyramid = Pyramid::of(ramp(100, 100).view());
+        let (mut luma, mut inside) = (Vec::new(), Vec::new());
+        let map = Homography::to([[-100.0, 0.0], [100.0, 0.0], [100.0, 100.0], [-100.0, 100.0]]);
+        pyramid.luma(&map, 32, &mut luma, &mut inside);
+        assert!(inside.chunks_exact(32).all(|row| !row[15] && row[16]), "{inside:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_homography_meets_the_corners(moves in prop::collection::vec(-20.0f32..20.0, 8)) {
+            let plain: Quad = [[0.0, 0.0], [160.0, 0.0], [160.0, 90.0], [0.0, 90.0]];
+            let quad = [0, 1, 2, 3].map(|i| [plain[i][0] + moves[2 * i], plain[i][1] + moves[2 * i + 1]]);
+            for (found, expected) in Homography::to(quad).quad().iter().zip(&quad) {
+                prop_assert!((found[0] - expected[0]).hypot(found[1] - expected[1]) < 0.05, "{found:?} {expected:?}");
+            }
+        }
+
+        #[test]
+        fn any_part_of_any_picture_has_pixels(
+            (width, height) in (1u32..50, 1u32..50),
+            corners in prop::collection::vec(-100.0f32..100.0, 8),
+        ) {
+            let pyramid = Pyramid::of(ramp(width, height).view());
+            let quad = [0, 1, 2, 3].map(|i| [corners[2 * i], corners[2 * i + 1]]);
+            prop_assert_eq!(pyramid.part(quad, 16).rgb.len(), 16 * 16 * 3);
         }
     }
 }

@@ -173,6 +173,37 @@ fn search_prints_paths_or_a_table_and_reads_standard_input() {
 }
 
 #[test]
+fn finds_the_frame_inside_of_a_screenshot() {
+    let folder = TestFolder::with_clips();
+    folder.clip("testsrc2=size=320x180:rate=12", 12, "card.mp4");
+    folder.index(&[]);
+    let app = "scale=540:304,pad=540:1170:0:380:white,drawbox=20:40:60:40:black:fill,drawbox=20:720:400:14:gray:fill,\
+               drawbox=20:760:300:14:gray:fill,drawbox=20:1100:500:8:red:fill";
+    let slide = "scale=320:180,pad=960:540:520:220:white,drawbox=60:40:500:40:navy:fill,drawbox=60:240:300:16:gray:fill,\
+                 drawbox=60:300:360:16:gray:fill";
+    for (clip, filter, turn, first, last) in [
+        ("zoom.mp4", app, 0, [0.0, 380.0], [540.0, 684.0]),
+        ("card.mp4", app, 0, [0.0, 380.0], [540.0, 684.0]),
+        ("zoom.mp4", slide, 0, [520.0, 220.0], [840.0, 400.0]),
+        ("card.mp4", "transpose=clock", 90, [0.0, 0.0], [180.0, 320.0]),
+        ("card.mp4", "transpose=cclock", 270, [0.0, 0.0], [180.0, 320.0]),
+    ] {
+        let picture = folder.filtered_frame(clip, "7", filter, "query.png");
+        let (_, reply) = folder.search(&picture, &[]);
+        let best = &reply["results"][0];
+        assert!(best["path"].as_str().unwrap().ends_with(&format!("videos/{clip}")), "{filter}: {reply}");
+        assert_eq!(best["turn"], turn, "{filter}: {reply}");
+        for (corner, expected) in [(0, first), (2, last)] {
+            let [x, y] = [0, 1].map(|k| best["region"][corner][k].as_f64().unwrap() - expected[k]);
+            assert!(x.hypot(y) < 30.0, "{filter}: corner {corner} of {reply}");
+        }
+        let (_, whole) = folder.search(&picture, &["--whole"]);
+        let sure = |reply: &Value| reply["results"][0]["confidence"].as_f64().unwrap_or(0.0);
+        assert!(sure(&reply) > 0.95 && sure(&reply) > sure(&whole), "{filter}: {reply} {whole}");
+    }
+}
+
+#[test]
 fn a_crop_finds_the_part_of_a_screenshot_and_results_name_it() {
     let folder = TestFolder::with_clips();
     folder.index(&[]);
