@@ -130,6 +130,11 @@ struct ItemLocation {
     extents: Vec<[u64; 2]>,
 }
 
+/// The properties of each item, in order: type and content.
+type ItemProperties<'a> = HashMap<u32, Vec<([u8; 4], &'a [u8])>>;
+/// Type, item, and the items that it refers to.
+type ItemReference = ([u8; 4], u32, Vec<u32>);
+
 /// The items of a file: pictures, tiles, thumbnails, metadata.
 struct HeifItems<'a> {
     file: &'a [u8],
@@ -137,10 +142,8 @@ struct HeifItems<'a> {
     primary: u32,
     kinds: HashMap<u32, [u8; 4]>,
     locations: HashMap<u32, ItemLocation>,
-    /// Properties of each item, in order.
-    properties: HashMap<u32, Vec<([u8; 4], &'a [u8])>>,
-    /// Type, item, and the items that it refers to.
-    references: Vec<([u8; 4], u32, Vec<u32>)>,
+    properties: ItemProperties<'a>,
+    references: Vec<ItemReference>,
 }
 
 impl<'a> HeifItems<'a> {
@@ -365,9 +368,9 @@ fn item_locations(bytes: &[u8]) -> Option<HashMap<u32, ItemLocation>> {
 }
 
 /// The properties of each item, from `iprp`.
-fn item_properties(bytes: &[u8]) -> Option<HashMap<u32, Vec<([u8; 4], &[u8])>>> {
+fn item_properties(bytes: &[u8]) -> Option<ItemProperties<'_>> {
     let all: Vec<_> = boxes(find(bytes, b"ipco")?).collect();
-    let mut properties: HashMap<u32, Vec<_>> = HashMap::new();
+    let mut properties = ItemProperties::new();
     for (_, content) in boxes(bytes).filter(|(name, _)| name == b"ipma") {
         let mut reader = HeifReader(content);
         let (version, flags) = reader.version()?;
@@ -386,7 +389,7 @@ fn item_properties(bytes: &[u8]) -> Option<HashMap<u32, Vec<([u8; 4], &[u8])>>> 
 }
 
 /// The references between items, from `iref`.
-fn item_references(bytes: &[u8]) -> Option<Vec<([u8; 4], u32, Vec<u32>)>> {
+fn item_references(bytes: &[u8]) -> Option<Vec<ItemReference>> {
     let mut reader = HeifReader(bytes);
     let (version, _) = reader.version()?;
     let reference = |(kind, content)| {
