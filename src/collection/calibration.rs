@@ -12,8 +12,8 @@
 //! sketches, copies are not recognised and would increase the upper scale, so it equals the lower scale.
 //!
 //! Evidence of parts of a picture has a distribution of its own kind, because the best of about 90 parts is
-//! taken. It is measured with up to 32 probes that are drawn into the interface of an app, and its evidence is
-//! converted to the scale of whole pictures.
+//! taken. It is measured with up to 32 probes that are drawn into the interface of an app, and its evidence
+//! is converted to the scale of whole pictures.
 //!
 //! `confidence(s) = Φ((s − median) / scale)`. One in 20 unrelated pictures reaches a confidence of 0.95.
 

@@ -1,7 +1,7 @@
 //! Distorts pictures as screenshots and reposts on the web are distorted: thirteen seeded distortions.
 //!
-//! Training pairs ([`Distortion::TRAINING`]) and the quality evaluation ([`Distortion::MEASURED`]) share eleven
-//! of them. The other two are harder in the evaluation.
+//! Training pairs ([`Distortion::TRAINING`]) and the quality evaluation ([`Distortion::MEASURED`]) share
+//! eleven of them. The other two are harder in the evaluation.
 
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
@@ -35,16 +35,16 @@ pub enum Distortion {
     Mirror,
     /// Crops, changes brightness and contrast, and compresses as JPEG of quality 30.
     Combined,
-    /// Crops each side to 60 to 85 %, changes brightness and contrast, and compresses as JPEG of quality 20 to
-    /// 40.
+    /// Crops each side to 60 to 85 %, changes brightness and contrast, and compresses as JPEG of quality 20
+    /// to 40.
     HardCombined,
-    /// Imitates a straight photo of a screen: moves each corner by up to 3 % of the sides (perspective), adds a
-    /// dark surround of 4 to 12 % on each side, scales each colour by 0.8 to 1.15 (colour cast), lifts black to
-    /// 12, adds noise of deviation 6 and compresses as JPEG of quality 60.
+    /// Imitates a straight photo of a screen: moves each corner by up to 3 % of the sides (perspective), adds
+    /// a dark surround of 4 to 12 % on each side, scales each colour by 0.8 to 1.15 (colour cast), lifts
+    /// black to 12, adds noise of deviation 6 and compresses as JPEG of quality 60.
     Screen,
-    /// Imitates a photo of a screen in a room: moves each corner by up to 5 % of the sides, rotates by up to 4
-    /// degrees, and adds the screen's frame, a room that is out of focus, glare, moire, blur, noise and a colour
-    /// cast. The screen has 70 to 95 % of the photo's width, if the photo's height permits.
+    /// Imitates a photo of a screen in a room: moves each corner by up to 5 % of the sides, rotates by up to
+    /// 4 degrees, and adds the screen's frame, a room that is out of focus, glare, moire, blur, noise and a
+    /// colour cast. The screen has 70 to 95 % of the photo's width, if the photo's height permits.
     HardScreen,
     /// Rotates by 1 to 5 degrees in either direction. Uncovered corners are black.
     Rotation,

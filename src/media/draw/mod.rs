@@ -97,7 +97,8 @@ impl Canvas {
         Area::new(0.0, 0.0, self.image.width() as f32, self.image.height() as f32)
     }
 
-    /// Mixes a colour into each pixel of `area`. `shade` gives the colour and its weight for a pixel's centre.
+    /// Mixes a colour into each pixel of `area`. `shade` gives the colour and its weight for a pixel's
+    /// centre.
     pub(super) fn shade(&mut self, area: Area, mut shade: impl FnMut(f32, f32) -> (Colour, f32)) {
         let (width, height) = self.image.dimensions();
         let columns = area.left.floor().max(0.0) as u32..(area.right.ceil().max(0.0) as u32).min(width);
@@ -211,7 +212,8 @@ pub(super) fn interpolated(source: &RgbImage, u: f32, v: f32) -> Colour {
 pub(super) struct Perspective([f32; 9]);
 
 impl Perspective {
-    /// The map from the unit square onto a quadrilateral, clockwise from the image of (0, 0) (Heckbert, 1989).
+    /// The map from the unit square onto a quadrilateral, clockwise from the image of (0, 0) (Heckbert,
+    /// 1989).
     pub(super) fn onto(quad: Corners) -> Perspective {
         let [[x0, y0], [x1, y1], [x2, y2], [x3, y3]] = quad;
         let (dx1, dx2, sx) = (x1 - x2, x3 - x2, x0 - x1 + x2 - x3);

@@ -30,8 +30,8 @@ pub struct LookCounts {
     /// Queries whose best answer has a confidence of at least 0.95 after the correct video and its
     /// equivalents are removed from the gallery.
     pub falsely_confident: usize,
-    /// Sum of the overlaps (intersection over union) of the reported region with the frame's visible part, over
-    /// the queries with the correct video first.
+    /// Sum of the overlaps (intersection over union) of the reported region with the frame's visible part,
+    /// over the queries with the correct video first.
     pub overlap: f64,
     /// Time of each query in milliseconds, from picture to answer.
     pub times_ms: Vec<f64>,
