@@ -138,11 +138,10 @@ impl Edges {
 
     /// The same edges and those one pixel beside them, because slopes have steps.
     fn widened(&self) -> Edges {
-        let mut set = self.set.clone();
-        for at in 0..set.len() {
-            let before = at.checked_sub(self.length).is_some_and(|before| self.set[before]);
-            set[at] |= before || self.set.get(at + self.length).is_some_and(|after| *after);
-        }
+        let is_edge = |at: Option<usize>| at.and_then(|at| self.set.get(at)).is_some_and(|edge| *edge);
+        let near =
+            |at: usize| is_edge(Some(at)) || is_edge(at.checked_sub(self.length)) || is_edge(Some(at + self.length));
+        let set = (0..self.set.len()).map(near).collect();
         Edges { set, ..*self }
     }
 
