@@ -176,6 +176,7 @@ fn a_full_preview_queue_refuses_requests_but_not_thumbnails() {
     assert_eq!((refused.status, refused.header("retry-after").is_empty()), (429, false));
     assert_eq!(server.get(&format!("/v1/thumbnail?video={id}&at=3")).status, 200);
     assert_eq!(folder.calls("-encoders"), 1, "asked by one for all");
+    wait_until("the first is begun", || folder.calls("-progress") == 1);
     drop(waiting);
     until("\nreelseek_media_queue_depth 0\n");
     assert_eq!(folder.calls("-progress"), 1, "nothing is begun for those who have gone");
