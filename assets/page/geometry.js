@@ -4,7 +4,7 @@
 export const HANDLES = ['nw', 'n', 'ne', 'e', 'se', 's', 'sw', 'w'];
 /** Smallest width and height of a box. */
 export const MIN_SIDE = 0.02;
-/** Smallest share of the searched area that counts as the whole of it, as in the table of `reelseek search`. */
+/** Smallest share of the searched area that counts as all of it, as in the table of `search`. */
 const WHOLE = 0.9;
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);

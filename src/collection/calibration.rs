@@ -11,9 +11,9 @@
 //! over the quantiles of 84, 90 and 95 %, because a single quantile is noisy in a small gallery. Without
 //! sketches, copies are not recognised and would increase the upper scale, so it equals the lower scale.
 //!
-//! Evidence of parts of a picture has a distribution of its own kind, because the best of about 90 parts is
-//! taken. It is measured with up to 32 probes that are drawn into the interface of an app, and its evidence
-//! is converted to the scale of whole pictures.
+//! For parts of a picture the best of about 90 parts is taken, so their evidence has another distribution. It
+//! is measured with up to 32 probes. Each is drawn into a picture that looks like an app. The evidence of a
+//! part is then converted to the scale of whole pictures.
 //!
 //! `confidence(s) = Φ((s − median) / scale)`. One in 20 unrelated pictures reaches a confidence of 0.95.
 

@@ -2,7 +2,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::quality::{QualityArgs, below_floor, passes, print_left_out};
+use super::quality::{QualityArgs, conclude, print_left_out};
 use crate::base::Cancel;
 use crate::cli::INTERRUPTED;
 use crate::cli::terminal::{self, count, note, print_line};
@@ -30,13 +30,10 @@ pub(super) fn run(
         report => report?,
     };
     let correct = report.overall.share(report.overall.correct);
-    let passed = passes(args.floor, correct, report.undecodable_frames);
-    let printed = if args.json { print_json(&report, failed, suite.seed) } else { print(&report, failed) };
-    if passed {
-        printed?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    Ok(below_floor(args.floor, correct))
+    conclude(args.floor, correct, report.undecodable_frames, || match args.json {
+        true => print_json(&report, failed, suite.seed),
+        false => print(&report, failed),
+    })
 }
 
 /// Writes the picture of a query as PNG. Its name has the look, the video, the time and the outcome.

@@ -80,15 +80,32 @@ pub(super) fn run(args: &QualityArgs) -> anyhow::Result<ExitCode> {
         _ if cancel.is_set() => return interrupted,
         report => report?,
     };
-    // Decided before printing, so that a closed standard output does not hide a failed measurement.
     let correct = report.overall.share(report.overall.correct);
-    let passed = passes(args.floor, correct, report.undecodable_frames);
-    let printed = if args.json { print_json(&report, failed, suite.seed) } else { print(&report, failed) };
+    conclude(args.floor, correct, report.undecodable_frames, || match args.json {
+        true => print_json(&report, failed, suite.seed),
+        false => print(&report, failed),
+    })
+}
+
+/// Prints a report. The status says whether the share of right answers reaches the floor and all frames were
+/// measured.
+pub(super) fn conclude(
+    floor: Option<f64>,
+    correct: f64,
+    undecodable_frames: usize,
+    print: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
+    // Decided before printing, so that a closed standard output does not hide a failed measurement.
+    let passed = floor.is_none_or(|floor| correct >= floor && undecodable_frames == 0);
+    let printed = print();
     if passed {
         printed?;
         return Ok(ExitCode::SUCCESS);
     }
-    Ok(below_floor(args.floor, correct))
+    if let Some(floor) = floor {
+        note!("below --floor {floor}, or not all frames were measured: {correct:.3} of the answers are right");
+    }
+    Ok(ExitCode::from(FOUND_NOTHING))
 }
 
 /// The suite, an engine on the videos, and how many of them could not be indexed.
@@ -114,19 +131,6 @@ fn suite(args: &QualityArgs, model: &Model) -> anyhow::Result<QualitySuite> {
     };
     let equivalents = args.equivalents.as_deref().map(EquivalentVideos::read).transpose()?.unwrap_or_default();
     Ok(QualitySuite { frames: args.frames, seed: args.seed, leave_out, equivalents })
-}
-
-/// A measurement with a floor fails if the share is below the floor, or if frames could not be decoded,
-/// because they are not measured.
-pub(super) fn passes(floor: Option<f64>, correct: f64, undecodable_frames: usize) -> bool {
-    floor.is_none_or(|floor| correct >= floor && undecodable_frames == 0)
-}
-
-pub(super) fn below_floor(floor: Option<f64>, correct: f64) -> ExitCode {
-    if let Some(floor) = floor {
-        note!("below --floor {floor}, or not all frames were measured: {correct:.3} of the answers are right");
-    }
-    ExitCode::from(FOUND_NOTHING)
 }
 
 fn print_json(report: &QualityReport, failed: usize, seed: u64) -> anyhow::Result<()> {

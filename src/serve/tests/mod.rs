@@ -3,6 +3,7 @@
 mod api;
 mod auth;
 mod guards;
+mod openapi;
 
 use std::net::IpAddr;
 use std::path::Path;
