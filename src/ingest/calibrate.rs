@@ -17,7 +17,7 @@ const MAX_FRAMED: usize = 32;
 
 /// Publishes `state` with a calibration of the last commit. Measures only if the videos differ from those of
 /// the calibration in `state`, and commits only if the state differs from the stored one. Without a model,
-/// the distribution for parts of pictures stays as it is.
+/// the distribution for parts of pictures is removed, and the next run with a model measures it.
 ///
 /// # Errors
 /// [`Error::Collection`] if the index cannot be read or written.
@@ -71,9 +71,11 @@ fn measure(searcher: &Searcher, state: &mut CollectionState, model: Option<&Mode
     let kind = if searcher.settings().sketch > 0 { EvidenceKind::Frames } else { EvidenceKind::Cosine };
     state.calibration = Some(Calibration::fit(evidence, kind));
     state.by_cosine = Some(Calibration::fit(cosines, EvidenceKind::Cosine));
-    if let Some(model) = model.filter(|model| has_parts(searcher, model)) {
-        state.of_parts = Some(Calibration::fit(null_scores_of_parts(searcher, model)?, EvidenceKind::Parts));
-    }
+    // Without a model, the next run with one measures it.
+    state.of_parts = match model.filter(|model| has_parts(searcher, model)) {
+        Some(model) => Some(Calibration::fit(null_scores_of_parts(searcher, model)?, EvidenceKind::Parts)),
+        None => None,
+    };
     state.measured = Some(measured(searcher));
     Ok(())
 }

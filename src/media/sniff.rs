@@ -1,4 +1,5 @@
-//! Recognises files by their first bytes, for error messages that say what a file is.
+//! Recognises files by their first bytes: to choose a decoder, and for error messages that say what a file
+//! is.
 
 use std::io::Read;
 use std::path::Path;
@@ -116,7 +117,9 @@ pub(super) fn is_video(head: &[u8]) -> bool {
         Some(kind) => [b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"].iter().any(|known| *known == kind),
         None => false,
     };
-    let is_ts = |lead: usize, packet: usize| (0..2).all(|i| head.get(lead + i * packet) == Some(&0x47));
+    // A GIF file begins with the same byte as a packet.
+    let is_packet = |at: usize| head.get(at) == Some(&0x47) && !head.starts_with(b"GIF8");
+    let is_ts = |lead: usize, packet: usize| (0..2).all(|i| is_packet(lead + i * packet));
     is_avi || is_mov || is_ts(0, TS_PACKET) || is_ts(4, TS_PACKET + 4) || STARTS.iter().any(|s| head.starts_with(s))
 }
 
@@ -128,4 +131,19 @@ fn is_text(head: &[u8]) -> bool {
         Err(_) => return false,
     };
     !valid.is_empty() && valid.iter().all(|byte| *byte >= b' ' || b"\t\n\r\x0c".contains(byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gif_file_is_not_a_transport_stream() {
+        let mut head = [&b"GIF89a"[..], &[0; 400]].concat();
+        head[188] = b'G';
+        assert!(!is_video(&head));
+        head[..6].fill(0);
+        head[0] = b'G';
+        assert!(is_video(&head), "two packets");
+    }
 }

@@ -27,7 +27,7 @@ use crate::gmf::Folded;
 use crate::media::{self, Picture, PictureView};
 
 /// Confidence of the whole picture from which no parts are searched for.
-const SURE: f32 = 0.99;
+const SURE_CONFIDENCE: f32 = 0.99;
 
 /// Options of a search.
 #[derive(Debug, Clone)]
@@ -98,7 +98,8 @@ pub struct SearchResult {
     pub confidence: f32,
     /// The moment, in milliseconds from the first frame.
     pub moment: Moment,
-    /// The part of the query picture that shows the video; `None` if the query is a vector.
+    /// The part of the query picture that shows the video; `None` if the query is a vector or has several
+    /// frames.
     pub region: Option<QueryRegion>,
 }
 
@@ -156,7 +157,8 @@ pub struct SearchAnswer {
     pub flat: bool,
     /// Time from the picture to the answer.
     pub elapsed: Duration,
-    /// The part of `elapsed` in which the picture was embedded.
+    /// The part of `elapsed` in which the whole picture was embedded. Its parts are embedded during the
+    /// search.
     pub encoding: Duration,
 }
 
@@ -318,11 +320,12 @@ impl Engine {
 
     /// Whether parts of the picture are searched for: if the whole picture has no sure answer.
     fn needs_parts(&self, query: &PreparedQuery, options: &SearchOptions, videos: &[Vec<RankedRow>]) -> bool {
-        let sure = |rows: &Vec<RankedRow>| self.calibration.confidence(rows[0].evidence) >= SURE;
+        let unsure = |rows: &Vec<RankedRow>| self.calibration.confidence(rows[0].evidence) < SURE_CONFIDENCE;
         !options.whole
             && query.templates.is_some()
             && self.searcher.settings().sketch as usize == align::BYTES
-            && !videos.first().is_some_and(sure)
+            // Without a video to search among, parts find none either.
+            && videos.first().is_some_and(unsure)
     }
 
     /// Adds rows that a part of the picture shows. Their evidence is converted, so that the same evidence

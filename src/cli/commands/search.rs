@@ -51,7 +51,7 @@ pub(crate) struct SearchArgs {
     /// pixels, or with % in per cent of the picture, such as 10%,20%,80%,50%
     #[arg(long, value_name = "X,Y,W,H")]
     crop: Option<CropBox>,
-    /// Search with the whole picture only, without plain borders: not with parts of it, and not rotated
+    /// Search with the whole picture, and without plain borders: not with other parts of it, and not rotated
     #[arg(long)]
     whole: bool,
     /// Print one JSON object for each picture

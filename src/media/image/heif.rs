@@ -13,6 +13,8 @@ const MAX_TILES: usize = 4096;
 const MAX_META_BYTES: usize = 1 << 20;
 /// Most properties of an item.
 const MAX_PROPERTIES: usize = 255;
+/// Most separate parts of the data of all tiles. Tiles may share their data.
+const MAX_PARTS: usize = 1 << 16;
 /// Most bytes of the configuration records of all tiles. Tiles may share a record.
 const MAX_CONFIG_BYTES: usize = 4 << 20;
 
@@ -177,11 +179,12 @@ impl<'a> HeifItems<'a> {
         Some([reader.u32()?, reader.u32()?])
     }
 
-    /// The data of an item as far as the file has them, and whether a part is missing.
+    /// The data of an item as far as the file has them, and whether a part is missing. `None` if the item has
+    /// no data, or more than the file: its parts overlap.
     fn data(&self, item: u32) -> Option<(Vec<&'a [u8]>, bool)> {
         let location = self.locations.get(&item)?;
         let source = if location.in_idat { self.idat } else { self.file };
-        let (mut parts, mut is_cut) = (Vec::with_capacity(location.extents.len()), false);
+        let (mut parts, mut is_cut, mut total) = (Vec::new(), false, 0);
         for [offset, length] in &location.extents {
             let start = usize::try_from(*offset).unwrap_or(usize::MAX).min(source.len());
             let available = source.len() - start;
@@ -191,7 +194,14 @@ impl<'a> HeifItems<'a> {
                 length => usize::try_from(length).unwrap_or(usize::MAX),
             };
             is_cut |= length > available;
-            parts.push(&source[start..start + length.min(available)]);
+            let part = &source[start..start + length.min(available)];
+            total += part.len();
+            if total > source.len() {
+                return None;
+            }
+            if !part.is_empty() {
+                parts.push(part);
+            }
         }
         Some((parts, is_cut))
     }
@@ -218,6 +228,24 @@ impl<'a> HeifItems<'a> {
         let config = self.property(item, if codec == HeifCodec::Hevc { b"hvcC" } else { b"av1C" })?;
         let (data, is_cut) = self.data(item)?;
         Some(HeifTile { config, data, is_cut })
+    }
+
+    /// All tiles. `None` if they have more data than the file: tiles that share their data could make a small
+    /// file large.
+    fn tiles(&self, items: &[u32], codec: HeifCodec) -> Option<Vec<HeifTile<'a>>> {
+        let (mut bytes, mut configs, mut parts) = (0, 0, 0);
+        let mut tiles = Vec::new();
+        for item in items {
+            let tile = self.tile(*item, codec)?;
+            bytes += tile.data.iter().map(|part| part.len()).sum::<usize>();
+            configs += tile.config.len();
+            parts += tile.data.len();
+            if bytes > self.file.len() || configs > MAX_CONFIG_BYTES || parts > MAX_PARTS {
+                return None;
+            }
+            tiles.push(tile);
+        }
+        Some(tiles)
     }
 
     /// Crop, rotation and mirror of an item.
@@ -274,15 +302,11 @@ impl<'a> HeifItems<'a> {
         };
         let tile_kind = self.kinds.get(&tiles[0]).ok_or_else(damaged)?;
         let codec = codec_of(tile_kind).ok_or_else(|| unknown(tile_kind))?;
-        let tiles: Option<Vec<HeifTile<'a>>> = tiles.iter().map(|tile| self.tile(*tile, codec)).collect();
-        let tiles = tiles.ok_or_else(damaged)?;
-        // Tiles that share their data could make a small file large.
-        let total: usize = tiles.iter().flat_map(|tile| &tile.data).map(|part| part.len()).sum();
+        let tiles = self.tiles(tiles, codec).ok_or_else(damaged)?;
         let rows = tiles.len() as u64 / u64::from(columns);
         let covers = |side: u32, count: u64, tile: u32| u64::from(side) <= count * u64::from(tile);
         let covered = covers(size[0], columns.into(), tile_size[0]) && covers(size[1], rows, tile_size[1]);
-        let configs: usize = tiles.iter().map(|tile| tile.config.len()).sum();
-        if total > self.file.len() || configs > MAX_CONFIG_BYTES || !covered {
+        if !covered {
             return Err(damaged());
         }
         Ok(HeifPicture { codec, size, tile_size, columns, tiles, alpha: None, transforms: Vec::new() })
@@ -440,6 +464,34 @@ mod tests {
         assert_eq!(found(b"\0\0\0\x01abcd\0\0\0\0\0\0\0\x11x"), [(*b"abcd", 1)]);
         assert_eq!(found(b"\xff\xff\xff\xffabcdxy"), [(*b"abcd", 2)]);
         assert_eq!(found(b"\0\0\0\x07abcdxy"), []);
+    }
+
+    /// A grid (item 1) of 64 x 64 tiles that are all item 2, with these parts of a file of 100,000 bytes.
+    fn repeated(grid: Vec<[u64; 2]>, tile: Vec<[u64; 2]>) -> Result<(), String> {
+        let file = [[0, 0, 63, 63, 0, 64, 0, 64].to_vec(), vec![1; 100_000]].concat();
+        let size = [longs(&[0, 1, 1]), vec![]].concat();
+        let properties = vec![(*b"ispe", &size[..]), (*b"hvcC", &file[..30])];
+        let location = |extents| ItemLocation { in_idat: false, extents };
+        let items = HeifItems {
+            file: &file,
+            idat: &[],
+            primary: 1,
+            kinds: [(1, *b"grid"), (2, *b"hvc1")].into(),
+            locations: [(1, location(grid)), (2, location(tile))].into(),
+            properties: [(1, properties.clone()), (2, properties)].into(),
+            references: vec![(*b"dimg", 1, vec![2; 4096])],
+        };
+        items.picture(1).map(drop)
+    }
+
+    #[test]
+    fn items_that_repeat_their_data_are_refused_before_they_take_memory() {
+        repeated(vec![[0, 8]], vec![[8, 10]]).unwrap();
+        // A length of 0 is the rest of the file.
+        assert!(repeated(vec![[0, 0]; 65_535], vec![[8, 10]]).is_err(), "65,535 times the file");
+        assert!(repeated(vec![[0, 8]], vec![[8, 0]]).is_err(), "4,096 tiles of the whole file");
+        assert!(repeated(vec![[0, 8]], vec![[8, 1]; 100]).is_err(), "409,600 parts");
+        repeated(vec![[0, 8]], vec![[u64::MAX, 1]; 65_535]).unwrap();
     }
 
     proptest! {

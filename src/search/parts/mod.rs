@@ -47,8 +47,9 @@ const PART_SIDE: usize = 64;
 const COSINE: f32 = 1.5;
 /// Weight of the structure.
 const STRUCTURE: f32 = 0.5;
-/// The same for a cut, whose embedding lacks a part of the frame, and what a cut costs.
+/// Weight of the structure for a cut, whose embedding lacks a part of the frame.
 const STRUCTURE_OF_CUT: f32 = 1.2;
+/// Cost of a cut.
 const CUT: f32 = 0.35;
 /// Spread of the structure from which it counts in full: a few edges fit many pictures.
 const FULL_SPREAD: f32 = 0.35;
@@ -56,14 +57,16 @@ const FULL_SPREAD: f32 = 0.35;
 const AREA: f32 = 0.05;
 /// Cost of the share of a frame that the picture does not show.
 const OUTSIDE: f32 = 0.2;
-/// Cost of that share, and of the longest move of a corner, for a part that was inside of the picture before
-/// the alignment: it was proposed for its sides.
+/// Cost of the hidden share of a frame whose part was proposed inside the picture: its sides were seen.
 const LOST: f32 = 1.0;
+/// Cost of the longest move of a corner of such a part.
 const MOVED: f32 = 0.8;
-/// Evidence from which a part is surely a frame. Above it counts less than the size of the part: of two
-/// frames in a picture, the larger one is meant.
-const SURE: f32 = 1.3;
+/// Evidence from which a part is surely a frame.
+const SURE_EVIDENCE: f32 = 1.3;
+/// Weight of the evidence above it. It is small, so that of two frames in a picture the larger one ranks
+/// first.
 const ABOVE_SURE: f32 = 0.2;
+/// Weight of the size of such a part.
 const SIZE_IF_SURE: f32 = 0.5;
 
 /// A frame that was found in a part of the picture.
@@ -208,7 +211,11 @@ fn evidence(pyramid: &Pyramid, part: &SearchedPart, hit: &Hit, alignment: &Align
         STRUCTURE_OF_CUT * structure - CUT
     };
     let evidence = COSINE * hit.score + change + AREA * (share + 1e-3).ln() - OUTSIDE * hidden;
-    if evidence > SURE { SURE + ABOVE_SURE * (evidence - SURE) + SIZE_IF_SURE * share.sqrt() } else { evidence }
+    if evidence > SURE_EVIDENCE {
+        SURE_EVIDENCE + ABOVE_SURE * (evidence - SURE_EVIDENCE) + SIZE_IF_SURE * share.sqrt()
+    } else {
+        evidence
+    }
 }
 
 /// All parts that are searched for.
@@ -226,6 +233,10 @@ fn hypotheses(pyramid: &Pyramid) -> Vec<Hypothesis> {
         // Parts of the full width or height.
         let (part_w, part_h) = if w / h < aspect { (w, w / aspect) } else { (h * aspect, h) };
         let room = (w - part_w).max(h - part_h);
+        if room < 0.02 * w.max(h) {
+            // This part is the whole picture, which is searched for already.
+            continue;
+        }
         let steps = (room / (0.25 * part_h.min(part_w))).ceil().min(MOST_STEPS) as usize;
         quads.extend((0..=steps).map(|i| {
             let at = i as f32 / steps.max(1) as f32;

@@ -65,7 +65,7 @@ pub(crate) struct SearchRequest {
     #[serde(default, deserialize_with = "crop_of_text")]
     #[schema(value_type = Option<String>, example = "10%,20%,80%,50%")]
     crop: Option<CropBox>,
-    /// Search with the whole picture only, without plain borders: not with parts of it, and not rotated.
+    /// Search with the whole picture, and without plain borders: not with other parts of it, and not rotated.
     whole: Option<bool>,
 }
 

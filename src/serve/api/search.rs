@@ -82,13 +82,14 @@ pub(crate) struct ResultBody {
     pub(super) to: f64,
     pub(super) duration: f64,
     /// The part of the picture that shows the video: its four corners [x, y] in pixels of the whole picture,
-    /// clockwise from the upper left one. Absent if the query is a vector.
+    /// clockwise from the upper left one. Absent if the query is a vector or has several frames.
     #[serde(skip_serializing_if = "Option::is_none")]
     region: Option<[[f32; 2]; 4]>,
-    /// Clockwise rotation of this part in degrees: 0, 90, 180 or 270. Absent if the query is a vector.
+    /// Clockwise rotation of this part in degrees: 0, 90, 180 or 270. Absent if the query is a vector or has
+    /// several frames.
     #[serde(skip_serializing_if = "Option::is_none")]
     turn: Option<u16>,
-    /// Whether this part is mirrored. Absent if the query is a vector.
+    /// Whether this part is mirrored. Absent if the query is a vector or has several frames.
     #[serde(skip_serializing_if = "Option::is_none")]
     mirrored: Option<bool>,
     /// Address of a picture of the moment.
