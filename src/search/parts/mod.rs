@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use rayon::prelude::*;
 use reelseek_index::{Effort, Hit, Searcher, VideoNumber, VideoSet};
 
-use super::{QueryRegion, align};
+use super::{QueryRegion, align, go_on};
 use crate::base::Cancel;
 use crate::collection::{Error, Model};
 use crate::encode;
@@ -26,12 +26,16 @@ const PROPOSED: [usize; 2] = [28, 24];
 const MIRRORED: usize = 12;
 /// Rows fetched for each part.
 const ROWS: usize = 24;
-/// Number of pairs of a part and a row that are aligned.
-const ALIGNED: usize = 64;
+/// Number of pairs of a part and a row whose sides are aligned.
+const PAIRS: usize = 64;
+/// Number of best ones of them whose corners are aligned.
+const FULLY_ALIGNED: usize = 64;
 /// Largest number of them for one video.
 const ALIGNED_PER_VIDEO: usize = 8;
 /// Weight of the correlation before the alignment, in the choice of these pairs.
 const UNALIGNED: f32 = 0.6;
+/// Weight of the correlation after the alignment of the sides, in the choice of the latter.
+const ALIGNED: f32 = 0.6;
 /// Shapes of videos: width divided by height.
 const SHAPES: [f32; 2] = [16.0 / 9.0, 4.0 / 3.0];
 /// Positions of a cut of the height of the frame.
@@ -118,12 +122,18 @@ impl PartSearch<'_> {
         let searched: Vec<SearchedPart> = searched.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
         let frames = self.frames(&searched)?;
         let pairs = candidates(&searched, &frames);
-        let aligned = pairs.par_iter().map(|(part, hit)| {
-            if self.cancel.is_set() {
-                return Err(Error::Cancelled);
-            }
-            let alignment = refine::align(&pyramid, part.quad, &frames[&(hit.video, hit.nth)]);
-            Ok((evidence(&pyramid, part, hit, &alignment), alignment, *part, *hit))
+        let sides = pairs.par_iter().map(|(part, hit)| {
+            go_on(self.cancel)?;
+            let (quad, correlation) = refine::align_sides(&pyramid, part.quad, &frames[&(hit.video, hit.nth)]);
+            Ok((hit.score + ALIGNED * correlation, quad, *part, *hit))
+        });
+        let mut sides = sides.collect::<Result<Vec<_>, Error>>()?;
+        sides.sort_by(|a, b| b.0.total_cmp(&a.0));
+        sides.truncate(FULLY_ALIGNED);
+        let aligned = sides.into_par_iter().map(|(_, quad, part, hit)| {
+            go_on(self.cancel)?;
+            let alignment = refine::align_corners(&pyramid, quad, &frames[&(hit.video, hit.nth)]);
+            Ok((evidence(&pyramid, part, hit, &alignment), alignment, part, hit))
         });
         let mut aligned = aligned.collect::<Result<Vec<_>, Error>>()?;
         aligned.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -140,9 +150,7 @@ impl PartSearch<'_> {
 
     /// Embeds a part and searches for it. `None` if the part is flat.
     fn search(&self, pyramid: &Pyramid, hypothesis: Hypothesis) -> Result<Option<SearchedPart>, Error> {
-        if self.cancel.is_set() {
-            return Err(Error::Cancelled);
-        }
+        go_on(self.cancel)?;
         let encoder = self.model.encoder.as_ref();
         let part = pyramid.part(hypothesis.quad, PART_SIDE);
         let fitted = encode::fit(part.view(), &encoder.info().sampling);
@@ -192,7 +200,7 @@ fn candidates<'a>(
         *count <= ALIGNED_PER_VIDEO
     };
     let kept = scored.into_iter().filter(|(_, _, hit)| few(hit, &mut counts));
-    kept.take(ALIGNED).map(|(_, part, hit)| (part, hit)).collect()
+    kept.take(PAIRS).map(|(_, part, hit)| (part, hit)).collect()
 }
 
 /// The evidence that a part shows the frame of a row: the cosine and the correlation of the structure, plus

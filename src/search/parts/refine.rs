@@ -104,13 +104,15 @@ fn correlation(q: &[f32], f: &[f32], inside: &[bool]) -> (f32, f32) {
     (qf / ((qq + floor) * (ff + floor)).sqrt(), qf / (qq + floor))
 }
 
-/// Aligns a part with a frame.
-pub(super) fn align(pyramid: &Pyramid, start: Quad, frame: &FrameSketch) -> Alignment {
-    let size = area(&start).abs();
-    let mut quad = start;
-    for stage in [0, 1] {
-        quad = climb(pyramid, quad, frame, stage, size);
-    }
+/// Aligns the sides of a part with a frame. Returns the part and its correlation.
+pub(super) fn align_sides(pyramid: &Pyramid, start: Quad, frame: &FrameSketch) -> (Quad, f32) {
+    let (correlation, quad) = climb(pyramid, start, frame, 0, area(&start).abs());
+    (quad, correlation)
+}
+
+/// Aligns the corners of a part, whose sides are aligned, with a frame.
+pub(super) fn align_corners(pyramid: &Pyramid, start: Quad, frame: &FrameSketch) -> Alignment {
+    let (_, quad) = climb(pyramid, start, frame, 1, area(&start).abs());
     let patch = Patch::of(pyramid, &Homography::to(quad));
     let fine = without_local_mean(&patch.raw, &patch.inside, BLURS[1]);
     let inside = patch.inside.iter().filter(|inside| **inside).count() as f32 / CELLS as f32;
@@ -118,7 +120,7 @@ pub(super) fn align(pyramid: &Pyramid, start: Quad, frame: &FrameSketch) -> Alig
     Alignment { quad, structure: trimmed(&q, &f, &patch.inside), inside, spread: spread(&f).min(spread(&q)) }
 }
 
-fn climb(pyramid: &Pyramid, start: Quad, frame: &FrameSketch, stage: usize, size: f32) -> Quad {
+fn climb(pyramid: &Pyramid, start: Quad, frame: &FrameSketch, stage: usize, size: f32) -> (f32, Quad) {
     let target = if stage == 0 { &frame.coarse } else { &frame.fine };
     let (mut best, mut quad) = ((-1.0f32, start), start);
     for _ in 0..ROUNDS[stage] {
@@ -148,7 +150,7 @@ fn climb(pyramid: &Pyramid, start: Quad, frame: &FrameSketch, stage: usize, size
             break;
         }
     }
-    best.1
+    best
 }
 
 fn is_convex(quad: &Quad) -> bool {
@@ -356,6 +358,10 @@ mod tests {
     }
 
     const TRUTH: Quad = [[80.0, 200.0], [400.0, 200.0], [400.0, 380.0], [80.0, 380.0]];
+
+    fn align(pyramid: &Pyramid, start: Quad, frame: &FrameSketch) -> Alignment {
+        align_corners(pyramid, align_sides(pyramid, start, frame).0, frame)
+    }
 
     #[test]
     fn moves_the_corners_to_the_frame() {
