@@ -6,6 +6,7 @@
 
 use super::warp::{Homography, Pyramid, Quad, area};
 use crate::search::align::SIDE;
+use crate::search::bars::Contents;
 
 const CELLS: usize = SIDE * SIDE;
 /// Standard deviation in grey levels that counts as flat.
@@ -22,6 +23,7 @@ const LONGEST_STEP: [f32; 2] = [2.5, 1.5];
 
 /// A sketch that parts are aligned with.
 pub(super) struct FrameSketch {
+    raw: Vec<f32>,
     coarse: Vec<f32>,
     fine: Vec<f32>,
 }
@@ -46,6 +48,7 @@ impl FrameSketch {
         FrameSketch {
             coarse: smoothed(&without_local_mean(&values, &all, BLURS[0])),
             fine: without_local_mean(&values, &all, BLURS[1]),
+            raw: values,
         }
     }
 }
@@ -113,11 +116,30 @@ pub(super) fn align_sides(pyramid: &Pyramid, start: Quad, frame: &FrameSketch) -
 /// Aligns the corners of a part, whose sides are aligned, with a frame.
 pub(super) fn align_corners(pyramid: &Pyramid, start: Quad, frame: &FrameSketch) -> Alignment {
     let (_, quad) = climb(pyramid, start, frame, 1, area(&start).abs());
-    let patch = Patch::of(pyramid, &Homography::to(quad));
-    let fine = without_local_mean(&patch.raw, &patch.inside, BLURS[1]);
-    let inside = patch.inside.iter().filter(|inside| **inside).count() as f32 / CELLS as f32;
-    let (q, f) = (normalised(&fine, &patch.inside), normalised(&frame.fine, &patch.inside));
-    Alignment { quad, structure: trimmed(&q, &f, &patch.inside), inside, spread: spread(&f).min(spread(&q)) }
+    let Patch { raw, inside } = Patch::of(pyramid, &Homography::to(quad));
+    let share = inside.iter().filter(|inside| **inside).count() as f32 / CELLS as f32;
+    let contents = Contents::of_both(&raw, &frame.raw);
+    let compared = match &contents {
+        Some(contents) => inside.iter().zip(&contents.mask).map(|(inside, content)| *inside && *content).collect(),
+        None => inside,
+    };
+    let f = match &contents {
+        Some(_) => &without_local_mean(&frame.raw, &compared, BLURS[1]),
+        None => &frame.fine,
+    };
+    let q = without_local_mean(&raw, &compared, BLURS[1]);
+    let (q, f) = (normalised(&q, &compared), normalised(f, &compared));
+    // A few cells correlate by chance.
+    let count = compared.iter().filter(|compared| **compared).count() as f32;
+    let certain = (count / (share * CELLS as f32).max(1.0)).sqrt();
+    let structure = certain * trimmed(&q, &f, &compared);
+    Alignment { quad, structure, inside: share, spread: spread(&f).min(spread(&q)) }
+}
+
+/// The correlation of a picture and a frame, both as luma in cells, where `compared` is set: -1 to 1.
+pub(in crate::search) fn correlation_within(picture: &[f32], frame: &[f32], compared: &[bool]) -> f32 {
+    let [q, f] = [picture, frame].map(|values| without_local_mean(values, compared, BLURS[1]));
+    correlation(&q, &f, compared).0
 }
 
 fn climb(pyramid: &Pyramid, start: Quad, frame: &FrameSketch, stage: usize, size: f32) -> (f32, Quad) {
