@@ -2,9 +2,11 @@
 //!
 //! [`Engine::search`] embeds the picture in several views ([`QueryView`]), fetches the nearest rows, compares
 //! the picture with their frames ([`align`]), groups rows by video, joins neighbouring rows into a [`Moment`]
-//! and computes its confidence ([`Calibration`]).
+//! and computes its confidence ([`Calibration`]). If the whole picture has no sure answer, the engine also
+//! searches for parts of it (`parts`), as in a screenshot of an app.
 
 pub mod align;
+mod bars;
 mod frames;
 mod moment;
 mod parts;
@@ -106,7 +108,8 @@ pub struct SearchResult {
     /// Cosine of the query's best view and the moment's best row: -1 to 1.
     pub score: f32,
     /// Determines order and confidence: the cosine, plus the weighted correlation if the picture was compared
-    /// with the row's frame.
+    /// with the row's frame. For a part of the picture, it is converted to this scale, and that of a nearly
+    /// certain part grows with its size.
     pub evidence: f32,
     /// See [`Calibration::confidence`].
     pub confidence: f32,
@@ -258,7 +261,7 @@ impl Engine {
         if self.needs_parts(&query, options, &videos) {
             let (searcher, model, effort) = (&self.searcher, &self.model, options.effort);
             let found = PartSearch { searcher, model, among, effort, cancel }.find(picture.view())?;
-            self.add_parts(found, &mut query, &mut videos);
+            self.add_parts(found, [picture.width, picture.height], &mut query, &mut videos);
         }
         let answer = self.answer(&query, options, videos)?;
         Ok(SearchAnswer { elapsed: start.elapsed(), encoding, ..answer })
@@ -303,10 +306,22 @@ impl Engine {
     }
 
     /// Adds rows that a part of the picture shows. Their evidence is converted, so that the same evidence
-    /// means the same confidence.
-    fn add_parts(&self, found: Vec<FoundPart>, query: &mut PreparedQuery, videos: &mut Vec<Vec<RankedRow>>) {
+    /// means the same confidence. Of rows with a high confidence, the one of the main frame ranks first.
+    fn add_parts(
+        &self,
+        found: Vec<FoundPart>,
+        size: [u32; 2],
+        query: &mut PreparedQuery,
+        videos: &mut Vec<Vec<RankedRow>>,
+    ) {
+        for row in videos.iter_mut().flatten() {
+            if let Some(region) = query.views[row.view].region {
+                row.evidence = parts::prominent(&self.calibration, row.evidence, &region, size);
+            }
+        }
         for FoundPart { hit, region, embedding, evidence } in found {
-            let evidence = self.of_parts.converted(evidence, &self.calibration);
+            let converted = self.of_parts.converted(evidence, &self.calibration);
+            let evidence = parts::prominent(&self.calibration, converted, &region, size);
             let row = RankedRow { hit, view: query.views.len(), evidence, compared: true };
             query.views.push(QueryView { embedding, mirrored: region.mirrored, region: Some(region) });
             match videos.iter_mut().find(|rows| rows[0].hit.video == row.hit.video) {
