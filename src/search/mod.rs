@@ -21,7 +21,7 @@ pub use moment::Moment;
 pub(crate) use parts::{FoundPart, PartSearch};
 pub use rank::{PreparedQuery, QueryView};
 pub(crate) use rank::{RankedRow, rank};
-pub use spaces::{MatchChoice, SURE_SCENE, SearchedVideos};
+pub use spaces::{LIKELY_SCENE, MatchChoice, SURE_SCENE, SearchedVideos};
 
 use crate::base::{Cancel, setters};
 use crate::collection::{Calibration, Collection, CollectionState, Error, Model, ModelChoice, Space, limited_video};

@@ -11,9 +11,11 @@ use crate::base::Cancel;
 use crate::collection::{Collection, Error, Model, ModelChoices, Space};
 use crate::media::{Frame, Picture};
 
-/// Confidence from which a video of the same scene ranks before those of the same kind. At this confidence
-/// the picture is as likely as not to be in the library.
-pub const SURE_SCENE: f32 = 0.5;
+/// Confidence from which a video of the same scene ranks before those of the same kind. Every second picture
+/// that is not in the library has a scene of at least [`LIKELY_SCENE`], one in twenty a scene of this.
+pub const SURE_SCENE: f32 = 0.95;
+/// Confidence from which the same holds if the kind space finds the same video first.
+pub const LIKELY_SCENE: f32 = 0.5;
 /// Most results of one video if results are moments.
 const MOMENTS: usize = 12;
 
@@ -226,7 +228,7 @@ impl Engine {
         // One more than is needed, which shows whether there is another page.
         let each = SearchOptions { skip: 0, top: needed.saturating_add(1), ..options.clone() };
         let scene = search(self, &each, own)?;
-        let sure = scene.results.iter().filter(|found| found.confidence >= SURE_SCENE).count();
+        let sure = scene.results.iter().filter(|found| found.confidence >= LIKELY_SCENE).count();
         // Videos of the same scene are left out of the other answer.
         let left_out = if options.group == Group::Moment { sure.saturating_mul(MOMENTS) } else { sure };
         let each = SearchOptions { top: each.top.saturating_add(left_out), ..each };
@@ -249,12 +251,15 @@ impl Engine {
     }
 }
 
-/// Joins the answers of both spaces: results of the same scene of at least [`SURE_SCENE`], then the other
-/// videos that are of the same kind, then the other videos of the scene space.
+/// Joins the answers of both spaces: scenes that are sure, or likely and found first by the kind space too;
+/// then the other videos that are of the same kind, then the other videos of the scene space.
 fn joined(scene: SearchAnswer, kind: SearchAnswer, options: &SearchOptions) -> SearchAnswer {
     let needed = options.skip.saturating_add(options.top);
+    let first_kind = kind.results.first().map(|found| found.video.id.clone());
+    let least =
+        |found: &SearchResult| if first_kind.as_ref() == Some(&found.video.id) { LIKELY_SCENE } else { SURE_SCENE };
     let (mut results, unsure): (Vec<SearchResult>, Vec<SearchResult>) =
-        scene.results.into_iter().partition(|found| found.confidence >= SURE_SCENE);
+        scene.results.into_iter().partition(|found| found.confidence >= least(found));
     for others in [kind.results, unsure] {
         let listed: HashSet<String> = results.iter().map(|found| found.video.id.clone()).collect();
         results.extend(others.into_iter().filter(|found| !listed.contains(&found.video.id)));
@@ -304,11 +309,19 @@ mod tests {
 
     #[test]
     fn sure_scenes_rank_before_kinds_and_unsure_scenes_after_them() {
-        let scene = [("a", 0.99), ("b", 0.5), ("c", 0.49), ("d", 0.2)];
-        let kind = [("c", 0.9), ("a", 0.8), ("e", 0.1)];
-        assert_eq!(page(&scene, &kind, 0, 10), ("s:a s:b k:c k:e s:d".to_owned(), false));
-        assert_eq!(page(&[], &kind, 0, 2), ("k:c k:a".to_owned(), true));
+        let scene = [("a", 0.99), ("b", 0.95), ("c", 0.94), ("d", 0.2)];
+        let kind = [("e", 0.9), ("c", 0.9), ("a", 0.8), ("f", 0.1)];
+        assert_eq!(page(&scene, &kind, 0, 10), ("s:a s:b k:e k:c k:f s:d".to_owned(), false));
+        assert_eq!(page(&[], &kind, 0, 2), ("k:e k:c".to_owned(), true));
         assert_eq!(page(&scene, &[], 0, 2), ("s:a s:b".to_owned(), true));
+    }
+
+    #[test]
+    fn a_likely_scene_that_is_also_the_best_kind_counts_as_sure() {
+        let kind = [("b", 0.7), ("c", 0.6)];
+        assert_eq!(page(&[("a", 0.8), ("b", 0.5)], &kind, 0, 9).0, "s:b k:c s:a");
+        assert_eq!(page(&[("a", 0.8), ("b", 0.49)], &kind, 0, 9).0, "k:b k:c s:a");
+        assert_eq!(page(&[("a", 0.8), ("c", 0.7)], &kind, 0, 9).0, "k:b k:c s:a");
     }
 
     #[test]
