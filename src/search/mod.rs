@@ -445,7 +445,7 @@ fn views(
         rectangles.push(view.rectangle().map(|side| side as f32));
     }
     let mut views = Vec::with_capacity(4);
-    let described = encoder.describe(&fitted)?.into_iter().zip(rectangles);
+    let described = encoder.describe_query(&fitted)?.into_iter().zip(rectangles);
     for (descriptor, rectangle) in described.filter(|(descriptor, _)| !descriptor.is_flat()) {
         let mirrored = encoder.mirrored(&descriptor).map(|descriptor| (descriptor, true));
         for (descriptor, mirrored) in std::iter::once((descriptor, false)).chain(mirrored) {
