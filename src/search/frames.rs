@@ -42,17 +42,8 @@ impl FrameVote {
 }
 
 impl Engine {
-    /// Finds the videos that match some frames of a clip, among the given videos (`None`: all).
-    /// `options.filter` is ignored. One frame is searched as a picture.
-    ///
-    /// The answers to several frames are joined. The evidence of a result is the mean over all frames. Its
-    /// confidence is the mean confidence, or that of the best frame, corrected for the number of frames;
-    /// results are in the order of the confidence. The moment spans the moments of the frames. A result has
-    /// no region.
-    ///
-    /// # Errors
-    /// As [`Engine::search_cancellable`].
-    pub fn search_frames(
+    /// Searches this space with some frames of a clip: see [`Engine::search_frames`].
+    pub(super) fn frames_prepared(
         &self,
         frames: &[Frame],
         options: &SearchOptions,
@@ -161,11 +152,12 @@ mod tests {
     use reelseek_index::Video;
 
     use super::*;
+    use crate::collection::Space;
 
     fn result(id: &str, seconds: u32, evidence: f32, confidence: f32) -> SearchResult {
         let moment = Moment { from_ms: seconds * 1000, at_ms: seconds * 1000 + 500, to_ms: seconds * 1000 + 1000 };
         let video = Video { id: id.to_owned(), ..Video::default() };
-        SearchResult { video, score: evidence, evidence, confidence, moment, region: None }
+        SearchResult { video, space: Space::Scene, score: evidence, evidence, confidence, moment, region: None }
     }
 
     /// Joins the answers to frames that are two seconds apart.

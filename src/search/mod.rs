@@ -11,8 +11,8 @@ mod frames;
 mod moment;
 mod parts;
 mod rank;
+mod spaces;
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use reelseek_index::{Effort, Searcher, Video, VideoSet};
@@ -21,9 +21,10 @@ pub use moment::Moment;
 pub(crate) use parts::{FoundPart, PartSearch};
 pub use rank::{PreparedQuery, QueryView};
 pub(crate) use rank::{RankedRow, rank};
+pub use spaces::{MatchChoice, SURE_SCENE, SearchedVideos};
 
 use crate::base::{Cancel, setters};
-use crate::collection::{Calibration, Collection, CollectionState, Error, Model, ModelChoice, limited_video};
+use crate::collection::{Calibration, Collection, CollectionState, Error, Model, ModelChoice, Space, limited_video};
 use crate::encode::{self, Encoder};
 use crate::gmf::Folded;
 use crate::media::{self, Picture, PictureView};
@@ -48,12 +49,22 @@ pub struct SearchOptions {
     pub effort: Effort,
     /// Whether the picture is taken as a whole: no part of it is searched for, and it is not rotated.
     pub whole: bool,
+    /// The spaces that are searched.
+    pub matching: MatchChoice,
 }
 
 impl Default for SearchOptions {
     fn default() -> SearchOptions {
-        let effort = Effort::Default;
-        SearchOptions { top: 10, skip: 0, group: Group::Video, filter: None, min_confidence: 0.0, effort, whole: false }
+        SearchOptions {
+            top: 10,
+            skip: 0,
+            group: Group::Video,
+            filter: None,
+            min_confidence: 0.0,
+            effort: Effort::Default,
+            whole: false,
+            matching: MatchChoice::Both,
+        }
     }
 }
 
@@ -74,6 +85,7 @@ setters! { SearchOptions:
     min_confidence: f32,
     effort: Effort,
     whole: bool,
+    matching: MatchChoice,
 }
 
 /// What one result is.
@@ -91,6 +103,8 @@ pub enum Group {
 pub struct SearchResult {
     /// The video.
     pub video: reelseek_index::Video,
+    /// The space that found it.
+    pub space: Space,
     /// Cosine of the query's best view and the moment's best row: -1 to 1.
     pub score: f32,
     /// Determines order and confidence: the cosine, plus the weighted correlation if the picture was compared
@@ -177,27 +191,19 @@ impl SearchAnswer {
     }
 }
 
-/// Answers queries on one snapshot of an index.
+/// Answers queries on one snapshot of an index, and of its kind space if it has one.
 pub struct Engine {
     searcher: Searcher,
     model: Model,
     calibration: Calibration,
     by_cosine: Calibration,
     of_parts: Calibration,
+    /// The engine of the kind space.
+    kind: Option<Box<Engine>>,
 }
 
 impl Engine {
-    /// Opens the last commit of an index with its encoder and checkpoint.
-    ///
-    /// # Errors
-    /// As [`Collection::open`] and [`Collection::model`].
-    pub fn open(folder: &Path, choice: &ModelChoice) -> Result<Engine, Error> {
-        let collection = Collection::open(folder)?;
-        let model = collection.model(choice)?;
-        Engine::new(&collection, model)
-    }
-
-    /// An engine on the last commit of an open index.
+    /// An engine on the last commit of an open index, without its kind space.
     ///
     /// # Errors
     /// [`Error::Index`] if a segment cannot be opened.
@@ -206,21 +212,15 @@ impl Engine {
         let (state, sketches) = (CollectionState::of(&searcher), searcher.settings().sketch > 0);
         let (calibration, by_cosine) = (state.calibration(sketches), state.cosine_calibration(sketches));
         let of_parts = state.part_calibration();
-        Ok(Engine { searcher, model, calibration, by_cosine, of_parts })
+        Ok(Engine { searcher, model, calibration, by_cosine, of_parts, kind: None })
     }
 
-    /// An engine on the last commit of the same index. Keeps the encoder and the checkpoint in memory, unless
-    /// the index was replaced by one with other settings.
-    ///
-    /// # Errors
-    /// As [`Engine::open`].
-    pub fn renewed(&self, folder: &Path, choice: &ModelChoice) -> Result<Engine, Error> {
-        let collection = Collection::open(folder)?;
-        let model = match collection.settings() == self.searcher.settings() {
-            true => self.model.clone(),
-            false => collection.model(choice)?,
-        };
-        Engine::new(&collection, model)
+    /// The model of an index: the one in memory, unless the index was replaced by one with other settings.
+    fn model_of(&self, collection: &Collection, choice: &ModelChoice) -> Result<Model, Error> {
+        match collection.settings() == self.searcher.settings() {
+            true => Ok(self.model.clone()),
+            false => collection.model(choice),
+        }
     }
 
     /// The encoder that pictures are described with.
@@ -233,29 +233,8 @@ impl Engine {
         &self.searcher
     }
 
-    /// Finds the videos that match a picture. A picture of one plain colour has no results.
-    ///
-    /// # Errors
-    /// [`Error::Index`] if the filter is invalid or the index is damaged.
-    pub fn search(&self, picture: &Picture, options: &SearchOptions) -> Result<SearchAnswer, Error> {
-        self.search_cancellable(picture, options, &Cancel::default())
-    }
-
-    /// As [`Engine::search`], unless the work is cancelled while the picture is prepared.
-    ///
-    /// # Errors
-    /// As [`Engine::search`], and [`Error::Cancelled`].
-    pub fn search_cancellable(
-        &self,
-        picture: &Picture,
-        options: &SearchOptions,
-        cancel: &Cancel,
-    ) -> Result<SearchAnswer, Error> {
-        let filter = options.filter.as_deref().map(|f| self.searcher.filter(f)).transpose()?;
-        self.search_prepared(picture, options, filter.as_ref(), cancel)
-    }
-
-    /// As [`Engine::search`], among the given videos (`None`: all). `options.filter` is ignored.
+    /// As [`Engine::search`], among the given videos (`None`: all) of the index itself, without its kind
+    /// space. `options.filter` is ignored.
     ///
     /// # Errors
     /// As [`Engine::search`].
@@ -288,12 +267,7 @@ impl Engine {
         Ok(SearchAnswer { elapsed: start.elapsed(), encoding, ..answer })
     }
 
-    /// Finds the videos that match an embedding of any norm. Without a picture no frames are compared, so
-    /// that order and confidence depend on the cosine alone. The zero vector has no results.
-    ///
-    /// # Errors
-    /// [`Error::Index`] if the vector has the wrong length or is not finite, else as [`Engine::search`].
-    pub fn search_vector(&self, vector: &[f32], options: &SearchOptions) -> Result<SearchAnswer, Error> {
+    fn vector_prepared(&self, vector: &[f32], options: &SearchOptions) -> Result<SearchAnswer, Error> {
         let start = Instant::now();
         let filter = options.filter.as_deref().map(|f| self.searcher.filter(f)).transpose()?;
         let expected = self.searcher.settings().dim;
@@ -416,9 +390,9 @@ impl Engine {
             let moment = moment.clipped_to(duration_ms);
             moments.push(moment);
             let confidence = calibration.confidence(row.evidence);
-            let (video, score, evidence) = (Video::default(), row.hit.score, row.evidence);
-            let region = query.views[row.view].region;
-            results.push((row.clone(), SearchResult { video, score, evidence, confidence, moment, region }));
+            let (video, space) = (Video::default(), self.space());
+            let (score, evidence, region) = (row.hit.score, row.evidence, query.views[row.view].region);
+            results.push((row.clone(), SearchResult { video, space, score, evidence, confidence, moment, region }));
         }
         Ok(())
     }

@@ -9,8 +9,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::base::Cancel;
+use crate::collection::Space;
 use crate::media;
-use crate::search::{SearchAnswer, SearchResult};
+use crate::search::{Engine, SearchAnswer, SearchResult};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::jobs::Jobs;
 use crate::serve::api::links::{Links, file_name, seconds};
@@ -61,6 +62,10 @@ pub(crate) struct SearchResponse {
 pub(crate) struct ResultBody {
     /// Position in the list of all results, from 1.
     rank: usize,
+    /// What the video shows: the same scene, or the same kind of scene.
+    #[serde(rename = "match")]
+    #[schema(inline)]
+    space: MatchedSpace,
     /// Id of the video.
     video: String,
     title: String,
@@ -100,13 +105,33 @@ pub(crate) struct ResultBody {
     media: String,
 }
 
+/// What a result shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum MatchedSpace {
+    /// The same scene.
+    Scene,
+    /// The same kind of scene.
+    Kind,
+}
+
+impl From<Space> for MatchedSpace {
+    fn from(space: Space) -> MatchedSpace {
+        match space {
+            Space::Scene => MatchedSpace::Scene,
+            Space::Kind => MatchedSpace::Kind,
+        }
+    }
+}
+
 impl SearchResponse {
     fn new(links: &Links, snapshot: &Snapshot, skip: usize, answer: SearchAnswer) -> SearchResponse {
         let results = answer.results.into_iter().enumerate().map(|(i, found)| {
-            let SearchResult { video, score, evidence, confidence, moment, region } = found;
+            let SearchResult { video, space, score, evidence, confidence, moment, region } = found;
             let (preview_from_ms, preview_to_ms) = span_of(moment);
             ResultBody {
                 rank: skip + i + 1,
+                space: space.into(),
                 name: file_name(&video.path).to_owned(),
                 thumbnail: links.thumbnail(&video.id, seconds(moment.at_ms), None),
                 preview: links.preview(&video.id, seconds(preview_from_ms), seconds(preview_to_ms)),
@@ -162,7 +187,7 @@ impl SearchContext {
                 self.metrics.observe(Stage::Decode, start.elapsed());
                 let engine = &snapshot.engine;
                 let filter = options.search.filter.as_deref();
-                let filter = filter.map(|filter| engine.searcher().filter(filter)).transpose()?;
+                let filter = filter.map(|filter| engine.filter(filter)).transpose()?;
                 let answer = engine.search_frames(&opened.frames, &options.search, filter.as_ref(), cancel)?;
                 let answer = answer.within_larger_picture(at);
                 self.metrics.observe(Stage::Encode, answer.encoding);
@@ -225,6 +250,8 @@ pub(crate) struct ServerInfo {
     dim: usize,
     videos: usize,
     rows: usize,
+    /// The spaces that searches can use: scenes, then kinds if the index has them; empty without an index.
+    spaces: Vec<SpaceInfo>,
     /// Commits of the index that the server has opened since its start.
     generation: u64,
     /// Whether the server fetches pictures by their web address.
@@ -233,6 +260,34 @@ pub(crate) struct ServerInfo {
     indexing: bool,
     /// Whether there is an index.
     index: bool,
+}
+
+/// A space of the index.
+#[derive(Debug, Serialize, ToSchema)]
+struct SpaceInfo {
+    /// What it finds.
+    #[serde(rename = "match")]
+    #[schema(inline)]
+    space: MatchedSpace,
+    /// Name and version of its encoder.
+    encoder: String,
+    /// Numbers of a vector.
+    dim: usize,
+    rows: usize,
+}
+
+impl SpaceInfo {
+    fn new(space: Space, engine: &Engine) -> SpaceInfo {
+        let searcher = engine.searcher();
+        let encoder = engine.encoder().info().id.clone();
+        SpaceInfo { space: space.into(), encoder, dim: searcher.settings().dim, rows: searcher.rows() }
+    }
+
+    fn of(engine: &Engine) -> Vec<SpaceInfo> {
+        let scene = (engine.space() == Space::Scene).then(|| SpaceInfo::new(Space::Scene, engine));
+        let kind = engine.kind().map(|kind| SpaceInfo::new(Space::Kind, kind));
+        scene.into_iter().chain(kind).collect()
+    }
 }
 
 /// Describes the server and its index.
@@ -255,6 +310,7 @@ pub(crate) async fn info(
         dim: snapshot.map_or(0, |s| s.engine.searcher().settings().dim),
         videos: snapshot.map_or(0, |s| s.videos),
         rows: snapshot.map_or(0, |s| s.engine.searcher().rows()),
+        spaces: snapshot.map(|s| SpaceInfo::of(&s.engine)).unwrap_or_default(),
         generation: snapshot.map_or(0, |s| s.generation),
         fetch: fetcher.is_enabled(),
         indexing: jobs.folders().next().is_some(),
