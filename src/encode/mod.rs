@@ -5,8 +5,9 @@
 //! their weights are downloaded by [`hub`] or given as a file. An index and a checkpoint record the
 //! [`EncoderInfo::id`] of their encoder and refuse another.
 //!
-//! With the feature `kinds` off, [`efficientnet`] is missing. With the feature `encoders` off, the networks and `hub` are missing; with `onnx` off, ONNX files cannot be
-//! opened. [`Error::NotBuilt`] reports a request for either.
+//! With the feature `kinds` off, [`efficientnet`] is missing. With the feature `encoders` off, the networks
+//! and `hub` are missing; with `onnx` off, ONNX files cannot be opened. [`Error::NotBuilt`] reports a request
+//! for either.
 
 #[cfg(feature = "kinds")]
 pub mod efficientnet;
@@ -85,8 +86,8 @@ pub struct EncoderInfo {
     /// Whether the encoder finds the same scene, not the same kind of scene. Then search aligns candidates
     /// with sketches of their frames.
     pub same_scene: bool,
-    /// Whether image features are centred on those of unrelated pictures, and the first of them tell most about
-    /// the kind of scene. A map can then be fitted to few videos.
+    /// Whether image features are centred on those of unrelated pictures, and the first of them tell most
+    /// about the kind of scene. A map can then be fitted to few videos.
     pub ordered: bool,
     /// Offsets of blocks in a clip's features whose mean is comparable with one frame: the mean of its
     /// frames' descriptors, or image features if the encoder computes clips as a whole.

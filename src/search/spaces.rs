@@ -218,8 +218,8 @@ impl Engine {
         }
     }
 
-    /// Searches each space that the options name, and joins the answers. `search` searches a part of the picture
-    /// if it gets one. `area` is that of the picture in square pixels.
+    /// Searches each space that the options name, and joins the answers. `search` searches a part of the
+    /// picture if it gets one. `area` is that of the picture in square pixels.
     fn in_spaces(
         &self,
         options: &SearchOptions,
@@ -271,9 +271,9 @@ impl Engine {
     }
 }
 
-/// Whether a result of the same scene ranks before those of the same kind: if an unrelated video would hardly be
-/// as good in both spaces. In the scene space its probability is `1 − confidence`, in the kind space the share
-/// of videos that are at least as good.
+/// Whether a result of the same scene ranks before those of the same kind: if an unrelated video would hardly
+/// be as good in both spaces. In the scene space its probability is `1 − confidence`, in the kind space the
+/// share of videos that are at least as good.
 fn is_sure(scene: &SearchResult, kind: &SearchAnswer, videos: usize) -> bool {
     let rank = kind.results.iter().position(|found| found.video.id == scene.video.id);
     let share = rank.map_or(1.0, |rank| (rank + 1) as f32 / videos.max(1) as f32);

@@ -13,8 +13,8 @@ use crate::base::tensors::{self, TensorFile};
 
 use super::lanes::{self, LANES, LaneBlock, LaneKernel, Lanes};
 
-/// Blocks of output channels that one pass over the input computes. AVX2 has sixteen registers: twelve hold the
-/// sums of six positions, three hold two weights and a value.
+/// Blocks of output channels that one pass over the input computes. AVX2 has sixteen registers: twelve hold
+/// the sums of six positions, three hold two weights and a value.
 const PANEL: usize = 2;
 /// Bytes of input that one pass over all panels reads: it must stay in the second level of cache.
 const CHUNK_BYTES: usize = 128 << 10;
