@@ -227,6 +227,7 @@ impl LayoutEncoder {
             descriptor_len: DESCRIPTOR_LEN,
             sampling: SAMPLING,
             same_scene: true,
+            ordered: false,
             mean_offsets: (0..CLIP_FRAMES).map(|i| i * DESCRIPTOR_LEN).collect(),
         };
         LayoutEncoder { projection, info }

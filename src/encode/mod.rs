@@ -5,9 +5,12 @@
 //! their weights are downloaded by [`hub`] or given as a file. An index and a checkpoint record the
 //! [`EncoderInfo::id`] of their encoder and refuse another.
 //!
-//! With the feature `encoders` off, the networks and `hub` are missing; with `onnx` off, ONNX files cannot be
-//! opened. [`Error::NotBuilt`] reports a request for either.
+//! With the feature `kinds` off, [`efficientnet`] is missing. With the feature `encoders` off, the networks
+//! and `hub` are missing; with `onnx` off, ONNX files cannot be opened. [`Error::NotBuilt`] reports a request
+//! for either.
 
+#[cfg(feature = "kinds")]
+pub mod efficientnet;
 #[cfg(feature = "encoders")]
 pub mod hub;
 pub mod layout;
@@ -83,6 +86,9 @@ pub struct EncoderInfo {
     /// Whether the encoder finds the same scene, not the same kind of scene. Then search aligns candidates
     /// with sketches of their frames.
     pub same_scene: bool,
+    /// Whether image features are centred on those of unrelated pictures, and the first of them tell most
+    /// about the kind of scene. A map can then be fitted to few videos.
+    pub ordered: bool,
     /// Offsets of blocks in a clip's features whose mean is comparable with one frame: the mean of its
     /// frames' descriptors, or image features if the encoder computes clips as a whole.
     pub mean_offsets: Vec<usize>,
@@ -140,6 +146,14 @@ pub trait Encoder: Send + Sync + std::fmt::Debug {
     /// [`Error::Compute`] if a picture has another size, or if the network's output is not finite.
     fn describe(&self, pictures: &[Picture]) -> Result<Vec<Descriptor>, Error>;
 
+    /// Describes query pictures. An encoder may spend more on them than on the frames of videos.
+    ///
+    /// # Errors
+    /// As [`Encoder::describe`].
+    fn describe_query(&self, pictures: &[Picture]) -> Result<Vec<Descriptor>, Error> {
+        self.describe(pictures)
+    }
+
     /// The descriptor of the mirrored picture, if it follows from the descriptor of the picture. Encoders
     /// that hardly distinguish the two return `None`.
     fn mirrored(&self, _descriptor: &Descriptor) -> Option<Descriptor> {
@@ -177,13 +191,13 @@ pub fn describe(encoder: &dyn Encoder, picture: &Picture) -> Result<Descriptor, 
     described.into_iter().next().ok_or_else(|| Error::Compute("no descriptor for a picture".to_owned()))
 }
 
-#[cfg(any(feature = "encoders", feature = "onnx"))]
+#[cfg(any(feature = "encoders", feature = "kinds", feature = "onnx"))]
 fn is_flat(picture: &Picture) -> bool {
     let luma = |p: &[u8]| 0.299 * f32::from(p[0]) + 0.587 * f32::from(p[1]) + 0.114 * f32::from(p[2]);
     deviation(picture.rgb.chunks_exact(3).map(luma)) < FLAT_DEVIATION
 }
 
-#[cfg(any(feature = "encoders", feature = "onnx"))]
+#[cfg(any(feature = "encoders", feature = "kinds", feature = "onnx"))]
 fn check_size(pictures: &[Picture], width: u32, height: u32) -> Result<(), Error> {
     match pictures.iter().find(|p| (p.width, p.height) != (width, height)) {
         None => Ok(()),

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+#[cfg(feature = "kinds")]
+use super::efficientnet;
 use super::{Encoder, Error, LayoutEncoder};
 #[cfg(feature = "encoders")]
 use super::{Sampling, models};
@@ -60,7 +62,7 @@ pub struct HubFile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WeightsOrigin {
-    /// Part of the library: `layout`.
+    /// Part of the library: `layout` and `efficientnet-lite2`.
     Embedded,
     /// The Hugging Face hub.
     Hub,
@@ -74,7 +76,7 @@ impl WeightsOrigin {
     /// The origin for the name or the id of an encoder; names that are in no list are ONNX files.
     pub fn of(name_or_id: &str) -> WeightsOrigin {
         match name_in(name_or_id) {
-            LAYOUT => WeightsOrigin::Embedded,
+            LAYOUT | EFFICIENTNET => WeightsOrigin::Embedded,
             name => match entry(name) {
                 Ok(EncoderEntry { hub: Some(_), .. }) => WeightsOrigin::Hub,
                 Ok(_) => WeightsOrigin::File,
@@ -84,17 +86,22 @@ impl WeightsOrigin {
     }
 }
 
-/// The name of the embedded encoder.
+/// The name of the embedded encoder of scenes.
 pub const LAYOUT: &str = "layout";
+/// The name of the embedded encoder of kinds of scenes.
+pub const EFFICIENTNET: &str = "efficientnet-lite2";
 /// Prefix of the names of ONNX encoders; the path of the file follows, or in an id the stem of its name.
 pub(super) const ONNX_PREFIX: &str = "onnx:";
 
-/// The name of the embedded encoder that finds the same kind of scene; `None` if the build has none.
+/// The embedded learned encoder; `None` if the build lacks it.
 pub fn default_kind() -> Option<&'static str> {
+    #[cfg(feature = "kinds")]
+    return Some(EFFICIENTNET);
+    #[cfg(not(feature = "kinds"))]
     None
 }
 
-/// All encoders with weights: all except `layout` and ONNX files.
+/// All encoders with weights: all except the embedded ones and ONNX files.
 pub static ENTRIES: &[EncoderEntry] = &[
     EncoderEntry {
         name: "mobilenet-v2",
@@ -277,7 +284,7 @@ pub fn cache_folder() -> PathBuf {
 /// [`Error::Unknown`].
 pub fn entry(name: &str) -> Result<&'static EncoderEntry, Error> {
     ENTRIES.iter().find(|entry| entry.name == name).ok_or_else(|| {
-        let known = std::iter::once(LAYOUT).chain(ENTRIES.iter().map(|entry| entry.name)).collect();
+        let known = [LAYOUT, EFFICIENTNET].into_iter().chain(ENTRIES.iter().map(|entry| entry.name)).collect();
         Error::Unknown { name: name.to_owned(), known }
     })
 }
@@ -305,10 +312,23 @@ pub fn open_known(name: &str, weights: Option<&Path>, known: Option<&str>) -> Re
     if name == LAYOUT {
         return Ok(Arc::new(LayoutEncoder::embedded()));
     }
+    if name == EFFICIENTNET {
+        return open_efficientnet();
+    }
     match onnx_path(name) {
         Some(file) => open_onnx(weights.unwrap_or(file), known),
         None => entry(name)?.open(weights),
     }
+}
+
+#[cfg(feature = "kinds")]
+fn open_efficientnet() -> Result<Arc<dyn Encoder>, Error> {
+    Ok(Arc::new(efficientnet::EfficientNetEncoder::embedded()))
+}
+
+#[cfg(not(feature = "kinds"))]
+fn open_efficientnet() -> Result<Arc<dyn Encoder>, Error> {
+    Err(Error::NotBuilt { name: EFFICIENTNET.to_owned(), feature: "kinds" })
 }
 
 #[cfg(feature = "onnx")]
@@ -357,6 +377,7 @@ mod tests {
         let given = LayoutEncoder::embedded();
         for (needed, expected) in [
             ("layout/2", WeightsOrigin::Embedded),
+            ("efficientnet-lite2/2", WeightsOrigin::Embedded),
             ("mobilenet-v2/1+0123abcd", WeightsOrigin::Hub),
             ("c3d/1+0123abcd", WeightsOrigin::File),
             ("onnx:mine/1+0123abcd", WeightsOrigin::Onnx),

@@ -44,6 +44,23 @@ pub fn mean_of_frames(encoder: &dyn Encoder, image: &Affine, projection: &Affine
     Ok(Folded::new(image.clone(), Affine { weight, bias }, record))
 }
 
+/// The checkpoint of an encoder of ordered features: embeds a picture as its first [`LENGTH`] features, and a
+/// clip as the mean of its frames. Nothing is fitted.
+///
+/// # Errors
+/// [`ConfigError`] if no model has the encoder's lengths.
+pub fn leading(encoder: &dyn Encoder) -> Result<Folded, ConfigError> {
+    let length = encoder.info().image_len;
+    let count = LENGTH.min(length);
+    let mut weight = vec![0f32; count * length];
+    weight.chunks_exact_mut(length).enumerate().for_each(|(i, row)| row[i] = 1.0);
+    let projection = Affine { weight, bias: vec![0.0; count] };
+    let folded = mean_of_frames(encoder, &Affine::identity(count), &projection)?;
+    let training = serde_json::json!({ "start": "first features" });
+    let record = CheckpointRecord { training, ..folded.record }.projected(Some(projection));
+    Ok(Folded::new(folded.image, folded.video, record))
+}
+
 /// Progress of [`of_videos`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FitEvent {
@@ -395,6 +412,7 @@ mod tests {
             descriptor_len: length,
             sampling,
             same_scene: false,
+            ordered: false,
             mean_offsets: vec![0],
         })
     }

@@ -349,6 +349,9 @@ pub fn default_checkpoint(
     if encoder.info().name == LAYOUT {
         return Ok(Folded::embedded());
     }
+    if encoder.info().ordered {
+        return Ok(closed_form::leading(encoder).map_err(closed_form::FitError::from)?);
+    }
     let tools = Tools::find()?;
     on_fit(&FitEvent::Started { encoder: encoder.info().name.clone() });
     let videos: Vec<PathBuf> = media::walk::videos(paths, exclude).into_iter().flatten().collect();

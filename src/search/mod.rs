@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use reelseek_index::{Effort, Searcher, Video, VideoSet};
 
 pub use moment::Moment;
-pub(crate) use parts::{FoundPart, PartSearch};
+pub(crate) use parts::{FoundPart, PartSearch, rectified};
 pub use rank::{PreparedQuery, QueryView};
 pub(crate) use rank::{RankedRow, rank};
-pub use spaces::{LIKELY_SCENE, MatchChoice, SURE_SCENE, SearchedVideos};
+pub use spaces::{MatchChoice, SearchedVideos};
 
 use crate::base::{Cancel, setters};
 use crate::collection::{Calibration, Collection, CollectionState, Error, Model, ModelChoice, Space, limited_video};
@@ -141,6 +141,11 @@ impl QueryRegion {
     /// The corners, rounded to tenths of a pixel for output.
     pub fn rounded_corners(&self) -> [[f32; 2]; 4] {
         self.corners.map(|corner| corner.map(|side| (side * 10.0).round() / 10.0))
+    }
+
+    /// Area in square pixels.
+    pub(crate) fn area(&self) -> f32 {
+        parts::area(&self.corners).abs()
     }
 
     /// Left, top, right and bottom of the smallest upright rectangle around the region.
@@ -419,7 +424,7 @@ fn views(
         rectangles.push(view.rectangle().map(|side| side as f32));
     }
     let mut views = Vec::with_capacity(4);
-    let described = encoder.describe(&fitted)?.into_iter().zip(rectangles);
+    let described = encoder.describe_query(&fitted)?.into_iter().zip(rectangles);
     for (descriptor, rectangle) in described.filter(|(descriptor, _)| !descriptor.is_flat()) {
         let mirrored = encoder.mirrored(&descriptor).map(|descriptor| (descriptor, true));
         for (descriptor, mirrored) in std::iter::once((descriptor, false)).chain(mirrored) {

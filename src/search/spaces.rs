@@ -6,16 +6,19 @@ use std::time::{Duration, Instant};
 
 use reelseek_index::VideoSet;
 
-use super::{Engine, Group, SearchAnswer, SearchOptions, SearchResult};
+use super::{Engine, Group, QueryRegion, SearchAnswer, SearchOptions, SearchResult, rectified};
 use crate::base::Cancel;
 use crate::collection::{Collection, Error, Model, ModelChoices, Space};
 use crate::media::{Frame, Picture};
 
-/// Confidence from which a video of the same scene ranks before those of the same kind. Every second picture
-/// that is not in the library has a scene of at least [`LIKELY_SCENE`], one in twenty a scene of this.
-pub const SURE_SCENE: f32 = 0.95;
-/// Confidence from which the same holds if the kind space finds the same video first.
-pub const LIKELY_SCENE: f32 = 0.5;
+/// Confidence below which a video of the same scene never ranks before those of the same kind.
+const LIKELY_SCENE: f32 = 0.5;
+/// Probability from which an unrelated video does not rank first by chance: see [`is_sure`].
+const CHANCE: f32 = 0.006;
+/// Least number of videos of the kind space that are compared with those of the same scene.
+const COMPARED: usize = 20;
+/// Share of the picture from which a region counts as the whole of it.
+const WHOLE: f32 = 0.85;
 /// Most results of one video if results are moments.
 const MOMENTS: usize = 12;
 
@@ -157,8 +160,11 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<SearchAnswer, Error> {
         let filter = options.filter.as_deref().map(|filter| self.filter(filter)).transpose()?;
-        self.in_spaces(options, filter.as_ref(), |space, options, among| {
-            space.search_prepared(picture, options, among, cancel)
+        let area = picture.width as f32 * picture.height as f32;
+        self.in_spaces(options, filter.as_ref(), area, |space, options, among, region| match region {
+            // Elsewhere the picture shows something else, such as an app.
+            Some(region) => space.search_prepared(&rectified(picture, &region), options, among, cancel),
+            None => space.search_prepared(picture, options, among, cancel),
         })
     }
 
@@ -179,7 +185,10 @@ impl Engine {
         among: Option<&SearchedVideos>,
         cancel: &Cancel,
     ) -> Result<SearchAnswer, Error> {
-        self.in_spaces(options, among, |space, options, among| space.frames_prepared(frames, options, among, cancel))
+        // A result of several frames has no region.
+        self.in_spaces(options, among, 0.0, |space, options, among, _| {
+            space.frames_prepared(frames, options, among, cancel)
+        })
     }
 
     /// Finds the videos that match an embedding of any norm. `MatchChoice::Kind` searches the kind space, any
@@ -209,31 +218,42 @@ impl Engine {
         }
     }
 
-    /// Searches each space that the options name, and joins the answers.
+    /// Searches each space that the options name, and joins the answers. `search` searches a part of the
+    /// picture if it gets one. `area` is that of the picture in square pixels.
     fn in_spaces(
         &self,
         options: &SearchOptions,
         among: Option<&SearchedVideos>,
-        search: impl Fn(&Engine, &SearchOptions, Option<&VideoSet>) -> Result<SearchAnswer, Error>,
+        area: f32,
+        search: impl Fn(&Engine, &SearchOptions, Option<&VideoSet>, Option<QueryRegion>) -> Result<SearchAnswer, Error>,
     ) -> Result<SearchAnswer, Error> {
         let start = Instant::now();
         let (own, in_kind) = (among.map(|among| &among.own), among.and_then(|among| among.kind.as_ref()));
         let Some(kind) = self.kind.as_deref().filter(|_| options.matching != MatchChoice::Scene) else {
-            return search(self.only(options.matching)?, options, own);
+            return search(self.only(options.matching)?, options, own, None);
         };
         if options.matching == MatchChoice::Kind {
-            return self.known_only(search(kind, options, in_kind)?);
+            return self.known_only(search(kind, options, in_kind, None)?);
         }
         let needed = options.skip.saturating_add(options.top);
         // One more than is needed, which shows whether there is another page.
         let each = SearchOptions { skip: 0, top: needed.saturating_add(1), ..options.clone() };
-        let scene = search(self, &each, own)?;
-        let sure = scene.results.iter().filter(|found| found.confidence >= LIKELY_SCENE).count();
+        let videos = kind.searcher.video_numbers().len();
+        let scene = search(self, &each, own, None)?;
+        let likely = scene.results.iter().filter(|found| found.confidence >= LIKELY_SCENE).count();
         // Videos of the same scene are left out of the other answer.
-        let left_out = if options.group == Group::Moment { sure.saturating_mul(MOMENTS) } else { sure };
-        let each = SearchOptions { top: each.top.saturating_add(left_out), ..each };
-        let kind = self.known_only(search(kind, &each, in_kind)?)?;
-        let joined = joined(scene, kind, options);
+        let left_out = if options.group == Group::Moment { likely.saturating_mul(MOMENTS) } else { likely };
+        let each = SearchOptions { top: each.top.saturating_add(left_out).max(COMPARED), ..each };
+        let of_kind = |region| self.known_only(search(kind, &each, in_kind, region)?);
+        let region = scene.results.first().filter(|_| likely > 0).and_then(|found| found.region);
+        let kind = match region.filter(|region| region.area() < WHOLE * area) {
+            Some(region) => {
+                let part = of_kind(Some(region))?;
+                if is_sure(&scene.results[0], &part, videos) { part } else { of_kind(None)? }
+            }
+            None => of_kind(None)?,
+        };
+        let joined = joined(scene, kind, videos, options);
         Ok(SearchAnswer { elapsed: start.elapsed(), ..joined })
     }
 
@@ -251,15 +271,21 @@ impl Engine {
     }
 }
 
-/// Joins the answers of both spaces: scenes that are sure, or likely and found first by the kind space too;
-/// then the other videos that are of the same kind, then the other videos of the scene space.
-fn joined(scene: SearchAnswer, kind: SearchAnswer, options: &SearchOptions) -> SearchAnswer {
+/// Whether a result of the same scene ranks before those of the same kind: if an unrelated video would hardly
+/// be as good in both spaces. In the scene space its probability is `1 − confidence`, in the kind space the
+/// share of videos that are at least as good.
+fn is_sure(scene: &SearchResult, kind: &SearchAnswer, videos: usize) -> bool {
+    let rank = kind.results.iter().position(|found| found.video.id == scene.video.id);
+    let share = rank.map_or(1.0, |rank| (rank + 1) as f32 / videos.max(1) as f32);
+    scene.confidence >= LIKELY_SCENE && (1.0 - scene.confidence) * share <= CHANCE
+}
+
+/// Joins the answers of both spaces: sure results of the same scene (see [`is_sure`]), then the other videos
+/// that are of the same kind, then the other videos of the scene space.
+fn joined(scene: SearchAnswer, kind: SearchAnswer, videos: usize, options: &SearchOptions) -> SearchAnswer {
     let needed = options.skip.saturating_add(options.top);
-    let first_kind = kind.results.first().map(|found| found.video.id.clone());
-    let least =
-        |found: &SearchResult| if first_kind.as_ref() == Some(&found.video.id) { LIKELY_SCENE } else { SURE_SCENE };
-    let (mut results, unsure): (Vec<SearchResult>, Vec<SearchResult>) =
-        scene.results.into_iter().partition(|found| found.confidence >= least(found));
+    let is_sure = |found: &SearchResult| is_sure(found, &kind, videos);
+    let (mut results, unsure): (Vec<SearchResult>, Vec<SearchResult>) = scene.results.into_iter().partition(is_sure);
     for others in [kind.results, unsure] {
         let listed: HashSet<String> = results.iter().map(|found| found.video.id.clone()).collect();
         results.extend(others.into_iter().filter(|found| !listed.contains(&found.video.id)));
@@ -302,31 +328,23 @@ mod tests {
     /// The ids of a page, with the first letter of each space, and whether there is another page.
     fn page(scene: &[(&str, f32)], kind: &[(&str, f32)], skip: usize, top: usize) -> (String, bool) {
         let options = SearchOptions::default().page(skip, top);
-        let answer = joined(answer(Space::Scene, scene), answer(Space::Kind, kind), &options);
+        let answer = joined(answer(Space::Scene, scene), answer(Space::Kind, kind), 100, &options);
         let names = answer.results.iter().map(|found| format!("{}:{}", &found.space.name()[..1], found.video.id));
         (names.collect::<Vec<_>>().join(" "), answer.more)
     }
 
     #[test]
     fn sure_scenes_rank_before_kinds_and_unsure_scenes_after_them() {
-        let scene = [("a", 0.99), ("b", 0.95), ("c", 0.94), ("d", 0.2)];
-        let kind = [("e", 0.9), ("c", 0.9), ("a", 0.8), ("f", 0.1)];
-        assert_eq!(page(&scene, &kind, 0, 10), ("s:a s:b k:e k:c k:f s:d".to_owned(), false));
-        assert_eq!(page(&[], &kind, 0, 2), ("k:e k:c".to_owned(), true));
+        let scene = [("a", 0.999), ("b", 0.8), ("c", 0.8), ("d", 0.4)];
+        let kind = [("b", 0.9), ("e", 0.8), ("d", 0.3), ("f", 0.2)];
+        assert_eq!(page(&scene, &kind, 0, 10), ("s:a s:b k:e k:d k:f s:c".to_owned(), false));
+        assert_eq!(page(&[], &kind, 0, 2), ("k:b k:e".to_owned(), true));
         assert_eq!(page(&scene, &[], 0, 2), ("s:a s:b".to_owned(), true));
     }
 
     #[test]
-    fn a_likely_scene_that_is_also_the_best_kind_counts_as_sure() {
-        let kind = [("b", 0.7), ("c", 0.6)];
-        assert_eq!(page(&[("a", 0.8), ("b", 0.5)], &kind, 0, 9).0, "s:b k:c s:a");
-        assert_eq!(page(&[("a", 0.8), ("b", 0.49)], &kind, 0, 9).0, "k:b k:c s:a");
-        assert_eq!(page(&[("a", 0.8), ("c", 0.7)], &kind, 0, 9).0, "k:b k:c s:a");
-    }
-
-    #[test]
     fn pages_of_both_spaces_follow_each_other() {
-        let (scene, kind) = ([("a", 0.9), ("b", 0.1)], [("b", 0.4), ("c", 0.3), ("a", 0.2)]);
+        let (scene, kind) = ([("a", 0.999), ("b", 0.1)], [("b", 0.4), ("c", 0.3), ("a", 0.2)]);
         let whole = page(&scene, &kind, 0, 10).0;
         let pages = [0, 1, 2].map(|skip| page(&scene, &kind, skip, 1));
         assert_eq!(pages.each_ref().map(|page| page.0.as_str()).join(" "), whole);

@@ -208,6 +208,7 @@ fn info(name: &str, id: String) -> EncoderInfo {
         descriptor_len: 3 * SIDE * SIDE,
         sampling: SAMPLING,
         same_scene: false,
+        ordered: false,
         mean_offsets: vec![0],
     }
 }

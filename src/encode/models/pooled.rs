@@ -105,6 +105,7 @@ impl PooledEncoder {
             descriptor_len: length,
             sampling,
             same_scene: false,
+            ordered: false,
             mean_offsets: vec![0],
         };
         PooledEncoder { info, normalisation, backbone, view_side: None }

@@ -16,9 +16,11 @@ use super::{QueryRegion, align, go_on, rank};
 use crate::base::Cancel;
 use crate::collection::{Calibration, Error, Model};
 use crate::encode;
-use crate::media::PictureView;
+use crate::media::{Picture, PictureView};
 use refine::{Alignment, FrameSketch, UnalignedPatch};
 use warp::{Pyramid, Quad};
+
+pub(super) use warp::area;
 
 /// Number of upright rectangles and of other quadrilaterals that are proposed.
 const PROPOSED: [usize; 2] = [28, 24];
@@ -46,6 +48,9 @@ const MOST_STEPS: f32 = 8.0;
 const MIDDLES: [f32; 3] = [0.9, 0.8, 0.66];
 /// Side of the copy of a part that is embedded.
 const PART_SIDE: usize = 64;
+
+/// Shorter side of a part that is upright and without its perspective.
+const RECTIFIED: f32 = 260.0;
 
 /// Weight of the cosine in the evidence.
 const COSINE: f32 = 1.5;
@@ -157,7 +162,7 @@ impl PartSearch<'_> {
     fn search(&self, pyramid: &Pyramid, hypothesis: Hypothesis) -> Result<Option<SearchedPart>, Error> {
         go_on(self.cancel)?;
         let encoder = self.model.encoder.as_ref();
-        let part = pyramid.part(hypothesis.quad, PART_SIDE);
+        let part = pyramid.part(hypothesis.quad, [PART_SIDE; 2]);
         let fitted = encode::fit(part.view(), &encoder.info().sampling);
         let described = encoder.describe(&[fitted])?.pop().filter(|descriptor| !descriptor.is_flat());
         let (descriptor, quad) = match (described, hypothesis.mirrored) {
@@ -240,6 +245,25 @@ fn evidence(pyramid: &Pyramid, part: &SearchedPart, hit: &Hit, alignment: &Align
     COSINE * hit.score + change + AREA * (share + 1e-3).ln() - OUTSIDE * hidden
 }
 
+/// The part of a picture that a region names, upright and without its perspective. Its shorter side has
+/// [`RECTIFIED`] pixels.
+pub(crate) fn rectified(picture: &Picture, region: &QueryRegion) -> Picture {
+    let [left, top, right, bottom] = region.bounds().map(|side| side.max(0.0) as u32);
+    // A small region keeps its resolution.
+    let around = picture.part(left, top, right - left + 1, bottom - top + 1);
+    let first = usize::from((360 - region.turn) / 90 % 4);
+    let corner = |i: usize| {
+        let [x, y] = region.corners[(i + 4 - first) % 4];
+        [x - left as f32, y - top as f32]
+    };
+    let quad: Quad = [0, 1, 2, 3].map(corner);
+    let length = |a: usize, b: usize| (quad[a][0] - quad[b][0]).hypot(quad[a][1] - quad[b][1]).max(1.0);
+    let (width, height) = (length(0, 1) + length(3, 2), length(0, 3) + length(1, 2));
+    let scale = RECTIFIED / width.min(height);
+    let sides = [width, height].map(|side| (side * scale).round().clamp(1.0, 4.0 * RECTIFIED) as usize);
+    Pyramid::of(around).part(quad, sides)
+}
+
 /// Evidence by which the main frame of a picture with several frames ranks first: the larger one, and of two
 /// equally large ones the upper one. It differs from `evidence` only where that is nearly certain.
 pub(crate) fn prominent(calibration: &Calibration, evidence: f32, region: &QueryRegion, size: [u32; 2]) -> f32 {
@@ -248,7 +272,7 @@ pub(crate) fn prominent(calibration: &Calibration, evidence: f32, region: &Query
         return evidence;
     }
     let [width, height] = size.map(|side| side as f32);
-    let share = (warp::area(&region.corners).abs() / (width * height)).min(1.0);
+    let share = (region.area() / (width * height)).min(1.0);
     let [_, top, _, bottom] = region.bounds();
     let position = 1.0 - (top + bottom) / (2.0 * height);
     let part = ((evidence - unsure) / (sure - unsure)).min(1.0);
@@ -327,6 +351,26 @@ mod tests {
         }
         let mirrored = region([1, 0, 3, 2].map(|i| upright[i]), size);
         assert_eq!((mirrored.corners, mirrored.turn, mirrored.mirrored), (upright, 0, true));
+    }
+
+    #[test]
+    fn a_rectified_part_is_upright() {
+        // Left half red, right half blue, above a grey ground; then turned by 90 degrees clockwise.
+        let colour = |x: u32, y: u32| match (x, y) {
+            (0..40, 0..40) => [200, 0, 0],
+            (40..80, 0..40) => [0, 0, 200],
+            _ => [120; 3],
+        };
+        let (width, height) = (120, 160);
+        let turned = |x: u32, y: u32| {
+            if (10..50).contains(&x) && (20..100).contains(&y) { colour(y - 20, 49 - x) } else { [120; 3] }
+        };
+        let rgb = (0..width * height).flat_map(|i| turned(i % width, i / width)).collect();
+        let picture = Picture { width, height, rgb };
+        let region = QueryRegion { turn: 90, ..QueryRegion::rectangle([10.0, 20.0, 50.0, 100.0], false) };
+        let part = rectified(&picture, &region);
+        assert_eq!((part.width, part.height), (520, 260));
+        assert_eq!((part.pixel(130, 130), part.pixel(390, 130)), ([200, 0, 0], [0, 0, 200]));
     }
 
     #[test]

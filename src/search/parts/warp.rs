@@ -51,7 +51,7 @@ impl Homography {
 }
 
 /// The area of a quadrilateral in square pixels; negative if its corners are anticlockwise.
-pub(super) fn area(quad: &Quad) -> f32 {
+pub(in crate::search) fn area(quad: &Quad) -> f32 {
     let cross = |i: usize| {
         let (p, q) = (quad[i], quad[(i + 1) % 4]);
         p[0] * q[1] - p[1] * q[0]
@@ -178,30 +178,30 @@ impl Pyramid {
     }
 
     /// The level on which `cells` samples across a part are about one pixel apart.
-    fn level_for(&self, map: &Homography, cells: usize) -> &Level {
+    fn level_for(&self, map: &Homography, cells: f32) -> &Level {
         let quad = map.quad();
-        let cell = (area(&quad).abs().max(1.0)).sqrt() / cells as f32;
+        let cell = (area(&quad).abs().max(1.0)).sqrt() / cells;
         let enough = |level: &&Level| (level.scale[0] * level.scale[1]).sqrt() <= cell * 1.1;
         self.levels.iter().rfind(enough).unwrap_or(&self.levels[0])
     }
 
-    /// A part stretched to `side` x `side` pixels.
-    pub(super) fn part(&self, quad: Quad, side: usize) -> Picture {
+    /// A part stretched to `width` x `height` pixels.
+    pub(super) fn part(&self, quad: Quad, [width, height]: [usize; 2]) -> Picture {
         let map = Homography::to(quad);
-        let level = self.level_for(&map, side);
-        let mut rgb = Vec::with_capacity(side * side * 3);
-        for y in 0..side {
-            for x in 0..side {
-                let [r, g, b, _] = level.at(map.at((x as f32 + 0.5) / side as f32, (y as f32 + 0.5) / side as f32));
+        let level = self.level_for(&map, ((width * height) as f32).sqrt());
+        let mut rgb = Vec::with_capacity(width * height * 3);
+        for y in 0..height {
+            for x in 0..width {
+                let [r, g, b, _] = level.at(map.at((x as f32 + 0.5) / width as f32, (y as f32 + 0.5) / height as f32));
                 rgb.extend([r, g, b].map(|v| (v + 0.5) as u8));
             }
         }
-        Picture { width: side as u32, height: side as u32, rgb }
+        Picture { width: width as u32, height: height as u32, rgb }
     }
 
     /// Luma of a part in `side` x `side` cells. A cell outside of the picture is marked in `inside`.
     pub(super) fn luma(&self, map: &Homography, side: usize, values: &mut Vec<f32>, inside: &mut Vec<bool>) {
-        let level = self.level_for(map, side);
+        let level = self.level_for(map, side as f32);
         values.clear();
         inside.clear();
         for y in 0..side {
@@ -231,7 +231,7 @@ mod tests {
         let picture = ramp(200, 120);
         let pyramid = Pyramid::of(picture.view());
         // The frame's upper left corner is at the upper right of the part: it is rotated by 90 degrees.
-        let part = pyramid.part([[140.0, 20.0], [140.0, 84.0], [76.0, 84.0], [76.0, 20.0]], 64);
+        let part = pyramid.part([[140.0, 20.0], [140.0, 84.0], [76.0, 84.0], [76.0, 20.0]], [64; 2]);
         for (x, y) in [(0, 0), (10, 50), (63, 63)] {
             let [red, green, _] = part.pixel(x, y);
             assert!(
@@ -267,7 +267,7 @@ mod tests {
         ) {
             let pyramid = Pyramid::of(ramp(width, height).view());
             let quad = [0, 1, 2, 3].map(|i| [corners[2 * i], corners[2 * i + 1]]);
-            prop_assert_eq!(pyramid.part(quad, 16).rgb.len(), 16 * 16 * 3);
+            prop_assert_eq!(pyramid.part(quad, [16; 2]).rgb.len(), 16 * 16 * 3);
         }
     }
 }
