@@ -50,9 +50,6 @@ impl Engine {
         among: Option<&VideoSet>,
         cancel: &Cancel,
     ) -> Result<SearchAnswer, Error> {
-        if let [frame] = frames {
-            return self.search_prepared(&frame.picture, options, among, cancel);
-        }
         let start = Instant::now();
         let each = SearchOptions {
             top: VOTES,

@@ -160,8 +160,18 @@ impl Engine {
         cancel: &Cancel,
     ) -> Result<SearchAnswer, Error> {
         let filter = options.filter.as_deref().map(|filter| self.filter(filter)).transpose()?;
+        self.search_picture(picture, options, filter.as_ref(), cancel)
+    }
+
+    fn search_picture(
+        &self,
+        picture: &Picture,
+        options: &SearchOptions,
+        among: Option<&SearchedVideos>,
+        cancel: &Cancel,
+    ) -> Result<SearchAnswer, Error> {
         let area = picture.width as f32 * picture.height as f32;
-        self.in_spaces(options, filter.as_ref(), area, |space, options, among, region| match region {
+        self.in_spaces(options, among, area, |space, options, among, region| match region {
             // Elsewhere the picture shows something else, such as an app.
             Some(region) => space.search_prepared(&rectified(picture, &region), options, among, cancel),
             None => space.search_prepared(picture, options, among, cancel),
@@ -185,6 +195,9 @@ impl Engine {
         among: Option<&SearchedVideos>,
         cancel: &Cancel,
     ) -> Result<SearchAnswer, Error> {
+        if let [frame] = frames {
+            return self.search_picture(&frame.picture, options, among, cancel);
+        }
         // A result of several frames has no region.
         self.in_spaces(options, among, 0.0, |space, options, among, _| {
             space.frames_prepared(frames, options, among, cancel)

@@ -13,7 +13,7 @@ use crate::cli::args::SearchMatch;
 use crate::cli::terminal::{json_line, note, print_line};
 use crate::cli::{FAILED, INTERRUPTED, advice, terminal};
 use crate::collection::{self, Model, ModelChoice};
-use crate::encode::registry::{ENTRIES, EncoderEntry, LAYOUT};
+use crate::encode::registry::{self, ENTRIES, EncoderEntry, LAYOUT};
 use crate::encode::{self, Encoder};
 use crate::gmf::{CheckpointRecord, Folded};
 use crate::ingest::closed_form::FitEvent;
@@ -30,7 +30,7 @@ pub(in crate::cli) struct KindsArgs {
     /// Folder of photographs, with the same kind of manifest.jsonl
     #[arg(long, value_name = "DIR")]
     images: PathBuf,
-    /// Encoders to measure [default: all whose weights are on this machine]
+    /// Encoders to measure [default: the embedded ones, and all whose weights are on this machine]
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     encoders: Vec<String>,
     /// Weights of an encoder [default: the downloaded ones] (can be repeated)
@@ -74,7 +74,10 @@ fn encoder_runs<'a>(args: &'a KindsArgs, records: &'a [CheckpointRecord]) -> any
     let is_present = |entry: &&EncoderEntry| args.weights_of(entry.name).is_some() || entry.path().exists();
     let names: Vec<&str> = match args.encoders.is_empty() {
         true if args.matching == SearchMatch::Scene => vec![LAYOUT],
-        true => std::iter::once(LAYOUT).chain(ENTRIES.iter().filter(is_present).map(|entry| entry.name)).collect(),
+        true => {
+            let embedded = std::iter::once(LAYOUT).chain(registry::default_kind());
+            embedded.chain(ENTRIES.iter().filter(is_present).map(|entry| entry.name)).collect()
+        }
         false => args.encoders.iter().map(String::as_str).collect(),
     };
     let run = |encoder| EncoderRun { encoder, checkpoints: vec![None] };

@@ -38,10 +38,10 @@ fn command(folder: &TestFolder, more: &[&str]) -> Command {
 #[test]
 fn kinds_measures_classes_groups_and_photographs_without_match() {
     let folder = kinds();
-    let output = command(&folder, &["--json"]).output().unwrap();
+    let output = command(&folder, &["--json", "--match", "scene"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let rows = json_lines(&output);
-    let [row] = &rows[..] else { panic!("layout alone is at hand: {rows:?}") };
+    let [row] = &rows[..] else { panic!("layout alone finds scenes: {rows:?}") };
     assert!(row["encoder"].as_str().unwrap().starts_with("layout/"), "{row}");
     assert_eq!((&row["normaliser"], &row["gallery"], &row["failed"]), (&"hits".into(), &3.into(), &0.into()));
     // No video has the class `mould`, but one has its group.
@@ -53,7 +53,7 @@ fn kinds_measures_classes_groups_and_photographs_without_match() {
     // A video shows the bars, although no video has their class; no video shows the gradient.
     assert_eq!(row["no_match"], serde_json::json!({ "queries": 2, "falsely": 1 }));
 
-    let output = command(&folder, &["--normaliser", "min"]).output().unwrap();
+    let output = command(&folder, &["--normaliser", "min", "--encoders", "layout"]).output().unwrap();
     let table = text(&output.stdout);
     assert!(table.contains("mAP@10 with normaliser `min`") && table.contains(" 1/2 "), "{table}");
 }
@@ -66,7 +66,8 @@ fn kinds_of_a_learned_encoder_are_measured() {
     }
     let folder = kinds();
     let named = format!("mobilenet-v2={}", weights.display());
-    let output = command(&folder, &["--json", "--weights", &named]).output().unwrap();
+    let both = ["--json", "--encoders", "layout,mobilenet-v2", "--weights", &named];
+    let output = command(&folder, &both).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let [layout, learned] = &json_lines(&output)[..] else { panic!("two are at hand: {}", text(&output.stdout)) };
     assert_eq!(layout["checkpoint"], "embedded GMF");
@@ -85,7 +86,7 @@ fn broken_weights_are_reported_and_stop_no_other_encoder() {
     folder.write(weights, "not a network");
     let output = command(&folder, &["--json"]).output().unwrap();
     let message = text(&output.stderr);
-    assert_eq!((output.status.code(), json_lines(&output).len()), (Some(2), 1), "{message}");
+    assert_eq!((output.status.code(), json_lines(&output).len()), (Some(2), 2), "{message}");
     assert!(
         message.contains("measuring mobilenet-v2") && message.contains(folder.path(weights).to_str().unwrap()),
         "{message}"
@@ -96,7 +97,7 @@ fn broken_weights_are_reported_and_stop_no_other_encoder() {
 fn videos_that_failed_are_reported_with_the_figures() {
     let folder = kinds();
     folder.write("videos/cells.mkv", "no video");
-    let output = command(&folder, &["--json"]).output().unwrap();
+    let output = command(&folder, &["--json", "--encoders", "layout"]).output().unwrap();
     let row = &json_lines(&output)[0];
     assert_eq!((&row["gallery"], &row["failed"]), (&2.into(), &1.into()));
     assert!(text(&output.stderr).contains("failed: ") && text(&output.stderr).contains("cells.mkv"));
