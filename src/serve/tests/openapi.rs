@@ -104,7 +104,8 @@ fn the_openapi_document_describes_the_parameters_of_every_kind_of_search() {
         );
         let result = &document["components"]["schemas"]["SearchResult"];
         assert!(result["properties"]["evidence"].is_object());
-        assert_eq!(result["properties"]["match"]["enum"], json!(["scene", "kind"]));
+        let space = result["properties"]["match"].to_string();
+        assert!(space.contains(r#"["scene","kind"]"#), "{space}");
         // A search with a vector has no region.
         let is_optional = |name| !result["required"].as_array().unwrap().contains(&name);
         for name in ["region", "turn", "mirrored"] {

@@ -70,6 +70,7 @@ fn kinds_of_a_learned_encoder_are_measured() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let [layout, learned] = &json_lines(&output)[..] else { panic!("two are at hand: {}", text(&output.stdout)) };
     assert_eq!(layout["checkpoint"], "embedded GMF");
+    assert_eq!((&layout["match"], &learned["match"]), (&"both".into(), &"both".into()));
     assert!(learned["encoder"].as_str().unwrap().starts_with("mobilenet-v2/1+"), "{learned}");
     assert_eq!((&learned["group"]["success1"], &learned["no_match"]["queries"]), (&1.0.into(), &2.into()));
     // Three videos are too few for a fit.

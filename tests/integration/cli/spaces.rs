@@ -221,3 +221,92 @@ fn spaces_that_are_missing_or_made_by_another_encoder_are_errors() {
     let scene = ["search", "@query.png", "--index", "@alone", "--match", "scene"];
     refused(&scene, &["no scene space", "--match scene"]);
 }
+
+/// Kills the indexer at many points. The next run completes both spaces, with each video once in each.
+#[test]
+fn a_killed_run_resumes_both_spaces() {
+    let folder = TestFolder::new();
+    for i in 0..6 {
+        folder.clip(&format!("life=size=160x90:rate=8:seed={i}"), 4, &format!("{i}.mp4"));
+    }
+    let encoder = kind_encoder(&folder);
+    folder.success(&["index", "@videos", "--index", "@whole", "--kind-encoder", &encoder]);
+    let checkpoint = folder.path("whole/kind/checkpoint.safetensors").display().to_string();
+    let kind = ["--kind-encoder", &encoder, "--kind-checkpoint", &checkpoint];
+    for delay_ms in (20..400).step_by(45) {
+        let mut command = folder.command(&[&["index", "@videos"], &kind[..]].concat());
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        // The process may have finished already.
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+    let summary = folder.index(&kind).pop().unwrap();
+    assert_eq!(summary["indexed"].as_u64().unwrap() + summary["unchanged"].as_u64().unwrap(), 6, "{summary}");
+    for space in ["", "/kind"] {
+        assert_eq!(rows(&folder, &format!("index{space}")), rows(&folder, &format!("whole{space}")));
+        assert_eq!(searcher(&folder, &format!("index{space}")).video_numbers().len(), 6);
+    }
+    folder.success(&["verify"]);
+}
+
+#[test]
+fn a_server_answers_from_both_spaces_and_notices_a_new_one() {
+    let folder = TestFolder::with_clips();
+    folder.index(&["--match", "scene"]);
+    let picture = std::fs::read(folder.frame("cells.mkv", "6", "query.png")).unwrap();
+    let server = folder.serve(&["@videos"]);
+    let search = |options: &str| server.post(&format!("/v1/search{options}"), "image/png", &picture);
+    assert!(search("?match=kind").error(400).contains("no kind space"));
+    assert_eq!(server.json("/v1/info")["spaces"].as_array().unwrap().len(), 1);
+    folder.index(&["--kind-encoder", &kind_encoder(&folder)]);
+    let info = server.wait("/v1/info", |info| info["spaces"][1]["rows"].as_u64() > Some(0));
+    let (scene, kind) = (&info["spaces"][0], &info["spaces"][1]);
+    assert_eq!((&scene["match"], &scene["rows"]), (&"scene".into(), &info["rows"]), "{info}");
+    assert_eq!((&kind["match"], &kind["dim"]), (&"kind".into(), &5.into()), "{info}");
+
+    let both = search("").json();
+    assert_eq!((found(&both)[0], found(&both).len()), (("cells", "scene"), 3), "{both}");
+    assert!(found(&search("?match=kind").json()).iter().all(|(_, space)| *space == "kind"));
+    let pages: Vec<Value> = (0..3).map(|skip| search(&format!("?top=1&skip={skip}")).json()).collect();
+    assert_eq!(pages.iter().flat_map(found).collect::<Vec<_>>(), found(&both));
+    assert_eq!(pages.iter().map(|page| page["more"].as_bool().unwrap()).collect::<Vec<_>>(), [true, true, false]);
+    // The vectors of the spaces have different lengths.
+    let vector = |matching: &str| {
+        let body = json!({ "vector": [1.0, 0.5, 0.0, 0.0, 0.0], "match": matching }).to_string();
+        server.post("/v1/search", "application/json", body.as_bytes())
+    };
+    assert!(found(&vector("kind").json()).iter().all(|(_, space)| *space == "kind"));
+    assert!(vector("both").error(400).contains("vector"));
+    // Clients of trace.moe get scenes.
+    let scenes = search("?match=scene").json();
+    let trace = server.post("/search", "image/png", &picture).json();
+    let named = |reply: &Value, list: &str, field: &str| {
+        reply[list].as_array().unwrap().iter().map(|found| found[field].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(named(&trace, "result", "filename"), named(&scenes, "results", "name"));
+    assert!(server.get("/metrics").text().contains("index_kind_rows"));
+}
+
+#[test]
+fn info_describes_each_space() {
+    let folder = indexed();
+    let info = folder.info();
+    let spaces = info["spaces"].as_array().unwrap();
+    assert_eq!(spaces.iter().map(|space| space["match"].as_str().unwrap()).collect::<Vec<_>>(), ["scene", "kind"]);
+    for (space, attributes) in spaces.iter().zip(["index", "index/kind"]) {
+        let searcher = searcher(&folder, attributes);
+        assert_eq!((&space["rows"], &space["videos"]), (&searcher.rows().into(), &3.into()));
+        assert_eq!(space["checkpoint"], searcher.settings().attributes["checkpoint"].as_str());
+        let (bytes, rows) = (space["bytes"].as_f64().unwrap(), space["rows"].as_f64().unwrap());
+        assert!((space["bytes_per_row"].as_f64().unwrap() - bytes / rows).abs() < 0.1, "{space}");
+        // The three clips last 12 seconds each.
+        assert!((space["bytes_per_minute"].as_f64().unwrap() - bytes / 0.6).abs() < bytes / 50.0, "{space}");
+    }
+    let printed = text(&folder.success(&["info"]).stdout);
+    assert!(
+        printed.contains("\nscene       layout/1, ") && printed.contains("\nkind        onnx:tiny/1+"),
+        "{printed}"
+    );
+    assert!(printed.contains(" bytes a row, "), "{printed}");
+}
