@@ -37,8 +37,8 @@
 //! # Cargo features
 //!
 //! All are on by default: `cli` (the program), `serve` (web page and HTTP API), `research` (training and
-//! evaluation), `encoders` (learned encoders) and `onnx`. Without them the library indexes folders and
-//! searches them with the embedded encoder.
+//! evaluation), `encoders` (downloaded encoders), `kinds` (the embedded learned encoder) and `onnx`. Without
+//! them the library indexes folders and searches them with the embedded encoder.
 //!
 //! # The tour
 //!

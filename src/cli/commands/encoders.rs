@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use crate::cli::output::EncoderOutput;
 use crate::cli::terminal::{self, print_line};
-use crate::encode::registry::{ENTRIES, EncoderEntry, LAYOUT};
+use crate::encode::registry::{self, ENTRIES, EncoderEntry, LAYOUT};
 
 #[derive(Debug, Args)]
 pub(crate) struct EncodersArgs {
@@ -39,13 +39,32 @@ pub(crate) fn run(args: &EncodersArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The embedded encoder, which has no entry in the registry.
-fn embedded() -> EncoderOutput<'static> {
+/// The embedded encoders, which have no entry in the registry.
+fn embedded() -> impl Iterator<Item = EncoderOutput<'static>> {
+    let layout = embedded_encoder(
+        LAYOUT,
+        "layout of light, colour and edges: finds the same scene",
+        "MIT OR Apache-2.0",
+        "this program",
+    );
+    let kind = registry::default_kind().map(|name| {
+        let about = "ImageNet classifier of 2019 for phones: finds the same kind of scene";
+        embedded_encoder(name, about, "Apache-2.0", "Tan and Le, ICML 2019")
+    });
+    std::iter::once(layout).chain(kind)
+}
+
+fn embedded_encoder(
+    name: &'static str,
+    about: &'static str,
+    licence: &'static str,
+    source: &'static str,
+) -> EncoderOutput<'static> {
     EncoderOutput {
-        name: LAYOUT,
-        about: "layout of light, colour and edges: finds the same scene",
-        licence: "MIT OR Apache-2.0",
-        source: "this program",
+        name,
+        about,
+        licence,
+        source,
         repository: None,
         here: true,
         path: None,
@@ -77,7 +96,7 @@ pub(super) fn megabytes(bytes: u64) -> String {
 }
 
 fn list(json: bool) -> anyhow::Result<ExitCode> {
-    let mut encoders = std::iter::once(embedded()).chain(ENTRIES.iter().map(output));
+    let mut encoders = embedded().chain(ENTRIES.iter().map(output));
     if json {
         encoders.try_for_each(|encoder| terminal::print_json(&encoder))?;
         return Ok(ExitCode::SUCCESS);
