@@ -209,7 +209,7 @@ fn passed(printed: &str) -> usize {
 fn a_search_from_picture_to_video() {
     run_page_tests("search.mjs", || {
         let folder = TestFolder::with_many_clips();
-        folder.index(&[]);
+        folder.index(&["--match", "scene"]);
         let server = folder.serve(&[]);
         (folder, server)
     });
@@ -219,7 +219,7 @@ fn a_search_from_picture_to_video() {
 fn the_crop_box_and_the_mark_of_a_region() {
     run_page_tests("crop.mjs", || {
         let folder = TestFolder::with_page_clips();
-        folder.index(&[]);
+        folder.index(&["--match", "scene"]);
         let server = folder.serve(&[]);
         (folder, server)
     });
@@ -239,7 +239,7 @@ fn the_arithmetic_of_the_crop_box() {
 fn the_library_and_one_video() {
     run_page_tests("library.mjs", || {
         let folder = TestFolder::with_many_clips();
-        folder.index(&[]);
+        folder.index(&["--match", "scene"]);
         let server = folder.serve(&[]);
         (folder, server)
     });
@@ -277,7 +277,7 @@ fn an_index_that_appears_later() {
 fn a_server_with_a_token() {
     run_page_tests("token.mjs", || {
         let folder = TestFolder::with_page_clips();
-        folder.index(&[]);
+        folder.index(&["--match", "scene"]);
         let server = folder.serve_with_token(&["--fetch"]);
         (folder, server)
     });
@@ -287,7 +287,7 @@ fn a_server_with_a_token() {
 fn every_view_fits_and_passes_axe() {
     run_page_tests("looks.mjs", || {
         let folder = TestFolder::with_many_clips();
-        folder.index(&[]);
+        folder.index(&["--match", "scene"]);
         let server = folder.serve(&["@videos"]);
         (folder, server)
     });

@@ -62,7 +62,7 @@ pub(crate) struct SearchResponse {
 pub(crate) struct ResultBody {
     /// Position in the list of all results, from 1.
     rank: usize,
-    /// What the video shows: the same scene, or the same kind of scene.
+    // A description here would make the schema that of an object.
     #[serde(rename = "match")]
     #[schema(inline)]
     space: MatchedSpace,
@@ -105,7 +105,7 @@ pub(crate) struct ResultBody {
     media: String,
 }
 
-/// What a result shows.
+/// The space of a result: whether the video shows the same scene, or the same kind of scene.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum MatchedSpace {
@@ -265,7 +265,7 @@ pub(crate) struct ServerInfo {
 /// A space of the index.
 #[derive(Debug, Serialize, ToSchema)]
 struct SpaceInfo {
-    /// What it finds.
+    // As in `ResultBody`, without a description.
     #[serde(rename = "match")]
     #[schema(inline)]
     space: MatchedSpace,

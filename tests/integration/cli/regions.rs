@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn finds_the_frame_inside_of_a_screenshot() {
     let folder = TestFolder::with_clips();
-    folder.index(&[]);
+    folder.index(&["--match", "scene"]);
     let app = "scale=540:304,pad=540:1170:0:380:white,drawbox=20:40:60:40:black:fill,drawbox=20:720:400:14:gray:fill,\
                drawbox=20:760:300:14:gray:fill,drawbox=20:1100:500:8:red:fill";
     let slide = "scale=320:180,pad=960:540:520:220:white,drawbox=60:40:500:40:navy:fill,drawbox=60:240:300:16:gray:fill,\
