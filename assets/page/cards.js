@@ -7,6 +7,8 @@ import { address } from './router.js';
 
 /** Least confidence of a result that counts as found. One in 20 unrelated pictures reaches it. */
 export const FOUND_CONFIDENCE = 0.95;
+/** Least confidence of a video of the same kind that is shown without being asked for. */
+export const KIND_CONFIDENCE = 0.5;
 const LEVELS = [
   { from: 0.99, bars: 4, word: 'strong' },
   { from: FOUND_CONFIDENCE, bars: 3, word: 'likely' },
@@ -116,6 +118,7 @@ export function card(result, onframe) {
       { class: 'words' },
       h('h3', {}, h('a', { href: `#/library/${encodeURIComponent(result.video)}`, title: result.path ?? result.name }, breakable(result.title))),
       confidenceBadge(result.confidence),
+      result.match === 'kind' && h('p', { class: 'kind' }, 'Same kind of scene'),
       h('p', { class: 'times' }, `${clock(result.from)} – ${clock(result.to)}`, h('span', {}, ` of ${clock(result.duration)}`)),
       labelList(result.labels),
       h('button', { type: 'button', class: 'quiet', onclick: () => onframe(result.video, result.at), 'aria-label': `Search with this frame of ${result.title}` }, icon('search'), 'Search with this frame'),

@@ -2,7 +2,7 @@
 
 import * as api from './api.js';
 import { alerts } from './alerts.js';
-import { FOUND_CONFIDENCE, card, percent } from './cards.js';
+import { FOUND_CONFIDENCE, KIND_CONFIDENCE, card, percent } from './cards.js';
 import { cropTool } from './crop.js';
 import { clock, code, count, h, icon, number, announce } from './dom.js';
 import { filterBox } from './filter.js';
@@ -294,8 +294,10 @@ export function searchView() {
       shown.set(current.cards.get(result), result);
       return current.cards.get(result);
     };
-    const sure = current.results.filter((r) => r.confidence >= min);
-    const rest = current.results.filter((r) => r.confidence < min);
+    // Videos of the same kind are suggestions: unless the user sets a minimum, those better than chance are shown.
+    const least = (r) => (r.match === 'kind' && !route.params.has('min') ? Math.min(min, KIND_CONFIDENCE) : min);
+    const sure = current.results.filter((r) => r.confidence >= least(r));
+    const rest = current.results.filter((r) => r.confidence < least(r));
     const videos = route.params.get('group') !== 'moment';
     const kind = videos ? 'video' : 'moment';
     found.replaceChildren(...sure.map(node));

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use crate::collection::Space;
 use crate::encode::registry::{ENTRIES, WeightsOrigin};
 use crate::ingest::closed_form::{FitError, FitEvent};
 use crate::ingest::{self, FileError};
@@ -116,6 +117,7 @@ fn encode(error: &encode::Error) -> Option<String> {
             };
             Some(format!("{first}, {ANOTHER_FOLDER}"))
         }
+        Error::NotOfKinds { .. } => text("name another encoder with --encoder"),
         _ => None,
     }
 }
@@ -171,9 +173,22 @@ fn collection(error: &collection::Error) -> Option<String> {
         Error::OtherCheckpoint { .. } => {
             Some(format!("name the checkpoint that the index was made with, {ANOTHER_FOLDER}"))
         }
+        // The options of the kind space have the same names with a prefix.
+        Error::KindSpace { source } => collection(source).map(|advice| of_kind_space(&advice)),
+        Error::SingleSpace { .. } => text("leave --kind-encoder out, or index into another folder without --encoder"),
+        Error::NoSpace { space: Space::Kind } => {
+            text("`reelseek index FOLDER --kind-encoder NAME` adds one to the index")
+        }
+        Error::NoSpace { space: Space::Scene } => text("leave --match scene out"),
         Error::FullPrecision => text("leave --half out, or name another folder with --index"),
         Error::Io { .. } | Error::Cancelled => None,
     }
+}
+
+fn of_kind_space(advice: &str) -> String {
+    ["encoder", "weights", "checkpoint"]
+        .iter()
+        .fold(advice.to_owned(), |advice, name| advice.replace(&format!("--{name}"), &format!("--kind-{name}")))
 }
 
 fn ingest(error: &ingest::Error) -> Option<String> {

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-use crate::collection::ModelChoice;
+use crate::collection::{ModelChoice, ModelChoices};
+use crate::ingest::IndexOptions;
+use crate::search::MatchChoice;
 
 /// Selects the index.
 #[derive(Debug, Args)]
@@ -39,6 +41,48 @@ impl ModelArgs {
     }
 }
 
+/// Selects the spaces, and the model of the kind space, for commands that index.
+#[derive(Debug, Args)]
+pub(super) struct KindModelArgs {
+    /// What searches are to find: the same scene only, or also the same kind of scene [default: both if the
+    /// index has a kind space or an encoder is known for it]
+    #[arg(long = "match", value_name = "MATCH")]
+    matching: Option<IndexMatch>,
+    /// Encoder of the kind space: a name that `reelseek encoders` lists, or onnx:FILE [default: the index's]
+    #[arg(long, value_name = "NAME")]
+    kind_encoder: Option<String>,
+    /// Weights of that encoder [default: the downloaded ones]
+    #[arg(long, value_name = "FILE")]
+    kind_weights: Option<PathBuf>,
+    /// Folded checkpoint of the kind space [default: the index's; for a new space one that is fitted to the
+    /// videos]
+    #[arg(long, value_name = "FILE")]
+    kind_checkpoint: Option<PathBuf>,
+}
+
+/// The spaces that a run of `index` fills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum IndexMatch {
+    Scene,
+    Both,
+}
+
+impl KindModelArgs {
+    /// The options with these spaces.
+    pub(super) fn apply(&self, options: IndexOptions) -> anyhow::Result<IndexOptions> {
+        let scene_only = self.matching == Some(IndexMatch::Scene);
+        let choice = ModelChoice {
+            encoder: self.kind_encoder.clone(),
+            weights: self.kind_weights.clone(),
+            checkpoint: self.kind_checkpoint.clone(),
+        };
+        if scene_only && choice != ModelChoice::default() {
+            bail!("--match scene leaves out the kind space, for which --kind-encoder and similar options are");
+        }
+        Ok(options.kind_model(choice).scene_only(scene_only))
+    }
+}
+
 /// Files to use instead of the index's own checkpoint and weights, for commands that search.
 #[derive(Debug, Args)]
 pub(super) struct StoredModelArgs {
@@ -48,11 +92,47 @@ pub(super) struct StoredModelArgs {
     /// Weights of the index's encoder [default: the file that the index was made with]
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
+    /// Folded checkpoint of the kind space [default: the one in its folder]
+    #[arg(long, value_name = "FILE")]
+    kind_checkpoint: Option<PathBuf>,
+    /// Weights of the kind space's encoder [default: the file that the space was made with]
+    #[arg(long, value_name = "FILE")]
+    kind_weights: Option<PathBuf>,
 }
 
 impl StoredModelArgs {
-    pub(super) fn choice(&self) -> ModelChoice {
-        ModelChoice { encoder: None, weights: self.weights.clone(), checkpoint: self.checkpoint.clone() }
+    pub(super) fn choices(&self) -> ModelChoices {
+        let choice = |weights: &Option<PathBuf>, checkpoint: &Option<PathBuf>| ModelChoice {
+            encoder: None,
+            weights: weights.clone(),
+            checkpoint: checkpoint.clone(),
+        };
+        ModelChoices {
+            scene: choice(&self.weights, &self.checkpoint),
+            kind: choice(&self.kind_weights, &self.kind_checkpoint),
+        }
+    }
+}
+
+/// The spaces that a search uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum SearchMatch {
+    /// The same scene
+    Scene,
+    /// The same kind of scene
+    Kind,
+    /// The same scene first, then the same kind, as far as the index has both
+    #[default]
+    Both,
+}
+
+impl From<SearchMatch> for MatchChoice {
+    fn from(matching: SearchMatch) -> MatchChoice {
+        match matching {
+            SearchMatch::Scene => MatchChoice::Scene,
+            SearchMatch::Kind => MatchChoice::Kind,
+            SearchMatch::Both => MatchChoice::Both,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use reelseek_index::Video;
 use serde::Serialize;
 
 use super::advice;
-use crate::collection::Calibration;
+use crate::collection::{Calibration, Space};
 use crate::ingest::{FileOutcome, IndexSummary};
 use crate::search::{ReasonRecord, ResultRecord, SearchAnswer, SearchOptions};
 
@@ -61,6 +61,9 @@ pub(super) struct FileOutput {
     #[serde(skip_serializing_if = "Option::is_none")]
     path_bytes: Option<Vec<u8>>,
     rows: u32,
+    /// Rows in the kind space.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind_rows: Option<u32>,
     error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<String>,
@@ -69,14 +72,18 @@ pub(super) struct FileOutput {
 impl FileOutput {
     pub(super) fn new(path: &Path, outcome: &FileOutcome) -> FileOutput {
         let (event, rows, error, warning) = match outcome {
-            FileOutcome::Indexed { rows, warning } => ("indexed", *rows, None, warning.clone()),
-            FileOutcome::Unchanged { rows } => ("unchanged", *rows, None, None),
+            FileOutcome::Indexed { rows, warning, .. } => ("indexed", *rows, None, warning.clone()),
+            FileOutcome::Unchanged { rows, .. } => ("unchanged", *rows, None, None),
             FileOutcome::Failed { error, kept } => ("failed", 0, Some(advice::failed_file(error, *kept)), None),
             FileOutcome::Missing => ("skipped", 0, Some(advice::MISSING_FILE.to_owned()), None),
             FileOutcome::Removed => ("removed", 0, None, None),
         };
+        let kind_rows = match outcome {
+            FileOutcome::Indexed { kind_rows, .. } | FileOutcome::Unchanged { kind_rows, .. } => *kind_rows,
+            FileOutcome::Failed { .. } | FileOutcome::Missing | FileOutcome::Removed => None,
+        };
         let path_bytes = path.to_str().is_none().then(|| path.as_os_str().as_encoded_bytes().to_vec());
-        FileOutput { event, path: path.to_string_lossy().into_owned(), path_bytes, rows, error, warning }
+        FileOutput { event, path: path.to_string_lossy().into_owned(), path_bytes, rows, kind_rows, error, warning }
     }
 }
 
@@ -90,6 +97,9 @@ pub(super) struct IndexOutput {
     skipped: usize,
     removed: usize,
     rows: usize,
+    /// Rows in the kind space.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind_rows: Option<usize>,
     seconds: f64,
 }
 
@@ -103,6 +113,7 @@ impl IndexOutput {
             skipped: summary.skipped,
             removed: summary.removed,
             rows: summary.rows,
+            kind_rows: summary.kind_rows,
             seconds: summary.took.as_secs_f64(),
         }
     }
@@ -152,6 +163,8 @@ pub(super) struct InfoOutput<'a> {
     pub(super) dim: usize,
     pub(super) attributes: &'a BTreeMap<String, String>,
     pub(super) calibration: Calibration,
+    /// The scenes, then the kind space if there is one.
+    pub(super) spaces: Vec<SpaceOutput>,
     /// Size of the memory-mapped vectors and graphs.
     pub(super) bytes: u64,
     pub(super) segments: usize,
@@ -168,6 +181,26 @@ pub(super) struct InfoOutput<'a> {
     pub(super) rounding_recall: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) list: Option<Vec<VideoOutput<'a>>>,
+}
+
+/// A space in `info --json`.
+#[derive(Debug, Serialize)]
+pub(super) struct SpaceOutput {
+    #[serde(rename = "match")]
+    pub(super) space: Space,
+    pub(super) encoder: String,
+    pub(super) checkpoint: Option<String>,
+    pub(super) dim: usize,
+    pub(super) bits: u32,
+    pub(super) videos: usize,
+    pub(super) rows: usize,
+    /// Size of the memory-mapped vectors, sketches and graphs.
+    pub(super) bytes: u64,
+    /// `bytes` for each row; absent without rows.
+    pub(super) bytes_per_row: Option<f64>,
+    /// `bytes` for each minute of video; absent without videos.
+    pub(super) bytes_per_minute: Option<f64>,
+    pub(super) calibration: Calibration,
 }
 
 /// A video in `info --json --videos`.

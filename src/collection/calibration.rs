@@ -111,6 +111,11 @@ impl Calibration {
         (to.location + off / self.scale_at(off) * to.scale_at(off)) as f32
     }
 
+    /// Evidence that is `deviations` standard deviations above the median.
+    pub(crate) fn evidence_at(&self, deviations: f64) -> f32 {
+        (self.location + deviations * self.scale_at(deviations)) as f32
+    }
+
     /// The standard deviation on one side of the median.
     fn scale_at(&self, off: f64) -> f64 {
         if off > 0.0 && self.upper > 0.0 { self.upper } else { self.scale }

@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error as ThisError;
 
+use super::Space;
 use crate::base::ErrorPaths;
 use crate::{encode, gmf};
 
@@ -42,6 +43,24 @@ pub enum Error {
         /// Fingerprint of the checkpoint that the caller named, or else of the one in the folder.
         given: String,
     },
+    /// The kind space of the index cannot be used.
+    #[error("the kind space of the index: {source}")]
+    KindSpace {
+        /// The cause.
+        source: Box<Error>,
+    },
+    /// The index has one space, and its encoder finds the same kind of scene.
+    #[error("the index was made with the encoder {encoder}, which finds the same kind of scene by itself")]
+    SingleSpace {
+        /// Id of the encoder.
+        encoder: String,
+    },
+    /// The index lacks the space that was asked for.
+    #[error("the index has no {} space", space.name())]
+    NoSpace {
+        /// The space.
+        space: Space,
+    },
     /// The index stores its vectors in full precision.
     #[error("the index stores vectors with 32 bits a value, not with 16")]
     FullPrecision,
@@ -57,7 +76,12 @@ impl ErrorPaths for Error {
             Error::Encoder(error) => error.paths_mut(),
             Error::Checkpoint(error) => error.paths_mut(),
             Error::Io { path, .. } | Error::MissingCheckpoint { path, .. } => vec![path],
-            Error::OtherCheckpoint { .. } | Error::FullPrecision | Error::Cancelled => vec![],
+            Error::KindSpace { source } => source.paths_mut(),
+            Error::OtherCheckpoint { .. }
+            | Error::SingleSpace { .. }
+            | Error::NoSpace { .. }
+            | Error::FullPrecision
+            | Error::Cancelled => vec![],
         }
     }
 }
@@ -71,5 +95,13 @@ impl ErrorPaths for reelseek_index::Error {
 impl Error {
     pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error {
         move |source| Error::Io { path: path.to_owned(), source }
+    }
+
+    /// The error of the kind space.
+    pub(crate) fn of_kind_space(self) -> Error {
+        match self {
+            Error::KindSpace { .. } | Error::SingleSpace { .. } | Error::Cancelled => self,
+            error => Error::KindSpace { source: Box::new(error) },
+        }
     }
 }

@@ -4,12 +4,16 @@
 //! its vectors. A checkpoint other than the embedded one is stored in the folder as [`CHECKPOINT_FILE`].
 //! Every command that reads or writes an index goes through [`Collection`], so that these rules are written
 //! once.
+//!
+//! An index may have two spaces. The folder itself finds the same scene. Its subfolder [`KIND_FOLDER`] is an
+//! index of the same videos that finds the same kind of scene: see [`Collection::kind`].
 
 mod calibration;
 mod error;
 mod file;
 mod metadata;
 mod model;
+mod space;
 mod state;
 
 use std::collections::BTreeMap;
@@ -22,7 +26,8 @@ pub use error::Error;
 pub use file::{indexed_file, video_path};
 pub(crate) use file::{link_target, modified_ns, open_at_once};
 pub(crate) use metadata::{MAX_LABEL_BYTES, MAX_LABELS, MAX_TITLE_BYTES, cut, limited, limited_video};
-pub use model::{Model, ModelChoice};
+pub use model::{Model, ModelChoice, ModelChoices};
+pub use space::{KIND_FOLDER, Space};
 pub use state::{CalibratedOn, CollectionState, DecodeFailure};
 
 use crate::base::files;
@@ -119,12 +124,17 @@ impl Collection {
         Ok(collection)
     }
 
-    /// Reads every file of an index and compares checksums.
+    /// Reads every file of an index, of both spaces, and compares checksums.
     ///
     /// # Errors
     /// [`Error::Index`] if the folder holds no index. Damage is part of the report.
     pub fn verify(folder: &Path) -> Result<reelseek_index::VerifyReport, Error> {
-        Ok(Index::verify(folder)?)
+        let mut report = Index::verify(folder)?;
+        let kind = folder.join(KIND_FOLDER);
+        if Index::exists(&kind) {
+            report.problems.extend(Index::verify(&kind)?.problems);
+        }
+        Ok(report)
     }
 
     /// The folder, as given.

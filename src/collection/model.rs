@@ -42,6 +42,15 @@ impl ModelChoice {
     }
 }
 
+/// The choices for both spaces of an index.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ModelChoices {
+    /// For the index itself.
+    pub scene: ModelChoice,
+    /// For its kind space.
+    pub kind: ModelChoice,
+}
+
 /// An encoder and a checkpoint for it, which together make vectors.
 #[derive(Debug, Clone)]
 pub struct Model {

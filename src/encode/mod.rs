@@ -54,7 +54,13 @@ impl Sampling {
             height: self.height,
             fit: self.fit,
             keyframes_only,
+            second: None,
         }
+    }
+
+    /// Size of a picture.
+    pub fn size(&self) -> media::PictureSize {
+        media::PictureSize { width: self.width, height: self.height, fit: self.fit }
     }
 }
 
@@ -80,6 +86,14 @@ pub struct EncoderInfo {
     /// Offsets of blocks in a clip's features whose mean is comparable with one frame: the mean of its
     /// frames' descriptors, or image features if the encoder computes clips as a whole.
     pub mean_offsets: Vec<usize>,
+}
+
+impl EncoderInfo {
+    /// Whether single frames have features that tell the kind of a scene. `layout` tells the scene itself,
+    /// and C3D needs the frames of a whole clip.
+    pub fn finds_kinds(&self) -> bool {
+        !self.same_scene && self.descriptor_len == self.image_len
+    }
 }
 
 /// The encoder's description of one picture.
@@ -283,6 +297,12 @@ pub enum Error {
         /// Where the weights of the needed encoder can be had.
         origin: WeightsOrigin,
     },
+    /// An encoder that does not tell the kind of a scene from single frames.
+    #[error("the encoder {name} does not tell what kind of scene a frame shows")]
+    NotOfKinds {
+        /// The encoder.
+        name: String,
+    },
     /// A picture of the wrong size, or features that are not finite.
     #[error("the encoder failed: {0}")]
     Compute(String),
@@ -298,7 +318,11 @@ impl ErrorPaths for Error {
             | Error::OnnxDescriptionFile { path, .. }
             | Error::Onnx { path, .. }
             | Error::Projection { path, .. } => vec![path],
-            Error::Unknown { .. } | Error::NotBuilt { .. } | Error::WrongEncoder { .. } | Error::Compute(_) => vec![],
+            Error::Unknown { .. }
+            | Error::NotBuilt { .. }
+            | Error::WrongEncoder { .. }
+            | Error::NotOfKinds { .. }
+            | Error::Compute(_) => vec![],
         }
     }
 }

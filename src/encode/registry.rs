@@ -89,6 +89,11 @@ pub const LAYOUT: &str = "layout";
 /// Prefix of the names of ONNX encoders; the path of the file follows, or in an id the stem of its name.
 pub(super) const ONNX_PREFIX: &str = "onnx:";
 
+/// The name of the embedded encoder that finds the same kind of scene; `None` if the build has none.
+pub fn default_kind() -> Option<&'static str> {
+    None
+}
+
 /// All encoders with weights: all except `layout` and ONNX files.
 pub static ENTRIES: &[EncoderEntry] = &[
     EncoderEntry {

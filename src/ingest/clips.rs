@@ -12,7 +12,7 @@ use crate::media::Gaps;
 /// Cosine from which a row counts as equal to the row before it and is merged with it, as in a still picture
 /// or a slide. Rows of slowly moving scenes, a second apart, have lower cosines, so that their moments stay
 /// short.
-const SAME_ROW: f32 = 0.9985;
+pub(super) const SAME_ROW: f32 = 0.9985;
 
 /// The rows of one video.
 #[derive(Debug, Default)]

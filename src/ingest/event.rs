@@ -15,6 +15,8 @@ pub enum FileOutcome {
     Indexed {
         /// Rows of the video.
         rows: u32,
+        /// Rows of the video in the kind space, if that has the video.
+        kind_rows: Option<u32>,
         /// Errors that ffmpeg reported for a file that could be read in part, and the fault of a sidecar that
         /// was ignored in whole or in part.
         warning: Option<String>,
@@ -23,6 +25,8 @@ pub enum FileOutcome {
     Unchanged {
         /// Rows of the video.
         rows: u32,
+        /// Rows of the video in the kind space, if that has the video.
+        kind_rows: Option<u32>,
     },
     /// The file could not be indexed.
     Failed {
@@ -129,6 +133,8 @@ pub struct IndexSummary {
     pub excluded: usize,
     /// Rows in the index at the end.
     pub rows: usize,
+    /// Rows in the kind space at the end, if there is one.
+    pub kind_rows: Option<usize>,
     /// Videos in the index at the end.
     pub videos: usize,
     /// Whether the run was cancelled.

@@ -26,6 +26,11 @@ pub struct IndexOptions {
     pub half: bool,
     /// Encoder, weights and checkpoint.
     pub model: ModelChoice,
+    /// Encoder, weights and checkpoint of the kind space. If no encoder is named, a new kind space uses the
+    /// embedded one; without one, none is created.
+    pub kind_model: ModelChoice,
+    /// Leave the kind space out: no rows are added to it, and none is created.
+    pub scene_only: bool,
 }
 
 impl Default for IndexOptions {
@@ -39,6 +44,8 @@ impl Default for IndexOptions {
             retry: false,
             half: false,
             model: ModelChoice::default(),
+            kind_model: ModelChoice::default(),
+            scene_only: false,
         }
     }
 }
@@ -58,4 +65,6 @@ setters! { IndexOptions:
     retry: bool,
     half: bool,
     model: ModelChoice,
+    kind_model: ModelChoice,
+    scene_only: bool,
 }

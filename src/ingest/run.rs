@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use reelseek_index::{Searcher, Video, VideoNumber, Writer};
 
 use super::fields::{FieldNames, MAX_INDEX_NAMES};
-use super::work::{self, FileTask, FinishedTask};
-use super::{Error, FileError, FileOutcome, IndexEvent, IndexOptions, IndexSummary, VideoRows, calibrate};
+use super::work::{self, FileTask, FinishedTask, IndexedFile, LackingSpaces, SpaceRows};
+use super::{Error, FileError, FileOutcome, IndexEvent, IndexOptions, IndexSummary, Indexer, VideoRows, calibrate};
 use crate::collection::{Collection, CollectionState, DecodeFailure, Model, video_path};
 use crate::media;
 
@@ -24,53 +24,37 @@ const MAX_REASON_BYTES: usize = 256;
 
 /// The writer and the counts of a run.
 pub(super) struct IndexRun<'a, F> {
-    collection: &'a Collection,
-    model: &'a Model,
     options: &'a IndexOptions,
-    writer: Writer,
-    snapshot: Searcher,
-    known: HashMap<String, (VideoNumber, Video)>,
-    state: CollectionState,
+    scene: SpaceRun<'a>,
+    kind: Option<SpaceRun<'a>>,
     /// Names of the fields of all videos.
     names: FieldNames,
     summary: IndexSummary,
     on_event: F,
     done_bytes: u64,
     total_bytes: u64,
-    /// Whether there are changes to commit.
-    pending: bool,
     committed: Instant,
 }
 
 impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
-    pub(super) fn begin(
-        collection: &'a Collection,
-        model: &'a Model,
-        options: &'a IndexOptions,
-        on_event: F,
-    ) -> Result<IndexRun<'a, F>, Error> {
-        let writer = collection.writer()?;
-        let snapshot = collection.searcher()?;
-        let (mut known, mut names) = (HashMap::new(), FieldNames::default());
-        for number in snapshot.video_numbers() {
-            let mut video = snapshot.video(number)?;
-            names.add(&mut video.extra, usize::MAX);
-            known.insert(video.id.clone(), (number, video));
+    pub(super) fn begin(indexer: &'a Indexer, on_event: F) -> Result<IndexRun<'a, F>, Error> {
+        let mut names = FieldNames::default();
+        let mut scene = SpaceRun::begin(&indexer.collection, Some(&indexer.model))?;
+        scene.known.values_mut().for_each(|(_, video)| _ = names.add(&mut video.extra, usize::MAX));
+        let kind = indexer.kind.as_ref().map(|kind| SpaceRun::begin(&kind.collection, kind.model.as_ref()));
+        let mut kind = kind.transpose()?;
+        if let Some(kind) = &mut kind {
+            kind.remove_unless(|id| scene.known.contains_key(id))?;
         }
         Ok(IndexRun {
-            state: CollectionState::of(&snapshot),
-            collection,
-            model,
-            options,
-            writer,
-            snapshot,
-            known,
+            options: &indexer.options,
+            scene,
+            kind,
             names,
             summary: IndexSummary::default(),
             on_event,
             done_bytes: 0,
             total_bytes: 0,
-            pending: false,
             committed: Instant::now(),
         })
     }
@@ -106,13 +90,14 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
         let mut unreadable = Vec::new();
         for entry in media::walk::videos(&self.options.paths, &self.options.exclude) {
             match entry.and_then(|path| FileTask::new(&path).map_err(|error| (path, error))) {
-                Ok(task) => {
+                Ok(mut task) => {
                     present.insert(task.id.clone());
                     match &task.link {
-                        Some(target) => self.state.links.insert(task.id.clone(), target.clone()),
-                        None => self.state.links.remove(&task.id),
+                        Some(target) => self.scene.state.links.insert(task.id.clone(), target.clone()),
+                        None => self.scene.state.links.remove(&task.id),
                     };
-                    if !self.handle_undecoded(&task)? {
+                    task.lacking = self.handle_undecoded(&task)?;
+                    if task.lacking != LackingSpaces::default() {
                         todo.push(task);
                     }
                 }
@@ -122,7 +107,8 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
                 }
             }
         }
-        self.state.links.retain(|id, _| present.contains(id) || self.known.contains_key(id));
+        let SpaceRun { state, known, .. } = &mut self.scene;
+        state.links.retain(|id, _| present.contains(id) || known.contains_key(id));
         self.handle_missing(&present, &unreadable)?;
         self.total_bytes = todo.iter().map(|t| t.size_bytes).sum();
         (self.on_event)(IndexEvent::Progress { done_bytes: 0, total_bytes: self.total_bytes });
@@ -130,52 +116,46 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
         Ok(todo)
     }
 
-    /// Handles a file that needs no decoding. Returns whether it did.
-    fn handle_undecoded(&mut self, task: &FileTask) -> Result<bool, Error> {
-        let failure = self.state.failed.get(&task.id).filter(|f| task.same_failure(f) && !self.options.retry);
+    /// Handles a file as far as that needs no decoding. Returns the spaces that it must be decoded for.
+    fn handle_undecoded(&mut self, task: &FileTask) -> Result<LackingSpaces, Error> {
+        let failure = self.scene.state.failed.get(&task.id).filter(|f| task.same_failure(f) && !self.options.retry);
         if let Some(failure) = failure {
             let error = FileError::FailedBefore { path: task.path.clone(), reason: failure.reason.clone() };
             self.report(&task.path, FileOutcome::Failed { error, kept: false });
-            return Ok(true);
+            return Ok(LackingSpaces::default());
         }
-        let Some((number, video)) = self.known.get(&task.id) else { return Ok(false) };
-        if !task.same_media(video, self.options.keyframes) {
-            return Ok(false);
-        }
-        let rows = video.rows;
-        if task.same_sidecar(video) {
-            self.report(&task.path, FileOutcome::Unchanged { rows });
-            return Ok(true);
-        }
+        let keyframes = self.options.keyframes;
+        let fills_kind = self.kind.as_ref().filter(|kind| kind.model.is_some());
+        let mut lacking = LackingSpaces {
+            scene: !self.scene.is_current(task, keyframes),
+            kind: fills_kind.is_some_and(|kind| !kind.is_current(task, keyframes)),
+        };
         // Only the sidecar changed: new metadata for the same rows.
-        let (stored, sketches) = (self.snapshot.rows_of(*number)?, self.snapshot.sketches_of(*number)?);
-        let (Some((spans, vectors)), Some(sketches)) = (stored, sketches) else { return Ok(false) };
-        let (described, warning) = task.describe(video.duration_ms, video.note.clone());
-        let (probe, sampling) = (video.probe.clone(), video.sampling.clone());
-        let video = Video { probe, sampling, rows, ..described };
-        let outcome = self.put(task, video, warning, &VideoRows { spans, vectors, sketches })?;
-        self.pending = true;
-        self.report(&task.path, outcome);
-        Ok(true)
+        let mut described = None;
+        if !lacking.scene && !self.scene.has_sidecar(task) {
+            described = self.scene.describe_again(task, &mut self.names)?;
+            lacking.scene = described.is_none();
+        }
+        if let Some(kind) =
+            self.kind.as_mut().filter(|kind| kind.is_current(task, keyframes) && !kind.has_sidecar(task))
+        {
+            kind.describe_again(task, &mut self.names)?;
+        }
+        if lacking == LackingSpaces::default() {
+            let (rows, kind_rows) = self.rows_of(task);
+            let outcome = match described {
+                Some(warning) => FileOutcome::Indexed { rows, kind_rows, warning },
+                None => FileOutcome::Unchanged { rows, kind_rows },
+            };
+            self.report(&task.path, outcome);
+        }
+        Ok(lacking)
     }
 
-    /// Puts a video into the index, without fields for which the index has too many names.
-    fn put(
-        &mut self,
-        task: &FileTask,
-        mut video: Video,
-        warning: Option<String>,
-        rows: &VideoRows,
-    ) -> Result<FileOutcome, Error> {
-        let removed = self.names.add(&mut video.extra, MAX_INDEX_NAMES);
-        let note = format!("fields left out: {removed} (an index has at most {MAX_INDEX_NAMES} names of fields)");
-        let left_out = task.left_out(if removed > 0 { std::slice::from_ref(&note) } else { &[] });
-        match self.writer.put(video, &rows.spans, &rows.vectors, &rows.sketches) {
-            Ok(()) => {
-                Ok(FileOutcome::Indexed { rows: rows.spans.len() as u32, warning: work::joined(warning, left_out) })
-            }
-            Err(error) => refused(error),
-        }
+    /// Rows of a file in both spaces at the start of the run.
+    fn rows_of(&self, task: &FileTask) -> (u32, Option<u32>) {
+        let rows = |space: &SpaceRun<'_>| space.known.get(&task.id).map(|(_, video)| video.rows);
+        (rows(&self.scene).unwrap_or(0), self.kind.as_ref().and_then(rows))
     }
 
     /// Handles videos of the index that are under the paths of the run and whose files are gone. A file in an
@@ -187,9 +167,9 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
         let root_of = |path: &Path| roots.iter().find(|root| path.starts_with(root));
         let gone = |path: &Path| root_of(path).is_some() && does_not_exist(path);
         // The failures of deleted files are forgotten.
-        self.state.failed.retain(|id, failure| present.contains(id) || !gone(&failure.path));
+        self.scene.state.failed.retain(|id, failure| present.contains(id) || !gone(&failure.path));
         let mut missing: Vec<(PathBuf, String)> = Vec::new();
-        for (id, (_, video)) in &self.known {
+        for (id, (_, video)) in &self.scene.known {
             let path = video_path(video);
             if present.contains(id) {
                 continue;
@@ -207,8 +187,8 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
         missing.sort();
         for (path, id) in missing {
             if self.options.prune {
-                self.writer.remove(&id)?;
-                self.pending = true;
+                self.scene.remove(&id)?;
+                self.kind.as_mut().map_or(Ok(()), |kind| kind.remove(&id))?;
                 self.report(&path, FileOutcome::Removed);
             } else {
                 self.report(&path, FileOutcome::Missing);
@@ -223,40 +203,169 @@ impl<'a, F: FnMut(IndexEvent)> IndexRun<'a, F> {
         self.done_bytes += task.size_bytes;
         reading_bytes.fetch_sub(counted_bytes, Ordering::Relaxed);
         self.report_progress(reading_bytes);
-        self.state.failed.remove(&task.id);
+        self.scene.state.failed.remove(&task.id);
         let outcome = match result {
-            Ok(file) => self.put(&task, file.video, file.warning, &file.rows)?,
+            Ok(file) => self.put(&task, file)?,
             Err(error) => {
-                if error.is_lasting() && self.state.failed.len() < MAX_FAILURES {
-                    self.state.failed.insert(task.id.clone(), task.failure(&error.to_string()));
-                    self.pending = true;
+                if error.is_lasting() && self.scene.state.failed.len() < MAX_FAILURES {
+                    self.scene.state.failed.insert(task.id.clone(), task.failure(&error.to_string()));
+                    self.scene.pending = true;
                 }
-                FileOutcome::Failed { error, kept: self.known.contains_key(&task.id) }
+                FileOutcome::Failed { error, kept: self.scene.known.contains_key(&task.id) }
             }
         };
-        self.pending |= matches!(outcome, FileOutcome::Indexed { .. });
         self.report(&task.path, outcome);
-        if self.pending && self.committed.elapsed() >= COMMIT_EVERY {
-            // The calibration in this state stays valid: it names the videos that it was measured on.
-            self.writer.set_state(self.state.to_json());
-            self.writer.commit()?;
-            calibrate::calibrate_if_outgrown(self.collection, &mut self.writer, &mut self.state, self.model)?;
-            self.pending = false;
+        if self.committed.elapsed() >= COMMIT_EVERY {
+            self.scene.commit()?;
+            self.kind.as_mut().map_or(Ok(()), SpaceRun::commit)?;
             self.committed = Instant::now();
         }
         Ok(())
     }
 
+    /// Puts a decoded file into the spaces that it was decoded for, without fields for which the index has
+    /// too many names.
+    fn put(&mut self, task: &FileTask, file: IndexedFile) -> Result<FileOutcome, Error> {
+        let IndexedFile { mut video, scene, kind, warning } = file;
+        let warning = work::joined(warning, limit_names(task, &mut video, &mut self.names));
+        let (mut rows, mut kind_rows) = self.rows_of(task);
+        if let Some(scene) = scene {
+            rows = scene.rows.spans.len() as u32;
+            if let Err(error) = self.scene.put(video.clone(), scene) {
+                return refused(error);
+            }
+        }
+        match (&mut self.kind, kind) {
+            (Some(space), Some(kind)) => {
+                kind_rows = Some(kind.rows.spans.len() as u32);
+                if let Err(error) = space.put(video, kind) {
+                    return refused(error);
+                }
+            }
+            // The rows of an earlier version of the file would be wrong.
+            (Some(space), None) if task.lacking.scene => {
+                kind_rows = None;
+                space.remove(&task.id)?;
+            }
+            (_, None | Some(_)) => {}
+        }
+        Ok(FileOutcome::Indexed { rows, kind_rows, warning })
+    }
+
     /// Commits, updates the state of the index, and returns the totals.
     pub(super) fn end(mut self) -> Result<IndexSummary, Error> {
+        let after = self.scene.end()?;
+        self.summary.kind_rows = self.kind.map(SpaceRun::end).transpose()?.map(|after| after.rows());
+        Ok(IndexSummary { rows: after.rows(), videos: after.video_numbers().len(), ..self.summary })
+    }
+}
+
+/// One space of an index in a run.
+///
+/// The scene space is committed before the kind space. A run that is killed in between leaves videos that
+/// the kind space lacks, has in an earlier version, or still has although they are removed. The next run
+/// completes it, because it compares each space with the files by itself.
+struct SpaceRun<'a> {
+    collection: &'a Collection,
+    /// `None` if no rows are added.
+    model: Option<&'a Model>,
+    writer: Writer,
+    snapshot: Searcher,
+    /// The videos at the start of the run, by id.
+    known: HashMap<String, (VideoNumber, Video)>,
+    state: CollectionState,
+    /// Whether there are changes to commit.
+    pending: bool,
+}
+
+impl<'a> SpaceRun<'a> {
+    fn begin(collection: &'a Collection, model: Option<&'a Model>) -> Result<SpaceRun<'a>, Error> {
+        let writer = collection.writer()?;
+        let snapshot = collection.searcher()?;
+        let mut known = HashMap::new();
+        for number in snapshot.video_numbers() {
+            let video = snapshot.video(number)?;
+            known.insert(video.id.clone(), (number, video));
+        }
+        let state = CollectionState::of(&snapshot);
+        Ok(SpaceRun { collection, model, writer, snapshot, known, state, pending: false })
+    }
+
+    /// Whether the rows of a file are current.
+    fn is_current(&self, task: &FileTask, keyframes: bool) -> bool {
+        self.known.get(&task.id).is_some_and(|(_, video)| task.same_media(video, keyframes))
+    }
+
+    /// Whether the metadata of a file are current.
+    fn has_sidecar(&self, task: &FileTask) -> bool {
+        self.known.get(&task.id).is_some_and(|(_, video)| task.same_sidecar(video))
+    }
+
+    /// Reads the metadata of a known file again and keeps its rows. Returns the warning about them, or `None`
+    /// if there are no rows to keep.
+    fn describe_again(&mut self, task: &FileTask, names: &mut FieldNames) -> Result<Option<Option<String>>, Error> {
+        let Some((number, video)) = self.known.get(&task.id) else { return Ok(None) };
+        let (stored, sketches) = (self.snapshot.rows_of(*number)?, self.snapshot.sketches_of(*number)?);
+        let (Some((spans, vectors)), Some(sketches)) = (stored, sketches) else { return Ok(None) };
+        let (described, warning) = task.describe(video.duration_ms, video.note.clone());
+        let (probe, sampling) = (video.probe.clone(), video.sampling.clone());
+        let mut video = Video { sampling, ..described };
+        let warning = work::joined(warning, limit_names(task, &mut video, names));
+        self.put(video, SpaceRows { rows: VideoRows { spans, vectors, sketches }, probe })?;
+        Ok(Some(warning))
+    }
+
+    fn put(&mut self, video: Video, SpaceRows { rows, probe }: SpaceRows) -> Result<(), reelseek_index::Error> {
+        let video = Video { probe, rows: rows.spans.len() as u32, ..video };
+        self.writer.put(video, &rows.spans, &rows.vectors, &rows.sketches)?;
+        self.pending = true;
+        Ok(())
+    }
+
+    fn remove(&mut self, id: &str) -> Result<(), Error> {
+        self.pending |= self.writer.remove(id)?;
+        Ok(())
+    }
+
+    /// Removes the videos whose ids are not kept.
+    fn remove_unless(&mut self, keeps: impl Fn(&str) -> bool) -> Result<(), Error> {
+        let unwanted: Vec<String> = self.known.keys().filter(|id| !keeps(id)).cloned().collect();
+        unwanted.iter().try_for_each(|id| {
+            self.known.remove(id);
+            self.remove(id)
+        })
+    }
+
+    fn commit(&mut self) -> Result<(), Error> {
+        if !self.pending {
+            return Ok(());
+        }
+        // The calibration in this state stays valid: it names the videos that it was measured on.
+        self.writer.set_state(self.state.to_json());
+        self.writer.commit()?;
+        self.pending = false;
+        match self.model {
+            Some(model) => calibrate::calibrate_if_outgrown(self.collection, &mut self.writer, &mut self.state, model),
+            None => Ok(()),
+        }
+    }
+
+    /// Commits, calibrates and closes the writer. Returns the new snapshot.
+    fn end(mut self) -> Result<Searcher, Error> {
         if self.pending {
             self.writer.commit()?;
         }
-        calibrate::calibrate(self.collection, &mut self.writer, self.state, Some(self.model))?;
+        calibrate::calibrate(self.collection, &mut self.writer, self.state, self.model)?;
         self.writer.close()?;
-        let after = self.collection.searcher()?;
-        Ok(IndexSummary { rows: after.rows(), videos: after.video_numbers().len(), ..self.summary })
+        Ok(self.collection.searcher()?)
     }
+}
+
+/// Removes the fields of a video for which the index has too many names. Returns a warning that names them.
+fn limit_names(task: &FileTask, video: &mut Video, names: &mut FieldNames) -> Option<String> {
+    let removed = names.add(&mut video.extra, MAX_INDEX_NAMES);
+    let note = format!("fields left out: {removed} (an index has at most {MAX_INDEX_NAMES} names of fields)");
+    task.left_out(if removed > 0 { std::slice::from_ref(&note) } else { &[] })
 }
 
 /// A video that the index refuses is a failure of that file; any other error ends the run.

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::kind::KindBuilder;
 use super::{ClipBuilder, FileError, VideoRows, sidecar};
 use crate::base::Cancel;
-use crate::collection::{link_target, modified_ns};
+use crate::collection::{Model, link_target, modified_ns};
 use crate::encode::{Descriptor, Encoder};
 use crate::gmf::Folded;
-use crate::media::{self, Limits, Tools};
+use crate::media::{self, DecodeSummary, Frame, Gaps, Limits, Picture, Tools};
 use crate::search::align;
 use reelseek_index::Video;
 
@@ -46,6 +47,15 @@ pub(super) struct FileTask {
     /// What the file leads to if it is a link: see [`link_target`].
     pub(super) link: Option<String>,
     sidecar_modified_ns: Option<i64>,
+    /// The spaces that lack the current rows of the file.
+    pub(super) lacking: LackingSpaces,
+}
+
+/// The spaces that a file is decoded for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct LackingSpaces {
+    pub(super) scene: bool,
+    pub(super) kind: bool,
 }
 
 impl FileTask {
@@ -57,7 +67,15 @@ impl FileTask {
         let id = blake3::hash(path.as_os_str().as_encoded_bytes()).to_hex()[..16].to_owned();
         let sidecar_modified_ns = std::fs::metadata(sidecar::beside(&path)).ok().map(|m| modified_ns(&m));
         let link = link_target(&path).map_err(|source| media::Error::io(&path, source))?;
-        Ok(FileTask { id, size_bytes: meta.len(), modified_ns: modified_ns(&meta), link, sidecar_modified_ns, path })
+        Ok(FileTask {
+            id,
+            size_bytes: meta.len(),
+            modified_ns: modified_ns(&meta),
+            link,
+            sidecar_modified_ns,
+            path,
+            lacking: LackingSpaces::default(),
+        })
     }
 
     /// Whether the indexed version of the file is current. If all frames are to be decoded, rows of keyframes
@@ -115,10 +133,19 @@ pub(super) fn joined(first: Option<String>, second: Option<String>) -> Option<St
     (!warnings.is_empty()).then(|| warnings.join("; "))
 }
 
-/// A decoded file.
-pub(super) struct IndexedFile {
-    pub(super) video: Video,
+/// The rows of a file in one space.
+pub(super) struct SpaceRows {
     pub(super) rows: VideoRows,
+    /// See `Video::probe`.
+    pub(super) probe: Vec<f32>,
+}
+
+/// A decoded file, with its rows in each space that lacks them.
+pub(super) struct IndexedFile {
+    /// The video without rows and probe.
+    pub(super) video: Video,
+    pub(super) scene: Option<SpaceRows>,
+    pub(super) kind: Option<SpaceRows>,
     pub(super) warning: Option<String>,
 }
 
@@ -163,6 +190,8 @@ pub(super) struct WorkerContext<'a> {
     pub(super) tools: &'a Tools,
     pub(super) encoder: &'a dyn Encoder,
     pub(super) checkpoint: &'a Folded,
+    /// The model of the kind space, if rows are added to it.
+    pub(super) kind: Option<&'a Model>,
     pub(super) keyframes: bool,
     /// Whether the index stores sketches.
     pub(super) sketches: bool,
@@ -217,46 +246,87 @@ impl WorkerContext<'_> {
         keyframes: bool,
         progress: &mut ReadProgress<'_>,
     ) -> Result<IndexedFile, FileError> {
-        let plan = self.encoder.info().sampling.plan(keyframes);
+        let kind = self.kind.filter(|_| task.lacking.kind);
+        let size = kind.map(|model| model.encoder.info().sampling.size());
+        let plan = self.encoder.info().sampling.plan(keyframes).second(size);
         let mut frames = media::frames_without_gaps(self.tools, &task.path, &plan, &self.limits, self.cancel)?;
-        let mut builder = if keyframes {
-            ClipBuilder::keyframes(self.encoder, self.checkpoint)
-        } else {
-            ClipBuilder::regular(self.encoder, self.checkpoint)
-        };
-        let mut probe = ProbeFrame::default();
-        let (mut times, mut pictures) = (Vec::new(), Vec::new());
+        let mut scene = task.lacking.scene.then(|| self.scene_builder(keyframes));
+        let mut kind = kind.map(|model| Ok(KindBuilder::new(model)));
+        let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let frame = frames.next_frame()?;
-            let ended = frame.is_none();
-            frame.into_iter().for_each(|frame| {
-                times.push(frame.at_ms);
-                pictures.push(frame.picture);
-            });
-            if pictures.len() == BATCH || ended {
-                if let (Some(at_ms), Some(duration_ms)) = (times.last(), frames.announced_ms()) {
-                    progress.reached(*at_ms, duration_ms);
+            let next = frames.next_pictures()?;
+            let ended = next.is_none();
+            if let Some((frame, second)) = next {
+                if let (Some(Ok(builder)), Some(second)) = (&mut kind, second)
+                    && let Err(error) = builder.push(frame.at_ms, &frame.picture, second)
+                {
+                    kind = Some(Err(error));
                 }
-                let described = self.encoder.describe(&pictures)?;
-                for ((at_ms, descriptor), picture) in times.drain(..).zip(described).zip(&pictures) {
-                    probe.offer(&descriptor);
-                    let sketch = if self.sketches { align::sketch(picture) } else { Vec::new() };
-                    builder.push(at_ms, descriptor, sketch)?;
+                batch.push(frame);
+            }
+            if batch.len() == BATCH || ended {
+                if let (Some(last), Some(duration_ms)) = (batch.last(), frames.announced_ms()) {
+                    progress.reached(last.at_ms, duration_ms);
                 }
-                pictures.clear();
+                match &mut scene {
+                    Some(builder) => builder.push(std::mem::take(&mut batch))?,
+                    None => batch.clear(),
+                }
             }
             if ended {
                 break;
             }
         }
-        let summary = frames.finish()?;
-        builder.restore_gaps(&summary.gaps);
-        let rows = builder.finish(summary.duration_ms)?;
-        let (mut video, warning) = task.describe(summary.duration_ms, summary.warnings);
-        video.rows = rows.spans.len() as u32;
+        let DecodeSummary { duration_ms, warnings, gaps, .. } = frames.finish()?;
+        let (mut video, warning) = task.describe(duration_ms, warnings);
         video.sampling = if keyframes { KEYFRAMES.to_owned() } else { String::new() };
-        video.probe = probe.embed(self.encoder, self.checkpoint)?;
-        Ok(IndexedFile { video, rows, warning })
+        let scene = scene.map(|builder| builder.finish(&gaps, duration_ms)).transpose()?;
+        match kind.map(|kind| kind.and_then(|builder| builder.finish(&gaps, duration_ms))) {
+            // The rows of the scene space are good. The next run tries the other space again.
+            Some(Err(error)) if scene.is_some() => {
+                let warning = joined(warning, Some(format!("it has no row in the kind space: {error}")));
+                Ok(IndexedFile { video, scene, kind: None, warning })
+            }
+            kind => Ok(IndexedFile { video, scene, kind: kind.transpose()?, warning }),
+        }
+    }
+
+    fn scene_builder(&self, keyframes: bool) -> SceneBuilder<'_> {
+        let clips = match keyframes {
+            true => ClipBuilder::keyframes(self.encoder, self.checkpoint),
+            false => ClipBuilder::regular(self.encoder, self.checkpoint),
+        };
+        let (encoder, checkpoint, sketches) = (self.encoder, self.checkpoint, self.sketches);
+        SceneBuilder { encoder, checkpoint, sketches, clips, probe: ProbeFrame::default() }
+    }
+}
+
+/// Makes the rows of one video from all its frames.
+struct SceneBuilder<'a> {
+    encoder: &'a dyn Encoder,
+    checkpoint: &'a Folded,
+    sketches: bool,
+    clips: ClipBuilder<'a>,
+    probe: ProbeFrame,
+}
+
+impl SceneBuilder<'_> {
+    fn push(&mut self, frames: Vec<Frame>) -> Result<(), FileError> {
+        let (times, pictures): (Vec<u32>, Vec<Picture>) =
+            frames.into_iter().map(|frame| (frame.at_ms, frame.picture)).unzip();
+        let described = self.encoder.describe(&pictures)?;
+        for ((at_ms, descriptor), picture) in times.into_iter().zip(described).zip(&pictures) {
+            self.probe.offer(&descriptor);
+            let sketch = if self.sketches { align::sketch(picture) } else { Vec::new() };
+            self.clips.push(at_ms, descriptor, sketch)?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, gaps: &Gaps, duration_ms: u64) -> Result<SpaceRows, FileError> {
+        self.clips.restore_gaps(gaps);
+        let rows = self.clips.finish(duration_ms)?;
+        Ok(SpaceRows { rows, probe: self.probe.embed(self.encoder, self.checkpoint)? })
     }
 }
 
@@ -264,14 +334,14 @@ impl WorkerContext<'_> {
 /// known in advance, so the frame is replaced at frame numbers that grow by half each time. Flat frames are
 /// not used.
 #[derive(Default)]
-struct ProbeFrame {
+pub(super) struct ProbeFrame {
     offered: u32,
     next: u32,
     kept: Option<Descriptor>,
 }
 
 impl ProbeFrame {
-    fn offer(&mut self, descriptor: &Descriptor) {
+    pub(super) fn offer(&mut self, descriptor: &Descriptor) {
         if self.offered >= self.next && !descriptor.is_flat() {
             self.kept = Some(descriptor.clone());
             self.next = self.offered + self.offered / 2 + 1;
@@ -281,7 +351,7 @@ impl ProbeFrame {
 
     /// The image embeddings of the frame, concatenated: as it is and, for encoders that distinguish the two,
     /// mirrored. Empty if all frames are flat.
-    fn embed(&self, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Vec<f32>, FileError> {
+    pub(super) fn embed(&self, encoder: &dyn Encoder, checkpoint: &Folded) -> Result<Vec<f32>, FileError> {
         let Some(kept) = &self.kept else { return Ok(Vec::new()) };
         let mut views = checkpoint.embed_image(&encoder.image(kept)?)?;
         if let Some(mirrored) = encoder.mirrored(kept) {

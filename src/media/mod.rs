@@ -30,8 +30,8 @@ pub use clip::{QueryFrames, open_frames, read_frames};
 pub use crop::{CropBox, CropError};
 pub use error::Error;
 pub use ffmpeg::{
-    Codec, DecodePlan, DecodeSummary, Frame, Frames, Gaps, Limits, PreviewSpec, Tools, VideoSource, VideoStart,
-    frame_at, frames, frames_without_gaps, read_through, readable,
+    Codec, DecodePlan, DecodeSummary, Frame, Frames, Gaps, Limits, PictureSize, PreviewSpec, Tools, VideoSource,
+    VideoStart, frame_at, frames, frames_without_gaps, read_through, readable,
 };
 pub use fit::Fit;
 pub use image::{OpenedPicture, PictureLimit, PictureLimits, open, read};

@@ -1,5 +1,7 @@
 //! A picture in memory, with cropping, mirroring and resizing.
 
+use rayon::prelude::*;
+
 /// Packed 8-bit RGB, rows from top to bottom, no padding: `rgb.len() == width * height * 3`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Picture {
@@ -122,6 +124,8 @@ impl std::fmt::Debug for PictureView<'_> {
 /// Pixels of a source row that [`PictureView::resize`] sums at once, so that the sums of a wide picture stay
 /// in the cache.
 const LINE_PIXELS: usize = 1 << 12;
+/// Number of pixels from which [`PictureView::resize`] uses all cores.
+const PARALLEL_PIXELS: usize = 1 << 19;
 /// Width from which the columns shrink first if the rows grow. Else each row of the result would take the
 /// time of whole rows of the picture.
 const WIDE: u32 = 1 << 14;
@@ -177,7 +181,6 @@ impl<'a> PictureView<'a> {
         }
         let columns: Vec<ResizeTaps> = (0..width).map(|i| ResizeTaps::new(self.width, width, i)).collect();
         let mut rgb = vec![0; width as usize * height as usize * 3];
-        let mut line = Vec::new();
         let mut left = 0;
         while left < columns.len() {
             let first = columns[left].first;
@@ -185,10 +188,10 @@ impl<'a> PictureView<'a> {
             let count = columns[left..].iter().take_while(fitting).count().max(1);
             let group = &columns[left..left + count];
             let end = group.last().map_or(first, ResizeTaps::end);
-            for (i, out) in (0..height).zip(rgb.chunks_exact_mut(width as usize * 3)) {
+            let row = |line: &mut Vec<f32>, (i, out): (usize, &mut [u8])| {
                 line.clear();
-                line.resize((end - first) * 3, 0.0_f32);
-                for (y, weight) in ResizeTaps::new(self.height, height, i).iter() {
+                line.resize((end - first) * 3, 0.0);
+                for (y, weight) in ResizeTaps::new(self.height, height, i as u32).iter() {
                     for (sum, &value) in line.iter_mut().zip(&self.row(y)[first * 3..end * 3]) {
                         *sum += weight * f32::from(value);
                     }
@@ -202,6 +205,13 @@ impl<'a> PictureView<'a> {
                     }
                     out.copy_from_slice(&sum.map(|v| (v + 0.5) as u8));
                 }
+            };
+            let stride = width as usize * 3;
+            if self.width as usize * self.height as usize >= PARALLEL_PIXELS {
+                rgb.par_chunks_exact_mut(stride).enumerate().for_each_init(Vec::new, row);
+            } else {
+                let mut line = Vec::new();
+                rgb.chunks_exact_mut(stride).enumerate().for_each(|out| row(&mut line, out));
             }
             left += count;
         }

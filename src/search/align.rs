@@ -11,6 +11,8 @@
 //! The sums are over the overlap, `q` and `f` are relative to their means there, and `floor` is 2.25 (1.5
 //! grey levels squared) per cell.
 
+use super::bars::Contents;
+use super::parts::refine::correlation_within;
 use crate::media::{Picture, PictureView};
 
 /// Side of a sketch in cells.
@@ -52,7 +54,12 @@ struct Template {
 pub struct QueryTemplates {
     /// Templates of the picture and of the mirrored picture.
     templates: [Vec<Template>; 2],
+    /// Luma of the picture and of the mirrored picture, in the cells of a sketch.
+    luma: [Vec<f32>; 2],
 }
+
+/// What the correlation of contents loses at most because the picture was moved or rotated a little.
+const MOVED: f32 = 0.15;
 
 impl QueryTemplates {
     /// Templates for all supported changes of a frame (see the module).
@@ -84,17 +91,29 @@ impl QueryTemplates {
         // Positions and angles are symmetric, so the templates of the mirrored picture are the mirrored
         // templates.
         let mirrored = templates.iter().map(Template::mirrored).collect();
-        QueryTemplates { templates: [templates, mirrored] }
+        let small = picture.resize(SIDE as u32, SIDE as u32);
+        let cell = |x: usize, y: usize| f32::from(small.luma(x as u32, y as u32));
+        let upright = (0..BYTES).map(|i| cell(i % SIDE, i / SIDE)).collect();
+        let exchanged = (0..BYTES).map(|i| cell(SIDE - 1 - i % SIDE, i / SIDE)).collect();
+        QueryTemplates { templates: [templates, mirrored], luma: [upright, exchanged] }
     }
 
-    /// The highest correlation of the picture, or of the mirrored picture, with a sketch: -1 to 1.
+    /// The highest correlation of the picture, or of the mirrored picture, with a sketch: -1 to 1. If both
+    /// have bars in common, only their contents count.
     ///
     /// # Panics
     /// If the length of the sketch is not [`BYTES`].
     pub fn score(&self, sketch: &[u8], mirrored: bool) -> f32 {
         let plane = SketchPlane::of(sketch);
         let templates = &self.templates[usize::from(mirrored)];
-        pulp::Arch::new().dispatch(BestCorrelation { plane: &plane, templates })
+        let best = pulp::Arch::new().dispatch(BestCorrelation { plane: &plane, templates });
+        let frame: Vec<f32> = sketch.iter().map(|luma| f32::from(*luma)).collect();
+        let luma = &self.luma[usize::from(mirrored)];
+        let Some(contents) = Contents::of_both(luma, &frame) else { return best };
+        let in_place = correlation_within(luma, &frame, &contents.mask);
+        let stretched = contents.stretched(luma, &frame);
+        let stretched = stretched.map_or(-1.0, |[q, f]| correlation_within(&q, &f, &[true; BYTES]));
+        best.min(in_place.max(stretched) + MOVED)
     }
 }
 
@@ -411,6 +430,23 @@ mod tests {
             let (straight, rotated) = (luma.part([0.5, 0.5], share, side), luma.rotated(share, 0.0, 1.7, side));
             let off = straight.values.iter().zip(&rotated.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(off < 1e-3, "{share} {side}: {off}");
+        }
+    }
+
+    #[test]
+    fn bars_in_common_do_not_make_unrelated_contents_alike() {
+        let letterboxed = |seed: u64| {
+            let mut frame = scene(seed);
+            let (stride, bar) = (frame.width as usize * 3, frame.height as usize / 5);
+            let end = (frame.height as usize - bar) * stride;
+            frame.rgb[..bar * stride].fill(4);
+            frame.rgb[end..].fill(4);
+            frame
+        };
+        for seed in 20..24 {
+            let (own, other) = (letterboxed(seed), letterboxed(seed + 10));
+            assert!(score(&own, &own) > 0.9, "{seed}: {}", score(&own, &own));
+            assert!(score(&own, &other) < 0.5, "{seed}: {}", score(&own, &other));
         }
     }
 

@@ -42,17 +42,8 @@ impl FrameVote {
 }
 
 impl Engine {
-    /// Finds the videos that match some frames of a clip, among the given videos (`None`: all).
-    /// `options.filter` is ignored. One frame is searched as a picture.
-    ///
-    /// The answers to several frames are joined. The evidence of a result is the mean over all frames. Its
-    /// confidence is the mean confidence, or that of the best frame, corrected for the number of frames;
-    /// results are in the order of the confidence. The moment spans the moments of the frames. A result has
-    /// no region.
-    ///
-    /// # Errors
-    /// As [`Engine::search_cancellable`].
-    pub fn search_frames(
+    /// Searches this space with some frames of a clip: see [`Engine::search_frames`].
+    pub(super) fn frames_prepared(
         &self,
         frames: &[Frame],
         options: &SearchOptions,
@@ -114,19 +105,8 @@ fn join(answers: Vec<(u32, SearchAnswer)>, options: &SearchOptions) -> SearchAns
     let found = results.len();
     let more = found > options.skip.saturating_add(options.top);
     let results: Vec<SearchResult> = results.into_iter().skip(options.skip).take(options.top).collect();
-    let reason = results.is_empty().then(|| joined_reason(&reasons, found, options));
+    let reason = results.is_empty().then(|| EmptyReason::of_joined(&reasons, found, options));
     SearchAnswer { results, more, exact, reason, elapsed, encoding }
-}
-
-/// Why the joined answer is empty. `of_frames`: why the answers to the frames are empty, if they are.
-fn joined_reason(of_frames: &[Option<EmptyReason>], found: usize, options: &SearchOptions) -> EmptyReason {
-    use EmptyReason::{FlatPicture, NoMatchForFilter, NoVideos};
-    let of_videos = of_frames.iter().flatten().find(|reason| matches!(reason, NoVideos | NoMatchForFilter));
-    match of_videos {
-        Some(reason) => *reason,
-        None if of_frames.iter().all(|reason| *reason == Some(FlatPicture)) => FlatPicture,
-        None => EmptyReason::of_page(found, options),
-    }
 }
 
 /// Joins the best vote for a video with the votes that agree with it. Returns the votes for other moments
@@ -174,11 +154,12 @@ mod tests {
     use reelseek_index::Video;
 
     use super::*;
+    use crate::collection::Space;
 
     fn result(id: &str, seconds: u32, evidence: f32, confidence: f32) -> SearchResult {
         let moment = Moment { from_ms: seconds * 1000, at_ms: seconds * 1000 + 500, to_ms: seconds * 1000 + 1000 };
         let video = Video { id: id.to_owned(), ..Video::default() };
-        SearchResult { video, score: evidence, evidence, confidence, moment, region: None }
+        SearchResult { video, space: Space::Scene, score: evidence, evidence, confidence, moment, region: None }
     }
 
     /// Joins the answers to frames that are two seconds apart.
@@ -261,9 +242,9 @@ mod tests {
         assert_eq!(reason(&one, SearchOptions::default().page(1, 10)), Some(EmptyReason::PastLastResult));
         assert_eq!(reason(&one, SearchOptions::default().min_confidence(0.9)), Some(EmptyReason::BelowMinConfidence));
         assert_eq!(reason(&[Vec::new(), Vec::new()], SearchOptions::default()), Some(EmptyReason::FlatPicture));
-        let of_frames = |reasons: &[_]| joined_reason(reasons, 0, &SearchOptions::default());
+        let of_frames = |reasons: &[_]| EmptyReason::of_joined(reasons, 0, &SearchOptions::default());
         let (flat, filter) = (Some(EmptyReason::FlatPicture), Some(EmptyReason::NoMatchForFilter));
-        assert_eq!(of_frames(&[flat, filter]), EmptyReason::NoMatchForFilter);
+        assert_eq!(of_frames(&[filter, filter]), EmptyReason::NoMatchForFilter);
         assert_eq!(of_frames(&[flat, Some(EmptyReason::NothingSimilar)]), EmptyReason::NothingSimilar);
     }
 }

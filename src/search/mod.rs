@@ -2,16 +2,18 @@
 //!
 //! [`Engine::search`] embeds the picture in several views ([`QueryView`]), fetches the nearest rows, compares
 //! the picture with their frames ([`align`]), groups rows by video, joins neighbouring rows into a [`Moment`]
-//! and computes its confidence ([`Calibration`]).
+//! and computes its confidence ([`Calibration`]). If the whole picture has no sure answer, the engine also
+//! searches for parts of it (`parts`), as in a screenshot of an app.
 
 pub mod align;
+mod bars;
 mod frames;
 mod moment;
 mod parts;
 mod rank;
 mod record;
+mod spaces;
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use reelseek_index::{Effort, Searcher, Video, VideoSet};
@@ -21,9 +23,10 @@ pub(crate) use parts::{FoundPart, PartSearch};
 pub use rank::{PreparedQuery, QueryView};
 pub(crate) use rank::{RankedRow, rank};
 pub use record::{EmptyReason, ReasonRecord, ResultRecord};
+pub use spaces::{MatchChoice, SURE_SCENE, SearchedVideos};
 
 use crate::base::{Cancel, setters};
-use crate::collection::{Calibration, Collection, CollectionState, Error, Model, ModelChoice, limited_video};
+use crate::collection::{Calibration, Collection, CollectionState, Error, Model, ModelChoice, Space, limited_video};
 use crate::encode::{self, Encoder};
 use crate::gmf::Folded;
 use crate::media::{self, Picture, PictureView};
@@ -48,12 +51,22 @@ pub struct SearchOptions {
     pub effort: Effort,
     /// Whether the picture is taken as a whole: no part of it is searched for, and it is not rotated.
     pub whole: bool,
+    /// The spaces that are searched.
+    pub matching: MatchChoice,
 }
 
 impl Default for SearchOptions {
     fn default() -> SearchOptions {
-        let effort = Effort::Default;
-        SearchOptions { top: 10, skip: 0, group: Group::Video, filter: None, min_confidence: 0.0, effort, whole: false }
+        SearchOptions {
+            top: 10,
+            skip: 0,
+            group: Group::Video,
+            filter: None,
+            min_confidence: 0.0,
+            effort: Effort::Default,
+            whole: false,
+            matching: MatchChoice::Both,
+        }
     }
 }
 
@@ -74,6 +87,7 @@ setters! { SearchOptions:
     min_confidence: f32,
     effort: Effort,
     whole: bool,
+    matching: MatchChoice,
 }
 
 /// What one result is.
@@ -91,10 +105,13 @@ pub enum Group {
 pub struct SearchResult {
     /// The video.
     pub video: reelseek_index::Video,
+    /// The space that found it.
+    pub space: Space,
     /// Cosine of the query's best view and the moment's best row: -1 to 1.
     pub score: f32,
     /// Determines order and confidence: the cosine, plus the weighted correlation if the picture was compared
-    /// with the row's frame.
+    /// with the row's frame. For a part of the picture, it is converted to this scale, and that of a nearly
+    /// certain part grows with its size.
     pub evidence: f32,
     /// See [`Calibration::confidence`].
     pub confidence: f32,
@@ -176,27 +193,19 @@ impl SearchAnswer {
     }
 }
 
-/// Answers queries on one snapshot of an index.
+/// Answers queries on one snapshot of an index, and of its kind space if it has one.
 pub struct Engine {
     searcher: Searcher,
     model: Model,
     calibration: Calibration,
     by_cosine: Calibration,
     of_parts: Calibration,
+    /// The engine of the kind space.
+    kind: Option<Box<Engine>>,
 }
 
 impl Engine {
-    /// Opens the last commit of an index with its encoder and checkpoint.
-    ///
-    /// # Errors
-    /// As [`Collection::open`] and [`Collection::model`].
-    pub fn open(folder: &Path, choice: &ModelChoice) -> Result<Engine, Error> {
-        let collection = Collection::open(folder)?;
-        let model = collection.model(choice)?;
-        Engine::new(&collection, model)
-    }
-
-    /// An engine on the last commit of an open index.
+    /// An engine on the last commit of an open index, without its kind space.
     ///
     /// # Errors
     /// [`Error::Index`] if a segment cannot be opened.
@@ -205,21 +214,15 @@ impl Engine {
         let (state, sketches) = (CollectionState::of(&searcher), searcher.settings().sketch > 0);
         let (calibration, by_cosine) = (state.calibration(sketches), state.cosine_calibration(sketches));
         let of_parts = state.part_calibration();
-        Ok(Engine { searcher, model, calibration, by_cosine, of_parts })
+        Ok(Engine { searcher, model, calibration, by_cosine, of_parts, kind: None })
     }
 
-    /// An engine on the last commit of the same index. Keeps the encoder and the checkpoint in memory, unless
-    /// the index was replaced by one with other settings.
-    ///
-    /// # Errors
-    /// As [`Engine::open`].
-    pub fn renewed(&self, folder: &Path, choice: &ModelChoice) -> Result<Engine, Error> {
-        let collection = Collection::open(folder)?;
-        let model = match collection.settings() == self.searcher.settings() {
-            true => self.model.clone(),
-            false => collection.model(choice)?,
-        };
-        Engine::new(&collection, model)
+    /// The model of an index: the one in memory, unless the index was replaced by one with other settings.
+    fn model_of(&self, collection: &Collection, choice: &ModelChoice) -> Result<Model, Error> {
+        match collection.settings() == self.searcher.settings() {
+            true => Ok(self.model.clone()),
+            false => collection.model(choice),
+        }
     }
 
     /// The encoder that pictures are described with.
@@ -232,29 +235,8 @@ impl Engine {
         &self.searcher
     }
 
-    /// Finds the videos that match a picture. A picture of one plain colour has no results.
-    ///
-    /// # Errors
-    /// [`Error::Index`] if the filter is invalid or the index is damaged.
-    pub fn search(&self, picture: &Picture, options: &SearchOptions) -> Result<SearchAnswer, Error> {
-        self.search_cancellable(picture, options, &Cancel::default())
-    }
-
-    /// As [`Engine::search`], unless the work is cancelled while the picture is prepared.
-    ///
-    /// # Errors
-    /// As [`Engine::search`], and [`Error::Cancelled`].
-    pub fn search_cancellable(
-        &self,
-        picture: &Picture,
-        options: &SearchOptions,
-        cancel: &Cancel,
-    ) -> Result<SearchAnswer, Error> {
-        let filter = options.filter.as_deref().map(|f| self.searcher.filter(f)).transpose()?;
-        self.search_prepared(picture, options, filter.as_ref(), cancel)
-    }
-
-    /// As [`Engine::search`], among the given videos (`None`: all). `options.filter` is ignored.
+    /// As [`Engine::search`], among the given videos (`None`: all) of the index itself, without its kind
+    /// space. `options.filter` is ignored.
     ///
     /// # Errors
     /// As [`Engine::search`].
@@ -281,18 +263,13 @@ impl Engine {
         if self.needs_parts(&query, options, &videos) {
             let (searcher, model, effort) = (&self.searcher, &self.model, options.effort);
             let found = PartSearch { searcher, model, among, effort, cancel }.find(picture.view())?;
-            self.add_parts(found, &mut query, &mut videos);
+            self.add_parts(found, [picture.width, picture.height], &mut query, &mut videos);
         }
         let answer = self.answer(&query, options, among, videos)?;
         Ok(SearchAnswer { elapsed: start.elapsed(), encoding, ..answer })
     }
 
-    /// Finds the videos that match an embedding of any norm. Without a picture no frames are compared, so
-    /// that order and confidence depend on the cosine alone. The zero vector has no results.
-    ///
-    /// # Errors
-    /// [`Error::Index`] if the vector has the wrong length or is not finite, else as [`Engine::search`].
-    pub fn search_vector(&self, vector: &[f32], options: &SearchOptions) -> Result<SearchAnswer, Error> {
+    fn vector_prepared(&self, vector: &[f32], options: &SearchOptions) -> Result<SearchAnswer, Error> {
         let start = Instant::now();
         let filter = options.filter.as_deref().map(|f| self.searcher.filter(f)).transpose()?;
         let expected = self.searcher.settings().dim;
@@ -332,10 +309,22 @@ impl Engine {
     }
 
     /// Adds rows that a part of the picture shows. Their evidence is converted, so that the same evidence
-    /// means the same confidence.
-    fn add_parts(&self, found: Vec<FoundPart>, query: &mut PreparedQuery, videos: &mut Vec<Vec<RankedRow>>) {
+    /// means the same confidence. Of rows with a high confidence, the one of the main frame ranks first.
+    fn add_parts(
+        &self,
+        found: Vec<FoundPart>,
+        size: [u32; 2],
+        query: &mut PreparedQuery,
+        videos: &mut Vec<Vec<RankedRow>>,
+    ) {
+        for row in videos.iter_mut().flatten() {
+            if let Some(region) = query.views[row.view].region {
+                row.evidence = parts::prominent(&self.calibration, row.evidence, &region, size);
+            }
+        }
         for FoundPart { hit, region, embedding, evidence } in found {
-            let evidence = self.of_parts.converted(evidence, &self.calibration);
+            let converted = self.of_parts.converted(evidence, &self.calibration);
+            let evidence = parts::prominent(&self.calibration, converted, &region, size);
             let row = RankedRow { hit, view: query.views.len(), evidence, compared: true };
             query.views.push(QueryView { embedding, mirrored: region.mirrored, region: Some(region) });
             match videos.iter_mut().find(|rows| rows[0].hit.video == row.hit.video) {
@@ -416,9 +405,9 @@ impl Engine {
             let moment = moment.clipped_to(duration_ms);
             moments.push(moment);
             let confidence = calibration.confidence(row.evidence);
-            let (video, score, evidence) = (Video::default(), row.hit.score, row.evidence);
-            let region = query.views[row.view].region;
-            results.push((row.clone(), SearchResult { video, score, evidence, confidence, moment, region }));
+            let (video, space) = (Video::default(), self.space());
+            let (score, evidence, region) = (row.hit.score, row.evidence, query.views[row.view].region);
+            results.push((row.clone(), SearchResult { video, space, score, evidence, confidence, moment, region }));
         }
         Ok(())
     }

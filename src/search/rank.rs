@@ -135,7 +135,7 @@ fn compare_frames(
 
 /// The evidence that each frame loses if many videos contain it, such as an intro, a black frame or a test
 /// card: such a frame does not identify a video. Returns one cost per video and sketch.
-fn shared_costs(videos: &[Vec<Vec<u8>>]) -> Vec<Vec<f32>> {
+pub(super) fn shared_costs(videos: &[Vec<Vec<u8>>]) -> Vec<Vec<f32>> {
     let sum = |sketch: &Vec<u8>| sketch.iter().map(|v| u32::from(*v)).sum::<u32>();
     let sums: Vec<Vec<u32>> = videos.iter().map(|sketches| sketches.iter().map(sum).collect()).collect();
     let cost = |i: usize, j: usize| {

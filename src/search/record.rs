@@ -4,6 +4,7 @@
 use serde::Serialize;
 
 use super::{SearchOptions, SearchResult};
+use crate::collection::Space;
 
 /// A video and the moment in it. Times are in seconds from the first frame.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -11,6 +12,10 @@ use super::{SearchOptions, SearchResult};
 pub struct ResultRecord {
     /// Position in the list of all results, from 1.
     pub rank: usize,
+    /// What the video shows: the same scene, or the same kind of scene.
+    #[serde(rename = "match")]
+    #[cfg_attr(feature = "serve", schema(inline))]
+    pub space: Space,
     /// Id of the video.
     pub video: String,
     /// Path of the file. A server may leave it out.
@@ -55,9 +60,10 @@ impl ResultRecord {
     /// The record of a result at this position, with the path of its file.
     pub fn new(rank: usize, found: SearchResult) -> ResultRecord {
         let seconds = |ms: u32| f64::from(ms) / 1000.0;
-        let SearchResult { video, score, evidence, confidence, moment, region } = found;
+        let SearchResult { video, space, score, evidence, confidence, moment, region } = found;
         ResultRecord {
             rank,
+            space,
             video: video.id,
             path: Some(video.path),
             path_bytes: video.path_bytes,
@@ -112,6 +118,20 @@ impl EmptyReason {
             1.. => EmptyReason::PastLastResult,
             0 if options.min_confidence > 0.0 => EmptyReason::BelowMinConfidence,
             0 => EmptyReason::NothingSimilar,
+        }
+    }
+
+    /// The reason of an answer that joins others. `of_parts`: why these are empty, if they are. `found`: number
+    /// of joined results on all pages.
+    pub(super) fn of_joined(of_parts: &[Option<EmptyReason>], found: usize, options: &SearchOptions) -> EmptyReason {
+        use EmptyReason::{FlatPicture, NoMatchForFilter, NoVideos};
+        match of_parts.first() {
+            Some(Some(first @ (NoVideos | NoMatchForFilter | FlatPicture)))
+                if of_parts.iter().all(|reason| *reason == Some(*first)) =>
+            {
+                *first
+            }
+            _ => EmptyReason::of_page(found, options),
         }
     }
 }

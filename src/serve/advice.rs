@@ -51,6 +51,7 @@ impl From<collection::Error> for ApiError {
     fn from(error: collection::Error) -> ApiError {
         match error {
             collection::Error::Index(error) => error.into(),
+            collection::Error::NoSpace { .. } => ApiError::malformed(format!("{error}, so `match` cannot ask for it")),
             collection::Error::Cancelled => ApiError::unavailable("cancelled"),
             other => ApiError::internal(&other),
         }

@@ -8,7 +8,7 @@ use reelseek_index::Index;
 use super::error::Error;
 use super::guard::auth::Token;
 use crate::base::setters;
-use crate::collection::{self, ModelChoice};
+use crate::collection::{self, ModelChoice, ModelChoices};
 
 /// Options of [`run`](crate::serve::run).
 #[derive(Debug, Clone)]
@@ -26,6 +26,10 @@ pub struct ServeOptions {
     pub checkpoint: Option<PathBuf>,
     /// Weights of the index's encoder; by default those that the index names.
     pub weights: Option<PathBuf>,
+    /// Folded checkpoint of the kind space; by default the one stored with it.
+    pub kind_checkpoint: Option<PathBuf>,
+    /// Weights of the kind space's encoder; by default those that the space names.
+    pub kind_weights: Option<PathBuf>,
     /// Token that requests must carry, if any.
     pub token: Option<Token>,
     /// Whether the server may listen on any address without a token.
@@ -55,6 +59,8 @@ impl Default for ServeOptions {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8787),
             checkpoint: None,
             weights: None,
+            kind_checkpoint: None,
+            kind_weights: None,
             token: None,
             no_auth: false,
             hosts: Vec::new(),
@@ -74,6 +80,8 @@ setters! { ServeOptions:
     listen: SocketAddr,
     checkpoint: Option<PathBuf>,
     weights: Option<PathBuf>,
+    kind_checkpoint: Option<PathBuf>,
+    kind_weights: Option<PathBuf>,
     token: Option<Token>,
     no_auth: bool,
     hosts: Vec<String>,
@@ -91,9 +99,17 @@ impl ServeOptions {
         ServeOptions { index: index.into(), ..ServeOptions::default() }
     }
 
-    /// The encoder and checkpoint of the index.
-    pub(crate) fn model_choice(&self) -> ModelChoice {
-        ModelChoice { encoder: None, weights: self.weights.clone(), checkpoint: self.checkpoint.clone() }
+    /// The encoders and checkpoints of the index and its kind space.
+    pub(crate) fn model_choices(&self) -> ModelChoices {
+        let choice = |weights: &Option<PathBuf>, checkpoint: &Option<PathBuf>| ModelChoice {
+            encoder: None,
+            weights: weights.clone(),
+            checkpoint: checkpoint.clone(),
+        };
+        ModelChoices {
+            scene: choice(&self.weights, &self.checkpoint),
+            kind: choice(&self.kind_weights, &self.kind_checkpoint),
+        }
     }
 
     /// Checks the options against each other and the disk, and logs what is unwise.

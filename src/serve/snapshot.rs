@@ -1,6 +1,6 @@
 //! The newest commit of the index, opened for searching.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -12,16 +12,16 @@ use super::limits::COMMIT_POLL;
 use super::observe::logging::spawn_blocking;
 use super::observe::metrics::Metrics;
 use super::options::ServeOptions;
-use crate::collection::{self, ModelChoice};
+use crate::collection::{self, KIND_FOLDER, ModelChoices};
 use crate::search::Engine;
 
 /// Opens each new commit. Requests hold one [`Snapshot`] from beginning to end.
 pub(crate) struct SnapshotStore {
     index: PathBuf,
-    model: ModelChoice,
+    models: ModelChoices,
     metrics: Arc<Metrics>,
     latest: RwLock<Option<Arc<Snapshot>>>,
-    opened: Mutex<Option<CommitStamp>>,
+    opened: Mutex<Option<IndexStamp>>,
 }
 
 /// One commit of the index.
@@ -33,6 +33,9 @@ pub(crate) struct Snapshot {
     pub(crate) videos: usize,
 }
 
+/// The commits of the index and of its kind space.
+type IndexStamp = (CommitStamp, Option<CommitStamp>);
+
 /// Identity, time and size of the file that each commit replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct CommitStamp {
@@ -41,12 +44,25 @@ struct CommitStamp {
     bytes: u64,
 }
 
+impl CommitStamp {
+    /// The stamp of an index; `None` without one.
+    fn of(index: &Path) -> Option<CommitStamp> {
+        let meta = std::fs::metadata(Index::commit_file(index)).ok()?;
+        #[cfg(unix)]
+        let file_id = std::os::unix::fs::MetadataExt::ino(&meta);
+        // Time and size also distinguish commits, unless two are made within the resolution of the clock.
+        #[cfg(not(unix))]
+        let file_id = 0;
+        Some(CommitStamp { file_id, modified: meta.modified().ok(), bytes: meta.len() })
+    }
+}
+
 impl SnapshotStore {
     /// A store for the index of these options, without a snapshot: see [`SnapshotStore::refresh`].
     pub(crate) fn new(options: &ServeOptions, metrics: &Arc<Metrics>) -> SnapshotStore {
         SnapshotStore {
             index: options.index.clone(),
-            model: options.model_choice(),
+            models: options.model_choices(),
             metrics: metrics.clone(),
             latest: RwLock::default(),
             opened: Mutex::default(),
@@ -80,27 +96,22 @@ impl SnapshotStore {
         }
         let before = self.latest();
         let engine = match &before {
-            Some(before) => before.engine.renewed(&self.index, &self.model)?,
-            None => Engine::open(&self.index, &self.model)?,
+            Some(before) => before.engine.renewed(&self.index, &self.models)?,
+            None => Engine::open(&self.index, &self.models)?,
         };
         let (rows, videos) = (engine.searcher().rows(), engine.searcher().video_numbers().len());
+        let kind_rows = engine.kind().map_or(0, |kind| kind.searcher().rows());
         let generation = before.map_or(1, |before| before.generation + 1);
         let snapshot = Arc::new(Snapshot { engine, generation, videos });
         *self.latest.write() = Some(snapshot);
         *opened = stamp;
-        self.metrics.snapshot(generation, rows, videos);
-        tracing::info!(generation, rows, videos, "index opened");
+        self.metrics.snapshot(generation, [rows, kind_rows], videos);
+        tracing::info!(generation, rows, kind_rows, videos, "index opened");
         Ok(true)
     }
 
-    fn stamp(&self) -> Option<CommitStamp> {
-        let meta = std::fs::metadata(Index::commit_file(&self.index)).ok()?;
-        #[cfg(unix)]
-        let file_id = std::os::unix::fs::MetadataExt::ino(&meta);
-        // Time and size also distinguish commits, unless two are made within the resolution of the clock.
-        #[cfg(not(unix))]
-        let file_id = 0;
-        Some(CommitStamp { file_id, modified: meta.modified().ok(), bytes: meta.len() })
+    fn stamp(&self) -> Option<IndexStamp> {
+        Some((CommitStamp::of(&self.index)?, CommitStamp::of(&self.index.join(KIND_FOLDER))))
     }
 
     /// Opens new commits as they appear. Runs until it is dropped.

@@ -8,7 +8,8 @@ use reelseek::media::{self, DecodePlan, Error, Fit, Limits, Tools};
 
 use super::support::ffmpeg;
 
-const PLAN: DecodePlan = DecodePlan { rate_hz: 4.0, width: 32, height: 32, fit: Fit::Stretch, keyframes_only: false };
+const PLAN: DecodePlan =
+    DecodePlan { rate_hz: 4.0, width: 32, height: 32, fit: Fit::Stretch, keyframes_only: false, second: None };
 
 /// A lossless clip of 20 frames per second whose grey level rises by 20 per second.
 fn clock(dir: &Path, name: &str, more: &[&str]) -> PathBuf {

@@ -15,10 +15,13 @@ pub(crate) struct CompactArgs {
 
 pub(crate) fn run(args: &CompactArgs) -> anyhow::Result<ExitCode> {
     let collection = Collection::open_for_writing(&args.folder.index)?;
-    let mut writer = collection.writer()?;
-    writer.compact()?;
-    writer.close()?;
-    let rows = count(collection.searcher()?.rows(), "row");
-    print_line!(std::io::stdout(), "{}: {rows} in one segment", collection.folder().display())?;
+    let kind = collection.kind_for_writing()?;
+    for space in std::iter::once(&collection).chain(&kind) {
+        let mut writer = space.writer()?;
+        writer.compact()?;
+        writer.close()?;
+        let rows = count(space.searcher()?.rows(), "row");
+        print_line!(std::io::stdout(), "{}: {rows} in one segment", space.folder().display())?;
+    }
     Ok(ExitCode::SUCCESS)
 }

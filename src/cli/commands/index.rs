@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
-use crate::cli::args::{IndexFolderArgs, ModelArgs, globs};
+use crate::cli::args::{IndexFolderArgs, KindModelArgs, ModelArgs, globs};
 use crate::cli::output::{FileOutput, IndexOutput};
 use crate::cli::terminal::{self, ByteBar, count, note, print_line};
 use crate::cli::{FAILED, INTERRUPTED, advice};
@@ -21,6 +21,8 @@ pub(crate) struct IndexArgs {
     folder: IndexFolderArgs,
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    kind: KindModelArgs,
     /// Skip paths or file names that match (can be repeated)
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
@@ -54,6 +56,7 @@ impl IndexArgs {
             .retry(self.retry)
             .half(self.half)
             .model(self.model.choice());
+        let options = self.kind.apply(options)?;
         Ok(match self.jobs {
             Some(jobs) => options.jobs(jobs.into()),
             None => options,
@@ -129,7 +132,10 @@ impl EventPrinter {
 fn print_summary(summary: &IndexSummary, folder: &Path) -> std::io::Result<()> {
     let IndexSummary { indexed, unchanged, failed, skipped, removed, .. } = summary;
     let seconds = summary.took.as_secs_f64();
-    let (videos, rows) = (count(summary.videos, "video"), count(summary.rows, "row"));
+    let (videos, mut rows) = (count(summary.videos, "video"), count(summary.rows, "row"));
+    if let Some(kind_rows) = summary.kind_rows {
+        rows.push_str(&format!(" and {} of the kind space", count(kind_rows, "row")));
+    }
     print_line!(
         std::io::stdout(),
         "{indexed} indexed, {unchanged} unchanged, {failed} failed, {skipped} skipped, {removed} removed in {seconds:.1} s; {videos} with {rows} in {}",

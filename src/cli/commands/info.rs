@@ -5,9 +5,9 @@ use clap::Args;
 use reelseek_index::{Effort, RowPrecision, Searcher, SegmentCounts, Video};
 
 use crate::cli::args::IndexFolderArgs;
-use crate::cli::output::{InfoOutput, VideoOutput};
+use crate::cli::output::{InfoOutput, SpaceOutput, VideoOutput};
 use crate::cli::terminal::{self, clock, count, print_line};
-use crate::collection::{Calibration, Collection, CollectionState, limited};
+use crate::collection::{CHECKPOINT, Calibration, Collection, CollectionState, Space, limited};
 use crate::encode::registry::LAYOUT;
 
 #[derive(Debug, Args)]
@@ -57,12 +57,18 @@ pub(crate) fn run(args: &InfoArgs) -> anyhow::Result<ExitCode> {
     let videos: Vec<Video> = searcher.videos()?.into_iter().map(limited).collect();
     let calibration = CollectionState::of(&searcher).calibration(collection.settings().sketch > 0);
     let recall = graph_recall(&searcher)?;
+    let mut spaces = vec![space(collection.space(), &collection, &searcher, duration_ms(&videos))];
+    if let Some(kind) = collection.kind()? {
+        let searcher = kind.searcher()?;
+        spaces.push(space(Space::Kind, &kind, &searcher, duration_ms(&searcher.videos()?)));
+    }
     if args.json {
-        terminal::print_json(&json(args, &searcher, &videos, calibration, recall.as_ref()))?;
+        terminal::print_json(&json(args, &searcher, &videos, calibration, recall.as_ref(), spaces))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut out = std::io::stdout().lock();
     print(&mut out, &collection, &searcher, &videos, recall.as_ref())?;
+    spaces.iter().try_for_each(|space| print_space(&mut out, space))?;
     print_confidence(&mut out, &calibration)?;
     print_sketches(&mut out, &collection)?;
     if args.videos {
@@ -82,12 +88,42 @@ fn bits(searcher: &Searcher) -> u32 {
     if searcher.settings().precision == RowPrecision::Half { 16 } else { 32 }
 }
 
+/// What a space consists of. `duration_ms` is the length of its videos.
+fn space(space: Space, collection: &Collection, searcher: &Searcher, duration_ms: u64) -> SpaceOutput {
+    let settings = searcher.settings();
+    let (rows, bytes) = (searcher.rows(), searcher.mapped_bytes());
+    let share = |of: f64| (of > 0.0).then(|| (bytes as f64 / of * 10.0).round() / 10.0);
+    SpaceOutput {
+        space,
+        encoder: collection.encoder_id().to_owned(),
+        checkpoint: settings.attributes.get(CHECKPOINT).cloned(),
+        dim: settings.dim,
+        bits: bits(searcher),
+        videos: searcher.video_numbers().len(),
+        rows,
+        bytes,
+        bytes_per_row: share(rows as f64),
+        bytes_per_minute: share(duration_ms as f64 / 60_000.0),
+        calibration: CollectionState::of(searcher).calibration(settings.sketch > 0),
+    }
+}
+
+fn print_space(out: &mut impl Write, space: &SpaceOutput) -> std::io::Result<()> {
+    let (rows, megabytes) = (count(space.rows, "row"), space.bytes as f64 / 1e6);
+    let each = match (space.bytes_per_row, space.bytes_per_minute) {
+        (Some(row), Some(minute)) => format!(": {row:.0} bytes a row, {:.1} KB a minute of video", minute / 1e3),
+        _ => String::new(),
+    };
+    print_line!(out, "{:<11} {}, {rows}, {megabytes:.1} MB{each}", space.space.name(), space.encoder)
+}
+
 fn json<'a>(
     args: &InfoArgs,
     searcher: &'a Searcher,
     videos: &'a [Video],
     calibration: Calibration,
     recall: Option<&GraphRecall>,
+    spaces: Vec<SpaceOutput>,
 ) -> InfoOutput<'a> {
     let settings = searcher.settings();
     let SegmentCounts { segments, graphs } = searcher.segment_counts();
@@ -99,6 +135,7 @@ fn json<'a>(
         dim: settings.dim,
         attributes: &settings.attributes,
         calibration,
+        spaces,
         bytes: searcher.mapped_bytes(),
         segments,
         graphs,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use reelseek_index::Video;
+use reelseek_index::{Searcher, Video, Writer};
 
 use crate::cli::FOUND_NOTHING;
 use crate::cli::args::IndexFolderArgs;
@@ -23,8 +23,9 @@ pub(crate) struct RemoveArgs {
 
 pub(crate) fn run(args: &RemoveArgs) -> anyhow::Result<ExitCode> {
     let collection = Collection::open_for_writing(&args.folder.index)?;
+    let kind = collection.kind_for_writing()?;
     // The writer is opened before the index is read, so that no other process writes in between.
-    let mut writer = collection.writer()?;
+    let writer = collection.writer()?;
     let searcher = collection.searcher()?;
     let known = searcher.videos()?;
     let mut removed = BTreeSet::new();
@@ -35,17 +36,30 @@ pub(crate) fn run(args: &RemoveArgs) -> anyhow::Result<ExitCode> {
         }
         removed.extend(found.into_iter().map(|video| &video.id));
     }
-    removed.iter().try_for_each(|id| writer.remove(id).map(drop))?;
-    writer.commit()?;
-    // The calibration was measured on the removed videos too.
-    ingest::calibrate(&collection, &mut writer, CollectionState::of(&searcher), None)?;
-    writer.close()?;
+    remove(&collection, writer, &searcher, &removed)?;
+    if let Some(kind) = kind {
+        remove(&kind, kind.writer()?, &kind.searcher()?, &removed)?;
+    }
     print_line!(
         std::io::stdout(),
         "{} removed from the index; no video file was touched",
         count(removed.len(), "video")
     )?;
     Ok(if removed.is_empty() { ExitCode::from(FOUND_NOTHING) } else { ExitCode::SUCCESS })
+}
+
+/// Removes videos from one space.
+fn remove(
+    space: &Collection,
+    mut writer: Writer,
+    before: &Searcher,
+    ids: &BTreeSet<&String>,
+) -> Result<(), ingest::Error> {
+    ids.iter().try_for_each(|id| writer.remove(id).map(drop))?;
+    writer.commit()?;
+    // The calibration was measured on the removed videos too.
+    ingest::calibrate(space, &mut writer, CollectionState::of(before), None)?;
+    Ok(writer.close()?)
 }
 
 /// The video with this path or id, or else all videos in the folder with this path. The file or the folder

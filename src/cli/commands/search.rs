@@ -8,14 +8,14 @@ use reelseek_index::Effort;
 
 use crate::base::Cancel;
 use crate::base::files::read_at_most;
-use crate::cli::args::{IndexFolderArgs, StoredModelArgs, positive, share};
+use crate::cli::args::{IndexFolderArgs, SearchMatch, StoredModelArgs, positive, share};
 use crate::cli::output::{FailureOutput, SearchOutput};
 use crate::cli::terminal::{self, clock, count, json_line, note, print_line};
 use crate::cli::{FAILED, FOUND_NOTHING};
-use crate::collection::video_path;
+use crate::collection::{Space, video_path};
 use crate::media::image::MAX_FILE_BYTES;
 use crate::media::{self, CropBox, Frame, PictureLimits, QueryFrames};
-use crate::search::{EmptyReason, Engine, QueryRegion, ReasonRecord, SearchAnswer, SearchOptions};
+use crate::search::{EmptyReason, Engine, QueryRegion, ReasonRecord, SearchAnswer, SearchOptions, SearchResult};
 
 /// Lowest confidence of a sure match.
 const SURE: f32 = 0.95;
@@ -34,6 +34,9 @@ pub(crate) struct SearchArgs {
     /// Largest number of results
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = positive)]
     top: usize,
+    /// What results are: the same scene, the same kind of scene, or both
+    #[arg(long = "match", value_name = "MATCH", value_enum, default_value_t)]
+    matching: SearchMatch,
     /// Search only videos that match, such as `path:holiday label:surfing duration:[10 TO 60]`
     #[arg(long, value_name = "QUERY")]
     filter: Option<String>,
@@ -74,15 +77,16 @@ impl SearchArgs {
             None => Effort::Default,
         };
         let (top, min_confidence, whole) = (self.top, self.min_confidence, self.whole);
-        SearchOptions { top, min_confidence, effort, whole, ..SearchOptions::default() }
+        let matching = self.matching.into();
+        SearchOptions { top, min_confidence, effort, whole, matching, ..SearchOptions::default() }
     }
 }
 
 pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<ExitCode> {
-    let engine = Engine::open(&args.folder.index, &args.model.choice())?;
     let options = args.options();
+    let engine = Engine::open_matching(&args.folder.index, &args.model.choices(), options.matching)?;
     // Parsed once, so that a wrong filter is one error and not one for each picture.
-    let filter = args.filter.as_deref().map(|filter| engine.searcher().filter(filter)).transpose()?;
+    let filter = args.filter.as_deref().map(|filter| engine.filter(filter)).transpose()?;
     let (mut found, mut failed) = (false, false);
     let mut out = std::io::stdout().lock();
     for image in &args.images {
@@ -230,7 +234,7 @@ fn print(
         let [from, at, to] =
             [found.moment.from_ms, found.moment.at_ms, found.moment.to_ms].map(|ms| clock(u64::from(ms)));
         let (moment, confidence) = (format!("{from} - {to}"), found.confidence * 100.0);
-        let (path, note) = (&found.video.path, query.note(found.region));
+        let (path, note) = (&found.video.path, note_of(query, found));
         print_line!(out, "{:>4}  {at:<8}  {moment:<17}  {confidence:>9.1}%  {path}{note}", i + 1)?;
     }
     let gone = answer.results.iter().filter(|found| matches!(video_path(&found.video).try_exists(), Ok(false))).count();
@@ -244,6 +248,14 @@ fn print(
         note!("no sure match: more than 1 in 20 unrelated pictures score as high as these results");
     }
     Ok(())
+}
+
+/// For the table: what the result is, or where in the picture it is seen.
+fn note_of(query: &QueryPicture, found: &SearchResult) -> String {
+    match found.space {
+        Space::Scene => query.note(found.region),
+        Space::Kind => "  (same kind of scene)".to_owned(),
+    }
 }
 
 #[cfg(test)]

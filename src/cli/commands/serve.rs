@@ -113,14 +113,16 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     if args.no_auth && std::env::var_os(TOKEN).is_some_and(|token| !token.is_empty()) {
         tracing::warn!("{TOKEN} is ignored: --no-auth admits every request without a token");
     }
-    let (token, choice) = (args.token()?, args.model.choice());
+    let (token, choices) = (args.token()?, args.model.choices());
     let mut options = ServeOptions::new(args.folder.index)
         .token(token)
         .library(args.library)
         .await_index(args.await_index)
         .listen(args.listen.address)
-        .checkpoint(choice.checkpoint)
-        .weights(choice.weights)
+        .checkpoint(choices.scene.checkpoint)
+        .weights(choices.scene.weights)
+        .kind_checkpoint(choices.kind.checkpoint)
+        .kind_weights(choices.kind.weights)
         .no_auth(args.no_auth)
         // Clients will use the name in the Host header.
         .hosts(args.allow_host.into_iter().chain(args.listen.name).collect())

@@ -9,9 +9,10 @@ use globset::GlobSet;
 
 use super::index_videos;
 use crate::base::Cancel;
+use crate::cli::args::SearchMatch;
 use crate::cli::terminal::{json_line, note, print_line};
 use crate::cli::{FAILED, INTERRUPTED, advice, terminal};
-use crate::collection::Model;
+use crate::collection::{self, Model, ModelChoice};
 use crate::encode::registry::{ENTRIES, EncoderEntry, LAYOUT};
 use crate::encode::{self, Encoder};
 use crate::gmf::{CheckpointRecord, Folded};
@@ -19,6 +20,7 @@ use crate::ingest::closed_form::FitEvent;
 use crate::ingest::{self, IndexOptions, Indexer};
 use crate::research::eval::kinds::{self, KindsReport};
 use crate::research::eval::metrics::Normaliser;
+use crate::search::MatchChoice;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct KindsArgs {
@@ -37,6 +39,10 @@ pub(in crate::cli) struct KindsArgs {
     /// Also measure this folded checkpoint, with the encoder it was made for (can be repeated)
     #[arg(long, value_name = "FILE")]
     checkpoint: Vec<PathBuf>,
+    /// Answers to measure: those of scenes (`layout` alone), of a kind space with each encoder, or of both as
+    /// `search` joins them
+    #[arg(long = "match", value_name = "MATCH", value_enum, default_value_t)]
+    matching: SearchMatch,
     /// Divisor of average precision
     #[arg(long, value_enum, default_value_t = Normaliser::Hits)]
     normaliser: Normaliser,
@@ -67,6 +73,7 @@ fn encoder_runs<'a>(args: &'a KindsArgs, records: &'a [CheckpointRecord]) -> any
     // A broken weights file counts as present, so that opening it reports the error.
     let is_present = |entry: &&EncoderEntry| args.weights_of(entry.name).is_some() || entry.path().exists();
     let names: Vec<&str> = match args.encoders.is_empty() {
+        true if args.matching == SearchMatch::Scene => vec![LAYOUT],
         true => std::iter::once(LAYOUT).chain(ENTRIES.iter().filter(is_present).map(|entry| entry.name)).collect(),
         false => args.encoders.iter().map(String::as_str).collect(),
     };
@@ -131,8 +138,9 @@ pub(super) fn run(args: &KindsArgs) -> anyhow::Result<ExitCode> {
 fn print_header(out: &mut impl Write) -> std::io::Result<()> {
     print_line!(
         out,
-        "{:<16} {:<28} {:>8} {:>6} {:>6}   {:>8} {:>6} {:>6} {:>8} {:>7} {:>9} {:>8}",
+        "{:<16} {:<6} {:<28} {:>8} {:>6} {:>6}   {:>8} {:>6} {:>6} {:>8} {:>7} {:>9} {:>8}",
         "encoder",
+        "match",
         "checkpoint",
         "class",
         "@1",
@@ -166,9 +174,12 @@ struct KindsMeasurement {
     checkpoint: String,
     /// Videos that could not be indexed.
     failed: usize,
+    /// The answers that were measured.
+    matching: MatchChoice,
 }
 
-/// Indexes the videos into a temporary folder, and searches for the photographs.
+/// Indexes the videos into a temporary folder, and searches for the photographs. A learned encoder makes the
+/// kind space of an index of scenes, unless it needs whole clips.
 fn measure(
     args: &KindsArgs,
     data: &KindsData,
@@ -187,11 +198,21 @@ fn measure(
         }
     };
     let temporary = tempfile::tempdir()?;
+    let (folder, options) = (temporary.path().join("index"), IndexOptions::new(paths));
     let model = Model { encoder: encoder.clone(), checkpoint: folded, weights: None };
-    let indexer = Indexer::create(&temporary.path().join("index"), model, IndexOptions::new(paths))?;
+    let indexer = match encoder.info().finds_kinds() {
+        true => {
+            let scenes = ModelChoice::default().open(|_| Ok::<_, collection::Error>(Folded::embedded()))?;
+            Indexer::create(&folder, scenes, options)?.with_kind(model)?
+        }
+        false => Indexer::create(&folder, model, options)?,
+    };
     let failed = index_videos(&indexer, cancel)?.failed;
-    let report = kinds::run(&indexer.into_engine()?, &data.videos, &data.images, args.normaliser, cancel)?;
-    Ok(KindsMeasurement { report, checkpoint: name, failed })
+    let engine = indexer.into_engine()?;
+    // An encoder without a kind space is measured with what it finds.
+    let matching = if encoder.info().finds_kinds() { args.matching.into() } else { MatchChoice::Both };
+    let report = kinds::run(&engine, &data.videos, &data.images, matching, args.normaliser, cancel)?;
+    Ok(KindsMeasurement { report, checkpoint: name, failed, matching })
 }
 
 fn print(
@@ -200,10 +221,11 @@ fn print(
     (id, name): (&str, &str),
     measured: &KindsMeasurement,
 ) -> anyhow::Result<()> {
-    let KindsMeasurement { report, checkpoint, failed } = measured;
+    let KindsMeasurement { report, checkpoint, failed, matching } = measured;
+    let matching = matching.name();
     if args.json {
         let mut value = serde_json::json!({
-            "encoder": id, "checkpoint": checkpoint, "normaliser": args.normaliser, "failed": failed,
+            "encoder": id, "match": matching, "checkpoint": checkpoint, "normaliser": args.normaliser, "failed": failed,
         });
         if let (Some(value), serde_json::Value::Object(report)) = (value.as_object_mut(), serde_json::to_value(report)?)
         {
@@ -215,7 +237,7 @@ fn print(
     let (class, group) = (&report.class, &report.group);
     print_line!(
         out,
-        "{name:<16} {checkpoint:<28} {:>8.3} {:>6.3} {:>6.3}   {:>8.3} {:>6.3} {:>6.3} {:>8} {:>7} {:>9} {:>8.1}",
+        "{name:<16} {matching:<6} {checkpoint:<28} {:>8.3} {:>6.3} {:>6.3}   {:>8.3} {:>6.3} {:>6.3} {:>8} {:>7} {:>9} {:>8.1}",
         class.map10,
         class.success1,
         class.success5,

@@ -115,7 +115,7 @@ fn open(args: &QualityArgs, temporary: &TempDir, cancel: &Cancel) -> anyhow::Res
         let model = collection.model(&args.model.choice())?;
         return Ok((suite(args, &model)?, Engine::new(&collection, model)?, 0));
     }
-    let options = IndexOptions::new(&args.paths).model(args.model.choice());
+    let options = IndexOptions::new(&args.paths).model(args.model.choice()).scene_only(true);
     let indexer =
         Indexer::open(&temporary.path().join("index"), options, cancel, |event| note!("{}", advice::fit_note(event)))?;
     let suite = suite(args, indexer.model())?;

@@ -147,12 +147,43 @@ pub struct DecodePlan {
     pub fit: Fit,
     /// Decode keyframes only, which takes a fraction of the time. Each keyframe is repeated until the next.
     pub keyframes_only: bool,
+    /// A second picture of each frame, in another size. It does not change a bit of the first.
+    pub second: Option<PictureSize>,
+}
+
+/// Size of a decoded picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PictureSize {
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// How frames are fitted to that size.
+    pub fit: Fit,
+}
+
+impl PictureSize {
+    fn bytes(self) -> usize {
+        self.width as usize * self.height as usize * 3
+    }
+
+    /// Cuts the picture out of the upper left corner of rows that are `row_bytes` long.
+    fn cut(self, rows: &[u8], row_bytes: usize) -> Picture {
+        let used = self.width as usize * 3;
+        let rgb = match used == row_bytes {
+            true => rows[..self.bytes()].to_vec(),
+            false => {
+                rows.chunks_exact(row_bytes).take(self.height as usize).flat_map(|row| &row[..used]).copied().collect()
+            }
+        };
+        Picture { width: self.width, height: self.height, rgb }
+    }
 }
 
 impl Default for DecodePlan {
     /// 4 frames per second, stretched to 224 x 224 pixels.
     fn default() -> DecodePlan {
-        DecodePlan { rate_hz: 4.0, width: 224, height: 224, fit: Fit::Stretch, keyframes_only: false }
+        DecodePlan { rate_hz: 4.0, width: 224, height: 224, fit: Fit::Stretch, keyframes_only: false, second: None }
     }
 }
 
@@ -170,6 +201,38 @@ impl DecodePlan {
     /// Chooses between keyframes only and all frames.
     pub fn keyframes_only(self, keyframes_only: bool) -> DecodePlan {
         DecodePlan { keyframes_only, ..self }
+    }
+
+    /// Adds a second picture of each frame.
+    pub fn second(self, second: Option<PictureSize>) -> DecodePlan {
+        DecodePlan { second, ..self }
+    }
+
+    fn first(&self) -> PictureSize {
+        PictureSize { width: self.width, height: self.height, fit: self.fit }
+    }
+
+    /// Bytes of one row and of all rows that ffmpeg writes for a frame.
+    fn frame_bytes(&self) -> (usize, usize) {
+        let (width, height) = match self.second {
+            Some(second) => (self.width.max(second.width), self.height + second.height),
+            None => (self.width, self.height),
+        };
+        let row = width as usize * 3;
+        (row, row * height as usize)
+    }
+
+    /// The filters that make the pictures of each frame. Two pictures are stacked, the narrower one filled up
+    /// on the right.
+    fn ffmpeg_filters(&self) -> String {
+        let filters = |size: PictureSize| format!("{},format=rgb24", size.fit.ffmpeg_filters(size.width, size.height));
+        let Some(second) = self.second else { return filters(self.first()) };
+        let width = self.width.max(second.width);
+        let filled = |size: PictureSize| match size.width == width {
+            true => filters(size),
+            false => format!("{},pad={width}:{}", filters(size), size.height),
+        };
+        format!("split[a][b];[a]{}[first];[b]{}[second];[first][second]vstack", filled(self.first()), filled(second))
     }
 }
 
@@ -250,11 +313,7 @@ fn decode(
     clock: &str,
 ) -> Result<Frames, Error> {
     // Rounding up assigns each frame to the first grid time at which it is displayed.
-    let filter = format!(
-        "{clock},fps=fps={}:round=up,{},format=rgb24",
-        plan.rate_hz,
-        plan.fit.ffmpeg_filters(plan.width, plan.height)
-    );
+    let filter = format!("{clock},fps=fps={}:round=up,{}", plan.rate_hz, plan.ffmpeg_filters());
     readable(path)?;
     if let Some(found) = sniff::never_a_video(path) {
         return Err(Error::NotAVideo { path: path.to_owned(), found, reason: String::new() });
@@ -378,10 +437,18 @@ impl Frames {
     /// # Errors
     /// [`Error::Limit`] if the file reached a limit, [`Error::Cancelled`]. Earlier frames stay valid.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, Error> {
+        Ok(self.next_pictures()?.map(|(frame, _)| frame))
+    }
+
+    /// The next frame with its second picture, if the plan has one; `None` after the last frame.
+    ///
+    /// # Errors
+    /// As [`Frames::next_frame`].
+    pub fn next_pictures(&mut self) -> Result<Option<(Frame, Option<Picture>)>, Error> {
         if self.ended {
             return Ok(None);
         }
-        let bytes = self.plan.width as usize * self.plan.height as usize * 3;
+        let (row_bytes, bytes) = self.plan.frame_bytes();
         if self.decoded >= self.limits.max_frames || (self.decoded + 1) * bytes as u64 > self.limits.max_output_bytes {
             return Err(self.child.limit(format!("returned more than {} frames", self.decoded)));
         }
@@ -392,7 +459,14 @@ impl Frames {
         }
         let at_ms = time_ms(self.decoded, self.plan.rate_hz);
         self.decoded += 1;
-        Ok(Some(Frame { at_ms, picture: Picture { width: self.plan.width, height: self.plan.height, rgb } }))
+        let first = self.plan.first();
+        let Some(second) = self.plan.second else {
+            let picture = Picture { width: first.width, height: first.height, rgb };
+            return Ok(Some((Frame { at_ms, picture }, None)));
+        };
+        let (above, below) = rgb.split_at(row_bytes * first.height as usize);
+        let frame = Frame { at_ms, picture: first.cut(above, row_bytes) };
+        Ok(Some((frame, Some(second.cut(below, row_bytes)))))
     }
 
     /// Ends the decoding and returns its summary.

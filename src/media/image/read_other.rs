@@ -9,7 +9,7 @@ use image::metadata::Orientation;
 use image::{ExtendedColorType, ImageDecoder, ImageError, ImageFormat, ImageResult, Limits};
 use tiff::tags::{CompressionMethod, Tag};
 
-use super::job::{DecodeFault, DecodeJob, FIXED_BYTES, MAX_METADATA_BYTES};
+use super::job::{DecodeFault, DecodeJob, FIXED_BYTES, MAX_METADATA_BYTES, MAX_SIDE};
 use super::{DecodedPixels, PictureLimit};
 
 /// Most pixels along a side that the decoder of BMP reads.
@@ -70,16 +70,16 @@ fn check_stated_size(job: &DecodeJob<'_>, format: ImageFormat) -> Result<(), Dec
     if sides.iter().any(|side| *side < 1) {
         return Err(DecodeFault::Damaged(format!("its size is {width} x {height} pixels")));
     }
-    let too_large =
-        |limit| Err(DecodeFault::TooLarge { found: format!("has {} x {} pixels", sides[0], sides[1]), limit });
     let [width, height] = sides.map(i64::unsigned_abs);
-    if width.saturating_mul(height) > job.limits.pixels {
-        return too_large(PictureLimit::Pixels(job.limits.pixels));
-    }
-    match format == ImageFormat::Bmp && width.max(height) > u64::from(MAX_BMP_SIDE) {
-        true => too_large(PictureLimit::Side(MAX_BMP_SIDE)),
-        false => Ok(()),
-    }
+    let max_side = if format == ImageFormat::Bmp { MAX_BMP_SIDE } else { MAX_SIDE };
+    let limit = if width.max(height) > u64::from(max_side) {
+        PictureLimit::Side(max_side)
+    } else if width * height > job.limits.pixels {
+        PictureLimit::Pixels(job.limits.pixels)
+    } else {
+        return Ok(());
+    };
+    Err(DecodeFault::TooLarge { found: format!("has {width} x {height} pixels"), limit })
 }
 
 /// Width and height in the header of a BMP or QOI file.

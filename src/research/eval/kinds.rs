@@ -12,7 +12,7 @@ use crate::base::Cancel;
 use crate::collection::video_path;
 use crate::media;
 use crate::research::manifest;
-use crate::search::{Engine, SearchOptions};
+use crate::search::{Engine, MatchChoice, SearchOptions};
 use reelseek_index::Effort;
 
 /// Depth of mAP.
@@ -81,7 +81,10 @@ pub struct KindsReport {
 }
 
 /// Searches each photograph and judges the ranking of the videos. For a photograph without a matching video,
-/// checks whether the engine reports low confidence. `normaliser` is the divisor of average precision.
+/// checks whether the engine reports low confidence.
+///
+/// * `matching`: the spaces whose answers are measured;
+/// * `normaliser`: the divisor of average precision.
 ///
 /// # Errors
 /// [`Error::Media`] or [`Error::Collection`] if a photograph cannot be read or searched;
@@ -90,6 +93,7 @@ pub fn run(
     engine: &Engine,
     videos: &[LabelledFile],
     images: &[LabelledFile],
+    matching: MatchChoice,
     normaliser: Normaliser,
     cancel: &Cancel,
 ) -> Result<KindsReport, Error> {
@@ -103,7 +107,8 @@ pub fn run(
             gallery.insert(video.id, *file);
         }
     }
-    let options = SearchOptions { top: gallery.len().max(1), effort: Effort::Exact, ..SearchOptions::default() };
+    let (top, effort) = (gallery.len().max(1), Effort::Exact);
+    let options = SearchOptions { top, effort, matching, ..SearchOptions::default() };
     let (mut by_class, mut by_group, mut took) = (Vec::new(), Vec::new(), Vec::new());
     let mut no_match = UnmatchedQueries::default();
     for image in images {

@@ -4,17 +4,17 @@
 //! nearest rows are then aligned with the picture (`refine`), and the correlation decides.
 
 mod proposals;
-mod refine;
+pub(super) mod refine;
 mod warp;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rayon::prelude::*;
 use reelseek_index::{Effort, Hit, Searcher, VideoNumber, VideoSet};
 
-use super::{QueryRegion, align};
+use super::{QueryRegion, align, go_on, rank};
 use crate::base::Cancel;
-use crate::collection::{Error, Model};
+use crate::collection::{Calibration, Error, Model};
 use crate::encode;
 use crate::media::PictureView;
 use refine::{Alignment, FrameSketch, UnalignedPatch};
@@ -26,12 +26,16 @@ const PROPOSED: [usize; 2] = [28, 24];
 const MIRRORED: usize = 12;
 /// Rows fetched for each part.
 const ROWS: usize = 24;
-/// Number of pairs of a part and a row that are aligned.
-const ALIGNED: usize = 64;
+/// Number of pairs of a part and a row whose sides are aligned.
+const PAIRS: usize = 64;
+/// Number of best ones of them whose corners are aligned.
+const FULLY_ALIGNED: usize = 32;
 /// Largest number of them for one video.
 const ALIGNED_PER_VIDEO: usize = 8;
 /// Weight of the correlation before the alignment, in the choice of these pairs.
 const UNALIGNED: f32 = 0.6;
+/// Weight of the correlation after the alignment of the sides, in the choice of the latter.
+const ALIGNED: f32 = 0.6;
 /// Shapes of videos: width divided by height.
 const SHAPES: [f32; 2] = [16.0 / 9.0, 4.0 / 3.0];
 /// Positions of a cut of the height of the frame.
@@ -61,13 +65,15 @@ const OUTSIDE: f32 = 0.2;
 const LOST: f32 = 1.0;
 /// Cost of the longest move of a corner of such a part.
 const MOVED: f32 = 0.8;
-/// Evidence from which a part is surely a frame.
-const SURE_EVIDENCE: f32 = 1.3;
-/// Weight of the evidence above it. It is small, so that of two frames in a picture the larger one ranks
-/// first.
-const ABOVE_SURE: f32 = 0.2;
-/// Weight of the size of such a part.
-const SIZE_IF_SURE: f32 = 0.5;
+/// Deviations above the median of unrelated pictures from which the size of a frame begins to count, and from
+/// which it counts in full.
+const SURE_DEVIATIONS: [f64; 2] = [3.0, 4.5];
+/// Weight of the evidence above.
+const ABOVE_SURE: f32 = 0.1;
+/// Weight of the size, as the side of a square in shares of the picture.
+const SIZE: f32 = 0.5;
+/// Weight of the position: 1 at the top, 0 at the bottom.
+const UPPER: f32 = 0.25;
 
 /// A frame that was found in a part of the picture.
 #[derive(Debug, Clone)]
@@ -118,31 +124,38 @@ impl PartSearch<'_> {
         let searched: Vec<SearchedPart> = searched.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
         let frames = self.frames(&searched)?;
         let pairs = candidates(&searched, &frames);
-        let aligned = pairs.par_iter().map(|(part, hit)| {
-            if self.cancel.is_set() {
-                return Err(Error::Cancelled);
-            }
-            let alignment = refine::align(&pyramid, part.quad, &frames[&(hit.video, hit.nth)]);
-            Ok((evidence(&pyramid, part, hit, &alignment), alignment, *part, *hit))
+        let sides = pairs.par_iter().map(|(part, hit)| {
+            go_on(self.cancel)?;
+            let (quad, correlation) = refine::align_sides(&pyramid, part.quad, &frames[&(hit.video, hit.nth)]);
+            Ok((hit.score + ALIGNED * correlation, quad, *part, *hit))
+        });
+        let mut sides = sides.collect::<Result<Vec<_>, Error>>()?;
+        sides.sort_by(|a, b| b.0.total_cmp(&a.0));
+        sides.truncate(FULLY_ALIGNED);
+        let aligned = sides.into_par_iter().map(|(_, quad, part, hit)| {
+            go_on(self.cancel)?;
+            let alignment = refine::align_corners(&pyramid, quad, &frames[&(hit.video, hit.nth)]);
+            Ok((evidence(&pyramid, part, hit, &alignment), alignment, part, hit))
         });
         let mut aligned = aligned.collect::<Result<Vec<_>, Error>>()?;
         aligned.sort_by(|a, b| b.0.total_cmp(&a.0));
         let mut seen = HashSet::new();
         aligned.retain(|(_, _, _, hit)| seen.insert((hit.video, hit.nth)));
+        let costs = self.shared_costs(aligned.iter().map(|(_, _, _, hit)| *hit))?;
         let found = aligned.into_iter().map(|(evidence, alignment, part, hit)| FoundPart {
             hit: *hit,
             region: region(alignment.quad, pyramid.size()),
             embedding: part.embedding.clone(),
-            evidence,
+            evidence: evidence - costs[&(hit.video, hit.nth)],
         });
-        Ok(found.collect())
+        let mut found: Vec<FoundPart> = found.collect();
+        found.sort_by(|a, b| b.evidence.total_cmp(&a.evidence));
+        Ok(found)
     }
 
     /// Embeds a part and searches for it. `None` if the part is flat.
     fn search(&self, pyramid: &Pyramid, hypothesis: Hypothesis) -> Result<Option<SearchedPart>, Error> {
-        if self.cancel.is_set() {
-            return Err(Error::Cancelled);
-        }
+        go_on(self.cancel)?;
         let encoder = self.model.encoder.as_ref();
         let part = pyramid.part(hypothesis.quad, PART_SIDE);
         let fitted = encode::fit(part.view(), &encoder.info().sampling);
@@ -158,6 +171,20 @@ impl PartSearch<'_> {
         let embedding = self.model.checkpoint.embed_image(&encoder.image(&descriptor)?)?;
         let hits = self.searcher.search(&embedding, ROWS, self.among, self.effort)?;
         Ok(Some(SearchedPart { quad, embedding, patch: UnalignedPatch::of(pyramid, &quad), hits }))
+    }
+
+    /// What each row loses because other videos contain its frame.
+    fn shared_costs<'a>(&self, hits: impl Iterator<Item = &'a Hit>) -> Result<HashMap<RowKey, f32>, Error> {
+        let mut videos: BTreeMap<VideoNumber, Vec<(u32, Vec<u8>)>> = BTreeMap::new();
+        for hit in hits {
+            let sketch = self.searcher.sketch_of(hit)?.unwrap_or_default();
+            videos.entry(hit.video).or_default().push((hit.nth, sketch));
+        }
+        let keys: Vec<RowKey> =
+            videos.iter().flat_map(|(video, rows)| rows.iter().map(|(nth, _)| (*video, *nth))).collect();
+        let sketches: Vec<Vec<Vec<u8>>> =
+            videos.into_values().map(|rows| rows.into_iter().map(|(_, sketch)| sketch).collect()).collect();
+        Ok(keys.into_iter().zip(rank::shared_costs(&sketches).into_iter().flatten()).collect())
     }
 
     /// The sketches of all rows that were found.
@@ -192,7 +219,7 @@ fn candidates<'a>(
         *count <= ALIGNED_PER_VIDEO
     };
     let kept = scored.into_iter().filter(|(_, _, hit)| few(hit, &mut counts));
-    kept.take(ALIGNED).map(|(_, part, hit)| (part, hit)).collect()
+    kept.take(PAIRS).map(|(_, part, hit)| (part, hit)).collect()
 }
 
 /// The evidence that a part shows the frame of a row: the cosine and the correlation of the structure, plus
@@ -210,12 +237,22 @@ fn evidence(pyramid: &Pyramid, part: &SearchedPart, hit: &Hit, alignment: &Align
     } else {
         STRUCTURE_OF_CUT * structure - CUT
     };
-    let evidence = COSINE * hit.score + change + AREA * (share + 1e-3).ln() - OUTSIDE * hidden;
-    if evidence > SURE_EVIDENCE {
-        SURE_EVIDENCE + ABOVE_SURE * (evidence - SURE_EVIDENCE) + SIZE_IF_SURE * share.sqrt()
-    } else {
-        evidence
+    COSINE * hit.score + change + AREA * (share + 1e-3).ln() - OUTSIDE * hidden
+}
+
+/// Evidence by which the main frame of a picture with several frames ranks first: the larger one, and of two
+/// equally large ones the upper one. It differs from `evidence` only where that is nearly certain.
+pub(crate) fn prominent(calibration: &Calibration, evidence: f32, region: &QueryRegion, size: [u32; 2]) -> f32 {
+    let [unsure, sure] = SURE_DEVIATIONS.map(|z| calibration.evidence_at(z));
+    if evidence <= unsure {
+        return evidence;
     }
+    let [width, height] = size.map(|side| side as f32);
+    let share = (warp::area(&region.corners).abs() / (width * height)).min(1.0);
+    let [_, top, _, bottom] = region.bounds();
+    let position = 1.0 - (top + bottom) / (2.0 * height);
+    let part = ((evidence - unsure) / (sure - unsure)).min(1.0);
+    evidence.min(sure) + ABOVE_SURE * (evidence - sure).max(0.0) + part * (SIZE * share.sqrt() + UPPER * position)
 }
 
 /// All parts that are searched for.
@@ -276,6 +313,7 @@ fn region(quad: Quad, [width, height]: [f32; 2]) -> QueryRegion {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::collection::EvidenceKind;
 
     #[test]
     fn the_order_of_corners_gives_turn_and_mirroring() {
@@ -295,6 +333,20 @@ mod tests {
     fn a_region_ends_at_the_sides_of_the_picture() {
         let wide: Quad = [[-50.0, 0.0], [150.0, 0.0], [150.0, 100.0], [-50.0, 100.0]];
         assert_eq!(region(wide, [100.0, 100.0]).corners, [[0.0, 0.0], [100.0, 0.0], [100.0, 100.0], [0.0, 100.0]]);
+    }
+
+    #[test]
+    fn the_larger_and_the_upper_one_of_two_certain_frames_is_more_prominent() {
+        let calibration = Calibration::fit(Vec::new(), EvidenceKind::Frames);
+        let [unsure, certain] = [2.0, 6.0].map(|z| calibration.evidence_at(z));
+        let at = |evidence: f32, x: f32, y: f32, side: f32| {
+            let region = QueryRegion::rectangle([x, y, x + side, y + side], false);
+            prominent(&calibration, evidence, &region, [1000, 1000])
+        };
+        assert!(at(certain, 0.0, 300.0, 500.0) > at(1.1 * certain, 0.0, 300.0, 200.0), "the larger one");
+        assert!(at(certain, 0.0, 100.0, 400.0) > at(1.1 * certain, 0.0, 550.0, 400.0), "the upper one");
+        assert!(at(certain, 0.0, 600.0, 200.0) > at(unsure, 0.0, 0.0, 1000.0), "the certain one");
+        assert_eq!(at(unsure, 0.0, 0.0, 1000.0), unsure);
     }
 
     #[test]

@@ -44,8 +44,11 @@ struct Proposal {
 /// The best proposals: upright rectangles, then other quadrilaterals.
 pub(super) fn proposals(pyramid: &Pyramid, upright: usize, slanted: usize) -> Vec<Quad> {
     let map = |longest: usize| EdgeMap::of(pyramid, longest);
-    let mut best = map(UPRIGHT_SIDE).map_or_else(Vec::new, |map| map.rectangles(upright));
-    for proposal in map(SLANTED_SIDE).map_or_else(Vec::new, |map| map.quadrilaterals(slanted)) {
+    let (mut best, slanted) = rayon::join(
+        || map(UPRIGHT_SIDE).map_or_else(Vec::new, |map| map.rectangles(upright)),
+        || map(SLANTED_SIDE).map_or_else(Vec::new, |map| map.quadrilaterals(slanted)),
+    );
+    for proposal in slanted {
         if best.iter().all(|other| !is_same(&other.quad, &proposal.quad)) {
             best.push(proposal);
         }

@@ -6,6 +6,7 @@
 
 use super::warp::{Homography, Pyramid, Quad, area};
 use crate::search::align::SIDE;
+use crate::search::bars::Contents;
 
 const CELLS: usize = SIDE * SIDE;
 /// Standard deviation in grey levels that counts as flat.
@@ -22,6 +23,7 @@ const LONGEST_STEP: [f32; 2] = [2.5, 1.5];
 
 /// A sketch that parts are aligned with.
 pub(super) struct FrameSketch {
+    raw: Vec<f32>,
     coarse: Vec<f32>,
     fine: Vec<f32>,
 }
@@ -46,6 +48,7 @@ impl FrameSketch {
         FrameSketch {
             coarse: smoothed(&without_local_mean(&values, &all, BLURS[0])),
             fine: without_local_mean(&values, &all, BLURS[1]),
+            raw: values,
         }
     }
 }
@@ -104,21 +107,42 @@ fn correlation(q: &[f32], f: &[f32], inside: &[bool]) -> (f32, f32) {
     (qf / ((qq + floor) * (ff + floor)).sqrt(), qf / (qq + floor))
 }
 
-/// Aligns a part with a frame.
-pub(super) fn align(pyramid: &Pyramid, start: Quad, frame: &FrameSketch) -> Alignment {
-    let size = area(&start).abs();
-    let mut quad = start;
-    for stage in [0, 1] {
-        quad = climb(pyramid, quad, frame, stage, size);
-    }
-    let patch = Patch::of(pyramid, &Homography::to(quad));
-    let fine = without_local_mean(&patch.raw, &patch.inside, BLURS[1]);
-    let inside = patch.inside.iter().filter(|inside| **inside).count() as f32 / CELLS as f32;
-    let (q, f) = (normalised(&fine, &patch.inside), normalised(&frame.fine, &patch.inside));
-    Alignment { quad, structure: trimmed(&q, &f, &patch.inside), inside, spread: spread(&f).min(spread(&q)) }
+/// Aligns the sides of a part with a frame. Returns the part and its correlation.
+pub(super) fn align_sides(pyramid: &Pyramid, start: Quad, frame: &FrameSketch) -> (Quad, f32) {
+    let (correlation, quad) = climb(pyramid, start, frame, 0, area(&start).abs());
+    (quad, correlation)
 }
 
-fn climb(pyramid: &Pyramid, start: Quad, frame: &FrameSketch, stage: usize, size: f32) -> Quad {
+/// Aligns the corners of a part, whose sides are aligned, with a frame.
+pub(super) fn align_corners(pyramid: &Pyramid, start: Quad, frame: &FrameSketch) -> Alignment {
+    let (_, quad) = climb(pyramid, start, frame, 1, area(&start).abs());
+    let Patch { raw, inside } = Patch::of(pyramid, &Homography::to(quad));
+    let share = inside.iter().filter(|inside| **inside).count() as f32 / CELLS as f32;
+    let contents = Contents::of_both(&raw, &frame.raw);
+    let compared = match &contents {
+        Some(contents) => inside.iter().zip(&contents.mask).map(|(inside, content)| *inside && *content).collect(),
+        None => inside,
+    };
+    let f = match &contents {
+        Some(_) => &without_local_mean(&frame.raw, &compared, BLURS[1]),
+        None => &frame.fine,
+    };
+    let q = without_local_mean(&raw, &compared, BLURS[1]);
+    let (q, f) = (normalised(&q, &compared), normalised(f, &compared));
+    // A few cells correlate by chance.
+    let count = compared.iter().filter(|compared| **compared).count() as f32;
+    let certain = (count / (share * CELLS as f32).max(1.0)).sqrt();
+    let structure = certain * trimmed(&q, &f, &compared);
+    Alignment { quad, structure, inside: share, spread: spread(&f).min(spread(&q)) }
+}
+
+/// The correlation of a picture and a frame, both as luma in cells, where `compared` is set: -1 to 1.
+pub(in crate::search) fn correlation_within(picture: &[f32], frame: &[f32], compared: &[bool]) -> f32 {
+    let [q, f] = [picture, frame].map(|values| without_local_mean(values, compared, BLURS[1]));
+    correlation(&q, &f, compared).0
+}
+
+fn climb(pyramid: &Pyramid, start: Quad, frame: &FrameSketch, stage: usize, size: f32) -> (f32, Quad) {
     let target = if stage == 0 { &frame.coarse } else { &frame.fine };
     let (mut best, mut quad) = ((-1.0f32, start), start);
     for _ in 0..ROUNDS[stage] {
@@ -148,7 +172,7 @@ fn climb(pyramid: &Pyramid, start: Quad, frame: &FrameSketch, stage: usize, size
             break;
         }
     }
-    best.1
+    best
 }
 
 fn is_convex(quad: &Quad) -> bool {
@@ -356,6 +380,10 @@ mod tests {
     }
 
     const TRUTH: Quad = [[80.0, 200.0], [400.0, 200.0], [400.0, 380.0], [80.0, 380.0]];
+
+    fn align(pyramid: &Pyramid, start: Quad, frame: &FrameSketch) -> Alignment {
+        align_corners(pyramid, align_sides(pyramid, start, frame).0, frame)
+    }
 
     #[test]
     fn moves_the_corners_to_the_frame() {

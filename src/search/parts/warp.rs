@@ -97,8 +97,10 @@ impl Level {
                 values.push([0, 1, 2, 3].map(|i| sum(i) / 4.0));
             }
         }
-        // An odd row or column is left out, so the scale stays exact.
-        Level::new(width, height, self.scale.map(|scale| 2.0 * scale), values)
+        // An odd row or column is left out, so the scale stays exact. A side of one pixel stays as it is.
+        let factor = [self.width, self.height].map(|side| if side > 1 { 2.0 } else { 1.0 });
+        let scale = [self.scale[0] * factor[0], self.scale[1] * factor[1]];
+        Level::new(width, height, scale, values)
     }
 
     /// The four pixels around a position in pixels of the picture, and the weights of the right and the lower
@@ -145,7 +147,7 @@ pub(super) struct Pyramid {
 
 /// Longest side of the largest level.
 const LONGEST: u32 = 640;
-/// Longest side of the smallest level.
+/// Least longest side of the smallest level.
 const SHORTEST: usize = 40;
 
 impl Pyramid {
@@ -167,8 +169,8 @@ impl Pyramid {
         [self.width, self.height]
     }
 
-    /// Luma of the level whose longest side is at most `longest`, row after row, its width, and the size of
-    /// its pixels.
+    /// The level whose longest side is at most `longest`: its width and height, the size of its pixels, and
+    /// red, green, blue and luma of each, row after row.
     pub(super) fn colours(&self, longest: usize) -> (usize, usize, [f32; 2], &[[f32; 4]]) {
         let fits = |level: &&Level| level.width.max(level.height) <= longest;
         let level = self.levels.iter().find(fits).unwrap_or(&self.levels[self.levels.len() - 1]);

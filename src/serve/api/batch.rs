@@ -75,7 +75,7 @@ pub(crate) async fn batch(
     // the batch when the queue is full, before anything is fetched.
     let (worker, filter) = (snapshot.clone(), options.search.filter.clone());
     let check = move || match &filter {
-        Some(filter) => worker.engine.searcher().filter(filter).map(drop).map_err(ApiError::from),
+        Some(filter) => worker.engine.filter(filter).map(drop).map_err(ApiError::from),
         None => Ok(()),
     };
     context.gate.run(check).await?;

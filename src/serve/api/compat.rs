@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::base::Cancel;
-use crate::search::SearchOptions;
+use crate::collection::Space;
+use crate::search::{MatchChoice, SearchOptions};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::openapi::{IndexErrors, PictureErrors};
 use crate::serve::api::request::{RequestOptions, ResolvedQuery, body_bytes, read_form, unsupported};
@@ -133,7 +134,12 @@ async fn trace(context: SearchContext, headers: &HeaderMap, bytes: Bytes) -> Res
     let origin = format!("{scheme}://{host}");
     let (worker, query) = (context.clone(), ResolvedQuery::Picture(bytes));
     let work = move |cancel: &Cancel| {
-        let search = SearchOptions { top: TOP, ..SearchOptions::default() };
+        // An index without scenes answers with what it has.
+        let matching = match snapshot.engine.space() {
+            Space::Scene => MatchChoice::Scene,
+            Space::Kind => MatchChoice::Both,
+        };
+        let search = SearchOptions { top: TOP, matching, ..SearchOptions::default() };
         let options = RequestOptions { search, ..RequestOptions::default() };
         let answer = worker.search(&snapshot, &query, &options, cancel)?;
         let result = answer.results.into_iter().map(|found| TraceResult {

@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer};
 use utoipa::ToSchema;
 
 use crate::media::CropBox;
-use crate::search::{Group, SearchOptions};
+use crate::search::{Group, MatchChoice, SearchOptions};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::json::{BoundedList, JsonObject};
 use crate::serve::api::params::{ParamRange, QueryParams, RequestParams};
@@ -67,6 +67,11 @@ pub(crate) struct SearchRequest {
     crop: Option<CropBox>,
     /// Search with the whole picture, and without plain borders: not with other parts of it, and not rotated.
     whole: Option<bool>,
+    /// What results are: the same scene, the same kind of scene, or both (the default). A `vector` is
+    /// compared with rows of the same scene unless this is `kind`.
+    #[serde(rename = "match")]
+    #[schema(inline)]
+    matching: Option<MatchBy>,
 }
 
 fn crop_of_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<CropBox>, D::Error> {
@@ -101,6 +106,18 @@ enum GroupBy {
     Moment,
 }
 
+/// The spaces that are searched.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum MatchBy {
+    /// The same scene.
+    Scene,
+    /// The same kind of scene.
+    Kind,
+    /// The same scene first, then the same kind, as far as the index has both.
+    Both,
+}
+
 impl RequestParams for SearchRequest {
     const BODY_ONLY: &'static [&'static str] = &["vector", "url", "queries"];
 
@@ -133,6 +150,11 @@ impl SearchRequest {
             min_confidence: self.min_confidence.or(query.min_confidence).unwrap_or(0.0) as f32,
             effort,
             whole: self.whole.or(query.whole).unwrap_or(false),
+            matching: match self.matching.or(query.matching) {
+                Some(MatchBy::Scene) => MatchChoice::Scene,
+                Some(MatchBy::Kind) => MatchChoice::Kind,
+                Some(MatchBy::Both) | None => MatchChoice::Both,
+            },
         };
         RequestOptions { search, crop: self.crop.or(query.crop) }
     }

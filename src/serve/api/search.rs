@@ -9,8 +9,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::base::Cancel;
+use crate::collection::Space;
 use crate::media;
-use crate::search::{ReasonRecord, ResultRecord, SearchAnswer, SearchOptions, SearchResult};
+use crate::search::{Engine, ReasonRecord, ResultRecord, SearchAnswer, SearchOptions, SearchResult};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::jobs::Jobs;
 use crate::serve::api::links::{Links, file_name, seconds};
@@ -127,7 +128,7 @@ impl SearchContext {
                 self.metrics.observe(Stage::Decode, start.elapsed());
                 let engine = &snapshot.engine;
                 let filter = options.search.filter.as_deref();
-                let filter = filter.map(|filter| engine.searcher().filter(filter)).transpose()?;
+                let filter = filter.map(|filter| engine.filter(filter)).transpose()?;
                 let answer = engine.search_frames(&opened.frames, &options.search, filter.as_ref(), cancel)?;
                 let answer = answer.within_larger_picture(at);
                 self.metrics.observe(Stage::Encode, answer.encoding);
@@ -190,6 +191,8 @@ pub(crate) struct ServerInfo {
     dim: usize,
     videos: usize,
     rows: usize,
+    /// The spaces that searches can use: scenes, then kinds if the index has them; empty without an index.
+    spaces: Vec<SpaceInfo>,
     /// Commits of the index that the server has opened since its start.
     generation: u64,
     /// Whether the server fetches pictures by their web address.
@@ -198,6 +201,34 @@ pub(crate) struct ServerInfo {
     indexing: bool,
     /// Whether there is an index.
     index: bool,
+}
+
+/// A space of the index.
+#[derive(Debug, Serialize, ToSchema)]
+struct SpaceInfo {
+    /// What it finds.
+    #[serde(rename = "match")]
+    #[schema(inline)]
+    space: Space,
+    /// Name and version of its encoder.
+    encoder: String,
+    /// Numbers of a vector.
+    dim: usize,
+    rows: usize,
+}
+
+impl SpaceInfo {
+    fn new(space: Space, engine: &Engine) -> SpaceInfo {
+        let searcher = engine.searcher();
+        let encoder = engine.encoder().info().id.clone();
+        SpaceInfo { space, encoder, dim: searcher.settings().dim, rows: searcher.rows() }
+    }
+
+    fn of(engine: &Engine) -> Vec<SpaceInfo> {
+        let scene = (engine.space() == Space::Scene).then(|| SpaceInfo::new(Space::Scene, engine));
+        let kind = engine.kind().map(|kind| SpaceInfo::new(Space::Kind, kind));
+        scene.into_iter().chain(kind).collect()
+    }
 }
 
 /// Describes the server and its index.
@@ -220,6 +251,7 @@ pub(crate) async fn info(
         dim: snapshot.map_or(0, |s| s.engine.searcher().settings().dim),
         videos: snapshot.map_or(0, |s| s.videos),
         rows: snapshot.map_or(0, |s| s.engine.searcher().rows()),
+        spaces: snapshot.map(|s| SpaceInfo::of(&s.engine)).unwrap_or_default(),
         generation: snapshot.map_or(0, |s| s.generation),
         fetch: fetcher.is_enabled(),
         indexing: jobs.folders().next().is_some(),

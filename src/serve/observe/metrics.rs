@@ -91,6 +91,7 @@ pub(crate) struct Metrics {
     generation: Gauge,
     rows: Gauge,
     videos: Gauge,
+    kind_rows: Gauge,
 }
 
 /// Registers a metric by its name without the prefix `reelseek_`.
@@ -124,6 +125,7 @@ impl Default for Metrics {
             generation: registered(r, "index_generation", generation, Gauge::default()),
             rows: registered(r, "index_rows", "Rows of the index", Gauge::default()),
             videos: registered(r, "index_videos", "Videos of the index", Gauge::default()),
+            kind_rows: registered(r, "index_kind_rows", "Rows of the index's kind space", Gauge::default()),
             registry: Mutex::new(registry),
         }
     }
@@ -149,8 +151,9 @@ impl Metrics {
     }
 
     /// Records the newest snapshot of the index.
-    pub(crate) fn snapshot(&self, generation: u64, rows: usize, videos: usize) {
+    pub(crate) fn snapshot(&self, generation: u64, [rows, kind_rows]: [usize; 2], videos: usize) {
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.kind_rows.set(i64::try_from(kind_rows).unwrap_or(i64::MAX));
         self.rows.set(i64::try_from(rows).unwrap_or(i64::MAX));
         self.videos.set(i64::try_from(videos).unwrap_or(i64::MAX));
     }

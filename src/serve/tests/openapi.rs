@@ -70,15 +70,16 @@ fn the_openapi_document_describes_the_parameters_of_every_kind_of_search() {
     run(async {
         let document = Server::new().get("/openapi.json").await.json();
         let operation = &document["paths"]["/v1/search"]["post"];
-        let options = ["crop", "ef", "exact", "filter", "group", "min_confidence", "skip", "top", "whole"];
+        let options = ["crop", "ef", "exact", "filter", "group", "match", "min_confidence", "skip", "top", "whole"];
         let mut parameters: Vec<&Value> = operation["parameters"].as_array().unwrap().iter().collect();
         parameters.sort_by_key(|parameter| parameter["name"].as_str());
         let names: Vec<&Value> = parameters.iter().map(|parameter| &parameter["name"]).collect();
         assert_eq!(names, options);
         assert!(parameters.iter().all(|p| p["description"].is_string() && p["required"] == false), "{parameters:?}");
-        let top = &parameters[7]["schema"];
+        let top = &parameters[8]["schema"];
         assert_eq!((&top["type"], &top["minimum"], &top["maximum"]), (&"integer".into(), &1.into(), &100.into()));
         assert_eq!(parameters[4]["schema"]["enum"], json!(["video", "moment"]));
+        assert_eq!(parameters[5]["schema"]["enum"], json!(["scene", "kind", "both"]));
 
         let contents = &operation["requestBody"]["content"];
         let fields =
@@ -103,6 +104,7 @@ fn the_openapi_document_describes_the_parameters_of_every_kind_of_search() {
         );
         let result = &document["components"]["schemas"]["SearchResult"];
         assert!(result["properties"]["evidence"].is_object());
+        assert_eq!(result["properties"]["match"]["enum"], json!(["scene", "kind"]));
         // A search with a vector has no region.
         let is_optional = |name| !result["required"].as_array().unwrap().contains(&name);
         for name in ["region", "turn", "mirrored"] {

@@ -16,6 +16,7 @@ mod names;
 mod onnx;
 mod regions;
 mod sketches;
+mod spaces;
 
 impl TestFolder {
     fn search(&self, picture: &Path, more: &[&str]) -> (Option<i32>, Value) {

@@ -225,7 +225,8 @@ pub(crate) fn npy(rows: usize, columns: usize, values: &[f32]) -> Vec<u8> {
 
 /// Times in milliseconds and grey levels of all frames of a video of [`COUNTER`].
 pub(crate) fn frame_greys(path: &Path) -> Vec<(u32, f64)> {
-    let plan = DecodePlan { rate_hz: 20.0, width: 8, height: 8, fit: Fit::Stretch, keyframes_only: false };
+    let plan =
+        DecodePlan { rate_hz: 20.0, width: 8, height: 8, fit: Fit::Stretch, keyframes_only: false, second: None };
     let mut frames = frames(&Tools::find().unwrap(), path, &plan, &Limits::default(), &Cancel::default()).unwrap();
     let mut greys = Vec::new();
     while let Some(frame) = frames.next_frame().unwrap() {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::base::Cancel;
+use crate::collection::ModelChoices;
 use crate::ingest::closed_form::FitEvent;
 use crate::ingest::{IndexOptions, IndexSummary, Indexer};
 use crate::serve::advice;
@@ -113,12 +114,14 @@ fn index(
     // One core is left for searches.
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let serve = &context.options;
+    let ModelChoices { scene, kind } = serve.model_choices();
     let options = IndexOptions::new(folders)
         .jobs(cores.saturating_sub(1))
         .keyframes(request.keyframes)
         .prune(request.prune)
         .retry(request.retry)
-        .model(serve.model_choice());
+        .model(scene)
+        .kind_model(kind);
     let on_fit = |event: &FitEvent| tracing::info!("{event}");
     let indexer = Indexer::open(&serve.index, options, &job.cancel, on_fit).map_err(advice::job_error)?;
     let summary = indexer.run(&job.cancel, |event| job.on_event(event)).map_err(advice::job_error)?;
