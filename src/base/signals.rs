@@ -2,9 +2,10 @@
 
 use rustix::process::Signal;
 
-/// SIGINT, SIGTERM and SIGHUP, without those that the process ignores at its start: `nohup` ignores SIGHUP, and
-/// shells without job control ignore SIGINT for processes in the background. Only Linux reports what is ignored.
-/// Elsewhere SIGHUP is left out too, so that it keeps its effect, which is to end or not to end the process.
+/// SIGINT, SIGTERM and SIGHUP, without those that the process ignores at its start: `nohup` ignores SIGHUP,
+/// and shells without job control ignore SIGINT for processes in the background. Only Linux reports what is
+/// ignored. Elsewhere SIGHUP is left out too, so that it keeps its effect, which is to end or not to end the
+/// process.
 pub(crate) fn stop_signals() -> Vec<i32> {
     let status = std::fs::read_to_string("/proc/self/status").ok();
     let ignored = status.as_deref().and_then(ignored_mask);

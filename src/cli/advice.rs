@@ -28,6 +28,11 @@ pub(super) fn of(error: &(dyn Error + 'static)) -> Option<String> {
     let advice = advice.or_else(|| error.downcast_ref().and_then(hub));
     #[cfg(feature = "research")]
     let advice = advice.or_else(|| research::of(error));
+    #[cfg(feature = "serve")]
+    let advice = advice.or_else(|| match error.downcast_ref() {
+        Some(crate::serve::Error::Collection(error)) => collection(error),
+        _ => None,
+    });
     advice
 }
 

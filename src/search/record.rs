@@ -1,5 +1,5 @@
-//! The JSON of results and of searches without results. The command line and the HTTP API print the same. These
-//! types are separate from the other types of the library, so that changes there do not break scripts.
+//! The JSON of results and of searches without results. The command line and the HTTP API print the same.
+//! These types are separate from the other types of the library, so that changes there do not break scripts.
 
 use serde::Serialize;
 
@@ -121,8 +121,8 @@ impl EmptyReason {
         }
     }
 
-    /// The reason of an answer that joins others. `of_parts`: why these are empty, if they are. `found`: number
-    /// of joined results on all pages.
+    /// The reason of an answer that joins others. `of_parts`: why these are empty, if they are. `found`:
+    /// number of joined results on all pages.
     pub(super) fn of_joined(of_parts: &[Option<EmptyReason>], found: usize, options: &SearchOptions) -> EmptyReason {
         use EmptyReason::{FlatPicture, NoMatchForFilter, NoVideos};
         match of_parts.first() {
