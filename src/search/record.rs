@@ -14,7 +14,6 @@ pub struct ResultRecord {
     pub rank: usize,
     /// What the video shows: the same scene, or the same kind of scene.
     #[serde(rename = "match")]
-    #[cfg_attr(feature = "serve", schema(inline))]
     pub space: Space,
     /// Id of the video.
     pub video: String,
@@ -91,7 +90,7 @@ impl ResultRecord {
 
 /// Why a search has no results. The first reason that applies is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[cfg_attr(feature = "serve", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "serve", derive(utoipa::ToSchema), schema(as = EmptyReasonCode))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EmptyReason {
@@ -141,7 +140,6 @@ impl EmptyReason {
 #[cfg_attr(feature = "serve", derive(utoipa::ToSchema), schema(as = EmptyReason))]
 pub struct ReasonRecord {
     /// A fixed word for programs.
-    #[cfg_attr(feature = "serve", schema(inline))]
     pub code: EmptyReason,
     /// The reason for people.
     pub message: String,

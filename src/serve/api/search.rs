@@ -208,7 +208,6 @@ pub(crate) struct ServerInfo {
 struct SpaceInfo {
     /// What it finds.
     #[serde(rename = "match")]
-    #[schema(inline)]
     space: Space,
     /// Name and version of its encoder.
     encoder: String,
