@@ -100,6 +100,7 @@ export function searchView() {
   const weakList = h('ol', { class: 'cards' });
   const weakWords = h('summary');
   const weak = h('details', { class: 'weak' }, weakWords, h('p', { class: 'hint' }, 'The closest results. Pictures that are not in these videos often score as high.'), weakList);
+  const nothingWords = h('p');
   const reason = h('p', { class: 'hint' });
   const cropAdvice = h(
     'p',
@@ -111,7 +112,7 @@ export function searchView() {
     'div',
     { class: 'nothing', hidden: true },
     icon('search'),
-    h('p', {}, 'No moment of these videos seems to show this scene.'),
+    nothingWords,
     reason,
     cropAdvice,
   );
@@ -307,8 +308,11 @@ export function searchView() {
     found.hidden = none;
     const best = current.results[0];
     const filtered = route.params.get('filter') ? ' Only videos that match the filter were searched.' : '';
-    reason.textContent = (best ? `The best result has a confidence of ${percent(best.confidence)}; the minimum is ${percent(min)}.` : 'There are no results at all.') + filtered;
-    cropAdvice.hidden = !crop.canBegin();
+    // Without any result the server says why.
+    const { code = 'nothing_similar', message = 'there are no results at all' } = best ? {} : (current.reason ?? {});
+    nothingWords.textContent = code === 'nothing_similar' ? 'No moment of these videos seems to show this scene.' : `${message[0].toUpperCase()}${message.slice(1)}.`;
+    reason.textContent = best ? `The best result has a confidence of ${percent(best.confidence)}; the minimum is ${percent(min)}.${filtered}` : filtered.trim();
+    cropAdvice.hidden = !crop.canBegin() || code === 'no_videos' || code === 'no_match_for_filter';
     mark(null);
     about.textContent = `${number(Math.max(1, Math.round(current.took_ms)))} ms${current.exact ? ', all moments compared' : ''}`;
     weak.hidden = rest.length === 0;

@@ -33,6 +33,14 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// The path of an index is not a folder, or a part of it is not.
+    #[error("{}: not a folder for an index, but {found}", path.display())]
+    NotAFolder {
+        /// The path, or the part of it.
+        path: PathBuf,
+        /// What is at the path: "a file".
+        found: &'static str,
+    },
     /// The folder already holds an index.
     #[error("{} already holds an index", path.display())]
     AlreadyExists {
@@ -141,6 +149,7 @@ impl Error {
             Error::Io { path, .. }
             | Error::Text { path, .. }
             | Error::Missing { path }
+            | Error::NotAFolder { path, .. }
             | Error::AlreadyExists { path }
             | Error::NotEmpty { path, .. }
             | Error::Locked { path }

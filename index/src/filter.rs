@@ -5,7 +5,7 @@
 //! with the square of the levels.
 
 use tantivy::query::{BooleanQuery, EmptyQuery, EnableScoring, ExistsQuery, Occur, PhrasePrefixQuery, PhraseQuery};
-use tantivy::query::{Query, QueryParser, RangeQuery};
+use tantivy::query::{Query, QueryParser, QueryParserError, RangeQuery};
 use tantivy::query_grammar::{UserInputAst, UserInputBound, UserInputLeaf, parse_query};
 use tantivy::schema::Type;
 use tantivy::{DocAddress, DocId, Searcher, SegmentReader};
@@ -58,8 +58,23 @@ fn at_most(limit: usize, what: &str, found: usize) -> Result<(), String> {
     }
 }
 
+/// The message of an error, which becomes the end of a sentence.
 fn reason(error: impl ToString) -> String {
-    error.to_string().chars().take(MAX_REASON).collect()
+    error.to_string().trim_end_matches('.').chars().take(MAX_REASON).collect()
+}
+
+/// Why tantivy refuses a clause. Most of its messages name its own types, or another cause.
+fn refusal(error: QueryParserError) -> String {
+    match error {
+        QueryParserError::FieldDoesNotExist(field) => reason(format!("there is no field '{field}'")),
+        QueryParserError::ExpectedInt(_) => "expected a whole number".to_owned(),
+        QueryParserError::ExpectedFloat(_) => "expected a number".to_owned(),
+        QueryParserError::RangeMustNotHavePhrase => "expected single words at the ends of a range".to_owned(),
+        QueryParserError::PhrasePrefixRequiresAtLeastTwoTerms { .. } => {
+            "expected at least two words in a phrase that ends in *".to_owned()
+        }
+        other => reason(other),
+    }
 }
 
 /// A clause of a filter: a leaf, or a group of the clauses that name it as their parent.
@@ -85,7 +100,7 @@ impl ParsedFilter {
             let number = clauses.len();
             let leaf = match simplified(ast) {
                 UserInputAst::Leaf(leaf) => {
-                    check_field(&leaf)?;
+                    check_leaf(&leaf)?;
                     if let Some(halves) = split_range(&leaf) {
                         pending.push((halves, parent, occur, level));
                         continue;
@@ -181,13 +196,14 @@ fn words_of(leaf: &UserInputLeaf) -> usize {
     }
 }
 
-/// Refuses names of fields with control characters, at which tantivy panics.
-fn check_field(leaf: &UserInputLeaf) -> Result<(), String> {
+/// Refuses regular expressions, and names of fields with control characters, at which tantivy panics.
+fn check_leaf(leaf: &UserInputLeaf) -> Result<(), String> {
     let field = match leaf {
         UserInputLeaf::Literal(literal) => literal.field_name.as_deref(),
         UserInputLeaf::Exists { field } => Some(field.as_str()),
-        UserInputLeaf::Range { field, .. } | UserInputLeaf::Set { field, .. } | UserInputLeaf::Regex { field, .. } => {
-            field.as_deref()
+        UserInputLeaf::Range { field, .. } | UserInputLeaf::Set { field, .. } => field.as_deref(),
+        UserInputLeaf::Regex { .. } => {
+            return Err("regular expressions, as in /a.*/, are not supported; quote text that contains /".to_owned());
         }
         UserInputLeaf::All => None,
     };
@@ -310,7 +326,7 @@ impl<'a> ClauseLookup<'a> {
 
     /// The documents that a leaf matches; `None` if it has no words.
     fn documents(&mut self, leaf: UserInputLeaf) -> Result<Option<DocumentBits>, String> {
-        let query = self.parser.build_query_from_user_input_ast(leaf.into()).map_err(reason)?;
+        let query = self.parser.build_query_from_user_input_ast(leaf.into()).map_err(refusal)?;
         if query.is::<EmptyQuery>() {
             return Ok(None);
         }

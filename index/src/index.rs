@@ -40,7 +40,28 @@ impl Index {
     }
 
     fn check_exists(dir: &Path) -> Result<()> {
-        if Index::exists(dir) { Ok(()) } else { Err(Error::Missing { path: dir.to_owned() }) }
+        if Index::exists(dir) {
+            return Ok(());
+        }
+        check_no_file(dir)?;
+        Err(Error::Missing { path: dir.to_owned() })
+    }
+
+    /// Checks whether an index can be created in a folder that holds none. The folder need not exist. Writes
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAFolder`] if a file is at the path, [`Error::NotEmpty`] if the folder holds other files,
+    /// [`Error::Io`] if it cannot be listed.
+    pub fn check_new(dir: impl AsRef<Path>) -> Result<()> {
+        let dir = dir.as_ref();
+        check_no_file(dir)?;
+        match fs::read_dir(dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Error::io("list", dir)(error)),
+            Ok(entries) => check_empty(dir, entries),
+        }
     }
 
     /// Creates an empty index in a new or empty folder.
@@ -48,8 +69,8 @@ impl Index {
     /// # Errors
     ///
     /// [`Error::AlreadyExists`] if the folder holds an index, [`Error::NotEmpty`] if it holds other files,
-    /// [`Error::Locked`] if another process is creating an index in it, [`Error::Argument`] for settings out
-    /// of range.
+    /// [`Error::NotAFolder`] if a file is at the path, [`Error::Locked`] if another process is creating an
+    /// index in it, [`Error::Argument`] for settings out of range.
     pub fn create(dir: impl AsRef<Path>, settings: &IndexSettings) -> Result<Index> {
         Index::create_after(dir, settings, || Ok(()))
     }
@@ -72,6 +93,7 @@ impl Index {
         if Index::exists(dir) {
             return Err(exists().into());
         }
+        check_no_file(dir)?;
         fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         let _lock = CreationLock::take(dir)?;
         // Another process may have completed the index before the lock was taken.
@@ -84,14 +106,7 @@ impl Index {
 
     fn create_locked(dir: &Path, settings: &IndexSettings) -> Result<Index> {
         let segments = dir.join(SEGMENTS_DIR);
-        for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
-            let name = entry.map_err(Error::io("list", dir))?.file_name().to_string_lossy().into_owned();
-            // An interrupted creation leaves these.
-            let is_empty = || fs::read_dir(dir.join(&name)).is_ok_and(|mut entries| entries.next().is_none());
-            if !(names::is_creation_leftover(&name) || name == SEGMENTS_DIR && is_empty()) {
-                return Err(Error::NotEmpty { path: dir.to_owned(), found: name });
-            }
-        }
+        check_empty(dir, fs::read_dir(dir).map_err(Error::io("list", dir))?)?;
         fs::create_dir_all(&segments).map_err(Error::io("create", &segments))?;
         // The text index gets its final name only after it contains a manifest.
         let fresh = dir.join(names::new_text_dir());
@@ -167,6 +182,30 @@ impl Index {
         Index::check_exists(dir)?;
         Ok(verify::verify(dir))
     }
+}
+
+/// [`Error::NotAFolder`] if the path, or the part of it that exists, is not a folder.
+fn check_no_file(dir: &Path) -> Result<()> {
+    let Some(path) = dir.ancestors().find(|path| path.symlink_metadata().is_ok()) else { return Ok(()) };
+    let found = match fs::metadata(path) {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(found) if found.is_file() => "a file",
+        Ok(_) => "a device, pipe or socket",
+        Err(_) => "a link to nothing",
+    };
+    Err(Error::NotAFolder { path: path.to_owned(), found })
+}
+
+/// [`Error::NotEmpty`] if there are other files than those that an interrupted creation leaves.
+fn check_empty(dir: &Path, entries: fs::ReadDir) -> Result<()> {
+    for entry in entries {
+        let name = entry.map_err(Error::io("list", dir))?.file_name().to_string_lossy().into_owned();
+        let is_empty = || fs::read_dir(dir.join(&name)).is_ok_and(|mut entries| entries.next().is_none());
+        if !(names::is_creation_leftover(&name) || name == SEGMENTS_DIR && is_empty()) {
+            return Err(Error::NotEmpty { path: dir.to_owned(), found: name });
+        }
+    }
+    Ok(())
 }
 
 /// The right to create an index in a folder. It ends with this value, or with the process.

@@ -1,5 +1,5 @@
 //! Helpers that every room may use and that use no room: cancellation, files, paths in errors, seeded random
-//! numbers, safetensors files, dense linear algebra, escapes for terminals and the allocator.
+//! numbers, safetensors files, dense linear algebra, escapes for terminals, signals and the allocator.
 
 #[cfg(all(feature = "cli", feature = "serve"))]
 pub(crate) mod allocator;
@@ -11,6 +11,8 @@ pub(crate) mod linalg;
 #[cfg(any(feature = "encoders", feature = "research"))]
 pub(crate) mod npy;
 pub(crate) mod seeded;
+#[cfg(all(unix, any(feature = "cli", feature = "serve")))]
+pub(crate) mod signals;
 pub(crate) mod tensors;
 #[cfg(any(feature = "cli", feature = "serve"))]
 pub(crate) mod visible;

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use crate::collection::Space;
-use crate::encode::registry::WeightsOrigin;
+use crate::encode::registry::{ENTRIES, WeightsOrigin};
 use crate::ingest::closed_form::{FitError, FitEvent};
 use crate::ingest::{self, FileError};
 use crate::{collection, encode, gmf, media};
@@ -28,6 +28,11 @@ pub(super) fn of(error: &(dyn Error + 'static)) -> Option<String> {
     let advice = advice.or_else(|| error.downcast_ref().and_then(hub));
     #[cfg(feature = "research")]
     let advice = advice.or_else(|| research::of(error));
+    #[cfg(feature = "serve")]
+    let advice = advice.or_else(|| match error.downcast_ref() {
+        Some(crate::serve::Error::Collection(error)) => collection(error),
+        _ => None,
+    });
     advice
 }
 
@@ -57,6 +62,7 @@ fn index(error: &reelseek_index::Error) -> Option<String> {
     use reelseek_index::Error;
     match error {
         Error::Missing { .. } => text("make one with `reelseek index FOLDER`, or name another with --index"),
+        Error::NotAFolder { .. } => text("name a folder with --index or REELSEEK_INDEX"),
         Error::NotEmpty { .. } => text("name a new or empty folder with --index"),
         Error::Locked { .. } => text("wait for the other program to finish"),
         Error::Busy { .. } => text("try again"),
@@ -89,6 +95,10 @@ fn encode(error: &encode::Error) -> Option<String> {
             Some(format!("fetch them with `reelseek encoders pull {name}`, or {NAME_WEIGHTS}"))
         }
         Error::NoWeights { .. } => text(NAME_WEIGHTS),
+        Error::TakesNoWeights { .. } => {
+            let names: Vec<&str> = ENTRIES.iter().map(|entry| entry.name).collect();
+            Some(format!("leave --weights out; the encoders {} and onnx:FILE take weights", names.join(", ")))
+        }
         Error::Weights { name: "c3d", path, is_pickle: true, .. } => Some(format!(
             "convert it with `python3 tools/convert_c3d.py {} c3d.npz`, and name the result with --weights",
             path.display()

@@ -1,5 +1,5 @@
 //! The JSON that the command line prints. Its types are separate from the library's, so that changes there do
-//! not break scripts.
+//! not break scripts. The HTTP API has the same results (`search::ResultRecord`).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::advice;
 use crate::collection::{Calibration, Space};
 use crate::ingest::{FileOutcome, IndexSummary};
-use crate::search::{SearchAnswer, SearchResult};
+use crate::search::{ReasonRecord, ResultRecord, SearchAnswer, SearchOptions};
 
 /// One line of `search --json`.
 #[derive(Debug, Serialize)]
@@ -20,37 +20,10 @@ pub(super) struct SearchOutput<'a> {
     query_size: [u32; 2],
     took_ms: f64,
     exact: bool,
-    results: Vec<ResultOutput<'a>>,
-}
-
-/// One result of a search.
-#[derive(Debug, Serialize)]
-struct ResultOutput<'a> {
-    rank: usize,
-    /// What the video is: the same scene, or the same kind of scene.
-    #[serde(rename = "match")]
-    space: Space,
-    video: &'a str,
-    path: &'a str,
-    /// The bytes of a path that is not UTF-8.
+    /// Why there are no results.
     #[serde(skip_serializing_if = "Option::is_none")]
-    path_bytes: Option<&'a [u8]>,
-    title: &'a str,
-    score: f32,
-    evidence: f32,
-    confidence: f32,
-    from: f64,
-    at: f64,
-    to: f64,
-    duration: f64,
-    labels: &'a [String],
-    /// Corners of the part of the picture that shows the video.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    region: Option<[[f32; 2]; 4]>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    turn: Option<u16>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mirrored: Option<bool>,
+    reason: Option<ReasonRecord>,
+    results: Vec<ResultRecord>,
 }
 
 /// One line of `search --json` for a picture that could not be read.
@@ -61,39 +34,20 @@ pub(super) struct FailureOutput<'a> {
 }
 
 impl<'a> SearchOutput<'a> {
-    pub(super) fn new(query: &'a str, query_size: [u32; 2], answer: &'a SearchAnswer) -> SearchOutput<'a> {
+    pub(super) fn new(
+        query: &'a str,
+        query_size: [u32; 2],
+        answer: &SearchAnswer,
+        options: &SearchOptions,
+    ) -> SearchOutput<'a> {
+        let results = answer.results.iter().cloned().enumerate();
         SearchOutput {
             query,
             query_size,
             took_ms: (answer.elapsed.as_secs_f64() * 1e6).round() / 1000.0,
             exact: answer.exact,
-            results: answer.results.iter().enumerate().map(|(i, found)| ResultOutput::new(i + 1, found)).collect(),
-        }
-    }
-}
-
-impl<'a> ResultOutput<'a> {
-    fn new(rank: usize, found: &'a SearchResult) -> ResultOutput<'a> {
-        let seconds = |ms: u32| f64::from(ms) / 1000.0;
-        let video = &found.video;
-        ResultOutput {
-            rank,
-            space: found.space,
-            video: &video.id,
-            path: &video.path,
-            path_bytes: video.path_bytes.as_deref(),
-            title: &video.title,
-            score: found.score,
-            evidence: found.evidence,
-            confidence: found.confidence,
-            from: seconds(found.moment.from_ms),
-            at: seconds(found.moment.at_ms),
-            to: seconds(found.moment.to_ms),
-            duration: video.duration_ms as f64 / 1000.0,
-            labels: &video.labels,
-            region: found.region.map(|region| region.rounded_corners()),
-            turn: found.region.map(|region| region.turn),
-            mirrored: found.region.map(|region| region.mirrored),
+            reason: answer.reason.map(|reason| ReasonRecord::new(reason, options)),
+            results: results.map(|(i, found)| ResultRecord::new(i + 1, found)).collect(),
         }
     }
 }

@@ -124,7 +124,8 @@ pub(super) fn count(n: usize, noun: &str) -> String {
     }
 }
 
-/// A [`Cancel`] that Ctrl-C (or SIGTERM) sets. A second signal ends the process at once.
+/// A [`Cancel`] that Ctrl-C, SIGTERM or SIGHUP sets. A second signal ends the process at once. A signal that
+/// is ignored at the start stays ignored.
 ///
 /// # Errors
 /// If the system refuses the handler.
@@ -139,7 +140,7 @@ pub(super) fn cancel_on_interrupt() -> anyhow::Result<Cancel> {
 pub(super) fn cancel_with_note(note: &'static str) -> anyhow::Result<Cancel> {
     let cancel = Cancel::default();
     let handler = cancel.clone();
-    ctrlc::set_handler(move || {
+    on_interrupt(move || {
         if handler.is_set() {
             std::process::exit(i32::from(super::INTERRUPTED));
         }
@@ -147,6 +148,18 @@ pub(super) fn cancel_with_note(note: &'static str) -> anyhow::Result<Cancel> {
         note!("{note}");
     })?;
     Ok(cancel)
+}
+
+#[cfg(unix)]
+fn on_interrupt(mut act: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new(crate::base::signals::stop_signals())?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || signals.forever().for_each(|_| act()))?;
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn on_interrupt(act: impl FnMut() + Send + 'static) -> anyhow::Result<()> {
+    Ok(ctrlc::set_handler(act)?)
 }
 
 /// A progress bar that counts bytes, because sizes of files differ a thousandfold and a count of files would

@@ -171,15 +171,18 @@ impl Collection {
     /// The encoder and the checkpoint of the index: the recorded ones, or copies that `choice` names.
     ///
     /// # Errors
-    /// [`Error::Encoder`] if the encoder's weights are missing or not the recorded ones;
+    /// [`Error::Encoder`] if the encoder's weights are missing or not the recorded ones, or if weights are
+    /// named for an encoder that has none;
     /// [`Error::Checkpoint`] if the checkpoint cannot be read; [`Error::MissingCheckpoint`] if the index's
     /// own checkpoint file is gone; [`Error::OtherCheckpoint`] if the checkpoint is not the recorded one.
     pub fn model(&self, choice: &ModelChoice) -> Result<Model, Error> {
         let attributes = &self.settings().attributes;
         let id = self.encoder_id();
         let named = choice.checkpoint.as_deref().map(Folded::open).transpose()?;
-        let weights = choice.named_weights().or_else(|| attributes.get(WEIGHTS).map(PathBuf::from));
         let name = choice.encoder.as_deref().unwrap_or(id.split('/').next().unwrap_or(id));
+        // Earlier versions also recorded a file that they did not read.
+        let recorded = attributes.get(WEIGHTS).filter(|_| name != registry::LAYOUT);
+        let weights = choice.named_weights().or_else(|| recorded.map(PathBuf::from));
         let encoder = registry::open_known(name, weights.as_deref(), Some(id))?;
         registry::check_id(id, encoder.as_ref(), "the index")?;
         let own = self.folder.join(CHECKPOINT_FILE);
@@ -283,6 +286,20 @@ mod tests {
         assert!(pending.exists(), "reading changes nothing");
         Collection::open_for_writing(&folder).unwrap();
         assert!(!pending.exists() && folder.join(CHECKPOINT_FILE).exists());
+    }
+
+    #[test]
+    fn weights_are_refused_if_the_encoder_has_none_unless_an_earlier_version_recorded_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("index");
+        let recorded = Model { weights: Some("weights.safetensors".into()), ..embedded() };
+        let collection = Collection::create(&folder, &recorded, RowPrecision::Full, 0).unwrap();
+        assert!(collection.settings().attributes.contains_key(WEIGHTS));
+        assert_eq!(collection.model(&ModelChoice::default()).unwrap().weights, None);
+        let choice = ModelChoice { weights: Some("/w.npz".into()), ..ModelChoice::default() };
+        let refused = |error: Error| matches!(error, Error::Encoder(encode::Error::TakesNoWeights { .. }));
+        assert!(refused(collection.model(&choice).unwrap_err()));
+        assert!(refused(choice.open(|_| Ok::<_, Error>(Folded::embedded())).unwrap_err()));
     }
 
     #[test]

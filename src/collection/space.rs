@@ -13,6 +13,7 @@ pub const KIND_FOLDER: &str = "kind";
 
 /// What a space finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "serve", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Space {
     /// The same scene.

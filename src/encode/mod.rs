@@ -249,6 +249,14 @@ pub enum Error {
         /// Where the weights can be had.
         origin: WeightsOrigin,
     },
+    /// A weights file is named for an encoder that has none.
+    #[error("the encoder {name} has no weights file, found {}", path.display())]
+    TakesNoWeights {
+        /// The encoder.
+        name: &'static str,
+        /// The named file.
+        path: PathBuf,
+    },
     /// A weights file that the encoder cannot read. Pickles are not read because unpickling can run code.
     #[error("{}: {found}; expected the weights of {name}: {expected}", path.display())]
     Weights {
@@ -318,6 +326,7 @@ impl ErrorPaths for Error {
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
         match self {
             Error::NoWeights { path, .. }
+            | Error::TakesNoWeights { path, .. }
             | Error::Weights { path, .. }
             | Error::OnnxFile { path, .. }
             | Error::OnnxDescriptionFile { path, .. }

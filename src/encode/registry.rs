@@ -296,9 +296,10 @@ pub fn onnx_path(name: &str) -> Option<&Path> {
 
 /// Opens an encoder by its name, with these weights or the weights in the cache folder.
 ///
-/// # Errors [`Error::Unknown`]; [`Error::NotBuilt`]; [`Error::NoWeights`] if the weights are not on this
-/// machine; [`Error::Weights`] or one of the ONNX errors if the files are not what
-/// the encoder reads.
+/// # Errors
+/// [`Error::Unknown`]; [`Error::NotBuilt`]; [`Error::NoWeights`] if the weights are not on this machine;
+/// [`Error::TakesNoWeights`] if `layout` is opened with weights; [`Error::Weights`] or one of the ONNX errors
+/// if the files are not what the encoder reads.
 pub fn open(name: &str, weights: Option<&Path>) -> Result<Arc<dyn Encoder>, Error> {
     open_known(name, weights, None)
 }
@@ -310,7 +311,10 @@ pub fn open(name: &str, weights: Option<&Path>) -> Result<Arc<dyn Encoder>, Erro
 /// As [`open`].
 pub fn open_known(name: &str, weights: Option<&Path>, known: Option<&str>) -> Result<Arc<dyn Encoder>, Error> {
     if name == LAYOUT {
-        return Ok(Arc::new(LayoutEncoder::embedded()));
+        return match weights {
+            Some(path) => Err(Error::TakesNoWeights { name: LAYOUT, path: path.to_owned() }),
+            None => Ok(Arc::new(LayoutEncoder::embedded())),
+        };
     }
     if name == EFFICIENTNET {
         return open_efficientnet();

@@ -65,7 +65,7 @@ pub enum Error {
         path: PathBuf,
         /// What the file is: "a JPEG picture", "a text file".
         found: &'static str,
-        /// ffmpeg's message.
+        /// ffmpeg's message; empty if ffmpeg was not started.
         reason: String,
     },
     /// No frame could be decoded.

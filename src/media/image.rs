@@ -330,10 +330,36 @@ mod tests {
         assert!(matches!(error, Error::Picture { .. }), "{error}");
         // A logical screen of one pixel with a frame of 65,535 x 65,535 pixels.
         let gif = b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\xff\xff\xff\xff\0\x02\x02D\x01\0;".to_vec();
-        for (name, bytes) in [("bmp", bmp), ("qoi", qoi), ("gif", gif)] {
+        let mut wide = bmp.clone();
+        wide[18..26].copy_from_slice(&[0x70, 0x11, 1, 0, 1, 0, 0, 0]);
+        for (name, bytes, words) in [
+            ("bmp", bmp, "has 100000 x 100000 pixels, more than the 65535 pixels a side that are read"),
+            ("wide", wide, "has 70000 x 1 pixels, more than the 65535 pixels a side that are read"),
+            ("qoi", qoi, "has 4294967295 x 4294967295 pixels, more than the 1000000 pixels a side that are read"),
+            ("gif", gif, "needs more memory, more than the 600 MB that decoding may take"),
+        ] {
             let error = read_within(&bytes, name, &at_most(40_000_000), &Cancel::default()).unwrap_err();
             assert!(matches!(error, Error::PictureTooLarge { .. }), "{error}");
+            assert!(error.to_string().contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn a_bmp_without_pixels_is_damaged_and_its_size_is_named() {
+        let mut bmp = Cursor::new(Vec::new());
+        DynamicImage::new_rgb8(1, 1).write_to(&mut bmp, ImageFormat::Bmp).unwrap();
+        let bmp = bmp.into_inner();
+        for (width, height) in [(-5, 5), (0, 5), (5, 0)] {
+            let mut bytes = bmp.clone();
+            bytes[18..22].copy_from_slice(&i32::to_le_bytes(width));
+            bytes[22..26].copy_from_slice(&i32::to_le_bytes(height));
+            let error = read(&bytes, "a").unwrap_err();
+            assert!(error.to_string().contains(&format!("its size is {width} x {height} pixels")), "{error}");
+        }
+        // Rows from the top.
+        let mut bytes = bmp;
+        bytes[22..26].copy_from_slice(&i32::to_le_bytes(-1));
+        assert_eq!(read(&bytes, "a").unwrap().picture.height, 1);
     }
 
     fn crc(bytes: &[u8]) -> u32 {

@@ -11,28 +11,43 @@ use crate::base::files;
 /// Bytes that are read from the beginning of a file.
 const HEAD_BYTES: u64 = 512;
 
-/// First bytes of files that are neither videos nor pictures.
-const OTHERS: [(&[u8], &str); 14] = [
+/// First bytes of files that are neither videos nor pictures, whatever follows: many of them can contain a
+/// stream that ffmpeg finds.
+const OTHERS: [(&[u8], &str); 13] = [
     (b"%PDF-", "a PDF document"),
     (b"PK\x03\x04", "a ZIP archive or an office document"),
     (b"Rar!\x1a\x07", "a RAR archive"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x1f\x8b\x08", "a gzip archive"),
     (b"\xfd7zXZ\0", "an xz archive"),
-    (b"BZh", "a bzip2 archive"),
     (b"\x28\xb5\x2f\xfd", "a Zstandard archive"),
+    (b"070701", "a cpio archive"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an office document"),
     (b"\x7fELF", "a program"),
-    (b"MZ", "a program"),
     (b"SQLite format 3\0", "a database"),
-    (b"ID3", "an audio file"),
     (b"fLaC", "an audio file"),
     (b"!<arch>\n", "a package or library"),
 ];
 
-/// What a file is, if it is surely not a video, with an article: "a JPEG picture", "a text file".
-pub(super) fn other_than_video(path: &Path) -> Option<&'static str> {
+/// First bytes that a cut transport stream can have too by chance, or that can precede a video.
+const PROBABLE_OTHERS: [(&[u8], &str); 3] =
+    [(b"BZh", "a bzip2 archive"), (b"MZ", "a program"), (b"ID3", "an audio file")];
+
+fn head_of(path: &Path) -> Option<Vec<u8>> {
     let mut head = Vec::new();
     files::open(path).ok()?.take(HEAD_BYTES).read_to_end(&mut head).ok()?;
+    Some(head)
+}
+
+/// What a file is, if it is surely neither a video nor a picture, with an article: "a text file". ffmpeg may
+/// find a stream in such a file, such as a video or a picture in an archive.
+pub(super) fn never_a_video(path: &Path) -> Option<&'static str> {
+    head_of(path).and_then(|head| other(&head).filter(|_| image::guess_format(&head).is_err()))
+}
+
+/// What a file that yields no frame is, with an article: "a JPEG picture", "a text file".
+pub(super) fn other_than_video(path: &Path) -> Option<&'static str> {
+    let head = head_of(path)?;
     match image::guess_format(&head) {
         // GIF files are indexed as videos.
         Ok(ImageFormat::Gif) => None,
@@ -43,23 +58,40 @@ pub(super) fn other_than_video(path: &Path) -> Option<&'static str> {
         Ok(ImageFormat::WebP) => Some("a WebP picture"),
         Ok(ImageFormat::Tiff) => Some("a TIFF picture"),
         Ok(_) => Some("a picture"),
-        Err(_) => match (heif(&head), unsupported_picture(&head)) {
-            (Some(_), _) if is_sequence(&head) => None,
-            (Some("AVIF"), _) => Some("an AVIF picture"),
-            (Some(_), _) => Some("a HEIC picture"),
-            (None, Some(_)) => Some("an SVG picture"),
-            (None, None) if is_jpeg_xl(&head) => Some("a JPEG XL picture"),
-            (None, None) => other(&head),
+        Err(_) => match heif(&head) {
+            Some(_) if is_sequence(&head) => None,
+            Some("AVIF") => Some("an AVIF picture"),
+            Some(_) => Some("a HEIC picture"),
+            None if is_jpeg_xl(&head) => Some("a JPEG XL picture"),
+            None => other(&head).or_else(|| named(&PROBABLE_OTHERS, &head)),
         },
     }
 }
 
 fn other(head: &[u8]) -> Option<&'static str> {
+    if unsupported_picture(head).is_some() {
+        return Some("an SVG picture");
+    }
     if head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WAVE") {
         return Some("an audio file");
     }
-    let known = OTHERS.iter().find(|(first, _)| head.starts_with(first)).map(|(_, name)| *name);
-    known.or_else(|| is_text(head).then_some("a text file"))
+    let is_text = is_text(head) && !head.starts_with(b"YUV4MPEG2 ");
+    let known = named(&OTHERS, head).or_else(|| is_tar(head).then_some("a tar archive"));
+    known.or_else(|| is_text.then_some("a text file"))
+}
+
+fn named(names: &[(&[u8], &'static str)], head: &[u8]) -> Option<&'static str> {
+    names.iter().find(|(first, _)| head.starts_with(first)).map(|(_, name)| *name)
+}
+
+/// Whether bytes begin with the header of a tar archive: its checksum is right. Not all have a magic number.
+fn is_tar(head: &[u8]) -> bool {
+    const CHECKSUM: std::ops::Range<usize> = 148..156;
+    let Some(header) = head.get(..512) else { return false };
+    let digits = String::from_utf8_lossy(&header[CHECKSUM]);
+    let stated = u32::from_str_radix(digits.trim_matches(['\0', ' ']), 8);
+    let byte = |(at, byte): (usize, &u8)| u32::from(if CHECKSUM.contains(&at) { b' ' } else { *byte });
+    stated == Ok(header.iter().enumerate().map(byte).sum())
 }
 
 /// The name of a picture format that is recognised but not read.
@@ -145,5 +177,18 @@ mod tests {
         head[..6].fill(0);
         head[0] = b'G';
         assert!(is_video(&head), "two packets");
+    }
+
+    #[test]
+    fn a_tar_archive_is_recognised_by_its_checksum() {
+        let mut head = [0; 512];
+        head[..5].copy_from_slice(b"a.jpg");
+        assert!(!is_tar(&head) && !is_tar(&[0; 512]));
+        // The sum of the name, and of eight blanks for the checksum.
+        head[148..156].copy_from_slice(b"001320\0 ");
+        assert!(is_tar(&head));
+        assert!(!is_tar(&head[..511]));
+        head[0] = b'b';
+        assert!(!is_tar(&head));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use reelseek_index::{Span, VideoSet};
 
-use super::{Engine, Group, Moment, SearchAnswer, SearchOptions, SearchResult};
+use super::{EmptyReason, Engine, Group, Moment, SearchAnswer, SearchOptions, SearchResult};
 use crate::base::Cancel;
 use crate::collection::Error;
 use crate::media::Frame;
@@ -71,7 +71,7 @@ impl Engine {
 /// Joins the answers to the frames at these times.
 fn join(answers: Vec<(u32, SearchAnswer)>, options: &SearchOptions) -> SearchAnswer {
     let exact = answers.iter().all(|(_, answer)| answer.exact);
-    let flat = answers.iter().all(|(_, answer)| answer.flat);
+    let reasons: Vec<Option<EmptyReason>> = answers.iter().map(|(_, answer)| answer.reason).collect();
     let encoding = answers.iter().map(|(_, answer)| answer.encoding).sum();
     let elapsed = answers.iter().map(|(_, answer)| answer.elapsed).sum();
     // The evidence of a frame for a video that it does not find.
@@ -99,9 +99,11 @@ fn join(answers: Vec<(u32, SearchAnswer)>, options: &SearchOptions) -> SearchAns
         let by_confidence = b.confidence.total_cmp(&a.confidence).then(b.evidence.total_cmp(&a.evidence));
         by_confidence.then_with(|| (&a.video.id, a.moment.at_ms).cmp(&(&b.video.id, b.moment.at_ms)))
     });
-    let more = results.len() > options.skip.saturating_add(options.top);
-    let results = results.into_iter().skip(options.skip).take(options.top).collect();
-    SearchAnswer { results, more, exact, flat, elapsed, encoding }
+    let found = results.len();
+    let more = found > options.skip.saturating_add(options.top);
+    let results: Vec<SearchResult> = results.into_iter().skip(options.skip).take(options.top).collect();
+    let reason = results.is_empty().then(|| EmptyReason::of_joined(&reasons, found, options));
+    SearchAnswer { results, more, exact, reason, elapsed, encoding }
 }
 
 /// Joins the best vote for a video with the votes that agree with it. Returns the votes for other moments
@@ -159,15 +161,19 @@ mod tests {
 
     /// Joins the answers to frames that are two seconds apart.
     fn joined(answers: &[Vec<SearchResult>], options: &SearchOptions) -> Vec<SearchResult> {
+        joined_answer(answers, options).results
+    }
+
+    fn joined_answer(answers: &[Vec<SearchResult>], options: &SearchOptions) -> SearchAnswer {
         let answer = |results: &Vec<SearchResult>| SearchAnswer {
             results: results.clone(),
             more: false,
             exact: true,
-            flat: false,
+            reason: results.is_empty().then_some(EmptyReason::FlatPicture),
             elapsed: Duration::ZERO,
             encoding: Duration::ZERO,
         };
-        join((0..).step_by(2000).zip(answers.iter().map(answer)).collect(), options).results
+        join((0..).step_by(2000).zip(answers.iter().map(answer)).collect(), options)
     }
 
     #[test]
@@ -223,5 +229,19 @@ mod tests {
             found.into_iter().map(|result| result.video.id).collect::<Vec<_>>()
         };
         assert_eq!([page(0), page(2), page(4)].concat(), ["v0", "v1", "v2", "v3", "v4"]);
+    }
+
+    #[test]
+    fn an_empty_joined_answer_has_a_reason() {
+        let one = vec![vec![result("v", 1, 0.5, 0.4)], Vec::new()];
+        let reason = |answers: &[_], options: SearchOptions| joined_answer(answers, &options).reason;
+        assert_eq!(reason(&one, SearchOptions::default()), None);
+        assert_eq!(reason(&one, SearchOptions::default().page(1, 10)), Some(EmptyReason::PastLastResult));
+        assert_eq!(reason(&one, SearchOptions::default().min_confidence(0.9)), Some(EmptyReason::BelowMinConfidence));
+        assert_eq!(reason(&[Vec::new(), Vec::new()], SearchOptions::default()), Some(EmptyReason::FlatPicture));
+        let of_frames = |reasons: &[_]| EmptyReason::of_joined(reasons, 0, &SearchOptions::default());
+        let (flat, filter) = (Some(EmptyReason::FlatPicture), Some(EmptyReason::NoMatchForFilter));
+        assert_eq!(of_frames(&[filter, filter]), EmptyReason::NoMatchForFilter);
+        assert_eq!(of_frames(&[flat, Some(EmptyReason::NothingSimilar)]), EmptyReason::NothingSimilar);
     }
 }

@@ -11,6 +11,7 @@ mod frames;
 mod moment;
 mod parts;
 mod rank;
+mod record;
 mod spaces;
 
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ pub use moment::Moment;
 pub(crate) use parts::{FoundPart, PartSearch, rectified};
 pub use rank::{PreparedQuery, QueryView};
 pub(crate) use rank::{RankedRow, rank};
+pub use record::{EmptyReason, ReasonRecord, ResultRecord};
 pub use spaces::{MatchChoice, SearchedVideos};
 
 use crate::base::{Cancel, setters};
@@ -175,8 +177,8 @@ pub struct SearchAnswer {
     pub more: bool,
     /// Whether the query was compared with every row, so that no result is missing.
     pub exact: bool,
-    /// Whether the picture is one flat colour, or the vector is zero. Such a query has no results.
-    pub flat: bool,
+    /// Why there are no results; `None` if there are any.
+    pub reason: Option<EmptyReason>,
     /// Time from the picture to the answer.
     pub elapsed: Duration,
     /// The part of `elapsed` in which the whole picture was embedded. Its parts are embedded during the
@@ -268,7 +270,7 @@ impl Engine {
             let found = PartSearch { searcher, model, among, effort, cancel }.find(picture.view())?;
             self.add_parts(found, [picture.width, picture.height], &mut query, &mut videos);
         }
-        let answer = self.answer(&query, options, videos)?;
+        let answer = self.answer(&query, options, among, videos)?;
         Ok(SearchAnswer { elapsed: start.elapsed(), encoding, ..answer })
     }
 
@@ -285,8 +287,9 @@ impl Engine {
         let view = (length != 0.0).then(|| QueryView { embedding: unit(), mirrored: false, region: None });
         let query = PreparedQuery { views: view.into_iter().collect(), templates: None };
         let videos = self.ranked(&query, options, filter.as_ref())?;
-        let answer = self.answer(&query, options, videos)?;
-        Ok(SearchAnswer { elapsed: start.elapsed(), ..answer })
+        let answer = self.answer(&query, options, filter.as_ref(), videos)?;
+        let of_vector = |reason| if reason == EmptyReason::FlatPicture { EmptyReason::ZeroVector } else { reason };
+        Ok(SearchAnswer { elapsed: start.elapsed(), reason: answer.reason.map(of_vector), ..answer })
     }
 
     /// The best videos for the whole picture: one more than is needed.
@@ -346,6 +349,7 @@ impl Engine {
         &self,
         query: &PreparedQuery,
         options: &SearchOptions,
+        among: Option<&VideoSet>,
         mut videos: Vec<Vec<RankedRow>>,
     ) -> Result<SearchAnswer, Error> {
         let needed = options.skip.saturating_add(options.top);
@@ -357,16 +361,27 @@ impl Engine {
             self.add_moments(&rows, query, options, &mut results)?;
         }
         results.sort_by(|(a, _), (b, _)| a.order(b));
-        let more = results.len() > needed;
+        let found = results.len();
         let page = results.into_iter().skip(options.skip).take(options.top);
         let read = |(row, result): (RankedRow, SearchResult)| {
             Ok(SearchResult { video: limited_video(&self.searcher, row.hit.video)?, ..result })
         };
-        let results = page.map(read).collect::<Result<_, Error>>()?;
+        let results = page.map(read).collect::<Result<Vec<_>, Error>>()?;
+        let reason = results.is_empty().then(|| {
+            if self.searcher.video_numbers().is_empty() {
+                EmptyReason::NoVideos
+            } else if among.is_some_and(VideoSet::is_empty) {
+                EmptyReason::NoMatchForFilter
+            } else if query.views.is_empty() {
+                EmptyReason::FlatPicture
+            } else {
+                EmptyReason::of_page(found, options)
+            }
+        });
         // Without graphs the index compares every row.
         let exact = options.effort == Effort::Exact || self.searcher.segment_counts().graphs == 0;
-        let flat = query.views.is_empty();
-        Ok(SearchAnswer { results, more, exact, flat, elapsed: Duration::ZERO, encoding: Duration::ZERO })
+        let more = found > needed;
+        Ok(SearchAnswer { results, more, exact, reason, elapsed: Duration::ZERO, encoding: Duration::ZERO })
     }
 
     /// Adds the moments of a video's rows, without the fields of the video. A row that overlaps the moment of

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use reelseek_index::VideoSet;
 
-use super::{Engine, Group, QueryRegion, SearchAnswer, SearchOptions, SearchResult, rectified};
+use super::{EmptyReason, Engine, Group, QueryRegion, SearchAnswer, SearchOptions, SearchResult, rectified};
 use crate::base::Cancel;
 use crate::collection::{Collection, Error, Model, ModelChoices, Space};
 use crate::media::{Frame, Picture};
@@ -280,6 +280,8 @@ impl Engine {
             }
         }
         answer.results = known;
+        let reason = answer.reason.unwrap_or(EmptyReason::NothingSimilar);
+        answer.reason = answer.results.is_empty().then_some(reason);
         Ok(answer)
     }
 }
@@ -304,11 +306,14 @@ fn joined(scene: SearchAnswer, kind: SearchAnswer, videos: usize, options: &Sear
         results.extend(others.into_iter().filter(|found| !listed.contains(&found.video.id)));
     }
     let more = results.len() > needed || options.group == Group::Moment && (scene.more || kind.more);
+    let found = results.len();
+    let results: Vec<SearchResult> = results.into_iter().skip(options.skip).take(options.top).collect();
+    let reason = results.is_empty().then(|| EmptyReason::of_joined(&[scene.reason, kind.reason], found, options));
     SearchAnswer {
         more,
-        results: results.into_iter().skip(options.skip).take(options.top).collect(),
+        results,
         exact: scene.exact && kind.exact,
-        flat: scene.flat && kind.flat,
+        reason,
         elapsed: Duration::ZERO,
         encoding: scene.encoding + kind.encoding,
     }
@@ -332,7 +337,7 @@ mod tests {
             results: found.iter().map(|(id, confidence)| result(space, id, *confidence)).collect(),
             more: false,
             exact: true,
-            flat: false,
+            reason: found.is_empty().then_some(EmptyReason::NoMatchForFilter),
             elapsed: Duration::ZERO,
             encoding: Duration::ZERO,
         }
@@ -353,6 +358,17 @@ mod tests {
         assert_eq!(page(&scene, &kind, 0, 10), ("s:a s:b k:e k:d k:f s:c".to_owned(), false));
         assert_eq!(page(&[], &kind, 0, 2), ("k:b k:e".to_owned(), true));
         assert_eq!(page(&scene, &[], 0, 2), ("s:a s:b".to_owned(), true));
+    }
+
+    #[test]
+    fn an_empty_answer_of_both_spaces_has_a_reason() {
+        let options = SearchOptions::default();
+        let reason = |scene: &[_], kind: &[_], options: &SearchOptions| {
+            joined(answer(Space::Scene, scene), answer(Space::Kind, kind), 100, options).reason
+        };
+        assert_eq!(reason(&[], &[], &options), Some(EmptyReason::NoMatchForFilter));
+        assert_eq!(reason(&[], &[("a", 0.1)], &options), None);
+        assert_eq!(reason(&[("a", 0.9)], &[], &options.page(5, 5)), Some(EmptyReason::PastLastResult));
     }
 
     #[test]

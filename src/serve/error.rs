@@ -65,10 +65,13 @@ pub enum Error {
         /// The origin.
         found: String,
     },
-    /// The index is not a folder.
-    #[error("{}: not a folder; name the folder of the index with --index or REELSEEK_INDEX", path.display())]
-    Index {
-        /// The path.
+    /// There is no index, and no folder that the server may index.
+    #[error(
+        "there is no index at {}: make one with `reelseek index FOLDER`, name another with --index or REELSEEK_INDEX, name folders that the page may index, or start with --await-index",
+        path.display()
+    )]
+    NoIndex {
+        /// The folder.
         path: PathBuf,
     },
     /// A folder of videos cannot be read.

@@ -8,16 +8,18 @@ use reelseek_index::Index;
 use super::error::Error;
 use super::guard::auth::Token;
 use crate::base::setters;
-use crate::collection::{ModelChoice, ModelChoices};
+use crate::collection::{self, ModelChoice, ModelChoices};
 
 /// Options of [`run`](crate::serve::run).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ServeOptions {
-    /// Folder of the index. It may appear after the start.
+    /// Folder of the index. It may appear after the start if `library` has folders or `await_index` is set.
     pub index: PathBuf,
     /// Folders whose videos may be indexed on request.
     pub library: Vec<PathBuf>,
+    /// Whether the server may start without an index and without folders to index.
+    pub await_index: bool,
     /// Address to listen on. Port 0 takes a free port.
     pub listen: SocketAddr,
     /// Folded checkpoint of the index; by default the one stored with it.
@@ -53,6 +55,7 @@ impl Default for ServeOptions {
         ServeOptions {
             index: PathBuf::from(".reelseek"),
             library: Vec::new(),
+            await_index: false,
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8787),
             checkpoint: None,
             weights: None,
@@ -73,6 +76,7 @@ impl Default for ServeOptions {
 
 setters! { ServeOptions:
     library: Vec<PathBuf>,
+    await_index: bool,
     listen: SocketAddr,
     checkpoint: Option<PathBuf>,
     weights: Option<PathBuf>,
@@ -113,9 +117,6 @@ impl ServeOptions {
         if !self.listen.ip().is_loopback() && self.token.is_none() && !self.no_auth {
             return Err(Error::Open { listen: self.listen });
         }
-        if std::fs::metadata(&self.index).is_ok_and(|found| !found.is_dir()) {
-            return Err(Error::Index { path: self.index.clone() });
-        }
         for path in &self.library {
             match std::fs::metadata(path) {
                 Ok(found) if found.is_dir() => {}
@@ -124,10 +125,20 @@ impl ServeOptions {
             }
         }
         if !Index::exists(&self.index) {
-            tracing::warn!(
-                "there is no index at {}: make one with `reelseek index FOLDER`, or start indexing on the page",
-                self.index.display()
-            );
+            let makes_one = if self.library.is_empty() { "" } else { ", or start indexing on the page" };
+            match Index::check_new(&self.index) {
+                Err(error @ reelseek_index::Error::NotAFolder { .. }) => {
+                    return Err(collection::Error::from(error).into());
+                }
+                _ if self.library.is_empty() && !self.await_index => {
+                    return Err(Error::NoIndex { path: self.index.clone() });
+                }
+                Err(error) => return Err(collection::Error::from(error).into()),
+                Ok(()) => tracing::warn!(
+                    "there is no index at {}: make one with `reelseek index FOLDER`{makes_one}",
+                    self.index.display()
+                ),
+            }
         }
         if self.token.as_ref().is_some_and(Token::is_short) {
             tracing::warn!("the token is short enough to be guessed: `openssl rand -hex 16` prints a better one");

@@ -28,7 +28,7 @@ impl ShutdownSignal {
     }
 
     /// Installs handlers that make SIGINT, SIGTERM and SIGHUP (Ctrl-C outside of Unix) request a shutdown.
-    /// SIGHUP stays ignored if it is ignored at the start, as under `nohup`.
+    /// A signal stays ignored if it is ignored at the start, as SIGHUP is under `nohup`.
     /// [`run`](crate::serve::run) itself installs none.
     ///
     /// # Errors
@@ -66,11 +66,8 @@ impl Signals {
     #[cfg(unix)]
     fn new() -> std::io::Result<Signals> {
         use tokio::signal::unix::{SignalKind, signal};
-        let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
-        if !is_ignored(SignalKind::hangup().as_raw_value()) {
-            kinds.push(SignalKind::hangup());
-        }
-        Ok(Signals { unix: kinds.into_iter().map(signal).collect::<std::io::Result<_>>()? })
+        let kinds = crate::base::signals::stop_signals().into_iter().map(SignalKind::from_raw);
+        Ok(Signals { unix: kinds.map(signal).collect::<std::io::Result<_>>()? })
     }
 
     #[cfg(not(unix))]
@@ -91,13 +88,4 @@ impl Signals {
     async fn next(&mut self) {
         let _ = self.ctrl_c.recv().await;
     }
-}
-
-/// Whether this process ignores a signal. Only Linux reports it. Elsewhere SIGHUP keeps its effect, which is
-/// to end or not to end the process.
-#[cfg(unix)]
-fn is_ignored(signal: i32) -> bool {
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return true };
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }

@@ -223,6 +223,14 @@ test('completes the filter with the keyboard', {}, async (page) => {
   await until('Back takes the filter away', async () => (await box.inputValue()) === '');
 });
 
+test('says why there are no results at all', {}, async (page) => {
+  await searched(page, zoom);
+  await page.getByRole('combobox', { name: 'Filter' }).fill('label:nowhere');
+  await page.keyboard.press('Enter');
+  await page.locator('.nothing').getByText('No video matches the filter.').waitFor();
+  assert.ok(await page.getByRole('button', { name: 'Select this part' }).isHidden(), 'another part would find nothing either');
+});
+
 test('a completion replaces the whole word at the caret', {}, async (page) => {
   await page.goto(settings.base);
   const box = page.getByRole('combobox', { name: 'Filter' });

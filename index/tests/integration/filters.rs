@@ -129,7 +129,16 @@ fn filters_select_the_right_videos() {
         let found = searcher.filter(&format!("extra.year:[{pair}]"));
         assert!(matches!(found, Ok(_) | Err(Error::Filter { .. })), "{pair}: {found:?}");
     }
-    assert!(searcher.filter("colour:red").unwrap_err().to_string().contains("colour"));
+    for (query, reason) in [
+        ("colour:red", "there is no field 'colour'."),
+        ("duration:[a TO b]", "expected a number."),
+        ("size:>x", "expected a whole number."),
+        ("title:/a.*/", "regular expressions, as in /a.*/, are not supported; quote text that contains /."),
+        ("\"a\"*", "expected at least two words in a phrase that ends in *."),
+    ] {
+        let error = searcher.filter(query).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("cannot understand the filter '{query}': {reason}\n")), "{error}");
+    }
     assert!(searcher.filter(&too_deep).is_err() && searcher.filter(&too_long).is_err());
 
     let only = searcher.filter("label:surfing").unwrap();

@@ -70,6 +70,20 @@ fn create_rejects_an_existing_index_and_other_files() {
     assert!(!Index::exists(other.path()));
     assert!(matches!(Index::open(other.path()), Err(Error::Missing { .. })));
     assert!(matches!(Index::verify(other.path()), Err(Error::Missing { .. })));
+    let file = other.path().join("holiday.jpg");
+    for path in [file.clone(), file.join("index/deep")] {
+        let refused = [
+            Index::create(&path, &settings()).unwrap_err(),
+            Index::check_new(&path).unwrap_err(),
+            Index::open(&path).unwrap_err(),
+            Index::verify(&path).unwrap_err(),
+        ];
+        for error in refused {
+            assert!(matches!(&error, Error::NotAFolder { path, found: "a file" } if *path == file), "{error}");
+        }
+    }
+    assert!(matches!(Index::check_new(other.path()), Err(Error::NotEmpty { .. })));
+    Index::check_new(other.path().join("new/deep")).unwrap();
     for dim in [0, 65_537] {
         let settings = IndexSettings { dim, ..settings() };
         assert!(matches!(Index::create(other.path().join("x"), &settings), Err(Error::Argument { what: "dim", .. })));

@@ -15,7 +15,7 @@ use crate::cli::{FAILED, FOUND_NOTHING};
 use crate::collection::{Space, video_path};
 use crate::media::image::MAX_FILE_BYTES;
 use crate::media::{self, CropBox, Frame, PictureLimits, QueryFrames};
-use crate::search::{Engine, QueryRegion, SearchAnswer, SearchOptions, SearchResult, SearchedVideos};
+use crate::search::{EmptyReason, Engine, QueryRegion, ReasonRecord, SearchAnswer, SearchOptions, SearchResult};
 
 /// Lowest confidence of a sure match.
 const SURE: f32 = 0.95;
@@ -98,9 +98,13 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<ExitCode> {
         match answer {
             Ok((answer, query)) => {
                 found |= !answer.results.is_empty();
-                print(&mut out, args, &name, &query, &answer)?;
-                if answer.results.is_empty() && !args.json && !args.paths {
-                    note!("{name}: {}", why_nothing(args, &engine, filter.as_ref(), &answer));
+                if args.json {
+                    out.write_all(json_line(&SearchOutput::new(&name, query.size, &answer, &options))?.as_bytes())?;
+                } else {
+                    print(&mut out, args, &name, &query, &answer)?;
+                }
+                if let Some(reason) = answer.reason.filter(|_| !args.json && !args.paths) {
+                    note!("{name}: {}", reason_text(args, reason, &options));
                 }
             }
             Err(error) => {
@@ -189,21 +193,14 @@ fn with_warning(opened: QueryFrames, path: &Path) -> QueryFrames {
 }
 
 /// Why a search has no results.
-fn why_nothing(args: &SearchArgs, engine: &Engine, filter: Option<&SearchedVideos>, answer: &SearchAnswer) -> String {
-    if engine.searcher().video_numbers().is_empty() {
-        return "the index holds no videos".to_owned();
-    }
-    if filter.is_some_and(SearchedVideos::is_empty) {
-        let no_field = args.filter.as_deref().is_some_and(|filter| !filter.contains(':'));
-        let hint = if no_field { "; fields are written like label:surfing or duration:[10 TO 60]" } else { "" };
-        return format!("no video matches the filter{hint}");
-    }
-    if answer.flat {
-        return "the picture is one flat colour, which matches no video".to_owned();
-    }
-    match args.min_confidence > 0.0 {
-        true => format!("no video shows this with a confidence of at least {}", args.min_confidence),
-        false => "no video shows anything like this".to_owned(),
+fn reason_text(args: &SearchArgs, reason: EmptyReason, options: &SearchOptions) -> String {
+    let text = ReasonRecord::new(reason, options).message;
+    let has_no_field = args.filter.as_deref().is_some_and(|filter| !filter.contains(':'));
+    match reason {
+        EmptyReason::NoMatchForFilter if has_no_field => {
+            format!("{text}; fields are written like label:surfing or duration:[10 TO 60]")
+        }
+        _ => text,
     }
 }
 
@@ -214,10 +211,6 @@ fn print(
     query: &QueryPicture,
     answer: &SearchAnswer,
 ) -> anyhow::Result<()> {
-    if args.json {
-        out.write_all(json_line(&SearchOutput::new(name, query.size, answer))?.as_bytes())?;
-        return Ok(());
-    }
     if args.paths {
         for found in &answer.results {
             match args.null {

@@ -32,6 +32,9 @@ pub(crate) struct ServeArgs {
     library: Vec<PathBuf>,
     #[command(flatten)]
     folder: IndexFolderArgs,
+    /// Start even if there is no index and no FOLDER, and open the index when it appears
+    #[arg(long)]
+    await_index: bool,
     /// Address to listen on; port 0 takes a free port. Addresses that other machines can reach need a token
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8787", value_parser = listen)]
     listen: ListenAddress,
@@ -114,6 +117,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let mut options = ServeOptions::new(args.folder.index)
         .token(token)
         .library(args.library)
+        .await_index(args.await_index)
         .listen(args.listen.address)
         .checkpoint(choices.scene.checkpoint)
         .weights(choices.scene.weights)

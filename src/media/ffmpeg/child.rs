@@ -351,7 +351,9 @@ fn watch(
 }
 
 /// Limits the child's address space and processor time. Where the system has no such call, only ffmpeg's own
-/// limits apply.
+/// limits apply. The child runs without limits until this call, for less than a millisecond: code that sets
+/// them before `exec` would be unsafe, and a shell between would hide that the program is missing. If this
+/// process is killed in between, the guard ends the child.
 fn limit_resources(process: &std::process::Child, limits: &Limits) {
     #[cfg(target_os = "linux")]
     {

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::{Error, Fit, Picture};
+use super::{Error, Fit, Picture, sniff};
 use crate::base::Cancel;
 use crate::base::files::open_regular;
 use child::Child;
@@ -27,8 +27,8 @@ pub(super) use sample::sample;
 pub(super) use stream::{CodedStream, decode_stream};
 
 /// Containers that are read: those that hold their own media. No playlists, scripts, picture sequences or
-/// devices.
-const DEMUXERS: &str = "3gp,aiff,asf,avi,av1,dirac,dv,flv,gif,h263,h264,hevc,ivf,m4v,matroska,mjpeg,mov,mp4,mpeg,\
+/// devices. Not `mjpeg`, which finds a picture in any file that contains a JPEG.
+const DEMUXERS: &str = "3gp,aiff,asf,avi,av1,dirac,dv,flv,gif,h263,h264,hevc,ivf,m4v,matroska,mov,mp4,mpeg,\
     mpegts,mpegvideo,mxf,nut,obu,ogg,rm,vc1,webm,wtv,yuv4mpegpipe";
 
 /// Longest time between the last keyframe and the end of a video. A container that claims more is not
@@ -315,6 +315,9 @@ fn decode(
     // Rounding up assigns each frame to the first grid time at which it is displayed.
     let filter = format!("{clock},fps=fps={}:round=up,{}", plan.rate_hz, plan.ffmpeg_filters());
     readable(path)?;
+    if let Some(found) = sniff::never_a_video(path) {
+        return Err(Error::NotAVideo { path: path.to_owned(), found, reason: String::new() });
+    }
     let mut command = input(tools, path, limits, plan.keyframes_only);
     command.args(["-vf", &filter]).args(["-f", "rawvideo", "pipe:1"]);
     Ok(Frames {

@@ -9,7 +9,7 @@ use crate::base::Cancel;
 use crate::media::Error;
 
 /// Longest side of a picture. Rows and columns cost time and memory besides those of their pixels.
-const MAX_SIDE: u32 = 1_000_000;
+pub(super) const MAX_SIDE: u32 = 1_000_000;
 /// Memory of a decoding that does not depend on the number of pixels: tables, a few rows, metadata of at most
 /// [`MAX_METADATA_BYTES`], and the space for a rotation.
 pub(super) const FIXED_BYTES: u64 = 24_000_000;

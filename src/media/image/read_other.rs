@@ -9,14 +9,18 @@ use image::metadata::Orientation;
 use image::{ExtendedColorType, ImageDecoder, ImageError, ImageFormat, ImageResult, Limits};
 use tiff::tags::{CompressionMethod, Tag};
 
-use super::job::{DecodeFault, DecodeJob, FIXED_BYTES, MAX_METADATA_BYTES};
+use super::job::{DecodeFault, DecodeJob, FIXED_BYTES, MAX_METADATA_BYTES, MAX_SIDE};
 use super::{DecodedPixels, PictureLimit};
+
+/// Most pixels along a side that the decoder of BMP reads.
+const MAX_BMP_SIDE: u32 = 65_535;
 
 pub(super) fn decode(job: &DecodeJob<'_>, format: ImageFormat) -> Result<DecodedPixels, DecodeFault> {
     let fault = |error: ImageError| refused(job, error);
     if format == ImageFormat::Gif && gif_metadata_bytes(job.bytes) > MAX_METADATA_BYTES {
         return Err(DecodeFault::Damaged(format!("it has more than {MAX_METADATA_BYTES} bytes of metadata")));
     }
+    check_stated_size(job, format)?;
     let mut decoder = open(job, format).map_err(fault)?;
     let size = <[u32; 2]>::from(decoder.dimensions());
     let color = decoder.color_type();
@@ -57,29 +61,49 @@ fn open<'a>(job: &DecodeJob<'a>, format: ImageFormat) -> ImageResult<Box<dyn Ima
     })
 }
 
-fn refused(job: &DecodeJob<'_>, error: ImageError) -> DecodeFault {
-    let limit = match error {
-        ImageError::Limits(_) => PictureLimit::Bytes(job.limits.bytes),
-        _ => PictureLimit::Pixels(job.limits.pixels),
+/// Checks the size that a BMP or QOI file states. Their decoders have no error type for a size that they
+/// refuse, and call a side of 0 too large.
+fn check_stated_size(job: &DecodeJob<'_>, format: ImageFormat) -> Result<(), DecodeFault> {
+    let Some([width, height]) = stated_size(job.bytes, format) else { return Ok(()) };
+    // A negative height means that the rows are stored from the top.
+    let sides = [width, if format == ImageFormat::Bmp { height.saturating_abs() } else { height }];
+    if sides.iter().any(|side| *side < 1) {
+        return Err(DecodeFault::Damaged(format!("its size is {width} x {height} pixels")));
+    }
+    let [width, height] = sides.map(i64::unsigned_abs);
+    let max_side = if format == ImageFormat::Bmp { MAX_BMP_SIDE } else { MAX_SIDE };
+    let limit = if width.max(height) > u64::from(max_side) {
+        PictureLimit::Side(max_side)
+    } else if width * height > job.limits.pixels {
+        PictureLimit::Pixels(job.limits.pixels)
+    } else {
+        return Ok(());
     };
-    match claims_too_much(&error, job.bytes) {
-        true => DecodeFault::TooLarge { found: "claims a size that its decoder does not allow".to_owned(), limit },
-        false => DecodeFault::damaged(error),
+    Err(DecodeFault::TooLarge { found: format!("has {width} x {height} pixels"), limit })
+}
+
+/// Width and height in the header of a BMP or QOI file.
+fn stated_size(bytes: &[u8], format: ImageFormat) -> Option<[i64; 2]> {
+    let word = |at: usize| bytes.get(at..at + 4)?.first_chunk::<4>().copied();
+    let signed = |at: usize| Some(i64::from(i32::from_le_bytes(word(at)?)));
+    match format {
+        ImageFormat::Qoi => Some([i64::from(u32::from_be_bytes(word(4)?)), i64::from(u32::from_be_bytes(word(8)?))]),
+        // The oldest header has 12 bytes, and sides of 16 bits.
+        ImageFormat::Bmp => match u32::from_le_bytes(word(14)?) {
+            12 => word(18).map(|[a, b, c, d]| [[a, b], [c, d]].map(|side| i64::from(u16::from_le_bytes(side)))),
+            _ => Some([signed(18)?, signed(22)?]),
+        },
+        _ => None,
     }
 }
 
-/// Whether a decoder refuses the picture because of its size. The decoders of BMP and QOI have no error type
-/// for that, only messages.
-fn claims_too_much(error: &ImageError, bytes: &[u8]) -> bool {
-    let message = || error.to_string().to_lowercase();
-    // Width and height of QOI, whose decoder reports 0 in the same words as a size that is too large.
-    let is_zero = || [4..8, 8..12].into_iter().any(|side| bytes.get(side) == Some(&[0; 4][..]));
+fn refused(job: &DecodeJob<'_>, error: ImageError) -> DecodeFault {
     match error {
-        ImageError::Limits(_) => true,
-        ImageError::Decoding(_) => {
-            message().contains("image too large") || message().contains("invalid image dimensions") && !is_zero()
+        ImageError::Limits(_) => {
+            let found = "needs more memory".to_owned();
+            DecodeFault::TooLarge { found, limit: PictureLimit::Bytes(job.limits.bytes) }
         }
-        _ => false,
+        error => DecodeFault::damaged(error),
     }
 }
 

@@ -144,11 +144,11 @@ async fn trace(context: SearchContext, headers: &HeaderMap, bytes: Bytes) -> Res
         let answer = worker.search(&snapshot, &query, &options, cancel)?;
         let result = answer.results.into_iter().map(|found| TraceResult {
             filename: found.name,
-            duration: found.duration,
-            from: found.from,
-            at: found.at,
-            to: found.to,
-            similarity: found.confidence,
+            duration: found.record.duration,
+            from: found.record.from,
+            at: found.record.at,
+            to: found.record.to,
+            similarity: found.record.confidence,
             video: format!("{origin}{}", found.preview),
             image: format!("{origin}{}", found.thumbnail),
         });

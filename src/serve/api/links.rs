@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::search::ResultRecord;
 use crate::serve::advice::stored_text;
 use crate::serve::guard::auth::Auth;
 
@@ -36,6 +37,11 @@ impl Links {
     /// A stored message about a video, without its folder unless the server shows paths.
     pub(crate) fn stored_text(&self, text: &str, video: &Path) -> String {
         if self.show_paths { text.to_owned() } else { stored_text(text, video) }
+    }
+
+    /// A result, without the path of its file unless the server shows paths.
+    pub(crate) fn shown(&self, record: ResultRecord) -> ResultRecord {
+        if self.show_paths { record } else { record.without_path() }
     }
 
     /// The path of a file, if the server shows paths.

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use crate::base::Cancel;
 use crate::collection::Space;
 use crate::media;
-use crate::search::{Engine, SearchAnswer, SearchResult};
+use crate::search::{Engine, ReasonRecord, ResultRecord, SearchAnswer, SearchOptions, SearchResult};
 use crate::serve::admission::gate::WorkerGate;
 use crate::serve::api::jobs::Jobs;
 use crate::serve::api::links::{Links, file_name, seconds};
@@ -52,51 +52,22 @@ pub(crate) struct SearchResponse {
     /// What is wrong with the picture, if it was searched although it is damaged.
     #[serde(skip_serializing_if = "Option::is_none")]
     warning: Option<&'static str>,
+    /// Why there are no results; absent if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<ReasonRecord>,
     /// Results in descending order of evidence.
     pub(super) results: Vec<ResultBody>,
 }
 
-/// A video and the moment in it. Times are in seconds from the first frame.
+/// A result with links to its media.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = SearchResult)]
+#[schema(as = LinkedSearchResult)]
 pub(crate) struct ResultBody {
-    /// Position in the list of all results, from 1.
-    rank: usize,
-    // A description here would make the schema that of an object.
-    #[serde(rename = "match")]
-    #[schema(inline)]
-    space: MatchedSpace,
-    /// Id of the video.
-    video: String,
-    title: String,
+    /// It has the path of the file only if the server was started with `--show-paths`.
+    #[serde(flatten)]
+    pub(super) record: ResultRecord,
     /// Name of the file, without its folders.
     pub(super) name: String,
-    /// Path of the file, if the server was started with `--show-paths`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
-    labels: Vec<String>,
-    /// Cosine between the query and the best row of the moment.
-    score: f32,
-    /// The score, corrected by a comparison of the picture with the row's frame if the index has sketches. It
-    /// determines the order of the results and their confidence.
-    evidence: f32,
-    /// Share of unrelated pictures that get less evidence: 0.95 means that one in 20 gets as much by chance.
-    pub(super) confidence: f32,
-    pub(super) from: f64,
-    pub(super) at: f64,
-    pub(super) to: f64,
-    pub(super) duration: f64,
-    /// The part of the picture that shows the video: its four corners [x, y] in pixels of the whole picture,
-    /// clockwise from the upper left one. Absent if the query is a vector or has several frames.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    region: Option<[[f32; 2]; 4]>,
-    /// Clockwise rotation of this part in degrees: 0, 90, 180 or 270. Absent if the query is a vector or has
-    /// several frames.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    turn: Option<u16>,
-    /// Whether this part is mirrored. Absent if the query is a vector or has several frames.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mirrored: Option<bool>,
     /// Address of a picture of the moment.
     pub(super) thumbnail: String,
     /// Address of the moment as a short video.
@@ -105,53 +76,22 @@ pub(crate) struct ResultBody {
     media: String,
 }
 
-/// The space of a result: whether the video shows the same scene, or the same kind of scene.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum MatchedSpace {
-    /// The same scene.
-    Scene,
-    /// The same kind of scene.
-    Kind,
-}
-
-impl From<Space> for MatchedSpace {
-    fn from(space: Space) -> MatchedSpace {
-        match space {
-            Space::Scene => MatchedSpace::Scene,
-            Space::Kind => MatchedSpace::Kind,
+impl ResultBody {
+    fn new(links: &Links, rank: usize, found: SearchResult) -> ResultBody {
+        let (id, (preview_from_ms, preview_to_ms)) = (&found.video.id, span_of(found.moment));
+        ResultBody {
+            name: file_name(&found.video.path).to_owned(),
+            thumbnail: links.thumbnail(id, seconds(found.moment.at_ms), None),
+            preview: links.preview(id, seconds(preview_from_ms), seconds(preview_to_ms)),
+            media: links.media(id),
+            record: links.shown(ResultRecord::new(rank, found)),
         }
     }
 }
 
 impl SearchResponse {
-    fn new(links: &Links, snapshot: &Snapshot, skip: usize, answer: SearchAnswer) -> SearchResponse {
-        let results = answer.results.into_iter().enumerate().map(|(i, found)| {
-            let SearchResult { video, space, score, evidence, confidence, moment, region } = found;
-            let (preview_from_ms, preview_to_ms) = span_of(moment);
-            ResultBody {
-                rank: skip + i + 1,
-                space: space.into(),
-                name: file_name(&video.path).to_owned(),
-                thumbnail: links.thumbnail(&video.id, seconds(moment.at_ms), None),
-                preview: links.preview(&video.id, seconds(preview_from_ms), seconds(preview_to_ms)),
-                media: links.media(&video.id),
-                path: links.path(&video.path),
-                video: video.id,
-                title: video.title,
-                labels: video.labels,
-                score,
-                evidence,
-                confidence,
-                from: seconds(moment.from_ms),
-                at: seconds(moment.at_ms),
-                to: seconds(moment.to_ms),
-                duration: video.duration_ms as f64 / 1000.0,
-                region: region.map(|region| region.rounded_corners()),
-                turn: region.map(|region| region.turn),
-                mirrored: region.map(|region| region.mirrored),
-            }
-        });
+    fn new(links: &Links, snapshot: &Snapshot, options: &SearchOptions, answer: SearchAnswer) -> SearchResponse {
+        let results = answer.results.into_iter().enumerate();
         SearchResponse {
             took_ms: (answer.elapsed.as_secs_f64() * 1e6).round() / 1000.0,
             exact: answer.exact,
@@ -159,7 +99,8 @@ impl SearchResponse {
             generation: snapshot.generation,
             query_size: None,
             warning: None,
-            results: results.collect(),
+            reason: answer.reason.map(|reason| ReasonRecord::new(reason, options)),
+            results: results.map(|(i, found)| ResultBody::new(links, options.skip + i + 1, found)).collect(),
         }
     }
 }
@@ -204,7 +145,7 @@ impl SearchContext {
             }
         };
         let answer = SearchAnswer { elapsed: start.elapsed(), ..answer };
-        let response = SearchResponse::new(&self.links, snapshot, options.search.skip, answer);
+        let response = SearchResponse::new(&self.links, snapshot, &options.search, answer);
         Ok(SearchResponse { query_size, warning, ..response })
     }
 }
@@ -219,7 +160,7 @@ impl SearchContext {
 #[utoipa::path(
     post, path = "/v1/search", tag = "search", params(QueryParams<SearchRequest>),
     responses(
-        (status = 200, description = "The results, best first; none for a picture of a single color", body = SearchResponse),
+        (status = 200, description = "The results, best first, or the reason why there are none", body = SearchResponse),
         PictureErrors,
         IndexErrors,
     )
@@ -265,10 +206,9 @@ pub(crate) struct ServerInfo {
 /// A space of the index.
 #[derive(Debug, Serialize, ToSchema)]
 struct SpaceInfo {
-    // As in `ResultBody`, without a description.
+    /// What it finds.
     #[serde(rename = "match")]
-    #[schema(inline)]
-    space: MatchedSpace,
+    space: Space,
     /// Name and version of its encoder.
     encoder: String,
     /// Numbers of a vector.
@@ -280,7 +220,7 @@ impl SpaceInfo {
     fn new(space: Space, engine: &Engine) -> SpaceInfo {
         let searcher = engine.searcher();
         let encoder = engine.encoder().info().id.clone();
-        SpaceInfo { space: space.into(), encoder, dim: searcher.settings().dim, rows: searcher.rows() }
+        SpaceInfo { space, encoder, dim: searcher.settings().dim, rows: searcher.rows() }
     }
 
     fn of(engine: &Engine) -> Vec<SpaceInfo> {

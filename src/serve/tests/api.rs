@@ -86,6 +86,41 @@ fn a_picture_is_the_body_or_a_field_of_a_form() {
 }
 
 #[test]
+fn an_answer_without_results_has_a_reason() {
+    run(async {
+        let server = Server::new();
+        assert_eq!(server.search("", &vector(0)).await.get("reason"), None);
+        let flat = image::RgbImage::from_pixel(64, 64, image::Rgb([9, 9, 9]));
+        let mut picture = std::io::Cursor::new(Vec::new());
+        flat.write_to(&mut picture, image::ImageFormat::Png).unwrap();
+        let picture = server.post("/v1/search", "image/png", picture.into_inner()).await.json();
+        let empty = tempfile::tempdir().unwrap();
+        Index::create(empty.path().join("index"), &IndexSettings::new(DIM)).unwrap();
+        let no_videos = Server::on(empty, |_| {}).search("?filter=label:x", &vector(0)).await;
+        for (answer, code, words) in [
+            (picture, "flat_picture", "the picture is one flat colour"),
+            (no_videos, "no_videos", "the index holds no videos"),
+            (server.search("?filter=label:x", &vector(0)).await, "no_match_for_filter", "no video matches the filter"),
+            (server.search("", &[0.0; DIM]).await, "zero_vector", "the vector is zero"),
+            (server.search("?skip=99", &vector(0)).await, "past_last_result", "fewer results"),
+            (
+                server.search("?min_confidence=1", &vector(0)).await,
+                "below_min_confidence",
+                "a confidence of at least 1",
+            ),
+            (server.search("", &[-1.0; DIM]).await, "nothing_similar", "no video shows anything like this"),
+        ] {
+            let reason = &answer["reason"];
+            assert_eq!((&answer["results"], &reason["code"]), (&json!([]), &code.into()), "{answer}");
+            assert!(reason["message"].as_str().unwrap().contains(words), "{reason}");
+        }
+        let batch = json!({ "queries": [{ "vector": vec![0.0; DIM] }] }).to_string();
+        let batch = server.post("/v1/search/batch", "application/json", batch).await.json();
+        assert_eq!(batch["answers"][0]["reason"]["code"], "zero_vector");
+    });
+}
+
+#[test]
 fn each_result_has_the_region_in_pixels_of_the_picture_without_crop() {
     run(async {
         let server = Server::new();

@@ -104,13 +104,21 @@ fn the_openapi_document_describes_the_parameters_of_every_kind_of_search() {
         );
         let result = &document["components"]["schemas"]["SearchResult"];
         assert!(result["properties"]["evidence"].is_object());
-        let space = result["properties"]["match"].to_string();
-        assert!(space.contains(r#"["scene","kind"]"#), "{space}");
+        let referred = |property: &Value| document.pointer(&property["$ref"].as_str().unwrap()[1..]).unwrap();
+        assert_eq!(referred(&result["properties"]["match"])["enum"], json!(["scene", "kind"]));
         // A search with a vector has no region.
         let is_optional = |name| !result["required"].as_array().unwrap().contains(&name);
         for name in ["region", "turn", "mirrored"] {
             assert!(result["properties"][name]["description"].is_string() && is_optional(json!(name)), "{result}");
         }
+        // The result of the API is the one of the command line, with links.
+        let linked = &document["components"]["schemas"]["LinkedSearchResult"];
+        assert_eq!(linked["allOf"][0]["$ref"], "#/components/schemas/SearchResult", "{linked}");
+        assert!(linked["allOf"][1]["properties"]["thumbnail"].is_object(), "{linked}");
+        let reason = &document["components"]["schemas"]["EmptyReason"];
+        assert_eq!(reason["required"], json!(["code", "message"]), "{reason}");
+        let codes = referred(&reason["properties"]["code"])["enum"].as_array().unwrap();
+        assert!(codes.contains(&json!("no_match_for_filter")) && codes.len() == 7, "{reason}");
         let busy = &document["components"]["responses"]["Error429"];
         assert!(busy["headers"]["Retry-After"].is_object() && busy["description"].is_string(), "{busy}");
     });

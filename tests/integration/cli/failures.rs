@@ -86,6 +86,41 @@ fn a_drive_that_fails_for_a_moment_leaves_no_half_video() {
 
 #[cfg(target_os = "linux")]
 #[test]
+fn a_signal_that_is_ignored_at_the_start_stays_ignored() {
+    let folder = TestFolder::new();
+    folder.clip(ZOOM, 4, "zoom.mp4");
+    let (started, go) = (folder.path("started"), folder.path("go"));
+    let wait = format!(": > {}; while ! [ -e {} ]; do sleep 0.05; done", started.display(), go.display());
+    let slow = fake_ffmpeg(&folder, &format!("{wait}\nexec ffmpeg \"$@\""));
+    // `nohup` ignores SIGHUP; a shell without job control ignores SIGINT for a process in the background.
+    for (ignored, signal, code) in [
+        ("HUP INT", Signal::HUP, Some(0)),
+        ("HUP INT", Signal::INT, Some(0)),
+        ("QUIT", Signal::HUP, Some(130)),
+        ("QUIT", Signal::INT, Some(130)),
+    ] {
+        for file in [&started, &go] {
+            let _ = std::fs::remove_file(file);
+        }
+        let _ = std::fs::remove_dir_all(folder.path("index"));
+        let program = env!("CARGO_BIN_EXE_reelseek");
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("trap '' {ignored}; exec \"$0\" index \"$1\""), program]).arg(folder.videos());
+        command.env("REELSEEK_INDEX", folder.path("index")).env("REELSEEK_FFMPEG", &slow);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait_until("ffmpeg starts", || started.exists());
+        send_signal(&child, signal);
+        if code == Some(0) {
+            std::thread::sleep(Duration::from_millis(200));
+            assert!(child.try_wait().unwrap().is_none(), "{signal:?} has no effect");
+            std::fs::write(&go, "").unwrap();
+        }
+        assert_eq!(child.wait().unwrap().code(), code, "trap '' {ignored}, {signal:?}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
 fn a_broken_file_with_a_non_utf8_name_fails_alone() {
     use std::os::unix::ffi::OsStrExt;
     let folder = TestFolder::with_clips();

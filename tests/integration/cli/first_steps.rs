@@ -25,6 +25,83 @@ fn files_that_are_no_videos_are_named_for_what_they_are() {
 }
 
 #[test]
+fn a_file_with_a_picture_or_a_stream_in_it_is_no_video() {
+    let folder = TestFolder::new();
+    folder.clip(ZOOM, 3, "zoom.ts");
+    let picture = folder.frame("zoom.ts", "1", "picture.jpg");
+    let (picture, stream) = (std::fs::read(picture).unwrap(), folder.read("videos/zoom.ts"));
+    let with = |head: &[u8], content: &[u8]| [head, content].concat();
+    let tar = |content: &[u8]| {
+        let mut head = vec![0; 512];
+        head[..1].copy_from_slice(b"x");
+        head[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
+        let sum: u32 = 8 * u32::from(b' ') + head.iter().map(|byte| u32::from(*byte)).sum::<u32>();
+        head[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        [&head, content, &vec![0; 1024 - content.len() % 512]].concat()
+    };
+    for (name, bytes, words) in [
+        ("tar_picture.mp4", tar(&picture), "this is a tar archive, not a video"),
+        ("tar_stream.mp4", tar(&stream), "this is a tar archive, not a video"),
+        ("zip_picture.mp4", with(b"PK\x03\x04\x14\0\0\0", &picture), "this is a ZIP archive"),
+        ("zip_stream.mp4", with(b"PK\x03\x04\x14\0\0\0", &stream), "this is a ZIP archive"),
+        ("pdf_picture.mp4", with(b"%PDF-1.7\n\x01", &picture), "this is a PDF document"),
+        ("unknown_picture.mp4", with(&[0; 512], &picture), "no video could be decoded"),
+    ] {
+        folder.write(name, bytes);
+        let output = folder.run(&["index", &format!("@{name}")]);
+        let message = text(&output.stderr);
+        assert!(message.contains(&format!("{name}: {words}")), "{message}");
+        assert_eq!(output.status.code(), Some(2), "{name}");
+    }
+    // A stream whose first bytes are lost is a video.
+    folder.write("cut.ts", &stream[100..]);
+    folder.success(&["index", "@cut.ts"]);
+}
+
+#[test]
+fn a_file_in_the_place_of_the_index_is_named() {
+    let folder = TestFolder::new();
+    folder.clip(ZOOM, 3, "zoom.mp4");
+    folder.frame("zoom.mp4", "1", "picture.png");
+    folder.write("file", "x");
+    for index in ["@file", "@file/deep"] {
+        for arguments in [&["index", "@videos"][..], &["search", "@picture.png"], &["info"], &["serve", "@videos"]] {
+            let output = folder.run(&[arguments, &["--index", index]].concat());
+            let message = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+            assert!(message.contains("file: not a folder for an index, but a file; name a folder"), "{message}");
+        }
+    }
+}
+
+#[test]
+fn weights_for_an_encoder_without_weights_are_an_error() {
+    let folder = TestFolder::new();
+    folder.clip(ZOOM, 3, "zoom.mp4");
+    folder.frame("zoom.mp4", "1", "picture.png");
+    folder.write("weights", "x");
+    for arguments in [
+        &["index", "@videos"][..],
+        &["index", "@videos", "--encoder", "layout"],
+        &["extract", "@videos", "--out", "@features"],
+        &["train", "--videos", "@videos", "--out", "@checkpoint.safetensors"],
+        // From here on there is an index.
+        &["search", "@picture.png"],
+        &["index", "@videos"],
+        &["serve"],
+    ] {
+        if arguments[0] == "search" {
+            folder.index(&[]);
+        }
+        let output = folder.run(&[arguments, &["--weights", "@weights"]].concat());
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+        assert!(message.contains("the encoder layout has no weights file, found "), "{arguments:?}: {message}");
+        assert!(message.contains("the encoders mobilenet-v2, clip, "), "{message}");
+    }
+}
+
+#[test]
 fn a_named_path_that_cannot_be_read_is_an_error() {
     let folder = TestFolder::new();
     folder.clip(ZOOM, 3, "zoom.mp4");

@@ -493,6 +493,10 @@ fn a_search_without_results_says_why() {
     folder.index(&[]);
     let (code, message) = search(&["--filter", "path:zzz"]);
     assert!(code == Some(1) && message.ends_with("no video matches the filter\n"), "{message}");
+    let (code, reply) = folder.search(&picture, &["--filter", "path:zzz"]);
+    let reason = json!({"code": "no_match_for_filter", "message": "no video matches the filter"});
+    assert_eq!((code, &reply["reason"]), (Some(1), &reason));
+    assert_eq!(folder.search(&picture, &[]).1.get("reason"), None);
     let (code, message) = search(&["--filter", "duration>100"]);
     assert!(code == Some(1) && message.contains("duration:[10 TO 60]"), "{message}");
     let (code, message) = search(&["--top", "0"]);

@@ -152,7 +152,7 @@ fn hostile_text_forges_no_line_of_the_log() {
     let folder = TestFolder::new();
     let hostile_index = format!("@{HOSTILE}");
     for format in ["text", "json"] {
-        let server = folder.serve(&["--index", &hostile_index, "--log", format]);
+        let server = folder.serve(&["--await-index", "--index", &hostile_index, "--log", format]);
         server.json("/v1/info");
         wait_until("the request is in the log", || server.log().contains("/v1/info"));
         let log = server.log();

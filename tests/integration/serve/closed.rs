@@ -161,16 +161,27 @@ fn reports_unusable_options_at_the_start() {
     let refused = folder.run(&["serve", "--index", "@token"]);
     assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0));
     assert!(text(&refused.stderr).contains("not a folder"));
+    let nowhere = folder.path("nowhere");
+    let missing = format!("there is no index at {}", nowhere.display());
+    let refused = folder.run(&["serve", "--index", "@nowhere"]);
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(2), 0));
+    assert!(text(&refused.stderr).contains(&missing) && text(&refused.stderr).contains("--await-index"));
+    // An index cannot be made among other files.
+    for options in [&["@videos"][..], &["--await-index"]] {
+        let refused = folder.run(&[&["serve", "--index", "@videos"], options].concat());
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(text(&refused.stderr).contains("expected a new or empty folder"), "{}", text(&refused.stderr));
+    }
     let refused = folder.run(&["serve", "--listen", "localhost"]);
     assert!(text(&refused.stderr).contains("expected ADDRESS:PORT"));
 
-    let nowhere = folder.path("nowhere");
-    let mut command = folder.command(&["serve", "--no-auth", "--listen", "localhost:0", "--index", "@nowhere"]);
+    let mut command =
+        folder.command(&["serve", "@videos", "--no-auth", "--listen", "localhost:0", "--index", "@nowhere"]);
     command.env("REELSEEK_TOKEN", TOKEN);
     let server = ServerProcess::start(command, &folder);
     assert_eq!((server.get("/v1/info").status, server.get("/readyz").status), (200, 503));
     let log = server.log();
-    assert!(log.contains(&format!("there is no index at {}", nowhere.display())), "{log}");
+    assert!(log.contains(&missing), "{log}");
     assert!(log.contains("--no-auth admits every request"), "{log}");
 }
 

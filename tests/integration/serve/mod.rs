@@ -116,7 +116,7 @@ fn finds_the_same_as_the_command_line() {
 #[test]
 fn opens_new_commits_without_a_restart() {
     let folder = TestFolder::new();
-    let server = folder.serve(&[]);
+    let server = folder.serve(&["--await-index"]);
     assert_eq!((server.get("/readyz").status, &server.json("/v1/info")["index"]), (503, &false.into()));
     folder.clip(ZOOM, 12, "zoom.mp4");
     folder.index(&[]);

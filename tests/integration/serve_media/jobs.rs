@@ -75,7 +75,7 @@ fn rejects_jobs_that_cannot_start() {
         assert!(server.send(method, "/v1/jobs/x", &[], b"").error(404).contains("no job"), "{method}");
     }
     assert_eq!(server.json("/v1/jobs")["jobs"].as_array().unwrap().len(), 0, "no job was started");
-    let without = folder.serve(&[]);
+    let without = folder.serve(&["--await-index"]);
     assert!(without.post_json("/v1/index", "{}").error(403).contains("without folders"));
     assert_eq!(without.json("/v1/folders"), serde_json::json!({"folders": []}));
 }

@@ -50,7 +50,7 @@ fn thumbnails_have_the_requested_width_and_an_entity_tag() {
 fn rejects_malformed_requests() {
     let folder = TestFolder::new();
     folder.clip_with_keyframes(ZOOM, 3, "zoom.mp4");
-    let server = folder.serve(&[]);
+    let server = folder.serve(&["--await-index"]);
     for path in
         ["/v1/thumbnail?video=x", "/v1/preview?video=x", "/v1/media/x", "/v1/videos", "/v1/videos/x", "/v1/facets"]
     {
