@@ -61,9 +61,14 @@ fn a_frame_finds_its_video_and_its_moment() {
     assert!(best["score"].as_f64().unwrap() > 0.9 && best["confidence"].as_f64().unwrap() > 0.95, "{best}");
     assert_eq!(reply["query"], picture.to_str().unwrap());
 
-    // Results are sorted, one for each video, and at most as many as requested.
-    let scores: Vec<f64> = reply["results"].as_array().unwrap().iter().map(|r| r["score"].as_f64().unwrap()).collect();
-    assert!(scores.is_sorted_by(|a, b| a >= b) && scores.len() <= 3);
+    // Results of each space are sorted, one for each video, and at most as many as requested.
+    let results = reply["results"].as_array().unwrap();
+    assert!(results.len() <= 3);
+    for space in ["scene", "kind"] {
+        let scores: Vec<f64> =
+            results.iter().filter(|r| r["match"] == space).map(|r| r["score"].as_f64().unwrap()).collect();
+        assert!(scores.is_sorted_by(|a, b| a >= b), "{reply}");
+    }
     assert_eq!(folder.search(&picture, &["--top", "1"]).1["results"].as_array().unwrap().len(), 1);
 }
 
