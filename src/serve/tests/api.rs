@@ -104,7 +104,7 @@ fn an_answer_without_results_has_a_reason() {
             (server.search("", &[0.0; DIM]).await, "zero_vector", "the vector is zero"),
             (server.search("?skip=99", &vector(0)).await, "past_last_result", "fewer results"),
             (
-                server.search("?min_confidence=1", &vector(0)).await,
+                server.search("?min_confidence=1", &[1.0; DIM]).await,
                 "below_min_confidence",
                 "a confidence of at least 1",
             ),
