@@ -21,7 +21,7 @@ pub(super) trait Lanes: Copy {
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// Limits to 0..=6.
     fn relu6(self, a: Self::V) -> Self::V;
-    /// Runs a kernel as a function of its own: the registers of a hot loop are then allocated for it alone.
+    /// Runs a kernel as a separate function. The compiler then allocates registers for its loop alone.
     fn call<K: LaneKernel>(self, kernel: K) -> K::Output;
 }
 
